@@ -1,0 +1,118 @@
+"""Architectures: `build(depth, width, in_shape, classes)` gives the model of a matched group."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fgbench import registry
+from fgbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+Shape = tuple[int, ...]
+Build = Callable[[int, int, Shape, int], "nn.Module"]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A family of models.
+
+    Attributes:
+        build: (depth, width, in_shape [channels, height, width], classes) → a module that maps
+            [batch, *in_shape] to logits [batch, classes].
+        default_depth: the depth where `--depth` is not given.
+        default_width: the width where `--width` is not given.
+        fixed_depth: depth means nothing to this family, `default_depth` is its only one.
+        summary: what it is and what depth and width mean, in one line.
+    """
+
+    build: Build
+    default_depth: int
+    default_width: int
+    summary: str
+    fixed_depth: bool = False
+
+
+def find(name: str) -> Architecture:
+    """A registered architecture, or a user's own: `path/to/file.py:build`, `package.module:build`.
+
+    Raises:
+        UsageError: no such architecture, file or function; a user's file that does not import.
+    """
+    return _user_architecture(name) if ":" in name else registry.find("architectures", name)
+
+
+def build(name: str, depth: int, width: int, in_shape: Shape, classes: int) -> nn.Module:
+    """Build and check a model: a module whose output for a batch of 2 is [2, classes].
+
+    Raises:
+        UsageError: the build function raises, or gives something else; the line names its file.
+    """
+    import torch
+
+    architecture = find(name)
+    try:
+        model = architecture.build(depth, width, in_shape, classes)
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(
+            f"{name}: build(depth={depth}, width={width}, in_shape={in_shape}, classes={classes}) "
+            f"raised {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(model, torch.nn.Module):
+        raise UsageError(f"{name}: build must give a torch.nn.Module, not {type(model).__name__}.")
+    if not any(p.requires_grad for p in model.parameters()):
+        raise UsageError(f"{name}: the model has no parameter that can be trained.")
+    _check_output(name, model, in_shape, classes)
+    return model
+
+
+def _check_output(name: str, model: nn.Module, in_shape: Shape, classes: int) -> None:
+    import torch
+
+    was_training = model.training
+    model.eval()  # running statistics must not move before the run starts
+    try:
+        with torch.no_grad():
+            output = model(torch.zeros(2, *in_shape))
+    except Exception as error:
+        raise UsageError(
+            f"{name}: the model fails on a batch of shape {(2, *in_shape)}: {type(error).__name__}: {error}"
+        ) from error
+    finally:
+        model.train(was_training)
+    got = tuple(getattr(output, "shape", ())) or type(output).__name__
+    if got != (2, classes):
+        raise UsageError(f"{name}: the model must give [batch, classes], here (2, {classes}), not {got}.")
+
+
+def _user_architecture(spec: str) -> Architecture:
+    source, _, function = spec.rpartition(":")
+    try:
+        if source.endswith(".py"):
+            if not Path(source).is_file():
+                raise UsageError(f"--arch {spec}: there is no file {source}.")
+            module_spec = importlib.util.spec_from_file_location(Path(source).stem, source)
+            assert module_spec is not None
+            assert module_spec.loader is not None
+            module = importlib.util.module_from_spec(module_spec)
+            module_spec.loader.exec_module(module)
+        else:
+            module = importlib.import_module(source)
+    except UsageError:
+        raise
+    except Exception as error:
+        raise UsageError(
+            f"--arch {spec}: {source} does not import: {type(error).__name__}: {error}"
+        ) from error
+    build = getattr(module, function, None)
+    if not callable(build):
+        raise UsageError(f"--arch {spec}: {source} has no function '{function}'.")
+    return Architecture(build, default_depth=1, default_width=1, summary=f"a user's own, {spec}")

@@ -1,0 +1,40 @@
+"""Multilayer perceptron with ReLU (Baydin et al. 2022, §5.2; two hidden layers of 1024 there)."""
+
+from math import prod
+from typing import TypeVar
+
+from torch import nn
+
+from fgbench.architectures import Architecture, Shape
+
+Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
+
+
+def build(depth: int, width: int, in_shape: Shape, classes: int) -> nn.Module:
+    """[batch, *in_shape] → [batch, classes] through `depth` hidden layers of `width` units.
+
+    He initialisation: PyTorch's default shrinks the signal by √6 a layer, and depth 100 would
+    train on denormal numbers.
+    """
+    layers: list[nn.Module] = [nn.Flatten()]
+    inputs = prod(in_shape)
+    for _ in range(depth):
+        layers += [he_initialised(nn.Linear(inputs, width)), nn.ReLU()]
+        inputs = width
+    return nn.Sequential(*layers, nn.Linear(inputs, classes))
+
+
+def he_initialised(layer: Layer) -> Layer:
+    """The layer with weights of variance 2 / fan-in and zero biases (He et al. 2015)."""
+    nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")
+    assert layer.bias is not None
+    nn.init.zeros_(layer.bias)
+    return layer
+
+
+architecture = Architecture(
+    build,
+    default_depth=2,
+    default_width=1024,
+    summary="multilayer perceptron with ReLU; depth = hidden layers, width = units of each",
+)

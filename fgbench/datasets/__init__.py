@@ -1,0 +1,99 @@
+"""Datasets: every loader gives the same `Dataset` record, whole and in memory."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, ClassVar
+
+from fgbench import registry
+from fgbench.errors import UsageError
+from fgbench.options import parse_options, split_spec
+
+if TYPE_CHECKING:
+    import torch
+    from torch import Tensor
+
+
+@dataclass(frozen=True)
+class Dataset:
+    """Images and labels, split once and for all.
+
+    Attributes:
+        train_x: [samples, channels, height, width], normalised by the training split's own mean and
+            standard deviation.
+        train_y: [samples], class indices.
+        validation_x: as `train_x`; held out, never trained on.
+        validation_y: as `train_y`.
+        classes: number of classes.
+    """
+
+    train_x: Tensor
+    train_y: Tensor
+    validation_x: Tensor
+    validation_y: Tensor
+    classes: int
+
+    @property
+    def in_shape(self) -> tuple[int, ...]:
+        """[channels, height, width] of one sample."""
+        return tuple(self.train_x.shape[1:])
+
+    def to(self, device: torch.device, dtype: torch.dtype) -> Dataset:
+        """The same data on a device, images in `dtype`: loading is then never inside a timed step."""
+        return replace(
+            self,
+            train_x=self.train_x.to(device, dtype),
+            train_y=self.train_y.to(device),
+            validation_x=self.validation_x.to(device, dtype),
+            validation_y=self.validation_y.to(device),
+        )
+
+
+class Source(ABC):
+    """Where a dataset comes from; a frozen dataclass whose fields are its options."""
+
+    summary: ClassVar[str]
+
+    @abstractmethod
+    def load(self, data_dir: Path) -> Dataset:
+        """Read the data, downloading it into `data_dir` once where that is needed.
+
+        Raises:
+            UsageError: the data is not there and cannot be had.
+        """
+
+
+def find(spec: str) -> Source:
+    """The source that `name:option=value` names.
+
+    Raises:
+        UsageError: no such dataset or option.
+    """
+    name, options = split_spec(spec)
+    return parse_options(registry.find("datasets", name), name, options)
+
+
+def load(spec: str, data_dir: Path, validation_size: int) -> Dataset:
+    """Load a dataset with its validation split cut to its first `validation_size` samples.
+
+    Raises:
+        UsageError: no such dataset, or its data is not there and cannot be had.
+    """
+    data = find(spec).load(data_dir)
+    if validation_size < 1:
+        raise UsageError(f"--validation-size {validation_size}: must be at least 1.")
+    return replace(
+        data,
+        validation_x=data.validation_x[:validation_size],
+        validation_y=data.validation_y[:validation_size],
+    )
+
+
+def normalised(train_x: Tensor, train_y: Tensor, held_x: Tensor, held_y: Tensor, classes: int) -> Dataset:
+    """A `Dataset` whose images have mean 0 and standard deviation 1 over the training split."""
+    mean, deviation = train_x.mean(), train_x.std()
+    return Dataset(
+        (train_x - mean) / deviation, train_y, (held_x - mean) / deviation, held_y, classes=classes
+    )

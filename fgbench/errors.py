@@ -1,0 +1,9 @@
+"""The errors that a person reads: one line that says what is wrong and what would be right."""
+
+
+class UsageError(Exception):
+    """Bad input. The command line prints its one line and exits with code 2."""
+
+
+class ResultsError(UsageError):
+    """A results folder that is absent, damaged or of another schema version."""

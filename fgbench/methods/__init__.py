@@ -1,0 +1,87 @@
+"""Methods: how a training step gets its update.
+
+A method is a frozen dataclass of options with one function, `prepare`, that binds it to a model, a
+loss and a seed. What it gives, a `Step`, is called once a batch, and that call is what is timed: it
+holds the method's own work and nothing else, and never waits for the device.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, ClassVar
+
+from fgbench import registry
+from fgbench.errors import UsageError
+from fgbench.options import canonical, parse_options, split_spec
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+Batch = tuple["Tensor", "Tensor"]
+Loss = Callable[["Tensor", "Tensor"], "Tensor"]
+
+
+class Step(ABC):
+    """One training step, plain SGD: parameters ← parameters − learning rate · estimate."""
+
+    parameters: Sequence[Tensor]
+    """The parameters that the step trains, in the order of `model.parameters()`."""
+
+    @abstractmethod
+    def __call__(self, batch: Batch, learning_rate: float) -> Tensor:
+        """Take one step in place; gives the batch's loss before it, shape [], still on the device."""
+
+    @abstractmethod
+    def expected(self, gradient: Sequence[Tensor]) -> list[Tensor]:
+        """The estimate that the last step must have used, were `gradient` the true one.
+
+        The oracle against which a step is checked before it is timed: for backprop the gradient
+        itself, for a forward gradient (∇f·v) v with the v of the last step.
+        """
+
+
+class Method(ABC):
+    """A way of training; its fields are the options of `--method name:option=value`."""
+
+    summary: ClassVar[str]
+    source: ClassVar[str]
+    """The paper or the documentation that it comes from."""
+
+    @abstractmethod
+    def prepare(self, model: nn.Module, loss: Loss, seed: int) -> Step:
+        """Bind to a model, which the step then trains in place.
+
+        Args:
+            model: in training mode, on its device, with its initial weights.
+            loss: (output, target) → scalar.
+            seed: of every random number that the step draws itself.
+        """
+
+
+def find(spec: str) -> Method:
+    """The method that `name:option=value,…` names.
+
+    Raises:
+        UsageError: no such method or option.
+    """
+    name, options = split_spec(spec)
+    return parse_options(registry.find("methods", name), name, options)
+
+
+def canonical_specs(specs: Sequence[str]) -> tuple[str, ...]:
+    """The specs in their shortest form, options at their defaults left out.
+
+    Raises:
+        UsageError: no such method or option, or the same method twice.
+    """
+    short = tuple(canonical(split_spec(spec)[0], find(spec)) for spec in specs)
+    twice = {s for s in short if short.count(s) > 1}
+    if twice:
+        raise UsageError(f"--method {twice.pop()} is given twice.")
+    return short
+
+
+def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
+    """The parameters that a method trains by name; frozen ones left out, tied ones once."""
+    return {name: p for name, p in model.named_parameters() if p.requires_grad}

@@ -1,0 +1,88 @@
+"""Forward gradients by `torch.func.jvp`: (∇f·v) v with one random tangent a step (Baydin et al. 2022)."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fgbench.methods import Batch, Loss, Method, Step, trainable
+from fgbench.options import option
+
+
+@dataclass(frozen=True)
+class Forward(Method):
+    """Forward gradient descent, Algorithm 1 of the paper, with PyTorch's own forward mode."""
+
+    structure: str = option(
+        "gaussian",
+        "entries of the tangent, independent: gaussian N(0, 1), as published; rademacher ±1, less variance",
+        choices=("gaussian", "rademacher"),
+    )
+
+    summary: ClassVar[str] = "forward gradient (∇f·v) v by torch.func.jvp, one tangent a step, SGD"
+    source: ClassVar[str] = "Baydin et al. 2022, Algorithm 1 (arXiv 2202.08587)"
+
+    def prepare(self, model: nn.Module, loss: Loss, seed: int) -> Step:
+        """Bind to a model; the tangents come from `seed` alone."""
+        return ForwardStep(model, loss, seed, self.structure)
+
+
+class ForwardStep(Step):
+    """Draw v, one forward pass for f and ∇f·v, update; no reverse mode and no host synchronisation."""
+
+    def __init__(self, model: nn.Module, loss: Loss, seed: int, structure: str) -> None:
+        self.model, self.loss, self.structure = model, loss, structure
+        by_name = trainable(model)
+        self.parameters = list(by_name.values())
+        first = self.parameters[0]
+        sizes = [p.numel() for p in self.parameters]
+        # One buffer for all tangents: drawn in one call, allocated once.
+        self.tangent = torch.empty(sum(sizes), dtype=first.dtype, device=first.device)
+        offsets = accumulate(sizes, initial=0)
+        self.tangents = {
+            name: self.tangent[start : start + p.numel()].view_as(p)
+            for (name, p), start in zip(by_name.items(), offsets, strict=False)
+        }
+        # Aliases outside autograd: dual numbers on them leave no trace on the parameters.
+        self.primals = {name: p.detach() for name, p in by_name.items()}
+        self.buffers = dict(model.named_buffers())
+        self.generator = torch.Generator(first.device).manual_seed(seed)
+        self.directional_derivative = torch.zeros((), dtype=first.dtype, device=first.device)
+
+    def draw(self) -> None:
+        """Fill the tangent with independent entries of zero mean and unit variance."""
+        if self.structure == "gaussian":
+            self.tangent.normal_(generator=self.generator)
+        else:
+            self.tangent.uniform_(-1, 1, generator=self.generator).sign_()
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch, learning_rate: float) -> Tensor:
+        """Draw, one forward pass on dual numbers, update."""
+        self.draw()
+        value, self.directional_derivative, moved = torch.func.jvp(
+            lambda parameters: self._loss(parameters, batch), (self.primals,), (self.tangents,), has_aux=True
+        )
+        for name, statistic in moved.items():
+            self.buffers[name].copy_(statistic)
+        for primal, tangent in zip(self.primals.values(), self.tangents.values(), strict=True):
+            primal.addcmul_(tangent, self.directional_derivative, value=-learning_rate)
+        return value
+
+    def _loss(self, parameters: dict[str, Tensor], batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
+        # Buffers are copied in and out: batch norm's running statistics would become dual otherwise.
+        buffers = {name: buffer.clone() for name, buffer in self.buffers.items()}
+        output = torch.func.functional_call(self.model, {**parameters, **buffers}, (batch[0],))
+        return self.loss(output, batch[1]), buffers
+
+    def expected(self, gradient: Sequence[Tensor]) -> list[Tensor]:
+        """⟨∇f, v⟩ v with the v of the last step."""
+        tangents = list(self.tangents.values())
+        derivative = torch.stack([(g * v).sum() for g, v in zip(gradient, tangents, strict=True)]).sum()
+        return [derivative * v for v in tangents]
+
+
+method = Forward
