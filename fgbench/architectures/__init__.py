@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+import sys
 from collections.abc import Callable
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 from fgbench import registry
@@ -17,6 +20,8 @@ if TYPE_CHECKING:
 
 Shape = tuple[int, ...]
 Build = Callable[[int, int, Shape, int], "nn.Module"]
+
+USER_DEPTH, USER_WIDTH = 2, 1024  # what a user's build gets where nothing is asked for: the mlp's
 
 
 @dataclass(frozen=True)
@@ -58,10 +63,11 @@ def build(name: str, depth: int, width: int, in_shape: Shape, classes: int) -> n
 
     architecture = find(name)
     try:
-        model = architecture.build(depth, width, in_shape, classes)
+        with redirect_stdout(sys.stderr):  # standard output is the result's
+            model = architecture.build(depth, width, in_shape, classes)
     except UsageError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(
             f"{name}: build(depth={depth}, width={width}, in_shape={in_shape}, classes={classes}) "
             f"raised {type(error).__name__}: {error}"
@@ -93,26 +99,38 @@ def _check_output(name: str, model: nn.Module, in_shape: Shape, classes: int) ->
         raise UsageError(f"{name}: the model must give [batch, classes], here (2, {classes}), not {got}.")
 
 
+def _module_of_file(source: str) -> ModuleType:
+    name = f"fgbench_user_{Path(source).stem}"
+    module_spec = importlib.util.spec_from_file_location(name, source)
+    assert module_spec is not None
+    assert module_spec.loader is not None
+    module = importlib.util.module_from_spec(module_spec)
+    sys.modules[name] = module  # a dataclass in the file looks itself up there
+    module_spec.loader.exec_module(module)
+    return module
+
+
+def _module_named(source: str) -> ModuleType:
+    here = str(Path.cwd())
+    if here not in sys.path:  # an installed command does not look where it was called, a worker does
+        sys.path.append(here)
+    return importlib.import_module(source)
+
+
 def _user_architecture(spec: str) -> Architecture:
     source, _, function = spec.rpartition(":")
     try:
-        if source.endswith(".py"):
-            if not Path(source).is_file():
-                raise UsageError(f"--arch {spec}: there is no file {source}.")
-            module_spec = importlib.util.spec_from_file_location(Path(source).stem, source)
-            assert module_spec is not None
-            assert module_spec.loader is not None
-            module = importlib.util.module_from_spec(module_spec)
-            module_spec.loader.exec_module(module)
-        else:
-            module = importlib.import_module(source)
+        if source.endswith(".py") and not Path(source).is_file():
+            raise UsageError(f"--arch {spec}: there is no file {source}.")
+        with redirect_stdout(sys.stderr):
+            module = _module_of_file(source) if source.endswith(".py") else _module_named(source)
     except UsageError:
         raise
-    except Exception as error:
+    except (Exception, SystemExit) as error:
         raise UsageError(
             f"--arch {spec}: {source} does not import: {type(error).__name__}: {error}"
         ) from error
     build = getattr(module, function, None)
     if not callable(build):
         raise UsageError(f"--arch {spec}: {source} has no function '{function}'.")
-    return Architecture(build, default_depth=1, default_width=1, summary=f"a user's own, {spec}")
+    return Architecture(build, USER_DEPTH, USER_WIDTH, summary=f"a user's own, {spec}")

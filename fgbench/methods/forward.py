@@ -63,7 +63,7 @@ class ForwardStep(Step):
     def __call__(self, batch: Batch, learning_rate: float) -> Tensor:
         """Draw, one forward pass on dual numbers, update."""
         self.draw()
-        value, self.directional_derivative, moved = torch.func.jvp(
+        value, self.directional_derivative, moved = torch.func.jvp(  # type: ignore[misc]
             lambda parameters: self._loss(parameters, batch), (self.primals,), (self.tangents,), has_aux=True
         )
         for name, statistic in moved.items():

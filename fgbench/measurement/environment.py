@@ -1,0 +1,88 @@
+"""The environment a figure comes from: machine, libraries and their state."""
+
+from __future__ import annotations
+
+import os
+import platform
+import subprocess
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "pandas", "scikit-learn", "matplotlib")
+
+
+def describe_environment(device: str, threads: int) -> dict[str, Any]:
+    """What a reader needs to judge a result, and to repeat it.
+
+    Args:
+        device: as torch names it, `cpu` or `cuda:0`.
+        threads: intra-op threads that the jobs use.
+    """
+    import torch
+
+    facts: dict[str, Any] = {
+        "device": device,
+        "device_name": device_name(device),
+        "cpu": cpu_name(),
+        "cores": os.cpu_count(),
+        "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "threads": threads,
+        "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
+        "load_1min": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "platform": platform.platform(),
+        "python": platform.python_version(),
+        "libraries": {name: library_version(name) for name in LIBRARIES},
+        "cuda": torch.version.cuda,
+        "cudnn": torch.backends.cudnn.version() if torch.cuda.is_available() else None,
+        "driver": _driver() if torch.cuda.is_available() else None,
+        "float32_matmul_precision": torch.get_float32_matmul_precision(),
+        "fgbench_git": _git_state(),
+    }
+    return facts
+
+
+def library_version(name: str) -> str | None:
+    """The installed version of a distribution, or None."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def device_name(device: str) -> str:
+    """The processor's or the GPU's marketing name."""
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.startswith("cuda") else cpu_name()
+
+
+def cpu_name() -> str:
+    """The processor's name as the kernel gives it."""
+    for line in (_read("/proc/cpuinfo") or "").splitlines():
+        if line.startswith("model name"):
+            return line.partition(":")[2].strip()
+    return platform.processor() or platform.machine()
+
+
+def _read(path: str) -> str | None:
+    try:
+        return Path(path).read_text().strip()
+    except OSError:
+        return None
+
+
+def _driver() -> str | None:
+    return _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
+
+
+def _git_state() -> str | None:
+    return _output("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty")
+
+
+def _output(*command: str) -> str | None:
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=10, check=True)
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return done.stdout.strip().partition("\n")[0] or None

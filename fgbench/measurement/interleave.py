@@ -1,0 +1,119 @@
+"""Interleaved timing: every arm runs in every round, in a mirrored random order."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from statistics import median
+
+from fgbench.measurement.clock import Clock, Reading
+from fgbench.measurement.schedule import mirrored_rounds
+
+WARM_UP_WINDOW = 4  # rounds in each of the two samples that have to agree
+WARM_UP_TOLERANCE = 0.10  # pyperf's: medians of the two samples this near
+WARM_UP_MAX_ROUNDS = 24
+MINIMUM_ROUNDS = 6  # of a process; below, the order-statistic interval does not exist at 95 %
+LEAD_IN_STEPS = 1  # untimed steps before a block: its caches hold its own arm's data, not the last one's
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One thing to time: a step of a method, the base, or the A/A repeat."""
+
+    name: str
+    step: Callable[[], object]
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One timed block.
+
+    Attributes:
+        arm: name of the arm.
+        round: index of the round, counted through warm-up and measurement apart.
+        position: place within the round, from 0.
+        warm_up: taken before the arms were steady; kept, never part of an estimate.
+        steps: steps in the block.
+        seconds: host seconds per step.
+        device_seconds: device seconds per step, None without a device queue.
+    """
+
+    arm: str
+    round: int
+    position: int
+    warm_up: bool
+    steps: int
+    seconds: float
+    device_seconds: float | None
+
+
+def steps_per_block(arm: Arm, clock: Clock, block_seconds: float, minimum: int) -> int:
+    """Steps that make a block of the arm last at least `block_seconds`, by doubling.
+
+    Args:
+        arm: the quickest arm, normally the base.
+        clock: what times it.
+        block_seconds: long enough for the clock's resolution and overhead.
+        minimum: steps at the least.
+    """
+    steps = minimum
+    while _reading(arm, clock, steps).seconds < block_seconds:
+        steps *= 2
+    return steps
+
+
+def run_rounds(
+    arms: Sequence[Arm], clock: Clock, steps: int, rounds: int, rng: random.Random, *, warm_up: bool = False
+) -> Iterator[list[Sample]]:
+    """Time every arm once a round; gives a round's samples when the round is done."""
+    for index, order in enumerate(mirrored_rounds(arms, rounds, rng)):
+        yield [_sample(arm, clock, steps, index, position, warm_up) for position, arm in enumerate(order)]
+
+
+def warm_up(
+    arms: Sequence[Arm], clock: Clock, steps: int, rng: random.Random, max_seconds: float
+) -> Iterator[list[Sample]]:
+    """Rounds until every arm is steady: the medians of two successive windows agree within a tenth.
+
+    Ends also after `WARM_UP_MAX_ROUNDS` or `max_seconds` of timed work, whichever is first, though
+    never before one window is full.
+    """
+    history: dict[str, list[float]] = {arm.name: [] for arm in arms}
+    spent = 0.0
+    for samples in run_rounds(arms, clock, steps, WARM_UP_MAX_ROUNDS, rng, warm_up=True):
+        yield samples
+        for sample in samples:
+            history[sample.arm].append(sample.seconds)
+            spent += sample.seconds * (sample.steps + LEAD_IN_STEPS)
+        full = len(next(iter(history.values()))) >= WARM_UP_WINDOW
+        if steady(history.values()) or (full and spent > max_seconds):
+            return
+
+
+def steady(histories: Iterable[Sequence[float]]) -> bool:
+    """Whether each history's last window and the one before have medians within the tolerance."""
+    return all(
+        len(seconds) >= 2 * WARM_UP_WINDOW
+        and abs(
+            median(seconds[-WARM_UP_WINDOW:]) / median(seconds[-2 * WARM_UP_WINDOW : -WARM_UP_WINDOW]) - 1
+        )
+        <= WARM_UP_TOLERANCE
+        for seconds in histories
+    )
+
+
+def _sample(arm: Arm, clock: Clock, steps: int, index: int, position: int, warm_up: bool) -> Sample:
+    _repeat(arm.step, LEAD_IN_STEPS)
+    reading = _reading(arm, clock, steps)
+    device = None if reading.device_seconds is None else reading.device_seconds / steps
+    return Sample(arm.name, index, position, warm_up, steps, reading.seconds / steps, device)
+
+
+def _reading(arm: Arm, clock: Clock, steps: int) -> Reading:
+    return clock.time(lambda: _repeat(arm.step, steps))
+
+
+def _repeat(step: Callable[[], object], times: int) -> None:
+    for _ in range(times):
+        step()

@@ -1,0 +1,241 @@
+"""The plan: what was asked for, expanded into matched groups."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+from fgbench import architectures, datasets, methods
+from fgbench.errors import UsageError
+from fgbench.options import canonical, split_spec
+from fgbench.store.schema import SCHEMA_VERSION
+
+DTYPES = ("float32", "float64", "bfloat16")
+TARGET_WORDS = ("auto", "backprop-best")
+REFERENCE = "backprop"  # the method that a ratio is over, wherever it is among the methods
+
+
+@dataclass(frozen=True)
+class Config:
+    """All that was asked for; the command line's options are its fields.
+
+    Attributes, where the name does not say it: depths and width None mean the architecture's own;
+    learning_rate None means searched; precision is the wanted half-width of a ratio's interval as a
+    share; max_measure_seconds is for one group's timing over all its processes; max_train_seconds is
+    for one training job.
+    """
+
+    archs: tuple[str, ...]
+    depths: tuple[int, ...] | None
+    width: int | None
+    batch: int
+    dataset: str
+    validation_size: int
+    data_dir: str
+    methods: tuple[str, ...]
+    seeds: int
+    target_loss: str
+    learning_rate: float | None
+    max_train_seconds: float
+    precision: float
+    max_measure_seconds: float
+    processes: int
+    device: str
+    dtype: str
+    threads: int | None
+    time: bool = True
+    train: bool = True
+
+
+@dataclass(frozen=True)
+class Group:
+    """A matched group: all that its jobs share. Only the method differs within it."""
+
+    arch: str
+    depth: int
+    width: int
+    batch: int
+    dataset: str
+    validation_size: int
+    dtype: str
+    device: str
+    threads: int
+    execution: str = "eager"
+
+    @property
+    def name(self) -> str:
+        """Short and unique within a run."""
+        source, _, function = self.arch.rpartition(":")
+        stem = Path(source).stem if source.endswith(".py") else source
+        arch = f"{stem}.{function}" if source else self.arch
+        return f"{arch}-d{self.depth}-w{self.width}-b{self.batch}"
+
+    @property
+    def sentence(self) -> str:
+        """What it is, for titles and tables."""
+        return (
+            f"{self.arch}, depth {self.depth}, width {self.width}, batch {self.batch}, {self.dataset}, "
+            f"{self.dtype}"
+        )
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The config, resolved: specs in their shortest form, device and threads known."""
+
+    config: Config
+    groups: tuple[Group, ...]
+
+    @property
+    def reference(self) -> str:
+        """The method that every ratio is over: backprop, or the first where backprop is not among them."""
+        names = self.config.methods
+        return REFERENCE if REFERENCE in names else names[0]
+
+
+def make_plan(config: Config) -> Plan:
+    """Check everything that can be wrong before anything is measured or written.
+
+    Every model of the grid is built once, so that a user's build function that fails does so here.
+
+    Raises:
+        UsageError: one line that says what is wrong and what would be right.
+    """
+    _check_numbers(config)
+    config = dataclasses.replace(
+        config,
+        methods=methods.canonical_specs(config.methods),
+        dataset=canonical(split_spec(config.dataset)[0], datasets.find(config.dataset)),
+    )
+    device = resolve_device(config.device)
+    threads = resolve_threads(config.threads)
+    data = datasets.load(config.dataset, Path(config.data_dir), config.validation_size)
+    if config.batch > len(data.train_x):
+        raise UsageError(
+            f"--batch {config.batch}: {config.dataset} has only {len(data.train_x)} training samples."
+        )
+    groups = tuple(
+        dict.fromkeys(
+            Group(
+                arch,
+                depth,
+                config.width or architectures.find(arch).default_width,
+                config.batch,
+                config.dataset,
+                config.validation_size,
+                config.dtype,
+                device,
+                threads,
+            )
+            for arch, depth in _grid(config)
+        )
+    )
+    by_name: dict[str, Group] = {}
+    for group in groups:
+        other = by_name.setdefault(group.name, group)
+        if other != group:
+            raise UsageError(
+                f"--arch {other.arch} and {group.arch} would both be called {group.name}: "
+                "rename one of the files, or run them apart."
+            )
+        architectures.build(group.arch, group.depth, group.width, data.in_shape, data.classes)
+    return Plan(config, groups)
+
+
+def contract(group: Group, environment: dict[str, Any]) -> str:
+    """The hash of all that must be equal for two results to be comparable, methods aside."""
+    torch_minor = ".".join(str(environment["libraries"]["torch"]).split(".")[:2])
+    parts = {
+        "schema": SCHEMA_VERSION,
+        "group": dataclasses.asdict(group),
+        "device": environment["device_name"],
+        "torch": torch_minor,
+    }
+    return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=6).hexdigest()
+
+
+def resolve_device(asked: str) -> str:
+    """`auto` is the GPU where there is one; anything else must exist.
+
+    Raises:
+        UsageError: a device that torch does not see.
+    """
+    import torch
+
+    if asked == "auto":
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    device = "cuda:0" if asked == "cuda" else asked
+    if device not in here:
+        raise UsageError(f"--device {asked}: not on this machine, torch sees {', '.join(here)}.")
+    return device
+
+
+def resolve_threads(asked: int | None) -> int:
+    """The threads asked for, or torch's own number."""
+    import torch
+
+    return asked or torch.get_num_threads()
+
+
+def _grid(config: Config) -> list[tuple[str, int]]:
+    cells = []
+    for arch in config.archs:
+        architecture = architectures.find(arch)
+        depths = config.depths or (architecture.default_depth,)
+        if architecture.fixed_depth and config.depths and set(config.depths) != {architecture.default_depth}:
+            raise UsageError(
+                f"--arch {arch} has a fixed depth of {architecture.default_depth}: "
+                "leave --depth out, or run it apart from the others."
+            )
+        cells += list(product([arch], depths))
+    return cells
+
+
+def _check_numbers(config: Config) -> None:
+    for depth in config.depths or ():
+        _at_least("--depth", depth, 1)
+    if config.width is not None:
+        _at_least("--width", config.width, 1)
+    if config.threads is not None:
+        _at_least("--threads", config.threads, 1)
+    _at_least("--batch", config.batch, 1)
+    _at_least("--seeds", config.seeds, 1)
+    _at_least("--processes", config.processes, 1)
+    _positive("--max-train-seconds", config.max_train_seconds)
+    _positive("--max-measure-seconds", config.max_measure_seconds)
+    _positive("--precision", config.precision)
+    if config.learning_rate is not None:
+        _positive("--lr", config.learning_rate)
+    if config.dtype not in DTYPES:
+        raise UsageError(f"--dtype {config.dtype}: must be one of {', '.join(DTYPES)}.")
+    if not config.archs:
+        raise UsageError("--arch: name at least one architecture.")
+    if not config.methods:
+        raise UsageError("--method: name at least one method.")
+    if not config.time and not config.train:
+        raise UsageError("--time-only and --train-only leave nothing to do together: give one of them.")
+    if config.target_loss not in TARGET_WORDS:
+        try:
+            target = float(config.target_loss)
+        except ValueError:
+            words = ", ".join(TARGET_WORDS)
+            raise UsageError(
+                f"--target-loss {config.target_loss}: must be a number or one of {words}."
+            ) from None
+        _positive("--target-loss", target)
+
+
+def _at_least(name: str, value: int, least: int) -> None:
+    if value < least:
+        raise UsageError(f"{name} {value}: must be at least {least}.")
+
+
+def _positive(name: str, value: float) -> None:
+    if not 0 < value < float("inf"):
+        raise UsageError(f"{name} {value:g}: must be a positive number.")

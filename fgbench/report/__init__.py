@@ -1,0 +1,47 @@
+"""The report: one table, and in plain words what was found and with what confidence."""
+
+from __future__ import annotations
+
+import json
+import sys
+
+import pandas as pd
+from rich.console import Console
+
+from fgbench.report.table import caption, group_tables, title
+from fgbench.report.words import findings, warnings
+from fgbench.store.run_folder import RunFolder
+from fgbench.summary.table import aa_rows, summarise
+
+
+def show(folder: RunFolder, *, as_json: bool = False) -> bool:
+    """Print a run's result on standard output: a table a group and sentences, or one JSON object.
+
+    Gives whether there was any figure to show.
+    """
+    summary = summarise(folder)
+    aa = aa_rows(folder)
+    sentences = [line for _, group in summary.groupby("group", sort=False) for line in findings(group)]
+    doubts = warnings(summary, aa)
+    if as_json:
+        rows = json.loads(summary.to_json(orient="records", double_precision=15))
+        result = {"path": str(folder.path), "results": rows, "findings": sentences, "warnings": doubts}
+        json.dump(result, sys.stdout, indent=2)
+        sys.stdout.write("\n")
+        return _has_figures(summary)
+    console = Console(highlight=False)
+    for _, group in summary.groupby("group", sort=False):
+        console.print(f"[bold]{title(group.iloc[0])}[/bold]")
+        for table in group_tables(group, console):
+            console.print(table)
+        console.print(f"[dim]{caption(group.iloc[0])}[/dim]\n")
+    for sentence in sentences:
+        console.print(sentence)
+    for doubt in doubts:
+        console.print(f"[yellow]warning[/yellow] {doubt}")
+    console.print(f"[dim]results in[/dim] {folder.path}", soft_wrap=True)
+    return _has_figures(summary)
+
+
+def _has_figures(summary: pd.DataFrame) -> bool:
+    return bool(summary[["r", "runs"]].notna().any(axis=None))

@@ -1,0 +1,65 @@
+"""Figures as people read them: as many digits as the interval supports, units that fit."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pandas as pd
+
+NOTHING = "–"
+
+
+def missing(value: Any) -> bool:
+    """Whether there is no figure."""
+    return value is None or bool(pd.isna(value))
+
+
+def number(value: Any, low: Any = None, high: Any = None) -> str:
+    """A number with the digits that its interval supports: two of the half-width, three without one."""
+    if missing(value):
+        return NOTHING
+    if math.isinf(value):
+        return "∞"
+    if missing(low) or missing(high) or not high > low:
+        return _fixed(value, _decimals(value, digits=3))
+    return _fixed(value, _decimals((high - low) / 2, digits=2))
+
+
+def interval(value: Any, low: Any, high: Any) -> str:
+    """`[low, high]` to the digits of `number`, or nothing where there is no interval."""
+    if missing(low) or missing(high) or not high > low:
+        return ""
+    decimals = _decimals((high - low) / 2, digits=2)
+    return f"[{_fixed(low, decimals)}, {_fixed(high, decimals)}]"
+
+
+def seconds(value: Any) -> str:
+    """A time with a unit that fits."""
+    if missing(value):
+        return NOTHING
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if value >= size:
+            return f"{value / size:.3g} {unit}"
+    return f"{value / 1e-9:.3g} ns"
+
+
+def size(value: Any) -> str:
+    """Bytes with a binary unit that fits."""
+    if missing(value):
+        return NOTHING
+    for unit, power in (("GiB", 3), ("MiB", 2), ("KiB", 1)):
+        if value >= 1024**power:
+            return f"{value / 1024**power:.3g} {unit}"
+    return f"{int(value)} B"
+
+
+def _decimals(value: float, digits: int) -> int:
+    """Decimal places that show `digits` significant digits of the value."""
+    if value <= 0 or not math.isfinite(value):
+        return 2
+    return min(max(digits - 1 - math.floor(math.log10(value)), 0), 6)
+
+
+def _fixed(value: float, decimals: int) -> str:
+    return f"{value:.{decimals}f}"

@@ -1,0 +1,116 @@
+"""The table in the terminal: a row a method, intervals below the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from enum import Enum
+from typing import Any
+
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+
+from fgbench.report.figures import NOTHING, interval, missing, number, seconds, size
+
+METHOD_WIDTH = 28  # of the column, before a long spec is folded
+
+
+class Part(Enum):
+    """A half of the table."""
+
+    TIME = "time and memory"
+    TRAINING = "training"
+
+
+def group_tables(group: pd.DataFrame, console: Console) -> list[Table]:
+    """A matched group's rows of the summary: one table, or two where the terminal is too narrow."""
+    measured = [Part.TIME] if group["r"].notna().any() else []
+    measured += [Part.TRAINING] if group["learning_rate"].notna().any() else []
+    whole = _table(group, measured)
+    if console.measure(whole, options=console.options.update(width=1000)).maximum <= console.width:
+        return [whole]
+    return [_table(group, [part]) for part in measured]
+
+
+def _table(group: pd.DataFrame, parts: Sequence[Part]) -> Table:
+    first = group.iloc[0]
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    longest = max(len(method) for method in group["method"])
+    table.add_column("method", style="bold", overflow="fold", min_width=min(longest, METHOD_WIDTH))
+    for part in parts:
+        for name in _headings(part, first):
+            table.add_column(name, justify="right", no_wrap=True)
+    for _, row in group.iterrows():
+        table.add_row(row["method"], *(cell for part in parts for cell in _figures(part, row)))
+    return table
+
+
+def _headings(part: Part, first: pd.Series) -> tuple[str, ...]:
+    if part is Part.TIME:
+        return "\nR", f"ratio to\n{first['reference']}", "peak\nmemory"
+    return "\nlr", _target_title(first), "T\nratio", "steps\nratio", "validation\nloss"
+
+
+def _figures(part: Part, row: pd.Series) -> tuple[str, ...]:
+    if part is Part.TIME:
+        return _figure(row, "r"), _figure(row, "ratio"), size(row["peak_bytes"])
+    rate = NOTHING if missing(row["learning_rate"]) else f"{row['learning_rate']:.3g}"
+    return rate, _time(row), _figure(row, "t_ratio"), _figure(row, "n_ratio"), _loss(row)
+
+
+def title(row: pd.Series) -> str:
+    """What was compared, on what."""
+    count = row["threads"]
+    threads = f", {count} thread{'s' if count > 1 else ''}" if row["device"] == "cpu" else ""
+    return (
+        f"{row['arch']}, depth {row['depth']}, width {row['width']}, batch {row['batch']} · "
+        f"{row['dataset']} · {row['dtype']}, {row['execution']} · "
+        f"{row['device']} ({row['device_name']}{threads})"
+    )
+
+
+def caption(row: pd.Series) -> str:
+    """What the table's figures are, and how sure they are."""
+    lines = []
+    if not missing(row["processes"]):
+        count, rounds = int(row["processes"]), int(row["rounds"])
+        base = NOTHING if missing(row["r"]) else seconds(row["seconds"] / row["r"])
+        lines.append(f"R: time of a step over one plain evaluation of the loss ({base})")
+        lines.append(
+            f"95 % intervals over {count} processes, {rounds} rounds in all"
+            if count > 1
+            else f"ONE process, {rounds} rounds: the intervals leave out the spread between processes"
+        )
+    if not missing(row["runs"]):
+        lines.append("T: expected training seconds to the target; T ratio ≈ ratio × steps ratio")
+    return "\n".join(lines)
+
+
+def _target_title(row: pd.Series) -> str:
+    return "\nT" if missing(row["target_loss"]) else f"T to\nloss {row['target_loss']:g}"
+
+
+def _figure(row: pd.Series, name: str) -> str:
+    cells = row[name], row[f"{name}_low"], row[f"{name}_high"]
+    return _two_lines(number(*cells), interval(*cells))
+
+
+def _time(row: pd.Series) -> str:
+    if missing(row["runs"]):
+        return NOTHING
+    reach = f"{int(row['reached'])} of {int(row['runs'])} reached"
+    if not row["reached"]:
+        return _two_lines("not reached", reach)
+    cells = row["t"], row["t_low"], row["t_high"]
+    return _two_lines(f"{number(*cells)} s", interval(*cells) if row["reached"] == row["runs"] else reach)
+
+
+def _loss(row: pd.Series) -> str:
+    if missing(row["validation_loss"]):
+        return _two_lines(NOTHING, str(row["status"]) if "diverged" in str(row["status"]) else "")
+    return _figure(row, "validation_loss")
+
+
+def _two_lines(first: str, second: Any) -> str:
+    return f"{first}\n[dim]{str(second).replace('[', chr(92) + '[')}[/dim]" if second else first

@@ -1,0 +1,336 @@
+"""The runner: takes a plan group by group through its phases, each in fresh processes, and stores all."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any, Protocol
+
+import pandas as pd
+
+from fgbench.measurement.statistics import two_stage_size
+from fgbench.plan import Group, Plan
+from fgbench.store.run_folder import RunFolder
+from fgbench.summary.live import LiveRatios
+from fgbench.summary.ratios import AA_ROLE, BASE_ROLE, METHOD_ROLE, log_ratio_medians, ratios
+from fgbench.summary.targets import target_of, target_rows
+from fgbench.training.search import TYPICAL_RUNS
+from fgbench.worker.client import WorkerDiedError, work
+
+FIRST_SEED = 1  # of the measured runs; the search has a seed of its own
+SEARCH_SEED = 0
+PILOT_SHARE = 0.6  # of the timing budget, for the processes that are decided on beforehand
+STARTUP_SECONDS = 6.0  # of a process, and
+EVALUATION_SHARE = 0.2  # of training on top of it: for the estimate of time left
+
+
+class Watcher(Protocol):
+    """Is told what the run is doing; the command line shows it, a test records it."""
+
+    def phase(self, group: Group, text: str, seconds: float) -> None:
+        """A phase begins that should last about `seconds`."""
+
+    def progress(self, share: float, text: str) -> None:
+        """The phase is this far, from 0 to 1."""
+
+    def note(self, text: str) -> None:
+        """Something that the reader should know, once."""
+
+
+class Silent:
+    """A watcher that does not look."""
+
+    def phase(self, group: Group, text: str, seconds: float) -> None:
+        """Nothing."""
+
+    def progress(self, share: float, text: str) -> None:
+        """Nothing."""
+
+    def note(self, text: str) -> None:
+        """Nothing."""
+
+
+def run_plan(plan: Plan, folder: RunFolder, contracts: dict[str, str], watcher: Watcher) -> None:
+    """Run every group of a plan into a folder.
+
+    On KeyboardInterrupt what was measured so far is summarised and the folder closed as
+    `interrupted` before it is raised again.
+    """
+    status = "error"
+    try:
+        for group in plan.groups:
+            GroupRun(plan, group, contracts[group.name], folder, watcher).run()
+        status = "done"
+    except KeyboardInterrupt:
+        status = "interrupted"
+        raise
+    finally:
+        folder.finish(status)
+
+
+def estimated_seconds(plan: Plan) -> float:
+    """About how long a plan takes."""
+    config = plan.config
+    timing = config.processes * STARTUP_SECONDS + config.max_measure_seconds if config.time else 0.0
+    searching = TYPICAL_RUNS if config.learning_rate is None else 0.0
+    run = config.max_train_seconds * (1 + EVALUATION_SHARE)
+    training = (searching + config.seeds) * len(config.methods) * run if config.train else 0.0
+    return len(plan.groups) * (timing + training)
+
+
+@dataclass
+class GroupRun:
+    """One matched group on its way through timing, memory, tuning and training."""
+
+    plan: Plan
+    group: Group
+    contract: str
+    folder: RunFolder
+    watcher: Watcher
+    left_out: set[str] = field(default_factory=set)
+    """Methods that failed before: a step that is wrong or does not fit is not tried again."""
+
+    def __post_init__(self) -> None:
+        self.live = LiveRatios(self.plan.reference)
+
+    def run(self) -> None:
+        """All phases that were asked for; a failing one is rows, and the next goes on without it."""
+        if self.plan.config.time:
+            self._time()
+            self._memory()
+        if self.plan.config.train:
+            every, rates = self._tune()
+            self._train(every, rates)
+
+    @property
+    def methods(self) -> list[str]:
+        """Those still in the running."""
+        return [m for m in self.plan.config.methods if m not in self.left_out]
+
+    # ---- timing
+
+    def _time(self) -> None:
+        config = self.plan.config
+        pilot, total = config.processes, config.processes
+        seconds = config.max_measure_seconds * (PILOT_SHARE if pilot > 1 else 1.0) / pilot
+        affordable = max(pilot, int(config.max_measure_seconds / seconds)) if pilot > 1 else 1
+        process, stopped = 0, "quick" if pilot == 1 else "time"
+        try:
+            while process < total and self._time_in_process(process, total, seconds):
+                process += 1
+                if process == pilot > 1:
+                    wanted = self._processes_wanted(pilot)
+                    total = min(wanted, affordable)
+                    stopped = "precision" if wanted <= affordable else "time"
+        except KeyboardInterrupt:
+            stopped = "interrupted"
+            raise
+        finally:
+            self._store_ratios(stopped)
+
+    def _time_in_process(self, process: int, total: int, seconds: float) -> bool:
+        """Time one process's rounds; whether any method came through."""
+        text = f"timing, process {process + 1} of {total}"
+        self.watcher.phase(self.group, text, seconds + STARTUP_SECONDS)
+        with self._jobs("time", self.methods, seed=SEARCH_SEED, process=process) as jobs:
+            request = {"process": process, "seconds": seconds, "reference": self.plan.reference}
+            rounds = seen = 0
+            for event in self._work("time", jobs, SEARCH_SEED, **request):
+                if event["event"] == "rounds":
+                    rounds = event["rounds"]
+                if event["event"] == "samples" and rounds:
+                    seen += 1
+                    self.live.add(event["samples"])
+                    self.watcher.progress(seen / rounds, f"{text}, round {seen} of {rounds} {self.live}")
+                if event["event"] == "samples":
+                    self.folder.append("samples", *(self._sample_row(process, s) for s in event["samples"]))
+        return any(job["status"] == "ok" for job in jobs.values())
+
+    def _sample_row(self, process: int, sample: dict[str, Any]) -> dict[str, Any]:
+        arm = sample.pop("arm")
+        role = arm if arm in (BASE_ROLE, AA_ROLE) else METHOD_ROLE
+        method = self.plan.reference if arm == AA_ROLE else arm
+        return {"group": self.group.name, "method": method, "role": role, "process": process, **sample}
+
+    def _processes_wanted(self, pilot: int) -> int:
+        """By Stein's second stage: from the pilot's spread alone, for the least precise ratio."""
+        samples = self._rows("samples")
+        measured = samples[~samples["warm_up"].astype(bool) & (samples["role"] == METHOD_ROLE)]
+        wide = measured.pivot_table(index=["process", "round"], columns="method", values="seconds")
+        reference = self.plan.reference
+        if reference not in wide:
+            return pilot
+        others = [m for m in wide.columns if m != reference]
+        medians = [list(log_ratio_medians(wide[m], wide[reference])) for m in others]
+        wanted = [two_stage_size(m, self.plan.config.precision) for m in medians if len(m) > 1]
+        return max([pilot, *wanted])
+
+    def _store_ratios(self, stopped: str) -> None:
+        facts = {"group": self.group.name, "reference": self.plan.reference, "stopped": stopped}
+        found = ratios(self._rows("samples"), self.plan.reference, self.plan.config.processes)
+        self.folder.replace_group("ratios", self.group.name, [{**facts, **ratio.row()} for ratio in found])
+
+    def _rows(self, table: str) -> pd.DataFrame:
+        """The group's own rows of a table."""
+        rows = self.folder.read(table)
+        return rows[rows["group"] == self.group.name]
+
+    # ---- memory
+
+    def _memory(self) -> None:
+        self.watcher.phase(self.group, "peak memory", STARTUP_SECONDS)
+        with self._jobs("memory", self.methods, seed=SEARCH_SEED) as jobs:
+            for event in self._work("memory", jobs, SEARCH_SEED):
+                if event["event"] == "memory":
+                    del event["event"]
+                    self.folder.append("memory", {"group": self.group.name, **event})
+
+    # ---- training
+
+    def _tune(self) -> tuple[int, dict[str, float]]:
+        """The evaluation grid in steps, and a learning rate for each method that can be trained."""
+        config = self.plan.config
+        given = config.learning_rate
+        every, rates, spent = 1, {} if given is None else dict.fromkeys(self.methods, given), 0.0
+        searching = TYPICAL_RUNS * config.max_train_seconds * len(self.methods) if given is None else 0.0
+        text = "learning-rate search" if given is None else "pacing"
+        self.watcher.phase(self.group, text, searching + STARTUP_SECONDS)
+        with self._jobs("tune", self.methods, seed=SEARCH_SEED) as jobs:
+            request = {"seconds": config.max_train_seconds, "searched": given is None}
+            for event in self._work("tune", jobs, SEARCH_SEED, **request):
+                match event.pop("event"):
+                    case "grid":
+                        every = event["every"]
+                    case "trial":
+                        self.folder.append("search", {"group": self.group.name, **event})
+                        spent += event["train_seconds"]
+                        self._show_trial(event, min(spent / searching, 1.0))
+                    case "tuned":
+                        rates[event["method"]] = event["learning_rate"]
+        self._mark_chosen(rates)
+        return every, {method: rate for method, rate in rates.items() if method not in self.left_out}
+
+    def _show_trial(self, trial: dict[str, Any], share: float) -> None:
+        text = (
+            f"learning-rate search, {trial['method']}: "
+            f"{trial['learning_rate']:g} gives loss {trial['validation_loss']:.3g}"
+        )
+        self.watcher.progress(share, text)
+
+    def _mark_chosen(self, rates: dict[str, float]) -> None:
+        trials = self._rows("search")
+        trials["chosen"] = trials["full"] & (trials["learning_rate"] == trials["method"].map(rates))
+        self.folder.replace_group("search", self.group.name, trials.to_dict("records"))
+
+    def _train(self, every: int, rates: dict[str, float]) -> None:
+        seeds = range(FIRST_SEED, FIRST_SEED + self.plan.config.seeds) if rates else ()
+        try:
+            for seed in seeds:
+                self._train_seed(seed, every, rates)
+        finally:
+            self._store_targets()
+
+    def _train_seed(self, seed: int, every: int, rates: dict[str, float]) -> None:
+        seconds = self.plan.config.max_train_seconds
+        text = f"training, seed {seed - FIRST_SEED + 1} of {self.plan.config.seeds}"
+        self.watcher.phase(self.group, text, len(rates) * seconds * (1 + EVALUATION_SHARE) + STARTUP_SECONDS)
+        spent = dict.fromkeys(rates, 0.0)
+        with self._jobs("train", list(rates), seed=seed, rates=rates) as jobs:
+            request = {"seconds": seconds, "every": every, "learning_rates": rates}
+            for event in self._work("train", jobs, seed, **request):
+                if event.pop("event") != "point":
+                    continue
+                row = {"job": jobs[event["method"]]["job"], "group": self.group.name, "seed": seed, **event}
+                self.folder.append("curves", row)
+                spent[event["method"]] = min(event["train_seconds"], seconds)
+                self.watcher.progress(
+                    sum(spent.values()) / (seconds * len(spent)),
+                    f"{text}, {event['method']}: validation loss {event['validation_loss']:.3g}",
+                )
+
+    def _store_targets(self) -> None:
+        curves = self._rows("curves")
+        if curves.empty:
+            return
+        target = target_of(curves, self.plan.config.target_loss, self.plan.reference)
+        if target is None:
+            self.watcher.note(f"{self.group.name}: no target: no run held a validation loss below its start.")
+            return
+        self.folder.replace_group("targets", self.group.name, target_rows(curves, target))
+
+    # ---- jobs and workers
+
+    @contextmanager
+    def _jobs(
+        self,
+        phase: str,
+        specs: list[str],
+        seed: int,
+        process: int | None = None,
+        rates: dict[str, float] | None = None,
+    ) -> Iterator[dict[str, dict[str, Any]]]:
+        """The phase's jobs by method; stored as rows on leaving, however that comes about."""
+        jobs: dict[str, dict[str, Any]] = {
+            spec: {
+                "job": f"{self.group.name}/{spec}/{phase}/{seed if process is None else process}",
+                "group": self.group.name,
+                "method": spec,
+                "phase": phase,
+                **{k: v for k, v in asdict(self.group).items() if k != "validation_size"},
+                "seed": seed,
+                "process": process,
+                "learning_rate": (rates or {}).get(spec),
+                "contract": self.contract,
+                "status": "ok",
+            }
+            for spec in specs
+        }
+        try:
+            yield jobs
+        except KeyboardInterrupt:
+            self._fail(jobs, "interrupted", "by the user")
+            raise
+        except WorkerDiedError as died:
+            self._fail(jobs, died.status, died.detail)
+            self.watcher.note(f"{self.group.name}: the {phase} process ended early: {died.detail}")
+        except BaseException as error:
+            self._fail(jobs, "error", f"{type(error).__name__}: {error}")
+            raise
+        finally:
+            self.folder.append("jobs", *jobs.values())
+
+    def _fail(self, jobs: dict[str, dict[str, Any]], status: str, detail: str) -> None:
+        for job in jobs.values():
+            if job["status"] == "ok":
+                job |= {"status": status, "detail": detail}
+
+    def _work(
+        self, phase: str, jobs: dict[str, dict[str, Any]], seed: int, **more: Any
+    ) -> Iterator[dict[str, Any]]:
+        """The events of a worker that does one phase; facts and failures go into the jobs' rows."""
+        request = {
+            "phase": phase,
+            "group": asdict(self.group),
+            "data_dir": self.plan.config.data_dir,
+            "seed": seed,
+            "methods": list(jobs),
+            **more,
+        }
+        for event in work(request):
+            match event["event"]:
+                case "built":
+                    facts = {k: v for k, v in event.items() if k != "event"}
+                    for job in jobs.values():
+                        job |= facts
+                case "failed" if event["method"] in jobs:
+                    jobs[event["method"]] |= {"status": event["status"], "detail": event["detail"]}
+                    if event["status"] != "diverged":
+                        self.left_out.add(event["method"])
+                    self.watcher.note(
+                        f"{self.group.name}, {event['method']}: {event['status']}: {event['detail']}"
+                    )
+                case "usage_error":
+                    raise WorkerDiedError("error", event["message"])
+                case _:
+                    yield event

@@ -1,0 +1,1 @@
+"""Results on disk: a folder a run, with `run.json` and tidy CSVs."""

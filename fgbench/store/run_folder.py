@@ -1,0 +1,156 @@
+"""A run's folder: created before the first job, grown row by row, readable at any moment."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fgbench.errors import ResultsError, UsageError
+from fgbench.store.csv_table import append_rows, read_table, replace_rows, replace_text
+from fgbench.store.schema import SCHEMA_VERSION, TABLES
+from fgbench.version import __version__
+
+RUN_FILE = "run.json"
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """`results/<run>/`: `run.json` and the CSVs of the schema."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, root: Path, label: str, facts: Mapping[str, Any]) -> RunFolder:
+        """Make a new folder `<time>-<label>` under `root` with its `run.json`, status `running`.
+
+        Args:
+            root: made where it is not there.
+            label: of the folder, after the time.
+            facts: what `run.json` holds besides: command, config, environment, groups, reference.
+
+        Raises:
+            UsageError: the folder cannot be written.
+        """
+        now = datetime.now(UTC)
+        own = {
+            "schema_version": SCHEMA_VERSION,
+            "fgbench_version": __version__,
+            "status": "running",
+            "started": now.isoformat(timespec="seconds"),
+        }
+        try:
+            folder = cls(_new_folder(root, f"{now:%Y%m%d-%H%M%S}-{label}"))
+            folder._write({**own, **facts})
+        except OSError as error:
+            raise UsageError(
+                f"--out {root}: cannot be written ({error.strerror}); name a folder that can."
+            ) from error
+        return folder
+
+    @classmethod
+    def open(cls, path: Path) -> RunFolder:
+        """An existing run.
+
+        Raises:
+            ResultsError: `run.json` is absent, damaged or of another schema version.
+        """
+        folder = cls(path)
+        found = folder.facts().get("schema_version")
+        if found != SCHEMA_VERSION:
+            raise ResultsError(
+                f"{path}: schema version {found}, this fgbench ({__version__}) reads {SCHEMA_VERSION}; "
+                "read it with the fgbench version that wrote it."
+            )
+        return folder
+
+    def facts(self) -> dict[str, Any]:
+        """The content of `run.json`."""
+        file = self.path / RUN_FILE
+        try:
+            facts = json.loads(file.read_text())
+        except OSError as error:
+            raise ResultsError(f"{file}: cannot be read ({error.strerror}).") from error
+        except ValueError as error:
+            raise ResultsError(f"{file}: is not JSON ({error}).") from error
+        if not isinstance(facts, dict):
+            raise ResultsError(f"{file}: must hold a JSON object.")
+        return facts
+
+    def finish(self, status: str) -> None:
+        """Set the run's status (`done`, `interrupted`, `error`) and the time it ended."""
+        ended = datetime.now(UTC).isoformat(timespec="seconds")
+        self._write({**self.facts(), "status": status, "ended": ended})
+
+    def append(self, table: str, *rows: Mapping[str, Any]) -> None:
+        """Append rows to a table; they are on their way to the disk when this returns."""
+        append_rows(self._file(table), rows)
+
+    def replace(self, table: str, rows: Iterable[Mapping[Any, Any]]) -> None:
+        """Put a derived table in place, whole."""
+        replace_rows(self._file(table), rows)
+
+    def replace_group(self, table: str, group: str, rows: Sequence[Mapping[Any, Any]]) -> None:
+        """Put one group's rows of a derived table in place; those of other groups stay."""
+        kept = self.read(table)
+        cells = kept[kept["group"] != group].astype(object)
+        others = cells.where(cells.notna(), None).to_dict("records")  # missing stays empty
+        if others or rows:
+            self.replace(table, [*others, *rows])
+
+    def read(self, table: str) -> pd.DataFrame:
+        """A table as a DataFrame; empty where nothing of its kind was measured.
+
+        Raises:
+            ResultsError: a damaged table.
+        """
+        return read_table(self._file(table))
+
+    def _file(self, table: str) -> Path:
+        if table not in TABLES:
+            raise ResultsError(f"no table '{table}': there are {', '.join(TABLES)}.")
+        return self.path / f"{table}.csv"
+
+    def _write(self, facts: Mapping[str, Any]) -> None:
+        replace_text(self.path / RUN_FILE, json.dumps(facts, indent=2) + "\n")
+
+
+def find_runs(path: Path) -> list[RunFolder]:
+    """The run at `path`, or all runs below it, oldest first.
+
+    Raises:
+        ResultsError: the path is not there, holds no run, or holds one of another schema version.
+    """
+    if not path.is_dir():
+        raise ResultsError(f"{path}: there is no such folder; `fgbench run` makes one.")
+    found = sorted(file.parent for file in path.rglob(RUN_FILE))
+    if not found:
+        raise ResultsError(f"{path}: holds no run (no {RUN_FILE}); `fgbench run --out {path}` makes one.")
+    return [RunFolder.open(folder) for folder in found]
+
+
+def read_runs(runs: Iterable[RunFolder], table: str) -> pd.DataFrame:
+    """A table of several runs in one DataFrame, with the run's name in a first column `run`."""
+    frames = []
+    for run in runs:
+        frame = run.read(table)
+        frame.insert(0, "run", pd.Series(run.path.name, index=frame.index, dtype="string"))
+        frames.append(frame)
+    return pd.concat(frames, ignore_index=True)
+
+
+def _new_folder(root: Path, stem: str) -> Path:
+    root.mkdir(parents=True, exist_ok=True)
+    for suffix in ("", *(f"-{n}" for n in range(2, 1000))):
+        path = root / (stem + suffix)
+        try:
+            path.mkdir()
+        except FileExistsError:
+            continue
+        return path
+    raise FileExistsError(17, f"too many runs named {stem}", str(root))

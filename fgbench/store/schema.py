@@ -1,0 +1,104 @@
+"""The schema of the CSVs: every file, its columns and their types, units in the names.
+
+Missing is empty, never 0. Types: `str`, `int`, `float` (inf and nan allowed), `bool` (0 or 1).
+"""
+
+# 1: the first.
+SCHEMA_VERSION = 1
+
+_GROUP = {"group": "str", "method": "str"}
+
+TABLES: dict[str, dict[str, str]] = {
+    # One job: a method of a matched group in one phase, with one seed.
+    "jobs": {
+        "job": "str",
+        **_GROUP,
+        "phase": "str",  # time | memory | tune | train
+        "arch": "str",
+        "dataset": "str",
+        "depth": "int",
+        "width": "int",
+        "batch": "int",
+        "dtype": "str",
+        "device": "str",
+        "threads": "int",
+        "execution": "str",
+        "seed": "int",
+        "process": "int",
+        "learning_rate": "float",
+        "parameters": "int",
+        "weights_hash": "str",
+        "batches_hash": "str",
+        "contract": "str",
+        "status": "str",  # ok | diverged | oom | error | interrupted
+        "detail": "str",
+    },
+    # One timed block.
+    "samples": {
+        **_GROUP,
+        "role": "str",  # base | method | aa
+        "process": "int",
+        "round": "int",
+        "position": "int",
+        "warm_up": "bool",
+        "steps": "int",
+        "seconds": "float",  # host, per step
+        "device_seconds": "float",  # CUDA events, per step; empty on a CPU
+    },
+    # A method of a group: R, and its ratio to the reference; derived from samples.
+    "ratios": {
+        **_GROUP,
+        "role": "str",
+        "reference": "str",
+        "seconds": "float",  # per step, median over processes of the process medians
+        "r": "float",
+        "r_low": "float",
+        "r_high": "float",
+        "ratio": "float",
+        "ratio_low": "float",
+        "ratio_high": "float",
+        "ratio_within_low": "float",  # order-statistic interval over all rounds, processes pooled
+        "ratio_within_high": "float",
+        "processes": "int",
+        "rounds": "int",  # measured, over all processes
+        "stopped": "str",  # precision | time | quick | interrupted
+    },
+    # A method of a group: peak bytes, by kind.
+    "memory": {**_GROUP, "kind": "str", "bytes": "int"},
+    # One trial of the learning-rate search.
+    "search": {
+        **_GROUP,
+        "seed": "int",
+        "learning_rate": "float",
+        "full": "bool",  # it had a whole run's seconds
+        "train_seconds": "float",
+        "iterations": "int",
+        "validation_loss": "float",
+        "status": "str",
+        "chosen": "bool",  # empty while the search goes on
+    },
+    # One evaluation while training.
+    "curves": {
+        "job": "str",
+        **_GROUP,
+        "seed": "int",
+        "iteration": "int",
+        "train_seconds": "float",
+        "evaluation_seconds": "float",
+        "train_loss": "float",  # of the last minibatch
+        "validation_loss": "float",
+        "validation_accuracy": "float",
+    },
+    # A training job and a target.
+    "targets": {
+        "job": "str",
+        **_GROUP,
+        "seed": "int",
+        "target_loss": "float",
+        "outcome": "str",  # reached | censored
+        "seconds": "float",  # until it was reached and held, or until the run ended
+        "iterations": "int",
+        "first_hit_seconds": "float",
+        "first_hit_iterations": "int",
+    },
+}

@@ -1,0 +1,1 @@
+"""Summaries: what the raw rows say, derived from them alone and rebuilt at will."""

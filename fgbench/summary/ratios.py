@@ -1,0 +1,137 @@
+"""R and the ratio to the reference, from timed samples."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from fgbench.measurement.interleave import MINIMUM_ROUNDS
+from fgbench.measurement.statistics import Estimate, median_interval, two_stage_interval
+
+BASE_ROLE, METHOD_ROLE, AA_ROLE = "base", "method", "aa"
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """What the samples say of one arm of a group.
+
+    Attributes:
+        method: its name; for the A/A repeat, the reference's.
+        role: method, base or aa.
+        seconds: per step, the median over processes of the process medians.
+        r: over the base of the same round.
+        ratio: over the reference of the same round.
+        within: the ratio again, by the rounds alone, processes pooled: what one process would claim.
+        processes: how many.
+        rounds: measured, over all processes.
+    """
+
+    method: str
+    role: str
+    seconds: float
+    r: Estimate
+    ratio: Estimate
+    within: Estimate
+    processes: int
+    rounds: int
+
+    def row(self) -> dict[str, Any]:
+        """Its cells in ratios.csv."""
+        return {
+            "method": self.method,
+            "role": self.role,
+            "seconds": self.seconds,
+            **cells("r", self.r),
+            **cells("ratio", self.ratio),
+            "ratio_within_low": missing_if_nan(self.within.low),
+            "ratio_within_high": missing_if_nan(self.within.high),
+            "processes": self.processes,
+            "rounds": self.rounds,
+        }
+
+
+def ratios(samples: pd.DataFrame, reference: str, pilot: int) -> list[Ratio]:
+    """R and the ratio of every arm of one group.
+
+    Args:
+        samples: rows of samples.csv of one group; warm-up samples are left out here.
+        reference: the method that ratios are over.
+        pilot: processes that were decided on before any of them ran; see `two_stage_interval`.
+    """
+    measured = _complete(samples[~samples["warm_up"].astype(bool)])
+    if measured.empty:
+        return []
+    wide = measured.pivot_table(
+        index=["process", "round"], columns=["role", "method"], values="seconds", aggfunc="first", sort=False
+    )
+    base = wide.get((BASE_ROLE, BASE_ROLE))
+    over = wide.get((METHOD_ROLE, reference))
+    arms: list[tuple[str, str]] = list(wide.columns)  # type: ignore[arg-type]
+    return [_ratio(role, method, wide[role, method], base, over, pilot) for role, method in arms]
+
+
+def _complete(measured: pd.DataFrame) -> pd.DataFrame:
+    """Without the processes that were cut off early, as long as there is another."""
+    rounds = measured.groupby("process")["round"].nunique()
+    whole = rounds[rounds >= MINIMUM_ROUNDS].index
+    return measured[measured["process"].isin(whole)] if len(whole) else measured
+
+
+def log_ratio_medians(numerator: pd.Series, denominator: pd.Series) -> pd.Series:
+    """Each process's median over its rounds of the log ratio inside the round."""
+    return _log_ratio(numerator, denominator).groupby(level="process").median()
+
+
+def cells(name: str, estimate: Estimate) -> dict[str, float | None]:
+    """An estimate as the three cells `name`, `name_low`, `name_high`, missing where there is none."""
+    return {
+        name: missing_if_nan(estimate.value),
+        f"{name}_low": missing_if_nan(estimate.low),
+        f"{name}_high": missing_if_nan(estimate.high),
+    }
+
+
+def missing_if_nan(value: float) -> float | None:
+    """None, which a CSV leaves empty, for NaN."""
+    return None if math.isnan(value) else value
+
+
+def _ratio(
+    role: str, method: str, seconds: pd.Series, base: pd.Series | None, over: pd.Series | None, pilot: int
+) -> Ratio:
+    complete = seconds.dropna()
+    return Ratio(
+        method,
+        role,
+        float(complete.groupby(level="process").median().median()),
+        _estimate(seconds, base, pilot),
+        _estimate(seconds, over, pilot),
+        _within(seconds, over),
+        complete.index.get_level_values("process").nunique(),
+        len(complete),
+    )
+
+
+def _estimate(numerator: pd.Series, denominator: pd.Series | None, pilot: int) -> Estimate:
+    """Over processes where there are several, over the rounds of the one where there is one."""
+    if denominator is None:
+        return Estimate(math.nan)
+    if numerator is denominator or numerator.equals(denominator):
+        return Estimate(1.0, 1.0, 1.0)
+    medians = list(log_ratio_medians(numerator, denominator))
+    if len(medians) < 2:
+        return median_interval(list(_log_ratio(numerator, denominator))).exponentiated()
+    return two_stage_interval(medians, pilot).exponentiated()
+
+
+def _within(numerator: pd.Series, denominator: pd.Series | None) -> Estimate:
+    if denominator is None:
+        return Estimate(math.nan)
+    return median_interval(list(_log_ratio(numerator, denominator))).exponentiated()
+
+
+def _log_ratio(numerator: pd.Series, denominator: pd.Series) -> pd.Series:
+    return (numerator / denominator).dropna().map(math.log)

@@ -1,0 +1,130 @@
+"""The one table: a row for each method of each group, from all that was measured of it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+
+from fgbench.measurement.statistics import ert_interval, ert_ratio_interval, mean_interval
+from fgbench.store.run_folder import RunFolder
+from fgbench.summary.ratios import AA_ROLE, METHOD_ROLE, cells
+
+GROUP_COLUMNS = ("arch", "dataset", "depth", "width", "batch", "dtype", "device", "threads", "execution")
+
+
+def summarise(run: RunFolder) -> pd.DataFrame:
+    """A row for each method of each group of a run.
+
+    Columns: `group`, `method`, what the group is; `seconds` per step; `r`, `ratio` (over the
+    `reference`), `t` (expected seconds to the target), `t_ratio` and `n_ratio` (its factor in
+    iterations), `validation_loss`, each with `_low` and `_high`; `peak_bytes`, `learning_rate`,
+    `target_loss`, `reached` of `runs`, `validation_accuracy`, `status`. What was not measured is NA.
+
+    Raises:
+        ResultsError: a damaged table.
+    """
+    tables = {name: run.read(name) for name in ("jobs", "ratios", "memory", "curves", "targets")}
+    facts = run.facts()
+    rows = [
+        {
+            "group": group["name"],
+            **{column: group[column] for column in GROUP_COLUMNS},
+            "device_name": facts["environment"]["device_name"],
+            "method": method,
+            "reference": facts["reference"],
+            **_cells_of(
+                {name: t[t["group"] == group["name"]] for name, t in tables.items()},
+                method,
+                facts["reference"],
+            ),
+        }
+        for group in facts["groups"]
+        for method in facts["config"]["methods"]
+    ]
+    return pd.DataFrame(rows)
+
+
+def aa_rows(run: RunFolder) -> pd.DataFrame:
+    """The A/A repeat of each group: the reference against itself."""
+    ratios = run.read("ratios")
+    return ratios[ratios["role"] == AA_ROLE]
+
+
+def _cells_of(tables: dict[str, pd.DataFrame], method: str, reference: str) -> dict[str, Any]:
+    own = {name: table[table["method"] == method] for name, table in tables.items()}
+    return {
+        **_ratio_cells(own["ratios"]),
+        "peak_bytes": _first(own["memory"][own["memory"]["kind"] == "peak_allocated"], "bytes"),
+        **_target_cells(tables["targets"], method, reference),
+        **_final_cells(own["curves"], own["jobs"]),
+        "status": _status(own["jobs"]),
+    }
+
+
+def _ratio_cells(ratios: pd.DataFrame) -> dict[str, Any]:
+    columns = ("seconds", "r", "r_low", "r_high", "ratio", "ratio_low", "ratio_high", "processes", "rounds")
+    own = ratios[ratios["role"] == METHOD_ROLE]
+    return {column: _first(own, column) for column in (*columns, "stopped")}
+
+
+def _target_cells(targets: pd.DataFrame, method: str, reference: str) -> dict[str, Any]:
+    own = targets[targets["method"] == method].sort_values("seed")
+    if own.empty:
+        return {
+            "target_loss": None,
+            "reached": None,
+            "runs": None,
+            **_no("t"),
+            **_no("t_ratio"),
+            **_no("n_ratio"),
+        }
+    over = targets[targets["method"] == reference].set_index("seed")
+    paired = own[own["seed"].isin(over.index)]
+    over = over.loc[paired["seed"]]
+    return {
+        "target_loss": _first(own, "target_loss"),
+        "reached": int((own["outcome"] == "reached").sum()),
+        "runs": len(own),
+        **cells("t", ert_interval(list(own["seconds"]), _reached(own))),
+        **cells("t_ratio", _ratio(paired, over, "seconds")),
+        **cells("n_ratio", _ratio(paired, over, "iterations")),
+    }
+
+
+def _ratio(own: pd.DataFrame, over: pd.DataFrame, column: str) -> Any:
+    if over.empty:
+        return mean_interval([])
+    return ert_ratio_interval(
+        list(own[column].astype(float)), _reached(own), list(over[column].astype(float)), _reached(over)
+    )
+
+
+def _reached(targets: pd.DataFrame) -> Sequence[bool]:
+    return list(targets["outcome"] == "reached")
+
+
+def _final_cells(curves: pd.DataFrame, jobs: pd.DataFrame) -> dict[str, Any]:
+    last = curves.groupby("job", sort=False).tail(1)
+    losses = [x for x in last["validation_loss"] if math.isfinite(x)]
+    complete = len(losses) == len(last)  # a mean over the survivors would flatter
+    return {
+        "learning_rate": _first(jobs[jobs["phase"] == "train"], "learning_rate"),
+        **cells("validation_loss", mean_interval(losses if complete else [])),
+        "validation_accuracy": float(last["validation_accuracy"].mean()) if len(last) else None,
+    }
+
+
+def _status(jobs: pd.DataFrame) -> str:
+    odd = jobs[jobs["status"] != "ok"]["status"]
+    return "ok" if odd.empty else ", ".join(f"{count} {name}" for name, count in odd.value_counts().items())
+
+
+def _no(name: str) -> dict[str, None]:
+    return {name: None, f"{name}_low": None, f"{name}_high": None}
+
+
+def _first(frame: pd.DataFrame, column: str) -> Any:
+    return None if frame.empty or pd.isna(frame[column].iloc[0]) else frame[column].iloc[0]

@@ -1,0 +1,77 @@
+"""Learning-rate search: the same grid, the same seconds a trial, the same rules for every method."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+DECADES = tuple(10.0**exponent for exponent in range(-5, 1))
+MAX_EXTENSIONS = 4  # decades that may be added while the best lies on an edge
+MAX_WHOLE_RUNS = 4
+TRIAL_SHARE = 0.2  # a short trial's seconds as a share of a whole run's
+TYPICAL_RUNS = (len(DECADES) + 2) * TRIAL_SHARE + 1  # what a search costs, in whole runs
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One learning rate tried.
+
+    Attributes:
+        learning_rate: what was tried.
+        loss: validation loss at the end, infinite where training diverged.
+        full: it had a whole run's seconds, not the short trial's.
+    """
+
+    learning_rate: float
+    loss: float
+    full: bool
+
+
+def search(trial: Callable[[float, bool], float]) -> Trial:
+    """Find a learning rate: short trials on a grid, then whole runs to see that the best one lasts.
+
+    A decade grid, extended while its best lies on an edge, then half a decade to either side of the
+    best. Forward gradients can look best at a rate that diverges later: so the best is run for a
+    whole run's seconds, and half a decade less after it for as long as that run ends worse than the
+    short trial did. The lowest loss of a whole run decides.
+
+    Args:
+        trial: (learning rate, whether for a whole run's seconds) → validation loss at the end.
+    """
+
+    def tried(rate: float, full: bool = False) -> Trial:
+        return Trial(rate, trial(rate, full), full)
+
+    short = [tried(rate) for rate in DECADES]
+    for _ in range(MAX_EXTENSIONS):
+        edge = _beyond_edge(short)
+        if edge is None:
+            break
+        short.append(tried(edge))
+    centre = best(short).learning_rate
+    short += [tried(_shifted(centre, half_decades)) for half_decades in (-1, 1)]
+    candidate = best(short)
+    whole = [tried(candidate.learning_rate, full=True)]
+    while whole[-1].loss > candidate.loss and len(whole) < MAX_WHOLE_RUNS:
+        whole.append(tried(_shifted(whole[-1].learning_rate, -1), full=True))
+    return best(whole)
+
+
+def best(trials: list[Trial]) -> Trial:
+    """The trial of lowest loss; of equals, the smallest learning rate."""
+    return min(trials, key=lambda t: (t.loss, t.learning_rate))
+
+
+def _beyond_edge(tried: list[Trial]) -> float | None:
+    rates = [t.learning_rate for t in tried]
+    at = best(tried).learning_rate
+    if at == min(rates):
+        return _shifted(at, -2)
+    return _shifted(at, 2) if at == max(rates) else None
+
+
+def _shifted(rate: float, half_decades: int) -> float:
+    """A rate on the grid of half decades so many places on, to three digits."""
+    place = round(2 * math.log10(rate)) + half_decades
+    return float(f"{10 ** (place / 2):.3g}")

@@ -1,0 +1,89 @@
+"""Targets: when a run reached a loss and held it, and which loss every method reached."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from decimal import ROUND_CEILING, Decimal
+
+HOLD = 3  # evaluations running at or below the target before it counts as reached
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A run against a target.
+
+    Attributes:
+        reached: it was at or below the target for `HOLD` evaluations running.
+        seconds: training seconds at the first of those, or at the run's end where it is censored.
+        iterations: likewise.
+        first_hit_seconds: at the first evaluation at or below the target, held or not; None without.
+        first_hit_iterations: likewise.
+    """
+
+    reached: bool
+    seconds: float
+    iterations: int
+    first_hit_seconds: float | None
+    first_hit_iterations: int | None
+
+
+def against_target(
+    seconds: Sequence[float], iterations: Sequence[int], losses: Sequence[float], target: float
+) -> Outcome:
+    """When a run reached the target.
+
+    Args:
+        seconds: training seconds at each evaluation, ascending.
+        iterations: at each evaluation.
+        losses: validation loss at each evaluation.
+        target: the loss to reach.
+    """
+    below = [loss <= target for loss in losses]
+    first = next((i for i, hit in enumerate(below) if hit), None)
+    held = next((i for i in range(len(below) - HOLD + 1) if all(below[i : i + HOLD])), None)
+    at = len(losses) - 1 if held is None else held
+    return Outcome(
+        held is not None,
+        seconds[at],
+        iterations[at],
+        None if first is None else seconds[first],
+        None if first is None else iterations[first],
+    )
+
+
+def lowest_held(losses: Sequence[float]) -> float:
+    """The lowest loss that a run reached and held; infinite for a run too short to hold any."""
+    windows = (losses[i : i + HOLD] for i in range(len(losses) - HOLD + 1))
+    return min((max(w) for w in windows if all(math.isfinite(x) for x in w)), default=math.inf)
+
+
+def common_target(runs: Sequence[Sequence[float]]) -> float | None:
+    """The lowest loss that every run reached and held, rounded up to three digits.
+
+    A run that never held a loss below the one it started from (it diverged, say) has no say and
+    will count as censored. None where no run did, or where some run starts there.
+    """
+    held = [lowest for losses in runs if (lowest := lowest_held(losses)) < losses[0]]
+    if not held:
+        return None
+    target = _rounded_up(max(held))
+    # A run that starts at the target would reach it in no time.
+    return None if any(target >= losses[0] for losses in runs) else target
+
+
+def best_held(runs: Sequence[Sequence[float]]) -> float | None:
+    """The median over runs of the lowest loss that each held, rounded up to three digits."""
+    if not runs:
+        return None
+    ordered = sorted(lowest_held(losses) for losses in runs)
+    middle = ordered[len(ordered) // 2]  # the upper median: a target that most runs reached
+    return _rounded_up(middle) if math.isfinite(middle) else None
+
+
+def _rounded_up(value: float, digits: int = 3) -> float:
+    if not math.isfinite(value) or value <= 0:
+        return value
+    exact = Decimal(repr(float(value)))  # in decimals: never below the value, and 1.1 stays 1.1
+    return float(exact.quantize(Decimal(1).scaleb(exact.adjusted() - digits + 1), ROUND_CEILING))

@@ -1,0 +1,34 @@
+"""Reports to the runner, and failures as reports: a failing job is a row, not a crash."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+
+Report = Callable[..., None]
+"""Called with the name of the event and its facts."""
+
+OUT_OF_MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory")
+LONGEST_DETAIL = 500
+
+
+@contextmanager
+def failures_reported(report: Report, method: str) -> Iterator[None]:
+    """Whatever is raised inside is reported as the method's failure and goes no further."""
+    try:
+        yield
+    except Exception as error:
+        report_failure(report, method, error)
+
+
+def report_failure(report: Report, method: str, error: Exception) -> None:
+    """Report an exception as status `oom` or `error` with one line of detail."""
+    detail = " ".join(f"{type(error).__name__}: {error}".split())
+    out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
+        words in detail.lower() for words in OUT_OF_MEMORY_WORDS
+    )
+    report(
+        "failed", method=method, status="oom" if out_of_memory else "error", detail=detail[:LONGEST_DETAIL]
+    )

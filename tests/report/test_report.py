@@ -1,0 +1,162 @@
+"""The report: digits that the interval supports, verdicts that the interval supports."""
+
+from __future__ import annotations
+
+import io
+import math
+from typing import Any
+
+import pandas as pd
+import pytest
+from rich.console import Console
+
+from fgbench.report.figures import interval, number, seconds, size
+from fgbench.report.table import caption, group_tables
+from fgbench.report.words import findings, warnings
+
+REFERENCE: dict[str, Any] = {
+    "group": "mlp-d8-w1024-b64",
+    "arch": "mlp",
+    "dataset": "digits",
+    "depth": 8,
+    "width": 1024,
+    "batch": 64,
+    "dtype": "float32",
+    "device": "cpu",
+    "threads": 2,
+    "execution": "eager",
+    "device_name": "a processor",
+    "method": "backprop",
+    "reference": "backprop",
+    "seconds": 0.03,
+    "r": 3.0,
+    "r_low": 2.9,
+    "r_high": 3.1,
+    "ratio": 1.0,
+    "ratio_low": 1.0,
+    "ratio_high": 1.0,
+    "processes": 5,
+    "rounds": 60,
+    "stopped": "precision",
+    "peak_bytes": 3 * 2**20,
+    "target_loss": 0.5,
+    "reached": 3,
+    "runs": 3,
+    "t": 1.0,
+    "t_low": 0.8,
+    "t_high": 1.2,
+    "t_ratio": 1.0,
+    "t_ratio_low": 1.0,
+    "t_ratio_high": 1.0,
+    "n_ratio": 1.0,
+    "n_ratio_low": 1.0,
+    "n_ratio_high": 1.0,
+    "learning_rate": 0.1,
+    "validation_loss": 0.2,
+    "validation_loss_low": 0.1,
+    "validation_loss_high": 0.3,
+    "validation_accuracy": 0.95,
+    "status": "ok",
+}
+NO_AA = pd.DataFrame(columns=["group", "ratio", "reference"])
+
+
+def group(**forward: Any) -> pd.DataFrame:
+    return pd.DataFrame([REFERENCE, {**REFERENCE, "method": "forward", **forward}])
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "verdict"),
+    [
+        (0.90, 0.99, "faster"),
+        (1.01, 1.20, "slower"),
+        (0.95, 1.05, "no difference that this run can tell"),
+    ],
+)
+def test_the_verdict_needs_the_whole_interval_on_one_side_of_1(low: float, high: float, verdict: str) -> None:
+    (sentence,) = findings(group(ratio=(low + high) / 2, ratio_low=low, ratio_high=high))
+    assert f": {verdict};" in sentence
+
+
+def test_a_ratio_without_an_interval_gets_no_verdict() -> None:
+    (sentence,) = findings(group(ratio=0.5, ratio_low=math.nan, ratio_high=math.nan))
+    assert "too few rounds" in sentence
+    assert "faster" not in sentence
+
+
+def test_runs_that_missed_the_target_are_said_beside_the_time() -> None:
+    (some,) = findings(group(reached=2, t_ratio=4.0, t_ratio_low=3.0, t_ratio_high=5.0))
+    assert "reaching it in 2 of 3 runs" in some
+    (none,) = findings(group(reached=0, t=math.inf, t_ratio=math.inf))
+    assert "in none of 3 runs" in none
+
+
+def test_one_process_is_said_in_capitals() -> None:
+    one = group(processes=1)
+    assert "ONE process" in caption(one.iloc[1])
+    assert "ONE process" not in caption(group().iloc[0])
+
+
+def test_a_reference_that_differs_from_itself_is_a_warning_with_its_figure() -> None:
+    def aa(ratio: float) -> pd.DataFrame:
+        return pd.DataFrame([{"group": "g", "reference": "backprop", "ratio": ratio}])
+
+    (doubt,) = warnings(group(), aa(1.12))
+    assert "1.120" in doubt
+    assert not warnings(group(), aa(1.02))
+
+
+def test_time_that_ran_out_is_a_warning_with_the_width_reached() -> None:
+    wide = group(stopped="time", ratio=2.0, ratio_low=1.8, ratio_high=2.2)
+    (doubt,) = warnings(wide, NO_AA)
+    assert "±10.0%" in doubt
+    assert "--max-measure-seconds" in doubt
+
+
+def test_a_job_that_failed_is_a_warning() -> None:
+    (doubt,) = warnings(group(status="2 diverged"), NO_AA)
+    assert "2 diverged" in doubt
+
+
+def rendered(frame: pd.DataFrame, width: int) -> str:
+    console = Console(width=width, record=True, file=io.StringIO())
+    for table in group_tables(frame, console):
+        console.print(table)
+    return console.export_text()
+
+
+@pytest.mark.parametrize(("width", "tables"), [(80, 2), (160, 1)])
+def test_the_table_fits_the_terminal_whole(width: int, tables: int) -> None:
+    frame = group(ratio=1.834, ratio_low=1.781, ratio_high=1.889)
+    console = Console(width=width)
+    assert len(group_tables(frame, console)) == tables
+    text = rendered(frame, width)
+    for cell in ("1.834", "[1.781, 1.889]", "3 MiB", "0.20", "forward"):
+        assert cell in text, f"{cell} is cut off at {width} columns:\n{text}"
+
+
+def test_what_was_not_measured_is_a_dash_and_not_a_number() -> None:
+    nothing = dict.fromkeys(("t", "t_low", "t_high", "t_ratio", "n_ratio", "validation_loss"), None)
+    text = rendered(group(**nothing, status="1 diverged"), 160)
+    assert "–" in text
+    assert "nan" not in text
+
+
+@pytest.mark.parametrize(
+    ("cells", "shown", "between"),
+    [
+        ((1.8342, 1.7811, 1.8893), "1.834", "[1.781, 1.889]"),
+        ((37.2, 25.1, 55.3), "37", "[25, 55]"),
+        ((1.0, 1.0, 1.0), "1.00", ""),
+        ((0.5, math.nan, math.nan), "0.500", ""),
+        ((math.nan, math.nan, math.nan), "–", ""),
+        ((math.inf, None, None), "∞", ""),
+    ],
+)
+def test_digits_follow_the_interval(cells: tuple[float, ...], shown: str, between: str) -> None:
+    assert (number(*cells), interval(*cells)) == (shown, between)
+
+
+def test_units_fit_the_size() -> None:
+    assert [seconds(s) for s in (2.5, 0.0123, 4.2e-5)] == ["2.5 s", "12.3 ms", "42 µs"]
+    assert [size(b) for b in (512, 2048, 3 * 2**20, 1.5 * 2**30)] == ["512 B", "2 KiB", "3 MiB", "1.5 GiB"]
