@@ -21,7 +21,7 @@ def show(folder: RunFolder, *, as_json: bool = False) -> bool:
     """
     summary = summarise(folder)
     aa = aa_rows(folder)
-    sentences = [line for _, group in summary.groupby("group", sort=False) for line in findings(group)]
+    sentences = [line for _, group in summary.groupby("group", sort=False) for line in findings(group, aa)]
     doubts = warnings(summary, aa)
     if as_json:
         rows = json.loads(summary.to_json(orient="records", double_precision=15))

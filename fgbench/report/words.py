@@ -12,14 +12,21 @@ AA_TOLERANCE = 0.05  # an A/A ratio further off than this makes any other of the
 FEW_SEEDS = 3
 
 
-def findings(group: pd.DataFrame) -> list[str]:
-    """A sentence for each method of a matched group that is not the reference."""
+def findings(group: pd.DataFrame, aa: pd.DataFrame) -> list[str]:
+    """A sentence for each method of a matched group that is not the reference.
+
+    Args:
+        group: the group's rows of the summary.
+        aa: rows of ratios.csv of the A/A repeat: a reference that differs from itself takes any
+            verdict back.
+    """
     first = group.iloc[0]
     where = f"{first['arch']} of depth {first['depth']} on {first['device_name']}"
     others = group[group["method"] != first["reference"]]
+    steady = _off_by(aa[aa["group"] == first["group"]]) <= AA_TOLERANCE
     sentences = []
     for _, row in others.iterrows():
-        parts = [*_speed(row), *_target(row)]
+        parts = [*_speed(row, steady), *_target(row)]
         if parts:
             sentences.append(f"{where}: {'; '.join(parts)}.")
     return sentences
@@ -30,7 +37,7 @@ def warnings(summary: pd.DataFrame, aa: pd.DataFrame) -> list[str]:
     return [*_aa_doubts(aa), *_precision_doubts(summary), *_seed_doubts(summary), *_status_doubts(summary)]
 
 
-def _speed(row: pd.Series) -> Iterator[str]:
+def _speed(row: pd.Series, steady: bool) -> Iterator[str]:
     if missing(row["ratio"]):
         return
     cells = row["ratio"], row["ratio_low"], row["ratio_high"]
@@ -39,14 +46,16 @@ def _speed(row: pd.Series) -> Iterator[str]:
         yield f"{figure}, from too few rounds to say how sure that is"
     else:
         basis = f"{int(row['processes'])} processes" if row["processes"] > 1 else "one process"
-        yield f"{figure} (95 % interval {_range(*cells)}, {basis}): {_verdict(row)}"
+        yield f"{figure} (95 % interval {_range(*cells)}, {basis}): {_verdict(row, steady)}"
 
 
 def _range(value: float, low: float, high: float) -> str:
     return interval(value, low, high)[1:-1].replace(",", " to")
 
 
-def _verdict(row: pd.Series) -> str:
+def _verdict(row: pd.Series, steady: bool) -> str:
+    if not steady:
+        return f"no verdict, {row['reference']} differs from itself"
     if row["ratio_high"] < 1:
         return "faster"
     return "slower" if row["ratio_low"] > 1 else "no difference that this run can tell"
@@ -57,21 +66,27 @@ def _target(row: pd.Series) -> Iterator[str]:
         return
     loss, reached, runs = f"{row['target_loss']:g}", int(row["reached"]), int(row["runs"])
     if not reached:
-        yield f"it reached validation loss {loss} in none of {runs} runs"
+        yield f"{row['method']} reached validation loss {loss} in none of {runs} run{'s' if runs > 1 else ''}"
         return
     if missing(row["t_ratio"]) or row["t_ratio"] in (0, float("inf")):
-        yield f"{row['reference']} never reached validation loss {loss}, it did in {reached} of {runs} runs"
+        yield f"{row['method']} reached loss {loss} in {reached} of {runs} runs, {row['reference']} in none"
         return
     cells = row["t_ratio"], row["t_ratio_low"], row["t_ratio_high"]
     sure = _range(*cells)
-    clause = f"to validation loss {loss} it takes {number(*cells)} times the training time"
+    clause = f"to validation loss {loss} {row['method']} takes {number(*cells)} times the training time"
     clause += f" (95 % interval {sure}, {runs} seeds)" if sure else f" ({runs} seed{'s' if runs > 1 else ''})"
     yield clause + (f", reaching it in {reached} of {runs} runs" if reached < runs else "")
 
 
+def _off_by(aa: pd.DataFrame) -> float:
+    """How far the A/A ratio is from 1; 0 where there is none."""
+    ratios = aa["ratio"].dropna()
+    return float(abs(ratios - 1).max()) if len(ratios) else 0.0
+
+
 def _aa_doubts(aa: pd.DataFrame) -> Iterator[str]:
     for _, row in aa.iterrows():
-        if not missing(row["ratio"]) and abs(row["ratio"] - 1) > AA_TOLERANCE:
+        if _off_by(row.to_frame().T) > AA_TOLERANCE:
             yield (
                 f"{row['group']}: {row['reference']} against itself came out at {row['ratio']:.3f}, not 1: "
                 "this machine is too noisy now; close other programs or raise --processes."

@@ -1,0 +1,134 @@
+"""How charts look: one look a method, fonts and lines fit for print, the same bytes every time."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Iterable, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+import matplotlib
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from fgbench.plan import REFERENCE
+
+# Okabe and Ito's palette without its yellow, which vanishes on paper, and its black, kept for lines
+# that are no method's. Backprop is always the blue.
+BLUE, INK, GREY = "#0072B2", "#222222", "#767676"
+COLOURS = ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+# Of other lengths than the colours, so that methods that share a colour differ in marker and line.
+MARKERS = ("s", "^", "D", "v", "P", "X")
+LINES: tuple[tuple[float, tuple[float, ...]], ...] = ((0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
+
+WIDTH = 7.0  # inches: a page's text
+DPI = 200
+LINE_INCHES, MARGIN_INCHES = 0.165, 0.12
+LETTERS_A_LINE = 105  # of the subtitle, over the width
+HEADING_SIZE, TEXT_SIZE = 11.0, 8.5
+
+RC = {
+    "font.family": ["DejaVu Sans", "sans-serif"],
+    "font.size": 9.0,
+    "axes.labelsize": 9.0,
+    "axes.edgecolor": GREY,
+    "axes.labelcolor": INK,
+    "text.color": INK,
+    "xtick.color": INK,
+    "ytick.color": INK,
+    "xtick.labelsize": 8.5,
+    "ytick.labelsize": 8.5,
+    "legend.fontsize": 8.5,
+    "legend.frameon": False,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "axes.linewidth": 0.8,
+    "axes.grid": False,
+    "grid.color": "#E4E4E4",
+    "grid.linewidth": 0.6,
+    "axes.axisbelow": True,
+    "lines.linewidth": 1.6,
+    "lines.markersize": 5.5,
+    "errorbar.capsize": 2.5,
+    "svg.fonttype": "none",
+    "svg.hashsalt": "fgbench",
+    "pdf.fonttype": 42,
+}
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a method is drawn."""
+
+    colour: str
+    marker: str
+    line: tuple[float, tuple[float, ...]] | str
+
+
+def looks_of(methods: Iterable[str]) -> dict[str, Look]:
+    """A look for each method: backprop's own, the others' by their place in the sorted list."""
+    others = sorted(set(methods) - {REFERENCE})
+    looks = {
+        method: Look(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], LINES[i % len(LINES)])
+        for i, method in enumerate(others)
+    }
+    return {REFERENCE: Look(BLUE, "o", "-"), **looks}
+
+
+def print_style() -> AbstractContextManager[None]:
+    """The style that figures are made and saved in."""
+    return matplotlib.rc_context(RC)  # type: ignore[arg-type]
+
+
+def new_figure(title: str, lines: Iterable[str], height: float) -> Figure:
+    """A figure of the page's width with a title and lines of small print over it.
+
+    Args:
+        title: what it shows.
+        lines: what was compared on what, and how sure the figures are; empty ones are left out.
+        height: inches, the heading not counted.
+    """
+    small = [part for line in lines if line for part in textwrap.wrap(line, LETTERS_A_LINE)]
+    heading = MARGIN_INCHES + LINE_INCHES * (len(small) + 1.6)
+    total = height + heading
+    figure = Figure(figsize=(WIDTH, total), layout="constrained", dpi=DPI)
+    left, top = MARGIN_INCHES / WIDTH, 1 - MARGIN_INCHES / total
+    figure.text(left, top, title, size=HEADING_SIZE, weight="bold", va="top")
+    for number, line in enumerate(small):
+        below = (MARGIN_INCHES + LINE_INCHES * (number + 1.35)) / total
+        figure.text(left, 1 - below, line, size=TEXT_SIZE, color="#4A4A4A", va="top")
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        engine.set(rect=(0, 0, 1, 1 - heading / total), w_pad=0.06, h_pad=0.06)  # type: ignore[call-arg]
+    return figure
+
+
+def add_legend(figure: Figure, ax: Axes, first: Sequence[str]) -> None:
+    """A legend below the axes, where it covers nothing: the labels in `first`, then the others."""
+    handles, labels = ax.get_legend_handles_labels()
+    entries = dict(zip(labels, handles, strict=True))
+    order = [label for label in first if label in entries]
+    order += [label for label in labels if label not in order]
+    columns = max(1, min(len(order), LETTERS_A_LINE // (max(map(len, order)) + 8)))
+    figure.legend(
+        [entries[label] for label in order],
+        order,
+        loc="outside lower center",
+        ncols=columns,
+        handlelength=2.8,
+    )
+
+
+def folded(method: str) -> str:
+    """A method's name for an axis, its options on lines of their own where it is long."""
+    if len(method) <= 18:
+        return method
+    name, _, options = method.partition(":")
+    return "\n".join([name, *options.split(",")]) if options else name
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure; its format is the file's ending. The same figure gives the same bytes."""
+    undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(path.suffix[1:], {})
+    figure.savefig(path, dpi=DPI, metadata=undated)

@@ -1,0 +1,74 @@
+"""Peak memory of a training step by depth, beside what the parameters alone take."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from fgbench.charts import Chart
+from fgbench.charts._comparison import Comparison
+from fgbench.charts._parts import beside, failures, lines_by_depth, name_rows, reference_line, rows_height
+from fgbench.charts._style import GREY, add_legend, new_figure
+from fgbench.report.figures import missing, size
+
+UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
+PARAMETERS = "parameters alone"
+
+
+def _draw(comparison: Comparison) -> Figure | str:
+    rows = comparison.rows
+    if rows["peak_bytes"].isna().all():
+        return "no memory measurement"
+    by_depth = len(comparison.depths) > 1
+    unit, scale = _unit(rows["peak_bytes"].max())
+    title = f"Peak memory of a training step{' by depth' * by_depth}"
+    lines = [comparison.sentence, failures(comparison, "peak_bytes")]
+    figure = new_figure(title, lines, 3.1 if by_depth else rows_height(comparison.methods))
+    ax = figure.subplots()
+    highest = rows["peak_bytes"].max() / scale * 1.08
+    if by_depth:
+        _draw_lines(ax, comparison, scale)
+        ax.set(ylim=(0, highest), xlim=(0, None), xlabel="Depth", ylabel=f"Peak allocated ({unit})")
+        ax.grid(axis="y")
+        add_legend(figure, ax, comparison.methods)
+    else:
+        _draw_bars(ax, comparison, scale)
+        ax.set(xlim=(0, highest), xlabel=f"Peak allocated ({unit})")
+    return figure
+
+
+def _draw_lines(ax: Axes, comparison: Comparison, scale: int) -> None:
+    lines_by_depth(ax, comparison, "peak_bytes", comparison.methods, scale)
+    parameters = _parameter_bytes(comparison)
+    if len(parameters):
+        ax.plot(parameters.index, parameters / scale, color=GREY, linewidth=0.9, label=PARAMETERS, zorder=1)
+
+
+def _draw_bars(ax: Axes, comparison: Comparison, scale: int) -> None:
+    for place, method in enumerate(comparison.methods):
+        value = comparison.row(method)["peak_bytes"]
+        if missing(value):
+            beside(ax, place, "not measured")
+            continue
+        ax.barh(place, value / scale, height=0.5, color=comparison.looks[method].colour, label=method)
+        beside(ax, place, size(value))
+    name_rows(ax, comparison.methods)
+    for value in _parameter_bytes(comparison):
+        reference_line(ax, value / scale, PARAMETERS, vertical=True)
+
+
+def _parameter_bytes(comparison: Comparison) -> pd.Series:
+    """Bytes of the parameters, by depth."""
+    memory = comparison.tables["memory"]
+    own = memory[memory["kind"] == "parameters"].dropna(subset=["bytes"])
+    groups = comparison.rows.drop_duplicates(["run", "group"])
+    merged = own.merge(groups[["run", "group", "depth"]], on=["run", "group"])
+    return merged.groupby("depth")["bytes"].first().astype("float64").sort_index()
+
+
+def _unit(largest: float) -> tuple[str, int]:
+    return next(((name, scale) for name, scale in UNITS if largest >= scale), ("B", 1))
+
+
+chart = Chart(_draw)

@@ -1,0 +1,65 @@
+"""R_f/R_b by depth: how long a step takes over a backprop step, and the line at 1."""
+
+from __future__ import annotations
+
+from matplotlib.figure import Figure
+
+from fgbench.charts import Chart, _baydin
+from fgbench.charts._comparison import Comparison
+from fgbench.charts._parts import (
+    basis,
+    depth_axis,
+    failures,
+    lines_by_depth,
+    log_axis,
+    name_points,
+    paper_line,
+    reference_line,
+    rows_height,
+    rows_of_methods,
+    spread_of,
+)
+from fgbench.charts._style import add_legend, new_figure
+
+
+def _draw(comparison: Comparison) -> Figure | str:
+    reference = comparison.setup["reference"]
+    others = comparison.rows[comparison.rows["method"] != reference]
+    if comparison.rows["ratio"].isna().all():
+        return "no timing"
+    if others["ratio"].isna().all():
+        return f"no timed method but {reference}"
+    methods = [m for m in comparison.methods if m != reference]
+    with_paper = _baydin.applies(comparison)
+    by_depth = len(comparison.depths) > 1 or with_paper
+    lines = [comparison.sentence, f"{basis(comparison)} {failures(comparison, 'ratio')}"]
+    figure = new_figure(_title(comparison), lines, 3.0 if by_depth else rows_height(methods))
+    ax = figure.subplots()
+    values = [*spread_of(others, "ratio"), 1.0, *(_baydin.RATIO if with_paper else ())]
+    label = f"Step time / {reference}'s"
+    if by_depth:
+        lines_by_depth(ax, comparison, "ratio", methods)
+        if len(comparison.depths) == 1:
+            name_points(ax, comparison, "ratio", methods)
+        if with_paper:
+            paper_line(ax, _baydin.DEPTHS, _baydin.RATIO, f"forward, {_baydin.SOURCE}")
+        depth_axis(ax, [*comparison.depths, *(_baydin.DEPTHS if with_paper else ())])
+        log_axis(ax, "y", values)
+        ax.set_ylabel(label)
+        add_legend(figure, ax, methods)
+    else:
+        rows_of_methods(ax, comparison, "ratio", methods)
+        log_axis(ax, "x", values)
+        ax.set_xlabel(label)
+    reference_line(
+        ax, 1.0, ("as fast as\n" if by_depth else "as fast as ") + reference, vertical=not by_depth
+    )
+    return figure
+
+
+def _title(comparison: Comparison) -> str:
+    by_depth = " by depth" if len(comparison.depths) > 1 else ""
+    return f"Runtime ratio R_f / R_b: a training step over {comparison.setup['reference']}'s{by_depth}"
+
+
+chart = Chart(_draw)

@@ -1,0 +1,98 @@
+"""T of every method: expected training seconds to the target, and each seed's own."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+
+from fgbench.charts import Chart
+from fgbench.charts._comparison import Comparison
+from fgbench.charts._parts import ROW_INCHES, beside, log_axis, name_rows, point, reach
+from fgbench.charts._style import GREY, Look, new_figure
+from fgbench.report.figures import missing, number
+
+LOG_SPAN = 10
+SEEDS_BELOW = 0.3  # of a row, so that the seeds do not hide the estimate
+INTERVAL_REACH = 4  # an interval that goes further than this past all figures is cut off at the edge
+ARROW_POINTS = 18  # of a censored seed
+NOTE = "Large mark: seconds of all runs over the runs that reached it (ERT), 95 % interval over seeds."
+
+
+def _draw(comparison: Comparison) -> Figure | str:
+    if comparison.tables["targets"].empty:
+        return "no training" if comparison.tables["curves"].empty else "no target"
+    groups = [group for group in comparison.by_depth() if not group.tables["targets"].empty]
+    title = f"Time to target T{' by depth' * (len(groups) > 1)}: expected training seconds"
+    rows = [len(group.methods) for group in groups]
+    height = 0.55 + sum(0.42 + 1.2 * ROW_INCHES * count for count in rows)
+    figure = new_figure(title, [comparison.sentence, NOTE], height)
+    panels = figure.subplots(len(groups), 1, sharex=True, squeeze=False, height_ratios=rows)[:, 0]
+    for ax, group in zip(panels, groups, strict=True):
+        _draw_group(ax, group)
+        depth = f"depth {group.depths[0]}, " if len(groups) > 1 else ""
+        target = group.tables["targets"]["target_loss"].iloc[0]
+        ax.set_title(f"{depth}to validation loss {target:g}", loc="left", size=8.5)
+    _scale(panels[-1], comparison)
+    panels[-1].set_xlabel("Training seconds (evaluation excluded)")
+    figure.legend(handles=_keys(), loc="outside lower center", ncols=2)
+    return figure
+
+
+def _draw_group(ax: Axes, group: Comparison) -> None:
+    targets = group.tables["targets"]
+    for place, method in enumerate(group.methods):
+        row, look = group.row(method), group.looks[method]
+        if missing(row["runs"]):
+            beside(ax, place, "no run" if row["status"] == "ok" else f"no run ({row['status']})")
+            continue
+        if math.isfinite(row["t"]):
+            point(ax, row["t"], place, reach(row.to_frame().T, "t"), look, method)
+        _draw_seeds(ax, targets[targets["method"] == method], place + SEEDS_BELOW, look)
+        beside(ax, place, _figures(row))
+    name_rows(ax, group.methods)
+
+
+def _draw_seeds(ax: Axes, targets: pd.DataFrame, place: float, look: Look) -> None:
+    """A dot a seed: filled where it reached the target, hollow with an arrow where it was cut short."""
+    arrow: dict[str, Any] = {"arrowstyle": "<-", "color": look.colour, "shrinkA": 0, "shrinkB": 3}
+    for outcome, fill in (("reached", look.colour), ("censored", "white")):
+        own = targets[targets["outcome"] == outcome]["seconds"].astype(float)
+        dots: dict[str, Any] = {"marker": ".", "markersize": 8, "linestyle": "none", "color": look.colour}
+        ax.plot(own, [place] * len(own), markerfacecolor=fill, label=f"_{outcome}", zorder=4, **dots)
+        for seconds in own if outcome == "censored" else ():
+            end: dict[str, Any] = {"xytext": (ARROW_POINTS, 0), "textcoords": "offset points"}
+            ax.annotate("", (seconds, place), arrowprops=arrow, zorder=3, **end)
+
+
+def _figures(row: pd.Series) -> str:
+    reached = f"{int(row['reached'])} of {int(row['runs'])} reached"
+    return f"{number(row['t'])} s\n{reached}" if math.isfinite(row["t"]) else reached
+
+
+def _scale(ax: Axes, comparison: Comparison) -> None:
+    seeds = [float(x) for x in comparison.tables["targets"]["seconds"].dropna()]
+    values = [*seeds, *(t for t in comparison.rows["t"].dropna() if math.isfinite(t))]
+    low, high = min(values), max(values)
+    ends = comparison.rows[["t_low", "t_high"]].to_numpy().ravel()
+    kept = [x for x in ends if low / INTERVAL_REACH <= x <= high * INTERVAL_REACH]
+    if low > 0 and high / low > LOG_SPAN:
+        log_axis(ax, "x", [*values, *kept])
+    else:
+        ax.set_xlim(0, max([*values, *kept]) * 1.08 or 1)
+
+
+def _keys() -> Sequence[Line2D]:
+    filled = Line2D([], [], linestyle="none", marker=".", markersize=8, color=GREY)
+    hollow = Line2D([], [], linestyle="none", marker=".", markersize=8, color=GREY, markerfacecolor="white")
+    filled.set_label("a seed that reached it")
+    hollow.set_label("a seed that ended before (longer than)")
+    return [filled, hollow]
+
+
+chart = Chart(_draw)

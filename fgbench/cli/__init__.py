@@ -1,0 +1,69 @@
+"""The command line: one file a verb, and one place where errors become a line and an exit code."""
+
+from __future__ import annotations
+
+import os
+import sys
+from typing import Annotated
+
+import typer
+
+from fgbench.cli.doctor import doctor
+from fgbench.cli.list import list_registered
+from fgbench.cli.plot import plot
+from fgbench.cli.run import run
+from fgbench.errors import UsageError
+from fgbench.version import __version__
+
+USAGE, INTERRUPTED = 2, 130
+
+app = typer.Typer(
+    help="The referee for training without backpropagation: matched jobs that differ in the method alone.",
+    no_args_is_help=True,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+
+
+def _version(asked: bool) -> None:
+    if asked:
+        typer.echo(f"fgbench {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _options(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    pass
+
+
+app.command()(run)
+app.command()(plot)
+app.command("list")(list_registered)
+app.command()(doctor)
+
+
+def main() -> None:
+    """Run the command line; bad input is one line on standard error and exit code 2."""
+    try:
+        code = app(standalone_mode=False)
+    except UsageError as error:
+        code = _say(str(error), USAGE)
+    except (KeyboardInterrupt, typer.Abort):
+        code = _say("interrupted", INTERRUPTED)
+    except BrokenPipeError:  # the reader of our output is gone, as with `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except Exception as error:
+        # Typer brings its own click or the installed one: its errors are known by what they can do.
+        if not hasattr(error, "format_message"):
+            raise
+        code = _say(error.format_message() or "see fgbench --help", USAGE)
+    sys.exit(code or 0)
+
+
+def _say(line: str, code: int) -> int:
+    print(f"fgbench: {' '.join(line.split())}", file=sys.stderr)
+    return code

@@ -1,0 +1,49 @@
+"""`fgbench list`: what is registered, with its options."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Annotated, Any
+
+import typer
+
+from fgbench import registry
+from fgbench.errors import UsageError
+
+
+def list_registered(
+    kind: Annotated[
+        str | None, typer.Argument(help="architectures, datasets or methods; all where left out.")
+    ] = None,
+) -> None:
+    """List architectures, datasets and methods, each with its options and their defaults."""
+    from rich.console import Console
+    from rich.table import Table
+
+    if kind is not None and kind not in registry.KINDS:
+        raise UsageError(f"nothing called '{kind}' is listed: there are {', '.join(registry.KINDS)}.")
+    console = Console()
+    for each in [kind] if kind else registry.KINDS:
+        table = Table(title=each, title_justify="left", title_style="bold", box=None, pad_edge=False)
+        table.add_column("name", style="cyan", no_wrap=True)
+        table.add_column("what it is")
+        for name in registry.names(each):
+            table.add_row(name, _described(registry.find(each, name)))
+        console.print(table)
+        console.print()
+
+
+def _described(registered: Any) -> str:
+    from rich.markup import escape
+
+    from fgbench.options import options_of
+
+    lines = [registered.summary]
+    if source := getattr(registered, "source", None):
+        lines.append(f"[dim]{escape(source)}[/dim]")
+    if inspect.isclass(registered):
+        lines += [f"  [green]{o.name}[/green]={o.default}  {escape(o.help)}" for o in options_of(registered)]
+    else:
+        depth = "fixed" if registered.fixed_depth else f"default {registered.default_depth}"
+        lines.append(f"  [dim]depth {depth}, width default {registered.default_width}[/dim]")
+    return "\n".join(lines)

@@ -1,0 +1,34 @@
+"""`fgbench plot`: the charts of a folder of runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+
+def plot(
+    results: Annotated[Path, typer.Argument(help="A run's folder, or one that holds many.")] = Path(
+        "results"
+    ),
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the charts. [default: charts inside RESULTS]")
+    ] = None,
+    format: Annotated[str, typer.Option(help="png, svg or pdf.")] = "png",
+) -> None:
+    """Draw what was measured: runtime ratio, runtimes, memory, loss curves, time to target.
+
+    A chart whose data is absent is left out, and a line says why.
+    """
+    from rich.console import Console
+    from rich.markup import escape
+
+    from fgbench.charts import draw_all
+
+    console = Console(highlight=False, soft_wrap=True)
+    for drawn in draw_all(results, out or results / "charts", format):
+        if drawn.path:
+            console.print(f"[green]drawn[/green] {escape(str(drawn.path))}")
+        else:
+            console.print(f"[yellow]left out[/yellow] {drawn.chart}: {escape(drawn.reason)}")

@@ -1,0 +1,73 @@
+"""What a run shows while it runs: one bar over the whole plan, the current job and figure beside it."""
+
+from __future__ import annotations
+
+import sys
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from fgbench.plan import Group
+
+REFRESHES_PER_SECOND = 2  # drawing costs time that a job on the same cores would feel
+
+
+class Display:
+    """A watcher on standard error: a live bar on a terminal, a line a phase elsewhere."""
+
+    def __init__(self, total_seconds: float) -> None:
+        self.console = Console(stderr=True)
+        self.bar = Progress(
+            SpinnerColumn(),
+            TextColumn("{task.description}"),
+            BarColumn(bar_width=20),
+            TextColumn("{task.percentage:>3.0f} %"),
+            TimeElapsedColumn(),
+            TextColumn("left"),
+            TimeRemainingColumn(),
+            console=self.console,
+            refresh_per_second=REFRESHES_PER_SECOND,
+            transient=True,
+            disable=not self.console.is_terminal,
+        )
+        self.task = self.bar.add_task("starting", total=total_seconds)
+        self.before = self.seconds = 0.0
+        self.group = ""
+
+    def __enter__(self) -> Display:
+        self.bar.start()
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.bar.stop()
+
+    def phase(self, group: Group, text: str, seconds: float) -> None:
+        """The next phase: the bar moves on to where the last one ends."""
+        self.before += self.seconds
+        self.seconds, self.group = seconds, group.name
+        self._show(0.0, text)
+        if not self.console.is_terminal:
+            print(f"{group.name}: {text}", file=sys.stderr, flush=True)
+
+    def progress(self, share: float, text: str) -> None:
+        """Where the phase stands."""
+        self._show(share, text)
+
+    def note(self, text: str) -> None:
+        """A line that stays."""
+        self.console.print(f"[yellow]note[/yellow] {text}", highlight=False)
+
+    def _show(self, share: float, text: str) -> None:
+        done = self.before + share * self.seconds
+        total = max(self.bar.tasks[0].total or 0.0, self.before + self.seconds)
+        self.bar.update(self.task, completed=done, total=total, description=f"{self.group} · {text}")

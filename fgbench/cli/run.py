@@ -1,0 +1,203 @@
+"""`fgbench run`: the main job."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from fgbench import registry
+from fgbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from fgbench.plan import Config, Plan
+
+# What --quick changes: one process, one seed, a few seconds of everything.
+DEFAULTS = {"processes": 5, "seeds": 3, "max_measure_seconds": 45.0, "max_train_seconds": 6.0}
+QUICK = {"processes": 1, "seeds": 1, "max_measure_seconds": 10.0, "max_train_seconds": 2.0}
+
+NOTHING_MEASURED = 1  # exit code of a run in which every job failed
+
+
+def default_data_dir() -> str:
+    """Where downloaded data is kept: FGBENCH_DATA, or the user's cache folder."""
+    return os.environ.get("FGBENCH_DATA") or str(Path.home() / ".cache" / "fgbench")
+
+
+def _default(name: str) -> str:
+    return f"[default: {DEFAULTS[name]:g}; --quick: {QUICK[name]:g}]"
+
+
+def run(
+    arch: Annotated[
+        list[str],
+        typer.Option(
+            help="Architecture, or your own: path/to/file.py:build, package.module:build. Repeatable.",
+            autocompletion=lambda: registry.names("architectures"),
+        ),
+    ] = ["mlp"],  # noqa: B006
+    depth: Annotated[
+        list[int] | None,
+        typer.Option(
+            help="Layers as the architecture counts them. Repeatable. [default: the architecture's]"
+        ),
+    ] = None,
+    width: Annotated[
+        int | None, typer.Option(help="Units or channels of a layer. [default: the architecture's]")
+    ] = None,
+    batch: Annotated[int, typer.Option(help="Samples a step.")] = 64,
+    dataset: Annotated[
+        str,
+        typer.Option(
+            help="Dataset, with options as in synthetic:shape=3x32x32.",
+            autocompletion=lambda: registry.names("datasets"),
+        ),
+    ] = "digits",
+    method: Annotated[
+        list[str],
+        typer.Option(
+            help="Method, with options as in forward:structure=rademacher. Repeatable.",
+            autocompletion=lambda: registry.names("methods"),
+        ),
+    ] = ["backprop", "forward"],  # noqa: B006
+    seeds: Annotated[
+        int | None, typer.Option(help=f"Training runs of each method, a seed each. {_default('seeds')}")
+    ] = None,
+    target_loss: Annotated[
+        str,
+        typer.Option(
+            help="Validation loss to reach (nats): a number, auto (the lowest that every run reached), "
+            "or backprop-best."
+        ),
+    ] = "auto",
+    lr: Annotated[
+        float | None,
+        typer.Option(
+            help="Learning rate of every method. [default: searched for each, on a seed of its own]"
+        ),
+    ] = None,
+    max_train_seconds: Annotated[
+        float | None,
+        typer.Option(
+            help=f"Training seconds of one run, evaluation excluded. {_default('max_train_seconds')}"
+        ),
+    ] = None,
+    precision: Annotated[
+        float, typer.Option(help="Wanted half-width of a ratio's 95 % interval, as a share.")
+    ] = 0.02,
+    max_measure_seconds: Annotated[
+        float | None,
+        typer.Option(
+            help="Seconds of timing for one matched group, process start-up excluded. "
+            + _default("max_measure_seconds")
+        ),
+    ] = None,
+    processes: Annotated[
+        int | None,
+        typer.Option(help=f"Fresh processes to time in, at least. {_default('processes')}"),
+    ] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="A first look: one process, one seed, a few seconds of each.")
+    ] = False,
+    time_only: Annotated[bool, typer.Option("--time-only", help="Time and memory, no training.")] = False,
+    train_only: Annotated[bool, typer.Option("--train-only", help="Training, no timing.")] = False,
+    device: Annotated[
+        str, typer.Option(help="auto (the GPU where there is one), cpu, cuda or cuda:N.")
+    ] = "auto",
+    dtype: Annotated[str, typer.Option(help="float32, float64 or bfloat16.")] = "float32",
+    threads: Annotated[int | None, typer.Option(help="CPU threads of a job. [default: torch's own]")] = None,
+    validation_size: Annotated[
+        int, typer.Option(help="Held-out samples that a loss is evaluated on, at most.")
+    ] = 2000,
+    data_dir: Annotated[
+        str | None,
+        typer.Option(help="Folder of downloaded data. [default: $FGBENCH_DATA, or ~/.cache/fgbench]"),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder that gets a folder for this run.")] = Path("results"),
+    json_: Annotated[
+        bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on standard output.")
+    ] = False,
+) -> None:
+    """Measure methods against each other on matched jobs: runtime ratio, memory, time to a target loss.
+
+    Every combination of --arch and --depth is one matched group: same initial weights, same batches,
+    same device. Writes a folder of CSVs; `fgbench plot` draws them.
+    """
+    from fgbench.plan import Config, make_plan
+
+    preset = QUICK if quick else DEFAULTS
+
+    def chosen(name: str, given: float | None) -> Any:
+        return preset[name] if given is None else given
+
+    if time_only and train_only:
+        raise UsageError("--time-only and --train-only leave nothing to do together: give one of them.")
+    config = Config(
+        archs=tuple(arch),
+        depths=tuple(depth) if depth else None,
+        width=width,
+        batch=batch,
+        dataset=dataset,
+        validation_size=validation_size,
+        data_dir=data_dir or default_data_dir(),
+        methods=tuple(method),
+        seeds=chosen("seeds", seeds),
+        target_loss=target_loss,
+        learning_rate=lr,
+        max_train_seconds=chosen("max_train_seconds", max_train_seconds),
+        precision=precision,
+        max_measure_seconds=chosen("max_measure_seconds", max_measure_seconds),
+        processes=chosen("processes", processes),
+        device=device,
+        dtype=dtype,
+        threads=threads,
+        time=not train_only,
+        train=not time_only,
+    )
+    _run(make_plan(config), out, json_)
+
+
+def _run(plan: Plan, out: Path, as_json: bool) -> None:
+    from fgbench.cli.progress import Display
+    from fgbench.report import show
+    from fgbench.runner import estimated_seconds, run_plan
+
+    folder, contracts = _new_run(plan, out)
+    try:
+        with Display(estimated_seconds(plan)) as display:
+            run_plan(plan, folder, contracts, display)
+    except KeyboardInterrupt:  # an interrupted run shows what it has
+        show(folder, as_json=as_json)
+        raise
+    if not show(folder, as_json=as_json):
+        raise typer.Exit(NOTHING_MEASURED)
+
+
+def _new_run(plan: Plan, out: Path) -> tuple[Any, dict[str, str]]:
+    from fgbench.measurement.environment import describe_environment
+    from fgbench.plan import contract
+    from fgbench.store.run_folder import RunFolder
+
+    first = plan.groups[0]
+    environment = describe_environment(first.device, first.threads)
+    contracts = {group.name: contract(group, environment) for group in plan.groups}
+    facts = {
+        "command": shlex.join(["fgbench", *sys.argv[1:]]),
+        "config": asdict(plan.config),
+        "reference": plan.reference,
+        "groups": [{"name": g.name, **asdict(g), "contract": contracts[g.name]} for g in plan.groups],
+        "environment": environment,
+    }
+    return RunFolder.create(out, _label(plan.config), facts), contracts
+
+
+def _label(config: Config) -> str:
+    archs = "-".join(Path(a.rpartition(":")[0] or a).stem for a in config.archs)
+    depths = "-".join(f"d{d}" for d in config.depths or ())
+    label = "-".join(filter(None, (archs, depths)))
+    return label if len(label) <= 40 else f"{len(config.archs)}x{len(config.depths or (0,))}-groups"
