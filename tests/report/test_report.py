@@ -74,20 +74,27 @@ def group(**forward: Any) -> pd.DataFrame:
     ],
 )
 def test_the_verdict_needs_the_whole_interval_on_one_side_of_1(low: float, high: float, verdict: str) -> None:
-    (sentence,) = findings(group(ratio=(low + high) / 2, ratio_low=low, ratio_high=high))
+    (sentence,) = findings(group(ratio=(low + high) / 2, ratio_low=low, ratio_high=high), NO_AA)
     assert f": {verdict};" in sentence
 
 
+def test_a_reference_that_differs_from_itself_takes_the_verdict_back() -> None:
+    aa = pd.DataFrame([{"group": REFERENCE["group"], "reference": "backprop", "ratio": 1.3}])
+    (sentence,) = findings(group(ratio=0.5, ratio_low=0.4, ratio_high=0.6), aa)
+    assert "no verdict, backprop differs from itself" in sentence
+    assert "faster" not in sentence
+
+
 def test_a_ratio_without_an_interval_gets_no_verdict() -> None:
-    (sentence,) = findings(group(ratio=0.5, ratio_low=math.nan, ratio_high=math.nan))
+    (sentence,) = findings(group(ratio=0.5, ratio_low=math.nan, ratio_high=math.nan), NO_AA)
     assert "too few rounds" in sentence
     assert "faster" not in sentence
 
 
 def test_runs_that_missed_the_target_are_said_beside_the_time() -> None:
-    (some,) = findings(group(reached=2, t_ratio=4.0, t_ratio_low=3.0, t_ratio_high=5.0))
+    (some,) = findings(group(reached=2, t_ratio=4.0, t_ratio_low=3.0, t_ratio_high=5.0), NO_AA)
     assert "reaching it in 2 of 3 runs" in some
-    (none,) = findings(group(reached=0, t=math.inf, t_ratio=math.inf))
+    (none,) = findings(group(reached=0, t=math.inf, t_ratio=math.inf), NO_AA)
     assert "in none of 3 runs" in none
 
 

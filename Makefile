@@ -1,0 +1,27 @@
+VENV ?= .venv
+PYTHON ?= python3
+INSTALLED := $(VENV)/.installed
+
+.PHONY: bench test lint clean
+
+# The main job, on data that needs no download, and its charts.
+bench: $(INSTALLED)
+	$(VENV)/bin/fgbench run --arch mlp --depth 8
+	$(VENV)/bin/fgbench plot "$$(ls -d results/2*/ | tail -n 1)"
+
+test: lint
+	$(VENV)/bin/python -m pytest
+
+lint: $(INSTALLED)
+	$(VENV)/bin/ruff check .
+	$(VENV)/bin/ruff format --check .
+	$(VENV)/bin/mypy
+
+$(INSTALLED): pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(VENV)/bin/python -m pip install --quiet --upgrade pip
+	$(VENV)/bin/python -m pip install --quiet --editable '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis

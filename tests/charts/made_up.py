@@ -1,0 +1,143 @@
+"""Made-up runs: tables with figures that a test knows, written as a run writes them."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from fgbench.plan import Group
+from fgbench.store.run_folder import RunFolder
+from tests.builders import run_folder
+
+METHODS = ("backprop", "forward", "forward:structure=rank-one")
+SEEDS = (1, 2, 3)
+TARGET = 1.0
+EVALUATIONS = 20
+STEPS_BETWEEN = 10
+STEP_SECONDS = dict(zip(METHODS, (0.010, 0.022, 0.006), strict=True))
+DECAY = dict(zip(METHODS, (0.02, 0.006, 0.008), strict=True))  # of the loss, per step
+DIVERGED = (METHODS[1], 3)  # the run whose loss is no longer finite, halfway
+CENSORED = (METHODS[2], 2)  # the run that never reaches the target
+
+
+def group(depth: int = 8, **changes: Any) -> Group:
+    plain = Group("mlp", depth, 512, 64, "digits", 2000, "float32", "cpu", 2)
+    return dataclasses.replace(plain, **changes)
+
+
+def run(
+    root: Path,
+    groups: Sequence[Group],
+    *,
+    timed: bool = True,
+    trained: bool = True,
+    methods: Sequence[str] = METHODS,
+    **facts: Any,
+) -> RunFolder:
+    """A run of these groups under `root`."""
+    folder = run_folder(root, groups, config={"methods": list(methods)}, **facts)
+    for each in groups:
+        if timed:
+            folder.append("ratios", *ratio_rows(each, methods))
+            folder.append("memory", *memory_rows(each, methods))
+        if trained:
+            runs = [(method, seed) for method in methods for seed in SEEDS]
+            folder.append("jobs", *(job_row(each, *one) for one in runs))
+            folder.append("curves", *(row for one in runs for row in curve_rows(each, *one)))
+            folder.append("targets", *(target_row(each, *one) for one in runs))
+    return folder
+
+
+def r(method: str, depth: int) -> float:
+    return {METHODS[0]: 3.0, METHODS[1]: 6.0 + depth / 20, METHODS[2]: 1.8 + depth / 50}[method]
+
+
+def ratio(method: str, depth: int) -> float:
+    return r(method, depth) / r(METHODS[0], depth)
+
+
+def peak_bytes(method: str, depth: int) -> int:
+    return parameter_bytes(depth) + {METHODS[0]: 2, METHODS[1]: 3, METHODS[2]: 1}[method] * depth * 2**20
+
+
+def parameter_bytes(depth: int) -> int:
+    return (depth + 1) * 2**20
+
+
+def ratio_rows(group: Group, methods: Sequence[str]) -> Iterator[dict[str, Any]]:
+    for method in methods:
+        own, over = r(method, group.depth), ratio(method, group.depth)
+        yield {
+            "group": group.name,
+            "method": method,
+            "role": "method",
+            "reference": METHODS[0],
+            "seconds": own / 100,
+            "r": own,
+            "r_low": own * 0.95,
+            "r_high": own * 1.05,
+            "ratio": over,
+            "ratio_low": over * 0.9,
+            "ratio_high": over * 1.1,
+            "processes": 5,
+            "rounds": 40,
+            "stopped": "precision",
+        }
+
+
+def memory_rows(group: Group, methods: Sequence[str]) -> Iterator[dict[str, Any]]:
+    yield {"group": group.name, "method": "base", "kind": "parameters", "bytes": parameter_bytes(group.depth)}
+    for method in methods:
+        peak = peak_bytes(method, group.depth)
+        yield {"group": group.name, "method": method, "kind": "peak_allocated", "bytes": peak}
+
+
+def job_row(group: Group, method: str, seed: int) -> dict[str, Any]:
+    status = "diverged" if (method, seed) == DIVERGED else "ok"
+    return {**_job(group, method, seed), "phase": "train", "learning_rate": 0.01, "status": status}
+
+
+def loss(method: str, seed: int, evaluation: int) -> float:
+    if (method, seed) == DIVERGED and evaluation > EVALUATIONS // 2:
+        return math.nan
+    floor = 1.2 if (method, seed) == CENSORED else 0.1
+    return floor + (2.4 - floor) * math.exp(-DECAY[method] * STEPS_BETWEEN * evaluation * (1 + seed / 10))
+
+
+def curve_rows(group: Group, method: str, seed: int) -> Iterator[dict[str, Any]]:
+    for evaluation in range(EVALUATIONS + 1):
+        value = loss(method, seed, evaluation)
+        yield {
+            **_job(group, method, seed),
+            "iteration": evaluation * STEPS_BETWEEN,
+            "train_seconds": seconds(method, evaluation),
+            "validation_loss": value,
+        }
+        if math.isnan(value):
+            return
+
+
+def target_row(group: Group, method: str, seed: int) -> dict[str, Any]:
+    losses = [loss(method, seed, evaluation) for evaluation in range(EVALUATIONS + 1)]
+    hit = next((i for i, value in enumerate(losses) if value <= TARGET), None)
+    ended = EVALUATIONS // 2 + 1 if (method, seed) == DIVERGED else EVALUATIONS
+    at = ended if hit is None else hit
+    return {
+        **_job(group, method, seed),
+        "target_loss": TARGET,
+        "outcome": "censored" if hit is None else "reached",
+        "seconds": seconds(method, at),
+        "iterations": at * STEPS_BETWEEN,
+    }
+
+
+def seconds(method: str, evaluation: int) -> float:
+    return STEP_SECONDS[method] * STEPS_BETWEEN * evaluation
+
+
+def _job(group: Group, method: str, seed: int) -> dict[str, Any]:
+    job = f"{group.name}/{method}/train/{seed}"
+    return {"job": job, "group": group.name, "method": method, "seed": seed}

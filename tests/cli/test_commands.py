@@ -1,0 +1,265 @@
+"""The command line through real subprocesses: what a user types, and what comes back."""
+
+from __future__ import annotations
+
+import json
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+import fgbench
+import fgbench.errors
+from fgbench.store.run_folder import find_runs
+from fgbench.store.schema import TABLES
+
+TINY = [
+    *("--arch", "mlp", "--depth", "1", "--width", "16", "--device", "cpu", "--threads", "1"),
+    *("--processes", "2", "--max-measure-seconds", "1", "--seeds", "2", "--max-train-seconds", "0.3"),
+]
+HEAVY = ("torch", "torchvision", "pandas", "matplotlib", "numpy", "scipy", "sklearn")
+
+USER_FILE = """
+from torch import nn
+
+def build(depth, width, in_shape, classes):
+    print("a user's own chatter")
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, width), nn.Tanh(), nn.Linear(width, classes))
+
+def raises(depth, width, in_shape, classes):
+    raise ValueError("boom")
+
+def number(depth, width, in_shape, classes):
+    return 3
+
+def wrong_shape(depth, width, in_shape, classes):
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, classes + 1))
+"""
+
+
+def command(*arguments: str) -> list[str]:
+    return [sys.executable, "-m", "fgbench", *map(str, arguments)]
+
+
+def fgbench_says(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=240, cwd=cwd)
+
+
+@pytest.fixture(scope="module")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    out = tmp_path_factory.mktemp("results")
+    done = fgbench_says("run", *TINY, "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    return out, done.stdout
+
+
+@pytest.fixture
+def user_file(tmp_path: Path) -> Path:
+    path = tmp_path / "own.py"
+    path.write_text(USER_FILE)
+    return path
+
+
+@pytest.mark.parametrize("entry", ["fgbench.cli", "fgbench"])
+def test_the_command_line_starts_without_heavy_imports(entry: str) -> None:
+    code = f"import sys, {entry}; print([m for m in {HEAVY} if m in sys.modules])"
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == "[]"
+
+
+def test_completing_a_name_imports_nothing_heavy() -> None:
+    code = (
+        "import sys\nfrom fgbench import registry\n"
+        "assert 'mlp' in registry.names('architectures') and 'forward' in registry.names('methods')\n"
+        f"print([m for m in {HEAVY} if m in sys.modules])"
+    )
+    loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert loaded.stdout.strip() == "[]"
+
+
+def test_version_is_the_packages() -> None:
+    assert fgbench_says("--version").stdout.strip() == f"fgbench {fgbench.__version__}"
+
+
+def test_list_names_everything_registered_with_its_options() -> None:
+    listed = fgbench_says("list").stdout
+    for name in ("mlp", "cnn", "logreg", "digits", "fashion-mnist", "synthetic", "backprop", "forward"):
+        assert re.search(rf"^\s*{name}\b", listed, re.MULTILINE), name
+    assert "structure=gaussian" in listed
+    assert "update=fused" in listed
+
+
+def test_doctor_says_what_is_here_and_measures_the_noise() -> None:
+    said = fgbench_says("doctor", "--device", "cpu", "--threads", "1", "--seconds", "1").stdout
+    assert re.search(r"backprop against itself: \d\.\d+ \[", said), said
+    assert "torch" in said
+
+
+def test_a_run_leaves_every_table_and_prints_its_path(tiny_run: tuple[Path, str]) -> None:
+    out, printed = tiny_run
+    (run,) = find_runs(out)
+    assert run.facts()["status"] == "done"
+    for table in TABLES:
+        assert len(run.read(table)), f"{table}.csv is empty"
+    assert run.path.name in printed.replace("\n", "")
+
+
+def test_a_run_says_in_words_what_it_found(tiny_run: tuple[Path, str]) -> None:
+    words = " ".join(tiny_run[1].split())
+    found = re.search(
+        r"a forward step takes ([\d.]+) times as long as a backprop step \(95 % interval", words
+    )
+    assert found, words
+    ratios = find_runs(tiny_run[0])[0].read("ratios")
+    stored = ratios[(ratios["method"] == "forward") & (ratios["role"] == "method")]["ratio"].item()
+    assert float(found[1]) == pytest.approx(stored, rel=0.05)
+
+
+def test_the_jobs_of_a_run_are_matched(tiny_run: tuple[Path, str]) -> None:
+    jobs = find_runs(tiny_run[0])[0].read("jobs")
+    for (phase, seed), same in jobs.groupby(["phase", "seed"]):
+        for column in ("weights_hash", "batches_hash", "contract", "parameters"):
+            assert same[column].nunique() == 1, f"{column} differs within {phase}, seed {seed}"
+
+
+def test_results_load_as_dataframes(tiny_run: tuple[Path, str]) -> None:
+    summary = fgbench.load(tiny_run[0])
+    assert list(summary["method"]) == ["backprop", "forward"]
+    assert summary["ratio"].iloc[0] == 1
+    assert len(fgbench.load(tiny_run[0], "samples")) > 20
+
+
+def test_plot_writes_charts_of_a_run(tiny_run: tuple[Path, str], tmp_path: Path) -> None:
+    done = fgbench_says("plot", str(tiny_run[0]), "--out", str(tmp_path), "--format", "svg")
+    assert done.returncode == 0, done.stderr
+    assert len(list(tmp_path.glob("*.svg"))) >= 4
+
+
+def test_json_on_standard_output_is_json_alone(user_file: Path, tmp_path: Path) -> None:
+    done = fgbench_says(
+        *("run", "--arch", f"{user_file}:build", "--width", "16", "--quick", "--time-only", "--json"),
+        *("--max-measure-seconds", "1", "--out", str(tmp_path / "results")),
+    )
+    result = json.loads(done.stdout)
+    assert [row["method"] for row in result["results"]] == ["backprop", "forward"]
+    assert Path(result["path"]).is_dir()
+
+
+BAD_INPUTS = {
+    "unknown architecture": (["run", "--arch", "nope"], "cnn, logreg, mlp"),
+    "unknown method": (["run", "--method", "nope"], "backprop, forward"),
+    "unknown method option": (["run", "--method", "forward:foo=1"], "structure"),
+    "unknown option value": (["run", "--method", "forward:structure=foo"], "gaussian"),
+    "unknown dataset": (["run", "--dataset", "nope"], "digits"),
+    "depth 0": (["run", "--depth", "0"], "at least 1"),
+    "negative depth": (["run", "--depth", "-3"], "at least 1"),
+    "no whole number": (["run", "--depth", "x"], "--depth"),
+    "width 0": (["run", "--width", "0"], "at least 1"),
+    "batch 0": (["run", "--batch", "0"], "at least 1"),
+    "batch above the data": (["run", "--batch", "5000"], "1437"),
+    "target not positive": (["run", "--target-loss", "-1"], "positive"),
+    "absent device": (["run", "--device", "cuda:99"], "torch sees cpu"),
+    "folder that cannot be written": (["run", "--depth", "1", "--out", "/proc/nowhere"], "cannot be written"),
+    "unknown flag": (["run", "--nope"], "--nope"),
+    "unknown command": (["nope"], "nope"),
+    "data that is not there": (["run", "--dataset", "mnist", "--data-dir", "{tmp}"], "digits"),
+    "results folder that is not there": (["plot", "{tmp}/absent"], "no such folder"),
+    "results folder without a run": (["plot", "{tmp}"], "holds no run"),
+    "user's file that is not there": (["run", "--arch", "{tmp}/absent.py:build"], "no file"),
+    "user's build that raises": (["run", "--arch", "{user}:raises"], "own.py:raises"),
+    "user's build that gives a number": (["run", "--arch", "{user}:number"], "own.py:number"),
+    "user's model of another shape": (["run", "--arch", "{user}:wrong_shape"], "own.py:wrong_shape"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_INPUTS)
+def test_bad_input_is_one_line_and_exit_code_2(case: str, user_file: Path, tmp_path: Path) -> None:
+    arguments, hint = BAD_INPUTS[case]
+    done = fgbench_says(*(a.format(tmp=tmp_path, user=user_file) for a in arguments), cwd=tmp_path)
+    assert done.returncode == 2, done.stderr
+    assert "Traceback" not in done.stderr
+    assert len(done.stderr.strip().splitlines()) == 1, done.stderr
+    assert hint in done.stderr
+    assert not (tmp_path / "results").exists(), "bad input left a results folder behind"
+
+
+def damaged(run: Path, damage: str) -> None:
+    if damage == "truncated inside":
+        lines = (run / "samples.csv").read_text().splitlines(keepends=True)
+        lines[2] = lines[2][: len(lines[2]) // 2] + "\n"
+        (run / "samples.csv").write_text("".join(lines))
+    elif damage == "other schema version":
+        facts = json.loads((run / "run.json").read_text()) | {"schema_version": 999}
+        (run / "run.json").write_text(json.dumps(facts))
+    else:
+        (run / "run.json").write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("damage", "hint"),
+    [
+        ("truncated inside", "samples.csv:3"),
+        ("other schema version", "schema version 999"),
+        ("broken run.json", "not JSON"),
+    ],
+)
+def test_a_damaged_results_folder_is_named(
+    tiny_run: tuple[Path, str], tmp_path: Path, damage: str, hint: str
+) -> None:
+    source = find_runs(tiny_run[0])[0].path
+    copy = tmp_path / "run"
+    copy.mkdir()
+    for file in source.glob("*.*"):
+        (copy / file.name).write_bytes(file.read_bytes())
+    damaged(copy, damage)
+    with pytest.raises(fgbench.errors.ResultsError, match=re.escape(hint)):
+        fgbench.load(tmp_path, "samples")
+
+
+def start_long_run(out: Path) -> subprocess.Popen[str]:
+    # SIGINT as a shell gives it to a foreground job, whatever this test was started under.
+    return subprocess.Popen(
+        command("run", *TINY, "--max-measure-seconds", "600", "--out", str(out)),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+
+
+def wait_for_samples(out: Path, process: subprocess.Popen[str], lines: int) -> Path:
+    for _ in range(600):
+        for file in out.glob("*/samples.csv"):
+            if file.read_bytes().count(b"\n") > lines:
+                return file.parent
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    raise AssertionError("no samples after a minute")
+
+
+def test_ctrl_c_saves_what_was_measured_and_exits_with_130(tmp_path: Path) -> None:
+    process = start_long_run(tmp_path)
+    wait_for_samples(tmp_path, process, lines=50)
+    process.send_signal(signal.SIGINT)
+    printed, errors = process.communicate(timeout=60)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    (run,) = find_runs(tmp_path)
+    assert run.facts()["status"] == "interrupted"
+    assert set(run.read("jobs")["status"]) == {"interrupted"}
+    assert len(run.read("samples")) >= 50
+    assert "forward" in printed
+
+
+@pytest.mark.parametrize("lines", [5, 23, 61])
+def test_kill_9_leaves_every_finished_row_readable(tmp_path: Path, lines: int) -> None:
+    process = start_long_run(tmp_path)
+    wait_for_samples(tmp_path, process, lines)
+    process.kill()
+    process.communicate(timeout=60)
+    (run,) = find_runs(tmp_path)
+    assert len(run.read("samples")) >= lines

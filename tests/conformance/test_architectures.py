@@ -1,0 +1,74 @@
+"""Every registered architecture, whoever wrote it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fgbench import architectures, methods, registry
+from fgbench.worker.matched import weights_hash
+from tests.builders import cross_entropy
+
+NAMES = registry.names("architectures")
+IN_SHAPE, CLASSES = (1, 8, 8), 5
+
+
+def built(name: str, depth: int | None = None, seed: int = 0) -> torch.nn.Module:
+    family = architectures.find(name)
+    torch.manual_seed(seed)
+    return architectures.build(
+        name, depth or family.default_depth, min(family.default_width, 8), IN_SHAPE, CLASSES
+    )
+
+
+def parameters(model: torch.nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())
+
+
+@pytest.mark.parametrize("name", NAMES)
+class TestEveryArchitecture:
+    def test_same_seed_gives_the_same_weights_another_seed_others(self, name):
+        assert weights_hash(built(name, seed=3)) == weights_hash(built(name, seed=3))
+        assert weights_hash(built(name, seed=3)) != weights_hash(built(name, seed=4))
+
+    def test_depth_is_honoured(self, name):
+        family = architectures.find(name)
+        if family.fixed_depth:
+            assert parameters(built(name, 1)) == parameters(built(name, 3))
+            return
+        # At one width each layer more has weights of its own; pooling may shrink what comes after it.
+        layers = [sum(1 for p in built(name, depth).parameters() if p.ndim > 1) for depth in (1, 2, 3, 6)]
+        assert layers == sorted(set(layers)), layers
+        counts = [parameters(built(name, depth)) for depth in (2, 3, 6)]
+        assert counts == sorted(set(counts)), counts
+
+    @pytest.mark.parametrize("batch", [1, 3])
+    def test_output_is_a_logit_for_each_class(self, name, batch):
+        assert built(name).eval()(torch.zeros(batch, *IN_SHAPE)).shape == (batch, CLASSES)
+
+    def test_takes_mnist_shaped_images_at_its_defaults(self, name):
+        family = architectures.find(name)
+        width = min(family.default_width, 16)
+        model = architectures.build(name, family.default_depth, width, (1, 28, 28), 10)
+        assert model(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
+
+    def test_a_backprop_step_in_float64_moves_every_parameter(self, name):
+        model = built(name).double().train()
+        before = {key: value.clone() for key, value in model.named_parameters()}
+        batch = (torch.randn(16, *IN_SHAPE, dtype=torch.float64), torch.arange(16) % CLASSES)
+        loss = methods.find("backprop").prepare(model, cross_entropy, seed=0)(batch, 0.1)
+        assert torch.isfinite(loss), loss
+        still = [key for key, value in model.named_parameters() if torch.equal(value, before[key])]
+        assert not still
+
+    def test_signal_neither_dies_nor_explodes_with_depth(self, name):
+        family = architectures.find(name)
+        if family.fixed_depth:
+            pytest.skip("has one depth only")
+        torch.manual_seed(0)
+        model = architectures.build(name, 30, 32, IN_SHAPE, CLASSES).eval()
+        spread = float(model(torch.randn(64, *IN_SHAPE)).detach().std())
+        assert 1e-2 < spread < 1e2, spread
+
+    def test_says_what_it_is(self, name):
+        assert architectures.find(name).summary

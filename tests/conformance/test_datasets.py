@@ -1,0 +1,138 @@
+"""Every registered dataset, whoever wrote it."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from fgbench import datasets, registry
+from fgbench.datasets import Dataset
+from fgbench.datasets.mnist import MNIST
+from fgbench.errors import UsageError
+from fgbench.options import canonical, options_of
+from tests.builders import data_folder
+
+NAMES = registry.names("datasets")
+ALL = 10**9  # more than any validation split has
+
+
+def loaded(name: str) -> Dataset:
+    source = datasets.find(name)
+    if isinstance(source, MNIST):
+        raw = data_folder() / source.torchvision_name / "raw"
+        if not raw.is_dir():
+            pytest.skip(f"{name} is not in {data_folder().name}/, and a test downloads nothing")
+        pytest.importorskip("torchvision", exc_type=Exception)
+    return datasets.load(name, data_folder(), ALL)
+
+
+@pytest.mark.parametrize("name", NAMES)
+class TestEveryDataset:
+    def test_is_the_same_twice(self, name):
+        one, other = loaded(name), loaded(name)
+        for field in ("train_x", "train_y", "validation_x", "validation_y"):
+            assert torch.equal(getattr(one, field), getattr(other, field)), field
+
+    def test_training_images_have_mean_0_and_deviation_1(self, name):
+        images = loaded(name).train_x.double()
+        assert float(images.mean()) == pytest.approx(0, abs=1e-4)
+        assert float(images.std()) == pytest.approx(1, abs=1e-4)
+
+    def test_validation_is_normalised_by_the_training_split(self, name):
+        images = loaded(name).validation_x.double()
+        assert abs(float(images.mean())) > 1e-7, "normalised by itself"
+        assert abs(float(images.mean())) < 0.1
+        assert float(images.std()) == pytest.approx(1, abs=0.1)
+
+    def test_labels_are_class_indices_and_every_class_occurs(self, name):
+        data = loaded(name)
+        for labels in (data.train_y, data.validation_y):
+            assert labels.dtype == torch.int64
+            assert set(labels.tolist()) == set(range(data.classes))
+
+    def test_shapes_agree(self, name):
+        data = loaded(name)
+        assert data.train_x.shape == (len(data.train_y), *data.in_shape)
+        assert data.validation_x.shape == (len(data.validation_y), *data.in_shape)
+        assert len(data.in_shape) == 3
+        assert data.train_x.dtype == torch.float32
+
+    def test_no_validation_image_is_a_training_image(self, name):
+        data = loaded(name)
+        known = {image.numpy().tobytes() for image in data.train_x}
+        again = sum(image.numpy().tobytes() in known for image in data.validation_x)
+        # Collections of real images hold a few exact duplicates of their own.
+        assert again <= len(data.validation_x) * 0.01, again
+
+    def test_canonical_spec_is_its_name_and_finds_it_again(self, name):
+        source = datasets.find(name)
+        assert canonical(name, source) == name
+        assert datasets.find(canonical(name, source)) == source
+
+    def test_says_what_it_is(self, name):
+        source = datasets.find(name)
+        assert source.summary
+        assert all(option.help for option in options_of(type(source)))
+
+
+def test_digits_split_into_1437_and_360_and_no_sample_is_in_both():
+    from sklearn.datasets import load_digits
+
+    data = loaded("digits")
+    assert (len(data.train_x), len(data.validation_x)) == (1437, 360)
+    assert data.in_shape == (1, 28, 28)
+    # The two splits together hold exactly scikit-learn's labels.
+    together = torch.bincount(torch.cat([data.train_y, data.validation_y])).tolist()
+    assert together == torch.bincount(torch.tensor(load_digits().target)).tolist()
+
+
+def test_digits_index_sets_are_disjoint_and_complete():
+    from sklearn.model_selection import train_test_split
+
+    seen = {}
+
+    def spy(samples, **options):
+        seen["train"], seen["held"] = train_test_split(samples, **options)
+        return seen["train"], seen["held"]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("sklearn.model_selection.train_test_split", spy)
+        loaded("digits")
+    assert not set(seen["train"]) & set(seen["held"])
+    assert sorted([*seen["train"], *seen["held"]]) == list(range(1797))
+
+
+def test_validation_size_cuts_the_held_out_set_to_its_first_samples():
+    whole, cut = loaded("digits"), datasets.load("digits", data_folder(), 50)
+    assert torch.equal(cut.validation_x, whole.validation_x[:50])
+    assert torch.equal(cut.validation_y, whole.validation_y[:50])
+    assert torch.equal(cut.train_x, whole.train_x)
+
+
+def test_validation_size_0_is_refused():
+    with pytest.raises(UsageError, match="--validation-size 0: must be at least 1"):
+        datasets.load("digits", data_folder(), 0)
+
+
+def test_synthetic_has_the_shape_asked_for():
+    data = datasets.load("synthetic:shape=3x5x7,classes=4,samples=40", data_folder(), ALL)
+    assert (data.in_shape, data.classes, len(data.train_x), len(data.validation_x)) == ((3, 5, 7), 4, 40, 10)
+
+
+@pytest.mark.parametrize("shape", ["28x28", "1x0x3", "1x-2x3", "axbxc", "1x2x3x4", "x"])
+def test_synthetic_refuses_a_shape_that_is_none(shape):
+    with pytest.raises(UsageError, match=r"must be like 3x32x32"):
+        datasets.load(f"synthetic:shape={shape}", data_folder(), 8)
+
+
+def test_mnist_that_is_not_there_names_digits_in_one_line(tmp_path, monkeypatch):
+    torchvision = pytest.importorskip("torchvision", exc_type=Exception)
+
+    def no_network(*_args, **_options):
+        raise OSError("no route to host")
+
+    monkeypatch.setattr(torchvision.datasets, "MNIST", no_network)
+    with pytest.raises(UsageError) as caught:
+        datasets.load("mnist", tmp_path, 8)
+    assert "--dataset digits" in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -1,0 +1,27 @@
+"""What every test shares: one thread, so that results and run times do not depend on the machine."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from hypothesis import settings
+
+settings.register_profile("steady", deadline=None, derandomize=True)
+settings.load_profile("steady")
+torch.set_num_threads(1)
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """What is tested may set the number of threads; the next test starts with one again."""
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(1)
+
+
+@pytest.fixture
+def short_blocks(monkeypatch):
+    """Timed blocks of a tenth of a millisecond: for tests of what is timed, not of how long."""
+    from fgbench.worker import timing
+
+    monkeypatch.setattr(timing, "BLOCK_SECONDS", {"cpu": 1e-4, "cuda": 1e-4})

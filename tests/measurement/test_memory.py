@@ -1,0 +1,117 @@
+"""Peak memory on a CPU against tensors counted by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+
+from fgbench.measurement.memory import MEASURED_STEPS, WARM_UP_STEPS, peak_of_step
+
+CPU = torch.device("cpu")
+KB = 1024
+
+
+def bytes_tensor(size: int) -> torch.Tensor:
+    return torch.zeros(size, dtype=torch.uint8)
+
+
+def peak(step: Callable[[], object]) -> int:
+    return peak_of_step(lambda: step, CPU).allocated
+
+
+def test_a_step_that_allocates_nothing_has_a_peak_of_0():
+    assert peak(lambda: None) == 0
+
+
+def test_tensors_that_live_together_add_up():
+    def step() -> None:
+        one = bytes_tensor(64 * KB)
+        other = bytes_tensor(32 * KB)
+        del one, other
+
+    assert peak(step) == 96 * KB
+
+
+def test_tensors_that_follow_each_other_do_not():
+    def step() -> None:
+        one = bytes_tensor(64 * KB)
+        del one
+        other = bytes_tensor(48 * KB)
+        del other
+
+    assert peak(step) == 64 * KB
+
+
+def test_what_prepare_keeps_counts_and_what_was_there_before_does_not():
+    before = bytes_tensor(512 * KB)
+
+    def prepare() -> Callable[[], object]:
+        kept = bytes_tensor(128 * KB)
+        return lambda: (kept, before, bytes_tensor(16 * KB))
+
+    # Of the tuple that a step gives, nothing lives on: 128 kept + 16 at the peak.
+    assert peak_of_step(prepare, CPU).allocated == 144 * KB
+
+
+def test_what_is_needed_only_before_the_steps_are_warm_does_not_count():
+    calls = []
+
+    def step() -> None:
+        calls.append(0)
+        temporary = bytes_tensor((1024 if len(calls) <= WARM_UP_STEPS else 8) * KB)
+        del temporary
+
+    assert peak(step) == 8 * KB
+    assert len(calls) == WARM_UP_STEPS + MEASURED_STEPS
+
+
+def test_what_a_step_keeps_for_the_next_counts():
+    kept: list[torch.Tensor] = []
+
+    def step() -> None:
+        fresh = bytes_tensor(40 * KB)
+        kept[:] = [fresh]
+
+    # The old one goes only when the new one is there.
+    assert peak(step) == 80 * KB
+
+
+def test_backprop_of_a_linear_layer_is_counted_exactly():
+    batch, inputs, outputs = 32, 64, 16
+
+    def prepare() -> Callable[[], object]:
+        weight = torch.zeros(outputs, inputs, requires_grad=True)
+        x = torch.zeros(batch, inputs)
+
+        def step() -> None:
+            (x @ weight.T).sum().backward()
+            weight.grad = None
+
+        return step
+
+    kept = 4 * (outputs * inputs + batch * inputs)
+    least = kept + 4 * outputs * inputs  # with the gradient
+    most = least + 4 * (2 * batch * outputs + outputs * inputs + 64)  # with output and its gradient
+    assert least <= peak_of_step(prepare, CPU).allocated <= most
+
+
+def test_a_cpu_reserves_nothing():
+    assert peak_of_step(lambda: lambda: None, CPU).reserved is None
+
+
+def test_peak_is_the_same_twice():
+    def step() -> object:
+        return torch.randn(100, 100) @ torch.randn(100, 100)
+
+    assert peak(step) == peak(step)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_peak_on_a_gpu_is_that_of_the_tensors():
+    device = torch.device("cuda:0")
+    found = peak_of_step(lambda: lambda: torch.zeros(2**20, dtype=torch.uint8, device=device), device)
+    assert found.allocated == 2**20
+    assert found.reserved is not None
+    assert found.reserved >= 2**20

@@ -1,0 +1,202 @@
+"""The forward gradient against its definition, its second moment, and models that are awkward."""
+
+from __future__ import annotations
+
+import copy
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from fgbench import methods, oracle
+from fgbench.worker.matched import weights_hash
+from tests.builders import cross_entropy, flat, reverse_gradient, tiny_batch, tiny_mlp, updates
+
+SPECS = ["forward", "forward:structure=rademacher"]
+
+
+class Tied(nn.Module):
+    """One weight used twice, once transposed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(16, 16)
+        self.again = nn.Linear(16, 16)
+        self.again.weight = self.inner.weight
+        self.out = nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.out(torch.tanh(self.again(torch.tanh(self.inner(x.flatten(1))))))
+
+
+def with_batch_norm() -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3))
+    return model.double().train()
+
+
+def with_dropout() -> nn.Module:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 32), nn.ReLU(), nn.Dropout(0.5), nn.Linear(32, 3))
+    return model.double().train()
+
+
+def with_frozen() -> nn.Module:
+    model = tiny_mlp()
+    model[1].weight.requires_grad_(False)
+    return model
+
+
+def tied() -> nn.Module:
+    torch.manual_seed(0)
+    return Tied().double().train()
+
+
+AWKWARD = {"batch norm": with_batch_norm, "dropout": with_dropout, "frozen": with_frozen, "tied": tied}
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_update_is_the_learning_rate_times_derivative_times_tangent(spec):
+    model, batch = tiny_mlp(), tiny_batch()
+    gradient = flat(reverse_gradient(model, batch))
+    step = methods.find(spec).prepare(model, cross_entropy, seed=1)
+    before = flat(list(step.parameters))
+    step(batch, 0.25)
+    tangent = step.tangent
+    wanted = -0.25 * (gradient @ tangent) * tangent
+    moved = flat(list(step.parameters)) - before
+    assert float((moved - wanted).norm() / wanted.norm()) < 1e-9
+    assert float(step.directional_derivative) == pytest.approx(float(gradient @ tangent), rel=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("spec", "excess"), [("forward", 2), ("forward:structure=rademacher", 0)], ids=["gaussian", "rademacher"]
+)
+def test_second_moment_is_n_plus_2_for_gaussian_and_n_for_rademacher(spec, excess):
+    """E‖g‖² over 20 000 tangents, within 4 standard errors (a false alarm in 16 000)."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 1, bias=False), nn.Linear(1, 3, bias=False)).double()
+    batch, draws = tiny_batch(), 20_000
+    gradient = flat(reverse_gradient(model, batch))
+    step = methods.find(spec).prepare(model, cross_entropy, seed=2)
+    size = len(gradient)
+    squares = []
+    for _ in range(draws):  # the tangents of the step itself, without the forward pass
+        step.draw()
+        squares.append(float((gradient @ step.tangent) ** 2 * step.tangent.square().sum()))
+    moments = torch.tensor(squares, dtype=torch.float64) / float(gradient.square().sum())
+    error = float(moments.std()) / math.sqrt(draws)
+    assert abs(float(moments.mean()) - (size + excess)) < 4 * error, (float(moments.mean()), size, error)
+    assert error < 0.5, "too coarse to tell n from n + 2"
+
+
+@pytest.mark.parametrize(("structure", "kurtosis"), [("gaussian", 3.0), ("rademacher", 1.0)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+def test_tangent_entries_have_mean_0_variance_1_and_their_kurtosis(structure, kurtosis, dtype):
+    model = nn.Linear(1000, 400, bias=False).to(dtype)
+    step = methods.find(f"forward:structure={structure}").prepare(model, cross_entropy, seed=4)
+    step.draw()
+    v, n = step.tangent.double(), step.tangent.numel()
+    assert abs(float(v.mean())) < 5 / math.sqrt(n)
+    assert abs(float(v.square().mean()) - 1) < 5 * math.sqrt(2 / n)
+    assert abs(float(v.pow(4).mean()) - kurtosis) < 5 * math.sqrt(96 / n)
+
+
+def test_rademacher_entries_are_plus_or_minus_1():
+    model = nn.Linear(100, 40)
+    step = methods.find("forward:structure=rademacher").prepare(model, cross_entropy, seed=4)
+    step.draw()
+    assert set(step.tangent.tolist()) == {-1.0, 1.0}
+
+
+@pytest.mark.parametrize("spec", [*SPECS, "backprop", "backprop:update=in-backward"])
+@pytest.mark.parametrize("name", AWKWARD)
+def test_oracle_accepts_it_on_an_awkward_model(spec, name):
+    oracle.check_step(methods.find(spec), AWKWARD[name](), cross_entropy, tiny_batch(), seed=3)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_running_statistics_are_those_of_backprop_and_not_dual(spec):
+    stepped = {}
+    for name in ("backprop", spec):
+        model = with_batch_norm()
+        step = methods.find(name).prepare(model, cross_entropy, seed=0)
+        step(tiny_batch(), 0.0)
+        step(tiny_batch(samples=4), 0.0)
+        stepped[name] = dict(model.named_buffers())
+    for key, buffer in stepped[spec].items():
+        assert torch.equal(buffer, stepped["backprop"][key]), key
+        assert torch.autograd.forward_ad.unpack_dual(buffer.detach()).tangent is None
+        assert torch.isfinite(buffer.float()).all(), key
+    assert int(stepped[spec]["2.num_batches_tracked"]) == 2
+    assert not torch.equal(stepped[spec]["2.running_mean"], with_batch_norm()[2].running_mean)
+
+
+def test_a_model_with_batch_norm_can_be_hashed_copied_and_evaluated_after_a_step():
+    model = with_batch_norm()
+    before = weights_hash(model)
+    methods.find("forward").prepare(model, cross_entropy, seed=0)(tiny_batch(), 0.1)
+    assert weights_hash(copy.deepcopy(model)) == weights_hash(model) != before
+    assert torch.isfinite(model.eval()(tiny_batch()[0])).all()
+
+
+def test_dropout_drops_anew_in_every_step():
+    step = methods.find("forward").prepare(with_dropout(), cross_entropy, seed=0)
+    losses = {float(step(tiny_batch(), 0.0)) for _ in range(5)}
+    assert len(losses) == 5
+
+
+@pytest.mark.parametrize("spec", [*SPECS, "backprop", "backprop:update=in-backward"])
+def test_frozen_parameters_stay_and_the_others_move(spec):
+    model = with_frozen()
+    before = copy.deepcopy(model)
+    methods.find(spec).prepare(model, cross_entropy, seed=0)(tiny_batch(), 0.1)
+    moved = {
+        name
+        for name, p in model.named_parameters()
+        if not torch.equal(p, dict(before.named_parameters())[name])
+    }
+    assert moved == {"1.bias", "3.weight", "3.bias"}
+
+
+@pytest.mark.parametrize("spec", [*SPECS, "backprop", "backprop:update=in-backward"])
+def test_tied_weights_stay_tied_and_count_once(spec):
+    model = tied()
+    step = methods.find(spec).prepare(model, cross_entropy, seed=0)
+    before = model.inner.weight.detach().clone()
+    step(tiny_batch(), 0.1)
+    assert len(step.parameters) == 5
+    assert model.inner.weight is model.again.weight
+    assert not torch.equal(model.inner.weight, before)
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_no_reverse_graph_is_built(spec):
+    model = tiny_mlp()
+    seen: list[bool] = []
+    model.register_forward_hook(lambda _module, _inputs, output: seen.append(output.grad_fn is not None))
+    step = methods.find(spec).prepare(model, cross_entropy, seed=0)
+    value = step(tiny_batch(), 0.1)
+    assert seen == [False]
+    assert not value.requires_grad
+    assert not step.directional_derivative.requires_grad
+    assert all(p.requires_grad and p.grad is None and p.grad_fn is None for p in model.parameters())
+
+
+def test_directional_derivative_is_not_read_back_in_the_step(monkeypatch):
+    def forbidden(*_args: object) -> float:
+        raise AssertionError("a step waited for the device")
+
+    step = methods.find("forward").prepare(tiny_mlp(), cross_entropy, seed=0)
+    for name in ("item", "tolist", "__float__", "__bool__", "cpu", "numpy"):
+        monkeypatch.setattr(torch.Tensor, name, forbidden)
+    step(tiny_batch(), 0.1)
+
+
+def test_successive_tangents_differ():
+    one, other = updates(
+        methods.find("forward").prepare(tiny_mlp(), cross_entropy, seed=0), tiny_batch(), draws=2
+    )
+    cosine = float(one @ other / one.norm() / other.norm())
+    assert abs(cosine) < 0.9, cosine

@@ -1,0 +1,173 @@
+"""The one table, from a run folder that is written by hand: whole, partial, diverged, censored."""
+
+from __future__ import annotations
+
+import math
+
+import pandas as pd
+import pytest
+
+from fgbench.store.run_folder import RunFolder
+from fgbench.summary.table import aa_rows, summarise
+from fgbench.summary.targets import target_of, target_rows
+from tests.builders import run_folder, tiny_group
+
+GROUP = tiny_group()
+
+
+def curve(folder: RunFolder, method: str, seed: int, losses: list[float], pace: float = 1.0) -> None:
+    job = f"{GROUP.name}/{method}/train/{seed}"
+    finite = math.isfinite(losses[-1])
+    folder.append(
+        "jobs",
+        {
+            "job": job,
+            "group": GROUP.name,
+            "method": method,
+            "phase": "train",
+            "seed": seed,
+            "learning_rate": 0.1,
+            "status": "ok" if finite else "diverged",
+        },
+    )
+    for i, loss in enumerate(losses):
+        folder.append(
+            "curves",
+            {
+                "job": job,
+                "group": GROUP.name,
+                "method": method,
+                "seed": seed,
+                "iteration": 10 * i,
+                "train_seconds": pace * i,
+                "validation_loss": loss,
+                "validation_accuracy": 0.5,
+            },
+        )
+
+
+def with_targets(folder: RunFolder, asked: str = "auto") -> float | None:
+    curves = folder.read("curves")
+    target = target_of(curves, asked, "backprop")
+    if target is not None:
+        folder.replace_group("targets", GROUP.name, target_rows(curves, target))
+    return target
+
+
+def trained(root, forward: list[list[float]], asked: str = "auto") -> pd.DataFrame:
+    folder = run_folder(root, [GROUP])
+    for seed, losses in enumerate(forward, start=1):
+        curve(folder, "backprop", seed, [3.0, 1.0, 1.0, 1.0, 1.0])
+        curve(folder, "forward", seed, losses, pace=2.0)
+    with_targets(folder, asked)
+    return summarise(folder).set_index("method")
+
+
+FINE = [3.0, 2.0, 1.0, 1.0, 1.0]
+
+
+def test_an_empty_run_has_a_row_for_each_method_and_nothing_in_it(tmp_path):
+    table = summarise(run_folder(tmp_path, [GROUP]))
+    assert list(table["method"]) == ["backprop", "forward"]
+    for column in ("seconds", "r", "ratio", "peak_bytes", "t", "t_ratio", "validation_loss", "learning_rate"):
+        assert table[column].isna().all(), column
+    assert set(table["depth"]) == {GROUP.depth}
+    assert set(table["device_name"]) == {"a processor"}
+
+
+def test_times_to_target_and_their_factors(tmp_path):
+    table = trained(tmp_path, [FINE, FINE])
+    assert set(table["target_loss"]) == {1.0}
+    assert (table.loc["backprop", "t"], table.loc["forward", "t"]) == pytest.approx((1.0, 4.0))
+    assert table.loc["forward", "t_ratio"] == pytest.approx(4.0)
+    assert table.loc["forward", "n_ratio"] == pytest.approx(2.0)
+    assert table.loc["backprop", "t_ratio"] == pytest.approx(1.0)
+    assert list(table["reached"]) == list(table["runs"]) == [2, 2]
+
+
+def test_a_censored_run_counts_its_seconds_and_its_failure(tmp_path):
+    table = trained(tmp_path, [FINE, [3.0, 2.9, 2.8, 2.8, 2.8]], asked="1.0")
+    forward = table.loc["forward"]
+    assert (forward["reached"], forward["runs"]) == (1, 2)
+    assert forward["t"] == pytest.approx(4.0 + 8.0)
+    assert pd.isna(forward["t_high"])
+
+
+def test_a_method_that_never_reached_it_is_infinitely_far(tmp_path):
+    table = trained(tmp_path, [[3.0, 2.9, 2.8, 2.8, 2.8]] * 2, asked="1.0")
+    assert table.loc["forward", "reached"] == 0
+    assert table.loc["forward", "t"] == math.inf
+    assert table.loc["forward", "t_ratio"] == math.inf
+
+
+def test_a_diverged_run_is_said_censored_and_spoils_the_final_loss(tmp_path):
+    table = trained(tmp_path, [FINE, [3.0, 5.0, math.nan]])
+    forward = table.loc["forward"]
+    assert forward["status"] == "1 diverged"
+    assert (forward["reached"], forward["runs"]) == (1, 2)
+    assert pd.isna(forward["validation_loss"]), "a mean over the survivors would flatter"
+    assert table.loc["backprop", "status"] == "ok"
+
+
+def test_final_loss_is_the_mean_over_seeds(tmp_path):
+    table = trained(tmp_path, [[3.0, 2.0, 1.0, 1.0, 0.8], [3.0, 2.0, 1.0, 1.0, 0.6]])
+    forward = table.loc["forward"]
+    assert forward["validation_loss"] == pytest.approx(0.7)
+    assert forward["validation_loss_low"] < 0.7 < forward["validation_loss_high"]
+
+
+def test_ratios_and_memory_are_the_methods_own_and_the_a_a_row_apart(tmp_path):
+    folder = run_folder(tmp_path, [GROUP])
+    row = {"group": GROUP.name, "method": "backprop", "reference": "backprop"}
+    folder.replace(
+        "ratios",
+        [
+            {**row, "role": "aa", "ratio": 1.01},
+            {**row, "role": "method", "ratio": 1.0, "r": 4.0},
+            {**row, "role": "method", "method": "forward", "ratio": 1.5, "r": 6.0},
+        ],
+    )
+    for kind, count in (("peak_reserved", 9), ("peak_allocated", 5)):
+        folder.append("memory", {"group": GROUP.name, "method": "forward", "kind": kind, "bytes": count})
+    table = summarise(folder).set_index("method")
+    assert list(table["ratio"]) == [1.0, 1.5]
+    assert table.loc["forward", "peak_bytes"] == 5
+    assert pd.isna(table.loc["backprop", "peak_bytes"])
+    assert list(aa_rows(folder)["ratio"]) == [1.01]
+
+
+def test_groups_do_not_mix(tmp_path):
+    other = tiny_group(depth=2)
+    folder = run_folder(tmp_path, [GROUP, other])
+    curve(folder, "backprop", 1, FINE)
+    table = summarise(folder).set_index(["depth", "method"])
+    assert table.loc[(1, "backprop"), "validation_loss"] == 1.0
+    assert pd.isna(table.loc[(2, "backprop"), "validation_loss"])
+
+
+class TestTarget:
+    def curves(self, root) -> pd.DataFrame:
+        folder = run_folder(root, [GROUP])
+        curve(folder, "backprop", 1, [3.0, 0.5, 0.5, 0.5])
+        curve(folder, "backprop", 2, [3.0, 0.7, 0.7, 0.7])
+        curve(folder, "forward", 1, [3.0, 1.4, 1.4, 1.4])
+        return folder.read("curves")
+
+    def test_auto_is_what_every_run_reached_and_backprop_best_what_most_of_backprops_did(self, tmp_path):
+        curves = self.curves(tmp_path)
+        assert target_of(curves, "auto", "backprop") == 1.4
+        assert target_of(curves, "backprop-best", "backprop") == 0.7
+        assert target_of(curves, "0.25", "backprop") == 0.25
+
+    def test_without_the_reference_there_is_no_backprop_best(self, tmp_path):
+        assert target_of(self.curves(tmp_path), "backprop-best", "nobody") is None
+
+    def test_a_row_for_each_run(self, tmp_path):
+        rows = target_rows(self.curves(tmp_path), 0.7)
+        assert [(r["method"], r["seed"], r["outcome"]) for r in rows] == [
+            ("backprop", 1, "reached"),
+            ("backprop", 2, "reached"),
+            ("forward", 1, "censored"),
+        ]
+        assert rows[0]["iterations"] == 10
+        assert rows[2]["first_hit_seconds"] is None

@@ -1,0 +1,233 @@
+"""The plan: the grid, the contract, and every bad input as one line before anything is measured."""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from typing import ClassVar
+
+import pytest
+import torch
+
+from fgbench import architectures
+from fgbench.errors import UsageError
+from fgbench.plan import Group, contract, make_plan, resolve_device, resolve_threads
+from tests.builders import TINY_DATA, config, tiny_group
+
+ENVIRONMENT = {"device_name": "a processor", "libraries": {"torch": "2.15.1"}, "load_1min": 0.3}
+
+GOOD = """
+from __future__ import annotations
+from dataclasses import dataclass
+from torch import nn
+
+@dataclass
+class Size:
+    width: int
+
+print("imported")
+
+def build(depth, width, in_shape, classes):
+    print("building")
+    size = Size(width)
+    layers = [nn.Linear(36, size.width), nn.BatchNorm1d(width), nn.Linear(width, classes)]
+    return nn.Sequential(nn.Flatten(), *layers)
+"""
+
+
+def message(**changes: object) -> str:
+    with pytest.raises(UsageError) as caught:
+        make_plan(config(**changes))
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+class TestBadInput:
+    @pytest.mark.parametrize(
+        ("changes", "line"),
+        [
+            ({"archs": ("resnet",)}, "no architecture 'resnet': there are cnn, logreg, mlp"),
+            ({"archs": ()}, "--arch: name at least one"),
+            ({"methods": ("telepathy",)}, "no method 'telepathy': there are backprop, forward"),
+            ({"methods": ()}, "--method: name at least one"),
+            ({"methods": ("forward:structure=odd",)}, "must be one of gaussian, rademacher"),
+            ({"methods": ("forward:colour=red",)}, "forward has no option 'colour'"),
+            ({"methods": ("forward", "forward:structure=gaussian")}, "--method forward is given twice"),
+            ({"dataset": "imagenet"}, "no dataset 'imagenet': there are digits"),
+            ({"dataset": "digits:size=3"}, "digits has no option 'size': it has none"),
+            ({"dataset": "synthetic:samples=1"}, "synthetic:samples=1: must be at least 8"),
+            ({"depths": (0,)}, "--depth 0: must be at least 1"),
+            ({"depths": (2, -3)}, "--depth -3: must be at least 1"),
+            ({"archs": ("logreg",), "depths": (2,)}, "--arch logreg has a fixed depth of 1"),
+            ({"width": 0}, "--width 0: must be at least 1"),
+            ({"width": -5}, "--width -5: must be at least 1"),
+            ({"batch": 0}, "--batch 0: must be at least 1"),
+            ({"batch": 65}, f"--batch 65: {TINY_DATA} has only 64 training samples"),
+            ({"validation_size": 0}, "--validation-size 0: must be at least 1"),
+            ({"threads": 0}, "--threads 0: must be at least 1"),
+            ({"seeds": 0}, "--seeds 0: must be at least 1"),
+            ({"processes": 0}, "--processes 0: must be at least 1"),
+            ({"target_loss": "0"}, "--target-loss 0: must be a positive number"),
+            ({"target_loss": "-1"}, "--target-loss -1: must be a positive number"),
+            ({"target_loss": "nan"}, "--target-loss nan: must be a positive number"),
+            ({"target_loss": "inf"}, "--target-loss inf: must be a positive number"),
+            ({"target_loss": "low"}, "--target-loss low: must be a number or one of auto, backprop-best"),
+            ({"learning_rate": 0.0}, "--lr 0: must be a positive number"),
+            ({"learning_rate": float("nan")}, "--lr nan: must be a positive number"),
+            ({"precision": 0.0}, "--precision 0: must be a positive number"),
+            ({"max_train_seconds": -1.0}, "--max-train-seconds -1: must be a positive number"),
+            ({"max_measure_seconds": 0.0}, "--max-measure-seconds 0: must be a positive number"),
+            ({"dtype": "float16"}, "--dtype float16: must be one of float32, float64, bfloat16"),
+            ({"device": "cuda:99"}, "--device cuda:99: not on this machine, torch sees cpu"),
+            ({"device": "tpu"}, "--device tpu: not on this machine"),
+            ({"time": False, "train": False}, "leave nothing to do together"),
+            ({"archs": ("cnn",), "dataset": "synthetic:shape=1x3x3"}, "cnn needs images"),
+        ],
+        ids=str,
+    )
+    def test_is_said_in_one_line_with_what_would_be_right(self, changes, line):
+        assert line in message(**changes)
+
+
+class TestUsersOwnArchitecture:
+    def spec(self, folder, text: str, function: str = "build", name: str = "own.py") -> str:
+        (folder / name).write_text(text)
+        return f"{folder / name}:{function}"
+
+    def test_a_good_file_is_planned_and_prints_nothing_on_standard_output(self, tmp_path, capsys):
+        plan = make_plan(config(archs=(self.spec(tmp_path, GOOD),)))
+        assert plan.groups[0].name == "own.build-d1-w16-b8"
+        assert capsys.readouterr().out == ""
+
+    def test_a_module_of_the_current_folder(self, tmp_path, monkeypatch):
+        (tmp_path / "own_pack").mkdir()
+        (tmp_path / "own_pack" / "models.py").write_text(GOOD)
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setattr(sys, "path", list(sys.path))
+        plan = make_plan(config(archs=("own_pack.models:build",)))
+        assert plan.groups[0].name == "own_pack.models.build-d1-w16-b8"
+
+    @pytest.mark.parametrize(
+        ("text", "line"),
+        [
+            ("def build(:", "does not import: SyntaxError"),
+            ("import no_such_package_at_all", "does not import: ModuleNotFoundError"),
+            ("1 / 0", "does not import: ZeroDivisionError"),
+            ("raise SystemExit('bye')", "does not import: SystemExit: bye"),
+            ("x = 1", "has no function 'build'"),
+            ("build = 3", "has no function 'build'"),
+            ("def build(*a):\n    raise ValueError('odd\\nsize')", "raised ValueError: odd"),
+            ("def build(*a):\n    raise SystemExit(3)", "raised SystemExit: 3"),
+            ("def build():\n    pass", "raised TypeError"),
+            ("def build(*a):\n    return 3", "must give a torch.nn.Module, not int"),
+            ("def build(*a):\n    pass", "must give a torch.nn.Module, not NoneType"),
+            (
+                "from torch import nn\ndef build(*a):\n    return nn.Flatten()",
+                "no parameter that can be trained",
+            ),
+            (
+                "from torch import nn\ndef build(*a):\n    return nn.Linear(36, 4)",
+                "the model fails on a batch",
+            ),
+            (
+                "from torch import nn\ndef build(*a):\n"
+                "    return nn.Sequential(nn.Flatten(), nn.Linear(36, 7))",
+                "must give [batch, classes], here (2, 4), not (2, 7)",
+            ),
+        ],
+    )
+    def test_a_bad_one_is_one_line_that_names_the_file(self, tmp_path, text, line):
+        found = message(archs=(self.spec(tmp_path, text),))
+        assert line in found
+        assert str(tmp_path / "own.py") in found
+
+    def test_a_file_that_is_not_there(self, tmp_path):
+        found = message(archs=(f"{tmp_path}/none.py:build",))
+        assert found.endswith(f"there is no file {tmp_path}/none.py.")
+
+    @pytest.mark.parametrize("spec", ["no_such_package_at_all:build", ":build", "torch.nope:build"])
+    def test_a_module_that_is_not_there(self, spec):
+        assert "does not import" in message(archs=(spec,))
+
+    def test_two_files_of_one_name_are_not_taken_for_each_other(self, tmp_path):
+        for folder in ("a", "b"):
+            (tmp_path / folder).mkdir()
+        specs = tuple(self.spec(tmp_path / folder, GOOD) for folder in ("a", "b"))
+        assert "would both be called own.build-d1-w16-b8" in message(archs=specs)
+
+    def test_checking_a_model_leaves_its_running_statistics(self, tmp_path):
+        model = architectures.build(self.spec(tmp_path, GOOD), 1, 8, (1, 6, 6), 4)
+        assert model.training
+        assert int(model[2].num_batches_tracked) == 0
+
+
+class TestGrid:
+    def test_every_combination_is_a_group(self):
+        plan = make_plan(config(archs=("mlp", "cnn"), depths=(1, 2), width=4))
+        assert [(g.arch, g.depth) for g in plan.groups] == [("mlp", 1), ("mlp", 2), ("cnn", 1), ("cnn", 2)]
+        assert len({g.name for g in plan.groups}) == 4
+
+    def test_a_depth_given_twice_is_one_group(self):
+        assert len(make_plan(config(depths=(1, 1))).groups) == 1
+
+    def test_where_nothing_is_asked_for_it_is_the_architectures_own(self):
+        (group,) = make_plan(config(archs=("logreg",), depths=None, width=None)).groups
+        assert (group.depth, group.width) == (1, 1)
+
+    def test_specs_are_in_their_shortest_form(self):
+        plan = make_plan(
+            config(methods=("backprop:update=fused", "forward"), dataset="synthetic:classes=10,samples=64")
+        )
+        assert plan.config.methods == ("backprop", "forward")
+        assert plan.groups[0].dataset == "synthetic:samples=64"
+
+    def test_ratios_are_over_backprop_wherever_it_is_or_over_the_first(self):
+        assert make_plan(config(methods=("forward", "backprop"))).reference == "backprop"
+        assert make_plan(config(methods=("forward:structure=rademacher", "forward"))).reference == (
+            "forward:structure=rademacher"
+        )
+
+    def test_device_and_threads_are_resolved(self):
+        (group,) = make_plan(config(device="auto", threads=None)).groups
+        assert group.device == ("cuda:0" if torch.cuda.is_available() else "cpu")
+        assert group.threads == torch.get_num_threads() == resolve_threads(None)
+        assert resolve_device("cpu") == "cpu"
+
+
+class TestContract:
+    CHANGES: ClassVar[dict[str, object]] = {
+        "arch": "cnn",
+        "depth": 2,
+        "width": 17,
+        "batch": 9,
+        "dataset": "digits",
+        "validation_size": 17,
+        "dtype": "float64",
+        "device": "cuda:0",
+        "threads": 2,
+        "execution": "compile",
+    }
+
+    def test_it_knows_every_field_of_a_group(self):
+        assert set(self.CHANGES) == {field.name for field in dataclasses.fields(Group)}
+
+    @pytest.mark.parametrize("name", CHANGES)
+    def test_it_changes_with_each_field_of_the_group(self, name):
+        other = tiny_group(**{name: self.CHANGES[name]})
+        assert contract(other, ENVIRONMENT) != contract(tiny_group(), ENVIRONMENT)
+
+    @pytest.mark.parametrize(
+        "change", [{"device_name": "another"}, {"libraries": {"torch": "2.16.0"}}], ids=str
+    )
+    def test_it_changes_with_the_machine_and_torchs_minor_version(self, change):
+        assert contract(tiny_group(), {**ENVIRONMENT, **change}) != contract(tiny_group(), ENVIRONMENT)
+
+    def test_it_changes_with_the_schema(self, monkeypatch):
+        before = contract(tiny_group(), ENVIRONMENT)
+        monkeypatch.setattr("fgbench.plan.SCHEMA_VERSION", 99)
+        assert contract(tiny_group(), ENVIRONMENT) != before
+
+    @pytest.mark.parametrize("change", [{"load_1min": 9.0}, {"libraries": {"torch": "2.15.2"}}], ids=str)
+    def test_it_does_not_change_with_what_does_not_matter(self, change):
+        assert contract(tiny_group(), {**ENVIRONMENT, **change}) == contract(tiny_group(), ENVIRONMENT)

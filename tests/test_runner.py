@@ -1,0 +1,370 @@
+"""The runner with scripted workers: every row stored, whatever a worker, a method or a user does."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fgbench import runner
+from fgbench.plan import Plan
+from fgbench.runner import FIRST_SEED, SEARCH_SEED, run_plan
+from fgbench.store.run_folder import RunFolder, find_runs
+from fgbench.worker.client import WorkerDiedError
+from tests.builders import Recorder, config, run_folder, tiny_group
+
+Events = Iterator[dict[str, Any]]
+BUILT = {"event": "built", "parameters": 9, "weights_hash": "w", "batches_hash": "b"}
+SECONDS = {"base": 1.0, "backprop": 4.0, "forward": 6.0}
+
+
+def event(name: str, **facts: Any) -> dict[str, Any]:
+    return {"event": name, **facts}
+
+
+def round_of(
+    request: dict[str, Any], number: int, warm_up: bool = False, factor: float = 1.0
+) -> dict[str, Any]:
+    arms = ["base", *request["methods"], "aa"]
+    return event(
+        "samples",
+        samples=[
+            {
+                "arm": arm,
+                "round": number,
+                "position": position,
+                "warm_up": warm_up,
+                "steps": 2,
+                "seconds": SECONDS.get(arm, 4.0) * (factor if arm == "forward" else 1.0),
+                "device_seconds": None,
+            }
+            for position, arm in enumerate(arms)
+        ],
+    )
+
+
+def point(method: str, iteration: int, loss: float) -> dict[str, Any]:
+    return event(
+        "point",
+        method=method,
+        iteration=iteration,
+        train_seconds=0.01 * iteration,
+        evaluation_seconds=0.0,
+        train_loss=loss,
+        validation_loss=loss,
+        validation_accuracy=0.5,
+    )
+
+
+class Script:
+    """Stands for `work`: a worker for each phase, of which a test replaces one."""
+
+    def __init__(self, **replaced: Callable[[dict[str, Any]], Events]) -> None:
+        self.phases = {"time": self.time, "memory": self.memory, "tune": self.tune, "train": self.train}
+        self.phases |= replaced
+        self.requests: list[dict[str, Any]] = []
+
+    def __call__(self, request: dict[str, Any]) -> Events:
+        self.requests.append(request)
+        yield dict(BUILT)
+        yield from self.phases[request["phase"]](request)
+
+    def time(self, request: dict[str, Any]) -> Events:
+        yield round_of(request, 0, warm_up=True, factor=30.0)
+        yield event("rounds", rounds=6)
+        for number in range(6):
+            yield round_of(request, number)
+
+    def memory(self, request: dict[str, Any]) -> Events:
+        for method in ("base", *request["methods"]):
+            yield event("memory", method=method, kind="peak_allocated", bytes=1000)
+
+    def tune(self, request: dict[str, Any]) -> Events:
+        yield event("grid", every=10)
+        for method in request["methods"] if request["searched"] else ():
+            for rate, full in ((0.1, False), (0.1, True), (0.0316, True)):
+                yield event(
+                    "trial",
+                    method=method,
+                    seed=request["seed"],
+                    learning_rate=rate,
+                    full=full,
+                    train_seconds=0.1,
+                    iterations=10,
+                    validation_loss=1.0,
+                    status="ok",
+                )
+            yield event("tuned", method=method, learning_rate=0.0316)
+
+    def train(self, request: dict[str, Any]) -> Events:
+        for number, loss in enumerate((3.0, 1.0, 1.0, 1.0)):
+            for method in request["learning_rates"]:
+                yield point(method, 10 * number, loss)
+
+    def of_phase(self, phase: str) -> list[dict[str, Any]]:
+        return [request for request in self.requests if request["phase"] == phase]
+
+
+@dataclasses.dataclass
+class Done:
+    folder: RunFolder
+    script: Script
+    watcher: Recorder
+    raised: BaseException | None = None
+
+    def rows(self, table: str) -> list[dict[str, Any]]:
+        return self.folder.read(table).to_dict("records")
+
+    def statuses(self, phase: str) -> dict[str, str]:
+        return {job["method"]: job["status"] for job in self.rows("jobs") if job["phase"] == phase}
+
+
+@pytest.fixture
+def ran(tmp_path, monkeypatch) -> Callable[..., Done]:
+    def run(script: Script | None = None, groups: int = 1, **changes: Any) -> Done:
+        script = script or Script()
+        monkeypatch.setattr(runner, "work", script)
+        plan = Plan(config(**changes), tuple(tiny_group(depth=d) for d in range(1, groups + 1)))
+        folder, watcher = run_folder(tmp_path, plan.groups), Recorder()
+        done = Done(folder, script, watcher)
+        try:
+            run_plan(plan, folder, {g.name: "c0" for g in plan.groups}, watcher)
+        except BaseException as error:
+            done.raised = error
+        return done
+
+    return run
+
+
+def dying(status: str = "oom", detail: str = "killed", after: int = 0, phase: str = "time"):
+    def die(request: dict[str, Any]) -> Events:
+        for number, happened in enumerate(getattr(Script(), phase)(request)):
+            if number == after:
+                break
+            yield happened
+        raise WorkerDiedError(status, detail)
+
+    return die
+
+
+def raising(error: BaseException, after: int, phase: str):
+    def stop(request: dict[str, Any]) -> Events:
+        for number, happened in enumerate(getattr(Script(), phase)(request)):
+            if number == after:
+                raise error
+            yield happened
+
+    return stop
+
+
+class TestAWholeRun:
+    def test_ends_as_done_with_every_table(self, ran):
+        done = ran(learning_rate=None)
+        assert done.raised is None
+        assert done.folder.facts()["status"] == "done"
+        for table in ("jobs", "samples", "ratios", "memory", "search", "curves", "targets"):
+            assert done.rows(table), table
+
+    def test_jobs_hold_what_proves_them_matched(self, ran):
+        jobs = ran().rows("jobs")
+        assert {(j["weights_hash"], j["batches_hash"], j["parameters"], j["contract"]) for j in jobs} == {
+            ("w", "b", 9, "c0")
+        }
+        assert len({j["job"] for j in jobs}) == len(jobs)
+        # 1 process, memory, tuning and 2 seeds, of 2 methods each.
+        assert len(jobs) == 2 * (1 + 1 + 1 + 2)
+
+    def test_ratios_leave_the_warm_up_out_and_say_they_are_quick(self, ran):
+        rows = {(r["role"], r["method"]): r for r in ran().rows("ratios")}
+        assert set(rows) == {
+            ("base", "base"),
+            ("method", "backprop"),
+            ("method", "forward"),
+            ("aa", "backprop"),
+        }
+        forward = rows["method", "forward"]
+        assert forward["ratio"] == pytest.approx(1.5)
+        assert forward["r"] == pytest.approx(6.0)
+        assert (forward["stopped"], forward["rounds"], forward["processes"]) == ("quick", 6, 1)
+
+    def test_samples_keep_the_warm_up_marked(self, ran):
+        rows = ran().rows("samples")
+        assert sum(r["warm_up"] for r in rows) == 4
+        assert len(rows) == 7 * 4
+
+    def test_the_learning_rate_is_searched_on_a_seed_that_is_not_measured(self, ran):
+        done = ran(learning_rate=None, seeds=3)
+        assert {r["seed"] for r in done.script.of_phase("tune")} == {SEARCH_SEED}
+        assert [r["seed"] for r in done.script.of_phase("train")] == [
+            FIRST_SEED,
+            FIRST_SEED + 1,
+            FIRST_SEED + 2,
+        ]
+        assert SEARCH_SEED not in range(FIRST_SEED, FIRST_SEED + 3)
+
+    def test_the_chosen_trial_is_marked_and_used(self, ran):
+        done = ran(learning_rate=None)
+        chosen = [(r["method"], r["learning_rate"], r["full"]) for r in done.rows("search") if r["chosen"]]
+        assert chosen == [("backprop", 0.0316, True), ("forward", 0.0316, True)]
+        assert done.script.of_phase("train")[0]["learning_rates"] == {"backprop": 0.0316, "forward": 0.0316}
+
+    def test_every_method_gets_the_grid_and_the_rate_that_were_found_or_given(self, ran):
+        (request, _) = ran(learning_rate=0.25).script.of_phase("train")
+        assert (request["every"], request["learning_rates"]) == (10, {"backprop": 0.25, "forward": 0.25})
+
+    def test_time_only_and_train_only_leave_the_other_half_out(self, ran):
+        assert {r["phase"] for r in ran(train=False).script.requests} == {"time", "memory"}
+        assert {r["phase"] for r in ran(time=False).script.requests} == {"tune", "train"}
+
+    def test_groups_run_one_after_the_other_and_keep_their_rows(self, ran):
+        done = ran(groups=2)
+        for table in ("ratios", "targets", "curves", "memory"):
+            assert {r["group"] for r in done.rows(table)} == {tiny_group(depth=d).name for d in (1, 2)}, table
+
+    def test_progress_is_a_share(self, ran):
+        shares = ran(learning_rate=None, processes=3).watcher.shares
+        assert shares
+        assert all(0 <= share <= 1 for share in shares), shares
+
+
+class TestHowManyProcesses:
+    def factors(self, *factors: float) -> Script:
+        def time(request: dict[str, Any]) -> Events:
+            yield event("rounds", rounds=6)
+            for number in range(6):
+                yield round_of(request, number, factor=factors[request["process"] % len(factors)])
+
+        return Script(time=time)
+
+    def test_as_many_as_asked_for_where_they_agree(self, ran):
+        done = ran(self.factors(1.0, 1.001, 0.999), processes=3)
+        assert len(done.script.of_phase("time")) == 3
+        assert {r["stopped"] for r in done.rows("ratios")} == {"precision"}
+
+    def test_more_where_they_disagree_up_to_what_the_time_allows(self, ran):
+        done = ran(self.factors(1.0, 1.2, 0.8), processes=3)
+        found = len(done.script.of_phase("time"))
+        assert found == 5, "60 % of the time for the first 3 leaves 2 more"
+        assert {r["stopped"] for r in done.rows("ratios")} == {"time"}
+        total = sum(r["seconds"] for r in done.script.of_phase("time"))
+        assert total == pytest.approx(config().max_measure_seconds)
+
+    def test_more_where_they_disagree_until_the_interval_should_be_narrow_enough(self, ran):
+        done = ran(self.factors(1.0, 1.009, 0.991), processes=3)
+        assert len(done.script.of_phase("time")) == 4
+        assert {r["stopped"] for r in done.rows("ratios")} == {"precision"}
+
+    def test_a_method_alone_needs_no_more(self, ran):
+        done = ran(self.factors(1.0, 3.0), processes=2, methods=("backprop",))
+        assert len(done.script.of_phase("time")) == 2
+
+
+class TestFailures:
+    def failing(self, status: str = "error") -> Script:
+        def time(request: dict[str, Any]) -> Events:
+            if "forward" in request["methods"]:
+                yield event("failed", method="forward", status=status, detail="wrong by 2")
+            yield from Script().time({**request, "methods": ["backprop"]})
+
+        return Script(time=time)
+
+    @pytest.mark.parametrize("status", ["error", "oom"])
+    def test_a_method_that_fails_is_a_row_and_is_left_out_of_what_follows(self, ran, status):
+        done = ran(self.failing(status), processes=2)
+        assert done.raised is None
+        first, second = done.script.of_phase("time")
+        assert (first["methods"], second["methods"]) == (["backprop", "forward"], ["backprop"])
+        assert done.script.of_phase("memory")[0]["methods"] == ["backprop"]
+        assert list(done.script.of_phase("train")[0]["learning_rates"]) == ["backprop"]
+        (job,) = [j for j in done.rows("jobs") if j["method"] == "forward"]
+        assert (job["status"], job["detail"]) == (status, "wrong by 2")
+        assert any("forward" in note and "wrong by 2" in note for note in done.watcher.notes)
+
+    def test_a_method_that_diverged_is_said_and_goes_on(self, ran):
+        done = ran(self.failing("diverged"))
+        assert done.statuses("time") == {"backprop": "ok", "forward": "diverged"}
+        assert done.script.of_phase("memory")[0]["methods"] == ["backprop", "forward"]
+
+    @pytest.mark.parametrize("phase", ["time", "memory", "tune", "train"])
+    def test_a_worker_that_dies_is_rows_and_the_plan_goes_on(self, ran, phase):
+        done = ran(Script(**{phase: dying(phase=phase)}), groups=2, learning_rate=None)
+        assert done.raised is None
+        assert done.folder.facts()["status"] == "done"
+        assert done.statuses(phase) == {"backprop": "oom", "forward": "oom"}
+        others = {"time", "memory", "tune", "train"} - {phase} - ({"train"} if phase == "tune" else set())
+        for other in others:
+            assert set(done.statuses(other).values()) == {"ok"}, other
+        assert any(f"the {phase} process ended early: killed" in note for note in done.watcher.notes)
+
+    def test_samples_of_a_worker_that_dies_later_are_kept(self, ran):
+        done = ran(Script(time=dying(after=5)), train=False)
+        assert len(done.rows("samples")) == 4 * 4
+        assert done.rows("ratios")
+
+    def test_a_bad_input_that_only_the_worker_sees_is_rows(self, ran):
+        def time(request: dict[str, Any]) -> Events:
+            yield event("usage_error", message="own.py: build raised")
+
+        done = ran(Script(time=time), train=False)
+        assert done.raised is None
+        assert {j["detail"] for j in done.rows("jobs") if j["phase"] == "time"} == {"own.py: build raised"}
+
+    def test_a_training_run_that_diverges_is_said_and_its_points_are_kept(self, ran):
+        def train(request: dict[str, Any]) -> Events:
+            for number, loss in enumerate((3.0, 1.0, 1.0, 1.0)):
+                yield point("backprop", 10 * number, loss)
+            yield point("forward", 0, 3.0)
+            yield point("forward", 10, float("nan"))
+            yield event("failed", method="forward", status="diverged", detail="no longer finite")
+
+        done = ran(Script(train=train), time=False)
+        assert done.statuses("train") == {"backprop": "ok", "forward": "diverged"}
+        outcomes = {(r["method"], r["outcome"]) for r in done.rows("targets")}
+        assert outcomes == {("backprop", "reached"), ("forward", "censored")}
+
+    def test_where_nothing_improves_there_is_no_target_and_it_is_said(self, ran):
+        def train(request: dict[str, Any]) -> Events:
+            for number in range(4):
+                yield point("backprop", 10 * number, 3.0)
+
+        done = ran(Script(train=train), time=False)
+        assert not done.rows("targets")
+        assert any("no target" in note for note in done.watcher.notes)
+
+
+class TestCtrlC:
+    @pytest.mark.parametrize(
+        ("phase", "after"), [("time", 0), ("time", 4), ("memory", 1), ("tune", 2), ("train", 5)]
+    )
+    def test_what_was_measured_is_readable_and_the_rest_marked(self, ran, phase, after):
+        done = ran(
+            Script(**{phase: raising(KeyboardInterrupt(), after, phase)}), groups=2, learning_rate=None
+        )
+        assert isinstance(done.raised, KeyboardInterrupt)
+        (run,) = find_runs(done.folder.path)
+        assert run.facts()["status"] == "interrupted"
+        assert run.facts()["ended"]
+        assert set(done.statuses(phase).values()) == {"interrupted"}
+        assert all(j["detail"] == "by the user" for j in done.rows("jobs") if j["status"] == "interrupted")
+        assert {j["group"] for j in done.rows("jobs")} == {tiny_group(depth=1).name}
+
+    def test_in_timing_the_rounds_so_far_are_summed_up(self, ran):
+        done = ran(Script(time=raising(KeyboardInterrupt(), 4, "time")))
+        assert {(r["stopped"], r["rounds"]) for r in done.rows("ratios")} == {("interrupted", 2)}
+
+    def test_in_training_the_curves_so_far_are_kept(self, ran):
+        done = ran(Script(train=raising(KeyboardInterrupt(), 5, "train")))
+        assert len(done.rows("curves")) == 5
+
+    def test_a_fault_of_our_own_closes_the_run_as_error(self, ran):
+        done = ran(Script(memory=raising(ZeroDivisionError("ours"), 0, "memory")))
+        assert isinstance(done.raised, ZeroDivisionError)
+        assert done.folder.facts()["status"] == "error"
+        assert set(done.statuses("memory").values()) == {"error"}
+
+
+def test_folder_of_a_run_is_where_it_was_put(ran, tmp_path):
+    assert Path(ran().folder.path).parent == tmp_path

@@ -1,0 +1,181 @@
+"""The training loop on a clock of its own."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import random
+
+import pytest
+import torch
+from torch import nn
+
+from fgbench import methods
+from fgbench.training.batches import BatchOrder
+from fgbench.training.loop import EVALUATION_BATCH, STEPS_PER_READING, Point, Trainee, evaluate, take_turns
+from tests.builders import TickingClock, cross_entropy, tiny_data, tiny_mlp
+
+
+def trainee(spec: str = "backprop", rate: float = 0.05, seed: int = 0, clock=None, step=None) -> Trainee:
+    model = tiny_mlp(dtype=torch.float32)
+    step = step or methods.find(spec).prepare(model, cross_entropy, seed)
+    clock = clock or TickingClock()
+    return Trainee(model, step, cross_entropy, rate, tiny_data(), BatchOrder(40, 8, seed), clock)
+
+
+def curves(
+    trainees: dict[str, Trainee], every: int = 5, seconds: float = 4.0, seed: int = 0
+) -> dict[str, list]:
+    found: dict[str, list] = {name: [] for name in trainees}
+    for name, point in take_turns(trainees, every, seconds, random.Random(seed)):
+        found[name].append(point)
+    return found
+
+
+def timeless(points: list[Point]) -> list[Point]:
+    return [dataclasses.replace(p, evaluation_seconds=0.0) for p in points]
+
+
+class Raising:
+    parameters = ()
+
+    def __init__(self, after: int) -> None:
+        self.left = after
+
+    def __call__(self, batch, learning_rate):
+        self.left -= 1
+        if self.left < 0:
+            raise RuntimeError("no more")
+        return torch.tensor(1.0)
+
+
+def test_the_grid_is_the_same_for_all_and_begins_at_0():
+    slow = TickingClock(seconds_per_reading=2.0)
+    found = curves({"a": trainee(), "b": trainee("forward", clock=slow)})
+    assert [p.iteration for p in found["a"]] == [0, 5, 10, 15, 20]
+    assert [p.iteration for p in found["b"]] == [0, 5, 10]
+
+
+def test_a_run_ends_at_the_first_evaluation_past_its_seconds():
+    points = curves({"a": trainee()}, seconds=3.5)["a"]
+    assert [p.train_seconds for p in points] == [0.0, 1.0, 2.0, 3.0, 4.0]
+
+
+def test_all_start_from_the_same_loss():
+    found = curves({"a": trainee(), "b": trainee("forward")})
+    assert found["a"][0].validation_loss == found["b"][0].validation_loss
+    assert math.isnan(found["a"][0].train_loss)
+    assert found["a"][0].train_seconds == 0
+
+
+def test_only_steps_are_on_the_clock():
+    class Watching(TickingClock):
+        inside = False
+
+        def time(self, block):
+            self.inside = True
+            reading = super().time(block)
+            self.inside = False
+            return reading
+
+    clock = Watching()
+    one = trainee(clock=clock)
+    seen: dict[str, set[bool]] = {"training": set(), "evaluation": set(), "loading": set()}
+    one.model.register_forward_pre_hook(
+        lambda module, _inputs: seen["training" if module.training else "evaluation"].add(clock.inside)
+    )
+    load = one.order.batches
+
+    class Order:
+        def batches(self, *args):
+            seen["loading"].add(clock.inside)
+            return load(*args)
+
+    one.order = Order()  # type: ignore[assignment]
+    curves({"a": one})
+    assert seen == {"training": {True}, "evaluation": {False}, "loading": {False}}
+
+
+def test_a_long_stretch_is_read_in_pieces_and_counted_whole():
+    clock = TickingClock()
+    one = trainee(clock=clock)
+    one.advance(2 * STEPS_PER_READING + 1)
+    assert (one.iteration, clock.readings, one.train_seconds) == (2 * STEPS_PER_READING + 1, 3, 3.0)
+
+
+def test_batches_of_a_stretch_are_those_of_the_order():
+    seen: list[torch.Tensor] = []
+
+    class Recording:
+        parameters = ()
+
+        def __call__(self, batch, learning_rate):
+            seen.append(batch[0])
+            return torch.tensor(1.0)
+
+    one = trainee(step=Recording())
+    one.advance(3)
+    one.advance(STEPS_PER_READING + 2)
+    wanted = [x for x, _ in one.order.batches(one.data, 0, len(seen))]
+    assert len(seen) == STEPS_PER_READING + 5
+    assert all(torch.equal(a, b) for a, b in zip(seen, wanted, strict=True))
+
+
+@pytest.mark.parametrize("spec", ["backprop", "forward", "forward:structure=rademacher"])
+def test_same_seed_gives_the_same_curve_bit_for_bit_whoever_else_trains(spec):
+    alone = curves({spec: trainee(spec)})[spec]
+    again = curves({spec: trainee(spec), "other": trainee("forward", seed=5)}, seed=9)[spec]
+    nan_free = [dataclasses.replace(p, train_loss=0.0) if p.iteration == 0 else p for p in timeless(alone)]
+    again = [dataclasses.replace(p, train_loss=0.0) if p.iteration == 0 else p for p in timeless(again)]
+    assert nan_free == again
+
+
+def test_loss_that_is_no_longer_finite_ends_the_run_with_the_point_that_shows_it():
+    found = curves({"a": trainee(rate=math.inf), "b": trainee()})
+    assert not found["a"][-1].finite
+    assert all(p.finite for p in found["a"][:-1])
+    assert len(found["a"]) < len(found["b"]) == 5
+
+
+@pytest.mark.parametrize(
+    ("iteration", "train", "validation", "finite"),
+    [(0, math.nan, 1.0, True), (5, math.nan, 1.0, False), (5, 1.0, math.inf, False), (5, 1.0, 1.0, True)],
+)
+def test_a_point_is_finite_where_both_losses_are_once_training_began(iteration, train, validation, finite):
+    assert Point(iteration, 1.0, 0.0, train, validation, 0.5).finite == finite
+
+
+def test_one_that_raises_ends_and_the_others_go_on():
+    found = curves({"a": trainee(step=Raising(after=7)), "b": trainee()})
+    assert [type(p).__name__ for p in found["a"]] == ["Point", "Point", "RuntimeError"]
+    assert [p.iteration for p in found["b"]] == [0, 5, 10, 15, 20]
+
+
+def test_ctrl_c_is_no_failure_of_a_method():
+    class Interrupted:
+        parameters = ()
+
+        def __call__(self, batch, learning_rate):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        curves({"a": trainee(step=Interrupted())})
+
+
+def test_turns_are_in_random_order():
+    names = [name for name, _ in take_turns({n: trainee() for n in "ab"}, 1, 20.0, random.Random(0))]
+    firsts = {names[i] for i in range(0, len(names), 2)}
+    assert firsts == {"a", "b"}
+
+
+def test_evaluation_is_the_mean_over_the_whole_held_out_set_in_evaluation_mode():
+    data = tiny_data(held=EVALUATION_BATCH + 7)
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Dropout(0.5), nn.BatchNorm1d(16), nn.Linear(16, 3)).train()
+    loss, accuracy = evaluate(model, cross_entropy, data)
+    assert model.training
+    model.eval()
+    output = model(data.validation_x)
+    assert loss == pytest.approx(float(cross_entropy(output, data.validation_y).detach()), rel=1e-6)
+    assert accuracy == float((output.argmax(1) == data.validation_y).double().mean())
+    assert int(model[2].num_batches_tracked) == 0

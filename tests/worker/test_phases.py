@@ -1,0 +1,252 @@
+"""The worker's phases in this process: what they report, and that a failing method is only that."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+
+from fgbench import methods
+from fgbench.worker.memory import measure_memory
+from fgbench.worker.reporting import LONGEST_DETAIL, failures_reported, report_failure
+from fgbench.worker.timing import MAXIMUM_ROUNDS, MINIMUM_ROUNDS, Problem, time_methods
+from fgbench.worker.training import LEAST_POINTS, POINTS, Pace, evaluation_grid, train, tune
+from tests.builders import tiny_matched
+
+SPECS = ("backprop", "forward")
+
+
+class Reports:
+    def __init__(self) -> None:
+        self.events: list[tuple[str, dict[str, Any]]] = []
+
+    def __call__(self, event: str, **facts: Any) -> None:
+        json.dumps(facts)  # it has to go through a pipe
+        self.events.append((event, facts))
+
+    def of(self, event: str) -> list[dict[str, Any]]:
+        return [facts for name, facts in self.events if name == event]
+
+
+@dataclass(frozen=True)
+class Breaking(methods.Method):
+    """A method that fails: when it is prepared, or in its step."""
+
+    error: Exception
+    in_step: bool = True
+    summary = source = "fails on purpose"
+
+    def prepare(self, model, loss, seed):
+        if not self.in_step:
+            raise self.error
+        step = methods.find("backprop").prepare(model, loss, seed)
+
+        def fail(batch, learning_rate):
+            raise self.error
+
+        return type("Step", (), {"parameters": step.parameters, "__call__": staticmethod(fail)})()
+
+
+@pytest.fixture
+def breaking(monkeypatch):
+    """Registers `broken`, which fails as told."""
+    really = methods.find
+
+    def install(error: Exception, in_step: bool = True) -> None:
+        monkeypatch.setattr(
+            methods, "find", lambda spec: Breaking(error, in_step) if spec == "broken" else really(spec)
+        )
+
+    return install
+
+
+def problem() -> Problem:
+    matched = tiny_matched()
+    return Problem(matched.model, matched.loss, matched.batches(4), matched.seed)
+
+
+@pytest.mark.usefixtures("short_blocks")
+class TestTiming:
+    def timed(self, specs=SPECS, seconds: float = 0.01) -> Reports:
+        reports = Reports()
+        time_methods(problem(), specs, "backprop", process=0, seconds=seconds, report=reports)
+        return reports
+
+    def test_base_methods_and_the_a_a_repeat_are_in_every_round(self):
+        reports = self.timed()
+        assert not reports.of("failed")
+        for facts in reports.of("samples"):
+            assert sorted(s["arm"] for s in facts["samples"]) == ["aa", "backprop", "base", "forward"]
+            assert [s["position"] for s in facts["samples"]] == [0, 1, 2, 3]
+
+    def test_rounds_are_announced_before_the_first_of_them_and_kept_to(self):
+        reports = self.timed()
+        names = [name for name, _ in reports.events]
+        at = names.index("rounds")
+        (rounds,) = [facts["rounds"] for facts in reports.of("rounds")]
+        warm = [s["warm_up"] for _, facts in reports.events[:at] for s in facts["samples"]]
+        measured = [s["warm_up"] for _, facts in reports.events[at + 1 :] for s in facts["samples"]]
+        assert all(warm)
+        assert not any(measured)
+        assert len(measured) == 4 * rounds
+        assert MINIMUM_ROUNDS <= rounds <= MAXIMUM_ROUNDS
+        assert rounds % 2 == 0
+
+    def test_a_method_that_fails_is_reported_and_left_out(self, breaking):
+        breaking(ValueError("no such luck"))
+        reports = self.timed(("backprop", "broken"))
+        assert reports.of("failed") == [
+            {"method": "broken", "status": "error", "detail": "ValueError: no such luck"}
+        ]
+        arms = {s["arm"] for facts in reports.of("samples") for s in facts["samples"]}
+        assert arms == {"base", "backprop", "aa"}
+
+    def test_a_wrong_method_is_not_timed(self, monkeypatch):
+        from fgbench.methods.forward import ForwardStep
+
+        right = ForwardStep.expected
+        monkeypatch.setattr(ForwardStep, "expected", lambda self, g: [2 * e for e in right(self, g)])
+        (failed,) = self.timed().of("failed")
+        assert (failed["method"], failed["status"]) == ("forward", "error")
+        assert "Not timed" in failed["detail"]
+
+    def test_the_model_is_left_as_it_was(self):
+        one = problem()
+        before = [p.detach().clone() for p in one.model.parameters()]
+        time_methods(one, SPECS, "backprop", process=0, seconds=0.01, report=Reports())
+        assert all(torch.equal(a, b) for a, b in zip(before, one.model.parameters(), strict=True))
+
+
+class TestMemory:
+    def test_the_model_the_base_and_every_method_are_reported(self):
+        reports = Reports()
+        matched = tiny_matched()
+        measure_memory(matched, SPECS, reports)
+        found = {(f["method"], f["kind"]): f["bytes"] for f in reports.of("memory")}
+        size = 4 * matched.facts()["parameters"]  # type: ignore[operator]
+        assert found["base", "parameters"] == size
+        assert set(found) == {("base", "parameters"), *((m, "peak_allocated") for m in ("base", *SPECS))}
+        assert found["base", "peak_allocated"] > size
+        # A forward step holds its tangent beside the weights, a backprop step the gradient.
+        assert found["forward", "peak_allocated"] > 2 * size
+        assert found["backprop", "peak_allocated"] > 2 * size
+
+    def test_a_method_that_fails_is_reported_and_the_next_measured(self, breaking):
+        breaking(MemoryError("no room"), in_step=False)
+        reports = Reports()
+        measure_memory(tiny_matched(), ("broken", "backprop"), reports)
+        assert reports.of("failed") == [
+            {"method": "broken", "status": "oom", "detail": "MemoryError: no room"}
+        ]
+        assert [f["method"] for f in reports.of("memory")] == ["base", "base", "backprop"]
+
+
+class TestTuning:
+    def test_a_given_rate_needs_pacing_only(self):
+        reports = Reports()
+        tune(tiny_matched(), SPECS, 0.05, False, reports)
+        assert [name for name, _ in reports.events] == ["grid"]
+        assert reports.of("grid")[0]["every"] >= 1
+
+    def test_every_method_is_searched_on_the_same_grid_and_its_choice_had_a_whole_run(self):
+        reports = Reports()
+        tune(tiny_matched(), SPECS, 0.03, True, reports)
+        trials = reports.of("trial")
+        by_method = {
+            m: [t["learning_rate"] for t in trials if t["method"] == m and not t["full"]] for m in SPECS
+        }
+        assert by_method["backprop"][:6] == by_method["forward"][:6]
+        for tuned in reports.of("tuned"):
+            assert (tuned["method"], tuned["learning_rate"], True) in [
+                (t["method"], t["learning_rate"], t["full"]) for t in trials
+            ]
+
+    def test_a_method_that_fails_is_reported_and_the_others_searched(self, breaking):
+        breaking(ValueError("no"))
+        reports = Reports()
+        tune(tiny_matched(), ("broken", "backprop"), 0.02, True, reports)
+        assert [f["method"] for f in reports.of("failed")] == ["broken"]
+        assert [t["method"] for t in reports.of("tuned")] == ["backprop"]
+
+    def test_where_all_fail_there_is_no_grid(self, breaking):
+        breaking(ValueError("no"))
+        reports = Reports()
+        tune(tiny_matched(), ("broken",), 0.02, True, reports)
+        assert [name for name, _ in reports.events] == ["failed"]
+
+    def test_grid_is_smooth_for_the_quickest(self):
+        assert evaluation_grid([Pace(0.001, 0.0), Pace(0.002, 0.0)], 6.0) == 6000 / POINTS
+
+    def test_grid_leaves_the_slowest_its_points(self):
+        every = evaluation_grid([Pace(0.001, 0.0), Pace(0.1, 0.0)], 6.0)
+        assert 6.0 / 0.1 / every >= LEAST_POINTS
+
+    def test_grid_is_one_step_at_least(self):
+        assert evaluation_grid([Pace(5.0, 1.0)], 6.0) == 1
+
+
+class TestTraining:
+    def trained(self, specs=SPECS, rate: float = 0.05, seconds: float = 0.05) -> Reports:
+        reports = Reports()
+        train(tiny_matched(1), dict.fromkeys(specs, rate), 5, seconds, reports)
+        return reports
+
+    def test_all_start_at_the_same_loss_and_share_the_grid(self):
+        reports = self.trained()
+        starts = {f["validation_loss"] for f in reports.of("point") if f["iteration"] == 0}
+        assert len(starts) == 1
+        assert all(f["iteration"] % 5 == 0 for f in reports.of("point"))
+        for method in SPECS:
+            own = [f["iteration"] for f in reports.of("point") if f["method"] == method]
+            assert own == [5 * i for i in range(len(own))]
+
+    def test_a_run_whose_loss_is_not_finite_is_diverged(self):
+        reports = self.trained(("backprop",), rate=1e38)
+        assert [f["status"] for f in reports.of("failed")] == ["diverged"]
+        assert reports.events[-2][0] == "point"
+
+    def test_a_method_that_fails_leaves_the_others_training(self, breaking):
+        breaking(RuntimeError("CUDA out of memory. Tried to allocate"))
+        reports = self.trained(("broken", "backprop"))
+        assert [(f["method"], f["status"]) for f in reports.of("failed")] == [("broken", "oom")]
+        assert {f["method"] for f in reports.of("point")} == {"backprop"}
+
+    def test_same_seed_gives_the_same_losses_at_the_same_iterations(self):
+        one, other = (
+            {(f["method"], f["iteration"]): f["validation_loss"] for f in self.trained().of("point")}
+            for _ in range(2)
+        )
+        shared = set(one) & set(other)
+        assert len(shared) >= 4
+        assert all(one[key] == other[key] for key in shared)
+
+
+class TestReporting:
+    @pytest.mark.parametrize(
+        ("error", "status"),
+        [
+            (MemoryError(), "oom"),
+            (torch.OutOfMemoryError("CUDA out of memory"), "oom"),
+            (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "oom"),
+            (RuntimeError("shapes do not match"), "error"),
+        ],
+        ids=str,
+    )
+    def test_running_out_of_memory_is_told_from_other_errors(self, error, status):
+        reports = Reports()
+        report_failure(reports, "m", error)
+        assert reports.of("failed")[0]["status"] == status
+
+    def test_detail_is_one_line_of_limited_length(self):
+        reports = Reports()
+        report_failure(reports, "m", ValueError("one\ntwo " + "x" * 9999))
+        detail = reports.of("failed")[0]["detail"]
+        assert detail.startswith("ValueError: one two x")
+        assert len(detail) == LONGEST_DETAIL
+
+    def test_ctrl_c_is_not_a_failure(self):
+        with pytest.raises(KeyboardInterrupt), failures_reported(Reports(), "m"):
+            raise KeyboardInterrupt
