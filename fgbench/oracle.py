@@ -5,11 +5,13 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 
 import torch
 from torch import Tensor, nn
 
 from fgbench.methods import Batch, Loss, Method, trainable
+from fgbench.training.randomness import OwnRandomness
 
 # Largest error of an estimate as a share of it, by dtype; wrong code is off by shares of 1.
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.bfloat16: 0.2}
@@ -52,8 +54,8 @@ def _error_of_step(method: Method, model: nn.Module, loss: Loss, batch: Batch, s
     # An update as large as the weights: its rounding is then as small as theirs.
     size, slope = norm(before), norm(gradient)
     learning_rate = size / slope if size > 0 and slope > 0 else 1.0
-    torch.manual_seed(seed)  # dropout, where there is any, drops the same units
-    value = step(batch, learning_rate)
+    with _same_masks(seed, batch):
+        value = step(batch, learning_rate)
     off_squared = expected_squared = 0.0
     for old, new, expected in zip(before, step.parameters, step.expected(gradient), strict=True):
         estimate = (old.double() - new.detach().double()) / learning_rate
@@ -67,11 +69,16 @@ def _error_of_step(method: Method, model: nn.Module, loss: Loss, batch: Batch, s
 
 
 def _reverse_mode(model: nn.Module, loss: Loss, batch: Batch, seed: int) -> tuple[float, list[Tensor]]:
-    torch.manual_seed(seed)
-    value = loss(model(batch[0]), batch[1])
+    with _same_masks(seed, batch):
+        value = loss(model(batch[0]), batch[1])
     parameters = list(trainable(model).values())
     gradient = torch.autograd.grad(value, parameters, materialize_grads=True)
     return float(value.detach()), list(gradient)
+
+
+def _same_masks(seed: int, batch: Batch) -> AbstractContextManager[None]:
+    """Dropout, where there is any, drops the same units; the caller's random state stays its own."""
+    return OwnRandomness(seed, batch[0].device).in_force()
 
 
 def norm(tensors: Sequence[Tensor]) -> float:

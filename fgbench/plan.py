@@ -155,6 +155,7 @@ def contract(group: Group, environment: dict[str, Any]) -> str:
         "group": dataclasses.asdict(group),
         "device": environment["device_name"],
         "torch": torch_minor,
+        "source": architectures.source_digest(group.arch),
     }
     return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=6).hexdigest()
 

@@ -192,7 +192,7 @@ class GroupRun:
         """The evaluation grid in steps, and a learning rate for each method that can be trained."""
         config = self.plan.config
         given = config.learning_rate
-        every, rates, spent = 1, {} if given is None else dict.fromkeys(self.methods, given), 0.0
+        every, rates, spent = 0, {} if given is None else dict.fromkeys(self.methods, given), 0.0
         searching = TYPICAL_RUNS * config.max_train_seconds * len(self.methods) if given is None else 0.0
         text = "learning-rate search" if given is None else "pacing"
         self.watcher.phase(self.group, text, searching + STARTUP_SECONDS)
@@ -209,6 +209,8 @@ class GroupRun:
                     case "tuned":
                         rates[event["method"]] = event["learning_rate"]
         self._mark_chosen(rates)
+        if not every:  # the worker died before it had a grid
+            return 0, {}
         return every, {method: rate for method, rate in rates.items() if method not in self.left_out}
 
     def _show_trial(self, trial: dict[str, Any], share: float) -> None:

@@ -54,8 +54,8 @@ class ScriptedArm:
         self.clock.now += self.cost(self.clock, self.calls)
         self.calls += 1
 
-    def arm(self) -> Arm:
-        return Arm(self.name, self.step)
+    def arm(self, steps: int = 1) -> Arm:
+        return Arm(self.name, self.step, steps)
 
 
 def steady_arm(name: str, clock: FakeClock, seconds: float) -> ScriptedArm:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
+import inspect
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -51,6 +53,14 @@ def find(name: str) -> Architecture:
         UsageError: no such architecture, file or function; a user's file that does not import.
     """
     return _user_architecture(name) if ":" in name else registry.find("architectures", name)
+
+
+def source_digest(name: str) -> str | None:
+    """A hash of the file that a user's own architecture is built in; None for a registered one."""
+    if ":" not in name:
+        return None
+    source = inspect.getsourcefile(find(name).build)
+    return hashlib.blake2b(Path(source).read_bytes(), digest_size=8).hexdigest() if source else None
 
 
 def build(name: str, depth: int, width: int, in_shape: Shape, classes: int) -> nn.Module:

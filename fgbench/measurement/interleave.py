@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 
 from fgbench.measurement.clock import Clock, Reading
@@ -19,10 +19,17 @@ LEAD_IN_STEPS = 1  # untimed steps before a block: its caches hold its own arm's
 
 @dataclass(frozen=True)
 class Arm:
-    """One thing to time: a step of a method, the base, or the A/A repeat."""
+    """One thing to time.
+
+    Attributes:
+        name: of it, unique among the arms.
+        step: a step of a method, the base, or the A/A repeat.
+        steps: in a timed block; arms of any speed then get blocks of about the same length.
+    """
 
     name: str
     step: Callable[[], object]
+    steps: int = 1
 
 
 @dataclass(frozen=True)
@@ -48,31 +55,31 @@ class Sample:
     device_seconds: float | None
 
 
-def steps_per_block(arm: Arm, clock: Clock, block_seconds: float, minimum: int) -> int:
-    """Steps that make a block of the arm last at least `block_seconds`, by doubling.
+def with_block(arm: Arm, clock: Clock, block_seconds: float, minimum: int) -> Arm:
+    """The arm with as many steps as make its block last at least `block_seconds`, by doubling.
 
     Args:
-        arm: the quickest arm, normally the base.
+        arm: called at least once before, so that nothing is compiled now.
         clock: what times it.
         block_seconds: long enough for the clock's resolution and overhead.
         minimum: steps at the least.
     """
-    steps = minimum
-    while _reading(arm, clock, steps).seconds < block_seconds:
-        steps *= 2
-    return steps
+    arm = replace(arm, steps=minimum)
+    while _reading(arm, clock).seconds < block_seconds:
+        arm = replace(arm, steps=2 * arm.steps)
+    return arm
 
 
 def run_rounds(
-    arms: Sequence[Arm], clock: Clock, steps: int, rounds: int, rng: random.Random, *, warm_up: bool = False
+    arms: Sequence[Arm], clock: Clock, rounds: int, rng: random.Random, *, warm_up: bool = False
 ) -> Iterator[list[Sample]]:
     """Time every arm once a round; gives a round's samples when the round is done."""
     for index, order in enumerate(mirrored_rounds(arms, rounds, rng)):
-        yield [_sample(arm, clock, steps, index, position, warm_up) for position, arm in enumerate(order)]
+        yield [_sample(arm, clock, index, position, warm_up) for position, arm in enumerate(order)]
 
 
 def warm_up(
-    arms: Sequence[Arm], clock: Clock, steps: int, rng: random.Random, max_seconds: float
+    arms: Sequence[Arm], clock: Clock, rng: random.Random, max_seconds: float
 ) -> Iterator[list[Sample]]:
     """Rounds until every arm is steady: the medians of two successive windows agree within a tenth.
 
@@ -81,14 +88,19 @@ def warm_up(
     """
     history: dict[str, list[float]] = {arm.name: [] for arm in arms}
     spent = 0.0
-    for samples in run_rounds(arms, clock, steps, WARM_UP_MAX_ROUNDS, rng, warm_up=True):
+    for samples in run_rounds(arms, clock, WARM_UP_MAX_ROUNDS, rng, warm_up=True):
         yield samples
         for sample in samples:
             history[sample.arm].append(sample.seconds)
-            spent += sample.seconds * (sample.steps + LEAD_IN_STEPS)
+        spent += round_seconds(samples)
         full = len(next(iter(history.values()))) >= WARM_UP_WINDOW
         if steady(history.values()) or (full and spent > max_seconds):
             return
+
+
+def round_seconds(samples: Sequence[Sample]) -> float:
+    """About how long a round took, lead-in steps included."""
+    return sum(sample.seconds * (sample.steps + LEAD_IN_STEPS) for sample in samples)
 
 
 def steady(histories: Iterable[Sequence[float]]) -> bool:
@@ -103,15 +115,15 @@ def steady(histories: Iterable[Sequence[float]]) -> bool:
     )
 
 
-def _sample(arm: Arm, clock: Clock, steps: int, index: int, position: int, warm_up: bool) -> Sample:
+def _sample(arm: Arm, clock: Clock, index: int, position: int, warm_up: bool) -> Sample:
     _repeat(arm.step, LEAD_IN_STEPS)
-    reading = _reading(arm, clock, steps)
-    device = None if reading.device_seconds is None else reading.device_seconds / steps
-    return Sample(arm.name, index, position, warm_up, steps, reading.seconds / steps, device)
+    reading = _reading(arm, clock)
+    device = None if reading.device_seconds is None else reading.device_seconds / arm.steps
+    return Sample(arm.name, index, position, warm_up, arm.steps, reading.seconds / arm.steps, device)
 
 
-def _reading(arm: Arm, clock: Clock, steps: int) -> Reading:
-    return clock.time(lambda: _repeat(arm.step, steps))
+def _reading(arm: Arm, clock: Clock) -> Reading:
+    return clock.time(lambda: _repeat(arm.step, arm.steps))
 
 
 def _repeat(step: Callable[[], object], times: int) -> None:

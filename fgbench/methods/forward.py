@@ -41,6 +41,8 @@ class ForwardStep(Step):
         sizes = [p.numel() for p in self.parameters]
         # One buffer for all tangents: drawn in one call, allocated once.
         self.tangent = torch.empty(sum(sizes), dtype=first.dtype, device=first.device)
+        if structure == "rademacher":
+            self.words = torch.empty(-(-sum(sizes) // 8), dtype=torch.int64, device=first.device)
         offsets = accumulate(sizes, initial=0)
         self.tangents = {
             name: self.tangent[start : start + p.numel()].view_as(p)
@@ -57,7 +59,10 @@ class ForwardStep(Step):
         if self.structure == "gaussian":
             self.tangent.normal_(generator=self.generator)
         else:
-            self.tangent.uniform_(-1, 1, generator=self.generator).sign_()
+            # A random bit in each byte: a quarter of the time that a float per entry takes.
+            self.words.random_(generator=self.generator)
+            bits = self.words.view(torch.uint8)[: self.tangent.numel()]
+            self.tangent.copy_(bits.bitwise_and_(1)).mul_(2).sub_(1)
 
     @torch.no_grad()
     def __call__(self, batch: Batch, learning_rate: float) -> Tensor:

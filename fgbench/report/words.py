@@ -68,7 +68,7 @@ def _target(row: pd.Series) -> Iterator[str]:
     if not reached:
         yield f"{row['method']} reached validation loss {loss} in none of {runs} run{'s' if runs > 1 else ''}"
         return
-    if missing(row["t_ratio"]) or row["t_ratio"] in (0, float("inf")):
+    if missing(row["t_ratio"]):
         yield f"{row['method']} reached loss {loss} in {reached} of {runs} runs, {row['reference']} in none"
         return
     cells = row["t_ratio"], row["t_ratio_low"], row["t_ratio_high"]

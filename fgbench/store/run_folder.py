@@ -17,6 +17,7 @@ from fgbench.store.schema import SCHEMA_VERSION, TABLES
 from fgbench.version import __version__
 
 RUN_FILE = "run.json"
+REQUIRED_FACTS = ("config", "environment", "groups", "reference")
 
 
 @dataclass(frozen=True)
@@ -61,12 +62,16 @@ class RunFolder:
             ResultsError: `run.json` is absent, damaged or of another schema version.
         """
         folder = cls(path)
-        found = folder.facts().get("schema_version")
+        facts = folder.facts()
+        found = facts.get("schema_version")
         if found != SCHEMA_VERSION:
             raise ResultsError(
                 f"{path}: schema version {found}, this fgbench ({__version__}) reads {SCHEMA_VERSION}; "
                 "read it with the fgbench version that wrote it."
             )
+        absent = [key for key in REQUIRED_FACTS if key not in facts]
+        if absent:
+            raise ResultsError(f"{path / RUN_FILE}: lacks {', '.join(absent)}; it is not a whole run.json.")
         return folder
 
     def facts(self) -> dict[str, Any]:
@@ -128,7 +133,8 @@ def find_runs(path: Path) -> list[RunFolder]:
     """
     if not path.is_dir():
         raise ResultsError(f"{path}: there is no such folder; `fgbench run` makes one.")
-    found = sorted(file.parent for file in path.rglob(RUN_FILE))
+    # A run's name begins with its time.
+    found = sorted((file.parent for file in path.rglob(RUN_FILE)), key=lambda run: (run.name, str(run)))
     if not found:
         raise ResultsError(f"{path}: holds no run (no {RUN_FILE}); `fgbench run --out {path}` makes one.")
     return [RunFolder.open(folder) for folder in found]

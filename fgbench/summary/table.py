@@ -95,8 +95,8 @@ def _target_cells(targets: pd.DataFrame, method: str, reference: str) -> dict[st
 
 
 def _ratio(own: pd.DataFrame, over: pd.DataFrame, column: str) -> Any:
-    if over.empty:
-        return mean_interval([])
+    if not any(_reached(over)):
+        return mean_interval([])  # no ratio to a time that was never reached
     return ert_ratio_interval(
         list(own[column].astype(float)), _reached(own), list(over[column].astype(float)), _reached(over)
     )

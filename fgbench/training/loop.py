@@ -16,6 +16,7 @@ from fgbench.datasets import Dataset
 from fgbench.measurement.clock import Clock
 from fgbench.methods import Batch, Loss, Step
 from fgbench.training.batches import BatchOrder
+from fgbench.training.randomness import OwnRandomness
 
 EVALUATION_BATCH = 1024
 STEPS_PER_READING = 32  # batches gathered ahead of one reading of the clock
@@ -70,6 +71,7 @@ class Trainee:
         self.iteration = 0
         self.train_seconds = self.evaluation_seconds = 0.0
         self._last_loss: torch.Tensor | None = None
+        self._randomness = OwnRandomness(order.seed, data.train_x.device)
 
     def advance(self, steps: int) -> None:
         """Take `steps` training steps; only they are on the clock."""
@@ -78,7 +80,8 @@ class Trainee:
             batches = self.order.batches(
                 self.data, self.iteration, min(STEPS_PER_READING, until - self.iteration)
             )
-            self.train_seconds += self.clock.time(partial(self._steps, batches)).seconds
+            with self._randomness.in_force():
+                self.train_seconds += self.clock.time(partial(self._steps, batches)).seconds
             self.iteration += len(batches)
 
     def _steps(self, batches: list[Batch]) -> None:

@@ -63,6 +63,7 @@ class Matched:
 def build_matched(group: Group, data_dir: str, seed: int) -> Matched:
     """Build a group's model and data from a seed alone; weights are drawn on the CPU on any device."""
     keep_freed_pages()
+    full_float32()
     torch.set_num_threads(group.threads)
     device, dtype = torch.device(group.device), getattr(torch, group.dtype)
     data = datasets.load(group.dataset, Path(data_dir), group.validation_size)
@@ -76,6 +77,12 @@ def build_matched(group: Group, data_dir: str, seed: int) -> Matched:
         nn.functional.cross_entropy,
         seed,
     )
+
+
+def full_float32() -> None:
+    """Let float32 be float32: cuDNN would otherwise round convolutions to TF32, and nothing else."""
+    torch.backends.cuda.matmul.fp32_precision = "ieee"
+    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
 
 
 def weights_hash(model: nn.Module) -> str:

@@ -13,7 +13,14 @@ from torch import Tensor, nn
 
 from fgbench import methods
 from fgbench.measurement.clock import Clock, clock_for
-from fgbench.measurement.interleave import MINIMUM_ROUNDS, Arm, run_rounds, steps_per_block, warm_up
+from fgbench.measurement.interleave import (
+    MINIMUM_ROUNDS,
+    Arm,
+    round_seconds,
+    run_rounds,
+    warm_up,
+    with_block,
+)
 from fgbench.methods import Batch, Loss
 from fgbench.oracle import check_step
 from fgbench.worker.reporting import Report, failures_reported
@@ -52,9 +59,9 @@ def time_methods(
     arms[0].step()
     for spec in specs:
         arms += _arms(problem, spec, process, report, repeat=spec == reference)
-    steps = steps_per_block(arms[0], clock, BLOCK_SECONDS[device.type], MINIMUM_STEPS[device.type])
+    arms = [with_block(a, clock, BLOCK_SECONDS[device.type], MINIMUM_STEPS[device.type]) for a in arms]
     # Seeded by the process too: every process sees other orders.
-    _run(arms, clock, steps, seconds, random.Random(f"{problem.seed}/{process}"), report)
+    _run(arms, clock, seconds, random.Random(f"{problem.seed}/{process}"), report)
     for arm in arms:
         if not torch.isfinite(arm.step()).all():  # type: ignore[arg-type]
             report("failed", method=arm.name, status="diverged", detail="its loss was not finite when timed")
@@ -89,16 +96,14 @@ def _method_step(problem: Problem, method: methods.Method, process: int) -> Call
     return lambda: step(next(supply), LEARNING_RATE)
 
 
-def _run(
-    arms: list[Arm], clock: Clock, steps: int, seconds: float, rng: random.Random, report: Report
-) -> None:
-    round_seconds = spent = 0.0
-    for samples in warm_up(arms, clock, steps, rng, WARM_UP_SHARE * seconds):
+def _run(arms: list[Arm], clock: Clock, seconds: float, rng: random.Random, report: Report) -> None:
+    last = spent = 0.0
+    for samples in warm_up(arms, clock, rng, WARM_UP_SHARE * seconds):
         report("samples", samples=[vars(s) for s in samples])
-        round_seconds = sum(s.seconds * (s.steps + 1) for s in samples)
-        spent += round_seconds
-    rounds = int((seconds - spent) / round_seconds)
+        last = round_seconds(samples)
+        spent += last
+    rounds = int((seconds - spent) / last)
     rounds = min(max(rounds, MINIMUM_ROUNDS), MAXIMUM_ROUNDS) // 2 * 2  # mirrored rounds come in pairs
     report("rounds", rounds=rounds)
-    for samples in run_rounds(arms, clock, steps, rounds, rng):
+    for samples in run_rounds(arms, clock, rounds, rng):
         report("samples", samples=[vars(s) for s in samples])

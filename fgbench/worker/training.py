@@ -97,7 +97,7 @@ def _search(matched: Matched, spec: str, every: int, max_seconds: float, report:
         seconds = max_seconds if full else max_seconds * TRIAL_SHARE
         points = _points(matched, spec, rate, every, seconds)
         end = points[-1]
-        loss = fmean(p.validation_loss for p in points[-JUDGED_POINTS:]) if end.finite else math.inf
+        loss = fmean(p.validation_loss for p in points[1:][-JUDGED_POINTS:]) if end.finite else math.inf
         report(
             "trial",
             method=spec,

@@ -13,8 +13,8 @@ from fgbench.measurement.interleave import (
     WARM_UP_WINDOW,
     run_rounds,
     steady,
-    steps_per_block,
     warm_up,
+    with_block,
 )
 from tests.builders import FakeClock, ScriptedArm, steady_arm
 
@@ -22,7 +22,7 @@ FOREVER = 1e30
 
 
 def timed(arms: list[ScriptedArm], clock: FakeClock, rounds: int, steps: int = 1, seed: int = 0) -> list:
-    return list(run_rounds([a.arm() for a in arms], clock, steps, rounds, random.Random(seed)))
+    return list(run_rounds([a.arm(steps) for a in arms], clock, rounds, random.Random(seed)))
 
 
 def test_each_arm_runs_its_lead_in_and_its_steps_once_a_round():
@@ -55,22 +55,26 @@ def test_a_sample_says_what_it_is():
 def test_a_round_is_given_as_soon_as_it_is_done():
     clock = FakeClock()
     arm = steady_arm("a", clock, 1.0)
-    rounds = run_rounds([arm.arm()], clock, 3, 10, random.Random(0))
+    rounds = run_rounds([arm.arm(3)], clock, 10, random.Random(0))
     next(rounds)
     assert arm.calls == 3 + LEAD_IN_STEPS
 
 
 def test_steps_double_until_a_block_is_long_enough():
     clock = FakeClock()
-    assert steps_per_block(steady_arm("a", clock, 1.0).arm(), clock, block_seconds=1, minimum=1) == 1
-    assert steps_per_block(steady_arm("a", clock, 1.0).arm(), clock, block_seconds=5, minimum=1) == 8
-    assert steps_per_block(steady_arm("a", clock, 1.0).arm(), clock, block_seconds=25, minimum=10) == 40
-    assert steps_per_block(steady_arm("a", clock, 9.0).arm(), clock, block_seconds=5, minimum=10) == 10
+
+    def steps(seconds: float, block_seconds: float, minimum: int) -> int:
+        return with_block(steady_arm("a", clock, seconds).arm(), clock, block_seconds, minimum).steps
+
+    assert steps(1.0, block_seconds=1, minimum=1) == 1
+    assert steps(1.0, block_seconds=5, minimum=1) == 8
+    assert steps(1.0, block_seconds=25, minimum=10) == 40
+    assert steps(9.0, block_seconds=5, minimum=10) == 10
 
 
 class TestWarmUp:
     def warmed(self, arms: list[ScriptedArm], clock: FakeClock, max_seconds: float = FOREVER) -> list:
-        return list(warm_up([a.arm() for a in arms], clock, 1, random.Random(0), max_seconds))
+        return list(warm_up([a.arm() for a in arms], clock, random.Random(0), max_seconds))
 
     def test_ends_as_soon_as_two_windows_of_steady_arms_agree(self):
         clock = FakeClock()

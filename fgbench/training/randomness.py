@@ -1,0 +1,36 @@
+"""The global random state as one trainee sees it: what dropout draws from."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import torch
+
+
+class OwnRandomness:
+    """A state of torch's global generators, in force for a stretch and kept for the next.
+
+    Methods that train in turns then draw the same masks whoever trains beside them, and the caller's
+    own state stays as it was.
+    """
+
+    def __init__(self, seed: int, device: torch.device) -> None:
+        self.devices = [device] if device.type == "cuda" else []
+        with torch.random.fork_rng(self.devices):
+            torch.manual_seed(seed)
+            self._keep()
+
+    @contextmanager
+    def in_force(self) -> Iterator[None]:
+        """Draw from this state inside, and go on from there the next time."""
+        with torch.random.fork_rng(self.devices):
+            torch.set_rng_state(self.host)
+            for device, state in zip(self.devices, self.on_devices, strict=True):
+                torch.cuda.set_rng_state(state, device)
+            yield
+            self._keep()
+
+    def _keep(self) -> None:
+        self.host = torch.get_rng_state()
+        self.on_devices = [torch.cuda.get_rng_state(device) for device in self.devices]
