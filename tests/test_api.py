@@ -84,7 +84,9 @@ def test_compare_refuses_a_time_that_is_not_positive():
 def test_compare_gives_a_row_for_a_method_that_fails(monkeypatch):
     from fgbench.methods.forward import ForwardStep
 
-    monkeypatch.setattr(ForwardStep, "draw", lambda self: self.tangent.fill_(torch.nan))
+    monkeypatch.setattr(
+        ForwardStep, "draw", lambda self: [t.fill_(torch.nan) for t in self.tangents.values()]
+    )
     table = compared()
     (row,) = table[table["method"] == "forward"].to_dict("records")
     assert (row["status"], row["role"]) == ("error", "method")

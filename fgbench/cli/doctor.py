@@ -30,7 +30,7 @@ def doctor(
     resolved = resolve_device(device)
     environment = describe_environment(resolved, resolve_threads(threads))
     _show_environment(console, environment)
-    for line in _missing(Path(data_dir or default_data_dir()), environment):
+    for line in _missing(Path(data_dir or default_data_dir()).expanduser(), environment):
         console.print(f"[yellow]missing[/yellow] {line}")
     if seconds > 0:
         console.print(_noise(resolved, environment["threads"], seconds))

@@ -26,7 +26,7 @@ NOTHING_MEASURED = 1  # exit code of a run in which every job failed
 
 def default_data_dir() -> str:
     """Where downloaded data is kept: FGBENCH_DATA, or the user's cache folder."""
-    return os.environ.get("FGBENCH_DATA") or str(Path.home() / ".cache" / "fgbench")
+    return os.environ.get("FGBENCH_DATA") or "~/.cache/fgbench"
 
 
 def _default(name: str) -> str:

@@ -81,7 +81,7 @@ def load(spec: str, data_dir: Path, validation_size: int) -> Dataset:
     Raises:
         UsageError: no such dataset, or its data is not there and cannot be had.
     """
-    data = find(spec).load(data_dir)
+    data = find(spec).load(data_dir.expanduser())
     if validation_size < 1:
         raise UsageError(f"--validation-size {validation_size}: must be at least 1.")
     return replace(

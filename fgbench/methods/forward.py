@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import accumulate
 from typing import ClassVar
 
 import torch
@@ -38,16 +37,12 @@ class ForwardStep(Step):
         by_name = trainable(model)
         self.parameters = list(by_name.values())
         first = self.parameters[0]
-        sizes = [p.numel() for p in self.parameters]
-        # One buffer for all tangents: drawn in one call, allocated once.
-        self.tangent = torch.empty(sum(sizes), dtype=first.dtype, device=first.device)
+        # A tensor each, not views of one: dual numbers take a tangent whose memory is laid out as its
+        # primal's and copy any other, which would cost a copy of all parameters in every step.
+        self.tangents = {name: torch.empty_like(p, requires_grad=False) for name, p in by_name.items()}
         if structure == "rademacher":
-            self.words = torch.empty(-(-sum(sizes) // 8), dtype=torch.int64, device=first.device)
-        offsets = accumulate(sizes, initial=0)
-        self.tangents = {
-            name: self.tangent[start : start + p.numel()].view_as(p)
-            for (name, p), start in zip(by_name.items(), offsets, strict=False)
-        }
+            most = max(p.numel() for p in self.parameters)
+            self.words = torch.empty(-(-most // 8), dtype=torch.int64, device=first.device)
         # Aliases outside autograd: dual numbers on them leave no trace on the parameters.
         self.primals = {name: p.detach() for name, p in by_name.items()}
         self.buffers = dict(model.named_buffers())
@@ -55,14 +50,18 @@ class ForwardStep(Step):
         self.directional_derivative = torch.zeros((), dtype=first.dtype, device=first.device)
 
     def draw(self) -> None:
-        """Fill the tangent with independent entries of zero mean and unit variance."""
-        if self.structure == "gaussian":
-            self.tangent.normal_(generator=self.generator)
-        else:
-            # A random bit in each byte: a quarter of the time that a float per entry takes.
-            self.words.random_(generator=self.generator)
-            bits = self.words.view(torch.uint8)[: self.tangent.numel()]
-            self.tangent.copy_(bits.bitwise_and_(1)).mul_(2).sub_(1)
+        """Fill the tangents with independent entries of zero mean and unit variance."""
+        for tangent in self.tangents.values():
+            if self.structure == "gaussian":
+                tangent.normal_(generator=self.generator)
+            else:
+                self._fill_with_signs(tangent)
+
+    def _fill_with_signs(self, tangent: Tensor) -> None:
+        # A random bit in each byte: a quarter of the time that a float per entry takes.
+        words = self.words[: -(-tangent.numel() // 8)].random_(generator=self.generator)
+        bits = words.view(torch.uint8)[: tangent.numel()].bitwise_and_(1)
+        tangent.copy_(bits.view(tangent.shape)).mul_(2).sub_(1)
 
     @torch.no_grad()
     def __call__(self, batch: Batch, learning_rate: float) -> Tensor:
