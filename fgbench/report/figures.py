@@ -16,21 +16,21 @@ def missing(value: Any) -> bool:
 
 
 def number(value: Any, low: Any = None, high: Any = None) -> str:
-    """A number with the digits that its interval supports: two of the half-width, three without one."""
+    """A number with the digits that its interval supports, three without one."""
     if missing(value):
         return NOTHING
     if math.isinf(value):
         return "∞"
     if missing(low) or missing(high) or not high > low:
         return _fixed(value, _decimals(value, digits=3))
-    return _fixed(value, _decimals((high - low) / 2, digits=2))
+    return _fixed(value, _supported_decimals(value, low, high))
 
 
 def interval(value: Any, low: Any, high: Any) -> str:
     """`[low, high]` to the digits of `number`, or nothing where there is no interval."""
     if missing(low) or missing(high) or not high > low:
         return ""
-    decimals = _decimals((high - low) / 2, digits=2)
+    decimals = _supported_decimals(value, low, high)
     return f"[{_fixed(low, decimals)}, {_fixed(high, decimals)}]"
 
 
@@ -52,6 +52,11 @@ def size(value: Any) -> str:
         if value >= 1024**power:
             return f"{value / 1024**power:.3g} {unit}"
     return f"{int(value)} B"
+
+
+def _supported_decimals(value: float, low: float, high: float) -> int:
+    """Two digits of the interval's shorter side: a ratio's interval is not symmetric."""
+    return _decimals(min(value - low, high - value), digits=2)
 
 
 def _decimals(value: float, digits: int) -> int:
