@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import atexit
 import copy
 import dataclasses
 import os
+import shutil
+import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -184,7 +188,19 @@ class Recorder:
         self.notes.append(text)
 
 
+@cache
 def data_folder() -> Path:
-    """Where downloaded datasets may be: FGBENCH_DATA, or `shared/data` beside the repository."""
+    """Where downloaded datasets may be: FGBENCH_DATA, or a copy of the `shared/data` beside the repository.
+
+    A copy, because torchvision unpacks where it reads.
+    """
+    if given := os.environ.get("FGBENCH_DATA"):
+        return Path(given).expanduser()
     beside = Path(__file__).parents[2] / "shared" / "data"
-    return Path(os.environ.get("FGBENCH_DATA") or beside)
+    own = Path(tempfile.mkdtemp(prefix="fgbench-data-"))
+    atexit.register(shutil.rmtree, own, ignore_errors=True)
+    for packed in beside.glob("*/raw/*.gz"):
+        target = own / packed.relative_to(beside)
+        target.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(packed, target)
+    return own
