@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -94,11 +95,13 @@ class RunFolder:
 
     def append(self, table: str, *rows: Mapping[str, Any]) -> None:
         """Append rows to a table; they are on their way to the disk when this returns."""
-        append_rows(self._file(table), rows)
+        with _writing(self._file(table)) as file:
+            append_rows(file, rows)
 
     def replace(self, table: str, rows: Iterable[Mapping[Any, Any]]) -> None:
         """Put a derived table in place, whole."""
-        replace_rows(self._file(table), rows)
+        with _writing(self._file(table)) as file:
+            replace_rows(file, rows)
 
     def replace_group(self, table: str, group: str, rows: Sequence[Mapping[Any, Any]]) -> None:
         """Put one group's rows of a derived table in place; those of other groups stay."""
@@ -122,7 +125,18 @@ class RunFolder:
         return self.path / f"{table}.csv"
 
     def _write(self, facts: Mapping[str, Any]) -> None:
-        replace_text(self.path / RUN_FILE, json.dumps(facts, indent=2) + "\n")
+        with _writing(self.path / RUN_FILE) as file:
+            replace_text(file, json.dumps(facts, indent=2) + "\n")
+
+
+@contextmanager
+def _writing(file: Path) -> Iterator[Path]:
+    try:
+        yield file
+    except OSError as error:
+        raise ResultsError(
+            f"{file}: cannot be written ({error.strerror}); what was stored before is whole."
+        ) from error
 
 
 def find_runs(path: Path) -> list[RunFolder]:

@@ -151,3 +151,20 @@ def test_several_runs_read_as_one_table_with_the_runs_name_first(tmp_path):
     assert next(iter(found.columns)) == "run"
     assert list(found["run"]) == list(found["method"]) == [run.path.name for run in runs]
     assert isinstance(read_runs(runs, "curves"), pd.DataFrame)
+
+
+def test_a_disk_that_is_full_is_one_line_and_what_was_stored_stays(tmp_path, monkeypatch):
+    folder = run_folder(tmp_path)
+    folder.append("memory", {"group": "g", "method": "m", "kind": "peak_allocated", "bytes": 1})
+
+    def full(*_args, **_keywords):
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("fgbench.store.run_folder.append_rows", full)
+    monkeypatch.setattr("fgbench.store.run_folder.replace_text", full)
+    with pytest.raises(ResultsError, match="No space left on device"):
+        folder.append("memory", {"group": "g", "method": "m", "kind": "peak_allocated", "bytes": 2})
+    with pytest.raises(ResultsError, match="No space left on device"):
+        folder.finish("done")
+    assert list(folder.read("memory")["bytes"]) == [1]
+    assert folder.facts()["status"] == "running"
