@@ -10,13 +10,13 @@ import typer
 
 def doctor(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="CPU threads. [default: torch's own]")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads. (default: torch's own)")] = None,
     seconds: Annotated[
         float,
         typer.Option(help="Seconds for the A/A comparison that finds the noise floor; 0 leaves it out."),
     ] = 10.0,
     data_dir: Annotated[
-        str | None, typer.Option(help="Folder of downloaded data. [default: as in run]")
+        str | None, typer.Option(help="Folder of downloaded data. (default: as in run)")
     ] = None,
 ) -> None:
     """Show versions, devices, the noise floor of this machine, and what is missing."""

@@ -13,7 +13,7 @@ def plot(
         "results"
     ),
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the charts. [default: charts inside RESULTS]")
+        Path | None, typer.Option(help="Folder for the charts. (default: charts inside RESULTS)")
     ] = None,
     format: Annotated[str, typer.Option(help="png, svg or pdf.")] = "png",
 ) -> None:

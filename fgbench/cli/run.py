@@ -18,8 +18,20 @@ if TYPE_CHECKING:
     from fgbench.plan import Config, Plan
 
 # What --quick changes: one process, one seed, a few seconds of everything.
-DEFAULTS = {"processes": 5, "seeds": 3, "max_measure_seconds": 45.0, "max_train_seconds": 6.0}
-QUICK = {"processes": 1, "seeds": 1, "max_measure_seconds": 10.0, "max_train_seconds": 2.0}
+DEFAULTS = {
+    "processes": 5,
+    "seeds": 3,
+    "max_measure_seconds": 45.0,
+    "max_train_seconds": 6.0,
+    "validation_size": 2000,
+}
+QUICK = {
+    "processes": 1,
+    "seeds": 1,
+    "max_measure_seconds": 10.0,
+    "max_train_seconds": 2.0,
+    "validation_size": 200,
+}
 
 NOTHING_MEASURED = 1  # exit code of a run in which every job failed
 
@@ -30,7 +42,7 @@ def default_data_dir() -> str:
 
 
 def _default(name: str) -> str:
-    return f"[default: {DEFAULTS[name]:g}; --quick: {QUICK[name]:g}]"
+    return f"(default: {DEFAULTS[name]:g}; --quick: {QUICK[name]:g})"
 
 
 def run(
@@ -44,11 +56,11 @@ def run(
     depth: Annotated[
         list[int] | None,
         typer.Option(
-            help="Layers as the architecture counts them. Repeatable. [default: the architecture's]"
+            help="Layers as the architecture counts them. Repeatable. (default: the architecture's)"
         ),
     ] = None,
     width: Annotated[
-        int | None, typer.Option(help="Units or channels of a layer. [default: the architecture's]")
+        int | None, typer.Option(help="Units or channels of a layer. (default: the architecture's)")
     ] = None,
     batch: Annotated[int, typer.Option(help="Samples a step.")] = 64,
     dataset: Annotated[
@@ -78,7 +90,7 @@ def run(
     lr: Annotated[
         float | None,
         typer.Option(
-            help="Learning rate of every method. [default: searched for each, on a seed of its own]"
+            help="Learning rate of every method. (default: searched for each, on a seed of its own)"
         ),
     ] = None,
     max_train_seconds: Annotated[
@@ -110,13 +122,16 @@ def run(
         str, typer.Option(help="auto (the GPU where there is one), cpu, cuda or cuda:N.")
     ] = "auto",
     dtype: Annotated[str, typer.Option(help="float32, float64 or bfloat16.")] = "float32",
-    threads: Annotated[int | None, typer.Option(help="CPU threads of a job. [default: torch's own]")] = None,
+    threads: Annotated[int | None, typer.Option(help="CPU threads of a job. (default: torch's own)")] = None,
     validation_size: Annotated[
-        int, typer.Option(help="Held-out samples that a loss is evaluated on, at most.")
-    ] = 2000,
+        int | None,
+        typer.Option(
+            help=f"Held-out samples that a loss is evaluated on, at most. {_default('validation_size')}"
+        ),
+    ] = None,
     data_dir: Annotated[
         str | None,
-        typer.Option(help="Folder of downloaded data. [default: $FGBENCH_DATA, or ~/.cache/fgbench]"),
+        typer.Option(help="Folder of downloaded data. (default: $FGBENCH_DATA, or ~/.cache/fgbench)"),
     ] = None,
     out: Annotated[Path, typer.Option(help="Folder that gets a folder for this run.")] = Path("results"),
     json_: Annotated[
@@ -143,7 +158,7 @@ def run(
         width=width,
         batch=batch,
         dataset=dataset,
-        validation_size=validation_size,
+        validation_size=chosen("validation_size", validation_size),
         data_dir=data_dir or default_data_dir(),
         methods=tuple(method),
         seeds=chosen("seeds", seeds),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import signal
 import subprocess
@@ -83,6 +84,21 @@ def test_completing_a_name_imports_nothing_heavy() -> None:
 
 def test_version_is_the_packages() -> None:
     assert fgbench_says("--version").stdout.strip() == f"fgbench {fgbench.__version__}"
+
+
+def test_help_gives_every_option_its_default() -> None:
+    shown = subprocess.run(
+        command("run", "--help"),
+        capture_output=True,
+        text=True,
+        check=True,
+        env={**os.environ, "COLUMNS": "300", "TERM": "dumb"},
+    ).stdout
+    flags = ("--quick", "--time-only", "--train-only", "--json", "--help")
+    options = [line for line in shown.splitlines() if re.search(r"^\W+--\w", line)]
+    assert len(options) > 15
+    silent = [o for o in options if "default" not in o and not any(flag in o for flag in flags)]
+    assert not silent, silent
 
 
 def test_list_names_everything_registered_with_its_options() -> None:
