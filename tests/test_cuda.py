@@ -1,0 +1,42 @@
+"""What fgbench is for: the same truths on a GPU."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from fgbench import methods, oracle, registry
+from fgbench.architectures import build
+from fgbench.store.run_folder import find_runs
+from fgbench.worker.matched import full_float32
+from tests.builders import cross_entropy
+
+pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+
+
+@pytest.mark.parametrize("arch", ["mlp", "cnn"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+@pytest.mark.parametrize("name", registry.names("methods"))
+def test_every_methods_step_is_what_reverse_mode_says(name, dtype, arch):
+    full_float32()
+    model = build(arch, 2, 16, (1, 8, 8), 4).to("cuda", dtype)
+    x = torch.randn(32, 1, 8, 8, dtype=dtype, device="cuda")
+    y = torch.randint(4, (32,), device="cuda")
+    oracle.check_step(methods.find(name), model, cross_entropy, (x, y), seed=0)
+
+
+def test_a_run_has_both_clocks_and_both_kinds_of_memory(tmp_path):
+    tiny = ["--depth", "1", "--width", "32", "--processes", "2", "--max-measure-seconds", "4"]
+    tiny += ["--seeds", "1", "--max-train-seconds", "0.5", "--lr", "0.01", "--device", "cuda"]
+    command = [sys.executable, "-m", "fgbench", "run", *tiny, "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    (run,) = find_runs(tmp_path)
+    samples = run.read("samples")
+    assert (samples["device_seconds"] > 0).all()
+    assert (samples["device_seconds"] <= 1.05 * samples["seconds"]).all()
+    assert {"peak_allocated", "peak_reserved"} <= set(run.read("memory")["kind"])
+    assert set(run.read("jobs")["status"]) <= {"ok", "diverged"}
