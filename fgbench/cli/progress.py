@@ -10,10 +10,11 @@ from rich.progress import (
     BarColumn,
     Progress,
     SpinnerColumn,
+    TaskProgressColumn,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.table import Column
 
 from fgbench.plan import Group
 
@@ -25,17 +26,18 @@ class Display:
 
     def __init__(self, total_seconds: float) -> None:
         self.console = Console(stderr=True)
+        # The text comes last and wraps: on a narrow terminal the time left still shows, whole.
         self.bar = Progress(
             SpinnerColumn(),
-            TextColumn("{task.description}"),
-            BarColumn(bar_width=20),
-            TextColumn("{task.percentage:>3.0f} %"),
-            TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
+            BarColumn(bar_width=8),
+            TaskProgressColumn("{task.percentage:>3.0f} %", table_column=Column(no_wrap=True, min_width=5)),
+            TimeRemainingColumn(compact=True, table_column=Column(no_wrap=True, min_width=5)),
+            TextColumn("left", table_column=Column(no_wrap=True, min_width=4)),
+            TextColumn("{task.description}", table_column=Column(ratio=1)),
             console=self.console,
             refresh_per_second=REFRESHES_PER_SECOND,
             transient=True,
+            expand=True,
             disable=not self.console.is_terminal,
         )
         self.task = self.bar.add_task("starting", total=total_seconds)
