@@ -1,0 +1,56 @@
+"""Ways to make one gradient of k directional derivatives (Flügel et al. 2024, §3)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from fgbench.pushforward.structures import Drawer, Tangents
+
+WAYS = ("mean", "sum", "projection")
+SMALLEST_EIGENVALUE = 1e-6  # of the tangents' correlations; below it they count as dependent
+MOST_REDRAWS = 100
+# Dependent tangents are only likely where there is hardly room for k of them.
+ROOM_PER_TANGENT, ROOM = 4, 64
+
+
+def coefficients(way: str, derivatives: Tensor, tangents: Tangents) -> Tensor:
+    """c, [k], such that the estimate is Σ c_i v_i.
+
+    `projection` is FROG: P_U(∇f) = B (BᵀB)⁻¹ Bᵀ∇f over all parameters together, with Bᵀ∇f the
+    derivatives, [k].
+    """
+    if way == "mean":
+        return derivatives / len(derivatives)
+    if way == "sum":
+        return derivatives
+    gram = tangents.gram()
+    # Scaled to correlations: lengths then do not touch the accuracy of the solve.
+    scale = gram.diagonal().rsqrt()
+    factor = torch.linalg.cholesky(scale.unsqueeze(1) * gram * scale)
+    solved = torch.cholesky_solve((scale * derivatives.double()).unsqueeze(1), factor).squeeze(1)
+    return (scale * solved).to(derivatives.dtype)
+
+
+def draw_independent(drawer: Drawer) -> Tangents:
+    """Tangents of which none depends on the others: drawn again where they do.
+
+    Only where the numbers drawn leave hardly room for k is it looked at, which waits for the device;
+    elsewhere the chance of dependence is below 2⁻⁶⁰.
+
+    Raises:
+        ValueError: none found in 100 draws.
+    """
+    tangents = drawer.draw()
+    if drawer.freedom >= ROOM_PER_TANGENT * drawer.count + ROOM:
+        return tangents
+    for _ in range(MOST_REDRAWS):
+        if _independent(tangents.gram()):
+            return tangents
+        tangents = drawer.draw()
+    raise ValueError(f"no {drawer.count} independent tangents of {drawer.size} entries were found")
+
+
+def _independent(gram: Tensor) -> bool:
+    scale = gram.diagonal().rsqrt()
+    return float(torch.linalg.eigvalsh(scale.unsqueeze(1) * gram * scale)[0]) > SMALLEST_EIGENVALUE

@@ -1,0 +1,63 @@
+"""What a rule asks of the perturbation while a pass goes on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fgbench.pushforward.dual import Dual, dual_of
+from fgbench.pushforward.tangents import Tangent
+
+
+class Context:
+    """A pass with perturbed weights.
+
+    Attributes:
+        count: k, the number of tangents in this pass.
+        first: whether it is the first of the step: later ones leave running statistics alone.
+    """
+
+    def __init__(self, count: int, tangents: Mapping[int, Tangent], *, first: bool = True) -> None:
+        self.count, self.first = count, first
+        self._tangents = tangents
+
+    def tangent(self, parameter: Tensor | None) -> Tangent | None:
+        """The tangents of a parameter; None where it has none (no such parameter, frozen, not perturbed)."""
+        return self._tangents.get(id(parameter))
+
+    def dual(self, parameter: Any) -> Any:
+        """A parameter with tangents as a `Dual`; anything else as it is."""
+        tangent = self.tangent(parameter)
+        return parameter if tangent is None else dual_of(parameter.detach(), tangent.full())
+
+    def perturbs(self, module: nn.Module) -> bool:
+        """Whether a parameter in it has a tangent."""
+        return any(self.tangent(p) is not None for p in module.parameters())
+
+    def after(self, site: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
+        """The output of a layer, from which point on activity perturbation adds its noise."""
+        return output
+
+
+def moves(value: Any, context: Context) -> bool:
+    """Whether it is a dual or a parameter with a tangent."""
+    return isinstance(value, Dual) or context.tangent(value) is not None
+
+
+def draws_again(device: torch.device, wanted: bool = True) -> AbstractContextManager[None]:
+    """Sets PyTorch's random numbers back at the end, so that the next pass drops the same units."""
+    devices = [device] if device.type == "cuda" else []
+    return torch.random.fork_rng(devices) if wanted else nullcontext()
+
+
+@contextmanager
+def buffers_kept(model: nn.Module, wanted: bool = True) -> Iterator[None]:
+    """Sets a model's buffers back at the end."""
+    before = [b.clone() for b in model.buffers()] if wanted else []
+    yield
+    for buffer, value in zip(model.buffers() if wanted else (), before, strict=True):
+        buffer.copy_(value)

@@ -1,0 +1,95 @@
+"""A value and its k tangents, stacked in one tensor."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.fx.node import map_aggregate
+
+
+@dataclass(frozen=True)
+class Dual:
+    """A value that moves with the perturbation.
+
+    Attributes:
+        stack: [1 + k, *shape]: the value, then its k tangents. Stacked, so that a layer's one matmul
+            serves all of them; a value that does not move stays a plain tensor.
+    """
+
+    stack: Tensor
+
+    @property
+    def primal(self) -> Tensor:
+        """The value itself, [*shape]."""
+        return self.stack[0]
+
+    @property
+    def tangents(self) -> Tensor:
+        """The k tangents, [k, *shape]."""
+        return self.stack[1:]
+
+    @property
+    def count(self) -> int:
+        """k."""
+        return self.stack.shape[0] - 1
+
+
+def empty_dual(primal: Tensor, count: int) -> Dual:
+    """Memory for a value like `primal` and `count` tangents, laid out as `primal` is."""
+    if primal.dim() == 4 and not primal.is_contiguous():
+        merged = torch.empty(
+            ((1 + count) * primal.shape[0], *primal.shape[1:]),
+            dtype=primal.dtype,
+            device=primal.device,
+            memory_format=torch.channels_last
+            if primal.is_contiguous(memory_format=torch.channels_last)
+            else torch.contiguous_format,
+        )
+        return Dual(merged.unflatten(0, (1 + count, primal.shape[0])))
+    return Dual(primal.new_empty((1 + count, *primal.shape)))
+
+
+def dual_of(primal: Tensor, tangents: Tensor) -> Dual:
+    """Stack a value [*shape] on its tangents [k, *shape]."""
+    return Dual(torch.cat([primal.unsqueeze(0), tangents]))
+
+
+def moving(value: Any, count: int) -> Dual:
+    """A `Dual` as it is; a plain tensor with tangents of zero."""
+    if isinstance(value, Dual):
+        return value
+    out = empty_dual(value, count)
+    out.stack[0] = value
+    out.stack[1:] = 0
+    return out
+
+
+def primal_of(value: Any) -> Any:
+    """The value without its tangents; anything else as it is."""
+    return value.primal if isinstance(value, Dual) else value
+
+
+def merged(dual: Dual) -> Tensor:
+    """[(1 + k)·B, …]: the stack as one large batch, for what treats samples alike."""
+    return dual.stack.flatten(0, 1)
+
+
+def unmerged(tensor: Tensor, like: Dual) -> Dual:
+    """Undo `merged`."""
+    return Dual(tensor.unflatten(0, (like.stack.shape[0], -1)))
+
+
+def duals_in(arguments: Any) -> list[Dual]:
+    """All duals in arguments, however nested, in order."""
+    found: list[Dual] = []
+    map_duals(found.append, arguments)
+    return found
+
+
+def map_duals(change: Callable[[Dual], Any], arguments: Any) -> Any:
+    """The arguments with `change` of every dual in its place."""
+    return map_aggregate(arguments, lambda leaf: change(leaf) if isinstance(leaf, Dual) else leaf)

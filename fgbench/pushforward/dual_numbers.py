@@ -1,0 +1,87 @@
+"""Models that cannot be traced: PyTorch's dual numbers, with the rules of linear layers in force."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.autograd.forward_ad as forward_ad
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+from torch.fx.node import map_aggregate
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
+
+from fgbench.pushforward.context import Context, buffers_kept, draws_again
+from fgbench.pushforward.dual import Dual
+from fgbench.pushforward.rules import NoRuleError, rule_of_function
+
+WITH_RULES = (F.linear, F.conv1d, F.conv2d, F.conv3d)
+
+
+def by_dual_numbers(
+    model: nn.Module, loss: Callable[..., Tensor], batch: tuple[Tensor, Tensor], contexts: list[Context]
+) -> tuple[Tensor, Tensor]:
+    """The loss [] and its derivative along each tangent [k]; one pass a context, of one tangent each.
+
+    Every pass drops the same units, and the first alone moves running statistics.
+    """
+    values, derivatives = [], []
+    for context in contexts:
+        with (
+            draws_again(batch[0].device, context is not contexts[-1]),
+            buffers_kept(model, not context.first),
+            sdpa_kernel(SDPBackend.MATH),
+            forward_ad.dual_level(),
+            _Rules(context),
+        ):
+            value, tangent = forward_ad.unpack_dual(loss(model(batch[0]), batch[1]))
+            values.append(value.clone())
+            derivatives.append(torch.zeros_like(value) if tangent is None else tangent.clone())
+    return values[0], torch.stack(derivatives)
+
+
+class _Rules(TorchFunctionMode):
+    """Gives parameters their tangents, and linear layers and convolutions our rules."""
+
+    def __init__(self, context: Context) -> None:
+        super().__init__()
+        self.context = context
+        self.duals: dict[int, Tensor] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in WITH_RULES:
+            try:
+                return self._by_rule(func, args, kwargs)
+            except NoRuleError:
+                pass
+        args, kwargs = map_aggregate((args, kwargs), self._dual)
+        return func(*args, **kwargs)
+
+    def _by_rule(self, function: Any, arguments: tuple[Any, ...], options: dict[str, Any]) -> Any:
+        arguments, options = map_aggregate((arguments, options), _as_dual)
+        rule = rule_of_function(function)
+        tangents = [self.context.tangent(a) for a in (*arguments, *options.values())]
+        if rule is None or not (any(tangents) or isinstance(arguments[0], Dual)):
+            raise NoRuleError("nothing moves")
+        out = rule(self.context, *arguments, **options)
+        return forward_ad.make_dual(out.primal, out.tangents[0])
+
+    def _dual(self, leaf: Any) -> Any:
+        """A parameter with its tangent."""
+        tangent = self.context.tangent(leaf)
+        if tangent is None:
+            return leaf
+        if id(leaf) not in self.duals:
+            self.duals[id(leaf)] = forward_ad.make_dual(leaf.detach(), tangent.full()[0])
+        return self.duals[id(leaf)]
+
+
+def _as_dual(leaf: Any) -> Any:
+    """A dual tensor as our `Dual`."""
+    if not isinstance(leaf, Tensor) or isinstance(leaf, nn.Parameter):
+        return leaf
+    primal, tangent = forward_ad.unpack_dual(leaf)
+    return primal if tangent is None else Dual(torch.stack([primal, tangent]))

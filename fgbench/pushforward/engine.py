@@ -1,0 +1,146 @@
+"""The engine: the loss and its derivatives along k tangents, in one forward pass."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fgbench.pushforward.activity import ActivityContext
+from fgbench.pushforward.context import Context, buffers_kept, draws_again
+from fgbench.pushforward.dual import Dual, duals_in
+from fgbench.pushforward.dual_numbers import by_dual_numbers
+from fgbench.pushforward.fallback import by_jvp
+from fgbench.pushforward.program import Program
+from fgbench.pushforward.rules import NoRuleError, rule_of_loss
+from fgbench.pushforward.tangents import Tangent
+
+Batch = tuple[Tensor, Tensor]
+Loss = Callable[[Any, Tensor], Tensor]
+
+CLOSE = 1e-4  # of a traced model's output to the untraced one's; wrong traces are off by shares of 1
+
+
+class UntraceableError(Exception):
+    """A model that torch.fx cannot trace, or traces to something else; the message says why."""
+
+
+class Pushforward:
+    """A model and a loss, ready to be pushed forward along tangents of its parameters.
+
+    Traced at the first batch, and again when the model goes from training to evaluation; a trace
+    that gives another output than the model itself is not used.
+    """
+
+    def __init__(self, model: nn.Module, loss: Loss) -> None:
+        self.model, self.loss = model, loss
+        self.programs: dict[bool, Program | None] = {}
+        self._fallbacks: set[str] = set()
+
+    @property
+    def fallbacks(self) -> list[str]:
+        """What ran without a rule of its own so far, in words."""
+        found = set(self._fallbacks)
+        for program in self.programs.values():
+            found |= program.fallbacks if program else set()
+        return sorted(found)
+
+    @torch.no_grad()
+    def __call__(
+        self, batch: Batch, tangents: Mapping[nn.Parameter, Tangent], chunk: int = 0
+    ) -> tuple[Tensor, Tensor]:
+        """The loss, [], and its derivative along each of k tangents, [k].
+
+        Args:
+            batch: input and target.
+            tangents: of the parameters that are perturbed, k each.
+            chunk: how many tangents to take at once; 0 for all. Each chunk repeats the value's own
+                pass, with the same units dropped and running statistics moved once.
+        """
+        by_id = {id(p): t for p, t in tangents.items()}
+        count = next(iter(tangents.values())).count
+        program = self.program(batch[0])
+        if program is None:
+            contexts = [_part(by_id, i, i + 1) for i in range(count)]
+            return by_dual_numbers(self.model, self.loss, batch, contexts)
+        size = chunk or count
+        found = []
+        for start in range(0, count, size):
+            with draws_again(batch[0].device, start + size < count):
+                context = _part(by_id, start, min(start + size, count))
+                value, by_sample = self.run(program, context, batch)
+                found.append(by_sample.sum(1))
+        return value, torch.cat(found)
+
+    def run(self, program: Program, context: Context, batch: Batch) -> tuple[Tensor, Tensor]:
+        """One pass: the loss [] and its derivatives [k, B] by sample, or [k, 1] where a loss has no rule."""
+        output = program(context, batch[0])
+        if not duals_in((output,)):
+            return self.loss(output, batch[1]), batch[0].new_zeros(context.count, 1)
+        rule = rule_of_loss(self.loss)
+        if rule is not None and isinstance(output, Dual):
+            try:
+                return rule(output, batch[1])
+            except NoRuleError:
+                pass
+        self._fallbacks.add("loss: torch.func.jvp")
+        result = by_jvp(context, self.loss, (output, batch[1]), {})
+        return result.primal, result.tangents.unsqueeze(1)
+
+    def program(self, x: Tensor) -> Program | None:
+        """The traced model; None where it runs on dual numbers."""
+        mode = self.model.training
+        if mode not in self.programs:
+            try:
+                self.programs[mode] = self._traced(x)
+            except UntraceableError as error:
+                self.programs[mode] = None
+                self._fallbacks.add(f"model: dual numbers ({error})")
+        return self.programs[mode]
+
+    def _traced(self, x: Tensor) -> Program:
+        try:
+            program = Program(self.model)
+        except Exception as error:  # whatever a user's forward does with a proxy
+            raise UntraceableError(f"not traceable: {' '.join(str(error).split())[:200]}") from error
+        outputs = []
+        for run in (lambda: self.model(x), lambda: program(Context(0, {}, first=True), x)):
+            with draws_again(x.device), buffers_kept(self.model):
+                outputs.append(run())
+        if not _same(*outputs):
+            raise UntraceableError("its trace computes something else")
+        return program
+
+    def samples_meet(self, program: Program, x: Tensor) -> bool:
+        """Whether noise on one sample moves the output of another, as through batch statistics."""
+
+        def on_the_first(site: str, output: Tensor) -> Tensor:
+            noise = torch.zeros_like(output).unsqueeze(0)
+            noise[0, 0] = torch.linspace(0.5, 1.5, output[0].numel()).view_as(output[0])
+            return noise
+
+        if len(x) == 1:
+            return True  # the same
+        with torch.no_grad(), draws_again(x.device), buffers_kept(self.model):
+            output = program(ActivityContext(1, on_the_first, {}), x)
+        if not isinstance(output, Dual) or output.primal.dim() < 1 or len(output.primal) != len(x):
+            return True
+        return bool(output.tangents[0, 1:].any())
+
+
+def _part(tangents: Mapping[int, Tangent], start: int, stop: int) -> Context:
+    part = {key: t.part(start, stop) for key, t in tangents.items()}
+    return Context(stop - start, part, first=start == 0)
+
+
+def _same(a: Any, b: Any) -> bool:
+    if isinstance(a, Tensor) and isinstance(b, Tensor):
+        if a.shape != b.shape:
+            return False
+        off, size = (a - b).double().norm(), a.double().norm()
+        return bool(off <= CLOSE * size) or not bool(a.isfinite().all())
+    if isinstance(a, tuple | list):
+        return len(a) == len(b) and all(map(_same, a, b))
+    return type(a) is type(b)

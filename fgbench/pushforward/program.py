@@ -1,0 +1,164 @@
+"""A model as a list of instructions, traced with torch.fx: leaf layers, functions, and what they read."""
+
+from __future__ import annotations
+
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, fx, nn
+
+from fgbench.pushforward.context import Context, moves
+from fgbench.pushforward.dual import duals_in
+from fgbench.pushforward.fallback import by_jvp, module_by_jvp
+from fgbench.pushforward.rules import NoRuleError, rule_of_function, rule_of_module
+
+
+@dataclass(frozen=True)
+class Instruction:
+    """One node of the graph.
+
+    Attributes:
+        node: its name, unique in the program.
+        kind: `call_module`, `call_function`, `call_method` or `get_attr`.
+        target: the module, function, method's name, or attribute's path.
+        arguments, options: what it is called with, nodes standing for their values.
+        dead: nodes that nothing reads after it.
+    """
+
+    node: str
+    kind: str
+    target: Any
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
+    dead: tuple[str, ...]
+
+
+class _Tracer(fx.Tracer):
+    """Leaves are layers with a rule, and what torch.nn holds; a user's own forward is traced through."""
+
+    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
+        return rule_of_module(m) is not None or super().is_leaf_module(m, module_qualified_name)
+
+
+class Program:
+    """A traced model.
+
+    Attributes:
+        fallbacks: what ran without a rule, in words; filled as it runs.
+    """
+
+    def __init__(self, model: nn.Module) -> None:
+        """Trace `model`; whatever tracing raises for control flow on data goes through."""
+        self.model = model
+        self.fallbacks: set[str] = set()
+        if rule_of_module(model) is not None:
+            model = nn.Sequential(model)  # a layer alone: tracing wants a graph around it
+        graph = _Tracer().trace(model, concrete_args=_defaults(model))
+        self.inputs = [n.name for n in graph.nodes if n.op == "placeholder"]
+        self.instructions, self.output = _compiled(model, graph)
+
+    def __call__(self, context: Context, x: Tensor) -> Any:
+        """The model's output: a `Dual`, or a plain tensor if nothing moved."""
+        values: dict[str, Any] = {self.inputs[0]: x}
+        for instruction in self.instructions:
+            arguments = fx.node.map_arg(instruction.arguments, lambda n: values[n.name])
+            options = fx.node.map_arg(instruction.options, lambda n: values[n.name])
+            values[instruction.node] = self._run(context, instruction, arguments, options)
+            del arguments, options
+            for name in instruction.dead:
+                del values[name]
+        return fx.node.map_arg(self.output, lambda n: values[n.name])
+
+    def _run(self, context: Context, todo: Instruction, arguments: Any, options: Any) -> Any:
+        if todo.kind == "get_attr":
+            return todo.target
+        if todo.kind == "call_module":
+            return self._module(context, todo, arguments, options)
+        moving = [a for a in _leaves((arguments, options)) if moves(a, context)]
+        if not moving:
+            return _plain(todo)(*arguments, **options)
+        rule = rule_of_function(todo.target)
+        if rule is not None:
+            try:
+                given = arguments, options
+                if not _takes_parameters(rule):
+                    given = fx.node.map_aggregate(given, context.dual)
+                return rule(context, *given[0], **given[1])
+            except NoRuleError:
+                pass
+        self.fallbacks.add(f"function {_name(todo.target)}: torch.func.jvp")
+        arguments, options = fx.node.map_aggregate((arguments, options), context.dual)
+        return by_jvp(context, _plain(todo), arguments, options)
+
+    def _module(self, context: Context, todo: Instruction, arguments: Any, options: Any) -> Any:
+        module: nn.Module = todo.target
+        output = self._module_output(context, module, arguments, options)
+        return context.after(todo.node, module, arguments, output)
+
+    def _module_output(self, context: Context, module: nn.Module, arguments: Any, options: Any) -> Any:
+        arguments, options = fx.node.map_aggregate((arguments, options), context.dual)
+        if not context.perturbs(module) and not duals_in((arguments, options)):
+            return module(*arguments, **options)
+        rule = rule_of_module(module)
+        if rule is not None:
+            try:
+                return rule(context, module, *arguments, **options)
+            except NoRuleError:
+                pass
+        self.fallbacks.add(f"module {type(module).__name__}: torch.func.jvp")
+        return module_by_jvp(context, module, arguments, options)
+
+
+def _defaults(model: nn.Module) -> dict[str, Any]:
+    """The inputs beyond the first, at their defaults."""
+    inputs = list(inspect.signature(model.forward).parameters.values())[1:]
+    return {p.name: p.default for p in inputs if p.default is not p.empty}
+
+
+def _compiled(model: nn.Module, graph: fx.Graph) -> tuple[list[Instruction], Any]:
+    last_use: dict[str, fx.Node] = {}
+    for node in graph.nodes:
+        for used in node.all_input_nodes:
+            last_use[used.name] = node
+    instructions, output = [], None
+    for node in graph.nodes:
+        if node.op == "output":
+            output = node.args[0]
+        elif node.op != "placeholder":
+            dead = tuple(name for name, last in last_use.items() if last is node)
+            target = _resolved(model, node)
+            instructions.append(Instruction(node.name, node.op, target, node.args, dict(node.kwargs), dead))
+    return instructions, output
+
+
+def _resolved(model: nn.Module, node: fx.Node) -> Any:
+    if node.op == "call_module":
+        return model.get_submodule(str(node.target))
+    if node.op == "get_attr":
+        found: Any = model
+        for name in str(node.target).split("."):
+            found = getattr(found, name)
+        return found
+    return node.target
+
+
+def _takes_parameters(rule: Any) -> bool:
+    """Rules of layers know a parameter's tangents by themselves and keep them factored."""
+    return rule.__module__.endswith(".linear")
+
+
+def _plain(todo: Instruction) -> Any:
+    if todo.kind != "call_method":
+        return todo.target
+    return lambda self, *arguments, **options: getattr(self, todo.target)(*arguments, **options)
+
+
+def _leaves(tree: Any) -> list[Any]:
+    found: list[Any] = []
+    fx.node.map_aggregate(tree, found.append)
+    return found
+
+
+def _name(target: Any) -> str:
+    return target if isinstance(target, str) else getattr(target, "__name__", str(target))

@@ -1,0 +1,25 @@
+"""Dropout: one mask for the value and its tangents, drawn as PyTorch draws it."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import nn
+
+from fgbench.pushforward.context import Context
+from fgbench.pushforward.dual import Dual
+from fgbench.pushforward.rules import function_rule, module_rule
+
+
+@module_rule(nn.Dropout)
+def dropout_module(context: Context, module: nn.Dropout, x: Dual) -> Dual:
+    """nn.Dropout."""
+    return dropout(context, x, module.p, module.training)
+
+
+@function_rule(F.dropout)
+def dropout(context: Context, x: Dual, p: float = 0.5, training: bool = True, inplace: bool = False) -> Dual:
+    """Kept entries are scaled by 1 / (1 − p)."""
+    if not training or p == 0:
+        return x
+    return Dual(x.stack * F.dropout(torch.ones_like(x.primal), p, training=True))

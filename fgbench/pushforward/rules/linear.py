@@ -1,0 +1,210 @@
+"""Layers with a weight: y = x Wᵀ + b, ẏ = ẋ Wᵀ + x Ẇᵀ + ḃ; ẋ Wᵀ comes out of the same matmul as x Wᵀ."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+
+from fgbench.pushforward.context import Context
+from fgbench.pushforward.dual import Dual, empty_dual, merged, unmerged
+from fgbench.pushforward.rules import NoRuleError, function_rule, module_rule
+from fgbench.pushforward.tangents import RankOne, Tangent
+
+FEWEST_CHANNELS_FOR_TAPS = 8  # below it a convolution's response is cheap
+
+
+@module_rule(nn.Linear)
+def linear_module(context: Context, module: nn.Linear, x: Any) -> Any:
+    """nn.Linear."""
+    return linear(context, x, module.weight, module.bias)
+
+
+@function_rule(F.linear)
+def linear(context: Context, x: Any, weight: Tensor, bias: Tensor | None = None) -> Any:
+    """[…, n] → […, m]; weight and bias with the tangents that the context has for them."""
+    _parameters_only(weight, bias)
+    if not isinstance(x, Dual):
+        out = _still_input(context, F.linear(x, weight, bias), bias, channel_dim=-1)
+        primal = x
+    else:
+        out = Dual(F.linear(x.stack, weight))
+        primal = x.primal
+        _add_bias(context, out, bias, channel_dim=-1)
+    _add_linear(out.tangents, primal, context.tangent(weight))
+    return out
+
+
+def _add_linear(tangents: Tensor, x: Tensor, weight: Tangent | None) -> None:
+    """tangents [k, …, m] += x Ẇᵀ; in place."""
+    if isinstance(weight, RankOne):
+        # (x·w) uᵀ: no matmul of a layer's size.
+        strength = F.linear(x, weight.right).movedim(-1, 0).unsqueeze(-1)
+        tangents.addcmul_(strength, _spread(weight.left, tangents, channel_dim=-1))
+    elif weight is not None:
+        rows = x.reshape(1, -1, x.shape[-1])
+        full = weight.full().transpose(1, 2)
+        flat = tangents.flatten(1, -2)  # a view: the rule allocated it
+        flat.baddbmm_(rows.expand(len(full), *rows.shape[1:]), full)
+
+
+@module_rule(nn.Conv1d, nn.Conv2d, nn.Conv3d)
+def convolution_module(context: Context, module: Any, x: Any) -> Any:
+    """Convolutions; padding other than with zeros is a function of its own before."""
+    padding = module.padding
+    if module.padding_mode != "zeros":
+        pad = module._reversed_padding_repeated_twice
+        x = (
+            unmerged(F.pad(merged(x), pad, mode=module.padding_mode), x)
+            if isinstance(x, Dual)
+            else F.pad(x, pad, mode=module.padding_mode)
+        )
+        padding = 0
+    return _convolution(
+        context, x, module.weight, module.bias, module.stride, padding, module.dilation, module.groups
+    )
+
+
+@function_rule(F.conv1d, F.conv2d, F.conv3d)
+def _convolution(
+    context: Context,
+    x: Any,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Any:
+    """[B, channels, …] → [B, m, …]."""
+    _parameters_only(weight, bias)
+    convolve = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}[weight.dim()]
+    if not isinstance(x, Dual):
+        value = convolve(x, weight, bias, stride, padding, dilation, groups)
+        out = _still_input(context, value, bias, channel_dim=1)
+        primal = x
+    else:
+        out = unmerged(convolve(merged(x), weight, None, stride, padding, dilation, groups), x)
+        primal = x.primal
+        _add_bias(context, out, bias, channel_dim=1)
+    tangent = context.tangent(weight)
+    if isinstance(tangent, RankOne):
+        response = _response(primal, tangent.right, stride, padding, dilation, groups)
+        _add_response(out.tangents, response, tangent.left)
+    elif tangent is not None:
+        for into, kernel in zip(out.tangents, tangent.full(), strict=True):
+            into.add_(convolve(primal, kernel, None, stride, padding, dilation, groups))
+    return out
+
+
+def _add_response(tangents: Tensor, response: Tensor, left: Tensor) -> None:
+    """tangents [k, B, m, …] += response [k, B, groups, …] · left [k, m]; in place."""
+    groups = response.shape[2]
+    by_group = tangents.unflatten(2, (groups, -1))
+    spread = left.view(len(left), 1, groups, -1, *[1] * (tangents.dim() - 3))
+    by_group.addcmul_(response.unsqueeze(3), spread)
+
+
+def _response(x: Tensor, right: Tensor, stride: Any, padding: Any, dilation: Any, groups: int) -> Tensor:
+    """x [B, channels, …] convolved with k kernels of one output channel: [k, B, groups, …]."""
+    count = len(right)
+    if _taps_pay(x, stride, padding, dilation, groups):
+        return _by_taps(x, right, stride, padding, dilation)
+    convolve = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}[x.dim()]
+    out = convolve(x, right.repeat(groups, *[1] * (right.dim() - 1)), None, stride, padding, dilation, groups)
+    return out.unflatten(1, (groups, count)).movedim(2, 0)
+
+
+def _taps_pay(x: Tensor, *geometry: Any) -> bool:
+    """On a CPU a convolution to one channel takes four times the time of the way below (measured)."""
+    *sizes, groups = geometry
+    plain = all(isinstance(s, tuple) and len(s) == 2 for s in sizes)
+    return plain and groups == 1 and x.device.type == "cpu" and x.shape[1] >= FEWEST_CHANNELS_FOR_TAPS
+
+
+def _by_taps(x: Tensor, right: Tensor, stride: Any, padding: Any, dilation: Any) -> Tensor:
+    """One matmul over channels for every tap of the kernels, then their planes shifted and added."""
+    batch, channels, *size = x.shape
+    count, _, *kernel = right.shape
+    taps = right.permute(2, 3, 0, 1).reshape(-1, channels)
+    if x.is_contiguous():
+        planes = torch.matmul(taps, x.flatten(2)).transpose(0, 1)
+    else:
+        planes = taps @ x.permute(0, 2, 3, 1).reshape(-1, channels).t()
+    planes = planes.reshape(*kernel, count, batch, *size)
+    out_size = [
+        (n + 2 * p - d * (t - 1) - 1) // s + 1
+        for n, p, d, t, s in zip(size, padding, dilation, kernel, stride, strict=True)
+    ]
+    out = x.new_zeros(count, batch, 1, *out_size)
+    for i in range(kernel[0]):
+        into_y, from_y = _overlap(i, size[0], out_size[0], stride[0], padding[0], dilation[0])
+        for j in range(kernel[1]):
+            into_x, from_x = _overlap(j, size[1], out_size[1], stride[1], padding[1], dilation[1])
+            out[:, :, 0, into_y, into_x] += planes[i, j, :, :, from_y, from_x]
+    return out
+
+
+def _overlap(
+    tap: int, size: int, out_size: int, stride: int, padding: int, dilation: int
+) -> tuple[slice, slice]:
+    """Which outputs a tap reaches inside the input, and the inputs that it reads for them."""
+    shift = tap * dilation - padding
+    first = max(0, -(shift // stride))
+    last = min(out_size - 1, (size - 1 - shift) // stride)
+    if last < first:
+        return slice(0, 0), slice(0, 0)
+    return slice(first, last + 1), slice(first * stride + shift, last * stride + shift + 1, stride)
+
+
+@module_rule(nn.Embedding)
+def embedding(context: Context, module: nn.Embedding, index: Tensor) -> Any:
+    """Rows of the weight, and the same rows of its tangents; the padding row has no gradient."""
+    value = module(index).detach()
+    tangent = context.tangent(module.weight)
+    if tangent is None:
+        return value
+    out = empty_dual(value, context.count)
+    out.stack[0] = value
+    if isinstance(tangent, RankOne):
+        right = tangent.right.view(tangent.count, *[1] * index.dim(), -1)
+        torch.mul(tangent.left[:, index].unsqueeze(-1), right, out=out.stack[1:])
+    else:
+        out.stack[1:] = tangent.full()[:, index]
+    if module.padding_idx is not None:
+        out.tangents.mul_((index != module.padding_idx).unsqueeze(-1))
+    return out
+
+
+def _parameters_only(*tensors: Any) -> None:
+    if any(isinstance(t, Dual) for t in tensors):
+        raise NoRuleError("a weight that is itself computed")
+
+
+def _still_input(context: Context, value: Tensor, bias: Tensor | None, channel_dim: int) -> Dual:
+    """The output for an input without tangents: they begin with the bias's own."""
+    out = empty_dual(value, context.count)
+    out.stack[0] = value
+    tangent = context.tangent(bias)
+    out.stack[1:] = 0 if tangent is None else _spread(tangent.full(), out.tangents, channel_dim)
+    return out
+
+
+def _add_bias(context: Context, out: Dual, bias: Tensor | None, channel_dim: int) -> None:
+    """The bias to the value, its tangents to the tangents: never one for the other."""
+    if bias is None:
+        return
+    out.primal.add_(_spread(bias.unsqueeze(0), out.stack[:1], channel_dim)[0])
+    tangent = context.tangent(bias)
+    if tangent is not None:
+        out.tangents.add_(_spread(tangent.full(), out.tangents, channel_dim))
+
+
+def _spread(rows: Tensor, like: Tensor, channel_dim: int) -> Tensor:
+    """[k, m] with m at a dimension of one tangent, to broadcast over the others."""
+    position = channel_dim % (like.dim() - 1) + 1
+    shape = [1] * like.dim()
+    shape[0], shape[position] = rows.shape
+    return rows.reshape(shape)

@@ -1,0 +1,222 @@
+"""Structures of tangents: how their entries depend on each other, and how they are drawn.
+
+All have independent or exchangeable entries of mean 0 and variance 1, so that (∇f·v) v is unbiased,
+and all come from a generator of their own.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from fgbench.pushforward.tangents import Full, RankOne, Redrawn, Tangent
+
+ENTRIES = ("gaussian", "rademacher")
+FULL_STRUCTURES = ("gaussian", "rademacher", "sphere", "orthonormal", "fixed-angle")
+
+
+@dataclass(frozen=True)
+class Tangents:
+    """k tangents of all parameters together.
+
+    Attributes:
+        by_name: those of each parameter, as drawn.
+        mixing: [k, k] in float64, None for the identity: tangent i is Σ_j mixing[i, j] · drawn j. With
+            it lengths and angles over all parameters cost no pass over them.
+    """
+
+    by_name: Mapping[str, Tangent]
+    mixing: Tensor | None = None
+
+    @property
+    def count(self) -> int:
+        """k."""
+        return next(iter(self.by_name.values())).count
+
+    def directional(self, drawn: Tensor) -> Tensor:
+        """Derivatives along the tangents, [k], of those along what was drawn."""
+        return drawn if self.mixing is None else (self.mixing @ drawn.double()).to(drawn.dtype)
+
+    def onto_drawn(self, coefficients: Tensor) -> Tensor:
+        """Coefficients of what was drawn, [k], of those of the tangents."""
+        if self.mixing is None:
+            return coefficients
+        return (coefficients.double() @ self.mixing).to(coefficients.dtype)
+
+    def gram(self) -> Tensor:
+        """Inner products over all parameters, [k, k] in float64."""
+        drawn = _gram(self.by_name)
+        return drawn if self.mixing is None else self.mixing @ drawn @ self.mixing.t()
+
+    def full(self) -> list[Tensor]:
+        """The tangents of each parameter, [k, *shape]."""
+        drawn = [t.full() for t in self.by_name.values()]
+        if self.mixing is None:
+            return drawn
+        return [torch.tensordot(self.mixing.to(d.dtype), d, dims=1) for d in drawn]
+
+
+def _gram(by_name: Mapping[str, Tangent]) -> Tensor:
+    return torch.stack([t.gram() for t in by_name.values()]).sum(0)
+
+
+class Drawer:
+    """Draws k tangents a step, for parameters of given shapes.
+
+    Args:
+        parameters: by name.
+        count: k.
+        structure: `gaussian`, `rademacher`, `sphere` (length √n), `rank-one`, `orthonormal` (at right
+            angles to each other, each of length √n) or `fixed-angle` (each at one angle to the first;
+            Flügel et al. 2024, §4.3).
+        entries: of rank-one factors and whatever has no second dimension: `gaussian` or `rademacher`.
+        angle: in degrees, of `fixed-angle`.
+        seed: of all that it draws.
+        keep: keep full tangents in memory until the update; if not, they are drawn again from seeds.
+    """
+
+    def __init__(
+        self,
+        parameters: Mapping[str, Tensor],
+        count: int,
+        structure: str,
+        seed: int,
+        *,
+        entries: str = "rademacher",
+        angle: float = 90.0,
+        keep: bool = True,
+    ) -> None:
+        self.parameters, self.count, self.structure, self.angle = dict(parameters), count, structure, angle
+        self.size = sum(p.numel() for p in self.parameters.values())
+        first = next(iter(self.parameters.values()))
+        self.generator = torch.Generator(first.device).manual_seed(seed)
+        self.fill = Fill(entries if structure == "rank-one" else "gaussian", self.generator)
+        if structure == "rademacher":
+            self.fill = Fill("rademacher", self.generator)
+        self.freedom = self.size  # independent numbers in a tangent
+        if structure == "rank-one":
+            self.freedom = sum(sum(_factors(p)) for p in self.parameters.values())
+        self.keep = keep or structure == "rank-one"
+        self.seeds = torch.Generator().manual_seed(seed)
+        self.buffers: dict[str, Tensor] = {}
+
+    def draw(self) -> Tangents:
+        """The next step's; those of the last are overwritten."""
+        by_name: dict[str, Tangent] = (
+            self._rank_one()
+            if self.structure == "rank-one"
+            else {name: self._full(name, p) for name, p in self.parameters.items()}
+        )
+        mixing = MIXINGS.get(self.structure)
+        if mixing is None:
+            return Tangents(by_name)
+        return Tangents(by_name, mixing(_gram(by_name), self.size, self.angle))
+
+    def _full(self, name: str, parameter: Tensor) -> Tangent:
+        shape = (self.count, *parameter.shape)
+        if self.keep:
+            if name not in self.buffers:
+                self.buffers[name] = parameter.new_empty(shape, requires_grad=False)
+            return Full(self.fill(self.buffers[name]))
+        seed = int(torch.randint(2**62, (), generator=self.seeds))
+
+        def again() -> Tensor:
+            self.generator.manual_seed(seed)
+            return self.fill(parameter.new_empty(shape, requires_grad=False))
+
+        return Redrawn(again, self.count)
+
+    def _rank_one(self) -> dict[str, Tangent]:
+        """All factors out of one draw: they are few."""
+        sizes = [_factors(p) for p in self.parameters.values()]
+        like = next(iter(self.parameters.values()))
+        total = sum(left + right for left, right in sizes)
+        drawn = self.fill(like.new_empty(self.count * total, requires_grad=False))
+        by_name: dict[str, Tangent] = {}
+        start = 0
+        for (name, parameter), (left, right) in zip(self.parameters.items(), sizes, strict=True):
+            middle, stop = start + self.count * left, start + self.count * (left + right)
+            by_name[name] = (
+                RankOne(
+                    drawn[start:middle].view(self.count, left),
+                    drawn[middle:stop].view(self.count, *parameter.shape[1:]),
+                )
+                if left
+                else Full(drawn[middle:stop].view(self.count, *parameter.shape))
+            )
+            start = stop
+        return by_name
+
+
+def _factors(parameter: Tensor) -> tuple[int, int]:
+    """How many numbers its two factors have; a vector has one, of all its entries."""
+    if parameter.dim() < 2 or parameter.shape[0] == 1:
+        return 0, parameter.numel()
+    return parameter.shape[0], parameter[0].numel()
+
+
+class Fill:
+    """Fills a tensor with independent entries of mean 0 and variance 1."""
+
+    def __init__(self, entries: str, generator: torch.Generator) -> None:
+        self.entries, self.generator = entries, generator
+        self.words: Tensor | None = None
+
+    def __call__(self, tensor: Tensor) -> Tensor:
+        """In place."""
+        if self.entries == "gaussian":
+            return tensor.normal_(generator=self.generator)
+        # A random bit in each byte: a quarter of the time that a float per entry takes.
+        count = -(-tensor.numel() // 8)
+        if self.words is None or len(self.words) < count:
+            self.words = torch.empty(count, dtype=torch.int64, device=tensor.device)
+        words = self.words[:count].random_(generator=self.generator)
+        bits = words.view(torch.uint8)[: tensor.numel()].bitwise_and_(1)
+        return tensor.copy_(bits.view(tensor.shape)).mul_(2).sub_(1)
+
+
+def _sphere(gram: Tensor, size: int, angle: float) -> Tensor:
+    """Each scaled to length √n."""
+    return torch.diag(math.sqrt(size) * gram.diagonal().rsqrt())
+
+
+def _orthonormal(gram: Tensor, size: int, angle: float) -> Tensor:
+    """Gram–Schmidt by the Cholesky factor, then length √n."""
+    factor = torch.linalg.cholesky(gram)
+    identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    return math.sqrt(size) * torch.linalg.solve_triangular(factor, identity, upper=False)
+
+
+def _fixed_angle(gram: Tensor, size: int, angle: float) -> Tensor:
+    """cos α · v_1 + sin α · (what of v_i is at right angles to v_1), each of length √n."""
+    identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
+    along = gram[0] / gram[0, 0]
+    aside = identity - along.unsqueeze(1) * identity[0]
+    aside[0] = 0
+    length = (gram.diagonal() - along * gram[0]).clamp_min(torch.finfo(gram.dtype).tiny).sqrt()
+    turn = math.radians(angle)
+    mixing = math.sin(turn) * aside / length.unsqueeze(1)
+    mixing += math.cos(turn) * identity[0] / gram[0, 0].sqrt()
+    mixing[0] = identity[0] / gram[0, 0].sqrt()
+    return math.sqrt(size) * mixing
+
+
+Mixing = Callable[[Tensor, int, float], Tensor]
+MIXINGS: dict[str, Mixing] = {"sphere": _sphere, "orthonormal": _orthonormal, "fixed-angle": _fixed_angle}
+
+
+def squared_length(structure: str, entries: str, size: int, count: int) -> float | None:
+    """E‖mean of k forward gradients‖² / ‖∇f‖² for n parameters; None where it depends on the gradient.
+
+    (n + k + 1)/k for Gaussian entries, (n + k − 1)/k for ±1, the
+    sphere and rank-one ±1, n/k for orthonormal tangents.
+    """
+    if structure == "gaussian":
+        return (size + count + 1) / count
+    if structure in ("rademacher", "sphere") or (structure == "rank-one" and entries == "rademacher"):
+        return (size + count - 1) / count
+    return size / count if structure == "orthonormal" else None

@@ -1,0 +1,142 @@
+"""Tangents of parameters, k at a time, and what a step needs of them: never full where factors do."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+class Tangent(ABC):
+    """k tangents of one parameter."""
+
+    count: int
+
+    @abstractmethod
+    def full(self) -> Tensor:
+        """All entries, [k, *shape]."""
+
+    @abstractmethod
+    def part(self, start: int, stop: int) -> Tangent:
+        """Those from `start` to before `stop`."""
+
+    @abstractmethod
+    def add_to(self, parameter: Tensor, coefficients: Tensor) -> None:
+        """Add Σ coefficients[i] · tangent i in place; coefficients: [k]."""
+
+    def gram(self) -> Tensor:
+        """Their inner products, [k, k] in float64."""
+        rows = self.full().flatten(1).double()
+        return rows @ rows.t()
+
+
+@dataclass(frozen=True)
+class Full(Tangent):
+    """Entries as they are.
+
+    Attributes:
+        entries: [k, *shape].
+    """
+
+    entries: Tensor
+
+    @property
+    def count(self) -> int:  # type: ignore[override]
+        """k."""
+        return self.entries.shape[0]
+
+    def full(self) -> Tensor:
+        """The entries."""
+        return self.entries
+
+    def part(self, start: int, stop: int) -> Full:
+        """A view of some."""
+        return Full(self.entries[start:stop])
+
+    def add_to(self, parameter: Tensor, coefficients: Tensor) -> None:
+        """One pass over the parameter, whatever k is."""
+        add_full(parameter, self.entries, coefficients)
+
+
+def add_full(parameter: Tensor, entries: Tensor, coefficients: Tensor) -> None:
+    """parameter += Σ coefficients[i] · entries[i], in place."""
+    coefficients = coefficients.to(parameter.dtype)
+    if len(entries) == 1:
+        parameter.addcmul_(entries[0], coefficients[0])
+    elif parameter.is_contiguous():
+        parameter.view(-1).addmv_(entries.flatten(1).t(), coefficients)
+    else:
+        parameter.add_(torch.tensordot(coefficients, entries, dims=1))
+
+
+@dataclass(frozen=True)
+class Redrawn(Tangent):
+    """Entries drawn from their seed whenever they are needed, and dropped again.
+
+    Attributes:
+        draw: gives the same [k, *shape] at every call.
+        count: k.
+        start, stop: the part of them that this is.
+    """
+
+    draw: Callable[[], Tensor]
+    count: int
+    start: int = 0
+    stop: int | None = None
+
+    def full(self) -> Tensor:
+        """Drawn anew."""
+        return self.draw()[self.start : self.stop]
+
+    def part(self, start: int, stop: int) -> Redrawn:
+        """Others are drawn with them, and dropped."""
+        return Redrawn(self.draw, stop - start, self.start + start, self.start + stop)
+
+    def add_to(self, parameter: Tensor, coefficients: Tensor) -> None:
+        """Draw, add, drop."""
+        add_full(parameter, self.full(), coefficients)
+
+
+@dataclass(frozen=True)
+class RankOne(Tangent):
+    """left ⊗ right for each: V = u wᵀ; of a convolution, output channels ⊗ all the rest.
+
+    Attributes:
+        left: [k, m], the first dimension of the parameter.
+        right: [k, *rest].
+    """
+
+    left: Tensor
+    right: Tensor
+
+    @property
+    def count(self) -> int:  # type: ignore[override]
+        """k."""
+        return self.left.shape[0]
+
+    def full(self) -> Tensor:
+        """The products, [k, m, *rest]."""
+        return torch.einsum("km,k...->km...", self.left, self.right)
+
+    def part(self, start: int, stop: int) -> RankOne:
+        """Views of some."""
+        return RankOne(self.left[start:stop], self.right[start:stop])
+
+    def add_to(self, parameter: Tensor, coefficients: Tensor) -> None:
+        """A rank-k update of the parameter as a matrix."""
+        scaled = self.left * coefficients.to(self.left.dtype).unsqueeze(1)
+        if len(scaled) == 1:
+            column = scaled[0].view(-1, *[1] * (parameter.dim() - 1))
+            parameter.addcmul_(column, self.right[0])
+        elif parameter.is_contiguous():
+            parameter.view(parameter.shape[0], -1).addmm_(scaled.t(), self.right.flatten(1))
+        else:
+            parameter.add_((scaled.t() @ self.right.flatten(1)).view_as(parameter))
+
+    def gram(self) -> Tensor:
+        """⟨u uᵀ, w wᵀ⟩ without the products."""
+        left, right = self.left.double(), self.right.flatten(1).double()
+        return (left @ left.t()) * (right @ right.t())
