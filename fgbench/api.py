@@ -29,6 +29,8 @@ def compare(
     reference: str | None = None,
     max_measure_seconds: float = 10.0,
     seed: int = 0,
+    execution: str = "eager",
+    optimizer: str = "sgd",
 ) -> pd.DataFrame:
     """Time a training step of each method on a model and a batch, interleaved, in this process.
 
@@ -43,6 +45,8 @@ def compare(
         reference: the method that ratios are over; backprop, or the first where it is not among them.
         max_measure_seconds: about how long to time.
         seed: of the tangents and of the order.
+        execution: eager, or compile for torch.compile, for all.
+        optimizer: of torch.optim, for all, as in `fgbench run --optimizer`.
 
     Returns:
         A row for each method, the base and the A/A repeat (`role` method, base, aa): `seconds` a step,
@@ -50,12 +54,16 @@ def compare(
         method that failed.
 
     Raises:
-        UsageError: no such method or option, or a time that is not positive.
+        UsageError: no such method, option or optimiser, or a time that is not positive.
     """
+    from fgbench.methods._optimizer import canonical_optimizer
     from fgbench.worker.timing import AA, BASE, Problem, time_methods
 
     if not max_measure_seconds > 0:
         raise UsageError(f"max_measure_seconds {max_measure_seconds}: must be positive.")
+    if execution not in registered.EXECUTIONS:
+        raise UsageError(f"execution {execution}: must be one of {', '.join(registered.EXECUTIONS)}.")
+    optimizer = canonical_optimizer(optimizer)
     specs = registered.canonical_specs(methods)
     if not specs:
         raise UsageError("methods: name at least one method.")
@@ -76,7 +84,7 @@ def compare(
                 role = {BASE: BASE_ROLE, AA: AA_ROLE}.get(arm, METHOD_ROLE)
                 samples.append({**sample, "process": 0, "role": role, "method": over if arm == AA else arm})
 
-    problem = Problem(model, loss, [batch], seed)
+    problem = Problem(model, loss, [batch], seed, registered.Conditions(execution, optimizer))
     time_methods(problem, specs, over, process=0, seconds=max_measure_seconds, report=report)
     found = ratios(pd.DataFrame(samples), over, pilot=1)
     return pd.DataFrame([*({**r.row(), "status": "ok"} for r in found), *failed])

@@ -10,7 +10,8 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
-from fgbench.methods import Batch, Loss, Method, trainable
+from fgbench.methods import PLAIN, Batch, Conditions, Loss, Method, trainable
+from fgbench.methods._optimizer import PLAIN_SGD, make_optimizer, optimize
 from fgbench.training.randomness import OwnRandomness
 
 # Largest error of an estimate as a share of it, by dtype; wrong code is off by shares of 1.
@@ -24,19 +25,20 @@ class WrongStepError(Exception):
     """A step whose loss or estimate is not what it must be; the message says by how much."""
 
 
-def check_step(method: Method, model: nn.Module, loss: Loss, batch: Batch, seed: int) -> None:
+def check_step(
+    method: Method, model: nn.Module, loss: Loss, batch: Batch, seed: int, conditions: Conditions = PLAIN
+) -> None:
     """Hold one step, exactly as it will be timed, against reverse mode at the same weights.
 
-    The loss that it reports must be the loss, and its update that of the estimate which
-    `Step.expected` derives from the true gradient.
+    The loss that it reports must be the loss, and what it does to the weights that of the estimate
+    which `Step.expected` derives from the true gradient.
 
     Raises:
         WrongStepError: it is neither in any of a few tries, with other random numbers each.
     """
-    tolerance = TOLERANCE[next(model.parameters()).dtype]
     errors = []
     for attempt in range(TRIES):
-        error = _error_of_step(method, model, loss, batch, seed + attempt)
+        error, tolerance = _error_of_step(method, model, loss, batch, seed + attempt, conditions)
         if error <= tolerance:
             return
         errors.append(error)
@@ -46,26 +48,41 @@ def check_step(method: Method, model: nn.Module, loss: Loss, batch: Batch, seed:
     )
 
 
-def _error_of_step(method: Method, model: nn.Module, loss: Loss, batch: Batch, seed: int) -> float:
+def _error_of_step(
+    method: Method, model: nn.Module, loss: Loss, batch: Batch, seed: int, conditions: Conditions
+) -> tuple[float, float]:
+    """By what share it is off, and by what share it may be."""
     true_loss, gradient = _reverse_mode(copy.deepcopy(model), loss, batch, seed)
-    trained = copy.deepcopy(model)
-    step = method.prepare(trained, loss, seed)
+    step = method.prepare(copy.deepcopy(model), loss, seed, conditions)
     before = [p.detach().clone() for p in step.parameters]
     # An update as large as the weights: its rounding is then as small as theirs.
     size, slope = norm(before), norm(gradient)
     learning_rate = size / slope if size > 0 and slope > 0 else 1.0
     with _same_masks(seed, batch):
         value = step(batch, learning_rate)
-    off_squared = expected_squared = 0.0
-    for old, new, expected in zip(before, step.parameters, step.expected(gradient), strict=True):
-        estimate = (old.double() - new.detach().double()) / learning_rate
-        off_squared += float((estimate - expected.double()).square().sum())
-        expected_squared += float(expected.double().square().sum())
+    with _same_masks(seed, batch):
+        estimate = step.expected(gradient, copy.deepcopy(model), batch)
+    wanted = _moves(before, estimate, learning_rate, conditions)
+    moves = [new.detach().double() - old.double() for old, new in zip(before, step.parameters, strict=True)]
+    off = norm([a - b for a, b in zip(moves, wanted, strict=True)])
     error = max(
-        math.sqrt(off_squared / max(expected_squared, SMALLEST)),
-        abs(float(value) - true_loss) / max(abs(true_loss), SMALLEST),
+        off / max(norm(wanted), SMALLEST), abs(float(value) - true_loss) / max(abs(true_loss), SMALLEST)
     )
-    return error if math.isfinite(error) else math.inf
+    tolerance = max(TOLERANCE[before[0].dtype], step.tolerance)
+    return (error if math.isfinite(error) else math.inf), tolerance
+
+
+def _moves(
+    before: Sequence[Tensor], estimate: Sequence[Tensor], learning_rate: float, conditions: Conditions
+) -> list[Tensor]:
+    """What an optimiser's first update by the estimate does to the weights."""
+    if conditions.optimizer == PLAIN_SGD:
+        return [-learning_rate * e.double() for e in estimate]
+    after = [b.clone().requires_grad_() for b in before]
+    for parameter, gradient in zip(after, estimate, strict=True):
+        parameter.grad = gradient.detach().to(parameter.dtype)
+    optimize(make_optimizer(conditions.optimizer, after), learning_rate)
+    return [a.detach().double() - b.double() for a, b in zip(after, before, strict=True)]
 
 
 def _reverse_mode(model: nn.Module, loss: Loss, batch: Batch, seed: int) -> tuple[float, list[Tensor]]:

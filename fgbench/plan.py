@@ -48,6 +48,8 @@ class Config:
     device: str
     dtype: str
     threads: int | None
+    execution: str = "eager"
+    optimizer: str = "sgd"
     time: bool = True
     train: bool = True
 
@@ -66,6 +68,12 @@ class Group:
     device: str
     threads: int
     execution: str = "eager"
+    optimizer: str = "sgd"
+
+    @property
+    def conditions(self) -> methods.Conditions:
+        """What every method of the group is prepared with."""
+        return methods.Conditions(self.execution, self.optimizer)
 
     @property
     def name(self) -> str:
@@ -107,10 +115,13 @@ def make_plan(config: Config) -> Plan:
         UsageError: one line that says what is wrong and what would be right.
     """
     _check_numbers(config)
+    from fgbench.methods._optimizer import canonical_optimizer
+
     config = dataclasses.replace(
         config,
         methods=methods.canonical_specs(config.methods),
         dataset=canonical(split_spec(config.dataset)[0], datasets.find(config.dataset)),
+        optimizer=canonical_optimizer(config.optimizer),
     )
     device = resolve_device(config.device)
     threads = resolve_threads(config.threads)
@@ -131,6 +142,8 @@ def make_plan(config: Config) -> Plan:
                 config.dtype,
                 device,
                 threads,
+                config.execution,
+                config.optimizer,
             )
             for arch, depth in _grid(config)
         )
@@ -215,6 +228,8 @@ def _check_numbers(config: Config) -> None:
         _positive("--lr", config.learning_rate)
     if config.dtype not in DTYPES:
         raise UsageError(f"--dtype {config.dtype}: must be one of {', '.join(DTYPES)}.")
+    if config.execution not in methods.EXECUTIONS:
+        raise UsageError(f"--execution {config.execution}: must be one of {', '.join(methods.EXECUTIONS)}.")
     if not config.archs:
         raise UsageError("--arch: name at least one architecture.")
     if not config.methods:

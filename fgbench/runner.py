@@ -90,6 +90,8 @@ class GroupRun:
     watcher: Watcher
     left_out: set[str] = field(default_factory=set)
     """Methods that failed before: a step that is wrong or does not fit is not tried again."""
+    noted: set[str] = field(default_factory=set)
+    """What the watcher was told of steps."""
 
     def __post_init__(self) -> None:
         self.live = LiveRatios(self.plan.reference)
@@ -143,6 +145,9 @@ class GroupRun:
                     seen += 1
                     self.live.add(event["samples"])
                     self.watcher.progress(seen / rounds, f"{text}, round {seen} of {rounds} {self.live}")
+                if event["event"] == "parts":
+                    rows = ({"group": self.group.name, "process": process, **p} for p in event["parts"])
+                    self.folder.append("parts", *rows)
                 if event["event"] == "samples":
                     self.folder.append("samples", *(self._sample_row(process, s) for s in event["samples"]))
         return any(job["status"] == "ok" for job in jobs.values())
@@ -307,6 +312,14 @@ class GroupRun:
             if job["status"] == "ok":
                 job |= {"status": status, "detail": detail}
 
+    def _note(self, job: dict[str, Any], text: str) -> None:
+        """Into the job's row, and told once."""
+        job["detail"] = text
+        line = f"{self.group.name}, {job['method']}: {text}"
+        if line not in self.noted:
+            self.noted.add(line)
+            self.watcher.note(line)
+
     def _work(
         self, phase: str, jobs: dict[str, dict[str, Any]], seed: int, **more: Any
     ) -> Iterator[dict[str, Any]]:
@@ -332,6 +345,8 @@ class GroupRun:
                     self.watcher.note(
                         f"{self.group.name}, {event['method']}: {event['status']}: {event['detail']}"
                     )
+                case "noted" if event["method"] in jobs:
+                    self._note(jobs[event["method"]], "; ".join(event["notes"]))
                 case "usage_error":
                     raise WorkerDiedError("error", event["message"])
                 case _:

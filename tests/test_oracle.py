@@ -10,15 +10,15 @@ import torch
 from torch import Tensor, nn
 
 from fgbench import architectures, methods
-from fgbench.methods import Batch, Loss, Method, Step
-from fgbench.methods.forward import ForwardStep
+from fgbench.methods import PLAIN, Batch, Conditions, Loss, Method, Part, Step
+from fgbench.methods._stock import StockStep
 from fgbench.oracle import WrongStepError, check_step, norm
 from tests.builders import cross_entropy, tiny_batch, tiny_mlp
 
 SEEDS = range(20)
 
 
-class Wrong(ForwardStep):
+class Wrong(StockStep):
     """A forward step with one mistake."""
 
     def __init__(self, mistake: str, model: nn.Module, loss: Loss, seed: int) -> None:
@@ -28,11 +28,12 @@ class Wrong(ForwardStep):
     @torch.no_grad()
     def __call__(self, batch: Batch, learning_rate: float) -> Tensor:
         self.draw()
-        tangents = dict(self.tangents)
+        drawn = {name: t.full()[0] for name, t in self.tangents.by_name.items()}
+        tangents = dict(drawn)
         if self.mistake == "bias has no tangent":
             tangents = {k: torch.zeros_like(v) if k.endswith("bias") else v for k, v in tangents.items()}
         value, derivative, _ = torch.func.jvp(
-            lambda parameters: self._loss(parameters, batch), (self.primals,), (tangents,), has_aux=True
+            lambda parameters: self._loss(parameters, *batch), (self.primals,), (tangents,), has_aux=True
         )
         if self.mistake == "off by 2":
             derivative = 2 * derivative
@@ -40,7 +41,7 @@ class Wrong(ForwardStep):
             derivative = len(batch[1]) * derivative
         if self.mistake == "first sample only":
             _, derivative, _ = torch.func.jvp(
-                lambda p: self._loss(p, (batch[0][:1], batch[1][:1])),
+                lambda p: self._loss(p, batch[0][:1], batch[1][:1]),
                 (self.primals,),
                 (tangents,),
                 has_aux=True,
@@ -50,7 +51,7 @@ class Wrong(ForwardStep):
         for name, primal in self.primals.items():
             if self.mistake == "bias is not updated" and name.endswith("bias"):
                 continue
-            primal.addcmul_(self.tangents[name], derivative, value=-learning_rate)
+            primal.addcmul_(drawn[name], derivative, value=-learning_rate)
         if self.mistake == "nan":
             next(iter(self.primals.values())).fill_(torch.nan)
         return 1.01 * value if self.mistake == "wrong loss" else value
@@ -61,7 +62,7 @@ class WrongMethod(Method):
     mistake: str = ""
     summary = source = "wrong on purpose"
 
-    def prepare(self, model: nn.Module, loss: Loss, seed: int) -> Step:
+    def prepare(self, model: nn.Module, loss: Loss, seed: int, conditions: Conditions = PLAIN) -> Step:
         return Wrong(self.mistake, model, loss, seed)
 
 
@@ -72,6 +73,9 @@ class BiaslessBackprop(Step):
         self.model, self.loss = model, loss
         self.parameters = list(methods.trainable(model).values())
 
+    def parts(self, batch: Batch, learning_rate: float) -> dict[str, Part]:
+        raise NotImplementedError
+
     def __call__(self, batch: Batch, learning_rate: float) -> Tensor:
         value = self.loss(self.model(batch[0]), batch[1])
         for parameter, g in zip(self.parameters, torch.autograd.grad(value, self.parameters), strict=True):
@@ -79,7 +83,7 @@ class BiaslessBackprop(Step):
                 parameter.data.sub_(g, alpha=learning_rate)
         return value.detach()
 
-    def expected(self, gradient: Sequence[Tensor]) -> list[Tensor]:
+    def expected(self, gradient: Sequence[Tensor], model: nn.Module, batch: Batch) -> list[Tensor]:
         return list(gradient)
 
 
@@ -87,7 +91,7 @@ class BiaslessBackprop(Step):
 class BiaslessMethod(Method):
     summary = source = "wrong on purpose"
 
-    def prepare(self, model: nn.Module, loss: Loss, seed: int) -> Step:
+    def prepare(self, model: nn.Module, loss: Loss, seed: int, conditions: Conditions = PLAIN) -> Step:
         return BiaslessBackprop(model, loss)
 
 

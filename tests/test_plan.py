@@ -207,6 +207,7 @@ class TestContract:
         "device": "cuda:0",
         "threads": 2,
         "execution": "compile",
+        "optimizer": "adam",
     }
 
     def test_it_knows_every_field_of_a_group(self):

@@ -122,6 +122,13 @@ def run(
         str, typer.Option(help="auto (the GPU where there is one), cpu, cuda or cuda:N.")
     ] = "auto",
     dtype: Annotated[str, typer.Option(help="float32, float64 or bfloat16.")] = "float32",
+    execution: Annotated[
+        str, typer.Option(help="eager, or compile: the base and every method through torch.compile.")
+    ] = "eager",
+    optimizer: Annotated[
+        str,
+        typer.Option(help="Of torch.optim, for every method: sgd, adam, sgd:momentum=0.9,weight_decay=5e-4."),
+    ] = "sgd",
     threads: Annotated[int | None, typer.Option(help="CPU threads of a job. (default: torch's own)")] = None,
     validation_size: Annotated[
         int | None,
@@ -171,6 +178,8 @@ def run(
         device=device,
         dtype=dtype,
         threads=threads,
+        execution=execution,
+        optimizer=optimizer,
         time=not train_only,
         train=not time_only,
     )

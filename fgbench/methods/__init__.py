@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar
 
 from fgbench import registry
@@ -22,23 +23,65 @@ Batch = tuple["Tensor", "Tensor"]
 Loss = Callable[["Tensor", "Tensor"], "Tensor"]
 
 
+@dataclass(frozen=True)
+class Conditions:
+    """What is the same for every method of a matched group.
+
+    Attributes:
+        execution: one of `EXECUTIONS`; `compile` is torch.compile.
+        optimizer: spec of a torch.optim optimiser, `sgd` or as in `sgd:momentum=0.9`.
+    """
+
+    execution: str = "eager"
+    optimizer: str = "sgd"
+
+
+EXECUTIONS = ("eager", "compile")
+PLAIN = Conditions()
+Part = Callable[[], object]
+
+
 class Step(ABC):
-    """One training step, plain SGD: parameters ← parameters − learning rate · estimate."""
+    """One training step: under plain SGD parameters ← parameters − learning rate · estimate."""
 
     parameters: Sequence[Tensor]
     """The parameters that the step trains, in the order of `model.parameters()`."""
 
-    @abstractmethod
-    def __call__(self, batch: Batch, learning_rate: float) -> Tensor:
-        """Take one step in place; gives the batch's loss before it, shape [], still on the device."""
+    value: Tensor
+    """The loss of the last batch before its update, shape [], on the device, outside autograd."""
+
+    tolerance: ClassVar[float] = 0.0
+    """By what share the estimate is off by design, as finite differences are."""
 
     @abstractmethod
-    def expected(self, gradient: Sequence[Tensor]) -> list[Tensor]:
+    def parts(self, batch: Batch, learning_rate: float) -> dict[str, Part]:
+        """What one step does, by name and in order: draw, forward, backward, update.
+
+        Run one after the other they are the step; the forward part sets `value`.
+        """
+
+    def __call__(self, batch: Batch, learning_rate: float) -> Tensor:
+        """Take one step in place; gives the batch's loss before it, shape [], still on the device."""
+        for part in self.parts(batch, learning_rate).values():
+            part()
+        return self.value
+
+    @abstractmethod
+    def expected(self, gradient: Sequence[Tensor], model: nn.Module, batch: Batch) -> list[Tensor]:
         """The estimate that the last step must have used, were `gradient` the true one.
 
         The oracle against which a step is checked before it is timed: for backprop the gradient
         itself, for a forward gradient (∇f·v) v with the v of the last step.
+
+        Args:
+            gradient: by reverse mode, at the weights before the step.
+            model: with those weights.
+            batch: of the step.
         """
+
+    def notes(self) -> list[str]:
+        """What the reader of a result should know of how the step ran: what fell back."""
+        return []
 
 
 class Method(ABC):
@@ -48,14 +91,23 @@ class Method(ABC):
     source: ClassVar[str]
     """The paper or the documentation that it comes from."""
 
+    @property
+    def unbiased(self) -> bool:
+        """Whether the mean of its estimates is the gradient."""
+        return True
+
     @abstractmethod
-    def prepare(self, model: nn.Module, loss: Loss, seed: int) -> Step:
+    def prepare(self, model: nn.Module, loss: Loss, seed: int, conditions: Conditions = PLAIN) -> Step:
         """Bind to a model, which the step then trains in place.
 
         Args:
             model: in training mode, on its device, with its initial weights.
             loss: (output, target) → scalar.
             seed: of every random number that the step draws itself.
+            conditions: shared by all methods of the group.
+
+        Raises:
+            UsageError: the method does not go with the conditions.
         """
 
 

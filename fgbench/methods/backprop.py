@@ -7,57 +7,96 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fgbench.methods import Batch, Loss, Method, Step, trainable
+from fgbench.errors import UsageError
+from fgbench.methods import PLAIN, Batch, Conditions, Loss, Method, Part, Step, trainable
+from fgbench.methods._checkpoint import Checkpointed
+from fgbench.methods._compile import compiled
+from fgbench.methods._optimizer import PLAIN_SGD, make_optimizer, optimize
 from fgbench.options import option
 
 
 @dataclass(frozen=True)
 class Backprop(Method):
-    """Reverse-mode gradient and SGD."""
+    """Reverse-mode gradient and an optimiser."""
 
     update: str = option(
         "fused",
-        "fused: SGD's fused kernel after the backward pass; in-backward: each parameter as soon as "
-        "its gradient is there, which is then freed",
+        "fused: the optimiser's fused kernel after the backward pass; in-backward: each parameter as "
+        "soon as its gradient is there, which is then freed",
         choices=("fused", "in-backward"),
     )
+    checkpoint: bool = option(
+        False, "activation checkpointing: keep segments' inputs alone, compute the rest again going back"
+    )
+    segments: str = option(
+        "layer",
+        "of checkpointing: layer, one for each layer with parameters; sqrt, √depth of them",
+        choices=("layer", "sqrt"),
+    )
 
-    summary: ClassVar[str] = "reverse-mode gradient, SGD"
-    source: ClassVar[str] = "torch.optim.SGD(fused=True); PyTorch's optimizer-in-backward tutorial"
+    summary: ClassVar[str] = "reverse-mode gradient, the optimiser's own update"
+    source: ClassVar[str] = (
+        "torch.optim, fused; PyTorch's optimizer-in-backward tutorial; torch.utils.checkpoint "
+        "(Chen et al. 2016)"
+    )
 
-    def prepare(self, model: nn.Module, loss: Loss, seed: int) -> Step:
+    def prepare(self, model: nn.Module, loss: Loss, seed: int, conditions: Conditions = PLAIN) -> Step:
         """Bind to a model; `seed` is not used, nothing is drawn."""
-        return (FusedStep if self.update == "fused" else InBackwardStep)(model, loss)
+        if self.checkpoint and conditions.execution != "eager":
+            raise UsageError("backprop:checkpoint=true runs eagerly: leave --execution out.")
+        call = Checkpointed(model, self.segments) if self.checkpoint else model
+        step = FusedStep if self.update == "fused" else InBackwardStep
+        return step(list(trainable(model).values()), lambda x, y: loss(call(x), y), conditions)
 
 
-class FusedStep(Step):
-    """Backward pass, then one fused update of all parameters; gradients are fresh, never zeroed."""
+class _BackpropStep(Step):
+    """The forward pass, and what the estimate is."""
 
-    def __init__(self, model: nn.Module, loss: Loss) -> None:
-        self.model, self.loss = model, loss
-        self.parameters = list(trainable(model).values())
-        self.optimizer = torch.optim.SGD(self.parameters, lr=0.0, fused=True)
+    def __init__(self, parameters: Sequence[Tensor], evaluate: Loss, conditions: Conditions) -> None:
+        """`evaluate` gives the loss of a batch's input and target."""
+        self.parameters = parameters
+        self.evaluate = compiled(evaluate, conditions)
 
-    def __call__(self, batch: Batch, learning_rate: float) -> Tensor:
-        """Forward pass, backward pass, update."""
-        self.optimizer.param_groups[0]["lr"] = learning_rate
-        self.optimizer.zero_grad(set_to_none=True)
-        value = self.loss(self.model(batch[0]), batch[1])
-        value.backward()
-        self.optimizer.step()
-        return value.detach()
+    def _forward(self, batch: Batch) -> None:
+        self.recorded = self.evaluate(*batch)
+        self.value = self.recorded.detach()
 
-    def expected(self, gradient: Sequence[Tensor]) -> list[Tensor]:
+    def _backward(self) -> None:
+        self.recorded.backward()
+        del self.recorded
+
+    def expected(self, gradient: Sequence[Tensor], model: nn.Module, batch: Batch) -> list[Tensor]:
         """The gradient itself."""
         return list(gradient)
 
 
-class InBackwardStep(Step):
+class FusedStep(_BackpropStep):
+    """Backward pass, then one fused update of all parameters; gradients are fresh, never zeroed."""
+
+    def __init__(self, parameters: Sequence[Tensor], evaluate: Loss, conditions: Conditions) -> None:
+        super().__init__(parameters, evaluate, conditions)
+        self.optimizer = make_optimizer(conditions.optimizer, self.parameters)
+
+    def _forward(self, batch: Batch) -> None:
+        self.optimizer.zero_grad(set_to_none=True)
+        super()._forward(batch)
+
+    def parts(self, batch: Batch, learning_rate: float) -> dict[str, Part]:
+        """Forward pass, backward pass, update."""
+        return {
+            "forward": lambda: self._forward(batch),
+            "backward": self._backward,
+            "update": lambda: optimize(self.optimizer, learning_rate),
+        }
+
+
+class InBackwardStep(_BackpropStep):
     """Updates a parameter the moment its gradient is accumulated, so that few gradients live at once."""
 
-    def __init__(self, model: nn.Module, loss: Loss) -> None:
-        self.model, self.loss = model, loss
-        self.parameters = list(trainable(model).values())
+    def __init__(self, parameters: Sequence[Tensor], evaluate: Loss, conditions: Conditions) -> None:
+        super().__init__(parameters, evaluate, conditions)
+        if conditions.optimizer != PLAIN_SGD:
+            raise UsageError("backprop:update=in-backward updates by plain SGD: leave --optimizer out.")
         self.learning_rate = 0.0
         for parameter in self.parameters:
             parameter.register_post_accumulate_grad_hook(self._update)
@@ -68,16 +107,10 @@ class InBackwardStep(Step):
         parameter.add_(parameter.grad, alpha=-self.learning_rate)
         parameter.grad = None
 
-    def __call__(self, batch: Batch, learning_rate: float) -> Tensor:
+    def parts(self, batch: Batch, learning_rate: float) -> dict[str, Part]:
         """Forward pass, then a backward pass that updates as it goes."""
         self.learning_rate = learning_rate
-        value = self.loss(self.model(batch[0]), batch[1])
-        value.backward()
-        return value.detach()
-
-    def expected(self, gradient: Sequence[Tensor]) -> list[Tensor]:
-        """The gradient itself."""
-        return list(gradient)
+        return {"forward": lambda: self._forward(batch), "backward and update": self._backward}
 
 
 method = Backprop

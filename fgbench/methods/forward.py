@@ -1,92 +1,131 @@
-"""Forward gradients by `torch.func.jvp`: (∇f·v) v with one random tangent a step (Baydin et al. 2022)."""
+"""Forward gradients: Σ (∇f·v) v over k random tangents a step, without reverse mode."""
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
-import torch
-from torch import Tensor, nn
+from torch import nn
 
-from fgbench.methods import Batch, Loss, Method, Step, trainable
+from fgbench.errors import UsageError
+from fgbench.methods import PLAIN, Conditions, Loss, Method, Step
 from fgbench.options import option
 
 
 @dataclass(frozen=True)
 class Forward(Method):
-    """Forward gradient descent, Algorithm 1 of the paper, with PyTorch's own forward mode."""
+    """Forward gradient descent on fgbench's own forward mode, or on PyTorch's."""
 
+    tangents: int = option(1, "k, tangents a step", minimum=1)
     structure: str = option(
         "gaussian",
-        "entries of the tangent, independent: gaussian N(0, 1), as published; rademacher ±1, less variance",
-        choices=("gaussian", "rademacher"),
+        "how a tangent's entries depend on each other. gaussian: not at all, N(0, 1), as published; "
+        "rademacher: not at all, ±1; sphere: uniform on the sphere of radius √n; rank-one: u wᵀ for each "
+        "weight; orthonormal: at right angles, each of length √n; fixed-angle: each at one angle to the "
+        "first; activity: noise on layers' outputs, sample by sample",
+        choices=(
+            "gaussian",
+            "rademacher",
+            "sphere",
+            "rank-one",
+            "orthonormal",
+            "fixed-angle",
+            "activity",
+        ),
+    )
+    entries: str = option(
+        "rademacher",
+        "of rank-one's factors and of activity's noise: rademacher ±1, or gaussian",
+        choices=("rademacher", "gaussian"),
+    )
+    angle: float = option(45.0, "degrees to the first tangent, of structure=fixed-angle", minimum=1)
+    combine: str = option(
+        "mean",
+        "of k single forward gradients: mean; sum; projection, the gradient's orthogonal projection on "
+        "their span (FROG)",
+        choices=("mean", "sum", "projection"),
+    )
+    chunk: int = option(0, "tangents taken at once, where memory is short; 0 for all", minimum=0)
+    store: str = option(
+        "keep",
+        "full tangents between drawing and update: keep them in memory, or draw them again from a seed",
+        choices=("keep", "seed"),
+    )
+    clip: float = option(0.0, "largest size of a directional derivative; 0 for no limit", minimum=0)
+    scale: str = option(
+        "none",
+        "of the estimate: none; variance, shorter, so that E‖g‖² = ‖∇f‖² (biased)",
+        choices=("none", "variance"),
+    )
+    engine: str = option(
+        "pushforward",
+        "pushforward: fgbench's rules; stock: torch.func.jvp, out of the box",
+        choices=("pushforward", "stock"),
     )
 
-    summary: ClassVar[str] = "forward gradient (∇f·v) v by torch.func.jvp, one tangent a step, SGD"
-    source: ClassVar[str] = "Baydin et al. 2022, Algorithm 1 (arXiv 2202.08587)"
+    summary: ClassVar[str] = "forward gradient (∇f·v) v over k tangents, no reverse mode"
+    source: ClassVar[str] = (
+        "Baydin et al. 2022 (arXiv 2202.08587); Flügel et al. 2024 (2410.17764); Ren et al. 2023 (2210.03310)"
+    )
 
-    def prepare(self, model: nn.Module, loss: Loss, seed: int) -> Step:
-        """Bind to a model; the tangents come from `seed` alone."""
-        return ForwardStep(model, loss, seed, self.structure)
+    def __post_init__(self) -> None:
+        """Refuse what does not go together, before anything runs."""
+        for wrong, text in self._contradictions():
+            if wrong:
+                raise UsageError(f"forward: {text}.")
 
-
-class ForwardStep(Step):
-    """Draw v, one forward pass for f and ∇f·v, update; no reverse mode and no host synchronisation."""
-
-    def __init__(self, model: nn.Module, loss: Loss, seed: int, structure: str) -> None:
-        self.model, self.loss, self.structure = model, loss, structure
-        by_name = trainable(model)
-        self.parameters = list(by_name.values())
-        first = self.parameters[0]
-        # A tensor each, not views of one: dual numbers take a tangent whose memory is laid out as its
-        # primal's and copy any other, which would cost a copy of all parameters in every step.
-        self.tangents = {name: torch.empty_like(p, requires_grad=False) for name, p in by_name.items()}
-        if structure == "rademacher":
-            most = max(p.numel() for p in self.parameters)
-            self.words = torch.empty(-(-most // 8), dtype=torch.int64, device=first.device)
-        # Aliases outside autograd: dual numbers on them leave no trace on the parameters.
-        self.primals = {name: p.detach() for name, p in by_name.items()}
-        self.buffers = dict(model.named_buffers())
-        self.generator = torch.Generator(first.device).manual_seed(seed)
-        self.directional_derivative = torch.zeros((), dtype=first.dtype, device=first.device)
-
-    def draw(self) -> None:
-        """Fill the tangents with independent entries of zero mean and unit variance."""
-        for tangent in self.tangents.values():
-            if self.structure == "gaussian":
-                tangent.normal_(generator=self.generator)
-            else:
-                self._fill_with_signs(tangent)
-
-    def _fill_with_signs(self, tangent: Tensor) -> None:
-        # A random bit in each byte: a quarter of the time that a float per entry takes.
-        words = self.words[: -(-tangent.numel() // 8)].random_(generator=self.generator)
-        bits = words.view(torch.uint8)[: tangent.numel()].bitwise_and_(1)
-        tangent.copy_(bits.view(tangent.shape)).mul_(2).sub_(1)
-
-    @torch.no_grad()
-    def __call__(self, batch: Batch, learning_rate: float) -> Tensor:
-        """Draw, one forward pass on dual numbers, update."""
-        self.draw()
-        value, self.directional_derivative, moved = torch.func.jvp(  # type: ignore[misc]
-            lambda parameters: self._loss(parameters, batch), (self.primals,), (self.tangents,), has_aux=True
+    def _contradictions(self) -> list[tuple[bool, str]]:
+        stock = self.engine == "stock"
+        activity = self.structure == "activity"
+        single = self.combine == "mean" and not (self.chunk or self.clip) and self.scale == "none"
+        rotated = self.structure in ("gaussian", "sphere", "orthonormal")
+        known = self.structure not in ("fixed-angle", "activity") and not (
+            self.structure == "rank-one" and self.entries == "gaussian"
         )
-        for name, statistic in moved.items():
-            self.buffers[name].copy_(statistic)
-        for primal, tangent in zip(self.primals.values(), self.tangents.values(), strict=True):
-            primal.addcmul_(tangent, self.directional_derivative, value=-learning_rate)
-        return value
+        return [
+            (
+                stock and (self.structure not in ("gaussian", "rademacher") or self.tangents > 1),
+                "engine=stock has one tangent, structure gaussian or rademacher",
+            ),
+            (
+                stock and not (single and self.store == "keep"),
+                "engine=stock has no combine, chunk, store, clip or scale",
+            ),
+            (activity and self.combine == "projection", "structure=activity has no span to project on"),
+            (activity and bool(self.chunk), "structure=activity takes its tangents at once: leave chunk out"),
+            (
+                self.store == "seed" and self.structure in ("rank-one", "activity"),
+                f"structure={self.structure} stores no full tangents: leave store=seed out",
+            ),
+            (
+                self.scale == "variance" and not known,
+                "scale=variance needs a structure whose second moment is known: gaussian, rademacher, "
+                "sphere, orthonormal, or rank-one with entries=rademacher",
+            ),
+            (
+                self.scale == "variance" and self.combine == "projection" and not rotated,
+                "scale=variance of a projection needs structure gaussian, sphere or orthonormal",
+            ),
+            (self.angle > 90, "angle must be at most 90 degrees"),
+        ]
 
-    def _loss(self, parameters: dict[str, Tensor], batch: Batch) -> tuple[Tensor, dict[str, Tensor]]:
-        # Buffers are copied in and out: batch norm's running statistics would become dual otherwise.
-        buffers = {name: buffer.clone() for name, buffer in self.buffers.items()}
-        output = torch.func.functional_call(self.model, {**parameters, **buffers}, (batch[0],))
-        return self.loss(output, batch[1]), buffers
+    @property
+    def unbiased(self) -> bool:
+        """Only the plain mean is."""
+        combined = self.combine == "mean" or (self.combine == "sum" and self.tangents == 1)
+        return combined and self.clip == 0 and self.scale == "none"
 
-    def expected(self, gradient: Sequence[Tensor]) -> list[Tensor]:
-        """⟨∇f, v⟩ v with the v of the last step."""
-        tangents = list(self.tangents.values())
-        derivative = torch.stack([(g * v).sum() for g, v in zip(gradient, tangents, strict=True)]).sum()
-        return [derivative * v for v in tangents]
+    def prepare(self, model: nn.Module, loss: Loss, seed: int, conditions: Conditions = PLAIN) -> Step:
+        """Bind to a model; the tangents come from `seed` alone."""
+        if self.engine == "stock":
+            from fgbench.methods._stock import StockStep
+
+            return StockStep(model, loss, seed, self.structure, conditions)
+        if self.structure == "activity":
+            from fgbench.methods._activity import ActivityStep
+
+            return ActivityStep(model, loss, seed, self, conditions)
+        from fgbench.methods._pushforward import PushforwardStep
+
+        return PushforwardStep(model, loss, seed, self, conditions)
 
 
 method = Forward

@@ -92,9 +92,9 @@ def _of_site(site: Site, cotangent: Tensor) -> list[Addition]:
         pairs = [(module.weight, rows.t() @ x.reshape(-1, x.shape[-1])), (module.bias, rows.sum(0))]
         return [(p, g) for p, g in pairs if p is not None and p.requires_grad]
     trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
-    held = {name: b.clone() for name, b in module.named_buffers()}
 
     def call(parameters: dict[str, Tensor]) -> Tensor:
+        held = {name: b.clone() for name, b in module.named_buffers()}
         output = torch.func.functional_call(module, {**parameters, **held}, site.inputs)
         return output[0] if isinstance(output, tuple) else output
 

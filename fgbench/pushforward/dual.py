@@ -18,9 +18,11 @@ class Dual:
     Attributes:
         stack: [1 + k, *shape]: the value, then its k tangents. Stacked, so that a layer's one matmul
             serves all of them; a value that does not move stays a plain tensor.
+        spare: whether its memory may be overwritten by the one rule that reads it.
     """
 
     stack: Tensor
+    spare: bool = False
 
     @property
     def primal(self) -> Tensor:
@@ -49,13 +51,13 @@ def empty_dual(primal: Tensor, count: int) -> Dual:
             if primal.is_contiguous(memory_format=torch.channels_last)
             else torch.contiguous_format,
         )
-        return Dual(merged.unflatten(0, (1 + count, primal.shape[0])))
-    return Dual(primal.new_empty((1 + count, *primal.shape)))
+        return Dual(merged.unflatten(0, (1 + count, primal.shape[0])), spare=True)
+    return Dual(primal.new_empty((1 + count, *primal.shape)), spare=True)
 
 
 def dual_of(primal: Tensor, tangents: Tensor) -> Dual:
     """Stack a value [*shape] on its tangents [k, *shape]."""
-    return Dual(torch.cat([primal.unsqueeze(0), tangents]))
+    return Dual(torch.cat([primal.unsqueeze(0), tangents]), spare=True)
 
 
 def moving(value: Any, count: int) -> Dual:
@@ -78,9 +80,9 @@ def merged(dual: Dual) -> Tensor:
     return dual.stack.flatten(0, 1)
 
 
-def unmerged(tensor: Tensor, like: Dual) -> Dual:
+def unmerged(tensor: Tensor, like: Dual, *, spare: bool = False) -> Dual:
     """Undo `merged`."""
-    return Dual(tensor.unflatten(0, (like.stack.shape[0], -1)))
+    return Dual(tensor.unflatten(0, (like.stack.shape[0], -1)), spare)
 
 
 def duals_in(arguments: Any) -> list[Dual]:

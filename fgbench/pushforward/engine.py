@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from fgbench.pushforward.activity import ActivityContext
 from fgbench.pushforward.context import Context, buffers_kept, draws_again
-from fgbench.pushforward.dual import Dual, duals_in
+from fgbench.pushforward.dual import Dual, duals_in, map_duals
 from fgbench.pushforward.dual_numbers import by_dual_numbers
 from fgbench.pushforward.fallback import by_jvp
 from fgbench.pushforward.program import Program
 from fgbench.pushforward.rules import NoRuleError, rule_of_loss
-from fgbench.pushforward.tangents import Tangent
+from fgbench.pushforward.tangents import Full, Tangent
 
 Batch = tuple[Tensor, Tensor]
 Loss = Callable[[Any, Tensor], Tensor]
@@ -89,6 +89,7 @@ class Pushforward:
         result = by_jvp(context, self.loss, (output, batch[1]), {})
         return result.primal, result.tangents.unsqueeze(1)
 
+    @torch.no_grad()
     def program(self, x: Tensor) -> Program | None:
         """The traced model; None where it runs on dual numbers."""
         mode = self.model.training
@@ -105,12 +106,15 @@ class Pushforward:
             program = Program(self.model)
         except Exception as error:  # whatever a user's forward does with a proxy
             raise UntraceableError(f"not traceable: {' '.join(str(error).split())[:200]}") from error
+        # With tangents of zero, so that every rule is in force.
+        still = {id(p): Full(p.new_zeros(1).expand(1, *p.shape)) for p in self.model.parameters()}
         outputs = []
-        for run in (lambda: self.model(x), lambda: program(Context(0, {}, first=True), x)):
+        for run in (lambda: self.model(x), lambda: program(Context(1, still), x)):
             with draws_again(x.device), buffers_kept(self.model):
                 outputs.append(run())
-        if not _same(*outputs):
+        if not _same(outputs[0], map_duals(lambda d: d.primal, outputs[1])):
             raise UntraceableError("its trace computes something else")
+        program.fallbacks.clear()
         return program
 
     def samples_meet(self, program: Program, x: Tensor) -> bool:

@@ -27,17 +27,18 @@ def by_jvp(context: Context, function: Callable[..., Any], arguments: tuple[Any,
         filled, named = map_duals(lambda _: next(supply), everything)
         return function(*filled, **named)
 
-    primals = tuple(d.primal for d in duals)
+    stacks = [d.stack.contiguous() if 0 in d.stack.stride() else d.stack for d in duals]
+    primals = tuple(s[0] for s in stacks)
 
     def one(*tangents: Tensor) -> Any:
         return torch.func.jvp(plain, primals, tangents)
 
     with sdpa_kernel(SDPBackend.MATH):
         if context.count == 1:
-            value, moved = one(*(d.tangents[0] for d in duals))
+            value, moved = one(*(s[1] for s in stacks))
             moved = _each(lambda t: t.unsqueeze(0), moved)
         else:
-            both = torch.func.vmap(one, randomness="same")(*(d.tangents for d in duals))
+            both = torch.func.vmap(one, randomness="same")(*(s[1:] for s in stacks))
             value, moved = _each(lambda t: t[0], both[0]), both[1]
     return _stacked(value, moved)
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from dataclasses import dataclass
 from typing import Any
 
 from torch import Tensor, fx, nn
 
 from fgbench.pushforward.context import Context, moves
-from fgbench.pushforward.dual import duals_in
+from fgbench.pushforward.dual import Dual, duals_in, map_duals
 from fgbench.pushforward.fallback import by_jvp, module_by_jvp
 from fgbench.pushforward.rules import NoRuleError, rule_of_function, rule_of_module
 
@@ -24,6 +23,7 @@ class Instruction:
         target: the module, function, method's name, or attribute's path.
         arguments, options: what it is called with, nodes standing for their values.
         dead: nodes that nothing reads after it.
+        sole_reader: whether one instruction alone reads what it gives.
     """
 
     node: str
@@ -32,6 +32,7 @@ class Instruction:
     arguments: tuple[Any, ...]
     options: dict[str, Any]
     dead: tuple[str, ...]
+    sole_reader: bool
 
 
 class _Tracer(fx.Tracer):
@@ -39,6 +40,17 @@ class _Tracer(fx.Tracer):
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return rule_of_module(m) is not None or super().is_leaf_module(m, module_qualified_name)
+
+
+class _Whole(nn.Module):
+    """The model with its first input alone, the others at their defaults."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, x: Tensor) -> Any:
+        return self.model(x)
 
 
 class Program:
@@ -52,19 +64,22 @@ class Program:
         """Trace `model`; whatever tracing raises for control flow on data goes through."""
         self.model = model
         self.fallbacks: set[str] = set()
-        if rule_of_module(model) is not None:
-            model = nn.Sequential(model)  # a layer alone: tracing wants a graph around it
-        graph = _Tracer().trace(model, concrete_args=_defaults(model))
-        self.inputs = [n.name for n in graph.nodes if n.op == "placeholder"]
-        self.instructions, self.output = _compiled(model, graph)
+        whole = _Whole(model)
+        graph = _Tracer().trace(whole)
+        (self.input,) = [n.name for n in graph.nodes if n.op == "placeholder"]
+        self.instructions, self.output = _compiled(whole, graph)
+        held = [i.target for i in self.instructions if i.kind == "get_attr"]
+        # Parameters of no layer, that a forward uses by themselves.
+        self.free_parameters = {id(p) for p in held if isinstance(p, nn.Parameter)}
 
     def __call__(self, context: Context, x: Tensor) -> Any:
         """The model's output: a `Dual`, or a plain tensor if nothing moved."""
-        values: dict[str, Any] = {self.inputs[0]: x}
+        values: dict[str, Any] = {self.input: x}
         for instruction in self.instructions:
             arguments = fx.node.map_arg(instruction.arguments, lambda n: values[n.name])
             options = fx.node.map_arg(instruction.options, lambda n: values[n.name])
-            values[instruction.node] = self._run(context, instruction, arguments, options)
+            value = self._run(context, instruction, arguments, options)
+            values[instruction.node] = value if instruction.sole_reader else map_duals(_kept, value)
             del arguments, options
             for name in instruction.dead:
                 del values[name]
@@ -110,10 +125,8 @@ class Program:
         return module_by_jvp(context, module, arguments, options)
 
 
-def _defaults(model: nn.Module) -> dict[str, Any]:
-    """The inputs beyond the first, at their defaults."""
-    inputs = list(inspect.signature(model.forward).parameters.values())[1:]
-    return {p.name: p.default for p in inputs if p.default is not p.empty}
+def _kept(value: Dual) -> Dual:
+    return Dual(value.stack)
 
 
 def _compiled(model: nn.Module, graph: fx.Graph) -> tuple[list[Instruction], Any]:
@@ -128,7 +141,10 @@ def _compiled(model: nn.Module, graph: fx.Graph) -> tuple[list[Instruction], Any
         elif node.op != "placeholder":
             dead = tuple(name for name, last in last_use.items() if last is node)
             target = _resolved(model, node)
-            instructions.append(Instruction(node.name, node.op, target, node.args, dict(node.kwargs), dead))
+            sole_reader = len(node.users) == 1
+            instructions.append(
+                Instruction(node.name, node.op, target, node.args, dict(node.kwargs), dead, sole_reader)
+            )
     return instructions, output
 
 

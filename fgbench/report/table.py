@@ -65,7 +65,7 @@ def title(row: pd.Series) -> str:
     threads = f", {count} thread{'s' if count > 1 else ''}" if row["device"] == "cpu" else ""
     return (
         f"{row['arch']}, depth {row['depth']}, width {row['width']}, batch {row['batch']} · "
-        f"{row['dataset']} · {row['dtype']}, {row['execution']} · "
+        f"{row['dataset']} · {row['dtype']}, {row['execution']}, {row['optimizer']} · "
         f"{row['device']} ({row['device_name']}{threads})"
     )
 

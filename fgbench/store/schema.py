@@ -3,8 +3,8 @@
 Missing is empty, never 0. Types: `str`, `int`, `float` (inf and nan allowed), `bool` (0 or 1).
 """
 
-# 1: the first.
-SCHEMA_VERSION = 1
+# 1: the first. 2: jobs.optimizer; parts; `forward` is fgbench's own engine.
+SCHEMA_VERSION = 2
 
 _GROUP = {"group": "str", "method": "str"}
 
@@ -23,6 +23,7 @@ TABLES: dict[str, dict[str, str]] = {
         "device": "str",
         "threads": "int",
         "execution": "str",
+        "optimizer": "str",
         "seed": "int",
         "process": "int",
         "learning_rate": "float",
@@ -45,6 +46,8 @@ TABLES: dict[str, dict[str, str]] = {
         "seconds": "float",  # host, per step
         "device_seconds": "float",  # CUDA events, per step; empty on a CPU
     },
+    # A part of a method's step, timed apart in one process; `whole` is the step in the same rounds.
+    "parts": {**_GROUP, "process": "int", "part": "str", "seconds": "float"},
     # A method of a group: R, and its ratio to the reference; derived from samples.
     "ratios": {
         **_GROUP,

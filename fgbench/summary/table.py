@@ -12,7 +12,18 @@ from fgbench.measurement.statistics import ert_interval, ert_ratio_interval, mea
 from fgbench.store.run_folder import RunFolder
 from fgbench.summary.ratios import AA_ROLE, METHOD_ROLE, cells
 
-GROUP_COLUMNS = ("arch", "dataset", "depth", "width", "batch", "dtype", "device", "threads", "execution")
+GROUP_COLUMNS = (
+    "arch",
+    "dataset",
+    "depth",
+    "width",
+    "batch",
+    "dtype",
+    "device",
+    "threads",
+    "execution",
+    "optimizer",
+)
 
 
 def summarise(run: RunFolder) -> pd.DataFrame:

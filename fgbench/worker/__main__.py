@@ -40,7 +40,8 @@ def _do(request: dict[str, Any], channel: TextIO) -> None:
     specs = request["methods"]
     match request["phase"]:
         case "time":
-            problem = Problem(matched.model, matched.loss, matched.batches(BATCHES), matched.seed)
+            batches = matched.batches(BATCHES)
+            problem = Problem(matched.model, matched.loss, batches, matched.seed, matched.group.conditions)
             time_methods(problem, specs, request["reference"], request["process"], request["seconds"], report)
         case "memory":
             measure_memory(matched, specs, report)

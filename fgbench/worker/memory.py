@@ -11,7 +11,7 @@ from fgbench import methods
 from fgbench.measurement.memory import peak_of_step
 from fgbench.worker.matched import Matched
 from fgbench.worker.reporting import Report, failures_reported
-from fgbench.worker.timing import BASE, LEARNING_RATE, base_step
+from fgbench.worker.timing import BASE, LEARNING_RATE, Problem, base_step
 
 BATCHES = 2
 
@@ -30,11 +30,9 @@ def measure_memory(matched: Matched, specs: Sequence[str], report: Report) -> No
 
 
 def _prepare(matched: Matched, spec: str) -> Callable[[], object]:
-    batches = matched.batches(BATCHES)
+    batches, conditions = matched.batches(BATCHES), matched.group.conditions
     if spec == BASE:
-        return base_step(matched.model, matched.loss, batches)
-    step, supply = (
-        methods.find(spec).prepare(matched.copy_of_model(), matched.loss, matched.seed),
-        cycle(batches),
-    )
+        return base_step(Problem(matched.model, matched.loss, batches, matched.seed, conditions))
+    step = methods.find(spec).prepare(matched.copy_of_model(), matched.loss, matched.seed, conditions)
+    supply = cycle(batches)
     return lambda: step(next(supply), LEARNING_RATE)

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable, Sequence
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import cycle
+from functools import partial
+from itertools import count, cycle
+from statistics import median
 
 import torch
 from torch import Tensor, nn
@@ -21,17 +24,19 @@ from fgbench.measurement.interleave import (
     warm_up,
     with_block,
 )
-from fgbench.methods import Batch, Loss
+from fgbench.methods import PLAIN, Batch, Conditions, Loss, Step
+from fgbench.methods._compile import compiled
 from fgbench.oracle import check_step
 from fgbench.worker.reporting import Report, failures_reported
 
-BASE, AA = "base", "aa"
+BASE, AA, WHOLE = "base", "aa", "whole"
 BATCHES = 8  # cycled through; gathered before anything is timed
 LEARNING_RATE = 1e-6  # small enough to leave the weights where they are
 BLOCK_SECONDS = {"cpu": 0.010, "cuda": 0.200}  # far above the clock's resolution and overhead
 MINIMUM_STEPS = {"cpu": 1, "cuda": 10}
 WARM_UP_SHARE = 0.3  # of a process's time, at most
 MAXIMUM_ROUNDS = 40
+PARTS_SHARE = 0.1  # of a process's time, for the parts of a step
 
 
 @dataclass(frozen=True)
@@ -42,6 +47,7 @@ class Problem:
     loss: Loss
     batches: Sequence[Batch]
     seed: int
+    conditions: Conditions = PLAIN
 
 
 def time_methods(
@@ -55,44 +61,84 @@ def time_methods(
     """
     device = problem.batches[0][0].device
     clock = clock_for(device)
-    arms = [Arm(BASE, base_step(problem.model, problem.loss, problem.batches))]
+    arms = [Arm(BASE, base_step(problem))]
     arms[0].step()
+    steps: dict[str, Step] = {}
     for spec in specs:
-        arms += _arms(problem, spec, process, report, repeat=spec == reference)
+        arms += _arms(problem, spec, process, report, steps, repeat=spec == reference)
     arms = [with_block(a, clock, BLOCK_SECONDS[device.type], MINIMUM_STEPS[device.type]) for a in arms]
     # Seeded by the process too: every process sees other orders.
     _run(arms, clock, seconds, random.Random(f"{problem.seed}/{process}"), report)
+    time_parts(steps, problem, clock, seconds * PARTS_SHARE, report)
     for arm in arms:
         if not torch.isfinite(arm.step()).all():  # type: ignore[arg-type]
             report("failed", method=arm.name, status="diverged", detail="its loss was not finite when timed")
 
 
-def base_step(model: nn.Module, loss: Loss, batches: Sequence[Batch]) -> Callable[[], Tensor]:
+def base_step(problem: Problem) -> Callable[[], Tensor]:
     """The unit of R: one plain evaluation of the loss under `no_grad`, on a model of its own."""
-    model, supply = copy.deepcopy(model), cycle(batches)
+    model, supply = copy.deepcopy(problem.model), cycle(problem.batches)
+    evaluate = compiled(lambda x, y: problem.loss(model(x), y), problem.conditions)
 
     @torch.no_grad()
     def step() -> Tensor:
-        x, y = next(supply)
-        return loss(model(x), y)
+        return evaluate(*next(supply))
 
     return step
 
 
-def _arms(problem: Problem, spec: str, process: int, report: Report, *, repeat: bool) -> list[Arm]:
-    """The arms of a method, checked: itself and, for the reference, its A/A repeat; none if it fails."""
+def time_parts(
+    steps: Mapping[str, Step], problem: Problem, clock: Clock, seconds: float, report: Report
+) -> None:
+    """Time the parts of each method's step apart from each other, and whole steps in the same rounds.
+
+    Reports the median of each, and of the whole, which the parts should add up to: synchronising
+    between them costs a GPU its overlap.
+    """
+    found: dict[tuple[str, str], list[float]] = defaultdict(list)
+    supply, spent = cycle(problem.batches), 0.0
+    for index in count():
+        if index >= MINIMUM_ROUNDS and (spent > seconds or index >= MAXIMUM_ROUNDS):
+            break
+        for name, step in steps.items():
+            batch = next(supply)
+            whole = {WHOLE: partial(step, batch, LEARNING_RATE)}
+            parts = step.parts(batch, LEARNING_RATE)
+            for part, run in (whole | parts if index % 2 else parts | whole).items():
+                reading = clock.time(run).seconds
+                found[name, part].append(reading)
+                spent += reading
+    rows = [{"method": m, "part": p, "seconds": median(s)} for (m, p), s in found.items()]
+    report("parts", parts=rows)
+
+
+def _arms(
+    problem: Problem, spec: str, process: int, report: Report, steps: dict[str, Step], *, repeat: bool
+) -> list[Arm]:
+    """The arms of a method, checked: itself and, for the reference, its A/A repeat; none if it fails.
+
+    Its step goes into `steps`.
+    """
     with failures_reported(report, spec):
         method = methods.find(spec)
-        check_step(method, problem.model, problem.loss, problem.batches[0], problem.seed)
-        names = [spec, AA] if repeat else [spec]
-        return [Arm(name, _method_step(problem, method, process)) for name in names]
+        check_step(method, problem.model, problem.loss, problem.batches[0], problem.seed, problem.conditions)
+        prepared = [_method_step(problem, method, process) for _ in range(2 if repeat else 1)]
+        steps[spec] = prepared[0]
+        if notes := prepared[0].notes():
+            report("noted", method=spec, notes=notes)
+        return [Arm(n, _over(problem.batches, s)) for n, s in zip((spec, AA), prepared, strict=False)]
     return []
 
 
-def _method_step(problem: Problem, method: methods.Method, process: int) -> Callable[[], Tensor]:
-    step = method.prepare(copy.deepcopy(problem.model), problem.loss, problem.seed * 1_000_003 + process)
+def _method_step(problem: Problem, method: methods.Method, process: int) -> Step:
+    model, seed = copy.deepcopy(problem.model), problem.seed * 1_000_003 + process
+    step = method.prepare(model, problem.loss, seed, problem.conditions)
     step(problem.batches[0], LEARNING_RATE)
-    supply = cycle(problem.batches)
+    return step
+
+
+def _over(batches: Sequence[Batch], step: Step) -> Callable[[], Tensor]:
+    supply = cycle(batches)
     return lambda: step(next(supply), LEARNING_RATE)
 
 

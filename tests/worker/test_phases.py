@@ -39,7 +39,7 @@ class Breaking(methods.Method):
     in_step: bool = True
     summary = source = "fails on purpose"
 
-    def prepare(self, model, loss, seed):
+    def prepare(self, model, loss, seed, conditions=None):
         if not self.in_step:
             raise self.error
         step = methods.find("backprop").prepare(model, loss, seed)
@@ -87,8 +87,9 @@ class TestTiming:
         names = [name for name, _ in reports.events]
         at = names.index("rounds")
         (rounds,) = [facts["rounds"] for facts in reports.of("rounds")]
-        warm = [s["warm_up"] for _, facts in reports.events[:at] for s in facts["samples"]]
-        measured = [s["warm_up"] for _, facts in reports.events[at + 1 :] for s in facts["samples"]]
+        warm = [s["warm_up"] for n, facts in reports.events[:at] if n == "samples" for s in facts["samples"]]
+        after = [facts for name, facts in reports.events[at + 1 :] if name == "samples"]
+        measured = [s["warm_up"] for facts in after for s in facts["samples"]]
         assert all(warm)
         assert not any(measured)
         assert len(measured) == 4 * rounds
@@ -105,10 +106,10 @@ class TestTiming:
         assert arms == {"base", "backprop", "aa"}
 
     def test_a_wrong_method_is_not_timed(self, monkeypatch):
-        from fgbench.methods.forward import ForwardStep
+        from fgbench.methods._pushforward import PushforwardStep
 
-        right = ForwardStep.expected
-        monkeypatch.setattr(ForwardStep, "expected", lambda self, g: [2 * e for e in right(self, g)])
+        right = PushforwardStep.expected
+        monkeypatch.setattr(PushforwardStep, "expected", lambda self, *at: [2 * e for e in right(self, *at)])
         (failed,) = self.timed().of("failed")
         assert (failed["method"], failed["status"]) == ("forward", "error")
         assert "Not timed" in failed["detail"]

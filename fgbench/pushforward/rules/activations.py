@@ -24,7 +24,12 @@ def relu_module(context: Context, module: nn.ReLU, x: Dual) -> Dual:
 @function_rule(F.relu, torch.relu, "relu", F.relu_, torch.relu_, "relu_")
 def relu(context: Context, x: Dual, inplace: bool = False) -> Dual:
     """One masked pass over the value and its tangents."""
-    return Dual(aten.threshold_backward(x.stack, x.primal, 0))
+    if not x.spare:
+        return Dual(aten.threshold_backward(x.stack, x.primal, 0), spare=True)
+    for tangent in x.tangents:  # the value last: all are masked by it
+        aten.threshold_backward.grad_input(tangent, x.primal, 0, grad_input=tangent)
+    x.primal.relu_()
+    return x
 
 
 @module_rule(nn.GELU)

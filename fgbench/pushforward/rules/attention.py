@@ -107,10 +107,10 @@ def multi_head_attention(
     q, k, v = (_split_heads(x, module.num_heads, batch_first) for x in projected)
     drop = module.dropout if module.training else 0.0
     output, weights = _attend(context, q, k, v, attn_mask, drop, None)
-    joined = output.stack.transpose(2, 3).flatten(3)  # [1 + k, B, L, E]
-    if not batch_first:
-        joined = joined.transpose(1, 2)
+    joined = output.stack.permute(0, 3, 1, 2, 4).flatten(3)  # [1 + k, L, B, E]
     result = linear(context, Dual(joined), module.out_proj.weight, module.out_proj.bias)
+    if batch_first:  # laid out as PyTorch's own, so that a dropout after it drops the same
+        result = Dual(result.stack.transpose(1, 2))
     if not need_weights:
         return result, None
     return result, Dual(weights.stack.mean(2)) if average_attn_weights else weights

@@ -30,7 +30,7 @@ def linear(context: Context, x: Any, weight: Tensor, bias: Tensor | None = None)
         out = _still_input(context, F.linear(x, weight, bias), bias, channel_dim=-1)
         primal = x
     else:
-        out = Dual(F.linear(x.stack, weight))
+        out = Dual(F.linear(x.stack, weight), spare=True)
         primal = x.primal
         _add_bias(context, out, bias, channel_dim=-1)
     _add_linear(out.tangents, primal, context.tangent(weight))
@@ -86,7 +86,7 @@ def _convolution(
         out = _still_input(context, value, bias, channel_dim=1)
         primal = x
     else:
-        out = unmerged(convolve(merged(x), weight, None, stride, padding, dilation, groups), x)
+        out = unmerged(convolve(merged(x), weight, None, stride, padding, dilation, groups), x, spare=True)
         primal = x.primal
         _add_bias(context, out, bias, channel_dim=1)
     tangent = context.tangent(weight)
@@ -134,29 +134,18 @@ def _by_taps(x: Tensor, right: Tensor, stride: Any, padding: Any, dilation: Any)
     else:
         planes = taps @ x.permute(0, 2, 3, 1).reshape(-1, channels).t()
     planes = planes.reshape(*kernel, count, batch, *size)
-    out_size = [
-        (n + 2 * p - d * (t - 1) - 1) // s + 1
-        for n, p, d, t, s in zip(size, padding, dilation, kernel, stride, strict=True)
+    planes = F.pad(planes, (padding[1], padding[1], padding[0], padding[0]))
+    reach = [(t - 1) * d for t, d in zip(kernel, dilation, strict=True)]
+    stop = [n - r for n, r in zip(planes.shape[-2:], reach, strict=True)]
+    shifted = [
+        planes[i, j, ..., down : down + stop[0] : stride[0], across : across + stop[1] : stride[1]]
+        for i, down in enumerate(range(0, reach[0] + 1, dilation[0]))
+        for j, across in enumerate(range(0, reach[1] + 1, dilation[1]))
     ]
-    out = x.new_zeros(count, batch, 1, *out_size)
-    for i in range(kernel[0]):
-        into_y, from_y = _overlap(i, size[0], out_size[0], stride[0], padding[0], dilation[0])
-        for j in range(kernel[1]):
-            into_x, from_x = _overlap(j, size[1], out_size[1], stride[1], padding[1], dilation[1])
-            out[:, :, 0, into_y, into_x] += planes[i, j, :, :, from_y, from_x]
-    return out
-
-
-def _overlap(
-    tap: int, size: int, out_size: int, stride: int, padding: int, dilation: int
-) -> tuple[slice, slice]:
-    """Which outputs a tap reaches inside the input, and the inputs that it reads for them."""
-    shift = tap * dilation - padding
-    first = max(0, -(shift // stride))
-    last = min(out_size - 1, (size - 1 - shift) // stride)
-    if last < first:
-        return slice(0, 0), slice(0, 0)
-    return slice(first, last + 1), slice(first * stride + shift, last * stride + shift + 1, stride)
+    out = shifted[0].clone()
+    for plane in shifted[1:]:
+        out += plane
+    return out.unsqueeze(2)
 
 
 @module_rule(nn.Embedding)

@@ -20,11 +20,11 @@ def cross_entropy(output: Dual, target: Tensor) -> tuple[Tensor, Tensor]:
     log_p = torch.log_softmax(output.primal, 1)
     kept = target != IGNORED
     index = torch.where(kept, target, 0).unsqueeze(1)
-    weight = kept / kept.sum()
+    weight = kept.to(log_p.dtype) / kept.sum()
     at_target = output.tangents.gather(2, index.expand(output.count, -1, -1)).squeeze(2)
     mean = (output.tangents * log_p.exp()).sum(2)
     value = torch.where(kept, -log_p.gather(1, index).squeeze(1), 0).sum() / kept.sum()
-    return value, (mean - at_target) * weight.to(mean.dtype)
+    return value, (mean - at_target) * weight
 
 
 @loss_rule(F.mse_loss, nn.MSELoss)

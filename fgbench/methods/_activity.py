@@ -1,0 +1,193 @@
+"""Forward gradients with perturbed activities (Ren et al. 2023)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from fgbench.errors import UsageError
+from fgbench.methods import Batch, Conditions, Loss, Part, Step, trainable
+from fgbench.methods._estimate import Update
+from fgbench.pushforward.activity import ActivityContext, additions
+from fgbench.pushforward.engine import Pushforward
+from fgbench.pushforward.program import Program
+from fgbench.pushforward.structures import Drawer, Fill
+from fgbench.pushforward.tangents import Tangent
+
+if TYPE_CHECKING:
+    from fgbench.methods.forward import Forward
+
+
+MEET = "samples meet: the whole batch shares its derivative"
+
+
+@dataclass(frozen=True)
+class _Call:
+    """A layer's call on its way through reverse mode."""
+
+    module: nn.Module
+    inputs: tuple[Any, ...]
+    options: dict[str, Any]
+    output: Tensor
+
+    def again(self) -> Tensor:
+        """Its output, of its own parameters alone: a weight that is used earlier too stays out of it."""
+        inputs = (x.detach() if isinstance(x, Tensor) else x for x in self.inputs)
+        return _first(self.module.forward(*inputs, **self.options))
+
+
+def _first(output: Any) -> Tensor:
+    return output[0] if isinstance(output, tuple) else output
+
+
+class ActivityStep(Step):
+    """Draw noise for layers' outputs, one forward pass, update by each layer's own chain rule.
+
+    Parameters of no layer (a class token) are perturbed themselves. Where samples meet, as in batch
+    statistics, all share the batch's derivative; elsewhere each has its own.
+    """
+
+    def __init__(
+        self, model: nn.Module, loss: Loss, seed: int, options: Forward, conditions: Conditions
+    ) -> None:
+        if conditions.execution != "eager":
+            raise UsageError("forward:structure=activity runs eagerly: leave --execution out.")
+        self.model, self.options, self.seed = model, options, seed
+        self.names = {id(m): name for name, m in model.named_modules()}
+        self.parameters = list(trainable(model).values())
+        self.pushforward = Pushforward(model, loss)
+        self.update = Update(self.parameters, conditions)
+        generator = torch.Generator(self.parameters[0].device).manual_seed(seed)
+        self.fill = Fill(options.entries, generator)
+        self.noise: dict[torch.Size, dict[str, Tensor]] = {}
+        self.program: Program | None = None
+
+    def parts(self, batch: Batch, learning_rate: float) -> dict[str, Part]:
+        """Draw, the forward pass with tangents, update."""
+        return {
+            "draw": lambda: self._draw(batch[0]),
+            "forward": lambda: self._forward(batch),
+            "update": lambda: self._update(learning_rate),
+        }
+
+    def _prepare(self, x: Tensor) -> Program:
+        program = self.pushforward.program(x)
+        if program is None:
+            why = ", ".join(self.pushforward.fallbacks)
+            raise UsageError(f"forward:structure=activity needs a model that torch.fx traces: {why}")
+        self.together = self.pushforward.samples_meet(program, x)
+        free = {n: p for n, p in trainable(self.model).items() if id(p) in program.free_parameters}
+        entries = self.options.entries
+        self.drawer = Drawer(free, self.options.tangents, entries, self.seed + 1) if free else None
+        return program
+
+    def _draw(self, x: Tensor) -> None:
+        """Noise for the layers that a batch of this shape met before; the first time as it goes."""
+        if self.program is None:
+            self.program = self._prepare(x)
+        for noise in self.noise.setdefault(x.shape, {}).values():
+            self.fill(noise)
+        self.free: dict[str, Tangent] = dict(self.drawer.draw().by_name) if self.drawer else {}
+
+    @torch.no_grad()
+    def _forward(self, batch: Batch) -> None:
+        assert self.program is not None
+        held = self.noise[batch[0].shape]
+
+        def noise(site: str, output: Tensor) -> Tensor:
+            if site not in held:
+                held[site] = self.fill(output.new_empty(self.options.tangents, *output.shape))
+            return held[site]
+
+        by_name = trainable(self.model)
+        tangents = {id(by_name[name]): t for name, t in self.free.items()}
+        context = ActivityContext(self.options.tangents, noise, tangents)
+        self.value, self.by_sample = self.pushforward.run(self.program, context, batch)
+        self.sites = context.sites
+
+    @torch.no_grad()
+    def _update(self, learning_rate: float) -> None:
+        weights = self._weigh(self.by_sample)
+        gradients = {id(p): torch.zeros_like(p) for p in self.parameters}
+        for parameter, gradient in additions(self.sites, weights):
+            gradients[id(parameter)] += gradient
+        by_name = trainable(self.model)
+        for name, tangent in self.free.items():
+            tangent.add_to(gradients[id(by_name[name])], self._weigh_whole(self.by_sample))
+        self.update.by_gradients([gradients[id(p)] for p in self.parameters], learning_rate)
+
+    def _weigh(self, by_sample: Tensor) -> Tensor:
+        """Weights of the noise, [k, B] or [k, 1], of the derivatives by sample."""
+        if self.together:
+            by_sample = by_sample.sum(1, keepdim=True)
+        if self.options.clip:
+            by_sample = by_sample.clamp(-self.options.clip, self.options.clip)
+        return by_sample / (self.options.tangents if self.options.combine == "mean" else 1)
+
+    def _weigh_whole(self, by_sample: Tensor) -> Tensor:
+        """Weights of what is perturbed for the whole batch, [k]."""
+        return self._weigh(by_sample.sum(1, keepdim=True))[:, 0]
+
+    def expected(self, gradient: Sequence[Tensor], model: nn.Module, batch: Batch) -> list[Tensor]:
+        """The same noise against ∂f/∂z of reverse mode, layer by layer."""
+        calls = self._calls(model)
+        value = self.pushforward.loss(model(batch[0]), batch[1])
+        slopes = torch.autograd.grad(value, [c.output for c in calls])
+        by_sample = self._by_sample(model, batch, slopes)
+        weights = self._weigh(by_sample)
+        named = trainable(model)
+        names_of = {id(p): name for name, p in named.items()}
+        found = {name: torch.zeros_like(p) for name, p in named.items()}
+        for site, call in zip(self.sites, calls, strict=True):
+            shape = weights.shape + (1,) * (site.noise.dim() - 2)
+            cotangent = (weights.reshape(shape) * site.noise).sum(0)
+            names = [names_of[id(p)] for p in call.module.parameters() if p.requires_grad]
+            pulled = torch.autograd.grad(call.again(), [named[n] for n in names], cotangent)
+            for name, gradient_of_site in zip(names, pulled, strict=True):
+                found[name] += gradient_of_site
+        for name, tangent in self.free.items():
+            tangent.add_to(found[name], self._weigh_whole(by_sample))
+        return list(found.values())
+
+    def _calls(self, model: nn.Module) -> list[_Call]:
+        """A list that fills with the calls of the perturbed layers while `model` runs."""
+        calls: list[_Call] = []
+
+        def record(module: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any], output: Any) -> None:
+            calls.append(_Call(module, inputs, options, _first(output)))
+
+        for name in {self.names[id(s.module)] for s in self.sites}:
+            model.get_submodule(name).register_forward_hook(record, with_kwargs=True)
+        return calls
+
+    def _by_sample(self, model: nn.Module, batch: Batch, slopes: Sequence[Tensor]) -> Tensor:
+        """⟨∂f/∂z, ε⟩ of each sample, [k, B], over all layers and free parameters."""
+        pairs = zip(self.sites, slopes, strict=True)
+        by_sample = torch.stack([(site.noise * slope).flatten(2).sum(2) for site, slope in pairs]).sum(0)
+        if not self.free:
+            return by_sample
+        # What the free parameters add to each sample's derivative: ⟨∂f/∂output, output's tangent⟩.
+        held = {n: p.detach() for n, p in model.named_parameters()}
+        moved = {n: held[n] for n in self.free}
+
+        def output_of(free: dict[str, Tensor]) -> Tensor:
+            return torch.func.functional_call(model, {**held, **free}, (batch[0],))
+
+        for index in range(self.options.tangents):
+            tangents = {n: t.full()[index] for n, t in self.free.items()}
+            with sdpa_kernel(SDPBackend.MATH):
+                output, tangent = torch.func.jvp(output_of, (moved,), (tangents,))  # type: ignore[misc]
+            output = output.detach().requires_grad_()
+            (slope,) = torch.autograd.grad(self.pushforward.loss(output, batch[1]), output)
+            by_sample[index] += (slope * tangent).flatten(1).sum(1)
+        return by_sample
+
+    def notes(self) -> list[str]:
+        """What fell back, and whether samples meet."""
+        meet = self.program is not None and self.together
+        return [MEET, *self.pushforward.fallbacks] if meet else self.pushforward.fallbacks

@@ -1,0 +1,60 @@
+"""What a forward method makes of its directional derivatives: an update, or gradients for an optimiser."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from fgbench.methods import Conditions
+from fgbench.methods._compile import OneGraph, tensors_of, with_tensors
+from fgbench.methods._optimizer import PLAIN_SGD, make_optimizer, optimize
+from fgbench.pushforward.tangents import Tangent
+
+
+class Update:
+    """Σ coefficients · tangents, into the parameters: under plain SGD no gradient is materialised."""
+
+    def __init__(self, parameters: Sequence[Tensor], conditions: Conditions) -> None:
+        self.parameters = list(parameters)
+        self.optimizer = None
+        if conditions.optimizer != PLAIN_SGD:
+            self.optimizer = make_optimizer(conditions.optimizer, self.parameters)
+        self.eager = conditions.execution == "eager"
+        self.graph = OneGraph(self._add_tensors, conditions)
+
+    @torch.no_grad()
+    def __call__(self, tangents: Mapping[str, Tangent], coefficients: Tensor, learning_rate: float) -> None:
+        """Update by the estimate Σ coefficients[i] · tangent i; coefficients: [k]."""
+        if self.optimizer is None:
+            self._add(self.parameters, list(tangents.values()), coefficients * -learning_rate)
+            return
+        gradients = [torch.zeros_like(p) for p in self.parameters]
+        self._add(gradients, list(tangents.values()), coefficients)
+        self.by_gradients(gradients, learning_rate)
+
+    def _add(self, targets: list[Tensor], tangents: list[Tangent], coefficients: Tensor) -> None:
+        if self.eager:
+            for target, tangent in zip(targets, tangents, strict=True):
+                tangent.add_to(target, coefficients)
+            return
+        self.kinds = tangents
+        self.graph(coefficients, *targets, *chain.from_iterable(map(tensors_of, tangents)))
+
+    def _add_tensors(self, coefficients: Tensor, *tensors: Tensor) -> None:
+        targets = tensors[: len(self.parameters)]
+        tangents = with_tensors(self.kinds, list(tensors[len(targets) :]))
+        for target, tangent in zip(targets, tangents, strict=True):
+            tangent.add_to(target, coefficients)
+
+    @torch.no_grad()
+    def by_gradients(self, gradients: Sequence[Tensor], learning_rate: float) -> None:
+        """Update by estimates as large as the parameters."""
+        if self.optimizer is None:
+            torch._foreach_add_(self.parameters, list(gradients), alpha=-learning_rate)
+            return
+        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+            parameter.grad = gradient
+        optimize(self.optimizer, learning_rate)

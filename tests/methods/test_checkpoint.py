@@ -1,0 +1,82 @@
+"""Checkpointing keeps less and computes the same."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from fgbench import methods
+from fgbench.errors import UsageError
+from fgbench.measurement.memory import peak_of_step
+from tests.builders import cross_entropy, flat, tiny_batch
+
+LAYERS = 16
+
+
+def peak(spec: str) -> int:
+    def prepare():
+        model = nn.Sequential(*(m for _ in range(LAYERS) for m in (nn.Linear(32, 32), nn.GELU())))
+        step = methods.find(spec).prepare(model, lambda output, _: output.square().mean(), 0)
+        x = torch.randn(2048, 32)
+        return lambda: step((x, x), 1e-6)
+
+    return peak_of_step(prepare, torch.device("cpu")).allocated
+
+
+def test_it_keeps_segments_inputs_alone():
+    """Of 2·16 activations a layer policy keeps about 16, and √16 segments about 4 and one segment's 8."""
+    activation = 2048 * 32 * 4
+    plain, layer, root = (
+        peak(f"backprop{s}") for s in ("", ":checkpoint=true", ":checkpoint=true,segments=sqrt")
+    )
+    assert plain > 2 * LAYERS * activation
+    assert LAYERS * activation < layer < (LAYERS + 8) * activation
+    assert root < 0.85 * layer
+
+
+@pytest.mark.parametrize("segments", ["layer", "sqrt"])
+def test_weights_and_statistics_are_those_of_plain_backprop(segments):
+    stepped = []
+    for spec in ("backprop", f"backprop:checkpoint=true,segments={segments}"):
+        torch.manual_seed(0)
+        blocks = (nn.Linear(16, 16), nn.BatchNorm1d(16), nn.ReLU(), nn.Dropout(0.5)) * 1
+        model = nn.Sequential(
+            nn.Flatten(), *blocks, nn.Linear(16, 8), nn.Dropout(0.2), nn.Linear(8, 3)
+        ).double()
+        step = methods.find(spec).prepare(model, cross_entropy, 0)
+        torch.manual_seed(1)
+        for _ in range(3):
+            step(tiny_batch(), 0.1)
+        stepped.append(flat([*model.parameters(), *model.buffers()]))
+    assert torch.allclose(*stepped, rtol=1e-12)
+
+
+def test_the_model_itself_stays_as_it_is():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 8), nn.ReLU(), nn.Linear(8, 3)).double()
+    step = methods.find("backprop:checkpoint=true").prepare(model, cross_entropy, 0)
+    step(tiny_batch(), 0.1)
+    assert not any("forward" in vars(m) for m in model.modules())
+
+
+def test_a_model_with_a_forward_of_its_own_is_cut_at_its_blocks():
+    class Residual(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.blocks = nn.ModuleList(nn.Linear(16, 16) for _ in range(3))
+            self.head = nn.Linear(16, 3)
+
+        def forward(self, x):
+            x = x.flatten(1)
+            for block in self.blocks:
+                x = x + torch.tanh(block(x))
+            return self.head(x)
+
+    calls = []
+    torch.manual_seed(0)
+    model = Residual().double()
+    model.blocks[1].register_forward_hook(lambda *_: calls.append(1))
+    methods.find("backprop:checkpoint=true").prepare(model, cross_entropy, 0)(tiny_batch(), 0.1)
+    assert len(calls) == 1  # the hook is outside of what is computed again
+    with pytest.raises(UsageError, match=r"nn\.Sequential"):
+        methods.find("backprop:checkpoint=true,segments=sqrt").prepare(model, cross_entropy, 0)

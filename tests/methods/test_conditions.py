@@ -1,0 +1,126 @@
+"""Optimisers and execution modes: the same step as under plain SGD and eagerly, for every method."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from fgbench import architectures, methods, oracle
+from fgbench.errors import UsageError
+from fgbench.methods import Conditions
+from fgbench.methods._optimizer import canonical_optimizer, make_optimizer
+from tests.builders import cross_entropy, flat, tiny_batch, tiny_mlp
+
+METHODS = [
+    "backprop",
+    "backprop:checkpoint=true",
+    "forward",
+    "forward:engine=stock",
+    "forward:structure=rank-one,tangents=3",
+    "forward:structure=activity",
+    "forward:tangents=3,combine=projection,store=seed",
+    "spsa",
+]
+OPTIMIZERS = ["sgd:momentum=0.9,weight_decay=5e-4", "adam", "rmsprop:alpha=0.9", "adamw:amsgrad=true"]
+
+
+@pytest.mark.parametrize("optimizer", OPTIMIZERS)
+@pytest.mark.parametrize("spec", METHODS)
+def test_first_update_is_the_optimisers_by_the_right_estimate(spec, optimizer):
+    oracle.check_step(
+        methods.find(spec), tiny_mlp(), cross_entropy, tiny_batch(), 1, Conditions(optimizer=optimizer)
+    )
+
+
+def test_an_optimiser_remembers_from_step_to_step():
+    """Three steps of backprop with momentum, against torch.optim by hand."""
+    model, reference = tiny_mlp(), tiny_mlp()
+    step = methods.find("backprop").prepare(model, cross_entropy, 0, Conditions(optimizer="sgd:momentum=0.9"))
+    optimizer = torch.optim.SGD(reference.parameters(), lr=0.1, momentum=0.9)
+    for _ in range(3):
+        step(tiny_batch(), 0.1)
+        optimizer.zero_grad()
+        cross_entropy(reference(tiny_batch()[0]), tiny_batch()[1]).backward()
+        optimizer.step()
+    assert torch.allclose(flat(list(model.parameters())), flat(list(reference.parameters())), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("spec", "said"),
+    [
+        ("sdg", "torch.optim has"),
+        ("sgd:speed=1", "no option 'speed'"),
+        ("sgd:lr=1", "no option 'lr'"),
+        ("sgd:momentum=fast", "no value"),
+        ("sgd:momentum=-1", "momentum"),
+        ("lbfgs", "torch.optim has"),
+    ],
+)
+def test_bad_optimiser_is_one_line(spec, said):
+    with pytest.raises(UsageError, match=said):
+        canonical_optimizer(spec)
+
+
+def test_optimiser_is_found_whatever_its_case():
+    assert canonical_optimizer("AdamW:amsgrad=true") == "adamw:amsgrad=true"
+    assert isinstance(make_optimizer("Adam", [torch.zeros(1, requires_grad=True)]), torch.optim.Adam)
+
+
+def test_in_backward_update_wants_plain_sgd():
+    with pytest.raises(UsageError, match="plain SGD"):
+        methods.find("backprop:update=in-backward").prepare(
+            tiny_mlp(), cross_entropy, 0, Conditions(optimizer="adam")
+        )
+
+
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "backprop",
+        "forward:structure=rank-one,tangents=2",
+        "forward:structure=rademacher",
+        "forward:engine=stock",
+        "spsa",
+    ],
+)
+def test_compiled_step_is_what_reverse_mode_says(spec):
+    torch.manual_seed(0)
+    model = architectures.build("cnn", 1, 8, (1, 8, 8), 3).double().train()
+    model.insert(1, nn.BatchNorm2d(8).double())
+    batch = torch.randn(6, 1, 8, 8, dtype=torch.float64), torch.arange(6) % 3
+    oracle.check_step(methods.find(spec), model, cross_entropy, batch, 1, Conditions("compile"))
+
+
+def test_a_compiled_step_moves_weights_and_statistics_once():
+    stepped = {}
+    for execution in ("eager", "compile"):
+        torch.manual_seed(0)
+        model = nn.Sequential(nn.Flatten(), nn.Linear(16, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)).double()
+        step = methods.find("forward:structure=rank-one").prepare(
+            model, cross_entropy, 0, Conditions(execution)
+        )
+        for _ in range(3):
+            step(tiny_batch(), 0.1)
+        stepped[execution] = flat([*model.parameters(), *model.buffers()])
+    assert torch.allclose(stepped["eager"], stepped["compile"], rtol=1e-9)
+
+
+@pytest.mark.parametrize(
+    "spec", ["forward:store=seed", "forward:structure=activity", "backprop:checkpoint=true"]
+)
+def test_what_cannot_be_compiled_says_so(spec):
+    with pytest.raises(UsageError, match="runs eagerly"):
+        methods.find(spec).prepare(tiny_mlp(), cross_entropy, 0, Conditions("compile"))
+
+
+@pytest.mark.parametrize("spec", METHODS)
+def test_parts_one_after_the_other_are_the_step(spec):
+    whole, parted = tiny_mlp(), tiny_mlp()
+    one, other = (methods.find(spec).prepare(m, cross_entropy, 3) for m in (whole, parted))
+    for _ in range(2):
+        value = one(tiny_batch(), 0.1)
+        for part in other.parts(tiny_batch(), 0.1).values():
+            part()
+        assert torch.equal(value, other.value)
+    assert torch.equal(flat(list(whole.parameters())), flat(list(parted.parameters())))

@@ -1,0 +1,78 @@
+"""The one truth that every path is held to: the derivative along v is ⟨∇f, v⟩ of reverse mode, in float64."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fgbench.methods import trainable
+from fgbench.pushforward.engine import Pushforward
+from fgbench.pushforward.structures import Drawer, Tangents
+
+TOLERANCE = 1e-9
+STRUCTURES = ("gaussian", "rank-one")
+
+
+def smooth(output: Any, target: Tensor) -> Tensor:
+    """A loss without a rule, whatever the output: every entry counts, each differently."""
+    tensors = output if isinstance(output, tuple) else (output,)
+    total = torch.zeros((), dtype=torch.float64)
+    for tensor in tensors:
+        if tensor is not None:
+            weights = torch.linspace(-1, 1, tensor.numel(), dtype=tensor.dtype).view(tensor.shape)
+            total = total + (weights * tensor + 0.1 * tensor.square()).sum()
+    return total
+
+
+def drawn(model: nn.Module, count: int, structure: str = "gaussian", seed: int = 0, **more: Any) -> Tangents:
+    return Drawer(trainable(model), count, structure, seed, **more).draw()
+
+
+def derivatives(
+    pushforward: Pushforward, tangents: Tangents, batch: tuple[Tensor, Tensor], chunk: int = 0
+) -> tuple[Tensor, Tensor]:
+    """The loss and its derivatives along the tangents, with the random numbers of seed 0."""
+    by_parameter = {trainable(pushforward.model)[name]: t for name, t in tangents.by_name.items()}
+    torch.manual_seed(0)
+    value, along_drawn = pushforward(batch, by_parameter, chunk)
+    return value, tangents.directional(along_drawn)
+
+
+def by_reverse_mode(
+    model: nn.Module, loss: Callable[..., Tensor], batch: tuple[Tensor, Tensor], tangents: Tangents
+) -> tuple[Tensor, Tensor]:
+    model = copy.deepcopy(model)
+    torch.manual_seed(0)
+    value = loss(model(batch[0]), batch[1])
+    gradient = torch.autograd.grad(value, list(trainable(model).values()), materialize_grads=True)
+    pairs = zip(gradient, tangents.full(), strict=True)
+    return value.detach(), torch.stack([(v * g).flatten(1).sum(1) for g, v in pairs]).sum(0)
+
+
+def check(
+    model: nn.Module,
+    x: Tensor,
+    *,
+    loss: Callable[..., Tensor] = smooth,
+    target: Tensor | None = None,
+    count: int = 2,
+    structures: tuple[str, ...] = STRUCTURES,
+) -> Pushforward:
+    """Loss and derivatives of each structure against reverse mode; gives the engine, for its fallbacks."""
+    model = model.double()
+    batch = x, torch.zeros(len(x)) if target is None else target
+    pushforward = Pushforward(model, loss)
+    for structure in structures:
+        tangents = drawn(model, count, structure, seed=3)
+        wanted_value, wanted = by_reverse_mode(model, loss, batch, tangents)
+        value, found = derivatives(pushforward, tangents, batch)
+        scale = max(float(wanted.norm()), 1e-6)
+        off = float((found - wanted).norm()) / scale
+        assert off <= TOLERANCE, f"{structure}: derivatives are off by a share of {off:.2g}"
+        assert abs(float(value - wanted_value)) <= TOLERANCE * max(abs(float(wanted_value)), 1)
+        assert not found.requires_grad
+    return pushforward

@@ -1,0 +1,171 @@
+"""Models with a forward of their own: traced, on dual numbers, in chunks; the same truth on every path."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import nn
+
+from fgbench.pushforward.engine import Pushforward
+from tests.pushforward.checks import by_reverse_mode, check, derivatives, drawn, smooth
+
+STRUCTURES = ("gaussian", "rank-one")
+
+
+class Residual(nn.Module):
+    """Parameters of its own beside layers, and a block used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.norm = nn.Linear(4, 4), nn.BatchNorm1d(4)
+        self.shift, self.head = nn.Parameter(torch.randn(1, 4)), nn.Parameter(torch.randn(3, 4))
+        self.drop = nn.Dropout(0.3)
+
+    def block(self, x):
+        return x + self.drop(torch.tanh(self.norm(self.inner(x))))
+
+    def forward(self, x, scale=2.0, mask=None):
+        h = self.block(self.block(x) * scale + self.shift)
+        return F.linear(h if mask is None else h * mask, self.head)
+
+
+class Branching(Residual):
+    """Control flow on data: torch.fx cannot trace it."""
+
+    def forward(self, x):
+        h = self.block(x)
+        if h.sum() > -1e9:
+            h = self.block(h)
+        h = F.conv1d(h.unsqueeze(1), self.shift.unsqueeze(0)[:, :, :3], padding=1).squeeze(1)
+        return F.linear(h + self.shift, self.head)
+
+
+class LooksAtTypes(nn.Module):
+    """Traces, but to something else: a proxy is no tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+
+    def forward(self, x):
+        return self.layer(x) if isinstance(x, torch.Tensor) else self.layer(-x)
+
+
+class ReusesAfterInPlace(nn.Module):
+    """What an in-place layer was given is read again."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.relu = nn.Linear(4, 4), nn.ReLU(inplace=True)
+
+    def forward(self, x):
+        h = self.layer(x)
+        return self.relu(h) + h * h
+
+
+def inputs(samples: int = 5) -> torch.Tensor:
+    return torch.randn(samples, 4, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kind", [Residual, Branching, LooksAtTypes, ReusesAfterInPlace])
+def test_every_path_gives_the_derivative(kind, training):
+    torch.manual_seed(0)
+    pushforward = check(kind().train(training), inputs(), count=3)
+    by_dual_numbers = [f for f in pushforward.fallbacks if f.startswith("model: dual numbers")]
+    assert bool(by_dual_numbers) == (kind is not Residual)
+
+
+def test_why_a_model_was_not_traced_is_said():
+    torch.manual_seed(0)
+    assert "control flow" in check(Branching(), inputs()).fallbacks[0]
+    assert "computes something else" in check(LooksAtTypes(), inputs()).fallbacks[0]
+
+
+def test_frozen_parameters_on_dual_numbers():
+    torch.manual_seed(0)
+    model = Branching()
+    for name in ("inner.weight", "head", "norm.bias"):
+        model.get_parameter(name).requires_grad_(False)
+    check(model, inputs(), count=2)
+
+
+@pytest.mark.parametrize("kind", [Residual, Branching])
+def test_chunks_change_nothing(kind):
+    stepped = {}
+    for chunk in (0, 1, 2, 7):
+        torch.manual_seed(0)
+        model = kind().double()
+        tangents = drawn(model, 5)
+        value, along = derivatives(Pushforward(model, smooth), tangents, (inputs(), inputs()), chunk)
+        after = torch.rand(1)
+        stepped[chunk] = torch.cat(
+            [value.view(1), along, *(b.double().view(-1) for b in model.buffers()), after]
+        )
+    for chunk, result in stepped.items():
+        assert torch.allclose(result, stepped[0], rtol=1e-12), chunk
+
+
+def test_training_and_evaluation_one_after_the_other():
+    torch.manual_seed(0)
+    model = Residual().double()
+    pushforward = Pushforward(model, smooth)
+    for training in (True, False, True):
+        model.train(training)
+        tangents = drawn(model, 1)
+        _, wanted = by_reverse_mode(model, smooth, (inputs(), inputs()), tangents)
+        _, found = derivatives(pushforward, tangents, (inputs(), inputs()))
+        assert torch.allclose(found, wanted, rtol=1e-9)
+
+
+def test_batches_of_other_sizes_one_after_the_other():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), nn.Linear(4, 2)).double()
+    pushforward = Pushforward(model, smooth)
+    for samples in (5, 2, 1):
+        x, tangents = inputs(samples), drawn(model, 2)
+        _, wanted = by_reverse_mode(model, smooth, (x, x), tangents)
+        assert torch.allclose(derivatives(pushforward, tangents, (x, x))[1], wanted, rtol=1e-9)
+
+
+@pytest.mark.parametrize("name", ["resnet18", "vit"])
+@pytest.mark.parametrize("training", [True, False])
+def test_torchvisions_models_run_by_rules_alone(name, training):
+    models = pytest.importorskip("torchvision.models", exc_type=(ImportError, RuntimeError))
+    torch.manual_seed(0)
+    if name == "resnet18":
+        model = models.resnet18(num_classes=5)
+    else:
+        model = models.VisionTransformer(32, 16, 2, 2, 16, 32, dropout=0.1, num_classes=5)
+    nn.init.normal_(list(model.modules())[-1].weight)  # a head of zeros would hide everything below it
+    x = torch.randn(3, 3, 32, 32, dtype=torch.float64)
+    pushforward = check(
+        model.train(training), x, loss=F.cross_entropy, target=torch.tensor([0, 3, 1]), count=2
+    )
+    assert pushforward.fallbacks == []
+
+
+def test_a_model_whose_output_does_not_move_has_no_slope():
+    class Constant(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, x):
+            return x * 2
+
+    model = Constant().double()
+    _, along = derivatives(Pushforward(model, smooth), drawn(model, 2), (inputs(), inputs()))
+    assert along.tolist() == [0, 0]
+
+
+def test_parameters_are_left_as_they_were():
+    torch.manual_seed(0)
+    for kind in (Residual, Branching):
+        model = kind().double()
+        before = {n: p.clone() for n, p in model.named_parameters()}
+        derivatives(Pushforward(model, smooth), drawn(model, 2), (inputs(), inputs()))
+        for name, parameter in model.named_parameters():
+            assert torch.equal(parameter, before[name])
+            assert parameter.grad is None
+            assert parameter.requires_grad

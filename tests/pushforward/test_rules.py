@@ -1,0 +1,412 @@
+"""Every rule against reverse mode in float64, on shapes and options drawn at random."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import register_parametrization
+
+from fgbench.pushforward import rules
+from tests.pushforward.checks import check
+
+randomised = settings(max_examples=15, deadline=None, derandomize=True)
+sizes, few = st.integers(1, 5), st.integers(1, 3)
+
+
+def normal(*shape: int, seed: int = 0) -> Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+
+
+def ruled(model: nn.Module, x: Tensor, **more: object) -> None:
+    """Right, and by rules alone."""
+    pushforward = check(model, x, **more)
+    assert [f for f in pushforward.fallbacks if not f.startswith("loss")] == []
+
+
+class Apply(nn.Module):
+    """A function of a layer's output and of the input."""
+
+    def __init__(self, function, inner: nn.Module) -> None:
+        super().__init__()
+        self.function, self.inner = function, inner
+
+    def forward(self, x):
+        return self.function(self.inner(x), x)
+
+
+@randomised
+@given(batch=few, n=sizes, m=sizes, hidden=sizes, bias=st.booleans(), length=st.integers(0, 2), count=few)
+def test_linear(batch, n, m, hidden, bias, length, count):
+    shape = (batch, *[3] * length, n)
+    ruled(nn.Linear(n, m, bias=bias), normal(*shape), count=count)
+    ruled(nn.Sequential(nn.Linear(n, hidden, bias=bias), nn.Linear(hidden, m)), normal(*shape), count=count)
+
+
+def test_a_bias_is_added_to_the_value_alone():
+    model = nn.Sequential(nn.Linear(3, 4), nn.Linear(4, 2)).double()
+    for p in (model[0].bias, model[1].bias):
+        nn.init.constant_(p, 100.0)
+    ruled(model, normal(5, 3))
+
+
+@randomised
+@given(
+    dims=st.sampled_from([1, 2, 2, 2, 3]),
+    channels=st.sampled_from([1, 2, 4, 8]),
+    out=st.sampled_from([2, 4]),
+    kernel=few,
+    stride=few,
+    padding=st.integers(0, 2),
+    dilation=st.integers(1, 2),
+    groups=st.sampled_from([1, 1, 2]),
+    bias=st.booleans(),
+    mode=st.sampled_from(["zeros", "zeros", "circular", "reflect"]),
+    count=few,
+)
+def test_convolution(dims, channels, out, kernel, stride, padding, dilation, groups, bias, mode, count):
+    assume(channels % groups == 0 and padding < 5 and (mode != "reflect" or dims < 3))
+    kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1]
+    layer = kind(channels, out, kernel, stride, padding, dilation, groups, bias, padding_mode=mode)
+    x = normal(2, channels, *[6] * dims)
+    ruled(layer, x, count=count)
+    ruled(nn.Sequential(kind(channels, channels, 1), layer), x, count=count)
+
+
+@pytest.mark.parametrize("padding", ["same", "valid"])
+def test_convolution_with_padding_in_words(padding):
+    model = nn.Sequential(nn.Conv2d(8, 8, 1), nn.Conv2d(8, 4, 3, padding=padding))
+    ruled(model, normal(2, 8, 5, 5))
+
+
+@pytest.mark.parametrize("layout", ["channels last", "strided"])
+def test_convolution_and_pooling_of_inputs_laid_out_otherwise(layout):
+    x = normal(2, 8, 6, 6)
+    x = (
+        x.to(memory_format=torch.channels_last)
+        if layout == "channels last"
+        else x.repeat(1, 1, 1, 2)[..., ::2]
+    )
+    model = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1), nn.ReLU(), nn.MaxPool2d(2), nn.Conv2d(8, 4, 3))
+    ruled(model, x)
+    ruled(nn.Sequential(nn.Flatten(), nn.Linear(288, 3)), x)
+
+
+@randomised
+@given(words=st.integers(2, 6), features=sizes, padding=st.booleans(), length=sizes)
+def test_embedding(words, features, padding, length):
+    layer = nn.Embedding(words, features, padding_idx=0 if padding else None)
+    index = torch.arange(2 * length).view(2, length) % words
+    ruled(nn.Sequential(layer, nn.Linear(features, 2)), index)
+
+
+ACTIVATIONS = [
+    nn.ReLU(), nn.ReLU(inplace=True), nn.GELU(), nn.GELU(approximate="tanh"), nn.SiLU(), nn.Tanh(),
+    nn.Sigmoid(), nn.Softmax(dim=1), nn.Softmax(dim=-1), nn.LogSoftmax(dim=1), nn.Identity(), nn.Flatten(),
+    nn.Flatten(0), nn.Flatten(2),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("layer", ACTIVATIONS, ids=str)
+def test_activation(layer):
+    ruled(nn.Sequential(nn.Linear(3, 4), layer), normal(2, 5, 3))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [
+        F.relu, torch.relu, lambda h: h.relu(), F.gelu, F.silu, torch.tanh, F.sigmoid, lambda h: h.sigmoid(),
+        lambda h: F.softmax(h, dim=-1), lambda h: F.log_softmax(h, 1), lambda h: h.softmax(-1),
+    ],
+)  # fmt: skip
+def test_activation_as_a_function(function):
+    ruled(Apply(lambda h, x: function(h), nn.Linear(3, 4)), normal(2, 5, 3))
+
+
+@randomised
+@given(
+    kernel=st.integers(2, 3), stride=few, padding=st.integers(0, 1), ceil=st.booleans(), ties=st.booleans()
+)
+def test_max_pooling(kernel, stride, padding, ceil, ties):
+    layers = [nn.Conv2d(2, 3, 1), nn.ReLU()] if ties else [nn.Conv2d(2, 3, 1)]
+    model = nn.Sequential(*layers, nn.MaxPool2d(kernel, stride, padding, ceil_mode=ceil))
+    ruled(model, normal(2, 2, 7, 5))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [nn.AvgPool2d(2), nn.AvgPool2d(3, 2, 1), nn.AdaptiveAvgPool2d(2), nn.AdaptiveAvgPool2d((1, 3))],
+    ids=str,
+)
+def test_average_pooling(layer):
+    ruled(nn.Sequential(nn.Conv2d(2, 3, 1), layer), normal(2, 2, 6, 6))
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["after a layer", "on the input"])
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("running", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+def test_batch_norm(training, running, affine, first):
+    torch.manual_seed(0)
+    norm = nn.BatchNorm2d(3, affine=affine, track_running_stats=running)
+    if affine:
+        nn.init.normal_(norm.weight)
+        nn.init.normal_(norm.bias)
+    layers = [norm, nn.Conv2d(3, 2, 1)] if first else [nn.Conv2d(3, 3, 1), norm, nn.Tanh()]
+    ruled(nn.Sequential(*layers).train(training), 3 + 2 * normal(4, 3, 2, 2))
+
+
+@pytest.mark.parametrize("momentum", [0.1, None])
+@pytest.mark.parametrize("chunk", [0, 1])
+def test_batch_norm_moves_its_statistics_as_the_module_does(momentum, chunk):
+    from fgbench.pushforward.engine import Pushforward
+    from tests.pushforward.checks import derivatives, drawn, smooth
+
+    def build():
+        torch.manual_seed(0)
+        return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, momentum=momentum)).double()
+
+    model, plain = build(), build()
+    pushforward = Pushforward(model, smooth)
+    for seed in range(3):
+        x = normal(5, 3, seed=seed)
+        derivatives(pushforward, drawn(model, 3), (x, x), chunk)
+        plain(x)
+    for (name, moved), wanted in zip(model.named_buffers(), plain.buffers(), strict=True):
+        assert torch.allclose(moved, wanted, rtol=1e-12), name
+
+
+@pytest.mark.parametrize("shape", [(4,), (3, 4)])
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("first", [False, True], ids=["after a layer", "on the input"])
+def test_layer_norm(shape, affine, first):
+    torch.manual_seed(0)
+    norm = nn.LayerNorm(shape, elementwise_affine=affine)
+    if affine:
+        nn.init.normal_(norm.weight)
+    layers = [norm, nn.Linear(4, 2)] if first else [nn.Linear(4, 4), norm]
+    ruled(nn.Sequential(*layers), normal(2, 3, 4))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_dropout_drops_what_the_model_drops(training):
+    model = nn.Sequential(nn.Linear(4, 30), nn.Dropout(0.5), nn.Linear(30, 3), nn.Dropout(0.2))
+    ruled(model.train(training), normal(3, 4))
+    ruled(Apply(lambda h, x: F.dropout(h, 0.5, training=True), nn.Linear(4, 9)), normal(3, 4))
+
+
+@pytest.mark.parametrize("batch_first", [True, False])
+@pytest.mark.parametrize("mask", [None, "hidden", "added"])
+@pytest.mark.parametrize("need_weights", [True, False])
+def test_multi_head_attention(batch_first, mask, need_weights):
+    class Attend(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(4, 4)
+            self.attention = nn.MultiheadAttention(4, 2, batch_first=batch_first)
+            future = torch.ones(3, 3, dtype=torch.bool).triu(1)
+            masks = {None: None, "hidden": future, "added": future.double() * -2.0}
+            self.register_buffer("mask", masks[mask])
+
+        def forward(self, x):
+            h = self.inner(x)
+            out, weights = self.attention(h, h, h, need_weights=need_weights, attn_mask=self.mask)
+            return (out, weights) if need_weights else out
+
+    torch.manual_seed(0)
+    ruled(Attend(), normal(3, 3, 4))
+
+
+@pytest.mark.parametrize("options", [{}, {"is_causal": True}, {"scale": 0.3}])
+def test_scaled_dot_product_attention(options):
+    ruled(
+        Apply(lambda h, x: F.scaled_dot_product_attention(h, x, h, **options), nn.Linear(4, 4)),
+        normal(2, 3, 5, 4),
+    )
+
+
+FUNCTIONS = {
+    "add": lambda h, x: h + x,
+    "add a number": lambda h, x: 1.5 + h,
+    "add in place": lambda h, x: operator_iadd(h, x),
+    "add with alpha": lambda h, x: torch.add(x, h, alpha=2),
+    "add broadcasting": lambda h, x: h + x[0],
+    "broadcast to more dimensions": lambda h, x: h[0] + x,
+    "subtract": lambda h, x: x - h,
+    "subtract from itself": lambda h, x: h.sub(2 * h),
+    "multiply": lambda h, x: h * x,
+    "square": lambda h, x: h * h,
+    "multiply in place": lambda h, x: h.mul_(x),
+    "multiply broadcasting": lambda h, x: h[:, :1] * h[0],
+    "divide": lambda h, x: h / (2 + x.abs()),
+    "negate": lambda h, x: -h,
+    "matmul": lambda h, x: h @ x.transpose(1, 2),
+    "matmul from the left": lambda h, x: torch.matmul(x, h.transpose(1, 2)),
+    "matmul with itself": lambda h, x: torch.bmm(h, h.transpose(1, 2)),
+    "matmul with fewer dimensions": lambda h, x: torch.matmul(h, h[0].t()),
+    "cat": lambda h, x: torch.cat([h, x], 1),
+    "stack": lambda h, x: torch.stack([x, h], -1),
+    "view": lambda h, x: h.view(h.shape[0], -1),
+    "reshape": lambda h, x: h.reshape(h.size(0), 2, -1),
+    "permute": lambda h, x: h.permute(2, 0, 1),
+    "transpose": lambda h, x: torch.transpose(h, 0, 2),
+    "slice": lambda h, x: h[:, 1:, ::2],
+    "index by a tensor": lambda h, x: h[:, torch.tensor([1, 0, 1])],
+    "new dimension": lambda h, x: h[:, None].unsqueeze(-1).squeeze(1),
+    "chunk": lambda h, x: h.chunk(2, -1)[1],
+    "split": lambda h, x: torch.split(h, 1, dim=1)[0],
+    "unpack": lambda h, x: first_of_two(h),
+    "expand": lambda h, x: h[:, :1].expand(-1, 3, -1),
+    "mean": lambda h, x: h.mean(1),
+    "sum": lambda h, x: h.sum((1, 2), keepdim=True),
+    "flatten": lambda h, x: torch.flatten(h, 1),
+    "roll": lambda h, x: torch.roll(h, 1, 1),
+    "contiguous clone": lambda h, x: h.transpose(1, 2).contiguous().clone(),
+}  # fmt: skip
+
+
+def operator_iadd(h, x):
+    h += x
+    return h
+
+
+def first_of_two(h):
+    a, b = h.chunk(2, dim=-1)
+    return a * b
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_function_of_a_forward_of_its_own(name):
+    ruled(Apply(FUNCTIONS[name], nn.Linear(4, 4)), normal(2, 2, 4))
+
+
+@pytest.mark.parametrize(
+    "function",
+    [torch.exp, F.softplus, lambda h: h.pow(3), lambda h: h.var(1), lambda h: 1 / (3 + h.square()), F.elu],
+)
+def test_function_without_a_rule_falls_back_by_name(function):
+    pushforward = check(Apply(lambda h, x: function(h), nn.Linear(4, 4)), normal(2, 3, 4), count=3)
+    assert any(f.startswith("function") and f.endswith("torch.func.jvp") for f in pushforward.fallbacks)
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [nn.GroupNorm(2, 4), nn.LeakyReLU(0.1), nn.PReLU(), Apply(lambda h, x: h[0], nn.LSTM(4, 3))],
+    ids=["GroupNorm", "LeakyReLU", "PReLU", "LSTM"],
+)
+def test_module_without_a_rule_falls_back_by_name(layer):
+    model = layer if isinstance(layer, Apply) else nn.Sequential(nn.Linear(4, 4), layer)
+    pushforward = check(model, normal(2, 4))
+    assert any(f.startswith("module") for f in pushforward.fallbacks)
+
+
+class Symmetric(nn.Module):
+    """A weight that is computed from another."""
+
+    def forward(self, weight):
+        return weight.triu() + weight.triu(1).transpose(0, 1)
+
+
+def test_hooks_and_parametrizations_are_not_passed_over():
+    hooked = nn.Linear(3, 3)
+    hooked.register_forward_hook(lambda module, inputs, output: 2 * output)
+    check(nn.Sequential(nn.Linear(3, 3), hooked), normal(2, 3))
+    symmetric = nn.Linear(3, 3)
+    register_parametrization(symmetric, "weight", Symmetric())
+    check(nn.Sequential(nn.Linear(3, 3), symmetric), normal(2, 3))
+
+    class Doubled(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) * 2
+
+    check(nn.Sequential(nn.Linear(3, 3), Doubled(3, 3)), normal(2, 3))
+
+    class Renamed(nn.Linear):
+        """Nothing changed: the rule holds."""
+
+    ruled(nn.Sequential(nn.Linear(3, 3), Renamed(3, 3)), normal(2, 3))
+
+
+class Tied(nn.Module):
+    """A weight of two layers, and a layer used twice."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.one, self.two = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.two.weight = self.one.weight
+
+    def forward(self, x):
+        return self.two(torch.tanh(self.one(torch.tanh(self.one(x)))))
+
+
+def test_tied_weights_and_a_module_used_twice():
+    ruled(Tied(), normal(3, 4))
+
+
+@pytest.mark.parametrize("frozen", [["0.weight"], ["0.bias"], ["2.weight", "2.bias"], ["0.weight", "0.bias"]])
+def test_frozen_parameters(frozen):
+    model = nn.Sequential(nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 3))
+    for name in frozen:
+        model.get_parameter(name).requires_grad_(False)
+    ruled(model, normal(3, 4))
+
+
+def test_one_sample_one_tangent_and_more_tangents_than_parameters():
+    for count in (1, 20):
+        for batch in (1, 3):
+            ruled(nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.Linear(2, 1)), normal(batch, 2), count=count)
+
+
+class TestLosses:
+    @pytest.mark.parametrize("loss", [F.cross_entropy, nn.CrossEntropyLoss()], ids=str)
+    @pytest.mark.parametrize("ignored", [False, True])
+    def test_cross_entropy(self, loss, ignored):
+        target = torch.tensor([0, -100 if ignored else 2, 1])
+        assert check(nn.Linear(4, 3), normal(3, 4), loss=loss, target=target).fallbacks == []
+
+    @pytest.mark.parametrize("loss", [F.mse_loss, nn.MSELoss()], ids=str)
+    def test_mean_squared_error(self, loss):
+        pushforward = check(nn.Linear(4, 3), normal(5, 4), loss=loss, target=normal(5, 3, seed=1))
+        assert pushforward.fallbacks == []
+
+    @pytest.mark.parametrize(
+        "loss",
+        [
+            nn.CrossEntropyLoss(label_smoothing=0.1),
+            nn.CrossEntropyLoss(reduction="sum"),
+            nn.CrossEntropyLoss(weight=torch.tensor([1.0, 2.0, 3.0], dtype=torch.float64)),
+            nn.CrossEntropyLoss(ignore_index=1),
+            lambda output, target: F.nll_loss(F.log_softmax(output, 1), target),
+        ],
+    )
+    def test_a_loss_with_options_falls_back(self, loss):
+        pushforward = check(nn.Linear(4, 3), normal(3, 4), loss=loss, target=torch.tensor([0, 2, 1]))
+        assert pushforward.fallbacks == ["loss: torch.func.jvp"]
+
+    def test_probabilities_and_images_fall_back(self):
+        check(nn.Linear(4, 3), normal(3, 4), loss=F.cross_entropy, target=normal(3, 3).softmax(1))
+        target = torch.zeros(2, 5, 5, dtype=torch.long)
+        check(nn.Conv2d(2, 3, 1), normal(2, 2, 5, 5), loss=F.cross_entropy, target=target)
+        check(nn.Linear(4, 3), normal(5, 4), loss=F.mse_loss, target=normal(5, 1))
+
+    def test_derivatives_by_sample_add_up_and_are_each_samples_own(self):
+        from fgbench.pushforward.dual import Dual
+
+        output = Dual(normal(3, 4, 3))
+        for loss, target in ((F.cross_entropy, torch.tensor([0, 1, 2, -100])), (F.mse_loss, normal(4, 3))):
+            _, by_sample = rules.rule_of_loss(loss)(output, target)
+            z = output.primal.clone().requires_grad_()
+            (slope,) = torch.autograd.grad(loss(z, target), z)
+            assert torch.allclose(by_sample, (output.tangents * slope).sum(2), rtol=1e-12)
+
+
+def test_every_layer_that_the_engine_promises_has_a_rule():
+    layers = [
+        nn.Linear(2, 2), nn.Conv2d(2, 2, 1), nn.ReLU(), nn.GELU(), nn.SiLU(), nn.Tanh(), nn.Sigmoid(),
+        nn.MaxPool2d(2), nn.AvgPool2d(2), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.BatchNorm2d(2),
+        nn.LayerNorm(2), nn.Dropout(), nn.Embedding(2, 2), nn.MultiheadAttention(2, 1),
+    ]  # fmt: skip
+    assert all(rules.rule_of_module(layer) for layer in layers)
