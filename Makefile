@@ -2,12 +2,17 @@ VENV ?= .venv
 PYTHON ?= python3
 INSTALLED := $(VENV)/.installed
 
-.PHONY: bench test lint clean
+.PHONY: bench bench-engine test lint clean
 
 # The main job, on data that needs no download, and its charts.
 bench: $(INSTALLED)
 	$(VENV)/bin/fgbench run --arch mlp --depth 8
 	$(VENV)/bin/fgbench plot "$$(ls -d results/2*/ | tail -n 1)"
+
+# The forward-mode engine beside its targets: about 15 minutes on one thread.
+bench-engine: $(INSTALLED)
+	$(VENV)/bin/python -m fgbench.suites.engine
+	$(VENV)/bin/fgbench plot results/engine
 
 test: lint
 	$(VENV)/bin/python -m pytest

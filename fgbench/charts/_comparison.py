@@ -14,6 +14,7 @@ import pandas as pd
 
 from fgbench.charts._style import Look, looks_of
 from fgbench.store.run_folder import RunFolder
+from fgbench.summary.parts import split
 from fgbench.summary.table import GROUP_COLUMNS, summarise
 
 SETUP = (
@@ -36,7 +37,7 @@ class Comparison:
 
     Attributes:
         rows: of the summary, a method of a group each, in order of depth.
-        tables: jobs, memory, curves and targets of those groups.
+        tables: jobs, memory, curves and targets of those groups, and the `parts` of their steps.
         looks: of every method in all the runs that are drawn, so that a method looks alike everywhere.
         run: the run's name, where another run measured the same groups.
         mark: tells apart what the rest of the file name does not.
@@ -77,9 +78,15 @@ class Comparison:
         s = self.setup
         depth = f"depth {self.depths[0]}, " if len(self.depths) == 1 else ""
         model = f"{_arch(s['arch'])}, {depth}width {s['width']}, batch {s['batch']}"
-        mode = s["dtype"] if s["execution"] == "eager" else f"{s['dtype']}, {s['execution']}"
+        mode = ", ".join([s["dtype"], *self._odd])
         parts = [model, s["dataset"], mode, _device(s), f"torch {s['torch']}", self.run]
         return " · ".join(part for part in parts if part)
+
+    @property
+    def _odd(self) -> list[str]:
+        """Conditions that are not the default."""
+        plain = {"execution": "eager", "optimizer": "sgd"}
+        return [self.setup[name] for name, usual in plain.items() if self.setup[name] != usual]
 
     @property
     def slug(self) -> str:
@@ -88,7 +95,7 @@ class Comparison:
         depth = f"d{self.depths[0]}" if len(self.depths) == 1 else "depths"
         odd = [
             s["dtype"] if s["dtype"] != "float32" else "",
-            s["execution"] if s["execution"] != "eager" else "",
+            *self._odd,
         ]
         model = [_arch(s["arch"]), depth, f"w{s['width']}", f"b{s['batch']}", s["dataset"]]
         return re.sub(
@@ -115,6 +122,8 @@ def comparisons(runs: Sequence[RunFolder]) -> list[Comparison]:
         return []
     rows = pd.concat(parts, ignore_index=True).sort_values("depth", kind="stable")
     tables = {name: _table(runs, name) for name in TABLES}
+    splits = [split(run).assign(run=index) for index, run in enumerate(runs)]
+    tables["parts"] = pd.concat(splits, ignore_index=True)
     whole = Comparison(rows, tables, looks_of(rows["method"].unique()))
     found = [
         part

@@ -21,7 +21,7 @@ def _draw(comparison: Comparison) -> Figure | str:
     if rows["peak_bytes"].isna().all():
         return "no memory measurement"
     by_depth = len(comparison.depths) > 1
-    unit, scale = _unit(rows["peak_bytes"].max())
+    unit, scale = unit_of(rows["peak_bytes"].max())
     title = f"Peak memory of a training step{' by depth' * by_depth}"
     lines = [comparison.sentence, failures(comparison, "peak_bytes")]
     figure = new_figure(title, lines, 3.1 if by_depth else rows_height(comparison.methods))
@@ -40,7 +40,7 @@ def _draw(comparison: Comparison) -> Figure | str:
 
 def _draw_lines(ax: Axes, comparison: Comparison, scale: int) -> None:
     lines_by_depth(ax, comparison, "peak_bytes", comparison.methods, scale)
-    parameters = _parameter_bytes(comparison)
+    parameters = parameter_bytes(comparison)
     if len(parameters):
         ax.plot(parameters.index, parameters / scale, color=GREY, linewidth=0.9, label=PARAMETERS, zorder=1)
 
@@ -54,11 +54,11 @@ def _draw_bars(ax: Axes, comparison: Comparison, scale: int) -> None:
         ax.barh(place, value / scale, height=0.5, color=comparison.looks[method].colour, label=method)
         beside(ax, place, size(value))
     name_rows(ax, comparison.methods)
-    for value in _parameter_bytes(comparison):
+    for value in parameter_bytes(comparison):
         reference_line(ax, value / scale, PARAMETERS, vertical=True)
 
 
-def _parameter_bytes(comparison: Comparison) -> pd.Series:
+def parameter_bytes(comparison: Comparison) -> pd.Series:
     """Bytes of the parameters, by depth."""
     memory = comparison.tables["memory"]
     own = memory[memory["kind"] == "parameters"].dropna(subset=["bytes"])
@@ -67,7 +67,8 @@ def _parameter_bytes(comparison: Comparison) -> pd.Series:
     return merged.groupby("depth")["bytes"].first().astype("float64").sort_index()
 
 
-def _unit(largest: float) -> tuple[str, int]:
+def unit_of(largest: float) -> tuple[str, int]:
+    """The binary unit that fits, and its size in bytes."""
     return next(((name, scale) for name, scale in UNITS if largest >= scale), ("B", 1))
 
 

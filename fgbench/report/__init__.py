@@ -8,9 +8,10 @@ import sys
 import pandas as pd
 from rich.console import Console
 
-from fgbench.report.table import caption, group_tables, title
+from fgbench.report.table import caption, group_tables, parts_table, title
 from fgbench.report.words import findings, warnings
 from fgbench.store.run_folder import RunFolder
+from fgbench.summary.parts import split
 from fgbench.summary.table import aa_rows, summarise
 
 
@@ -20,19 +21,25 @@ def show(folder: RunFolder, *, as_json: bool = False) -> bool:
     Gives whether there was any figure to show.
     """
     summary = summarise(folder)
-    aa = aa_rows(folder)
+    aa, parts = aa_rows(folder), split(folder)
     sentences = [line for _, group in summary.groupby("group", sort=False) for line in findings(group, aa)]
     doubts = warnings(summary, aa)
     if as_json:
         rows = json.loads(summary.to_json(orient="records", double_precision=15))
-        result = {"path": str(folder.path), "results": rows, "findings": sentences, "warnings": doubts}
+        result = {
+            "path": str(folder.path),
+            "results": rows,
+            "parts": json.loads(parts.to_json(orient="records", double_precision=15)),
+            "findings": sentences,
+            "warnings": doubts,
+        }
         json.dump(result, sys.stdout, indent=2)
         sys.stdout.write("\n")
         return _has_figures(summary)
     console = Console(highlight=False)
     for _, group in summary.groupby("group", sort=False):
         console.print(f"[bold]{title(group.iloc[0])}[/bold]")
-        for table in group_tables(group, console):
+        for table in [*group_tables(group, console), *parts_table(parts, group)]:
             console.print(table)
         console.print(f"[dim]{caption(group.iloc[0])}[/dim]\n")
     for sentence in sentences:

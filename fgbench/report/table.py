@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fgbench.report.figures import NOTHING, interval, missing, number, seconds, size
+from fgbench.summary.parts import ORDER
 
 METHOD_WIDTH = 28  # of the column, before a long spec is folded
 
@@ -57,6 +58,22 @@ def _figures(part: Part, row: pd.Series) -> tuple[str, ...]:
         return _figure(row, "r"), _figure(row, "ratio"), size(row["peak_bytes"])
     rate = NOTHING if missing(row["learning_rate"]) else f"{row['learning_rate']:.3g}"
     return rate, _time(row), _figure(row, "t_ratio"), _figure(row, "n_ratio"), _loss(row)
+
+
+def parts_table(parts: pd.DataFrame, group: pd.DataFrame) -> list[Table]:
+    """R of a group's methods split into the parts of a step; none where they were not timed."""
+    own = parts[parts["group"] == group["group"].iloc[0]]
+    if own.empty:
+        return []
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("R split", style="bold", overflow="fold")
+    present = [name for name in ORDER if name in set(own["part"])]
+    for name in (*present, "sum off by"):
+        table.add_column(name.replace(" and ", "\nand "), justify="right")
+    for method, rows in own.groupby("method", sort=False):
+        r = rows.set_index("part")["r"]
+        table.add_row(method, *(number(r.get(name)) for name in present), f"{rows['off'].iloc[0]:+.1%}")
+    return [table]
 
 
 def title(row: pd.Series) -> str:

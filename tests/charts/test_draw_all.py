@@ -18,7 +18,10 @@ from tests.charts.conftest import Draw
 from tests.charts.made_up import METHODS, group
 from tests.charts.reading import colour
 
-NAMES = ("loss_curves", "memory_by_depth", "ratio_by_depth", "runtimes", "time_to_target")
+NAMES = (
+    *("activations_by_depth", "loss_curves", "memory_by_depth", "parts_of_a_step", "ratio_by_depth"),
+    *("runtimes", "time_to_target"),
+)
 
 
 def test_charts_are_found_by_being_there() -> None:

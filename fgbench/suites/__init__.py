@@ -1,0 +1,1 @@
+"""Suites: fixed sets of runs with a question of their own."""

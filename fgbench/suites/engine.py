@@ -1,0 +1,169 @@
+"""`make bench-engine`: what the forward-mode engine costs, beside the targets that it was built to.
+
+Every case is a run of its own in the results folder, so that its samples can be looked at; the table
+is also stored as `engine.csv` beside them. `backprop` is the faster of its fused and its in-backward
+update, in the same execution mode.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fgbench.api import load
+from fgbench.report.figures import number
+
+BACKPROPS = ("backprop", "backprop:update=in-backward")
+TABLE = "engine.csv"
+
+
+@dataclass(frozen=True)
+class Target:
+    """What is asked of a method: at most this R (per tangent), at most this ratio to backprop."""
+
+    method: str
+    r: float | None = None
+    ratio: float | None = None
+    per_tangent: int = 1
+
+
+@dataclass(frozen=True)
+class Case:
+    """One matched group and what is asked of its methods."""
+
+    arch: str
+    depth: int
+    batch: int
+    targets: Sequence[Target]
+    execution: str = "eager"
+    seconds: float = 60.0
+
+    @property
+    def name(self) -> str:
+        """What it is, in a few words."""
+        compiled = ", compiled" if self.execution != "eager" else ""
+        return f"{self.arch} depth {self.depth}, batch {self.batch}{compiled}"
+
+
+RANK_ONE, SIXTEEN = "forward:structure=rank-one", "forward:tangents=16,structure=rank-one"
+FOUR = "forward:tangents=4,structure=rank-one"
+CASES = (
+    Case(
+        "mlp",
+        8,
+        64,
+        (
+            Target(RANK_ONE, 2.2, 0.62),
+            Target("forward:structure=rademacher", 4.5),
+            Target(SIXTEEN, 1.0, per_tangent=16),
+        ),
+    ),
+    Case("mlp", 8, 64, (Target(RANK_ONE, 1.85, 0.55),), execution="compile"),
+    Case("mlp", 8, 8, (Target(RANK_ONE, 2.2, 0.65),), seconds=30),
+    Case("mlp", 8, 256, (Target(RANK_ONE, 2.2, 0.65),)),
+    Case("mlp", 100, 64, (Target(RANK_ONE, 2.2, 0.62),), seconds=120),
+    Case("cnn", 4, 64, (Target(RANK_ONE, 2.0, 0.80),), seconds=90),
+    Case("mlp", 2, 64, (Target(FOUR, ratio=2.0), Target("forward", ratio=1.9)), seconds=30),
+)
+
+
+def main() -> None:
+    """Run the cases, print their table beside the targets, store it."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, default=Path("results/engine"))
+    parser.add_argument("--share", type=float, default=1.0, help="of each case's seconds")
+    parser.add_argument("--processes", type=int, default=5)
+    parser.add_argument("--threads", type=int, default=1)
+    asked = parser.parse_args()
+    rows = []
+    for case in CASES:
+        path = _measure(case, asked)
+        rows += _rows(case, load(path))
+    frame = pd.DataFrame(rows)
+    frame.to_csv(asked.out / TABLE, index=False, quoting=csv.QUOTE_MINIMAL)
+    show(frame)
+
+
+def _measure(case: Case, asked: argparse.Namespace) -> Path:
+    """One `fgbench run` of the case; gives its folder."""
+    from fgbench.cli import app
+
+    before = set(asked.out.glob("*/run.json"))
+    specs = [*BACKPROPS, *(target.method for target in case.targets)]
+    seconds = case.seconds * asked.share
+    app(
+        [
+            *("run", "--time-only", "--arch", case.arch, "--depth", str(case.depth)),
+            *("--batch", str(case.batch), "--threads", str(asked.threads), "--execution", case.execution),
+            *("--dataset", "synthetic:shape=1x28x28,classes=10,samples=4096", "--out", str(asked.out)),
+            *("--processes", str(asked.processes), "--max-measure-seconds", f"{seconds:g}"),
+            *(part for spec in specs for part in ("--method", spec)),
+        ],
+        standalone_mode=False,
+    )
+    (new,) = set(asked.out.glob("*/run.json")) - before
+    return new.parent
+
+
+def _rows(case: Case, summary: pd.DataFrame) -> list[dict[str, Any]]:
+    by_method = summary.set_index("method")
+    best = str(by_method.loc[list(BACKPROPS), "r"].astype(float).idxmin())
+    rows = []
+    for target in case.targets:
+        own, over = by_method.loc[target.method], by_method.loc[best]
+        rows.append(
+            {
+                "case": case.name,
+                "method": target.method,
+                "r": own["r"] / target.per_tangent,
+                "r_target": target.r,
+                "per_tangents": target.per_tangent,
+                "ratio": own["r"] / over["r"],
+                "ratio_target": target.ratio,
+                "over": best,
+                "r_over": over["r"],
+                "ratio_to_fused": own["ratio"],
+                "status": own["status"],
+            }
+        )
+    return rows
+
+
+def show(frame: pd.DataFrame) -> None:
+    """The table in the terminal."""
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(title="The engine against its targets", title_justify="left", box=None, pad_edge=False)
+    for name in ("case", "method"):
+        table.add_column(name, overflow="fold")
+    for name in ("R", "target", "ratio", "target", "over"):
+        table.add_column(name, justify="right")
+    for row in frame.to_dict("records"):
+        per = " a tangent" if row["per_tangents"] > 1 else ""
+        table.add_row(
+            row["case"],
+            row["method"],
+            number(row["r"]) + per,
+            _target(row["r"], row["r_target"]),
+            number(row["ratio"]),
+            _target(row["ratio"], row["ratio_target"]),
+            row["over"],
+        )
+    Console().print(table)
+
+
+def _target(found: float, asked: float | None) -> str:
+    if asked is None or pd.isna(asked):
+        return ""
+    return f"[green]≤ {asked:g}[/green]" if found <= asked else f"[red]≤ {asked:g}[/red]"
+
+
+if __name__ == "__main__":
+    main()
