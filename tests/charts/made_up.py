@@ -43,6 +43,7 @@ def run(
         if timed:
             folder.append("ratios", *ratio_rows(each, methods))
             folder.append("memory", *memory_rows(each, methods))
+            folder.append("parts", *(row for method in methods for row in part_rows(each, method)))
         if trained:
             runs = [(method, seed) for method in methods for seed in SEEDS]
             folder.append("jobs", *(job_row(each, *one) for one in runs))
@@ -53,6 +54,18 @@ def run(
 
 def r(method: str, depth: int) -> float:
     return {METHODS[0]: 3.0, METHODS[1]: 6.0 + depth / 20, METHODS[2]: 1.8 + depth / 50}[method]
+
+
+def part_rows(group: Group, method: str) -> list[dict[str, Any]]:
+    """Half of a step forward, a quarter in each other part; 2 % more than the whole."""
+    names = ("forward", "backward", "update") if method == METHODS[0] else ("draw", "forward", "update")
+    seconds = {n: STEP_SECONDS[method] * (0.51 if n == "forward" else 0.255) for n in names}
+    rows = {**seconds, "whole": STEP_SECONDS[method]}
+    return [
+        {"group": group.name, "method": method, "process": process, "part": part, "seconds": s}
+        for process in (0, 1)
+        for part, s in rows.items()
+    ]
 
 
 def ratio(method: str, depth: int) -> float:
