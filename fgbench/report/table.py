@@ -66,7 +66,8 @@ def parts_table(parts: pd.DataFrame, group: pd.DataFrame) -> list[Table]:
     if own.empty:
         return []
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("R split", style="bold", overflow="fold")
+    longest = max(len(method) for method in own["method"])
+    table.add_column("R split", style="bold", overflow="fold", min_width=min(longest, METHOD_WIDTH))
     present = [name for name in ORDER if name in set(own["part"])]
     for name in (*present, "sum off by"):
         table.add_column(name.replace(" and ", "\nand "), justify="right")

@@ -142,7 +142,7 @@ def show(frame: pd.DataFrame) -> None:
 
     table = Table(title="The engine against its targets", title_justify="left", box=None, pad_edge=False)
     for name in ("case", "method"):
-        table.add_column(name, overflow="fold")
+        table.add_column(name, overflow="fold", min_width=24)
     for name in ("R", "target", "ratio", "target", "over"):
         table.add_column(name, justify="right")
     for row in frame.to_dict("records"):
@@ -154,7 +154,7 @@ def show(frame: pd.DataFrame) -> None:
             _target(row["r"], row["r_target"]),
             number(row["ratio"]),
             _target(row["ratio"], row["ratio_target"]),
-            row["over"],
+            "in-backward" if row["over"] != "backprop" else "fused",
         )
     Console().print(table)
 
