@@ -8,18 +8,19 @@ import sys
 import pytest
 import torch
 
-from fgbench import methods, oracle, registry
+from fgbench import methods, oracle
 from fgbench.architectures import build
 from fgbench.store.run_folder import find_runs
 from fgbench.worker.matched import full_float32
 from tests.builders import cross_entropy
+from tests.conformance.test_methods import every_spec
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
 
 @pytest.mark.parametrize("arch", ["mlp", "cnn"])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("name", registry.names("methods"))
+@pytest.mark.parametrize("name", every_spec())
 def test_every_methods_step_is_what_reverse_mode_says(name, dtype, arch):
     full_float32()
     model = build(arch, 2, 16, (1, 8, 8), 4).to("cuda", dtype)

@@ -2,16 +2,42 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Mapping, Sequence
+from functools import partial
 from itertools import chain
 
 import torch
 from torch import Tensor
 
-from fgbench.methods import Conditions
+from fgbench.methods import Batch, Conditions, Part, Step
 from fgbench.methods._compile import OneGraph, tensors_of, with_tensors
 from fgbench.methods._optimizer import PLAIN_SGD, make_optimizer, optimize
 from fgbench.pushforward.tangents import Tangent
+
+
+class ForwardStep(Step):
+    """A step with tangents of its parameters: draw them, one pass with them, update."""
+
+    def parts(self, batch: Batch, learning_rate: float) -> dict[str, Part]:
+        """Draw, the forward pass with tangents, update."""
+        return {
+            "draw": self.draw,
+            "forward": partial(self._forward, batch),
+            "update": partial(self._update, learning_rate),
+        }
+
+    @abstractmethod
+    def draw(self) -> None:
+        """The tangents of the next step."""
+
+    @abstractmethod
+    def _forward(self, batch: Batch) -> None:
+        """The loss, into `value`, and its derivatives along the tangents."""
+
+    @abstractmethod
+    def _update(self, learning_rate: float) -> None:
+        """The parameters, by what the pass found."""
 
 
 class Update:

@@ -11,9 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from fgbench.errors import UsageError
-from fgbench.methods import Batch, Conditions, Loss, Part, Step, trainable
+from fgbench.methods import Batch, Conditions, Loss, trainable
 from fgbench.methods._compile import OneGraph, tensors_of, with_tensors
-from fgbench.methods._estimate import Update
+from fgbench.methods._estimate import ForwardStep, Update
 from fgbench.pushforward.combine import coefficients, draw_independent
 from fgbench.pushforward.engine import Pushforward, UntraceableError
 from fgbench.pushforward.structures import Drawer, Tangents, squared_length
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from fgbench.methods.forward import Forward
 
 
-class PushforwardStep(Step):
+class PushforwardStep(ForwardStep):
     """Draw k tangents, one forward pass for all, update; nothing is materialised that has factors."""
 
     def __init__(
@@ -50,14 +50,6 @@ class PushforwardStep(Step):
         self.pushforward = Pushforward(model, loss)
         self.graph = OneGraph(self._evaluate_tensors, conditions, model)
         self.update = Update(self.parameters, conditions)
-
-    def parts(self, batch: Batch, learning_rate: float) -> dict[str, Part]:
-        """Draw, the forward pass with tangents, update."""
-        return {
-            "draw": self.draw,
-            "forward": lambda: self._forward(batch),
-            "update": lambda: self._update(learning_rate),
-        }
 
     def draw(self) -> None:
         """The tangents of this step."""

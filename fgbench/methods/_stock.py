@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fgbench.methods import PLAIN, Batch, Conditions, Loss, Part, Step, trainable
+from fgbench.methods import PLAIN, Batch, Conditions, Loss, trainable
 from fgbench.methods._compile import compiled
-from fgbench.methods._estimate import Update
+from fgbench.methods._estimate import ForwardStep, Update
 from fgbench.pushforward.structures import Drawer, Tangents
 
 
-class StockStep(Step):
+class StockStep(ForwardStep):
     """Draw v, one forward pass for f and ∇f·v, update; no reverse mode and no host synchronisation."""
 
     def __init__(
@@ -31,14 +31,6 @@ class StockStep(Step):
         self.buffers = dict(model.named_buffers())
         self.update = Update(self.parameters, conditions)
         self.jvp = compiled(self._jvp, conditions)
-
-    def parts(self, batch: Batch, learning_rate: float) -> dict[str, Part]:
-        """Draw, one forward pass on dual numbers, update."""
-        return {
-            "draw": self.draw,
-            "forward": lambda: self._forward(batch),
-            "update": lambda: self._update(learning_rate),
-        }
 
     def draw(self) -> None:
         """The tangent of this step."""
