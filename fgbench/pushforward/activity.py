@@ -58,7 +58,7 @@ class ActivityContext(Context):
         self.noise = noise
         self.sites: list[Site] = []
 
-    def perturbs(self, module: nn.Module) -> bool:
+    def perturbs(self, parameters: tuple[int, ...]) -> bool:
         """Layers are perturbed at their outputs."""
         return False
 

@@ -34,9 +34,9 @@ class Context:
         tangent = self.tangent(parameter)
         return parameter if tangent is None else dual_of(parameter.detach(), tangent.full())
 
-    def perturbs(self, module: nn.Module) -> bool:
-        """Whether a parameter in it has a tangent."""
-        return any(self.tangent(p) is not None for p in module.parameters())
+    def perturbs(self, parameters: tuple[int, ...]) -> bool:
+        """Whether one of the parameters with these ids has a tangent."""
+        return any(key in self._tangents for key in parameters)
 
     def after(self, site: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
         """The output of a layer, from which point on activity perturbation adds its noise."""

@@ -10,7 +10,7 @@ from torch import Tensor, fx, nn
 from fgbench.pushforward.context import Context, moves
 from fgbench.pushforward.dual import Dual, duals_in, map_duals
 from fgbench.pushforward.fallback import by_jvp, module_by_jvp
-from fgbench.pushforward.rules import NoRuleError, rule_of_function, rule_of_module
+from fgbench.pushforward.rules import NoRuleError, Rule, rule_of_function, rule_of_module
 
 
 @dataclass(frozen=True)
@@ -22,6 +22,9 @@ class Instruction:
         kind: `call_module`, `call_function`, `call_method` or `get_attr`.
         target: the module, function, method's name, or attribute's path.
         arguments, options: what it is called with, nodes standing for their values.
+        only_input: the name of the one node that it is called with, where that is all.
+        rule: its rule, None where it has none.
+        parameters: the ids of a module's parameters.
         dead: nodes that nothing reads after it.
         sole_reader: whether one instruction alone reads what it gives.
     """
@@ -31,6 +34,9 @@ class Instruction:
     target: Any
     arguments: tuple[Any, ...]
     options: dict[str, Any]
+    only_input: str | None
+    rule: Rule | None
+    parameters: tuple[int, ...]
     dead: tuple[str, ...]
     sole_reader: bool
 
@@ -76,8 +82,7 @@ class Program:
         """The model's output: a `Dual`, or a plain tensor if nothing moved."""
         values: dict[str, Any] = {self.input: x}
         for instruction in self.instructions:
-            arguments = fx.node.map_arg(instruction.arguments, lambda n: values[n.name])
-            options = fx.node.map_arg(instruction.options, lambda n: values[n.name])
+            arguments, options = _given(instruction, values)
             value = self._run(context, instruction, arguments, options)
             values[instruction.node] = value if instruction.sole_reader else map_duals(_kept, value)
             del arguments, options
@@ -89,17 +94,17 @@ class Program:
         if todo.kind == "get_attr":
             return todo.target
         if todo.kind == "call_module":
-            return self._module(context, todo, arguments, options)
+            output = self._module(context, todo, arguments, options)
+            return context.after(todo.node, todo.target, arguments, output)
         moving = [a for a in _leaves((arguments, options)) if moves(a, context)]
         if not moving:
             return _plain(todo)(*arguments, **options)
-        rule = rule_of_function(todo.target)
-        if rule is not None:
+        if todo.rule is not None:
             try:
                 given = arguments, options
-                if not _takes_parameters(rule):
+                if not _takes_parameters(todo.rule):
                     given = fx.node.map_aggregate(given, context.dual)
-                return rule(context, *given[0], **given[1])
+                return todo.rule(context, *given[0], **given[1])
             except NoRuleError:
                 pass
         self.fallbacks.add(f"function {_name(todo.target)}: torch.func.jvp")
@@ -108,21 +113,27 @@ class Program:
 
     def _module(self, context: Context, todo: Instruction, arguments: Any, options: Any) -> Any:
         module: nn.Module = todo.target
-        output = self._module_output(context, module, arguments, options)
-        return context.after(todo.node, module, arguments, output)
-
-    def _module_output(self, context: Context, module: nn.Module, arguments: Any, options: Any) -> Any:
-        arguments, options = fx.node.map_aggregate((arguments, options), context.dual)
-        if not context.perturbs(module) and not duals_in((arguments, options)):
+        if todo.only_input is not None:
+            arguments = (context.dual(arguments[0]),)
+            moving = isinstance(arguments[0], Dual)
+        else:
+            arguments, options = fx.node.map_aggregate((arguments, options), context.dual)
+            moving = bool(duals_in((arguments, options)))
+        if not moving and not context.perturbs(todo.parameters):
             return module(*arguments, **options)
-        rule = rule_of_module(module)
-        if rule is not None:
+        if todo.rule is not None:
             try:
-                return rule(context, module, *arguments, **options)
+                return todo.rule(context, module, *arguments, **options)
             except NoRuleError:
                 pass
         self.fallbacks.add(f"module {type(module).__name__}: torch.func.jvp")
         return module_by_jvp(context, module, arguments, options)
+
+
+def _given(todo: Instruction, values: dict[str, Any]) -> tuple[Any, Any]:
+    if todo.only_input is not None:
+        return (values[todo.only_input],), todo.options
+    return fx.node.map_arg((todo.arguments, todo.options), lambda n: values[n.name])
 
 
 def _kept(value: Dual) -> Dual:
@@ -140,12 +151,25 @@ def _compiled(model: nn.Module, graph: fx.Graph) -> tuple[list[Instruction], Any
             output = node.args[0]
         elif node.op != "placeholder":
             dead = tuple(name for name, last in last_use.items() if last is node)
-            target = _resolved(model, node)
-            sole_reader = len(node.users) == 1
-            instructions.append(
-                Instruction(node.name, node.op, target, node.args, dict(node.kwargs), dead, sole_reader)
-            )
+            instructions.append(_instruction(model, node, dead))
     return instructions, output
+
+
+def _instruction(model: nn.Module, node: fx.Node, dead: tuple[str, ...]) -> Instruction:
+    target, is_module = _resolved(model, node), node.op == "call_module"
+    only = node.args[0] if len(node.args) == 1 and not node.kwargs else None
+    return Instruction(
+        node.name,
+        node.op,
+        target,
+        node.args,
+        dict(node.kwargs),
+        only.name if isinstance(only, fx.Node) else None,
+        rule_of_module(target) if is_module else rule_of_function(node.target),
+        tuple(id(p) for p in target.parameters()) if is_module else (),
+        dead,
+        len(node.users) == 1,
+    )
 
 
 def _resolved(model: nn.Module, node: fx.Node) -> Any:

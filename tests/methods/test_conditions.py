@@ -92,6 +92,24 @@ def test_compiled_step_is_what_reverse_mode_says(spec):
     oracle.check_step(methods.find(spec), model, cross_entropy, batch, 1, Conditions("compile"))
 
 
+def test_a_compiled_step_that_differs_is_refused(monkeypatch):
+    """As when an inductor-compiled function loses a tangent silently."""
+    from fgbench.methods import _compile
+
+    def losing(function, conditions):
+        def run(*tensors):
+            result = function(*tensors)
+            return result if result is None else (result[0], result[1] * 0)
+
+        return run
+
+    monkeypatch.setattr(_compile, "compiled", losing)
+    with pytest.raises(oracle.WrongStepError, match="Not timed"):
+        oracle.check_step(
+            methods.find("forward"), tiny_mlp(), cross_entropy, tiny_batch(), 1, Conditions("compile")
+        )
+
+
 def test_a_compiled_step_moves_weights_and_statistics_once():
     stepped = {}
     for execution in ("eager", "compile"):
