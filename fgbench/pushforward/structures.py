@@ -102,27 +102,26 @@ class Drawer:
             self.freedom = sum(sum(_factors(p)) for p in self.parameters.values())
         self.keep = keep or structure == "rank-one"
         self.seeds = torch.Generator().manual_seed(seed)
-        self.buffers: dict[str, Tensor] = {}
+        self.buffers: list[Tensor] = []
+        self.kept: dict[str, Tangent] = {}
 
     def draw(self) -> Tangents:
-        """The next step's; those of the last are overwritten."""
-        by_name: dict[str, Tangent] = (
-            self._rank_one()
-            if self.structure == "rank-one"
-            else {name: self._full(name, p) for name, p in self.parameters.items()}
-        )
+        """The next step's; those of the last are overwritten, or forgotten where none are kept."""
+        if not self.keep:
+            drawn: dict[str, Tangent] = {name: self._redrawn(p) for name, p in self.parameters.items()}
+        else:
+            if not self.kept:
+                self.kept = self._factored() if self.structure == "rank-one" else self._whole()
+            for buffer in self.buffers:
+                self.fill(buffer)
+            drawn = self.kept
         mixing = MIXINGS.get(self.structure)
         if mixing is None:
-            return Tangents(by_name)
-        return Tangents(by_name, mixing(_gram(by_name), self.size, self.angle))
+            return Tangents(drawn)
+        return Tangents(drawn, mixing(_gram(drawn), self.size, self.angle))
 
-    def _full(self, name: str, parameter: Tensor) -> Tangent:
-        shape = (self.count, *parameter.shape)
-        if self.keep:
-            if name not in self.buffers:
-                self.buffers[name] = parameter.new_empty(shape, requires_grad=False)
-            return Full(self.fill(self.buffers[name]))
-        seed = int(torch.randint(2**62, (), generator=self.seeds))
+    def _redrawn(self, parameter: Tensor) -> Tangent:
+        shape, seed = (self.count, *parameter.shape), int(torch.randint(2**62, (), generator=self.seeds))
 
         def again() -> Tensor:
             self.generator.manual_seed(seed)
@@ -130,26 +129,28 @@ class Drawer:
 
         return Redrawn(again, self.count)
 
-    def _rank_one(self) -> dict[str, Tangent]:
-        """All factors out of one draw: they are few."""
-        sizes = [_factors(p) for p in self.parameters.values()]
+    def _whole(self) -> dict[str, Tangent]:
+        """A buffer for each parameter."""
+        for parameter in self.parameters.values():
+            shape = (self.count, *parameter.shape)
+            self.buffers.append(parameter.new_empty(shape, requires_grad=False))
+        return {name: Full(buffer) for name, buffer in zip(self.parameters, self.buffers, strict=True)}
+
+    def _factored(self) -> dict[str, Tangent]:
+        """All factors in one buffer, as they are few: one draw fills it."""
+        sizes = [self.count * n for p in self.parameters.values() for n in _factors(p)]
         like = next(iter(self.parameters.values()))
-        total = sum(left + right for left, right in sizes)
-        drawn = self.fill(like.new_empty(self.count * total, requires_grad=False))
-        by_name: dict[str, Tangent] = {}
-        start = 0
-        for (name, parameter), (left, right) in zip(self.parameters.items(), sizes, strict=True):
-            middle, stop = start + self.count * left, start + self.count * (left + right)
-            by_name[name] = (
-                RankOne(
-                    drawn[start:middle].view(self.count, left),
-                    drawn[middle:stop].view(self.count, *parameter.shape[1:]),
-                )
-                if left
-                else Full(drawn[middle:stop].view(self.count, *parameter.shape))
-            )
-            start = stop
-        return by_name
+        self.buffers.append(like.new_empty(sum(sizes), requires_grad=False))
+        pieces = iter(self.buffers[0].split(sizes))
+        return {
+            name: _factored(p, self.count, next(pieces), next(pieces)) for name, p in self.parameters.items()
+        }
+
+
+def _factored(parameter: Tensor, count: int, left: Tensor, right: Tensor) -> Tangent:
+    if not len(left):
+        return Full(right.view(count, *parameter.shape))
+    return RankOne(left.view(count, -1), right.view(count, *parameter.shape[1:]))
 
 
 def _factors(parameter: Tensor) -> tuple[int, int]:

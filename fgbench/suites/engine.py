@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import csv
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,16 +98,15 @@ def _measure(case: Case, asked: argparse.Namespace) -> Path:
     before = set(asked.out.glob("*/run.json"))
     specs = [*BACKPROPS, *(target.method for target in case.targets)]
     seconds = case.seconds * asked.share
-    app(
-        [
-            *("run", "--time-only", "--arch", case.arch, "--depth", str(case.depth)),
-            *("--batch", str(case.batch), "--threads", str(asked.threads), "--execution", case.execution),
-            *("--dataset", "synthetic:shape=1x28x28,classes=10,samples=4096", "--out", str(asked.out)),
-            *("--processes", str(asked.processes), "--max-measure-seconds", f"{seconds:g}"),
-            *(part for spec in specs for part in ("--method", spec)),
-        ],
-        standalone_mode=False,
-    )
+    arguments = [
+        *("run", "--time-only", "--arch", case.arch, "--depth", str(case.depth)),
+        *("--batch", str(case.batch), "--threads", str(asked.threads), "--execution", case.execution),
+        *("--dataset", "synthetic:shape=1x28x28,classes=10,samples=4096", "--out", str(asked.out)),
+        *("--processes", str(asked.processes), "--max-measure-seconds", f"{seconds:g}"),
+        *(part for spec in specs for part in ("--method", spec)),
+    ]
+    sys.argv = ["fgbench", *arguments]  # which the run stores as its command
+    app(arguments, standalone_mode=False)
     (new,) = set(asked.out.glob("*/run.json")) - before
     return new.parent
 

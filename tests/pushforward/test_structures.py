@@ -163,7 +163,7 @@ class TestDrawing:
     def test_a_model_without_kept_tangents_holds_none(self):
         source = drawer("gaussian", keep=False)
         source.draw()
-        assert source.buffers == {}
+        assert source.buffers == []
 
 
 class TestTangent:
