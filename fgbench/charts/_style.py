@@ -110,14 +110,22 @@ def add_legend(figure: Figure, ax: Axes, first: Sequence[str]) -> None:
     entries = dict(zip(labels, handles, strict=True))
     order = [label for label in first if label in entries]
     order += [label for label in labels if label not in order]
-    columns = max(1, min(len(order), LETTERS_A_LINE // (max(map(len, order)) + 8)))
     figure.legend(
         [entries[label] for label in order],
         order,
         loc="outside lower center",
-        ncols=columns,
+        ncols=_columns(order),
         handlelength=2.8,
     )
+
+
+def height_over_legend(labels: Sequence[str]) -> float:
+    """Inches of a figure whose axes stay as high however many labels the legend below them has."""
+    return 2.6 + 0.25 * -(-len(labels) // _columns(labels))
+
+
+def _columns(labels: Sequence[str]) -> int:
+    return max(1, min(len(labels), LETTERS_A_LINE // (max(map(len, labels)) + 8)))
 
 
 def folded(method: str) -> str:

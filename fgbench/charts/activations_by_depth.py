@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from fgbench.charts import Chart
 from fgbench.charts._comparison import Comparison
 from fgbench.charts._parts import failures, lines_by_depth
-from fgbench.charts._style import add_legend, new_figure
+from fgbench.charts._style import add_legend, height_over_legend, new_figure
 from fgbench.charts.memory_by_depth import parameter_bytes, unit_of
 
 
@@ -22,7 +22,8 @@ def _draw(comparison: Comparison) -> Figure | str:
         return "one depth only"
     unit, scale = unit_of(beyond.max())
     lines = [comparison.sentence, failures(comparison, "peak_bytes")]
-    figure = new_figure("Peak memory of a training step beyond the parameters, by depth", lines, 3.1)
+    title = "Peak memory of a training step beyond the parameters, by depth"
+    figure = new_figure(title, lines, height_over_legend(comparison.methods))
     ax = figure.subplots()
     shown = replace(comparison, rows=comparison.rows.assign(beyond=beyond))
     lines_by_depth(ax, shown, "beyond", comparison.methods, scale)

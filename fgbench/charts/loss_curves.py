@@ -12,7 +12,7 @@ from fgbench.charts import Chart
 from fgbench.charts._comparison import Comparison
 from fgbench.charts._parts import log_axis
 from fgbench.charts._seeds import SeedCurves, seed_curves
-from fgbench.charts._style import INK, Look, add_legend, new_figure
+from fgbench.charts._style import INK, Look, add_legend, height_over_legend, new_figure
 from fgbench.measurement.statistics import expected_running_time
 from fgbench.report.figures import missing
 
@@ -34,7 +34,8 @@ def _draw(comparison: Comparison) -> Figure | str:
     if not curves:
         return "no training"
     lines = [comparison.sentence, _small_print(comparison, curves)]
-    figure = new_figure("Validation loss against seconds and against iterations", lines, 3.2)
+    height = height_over_legend(comparison.methods)
+    figure = new_figure("Validation loss against seconds and against iterations", lines, height)
     panels = figure.subplots(1, 2, sharey=True)
     low, high = _limits(curves)
     for ax, (against, (label, spent)) in zip(panels, PANELS.items(), strict=True):

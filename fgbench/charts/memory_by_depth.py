@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from fgbench.charts import Chart
 from fgbench.charts._comparison import Comparison
 from fgbench.charts._parts import beside, failures, lines_by_depth, name_rows, reference_line, rows_height
-from fgbench.charts._style import GREY, add_legend, new_figure
+from fgbench.charts._style import GREY, add_legend, height_over_legend, new_figure
 from fgbench.report.figures import missing, size
 
 UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
@@ -24,7 +24,8 @@ def _draw(comparison: Comparison) -> Figure | str:
     unit, scale = unit_of(rows["peak_bytes"].max())
     title = f"Peak memory of a training step{' by depth' * by_depth}"
     lines = [comparison.sentence, failures(comparison, "peak_bytes")]
-    figure = new_figure(title, lines, 3.1 if by_depth else rows_height(comparison.methods))
+    height = height_over_legend if by_depth else rows_height
+    figure = new_figure(title, lines, height(comparison.methods))
     ax = figure.subplots()
     highest = rows["peak_bytes"].max() / scale * 1.08
     if by_depth:

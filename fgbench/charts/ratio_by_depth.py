@@ -19,7 +19,7 @@ from fgbench.charts._parts import (
     rows_of_methods,
     spread_of,
 )
-from fgbench.charts._style import add_legend, new_figure
+from fgbench.charts._style import add_legend, height_over_legend, new_figure
 
 
 def _draw(comparison: Comparison) -> Figure | str:
@@ -33,7 +33,8 @@ def _draw(comparison: Comparison) -> Figure | str:
     with_paper = _baydin.applies(comparison)
     by_depth = len(comparison.depths) > 1 or with_paper
     lines = [comparison.sentence, f"{basis(comparison)} {failures(comparison, 'ratio')}"]
-    figure = new_figure(_title(comparison), lines, 3.0 if by_depth else rows_height(methods))
+    height = height_over_legend if by_depth else rows_height
+    figure = new_figure(_title(comparison), lines, height(methods))
     ax = figure.subplots()
     values = [*spread_of(others, "ratio"), 1.0, *(_baydin.RATIO if with_paper else ())]
     label = f"Step time / {reference}'s"

@@ -17,7 +17,7 @@ from fgbench.charts._parts import (
     rows_of_methods,
     spread_of,
 )
-from fgbench.charts._style import add_legend, new_figure
+from fgbench.charts._style import add_legend, height_over_legend, new_figure
 
 LABEL = "R: step time / base"
 
@@ -28,7 +28,8 @@ def _draw(comparison: Comparison) -> Figure | str:
     by_depth = len(comparison.depths) > 1
     title = f"Runtime R of a training step over one plain evaluation of the loss{', by depth' * by_depth}"
     lines = [comparison.sentence, f"{basis(comparison)} {failures(comparison, 'r')}"]
-    figure = new_figure(title, lines, 3.1 if by_depth else rows_height(comparison.methods))
+    height = height_over_legend if by_depth else rows_height
+    figure = new_figure(title, lines, height(comparison.methods))
     ax = figure.subplots()
     highest = max(spread_of(comparison.rows, "r"))
     if by_depth:
