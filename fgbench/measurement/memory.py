@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -35,6 +36,7 @@ def peak_of_step(prepare: Callable[[], Callable[[], object]], device: torch.devi
             exist before it is called do not count.
         device: where the step runs.
     """
+    gc.collect()  # garbage freed while measuring would count below zero
     return _peak_on_cuda(prepare, device) if device.type == "cuda" else _peak_on_cpu(prepare)
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -11,6 +13,8 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
 from fgbench.pushforward import rules
+from fgbench.pushforward.structures import Tangents
+from fgbench.pushforward.tangents import Full
 from tests.pushforward.checks import check
 
 randomised = settings(max_examples=15, deadline=None, derandomize=True)
@@ -113,6 +117,24 @@ ACTIVATIONS = [
 @pytest.mark.parametrize("layer", ACTIVATIONS, ids=str)
 def test_activation(layer):
     ruled(nn.Sequential(nn.Linear(3, 4), layer), normal(2, 5, 3))
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("layer", ACTIVATIONS[:9], ids=str)
+def test_activation_on_large_float32_tensors(layer, count):
+    """oneDNN's kernels, which small or double tensors do not meet; against the rule in float64."""
+    from fgbench.pushforward.engine import Pushforward
+    from tests.pushforward.checks import derivatives, drawn, smooth
+
+    single = nn.Sequential(nn.Linear(8, 256), layer)
+    double = copy.deepcopy(single).double()
+    x = normal(4, 50, 8)
+    found = derivatives(Pushforward(single, smooth), drawn(single, count, seed=3), (x.float(), x))
+    tangents = drawn(single, count, seed=3)
+    wide = Tangents({name: Full(t.full().double()) for name, t in tangents.by_name.items()})
+    wanted = derivatives(Pushforward(double, smooth), wide, (x.double(), x))
+    for one, other in zip(found, wanted, strict=True):
+        torch.testing.assert_close(one.double(), other, rtol=1e-4, atol=1e-3)
 
 
 @pytest.mark.parametrize(

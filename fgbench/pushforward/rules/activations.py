@@ -41,8 +41,12 @@ def gelu_module(context: Context, module: nn.GELU, x: Dual) -> Dual:
 @function_rule(F.gelu)
 def gelu(context: Context, x: Dual, approximate: str = "none") -> Dual:
     """Exact or by tanh."""
-    value = F.gelu(x.primal, approximate=approximate)
-    return dual_of(value, aten.gelu_backward(x.tangents, x.primal, approximate=approximate))
+    # Tangent by tangent: oneDNN's kernel, which large float32 tensors meet, does not broadcast.
+    stack = torch.empty_like(x.stack)
+    stack[0].copy_(F.gelu(x.primal, approximate=approximate))
+    for tangent, along in zip(x.tangents, stack[1:], strict=True):
+        along.copy_(aten.gelu_backward(tangent, x.primal, approximate=approximate))
+    return Dual(stack, spare=True)
 
 
 @module_rule(nn.SiLU)
