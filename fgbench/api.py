@@ -45,7 +45,7 @@ def compare(
         reference: the method that ratios are over; backprop, or the first where it is not among them.
         max_measure_seconds: about how long to time.
         seed: of the tangents and of the order.
-        execution: eager, or compile for torch.compile, for all.
+        execution: eager, compile (torch.compile) or cudagraph (on a GPU), for all.
         optimizer: of torch.optim, for all, as in `fgbench run --optimizer`.
 
     Returns:
@@ -61,8 +61,7 @@ def compare(
 
     if not max_measure_seconds > 0:
         raise UsageError(f"max_measure_seconds {max_measure_seconds}: must be positive.")
-    if execution not in registered.EXECUTIONS:
-        raise UsageError(f"execution {execution}: must be one of {', '.join(registered.EXECUTIONS)}.")
+    registered.check_execution("execution", execution, str(batch[0].device))
     optimizer = canonical_optimizer(optimizer)
     specs = registered.canonical_specs(methods)
     if not specs:
@@ -84,7 +83,8 @@ def compare(
                 role = {BASE: BASE_ROLE, AA: AA_ROLE}.get(arm, METHOD_ROLE)
                 samples.append({**sample, "process": 0, "role": role, "method": over if arm == AA else arm})
 
-    problem = Problem(model, loss, [batch], seed, registered.Conditions(execution, optimizer))
+    conditions = registered.Conditions(execution, optimizer)
+    problem = Problem(model, loss, [batch], seed, lambda _: conditions)
     time_methods(problem, specs, over, process=0, seconds=max_measure_seconds, report=report)
     found = ratios(pd.DataFrame(samples), over, pilot=1)
     return pd.DataFrame([*({**r.row(), "status": "ok"} for r in found), *failed])

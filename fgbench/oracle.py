@@ -10,7 +10,7 @@ from contextlib import AbstractContextManager
 import torch
 from torch import Tensor, nn
 
-from fgbench.methods import PLAIN, Batch, Conditions, Loss, Method, trainable
+from fgbench.methods import PLAIN, Batch, Conditions, Loss, Method, Step, prepare, trainable
 from fgbench.methods._optimizer import PLAIN_SGD, make_optimizer, optimize
 from fgbench.training.randomness import OwnRandomness
 
@@ -18,6 +18,8 @@ from fgbench.training.randomness import OwnRandomness
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.bfloat16: 0.2}
 # A tangent nearly orthogonal to the gradient leaves little but rounding: then another one decides.
 TRIES = 3
+REPLAY_LEARNING_RATE = 1e-3
+SAME_DIRECTION = 0.9999  # of two updates: a cosine that tangents drawn afresh do not have
 SMALLEST = 1e-300  # instead of a division by zero
 
 
@@ -36,6 +38,8 @@ def check_step(
     Raises:
         WrongStepError: it is neither in any of a few tries, with other random numbers each.
     """
+    if conditions.captured:
+        _check_replays(prepare(method, copy.deepcopy(model), loss, seed, conditions), batch)
     errors = []
     for attempt in range(TRIES):
         error, tolerance = _error_of_step(method, model, loss, batch, seed + attempt, conditions)
@@ -48,12 +52,27 @@ def check_step(
     )
 
 
+def _check_replays(step: Step, batch: Batch) -> None:
+    """A captured step draws other tangents at each replay; one without random numbers has none to draw."""
+    if not step.generators():
+        return
+    moves = []
+    for _ in range(2):
+        before = [p.detach().clone() for p in step.parameters]
+        step(batch, REPLAY_LEARNING_RATE)
+        moves.append([p.detach() - b for p, b in zip(step.parameters, before, strict=True)])
+    along = sum(float((a.double() * b.double()).sum()) for a, b in zip(*moves, strict=True))
+    lengths = norm(moves[0]) * norm(moves[1])
+    if not lengths or abs(along) / lengths > SAME_DIRECTION:
+        raise WrongStepError("its CUDA graph draws the same tangents at each replay. Not timed.")
+
+
 def _error_of_step(
     method: Method, model: nn.Module, loss: Loss, batch: Batch, seed: int, conditions: Conditions
 ) -> tuple[float, float]:
     """By what share it is off, and by what share it may be."""
     true_loss, gradient = _reverse_mode(copy.deepcopy(model), loss, batch, seed)
-    step = method.prepare(copy.deepcopy(model), loss, seed, conditions)
+    step = prepare(method, copy.deepcopy(model), loss, seed, conditions)
     before = [p.detach().clone() for p in step.parameters]
     # An update as large as the weights: its rounding is then as small as theirs.
     size, slope = norm(before), norm(gradient)
@@ -81,7 +100,7 @@ def _moves(
     after = [b.clone().requires_grad_() for b in before]
     for parameter, gradient in zip(after, estimate, strict=True):
         parameter.grad = gradient.detach().to(parameter.dtype)
-    optimize(make_optimizer(conditions.optimizer, after), learning_rate)
+    optimize(make_optimizer(Conditions(optimizer=conditions.optimizer), after), learning_rate)
     return [a.detach().double() - b.double() for a, b in zip(after, before, strict=True)]
 
 

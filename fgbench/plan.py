@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any
 
 from fgbench import architectures, datasets, methods
-from fgbench.errors import UsageError
+from fgbench.errors import ResultsError, UsageError
 from fgbench.options import canonical, split_spec
-from fgbench.store.schema import SCHEMA_VERSION
+from fgbench.store.schema import OLDEST_READABLE
 
-DTYPES = ("float32", "float64", "bfloat16")
+TF32 = "tf32"  # float32 tensors, matrix products and convolutions rounded to TF32
+DTYPES = ("float32", "float64", "bfloat16", TF32)
+BEST = "best"  # each method in the execution mode that is fastest for it
 TARGET_WORDS = ("auto", "backprop-best")
 REFERENCE = "backprop"  # the method that a ratio is over, wherever it is among the methods
 
@@ -27,7 +29,7 @@ class Config:
     Attributes, where the name does not say it: depths and width None mean the architecture's own;
     learning_rate None means searched; precision is the wanted half-width of a ratio's interval as a
     share; max_measure_seconds is for one group's timing over all its processes; max_train_seconds is
-    for one training job.
+    for one training job; isolated also times every method alone; shard is `i/n`, or empty for all groups.
     """
 
     archs: tuple[str, ...]
@@ -52,6 +54,21 @@ class Config:
     optimizer: str = "sgd"
     time: bool = True
     train: bool = True
+    isolated: bool = False
+    shard: str = ""
+
+    @classmethod
+    def from_facts(cls, facts: dict[str, Any]) -> Config:
+        """The config of a stored run: what its `run.json` holds under `config`.
+
+        Raises:
+            ResultsError: options that this version does not have, or lacks.
+        """
+        values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()}
+        try:
+            return cls(**values)
+        except TypeError as error:
+            raise ResultsError(f"run.json: its config is not this version's ({error}).") from error
 
 
 @dataclass(frozen=True)
@@ -124,6 +141,7 @@ def make_plan(config: Config) -> Plan:
         optimizer=canonical_optimizer(config.optimizer),
     )
     device = resolve_device(config.device)
+    _check_device(config, device)
     threads = resolve_threads(config.threads)
     data = datasets.load(config.dataset, Path(config.data_dir), config.validation_size)
     if config.batch > len(data.train_x):
@@ -157,14 +175,34 @@ def make_plan(config: Config) -> Plan:
                 "rename one of the files, or run them apart."
             )
         architectures.build(group.arch, group.depth, group.width, data.in_shape, data.classes)
-    return Plan(config, groups)
+    return Plan(config, _shard(config.shard, groups))
+
+
+def _shard(shard: str, groups: tuple[Group, ...]) -> tuple[Group, ...]:
+    """Every n-th group, so that each shard has deep and shallow ones."""
+    if not shard:
+        return groups
+    index, _, count = shard.partition("/")
+    if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+        raise UsageError(f"--shard {shard}: must be i/n with i from 1 to n, as in 2/3.")
+    own = groups[int(index) - 1 :: int(count)]
+    if not own:
+        raise UsageError(f"--shard {shard}: the grid has only {len(groups)} groups, none is left for it.")
+    return own
+
+
+def _check_device(config: Config, device: str) -> None:
+    if config.execution != BEST:
+        methods.check_execution("--exec", config.execution, device, more=(BEST,))
+    if config.dtype == TF32 and not device.startswith("cuda"):
+        raise UsageError("--dtype tf32: only a GPU rounds to TF32; on a CPU it is float32 or bfloat16.")
 
 
 def contract(group: Group, environment: dict[str, Any]) -> str:
     """The hash of all that must be equal for two results to be comparable, methods aside."""
     torch_minor = ".".join(str(environment["libraries"]["torch"]).split(".")[:2])
     parts = {
-        "schema": SCHEMA_VERSION,
+        "schema": OLDEST_READABLE,
         "group": dataclasses.asdict(group),
         "device": environment["device_name"],
         "torch": torch_minor,
@@ -228,8 +266,6 @@ def _check_numbers(config: Config) -> None:
         _positive("--lr", config.learning_rate)
     if config.dtype not in DTYPES:
         raise UsageError(f"--dtype {config.dtype}: must be one of {', '.join(DTYPES)}.")
-    if config.execution not in methods.EXECUTIONS:
-        raise UsageError(f"--execution {config.execution}: must be one of {', '.join(methods.EXECUTIONS)}.")
     if not config.archs:
         raise UsageError("--arch: name at least one architecture.")
     if not config.methods:

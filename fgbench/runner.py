@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import random
+from collections.abc import Iterator, Set
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
 import pandas as pd
 
+from fgbench.measurement.lock import timing_lock
 from fgbench.measurement.statistics import two_stage_size
-from fgbench.plan import Group, Plan
+from fgbench.plan import BEST, Group, Plan
+from fgbench.store.recovery import ENDED_EARLY, Unit, leaves_out, recover
 from fgbench.store.run_folder import RunFolder
 from fgbench.summary.live import LiveRatios
-from fgbench.summary.ratios import AA_ROLE, BASE_ROLE, METHOD_ROLE, log_ratio_medians, ratios
+from fgbench.summary.ratios import AA_ROLE, ALONE_ROLE, BASE_ROLE, METHOD_ROLE, log_ratio_medians, ratios
 from fgbench.summary.targets import target_of, target_rows
 from fgbench.training.search import TYPICAL_RUNS
 from fgbench.worker.client import WorkerDiedError, work
@@ -21,6 +24,7 @@ from fgbench.worker.client import WorkerDiedError, work
 FIRST_SEED = 1  # of the measured runs; the search has a seed of its own
 SEARCH_SEED = 0
 PILOT_SHARE = 0.6  # of the timing budget, for the processes that are decided on beforehand
+MODES_SHARE = 0.2  # of the timing budget, on top of it, to find each method's execution mode
 STARTUP_SECONDS = 6.0  # of a process, and
 EVALUATION_SHARE = 0.2  # of training on top of it: for the estimate of time left
 
@@ -54,25 +58,36 @@ class Silent:
 def run_plan(plan: Plan, folder: RunFolder, contracts: dict[str, str], watcher: Watcher) -> None:
     """Run every group of a plan into a folder.
 
-    On KeyboardInterrupt what was measured so far is summarised and the folder closed as
-    `interrupted` before it is raised again.
+    What an earlier try finished is not done again. On KeyboardInterrupt what was measured so far is
+    summarised and the folder closed as `interrupted` before it is raised again.
+
+    Raises:
+        UsageError: another fgbench writes to the folder.
+        ResultsError: it cannot be written to, or what it holds is damaged.
     """
-    status = "error"
-    try:
-        for group in plan.groups:
-            GroupRun(plan, group, contracts[group.name], folder, watcher).run()
-        status = "done"
-    except KeyboardInterrupt:
-        status = "interrupted"
-        raise
-    finally:
-        folder.finish(status)
+    with folder.held():
+        done = recover(folder)
+        status = "error"
+        try:
+            for group in plan.groups:
+                GroupRun(plan, group, contracts[group.name], folder, watcher, done).run()
+            status = "done"
+        except KeyboardInterrupt:
+            status = "interrupted"
+            raise
+        finally:
+            folder.finish(status)
 
 
 def estimated_seconds(plan: Plan) -> float:
     """About how long a plan takes."""
     config = plan.config
     timing = config.processes * STARTUP_SECONDS + config.max_measure_seconds if config.time else 0.0
+    if config.time and config.isolated:
+        arms = 1 + len(config.methods)
+        timing += config.processes * arms * STARTUP_SECONDS + config.max_measure_seconds
+    if config.execution == BEST:
+        timing += MODES_SHARE * config.max_measure_seconds + 2 * STARTUP_SECONDS
     searching = TYPICAL_RUNS if config.learning_rate is None else 0.0
     run = config.max_train_seconds * (1 + EVALUATION_SHARE)
     training = (searching + config.seeds) * len(config.methods) * run if config.train else 0.0
@@ -88,18 +103,29 @@ class GroupRun:
     contract: str
     folder: RunFolder
     watcher: Watcher
+    done: Set[Unit] = frozenset()
+    """What an earlier try finished."""
     left_out: set[str] = field(default_factory=set)
     """Methods that failed before: a step that is wrong or does not fit is not tried again."""
     noted: set[str] = field(default_factory=set)
     """What the watcher was told of steps."""
+    executions: dict[str, str] = field(default_factory=dict)
+    """The mode of each method, and of the base, where each has its own."""
 
     def __post_init__(self) -> None:
         self.live = LiveRatios(self.plan.reference)
+        jobs = self._rows("jobs")
+        self.left_out |= set(jobs[leaves_out(jobs)]["method"])
 
     def run(self) -> None:
         """All phases that were asked for; a failing one is rows, and the next goes on without it."""
+        if self.plan.config.execution == BEST:
+            self._modes()
         if self.plan.config.time:
-            self._time()
+            with timing_lock(self.group.device, self.watcher.note):
+                self._time()
+                self._alone()
+                self._store_ratios()
             self._memory()
         if self.plan.config.train:
             every, rates = self._tune()
@@ -110,6 +136,24 @@ class GroupRun:
         """Those still in the running."""
         return [m for m in self.plan.config.methods if m not in self.left_out]
 
+    def _finished(self, phase: str, index: int | None = None) -> bool:
+        return Unit(self.group.name, phase, index) in self.done
+
+    # ---- execution modes
+
+    def _modes(self) -> None:
+        """Find each method's fastest execution mode, the base's too."""
+        if not self._finished("modes"):
+            seconds = MODES_SHARE * self.plan.config.max_measure_seconds
+            self.watcher.phase(self.group, "execution modes", seconds + 2 * STARTUP_SECONDS)
+            with self._jobs("modes", self.methods, seed=SEARCH_SEED) as jobs:
+                for event in self._work("modes", jobs, SEARCH_SEED, seconds=seconds):
+                    if event.pop("event") == "mode":
+                        self.folder.append("modes", {"group": self.group.name, **event})
+        found = self._rows("modes")
+        chosen = found[found["chosen"].astype(bool)]
+        self.executions = dict(zip(chosen["method"], chosen["execution"], strict=True))
+
     # ---- timing
 
     def _time(self) -> None:
@@ -117,22 +161,25 @@ class GroupRun:
         pilot, total = config.processes, config.processes
         seconds = config.max_measure_seconds * (PILOT_SHARE if pilot > 1 else 1.0) / pilot
         affordable = max(pilot, int(config.max_measure_seconds / seconds)) if pilot > 1 else 1
-        process, stopped = 0, "quick" if pilot == 1 else "time"
+        process, self.stopped = 0, "quick" if pilot == 1 else "time"
         try:
             while process < total and self._time_in_process(process, total, seconds):
                 process += 1
                 if process == pilot > 1:
                     wanted = self._processes_wanted(pilot)
                     total = min(wanted, affordable)
-                    stopped = "precision" if wanted <= affordable else "time"
+                    self.stopped = "precision" if wanted <= affordable else "time"
         except KeyboardInterrupt:
-            stopped = "interrupted"
+            self.stopped = "interrupted"
             raise
         finally:
-            self._store_ratios(stopped)
+            self._store_ratios()
 
     def _time_in_process(self, process: int, total: int, seconds: float) -> bool:
         """Time one process's rounds; whether any method came through."""
+        if self._finished("time", process):
+            jobs_of_it = self._rows("jobs").query("phase == 'time' and process == @process")
+            return bool((jobs_of_it["status"] == "ok").any())
         text = f"timing, process {process + 1} of {total}"
         self.watcher.phase(self.group, text, seconds + STARTUP_SECONDS)
         with self._jobs("time", self.methods, seed=SEARCH_SEED, process=process) as jobs:
@@ -152,15 +199,34 @@ class GroupRun:
                     self.folder.append("samples", *(self._sample_row(process, s) for s in event["samples"]))
         return any(job["status"] == "ok" for job in jobs.values())
 
-    def _sample_row(self, process: int, sample: dict[str, Any]) -> dict[str, Any]:
+    def _alone(self) -> None:
+        """Every method, and the base, one after the other: each in fresh processes of its own."""
+        config = self.plan.config
+        seconds = config.max_measure_seconds / config.processes / (1 + len(self.methods))
+        for process in range(config.processes if config.isolated else 0):
+            if self._finished("alone", process):
+                continue
+            text = f"timing alone, process {process + 1} of {config.processes}"
+            with self._jobs("alone", self.methods, seed=SEARCH_SEED, process=process) as jobs:
+                arms = [BASE_ROLE, *jobs]
+                random.Random(process).shuffle(arms)
+                for arm in arms:
+                    self.watcher.phase(self.group, f"{text}, {arm}", seconds + STARTUP_SECONDS)
+                    request = {"alone": arm, "process": process, "seconds": seconds}
+                    for event in self._work("alone", jobs, SEARCH_SEED, **request):
+                        if event["event"] == "samples":
+                            rows = (self._sample_row(process, s, ALONE_ROLE) for s in event["samples"])
+                            self.folder.append("samples", *rows)
+
+    def _sample_row(self, process: int, sample: dict[str, Any], role: str = "") -> dict[str, Any]:
         arm = sample.pop("arm")
-        role = arm if arm in (BASE_ROLE, AA_ROLE) else METHOD_ROLE
+        role = role or (arm if arm in (BASE_ROLE, AA_ROLE) else METHOD_ROLE)
         method = self.plan.reference if arm == AA_ROLE else arm
         return {"group": self.group.name, "method": method, "role": role, "process": process, **sample}
 
     def _processes_wanted(self, pilot: int) -> int:
         """By Stein's second stage: from the pilot's spread alone, for the least precise ratio."""
-        samples = self._rows("samples")
+        samples = self._rows("samples").query("process < @pilot")  # a resumed run may hold more
         measured = samples[~samples["warm_up"].astype(bool) & (samples["role"] == METHOD_ROLE)]
         wide = measured.pivot_table(index=["process", "round"], columns="method", values="seconds")
         reference = self.plan.reference
@@ -171,8 +237,8 @@ class GroupRun:
         wanted = [two_stage_size(m, self.plan.config.precision) for m in medians if len(m) > 1]
         return max([pilot, *wanted])
 
-    def _store_ratios(self, stopped: str) -> None:
-        facts = {"group": self.group.name, "reference": self.plan.reference, "stopped": stopped}
+    def _store_ratios(self) -> None:
+        facts = {"group": self.group.name, "reference": self.plan.reference, "stopped": self.stopped}
         found = ratios(self._rows("samples"), self.plan.reference, self.plan.config.processes)
         self.folder.replace_group("ratios", self.group.name, [{**facts, **ratio.row()} for ratio in found])
 
@@ -184,6 +250,8 @@ class GroupRun:
     # ---- memory
 
     def _memory(self) -> None:
+        if self._finished("memory"):
+            return
         self.watcher.phase(self.group, "peak memory", STARTUP_SECONDS)
         with self._jobs("memory", self.methods, seed=SEARCH_SEED) as jobs:
             for event in self._work("memory", jobs, SEARCH_SEED):
@@ -196,6 +264,8 @@ class GroupRun:
     def _tune(self) -> tuple[int, dict[str, float]]:
         """The evaluation grid in steps, and a learning rate for each method that can be trained."""
         config = self.plan.config
+        if self._finished("tune"):
+            return self._tuned_before()
         given = config.learning_rate
         every, rates, spent = 0, {} if given is None else dict.fromkeys(self.methods, given), 0.0
         searching = TYPICAL_RUNS * config.max_train_seconds * len(self.methods) if given is None else 0.0
@@ -207,16 +277,28 @@ class GroupRun:
                 match event.pop("event"):
                     case "grid":
                         every = event["every"]
+                        for job in jobs.values():
+                            job |= {"evaluate_every": every, "learning_rate": given}
                     case "trial":
                         self.folder.append("search", {"group": self.group.name, **event})
                         spent += event["train_seconds"]
                         self._show_trial(event, min(spent / searching, 1.0))
                     case "tuned":
                         rates[event["method"]] = event["learning_rate"]
+                        jobs[event["method"]]["learning_rate"] = event["learning_rate"]
         self._mark_chosen(rates)
         if not every:  # the worker died before it had a grid
             return 0, {}
         return every, {method: rate for method, rate in rates.items() if method not in self.left_out}
+
+    def _tuned_before(self) -> tuple[int, dict[str, float]]:
+        """What an earlier try's tuning found."""
+        jobs = self._rows("jobs")
+        jobs = jobs[(jobs["phase"] == "tune") & jobs["learning_rate"].notna()]
+        if jobs.empty:
+            return 0, {}
+        rates = dict(zip(jobs["method"], jobs["learning_rate"], strict=True))
+        return int(jobs["evaluate_every"].iloc[0]), {m: r for m, r in rates.items() if m not in self.left_out}
 
     def _show_trial(self, trial: dict[str, Any], share: float) -> None:
         text = (
@@ -239,11 +321,15 @@ class GroupRun:
             self._store_targets()
 
     def _train_seed(self, seed: int, every: int, rates: dict[str, float]) -> None:
+        if self._finished("train", seed):
+            return
         seconds = self.plan.config.max_train_seconds
         text = f"training, seed {seed - FIRST_SEED + 1} of {self.plan.config.seeds}"
         self.watcher.phase(self.group, text, len(rates) * seconds * (1 + EVALUATION_SHARE) + STARTUP_SECONDS)
         spent = dict.fromkeys(rates, 0.0)
         with self._jobs("train", list(rates), seed=seed, rates=rates) as jobs:
+            for job in jobs.values():
+                job["evaluate_every"] = every
             request = {"seconds": seconds, "every": every, "learning_rates": rates}
             for event in self._work("train", jobs, seed, **request):
                 if event.pop("event") != "point":
@@ -285,6 +371,7 @@ class GroupRun:
                 "method": spec,
                 "phase": phase,
                 **{k: v for k, v in asdict(self.group).items() if k != "validation_size"},
+                "execution": self.executions.get(spec, self.group.execution),
                 "seed": seed,
                 "process": process,
                 "learning_rate": (rates or {}).get(spec),
@@ -299,10 +386,10 @@ class GroupRun:
             self._fail(jobs, "interrupted", "by the user")
             raise
         except WorkerDiedError as died:
-            self._fail(jobs, died.status, died.detail)
+            self._fail(jobs, died.status, f"{ENDED_EARLY}{died.detail}")
             self.watcher.note(f"{self.group.name}: the {phase} process ended early: {died.detail}")
-        except BaseException as error:
-            self._fail(jobs, "error", f"{type(error).__name__}: {error}")
+        except BaseException as error:  # the run ends here, not the jobs: they can be taken up again
+            self._fail(jobs, "interrupted", f"{type(error).__name__}: {error}")
             raise
         finally:
             self.folder.append("jobs", *jobs.values())
@@ -330,6 +417,7 @@ class GroupRun:
             "data_dir": self.plan.config.data_dir,
             "seed": seed,
             "methods": list(jobs),
+            "executions": self.executions,
             **more,
         }
         for event in work(request):
@@ -345,6 +433,8 @@ class GroupRun:
                     self.watcher.note(
                         f"{self.group.name}, {event['method']}: {event['status']}: {event['detail']}"
                     )
+                case "first_call" if event["method"] in jobs:
+                    jobs[event["method"]]["first_call_seconds"] = event["seconds"]
                 case "noted" if event["method"] in jobs:
                     self._note(jobs[event["method"]], "; ".join(event["notes"]))
                 case "usage_error":

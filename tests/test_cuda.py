@@ -11,7 +11,7 @@ import torch
 from fgbench import methods, oracle
 from fgbench.architectures import build
 from fgbench.store.run_folder import find_runs
-from fgbench.worker.matched import full_float32
+from fgbench.worker.matched import float32_precision
 from tests.builders import cross_entropy
 from tests.conformance.test_methods import every_spec
 
@@ -22,7 +22,7 @@ pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a G
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 @pytest.mark.parametrize("name", every_spec())
 def test_every_methods_step_is_what_reverse_mode_says(name, dtype, arch):
-    full_float32()
+    float32_precision("ieee")
     model = build(arch, 2, 16, (1, 8, 8), 4).to("cuda", dtype)
     x = torch.randn(32, 1, 8, 8, dtype=dtype, device="cuda")
     y = torch.randint(4, (32,), device="cuda")

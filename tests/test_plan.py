@@ -224,9 +224,9 @@ class TestContract:
     def test_it_changes_with_the_machine_and_torchs_minor_version(self, change):
         assert contract(tiny_group(), {**ENVIRONMENT, **change}) != contract(tiny_group(), ENVIRONMENT)
 
-    def test_it_changes_with_the_schema(self, monkeypatch):
+    def test_it_changes_where_older_results_cannot_be_read(self, monkeypatch):
         before = contract(tiny_group(), ENVIRONMENT)
-        monkeypatch.setattr("fgbench.plan.SCHEMA_VERSION", 99)
+        monkeypatch.setattr("fgbench.plan.OLDEST_READABLE", 99)
         assert contract(tiny_group(), ENVIRONMENT) != before
 
     @pytest.mark.parametrize("change", [{"load_1min": 9.0}, {"libraries": {"torch": "2.15.2"}}], ids=str)

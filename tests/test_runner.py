@@ -310,7 +310,8 @@ class TestFailures:
 
         done = ran(Script(time=time), train=False)
         assert done.raised is None
-        assert {j["detail"] for j in done.rows("jobs") if j["phase"] == "time"} == {"own.py: build raised"}
+        details = {j["detail"] for j in done.rows("jobs") if j["phase"] == "time"}
+        assert details == {"its process ended early: own.py: build raised"}
 
     def test_a_training_run_that_diverges_is_said_and_its_points_are_kept(self, ran):
         def train(request: dict[str, Any]) -> Events:
@@ -359,11 +360,11 @@ class TestCtrlC:
         done = ran(Script(train=raising(KeyboardInterrupt(), 5, "train")))
         assert len(done.rows("curves")) == 5
 
-    def test_a_fault_of_our_own_closes_the_run_as_error(self, ran):
+    def test_a_fault_of_our_own_closes_the_run_as_error_and_its_jobs_can_be_taken_up_again(self, ran):
         done = ran(Script(memory=raising(ZeroDivisionError("ours"), 0, "memory")))
         assert isinstance(done.raised, ZeroDivisionError)
         assert done.folder.facts()["status"] == "error"
-        assert set(done.statuses("memory").values()) == {"error"}
+        assert set(done.statuses("memory").values()) == {"interrupted"}
 
 
 def test_folder_of_a_run_is_where_it_was_put(ran, tmp_path):

@@ -10,6 +10,7 @@ import typer
 
 from fgbench.cli.doctor import doctor
 from fgbench.cli.list import list_registered
+from fgbench.cli.merge import merge
 from fgbench.cli.plot import plot
 from fgbench.cli.run import run
 from fgbench.errors import UsageError
@@ -41,6 +42,7 @@ def _options(
 
 app.command()(run)
 app.command()(plot)
+app.command()(merge)
 app.command("list")(list_registered)
 app.command()(doctor)
 

@@ -2,10 +2,29 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+
+from fgbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from fgbench.suites.noise import Experiment
+
+PROCESSES = 5  # of each of --noise's comparisons, as a run has by default
+NOISE_SECONDS = 2.5  # of each process
+
+
+@dataclass(frozen=True)
+class _Asked:
+    comparisons: int
+    seconds: float
+    out: Path | None
+    command: str
 
 
 def doctor(
@@ -15,6 +34,18 @@ def doctor(
         float,
         typer.Option(help="Seconds for the A/A comparison that finds the noise floor; 0 leaves it out."),
     ] = 10.0,
+    noise: Annotated[
+        bool,
+        typer.Option(
+            "--noise", help="Comparisons of which the truth is known: floor, coverage, what can be found."
+        ),
+    ] = False,
+    comparisons: Annotated[
+        int, typer.Option(help="Identical pairs that --noise compares; half as many known differences.")
+    ] = 10,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for --noise's noise.csv and noise.json. (default: none)")
+    ] = None,
     data_dir: Annotated[
         str | None, typer.Option(help="Folder of downloaded data. (default: as in run)")
     ] = None,
@@ -26,13 +57,20 @@ def doctor(
     from fgbench.measurement.environment import describe_environment
     from fgbench.plan import resolve_device, resolve_threads
 
+    if comparisons < 1:
+        raise UsageError(f"--comparisons {comparisons}: must be at least 1.")
     console = Console(highlight=False)
     resolved = resolve_device(device)
     environment = describe_environment(resolved, resolve_threads(threads))
     _show_environment(console, environment)
     for line in _missing(Path(data_dir or default_data_dir()).expanduser(), environment):
         console.print(f"[yellow]missing[/yellow] {line}")
-    if seconds > 0:
+    console.print(_empty_step())
+    if noise:
+        command = shlex.join(["fgbench", *sys.argv[1:]])
+        asked = _Asked(comparisons, NOISE_SECONDS, out, command)
+        _compare_known(console, resolved, environment, asked)
+    elif seconds > 0:
         console.print(_noise(resolved, environment["threads"], seconds))
 
 
@@ -69,6 +107,89 @@ def _missing(data_dir: Path, environment: dict[str, Any]) -> list[str]:
     if (environment["load_1min"] or 0) > 1:
         lines.append(f"load is {environment['load_1min']:.1f}: something else is running.")
     return lines
+
+
+def _compare_known(console: Any, device: str, environment: dict[str, Any], asked: _Asked) -> None:
+    """A/A and known differences in fresh processes: progress, then what they say."""
+    from rich.progress import track
+
+    from fgbench.measurement.lock import timing_lock
+    from fgbench.suites.noise import PAIRS, Experiment, Spent, compare_known
+
+    sets = max(1, round(asked.comparisons / (len(PAIRS) - 1)))
+    spent: list[Spent] = []
+    made = compare_known(sets, PROCESSES, asked.seconds, device, environment["threads"], spent)
+    comparisons = []
+    with timing_lock(device, console.print):
+        for found in track(made, "comparing steps of known ratio", sets, console=_on_errors()):
+            comparisons += found
+            if asked.out:
+                facts = {"command": asked.command, "environment": environment}
+                Experiment(comparisons, spent).store(asked.out, facts)
+    _show_findings(console, Experiment(comparisons, spent))
+    if asked.out:
+        console.print(f"[dim]stored in[/dim] {asked.out}")
+
+
+def _show_findings(console: Any, experiment: Experiment) -> None:
+    from rich.box import SIMPLE_HEAD
+    from rich.table import Table
+
+    from fgbench.report.figures import seconds
+
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for name in (
+        "comparison",
+        "made",
+        "interval holds the truth",
+        "by rounds alone",
+        "half-width",
+        "told apart",
+    ):
+        table.add_column(name, justify="left" if name == "comparison" else "right")
+    for kind, name in (("aa", "a step with itself"), ("known", "a step with one 5 % longer")):
+        f = experiment.of_kind(kind)
+        table.add_row(
+            name,
+            str(f.count),
+            f"{f.coverage.value:.1%} \\[{f.coverage.low:.1%}, {f.coverage.high:.1%}]",
+            f"{f.coverage_within:.1%}",
+            f"±{f.half_width:.2%}, 9 of 10 ±{f.widest:.2%}",
+            f"{f.found:.1%}",
+        )
+    console.print(table)
+    first, aa = experiment.comparisons[0], experiment.of_kind("aa")
+    console.print(
+        f"noise floor ±{aa.floor:.2%} (19 of 20 identical steps differ by less); smallest difference that "
+        f"80 % of such comparisons find: {aa.smallest:.2%}. Steps of {seconds(first.seconds)}, "
+        f"{first.processes} processes, {first.rounds} rounds in all; fgbench's own share of the time "
+        f"{experiment.harness:.1%}."
+    )
+
+
+def _on_errors() -> Any:
+    from rich.console import Console
+
+    return Console(stderr=True)
+
+
+def _empty_step() -> str:
+    """What the harness itself puts into a timed sample."""
+    from statistics import median
+
+    from fgbench.measurement.clock import HostClock
+    from fgbench.measurement.interleave import Arm, with_block
+    from fgbench.worker.timing import BLOCK_SECONDS
+
+    clock = HostClock()
+    nothing = Arm("nothing", lambda: None)
+    alone = median(clock.time(nothing.step).seconds for _ in range(1000))
+    steps = with_block(nothing, clock, BLOCK_SECONDS["cpu"], 1).steps
+    block = clock.time(lambda: [nothing.step() for _ in range(steps)]).seconds / steps
+    return (
+        f"[green]overhead[/green] a sample of an empty step reads {alone * 1e6:.2f} µs, "
+        f"a step of a block {block * 1e6:.2f} µs more than it takes."
+    )
 
 
 def _noise(device: str, threads: int, seconds: float) -> str:

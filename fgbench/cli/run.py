@@ -16,6 +16,7 @@ from fgbench.errors import UsageError
 
 if TYPE_CHECKING:
     from fgbench.plan import Config, Plan
+    from fgbench.store.run_folder import RunFolder
 
 # What --quick changes: one process, one seed, a few seconds of everything.
 DEFAULTS = {
@@ -46,6 +47,7 @@ def _default(name: str) -> str:
 
 
 def run(
+    ctx: typer.Context,
     arch: Annotated[
         list[str],
         typer.Option(
@@ -118,12 +120,24 @@ def run(
     ] = False,
     time_only: Annotated[bool, typer.Option("--time-only", help="Time and memory, no training.")] = False,
     train_only: Annotated[bool, typer.Option("--train-only", help="Training, no timing.")] = False,
+    isolated: Annotated[
+        bool,
+        typer.Option("--isolated", help="Time every method alone too, and say where that R is another."),
+    ] = False,
     device: Annotated[
         str, typer.Option(help="auto (the GPU where there is one), cpu, cuda or cuda:N.")
     ] = "auto",
-    dtype: Annotated[str, typer.Option(help="float32, float64 or bfloat16.")] = "float32",
+    dtype: Annotated[
+        str, typer.Option(help="float32, float64, bfloat16, or tf32 on a GPU: float32 rounded in products.")
+    ] = "float32",
     execution: Annotated[
-        str, typer.Option(help="eager, or compile: the base and every method through torch.compile.")
+        str,
+        typer.Option(
+            "--exec",
+            "--execution",
+            help="eager; compile: torch.compile; cudagraph: a step captured whole, on a GPU; best: each "
+            "method, and the base, in the mode that is fastest for it.",
+        ),
     ] = "eager",
     optimizer: Annotated[
         str,
@@ -140,6 +154,28 @@ def run(
         str | None,
         typer.Option(help="Folder of downloaded data. (default: $FGBENCH_DATA, or ~/.cache/fgbench)"),
     ] = None,
+    shard: Annotated[
+        str,
+        typer.Option(
+            help="i/n: every n-th matched group alone; `fgbench merge` joins what n runs bring. "
+            "(default: all groups)"
+        ),
+    ] = "",
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            help="A stored run whose options are the defaults: alone, it repeats that run. (default: none)"
+        ),
+    ] = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option(
+            help="A run that was cut off: go on with it where it stopped. No other options. (default: none)"
+        ),
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Print what would be measured and how long it would take.")
+    ] = False,
     out: Annotated[Path, typer.Option(help="Folder that gets a folder for this run.")] = Path("results"),
     json_: Annotated[
         bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on standard output.")
@@ -152,6 +188,12 @@ def run(
     """
     from fgbench.plan import Config, make_plan
 
+    given = {name for name in ctx.params if ctx.get_parameter_source(name).name == "COMMANDLINE"}  # type: ignore[union-attr]
+    if resume is not None:
+        if given - {"resume", "json_", "dry_run"}:
+            raise UsageError("--resume goes on with the options that the run began with: give no others.")
+        _resume(resume, json_, dry_run)
+        return
     preset = QUICK if quick else DEFAULTS
 
     def chosen(name: str, given: float | None) -> Any:
@@ -182,27 +224,111 @@ def run(
         optimizer=optimizer,
         time=not train_only,
         train=not time_only,
+        isolated=isolated,
+        shard=shard,
     )
-    _run(make_plan(config), out, json_)
+    if like is not None:
+        config = _like(like, config, given)
+    plan = make_plan(config)
+    if dry_run:
+        _show_plan(plan)
+        return
+    folder, contracts = _new_run(plan, out)
+    _run(plan, folder, contracts, json_)
 
 
-def _run(plan: Plan, out: Path, as_json: bool) -> None:
+# Fields of the config that an option of another name sets.
+FIELDS = {
+    "arch": ("archs",),
+    "depth": ("depths",),
+    "method": ("methods",),
+    "lr": ("learning_rate",),
+    "time_only": ("time", "train"),
+    "train_only": ("time", "train"),
+    "quick": tuple(QUICK),
+}
+
+
+def _like(path: Path, asked: Config, given: set[str]) -> Config:
+    """The config of a stored run, but for the options that the command line gives."""
+    import dataclasses
+
+    from fgbench.plan import Config
+    from fgbench.store.run_folder import RunFolder
+
+    stored = Config.from_facts(RunFolder.open(path).facts()["config"])
+    fields = {field for option in given for field in FIELDS.get(option, (option,))}
+    known = {field.name for field in dataclasses.fields(Config)}
+    return dataclasses.replace(stored, **{field: getattr(asked, field) for field in fields & known})
+
+
+def _resume(path: Path, as_json: bool, dry_run: bool) -> None:
+    """Go on with a run that was cut off, if it still is what it was."""
+    from fgbench.measurement.environment import describe_environment
+    from fgbench.plan import Config, contract, make_plan
+    from fgbench.store.run_folder import RunFolder
+
+    folder = RunFolder.open(path)
+    facts = folder.facts()
+    plan = make_plan(Config.from_facts(facts["config"]))
+    before = {group["name"]: group["contract"] for group in facts["groups"]}
+    environment = describe_environment(plan.groups[0].device, plan.groups[0].threads)
+    contracts = {group.name: contract(group, environment) for group in plan.groups}
+    if contracts != before:
+        changed = next((name for name in contracts if contracts[name] != before.get(name)), "a group")
+        raise UsageError(
+            f"--resume {path}: {changed} would not be the same here and now (device, torch, threads or the "
+            "model's code changed); start a new run with --like."
+        )
+    if dry_run:
+        _show_plan(plan)
+        return
+    folder.reopen()
+    _run(plan, folder, contracts, as_json)
+
+
+def _show_plan(plan: Plan) -> None:
+    """The matched groups, and about how long they take."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    from fgbench.runner import estimated_seconds
+
+    console, table = Console(highlight=False), Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column("matched group", style="bold")
+    table.add_column("what")
+    for group in plan.groups:
+        table.add_row(group.name, group.sentence)
+    console.print(table)
+    minutes = estimated_seconds(plan) / 60
+    methods, groups = plan.config.methods, len(plan.groups)
+    phases = [
+        name for name, asked in (("timing", plan.config.time), ("training", plan.config.train)) if asked
+    ]
+    console.print(
+        f"{groups} group{'s' * (groups > 1)} × {len(methods)} methods ({', '.join(methods)}): "
+        f"{' and '.join(phases)}, about {minutes:.0f} min at most. Nothing was measured or written."
+    )
+
+
+def _run(plan: Plan, folder: RunFolder, contracts: dict[str, str], as_json: bool) -> None:
     from fgbench.cli.progress import Display
     from fgbench.report import show
     from fgbench.runner import estimated_seconds, run_plan
 
-    folder, contracts = _new_run(plan, out)
     try:
         with Display(estimated_seconds(plan)) as display:
             run_plan(plan, folder, contracts, display)
     except KeyboardInterrupt:  # an interrupted run shows what it has
         show(folder, as_json=as_json)
+        print(f"fgbench: go on with: fgbench run --resume {folder.path}", file=sys.stderr)
         raise
     if not show(folder, as_json=as_json):
         raise typer.Exit(NOTHING_MEASURED)
 
 
-def _new_run(plan: Plan, out: Path) -> tuple[Any, dict[str, str]]:
+def _new_run(plan: Plan, out: Path) -> tuple[RunFolder, dict[str, str]]:
     from fgbench.measurement.environment import describe_environment
     from fgbench.plan import contract
     from fgbench.store.run_folder import RunFolder
@@ -214,7 +340,15 @@ def _new_run(plan: Plan, out: Path) -> tuple[Any, dict[str, str]]:
         "command": shlex.join(["fgbench", *sys.argv[1:]]),
         "config": asdict(plan.config),
         "reference": plan.reference,
-        "groups": [{"name": g.name, **asdict(g), "contract": contracts[g.name]} for g in plan.groups],
+        "groups": [
+            {
+                "name": g.name,
+                **asdict(g),
+                "contract": contracts[g.name],
+                "device_name": environment["device_name"],
+            }
+            for g in plan.groups
+        ],
         "environment": environment,
     }
     return RunFolder.create(out, _label(plan.config), facts), contracts
@@ -224,4 +358,6 @@ def _label(config: Config) -> str:
     archs = "-".join(Path(a.rpartition(":")[0] or a).stem for a in config.archs)
     depths = "-".join(f"d{d}" for d in config.depths or ())
     label = "-".join(filter(None, (archs, depths)))
-    return label if len(label) <= 40 else f"{len(config.archs)}x{len(config.depths or (0,))}-groups"
+    if len(label) > 40:
+        label = f"{len(config.archs)}x{len(config.depths or (0,))}-groups"
+    return label + (f"-shard{config.shard.replace('/', 'of')}" if config.shard else "")

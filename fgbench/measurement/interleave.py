@@ -44,6 +44,9 @@ class Sample:
         steps: steps in the block.
         seconds: host seconds per step.
         device_seconds: device seconds per step, None without a device queue.
+        enqueue_seconds: host seconds per step until the last was queued, None likewise.
+        sm_clock_mhz, power_watts, temperature_celsius, throttle: of the device at the block's end.
+        joules: that the device drew, per step.
     """
 
     arm: str
@@ -52,7 +55,13 @@ class Sample:
     warm_up: bool
     steps: int
     seconds: float
-    device_seconds: float | None
+    device_seconds: float | None = None
+    enqueue_seconds: float | None = None
+    sm_clock_mhz: float | None = None
+    power_watts: float | None = None
+    temperature_celsius: float | None = None
+    throttle: str | None = None
+    joules: float | None = None
 
 
 def with_block(arm: Arm, clock: Clock, block_seconds: float, minimum: int) -> Arm:
@@ -118,8 +127,25 @@ def steady(histories: Iterable[Sequence[float]]) -> bool:
 def _sample(arm: Arm, clock: Clock, index: int, position: int, warm_up: bool) -> Sample:
     _repeat(arm.step, LEAD_IN_STEPS)
     reading = _reading(arm, clock)
-    device = None if reading.device_seconds is None else reading.device_seconds / arm.steps
-    return Sample(arm.name, index, position, warm_up, arm.steps, reading.seconds / arm.steps, device)
+
+    def a_step(amount: float | None) -> float | None:
+        return None if amount is None else amount / arm.steps
+
+    return Sample(
+        arm.name,
+        index,
+        position,
+        warm_up,
+        arm.steps,
+        reading.seconds / arm.steps,
+        a_step(reading.device_seconds),
+        a_step(reading.enqueue_seconds),
+        reading.state.sm_clock_mhz,
+        reading.state.power_watts,
+        reading.state.temperature_celsius,
+        reading.state.throttle,
+        a_step(reading.joules),
+    )
 
 
 def _reading(arm: Arm, clock: Clock) -> Reading:

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import torch
 
 WARM_UP_STEPS = 2
 MEASURED_STEPS = 2
-_MARK = "fgbench: warm"
+_WARM, _EDGE = "fgbench: warm", "fgbench: edge"
+
+_edges: list[int] = []  # moments of `edge`, in microseconds since the epoch
 
 
 @dataclass(frozen=True)
@@ -22,10 +26,25 @@ class Peak:
     Attributes:
         allocated: in tensors.
         reserved: held by CUDA's caching allocator; None on a CPU.
+        kept: of `allocated`, what was there before the step.
+        made: of `allocated`, what the step made and what outlived an `edge`.
+        passing: of `allocated`, the rest. All three None where the allocator kept no record.
     """
 
     allocated: int
     reserved: int | None
+    kept: int | None = None
+    made: int | None = None
+    passing: int | None = None
+
+
+@dataclass(frozen=True)
+class Change:
+    """An allocation, or with negative bytes its end."""
+
+    at: int
+    address: int
+    bytes: int
 
 
 def peak_of_step(prepare: Callable[[], Callable[[], object]], device: torch.device) -> Peak:
@@ -36,8 +55,91 @@ def peak_of_step(prepare: Callable[[], Callable[[], object]], device: torch.devi
             exist before it is called do not count.
         device: where the step runs.
     """
-    gc.collect()  # garbage freed while measuring would count below zero
+    gc.collect()  # garbage freed meanwhile could be taken for the step's
     return _peak_on_cuda(prepare, device) if device.type == "cuda" else _peak_on_cpu(prepare)
+
+
+def edge() -> None:
+    """Called within a step: what it made before and still lives now is a result, not a temporary."""
+    from torch.profiler import record_function
+
+    _edges.append(time.time_ns() // 1000)
+    with record_function(_EDGE):
+        pass
+
+
+def peak_of_changes(changes: Iterable[Change], warm_at: int, edges: Sequence[int]) -> Peak:
+    """The peak after `warm_at`, and what lived at that moment: kept, made or passing.
+
+    Args:
+        changes: in order of time; an end of what did not begin among them is left out.
+        warm_at: when the measured steps began.
+        edges: moments of `edge`, in order.
+    """
+    ordered = list(changes)
+    lives = _lives(ordered)
+    now = dict.fromkeys(("kept", "made", "passing"), 0)
+    best: dict[str, int] | None = None
+    for change, life in zip(ordered, lives, strict=True):
+        if life is None:
+            continue
+        begin, end = life
+        if best is None and change.at >= warm_at:
+            best = dict(now)  # what lives when the measured steps begin is the first level of their peak
+        now[_kind(begin, end, warm_at, edges)] += change.bytes
+        if change.at >= warm_at and best is not None and sum(now.values()) > sum(best.values()):
+            best = dict(now)
+    best = best or now
+    return Peak(sum(best.values()), None, **best)
+
+
+def _kind(begin: int, end: int | None, warm_at: int, edges: Sequence[int]) -> str:
+    if begin < warm_at:
+        return "kept"
+    outlived = any(begin <= at and (end is None or at < end) for at in edges)
+    return "made" if outlived else "passing"
+
+
+def _lives(changes: Sequence[Change]) -> list[tuple[int, int | None] | None]:
+    """For each change, when its block began and ended; None for an end without a beginning."""
+    lives: list[tuple[int, int | None] | None] = [None] * len(changes)
+    living: dict[int, int] = {}
+    for index, change in enumerate(changes):
+        if change.bytes > 0:
+            living[change.address] = index
+            lives[index] = (change.at, None)
+        elif change.address in living:
+            began = living.pop(change.address)
+            lives[began] = lives[index] = (changes[began].at, change.at)
+    return lives
+
+
+def _peak_on_cpu(prepare: Callable[[], Callable[[], object]]) -> Peak:
+    from torch._C._profiler import _EventType
+    from torch.profiler import ProfilerActivity, profile, record_function
+
+    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as profiler:
+        step = prepare()
+        for _ in range(WARM_UP_STEPS):
+            step()
+        with record_function(_WARM):
+            pass
+        for _ in range(MEASURED_STEPS):
+            step()
+    events = list(_all(profiler.profiler.kineto_results.experimental_event_tree()))  # type: ignore[union-attr]
+    allocations = [e for e in events if e.tag == _EventType.Allocation]
+    changes = [
+        Change(e.start_time_ns, e.extra_fields.ptr, e.extra_fields.alloc_size)
+        for e in sorted(allocations, key=lambda e: e.start_time_ns)
+    ]
+    warm_at = next(e.start_time_ns for e in events if e.name == _WARM)
+    return peak_of_changes(changes, warm_at, sorted(e.start_time_ns for e in events if e.name == _EDGE))
+
+
+def _all(events: Iterable[Any]) -> Iterator[Any]:
+    for event in events:
+        yield event
+        yield from _all(event.children)
 
 
 def _peak_on_cuda(prepare: Callable[[], Callable[[], object]], device: torch.device) -> Peak:
@@ -46,38 +148,38 @@ def _peak_on_cuda(prepare: Callable[[], Callable[[], object]], device: torch.dev
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated(device)
     reserved_before = torch.cuda.memory_reserved(device)
+    with suppress(Exception):  # a private interface: without it there are no kinds
+        torch.cuda.memory._record_memory_history(context=None)
     step = prepare()
     for _ in range(WARM_UP_STEPS):
         step()
     torch.cuda.synchronize(device)
     torch.cuda.empty_cache()  # before the reset: the order changes the reserved peak
     torch.cuda.reset_peak_memory_stats(device)
+    warm_at = time.time_ns() // 1000
+    _edges.clear()
     for _ in range(MEASURED_STEPS):
         step()
     torch.cuda.synchronize(device)
+    traced = _traced_on_cuda(device, warm_at)
     return Peak(
         torch.cuda.max_memory_allocated(device) - before,
         torch.cuda.max_memory_reserved(device) - reserved_before,
+        *((traced.kept, traced.made, traced.passing) if traced else ()),
     )
 
 
-def _peak_on_cpu(prepare: Callable[[], Callable[[], object]]) -> Peak:
-    from torch.profiler import ProfilerActivity, profile, record_function
+def _traced_on_cuda(device: torch.device, warm_at: int) -> Peak | None:
+    import torch
 
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
-        step = prepare()
-        for _ in range(WARM_UP_STEPS):
-            step()
-        with record_function(_MARK):
-            pass
-        for _ in range(MEASURED_STEPS):
-            step()
-    events = profiler.profiler.kineto_results.events()  # type: ignore[union-attr]
-    warm_at = next(event.start_ns() for event in events if event.name() == _MARK)
-    changes = sorted((e.start_ns(), e.nbytes()) for e in events if e.name() == "[memory]")
-    living = peak = 0
-    for at, change in changes:
-        living += change
-        # What lives when the measured steps begin is the first level of their peak.
-        peak = living if at < warm_at else max(peak, living)
-    return Peak(peak, reserved=None)
+    with suppress(Exception):
+        trace = torch.cuda.memory._snapshot(device)["device_traces"][device.index or 0]
+        torch.cuda.memory._record_memory_history(enabled=None)
+        signs = {"alloc": 1, "free_requested": -1}
+        changes = [
+            Change(e["time_us"], e["addr"], signs[e["action"]] * e["size"])
+            for e in trace
+            if e["action"] in signs
+        ]
+        return peak_of_changes(changes, warm_at, _edges)
+    return None

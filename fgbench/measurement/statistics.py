@@ -75,6 +75,19 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Es
     return Estimate(mean, mean - reach, mean + reach)
 
 
+def difference_interval(
+    values: Sequence[float], others: Sequence[float], confidence: float = CONFIDENCE
+) -> Estimate:
+    """The difference of two means with Welch's t-interval; none where either has but one value."""
+    if not (len(values) and len(others)):
+        return NOTHING
+    difference = float(np.mean(values) - np.mean(others))
+    if min(len(values), len(others)) < 2:
+        return Estimate(difference)
+    found = stats.ttest_ind(values, others, equal_var=False).confidence_interval(confidence)
+    return Estimate(difference, float(found.low), float(found.high))
+
+
 def two_stage_interval(values: Sequence[float], pilot: int, confidence: float = CONFIDENCE) -> Estimate:
     """The mean with Stein's interval: the spread of the first `pilot` values, the mean of all.
 

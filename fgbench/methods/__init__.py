@@ -17,6 +17,7 @@ from fgbench.errors import UsageError
 from fgbench.options import canonical, parse_options, split_spec
 
 if TYPE_CHECKING:
+    import torch
     from torch import Tensor, nn
 
 Batch = tuple["Tensor", "Tensor"]
@@ -28,15 +29,25 @@ class Conditions:
     """What is the same for every method of a matched group.
 
     Attributes:
-        execution: one of `EXECUTIONS`; `compile` is torch.compile.
+        execution: one of `EXECUTIONS`; `compile` is torch.compile, `cudagraph` a captured step.
         optimizer: spec of a torch.optim optimiser, `sgd` or as in `sgd:momentum=0.9`.
     """
 
     execution: str = "eager"
     optimizer: str = "sgd"
 
+    @property
+    def compiled(self) -> bool:
+        """Whether it goes through torch.compile."""
+        return self.execution == "compile"
 
-EXECUTIONS = ("eager", "compile")
+    @property
+    def captured(self) -> bool:
+        """Whether a whole step is one CUDA graph."""
+        return self.execution == "cudagraph"
+
+
+EXECUTIONS = ("eager", "compile", "cudagraph")
 PLAIN = Conditions()
 Part = Callable[[], object]
 
@@ -52,6 +63,9 @@ class Step(ABC):
 
     tolerance: ClassVar[float] = 0.0
     """By what share the estimate is off by design, as finite differences are."""
+
+    optimizer: torch.optim.Optimizer | None = None
+    """The optimiser that it steps with, where there is one: its state is memory that is kept."""
 
     @abstractmethod
     def parts(self, batch: Batch, learning_rate: float) -> dict[str, Part]:
@@ -81,6 +95,10 @@ class Step(ABC):
 
     def notes(self) -> list[str]:
         """What the reader of a result should know of how the step ran: what fell back."""
+        return []
+
+    def generators(self) -> list[torch.Generator]:
+        """What it draws random numbers from, besides the device's own generator."""
         return []
 
 
@@ -119,6 +137,38 @@ def find(spec: str) -> Method:
     """
     name, options = split_spec(spec)
     return parse_options(registry.find("methods", name), name, options)
+
+
+def prepare(method: Method, model: nn.Module, loss: Loss, seed: int, conditions: Conditions = PLAIN) -> Step:
+    """A method's step in the execution mode of the conditions; arguments as of `Method.prepare`.
+
+    Raises:
+        UsageError: the method does not go with the conditions.
+    """
+    step = method.prepare(model, loss, seed, conditions)
+    if not conditions.captured:
+        return step
+    from fgbench.methods._cudagraph import CapturedStep
+
+    return CapturedStep(step, model)
+
+
+def check_execution(name: str, execution: str, device: str, more: Sequence[str] = ()) -> None:
+    """Refuse an execution mode that is none, or that the device does not have.
+
+    Args:
+        name: of the option, for the message.
+        execution: the mode.
+        device: as torch names it.
+        more: what the option takes besides the modes.
+
+    Raises:
+        UsageError: as said.
+    """
+    if execution not in EXECUTIONS:
+        raise UsageError(f"{name} {execution}: must be one of {', '.join((*EXECUTIONS, *more))}.")
+    if execution == "cudagraph" and not device.startswith("cuda"):
+        raise UsageError(f"{name} cudagraph: needs a GPU, and this is {device}; eager or compile run on it.")
 
 
 def canonical_specs(specs: Sequence[str]) -> tuple[str, ...]:

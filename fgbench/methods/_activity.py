@@ -55,13 +55,14 @@ class ActivityStep(Step):
     def __init__(
         self, model: nn.Module, loss: Loss, seed: int, options: Forward, conditions: Conditions
     ) -> None:
-        if conditions.execution != "eager":
-            raise UsageError("forward:structure=activity runs eagerly: leave --execution out.")
+        if conditions.compiled:
+            raise UsageError("forward:structure=activity runs eagerly: leave --exec out.")
         self.model, self.options, self.seed = model, options, seed
         self.names = {id(m): name for name, m in model.named_modules()}
         self.parameters = list(trainable(model).values())
         self.pushforward = Pushforward(model, loss)
         self.update = Update(self.parameters, conditions)
+        self.optimizer = self.update.optimizer
         generator = torch.Generator(self.parameters[0].device).manual_seed(seed)
         self.fill = Fill(options.entries, generator)
         self.noise: dict[torch.Size, dict[str, Tensor]] = {}
@@ -186,6 +187,11 @@ class ActivityStep(Step):
             (slope,) = torch.autograd.grad(self.pushforward.loss(output, batch[1]), output)
             by_sample[index] += (slope * tangent).flatten(1).sum(1)
         return by_sample
+
+    def generators(self) -> list[torch.Generator]:
+        """Of the noise, and of the tangents of parameters without a layer."""
+        drawer = getattr(self, "drawer", None)
+        return [self.fill.generator, *([drawer.generator] if drawer else [])]
 
     def notes(self) -> list[str]:
         """What fell back, and whether samples meet."""

@@ -20,7 +20,7 @@ def compiled(function: Callable[..., Any], conditions: Conditions) -> Callable[.
     Random numbers stay PyTorch's own under torch.compile, so that dropout drops what it drops in
     eager mode and a compiled step can be held against the uncompiled one.
     """
-    if conditions.execution == "eager":
+    if not conditions.compiled:
         return function
     import torch._inductor.config as inductor
 

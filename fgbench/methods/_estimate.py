@@ -47,8 +47,8 @@ class Update:
         self.parameters = list(parameters)
         self.optimizer = None
         if conditions.optimizer != PLAIN_SGD:
-            self.optimizer = make_optimizer(conditions.optimizer, self.parameters)
-        self.eager = conditions.execution == "eager"
+            self.optimizer = make_optimizer(conditions, self.parameters)
+        self.compiled = conditions.compiled
         self.graph = OneGraph(self._add_tensors, conditions)
 
     @torch.no_grad()
@@ -62,7 +62,7 @@ class Update:
         self.by_gradients(gradients, learning_rate)
 
     def _add(self, targets: list[Tensor], tangents: list[Tangent], coefficients: Tensor) -> None:
-        if self.eager:
+        if not self.compiled:
             for target, tangent in zip(targets, tangents, strict=True):
                 tangent.add_to(target, coefficients)
             return

@@ -11,23 +11,26 @@ import torch
 from torch import Tensor
 
 from fgbench.errors import UsageError
+from fgbench.methods import Conditions
 from fgbench.options import split_spec
 
 PLAIN_SGD = "sgd"
 NOT_OPTIONS = ("params", "lr", "fused", "foreach", "capturable", "differentiable", "maximize")
 
 
-def make_optimizer(spec: str, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
-    """The optimiser, fused where it has a fused kernel; its learning rate is set at each step.
+def make_optimizer(conditions: Conditions, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
+    """The conditions' optimiser, fused where it has a fused kernel; its learning rate is set at each step.
 
     Raises:
         UsageError: no such optimiser or option, or a value that it does not take.
     """
+    spec = conditions.optimizer
     kind, options = _parsed(spec)
-    fused = {"fused": True} if "fused" in inspect.signature(kind).parameters else {}
-    for more in (fused, {}):
+    takes = inspect.signature(kind).parameters
+    always = {"capturable": True} if conditions.captured and "capturable" in takes else {}
+    for more in ({"fused": True} if "fused" in takes else {}, {}):
         try:
-            return kind(list(parameters), lr=1e-3, **options, **more)
+            return kind(list(parameters), lr=1e-3, **options, **always, **more)
         except RuntimeError:  # no fused kernel for this device or dtype
             continue
         except (TypeError, ValueError) as error:
@@ -48,7 +51,7 @@ def canonical_optimizer(spec: str) -> str:
     Raises:
         UsageError: as `make_optimizer`.
     """
-    make_optimizer(spec, [torch.zeros(1, requires_grad=True)])
+    make_optimizer(Conditions(optimizer=spec), [torch.zeros(1, requires_grad=True)])
     name, options = split_spec(spec)
     return f"{name.lower()}:{options}" if options else name.lower()
 

@@ -34,7 +34,7 @@ class PushforwardStep(ForwardStep):
         self.options, self.conditions = options, conditions
         size = sum(p.numel() for p in self.parameters)
         if conditions.execution != "eager" and options.store == "seed":
-            raise UsageError("forward:store=seed runs eagerly: leave --execution out.")
+            raise UsageError("forward:store=seed runs eagerly: leave --exec out.")
         spanning = options.combine == "projection" or options.structure == "orthonormal"
         self.count = min(options.tangents, size) if spanning else options.tangents
         self.drawer = Drawer(
@@ -50,6 +50,7 @@ class PushforwardStep(ForwardStep):
         self.pushforward = Pushforward(model, loss)
         self.graph = OneGraph(self._evaluate_tensors, conditions, model)
         self.update = Update(self.parameters, conditions)
+        self.optimizer = self.update.optimizer
 
     def draw(self) -> None:
         """The tangents of this step."""
@@ -58,7 +59,7 @@ class PushforwardStep(ForwardStep):
 
     def _forward(self, batch: Batch) -> None:
         tangents = list(self.tangents.by_name.values())
-        if self.conditions.execution == "eager":
+        if not self.conditions.compiled:
             self.value, self.derivatives = self._evaluate(batch, tangents)
             return
         if self.pushforward.program(batch[0]) is None:
@@ -90,6 +91,10 @@ class PushforwardStep(ForwardStep):
         derivatives = torch.stack([torch.tensordot(v, g, dims=g.dim()) for g, v in pairs]).sum(0)
         weights = self._weigh(derivatives)
         return [torch.tensordot(weights, v, dims=1) for v in full]
+
+    def generators(self) -> list[torch.Generator]:
+        """Of the tangents."""
+        return [self.drawer.generator]
 
     def notes(self) -> list[str]:
         """What fell back to PyTorch's forward mode."""

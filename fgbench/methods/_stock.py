@@ -30,6 +30,7 @@ class StockStep(ForwardStep):
         self.primals = {name: p.detach() for name, p in by_name.items()}
         self.buffers = dict(model.named_buffers())
         self.update = Update(self.parameters, conditions)
+        self.optimizer = self.update.optimizer
         self.jvp = compiled(self._jvp, conditions)
 
     def draw(self) -> None:
@@ -56,6 +57,10 @@ class StockStep(ForwardStep):
 
     def _update(self, learning_rate: float) -> None:
         self.update(self.tangents.by_name, self.directional_derivative.unsqueeze(0), learning_rate)
+
+    def generators(self) -> list[torch.Generator]:
+        """Of the tangents."""
+        return [self.drawer.generator]
 
     def expected(self, gradient: Sequence[Tensor], model: nn.Module, batch: Batch) -> list[Tensor]:
         """⟨∇f, v⟩ v with the v of the last step."""

@@ -43,7 +43,7 @@ class Backprop(Method):
     def prepare(self, model: nn.Module, loss: Loss, seed: int, conditions: Conditions = PLAIN) -> Step:
         """Bind to a model; `seed` is not used, nothing is drawn."""
         if self.checkpoint and conditions.execution != "eager":
-            raise UsageError("backprop:checkpoint=true runs eagerly: leave --execution out.")
+            raise UsageError("backprop:checkpoint=true runs eagerly: leave --exec out.")
         call = Checkpointed(model, self.segments) if self.checkpoint else model
         step = FusedStep if self.update == "fused" else InBackwardStep
         return step(list(trainable(model).values()), lambda x, y: loss(call(x), y), conditions)
@@ -75,10 +75,10 @@ class FusedStep(_BackpropStep):
 
     def __init__(self, parameters: Sequence[Tensor], evaluate: Loss, conditions: Conditions) -> None:
         super().__init__(parameters, evaluate, conditions)
-        self.optimizer = make_optimizer(conditions.optimizer, self.parameters)
+        self.own = self.optimizer = make_optimizer(conditions, self.parameters)
 
     def _forward(self, batch: Batch) -> None:
-        self.optimizer.zero_grad(set_to_none=True)
+        self.own.zero_grad(set_to_none=True)
         super()._forward(batch)
 
     def parts(self, batch: Batch, learning_rate: float) -> dict[str, Part]:
@@ -86,7 +86,7 @@ class FusedStep(_BackpropStep):
         return {
             "forward": lambda: self._forward(batch),
             "backward": self._backward,
-            "update": lambda: optimize(self.optimizer, learning_rate),
+            "update": lambda: optimize(self.own, learning_rate),
         }
 
 

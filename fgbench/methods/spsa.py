@@ -9,6 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
+from fgbench.errors import UsageError
 from fgbench.methods import PLAIN, Batch, Conditions, Loss, Method, Part, Step, trainable
 from fgbench.methods._compile import compiled
 from fgbench.methods._estimate import Update
@@ -33,6 +34,8 @@ class Spsa(Method):
 
     def prepare(self, model: nn.Module, loss: Loss, seed: int, conditions: Conditions = PLAIN) -> Step:
         """Bind to a model; z comes from `seed` alone."""
+        if conditions.captured:
+            raise UsageError("spsa draws again from seeds of the host, as no CUDA graph can: --exec eager.")
         return SpsaStep(model, loss, seed, self, conditions)
 
 
@@ -50,6 +53,7 @@ class SpsaStep(Step):
         self.drawer = Drawer(by_name, 1, options.structure, seed, keep=False)
         self.evaluate = compiled(lambda x, y: loss(model(x), y), conditions)
         self.update = Update(self.parameters, conditions)
+        self.optimizer = self.update.optimizer
         self.one = torch.ones(1, dtype=self.parameters[0].dtype, device=self.parameters[0].device)
 
     def parts(self, batch: Batch, learning_rate: float) -> dict[str, Part]:

@@ -7,9 +7,11 @@ import sys
 
 import pandas as pd
 from rich.console import Console
+from rich.markup import escape
 
+from fgbench.report.doubts import doubts
 from fgbench.report.table import caption, group_tables, parts_table, title
-from fgbench.report.words import findings, warnings
+from fgbench.report.words import findings
 from fgbench.store.run_folder import RunFolder
 from fgbench.summary.parts import split
 from fgbench.summary.table import aa_rows, summarise
@@ -23,7 +25,7 @@ def show(folder: RunFolder, *, as_json: bool = False) -> bool:
     summary = summarise(folder)
     aa, parts = aa_rows(folder), split(folder)
     sentences = [line for _, group in summary.groupby("group", sort=False) for line in findings(group, aa)]
-    doubts = warnings(summary, aa)
+    warnings = doubts(summary, folder.read("ratios"), folder.read("samples"))
     if as_json:
         rows = json.loads(summary.to_json(orient="records", double_precision=15))
         result = {
@@ -31,7 +33,7 @@ def show(folder: RunFolder, *, as_json: bool = False) -> bool:
             "results": rows,
             "parts": json.loads(parts.to_json(orient="records", double_precision=15)),
             "findings": sentences,
-            "warnings": doubts,
+            "warnings": warnings,
         }
         json.dump(result, sys.stdout, indent=2)
         sys.stdout.write("\n")
@@ -44,8 +46,8 @@ def show(folder: RunFolder, *, as_json: bool = False) -> bool:
         console.print(f"[dim]{caption(group.iloc[0])}[/dim]\n")
     for sentence in sentences:
         console.print(sentence)
-    for doubt in doubts:
-        console.print(f"[yellow]warning[/yellow] {doubt}")
+    for warning in warnings:
+        console.print(f"[yellow]warning[/yellow] {escape(warning)}")
     console.print(f"[dim]results in[/dim] {folder.path}", soft_wrap=True)
     return _has_figures(summary)
 

@@ -44,6 +44,13 @@ def seconds(value: Any) -> str:
     return f"{value / 1e-9:.3g} ns"
 
 
+def joules(value: Any) -> str:
+    """An energy with a unit that fits."""
+    if missing(value):
+        return NOTHING
+    return f"{value:.3g} J" if value >= 1 else f"{value * 1e3:.3g} mJ"
+
+
 def size(value: Any) -> str:
     """Bytes with a binary unit that fits."""
     if missing(value):

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any
 
 import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
-from fgbench.report.figures import NOTHING, interval, missing, number, seconds, size
+from fgbench.report.doubts import LAUNCH_BOUND
+from fgbench.report.figures import NOTHING, interval, joules, missing, number, seconds, size
 from fgbench.summary.parts import ORDER
 
 METHOD_WIDTH = 28  # of the column, before a long spec is folded
@@ -35,27 +37,66 @@ def group_tables(group: pd.DataFrame, console: Console) -> list[Table]:
 
 
 def _table(group: pd.DataFrame, parts: Sequence[Part]) -> Table:
-    first = group.iloc[0]
+    shown = _shown(group)
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     longest = max(len(method) for method in group["method"])
     table.add_column("method", style="bold", overflow="fold", min_width=min(longest, METHOD_WIDTH))
     for part in parts:
-        for name in _headings(part, first):
+        for name in _headings(part, shown):
             table.add_column(name, justify="right", no_wrap=True)
     for _, row in group.iterrows():
-        table.add_row(row["method"], *(cell for part in parts for cell in _figures(part, row)))
+        table.add_row(row["method"], *(cell for part in parts for cell in _figures(part, row, shown)))
     return table
+
+
+def _shown(group: pd.DataFrame) -> pd.Series:
+    """The group's first row, with the first figure of each column where that row has none."""
+    filled = group.bfill().iloc[0].copy()
+    filled["modes_differ"] = group["execution"].nunique() > 1
+    return filled
 
 
 def _headings(part: Part, first: pd.Series) -> tuple[str, ...]:
     if part is Part.TIME:
-        return "\nR", f"ratio to\n{first['reference']}", "peak\nmemory"
+        return tuple(_time_columns(first))
     return "\nlr", _target_title(first), "T\nratio", "steps\nratio", "validation\nloss"
 
 
-def _figures(part: Part, row: pd.Series) -> tuple[str, ...]:
+def _time_columns(shown: pd.Series) -> dict[str, Callable[[pd.Series], str]]:
+    """Headings and cells, of what was measured of the group."""
+    columns: dict[str, Callable[[pd.Series], str]] = {
+        "\nR": _r,
+        "R\nalone": lambda row: _figure(row, "r_alone"),
+        f"ratio to\n{shown['reference']}": lambda row: _figure(row, "ratio"),
+        "by rounds\nalone": _within,
+        "\nmode": lambda row: str(row["execution"]),
+        "first\ncall": lambda row: seconds(row["first_call_seconds"]),
+        "energy\na step": lambda row: joules(row["joules"]),
+        "peak\nmemory": lambda row: size(row["peak_bytes"]),
+    }
+    absent = {
+        "R\nalone": missing(shown["r_alone"]),
+        "by rounds\nalone": missing(shown["processes"]) or shown["processes"] < 2,
+        "\nmode": not shown["modes_differ"],
+        "first\ncall": not shown["modes_differ"] and shown["execution"] == "eager",
+        "energy\na step": missing(shown["joules"]),
+    }
+    return {heading: figure for heading, figure in columns.items() if not absent.get(heading)}
+
+
+def _r(row: pd.Series) -> str:
+    share = row["enqueue_share"]
+    bound = "\n[yellow]launch-bound[/yellow]" if not missing(share) and share > LAUNCH_BOUND else ""
+    return _figure(row, "r") + bound
+
+
+def _within(row: pd.Series) -> str:
+    return escape(interval(row["ratio"], row["ratio_within_low"], row["ratio_within_high"]))
+
+
+def _figures(part: Part, row: pd.Series, shown: pd.Series) -> tuple[str, ...]:
     if part is Part.TIME:
-        return _figure(row, "r"), _figure(row, "ratio"), size(row["peak_bytes"])
+        return tuple(figure(row) for figure in _time_columns(shown).values())
     rate = NOTHING if missing(row["learning_rate"]) else f"{row['learning_rate']:.3g}"
     return rate, _time(row), _figure(row, "t_ratio"), _figure(row, "n_ratio"), _loss(row)
 

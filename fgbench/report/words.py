@@ -1,4 +1,4 @@
-"""What was found in plain words, and every warning with what to do about it."""
+"""What was found, in plain words."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ from collections.abc import Iterator
 
 import pandas as pd
 
+from fgbench.report.doubts import AA_TOLERANCE, off_by
 from fgbench.report.figures import interval, missing, number
-
-AA_TOLERANCE = 0.05  # an A/A ratio further off than this makes any other of the group doubtful
-FEW_SEEDS = 3
 
 
 def findings(group: pd.DataFrame, aa: pd.DataFrame) -> list[str]:
@@ -23,18 +21,13 @@ def findings(group: pd.DataFrame, aa: pd.DataFrame) -> list[str]:
     first = group.iloc[0]
     where = f"{first['arch']} of depth {first['depth']} on {first['device_name']}"
     others = group[group["method"] != first["reference"]]
-    steady = _off_by(aa[aa["group"] == first["group"]]) <= AA_TOLERANCE
+    steady = off_by(aa[aa["group"] == first["group"]]) <= AA_TOLERANCE
     sentences = []
     for _, row in others.iterrows():
         parts = [*_speed(row, steady), *_target(row)]
         if parts:
             sentences.append(f"{where}: {'; '.join(parts)}.")
     return sentences
-
-
-def warnings(summary: pd.DataFrame, aa: pd.DataFrame) -> list[str]:
-    """What a reader should doubt, with the figure and what would help."""
-    return [*_aa_doubts(aa), *_precision_doubts(summary), *_seed_doubts(summary), *_status_doubts(summary)]
 
 
 def _speed(row: pd.Series, steady: bool) -> Iterator[str]:
@@ -76,42 +69,3 @@ def _target(row: pd.Series) -> Iterator[str]:
     clause = f"to validation loss {loss} {row['method']} takes {number(*cells)} times the training time"
     clause += f" (95 % interval {sure}, {runs} seeds)" if sure else f" ({runs} seed{'s' if runs > 1 else ''})"
     yield clause + (f", reaching it in {reached} of {runs} runs" if reached < runs else "")
-
-
-def _off_by(aa: pd.DataFrame) -> float:
-    """How far the A/A ratio is from 1; 0 where there is none."""
-    ratios = aa["ratio"].dropna()
-    return float(abs(ratios - 1).max()) if len(ratios) else 0.0
-
-
-def _aa_doubts(aa: pd.DataFrame) -> Iterator[str]:
-    for _, row in aa.iterrows():
-        if _off_by(row.to_frame().T) > AA_TOLERANCE:
-            yield (
-                f"{row['group']}: {row['reference']} against itself came out at {row['ratio']:.3f}, not 1: "
-                "this machine is too noisy now; close other programs or raise --processes."
-            )
-
-
-def _precision_doubts(summary: pd.DataFrame) -> Iterator[str]:
-    for _, row in summary.iterrows():
-        if row["stopped"] == "time" and not missing(row["ratio_low"]) and row["method"] != row["reference"]:
-            half = (row["ratio_high"] - row["ratio_low"]) / 2 / row["ratio"]
-            yield (
-                f"{row['group']}, {row['method']}: time ran out at ±{half:.1%} of the ratio; "
-                "raise --max-measure-seconds for the precision asked for."
-            )
-
-
-def _seed_doubts(summary: pd.DataFrame) -> Iterator[str]:
-    runs = summary["runs"].dropna()
-    if len(runs) and runs.max() < FEW_SEEDS:
-        yield (
-            f"{int(runs.max())} seed{'s are' if runs.max() > 1 else ' is'} few for a time to target; "
-            f"--seeds {FEW_SEEDS} or more narrows its interval."
-        )
-
-
-def _status_doubts(summary: pd.DataFrame) -> Iterator[str]:
-    for _, row in summary[summary["status"] != "ok"].iterrows():
-        yield f"{row['group']}, {row['method']}: {row['status']} (jobs.csv has the details)."

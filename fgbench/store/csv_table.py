@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from fgbench.errors import ResultsError
-from fgbench.store.schema import TABLES
+from fgbench.store.schema import TABLES, headers
 
 UNENCODABLE = "backslashreplace"  # a path that is not UTF-8 must not keep a row from being stored
 INT64 = range(-(2**63), 2**63)
@@ -77,13 +77,16 @@ def read_table(path: Path) -> pd.DataFrame:
     except OSError as error:
         raise ResultsError(f"{path}: cannot be read ({error.strerror}).") from error
     rows: list[list[Any]] = []
+    header = list(columns)
     for number, line in enumerate(lines, start=1):
         cells = _split(path, number, line)
         if number == 1:
-            _check_header(path, columns, cells)
+            header = _checked_header(path, cells)
         else:
-            rows.append(_parsed(path, number, columns, cells))
-    return _frame(columns, rows)
+            rows.append(_parsed(path, number, {c: columns[c] for c in header}, cells))
+    absent = {column: kind for column, kind in columns.items() if column not in header}
+    frame = _frame({c: columns[c] for c in header}, rows)
+    return frame.join(_frame(absent, [[None] * len(absent)] * len(rows)))[list(columns)]
 
 
 def _split(path: Path, number: int, line: bytes) -> list[str]:
@@ -94,13 +97,14 @@ def _split(path: Path, number: int, line: bytes) -> list[str]:
         raise ResultsError(f"{path}:{number}: not a line of CSV ({error}).") from error
 
 
-def _check_header(path: Path, columns: Mapping[str, str], cells: list[str]) -> None:
-    if cells != list(columns):
-        odd = sorted(set(cells) ^ set(columns)) or ["their order"]
+def _checked_header(path: Path, cells: list[str]) -> list[str]:
+    if cells not in headers(path.stem):
+        odd = sorted(set(cells) ^ set(TABLES[path.stem])) or ["their order"]
         raise ResultsError(
             f"{path}: its columns are not this schema's (different: {', '.join(odd)}); "
             "read it with the fgbench version that wrote it."
         )
+    return cells
 
 
 def _parsed(path: Path, line: int, columns: Mapping[str, str], cells: list[str]) -> list[Any]:

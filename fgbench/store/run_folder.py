@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
+from filelock import FileLock, Timeout
 
 from fgbench.errors import ResultsError, UsageError
 from fgbench.store.csv_table import append_rows, read_table, replace_rows, replace_text
-from fgbench.store.schema import SCHEMA_VERSION, TABLES
+from fgbench.store.schema import OLDEST_READABLE, SCHEMA_VERSION, TABLES
 from fgbench.version import __version__
 
 RUN_FILE = "run.json"
+LOCK_FILE = ".lock"
 REQUIRED_FACTS = ("config", "environment", "groups", "reference")
 
 
@@ -65,9 +67,10 @@ class RunFolder:
         folder = cls(path)
         facts = folder.facts()
         found = facts.get("schema_version")
-        if found != SCHEMA_VERSION:
+        if found not in range(OLDEST_READABLE, SCHEMA_VERSION + 1):
             raise ResultsError(
-                f"{path}: schema version {found}, this fgbench ({__version__}) reads {SCHEMA_VERSION}; "
+                f"{path}: schema version {found}, this fgbench ({__version__}) reads {OLDEST_READABLE} "
+                f"to {SCHEMA_VERSION}; "
                 "read it with the fgbench version that wrote it."
             )
         absent = [key for key in REQUIRED_FACTS if key not in facts]
@@ -110,6 +113,41 @@ class RunFolder:
         others = cells.where(cells.notna(), None).to_dict("records")  # missing stays empty
         if others or rows:
             self.replace(table, [*others, *rows])
+
+    def has(self, table: str) -> bool:
+        """Whether anything of the table's kind was stored."""
+        return self._file(table).exists()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Nobody else writes to it meanwhile.
+
+        Raises:
+            UsageError: another fgbench does.
+        """
+        lock = FileLock(self.path / LOCK_FILE, timeout=0)
+        try:
+            lock.acquire()
+        except Timeout:
+            raise UsageError(
+                f"{self.path}: another fgbench is writing to it; wait for its end, or give it up there."
+            ) from None
+        try:
+            yield
+        finally:
+            lock.release()
+            with suppress(OSError):
+                (self.path / LOCK_FILE).unlink()
+
+    def reopen(self) -> None:
+        """Set the run's status to `running` again, and note when.
+
+        Raises:
+            ResultsError: it cannot be written.
+        """
+        facts = self.facts()
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        self._write({**facts, "status": "running", "resumed": [*facts.get("resumed", ()), now]})
 
     def read(self, table: str) -> pd.DataFrame:
         """A table as a DataFrame; empty where nothing of its kind was measured.

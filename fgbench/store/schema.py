@@ -3,8 +3,25 @@
 Missing is empty, never 0. Types: `str`, `int`, `float` (inf and nan allowed), `bool` (0 or 1).
 """
 
-# 1: the first. 2: jobs.optimizer; parts; `forward` is fgbench's own engine.
-SCHEMA_VERSION = 2
+# 1: the first. 2: jobs.optimizer; parts; `forward` is fgbench's own engine. 3: what ADDED says; modes.
+SCHEMA_VERSION = 3
+OLDEST_READABLE = 2
+
+# Columns that a version added; an older file's rows read as missing there.
+ADDED: dict[int, dict[str, tuple[str, ...]]] = {
+    3: {
+        "jobs": ("evaluate_every", "first_call_seconds"),
+        "samples": (
+            "enqueue_seconds",
+            "sm_clock_mhz",
+            "power_watts",
+            "temperature_celsius",
+            "throttle",
+            "joules",
+        ),
+        "ratios": ("r_alone", "r_alone_low", "r_alone_high", "joules"),
+    }
+}
 
 _GROUP = {"group": "str", "method": "str"}
 
@@ -13,7 +30,7 @@ TABLES: dict[str, dict[str, str]] = {
     "jobs": {
         "job": "str",
         **_GROUP,
-        "phase": "str",  # time | memory | tune | train
+        "phase": "str",  # modes | time | alone | memory | tune | train
         "arch": "str",
         "dataset": "str",
         "depth": "int",
@@ -27,17 +44,19 @@ TABLES: dict[str, dict[str, str]] = {
         "seed": "int",
         "process": "int",
         "learning_rate": "float",
+        "evaluate_every": "int",  # steps between evaluations, of tune and train
         "parameters": "int",
         "weights_hash": "str",
         "batches_hash": "str",
         "contract": "str",
+        "first_call_seconds": "float",  # of time: the first step, compilation and autotuning with it
         "status": "str",  # ok | diverged | oom | error | interrupted
         "detail": "str",
     },
     # One timed block.
     "samples": {
         **_GROUP,
-        "role": "str",  # base | method | aa
+        "role": "str",  # base | method | aa | alone
         "process": "int",
         "round": "int",
         "position": "int",
@@ -45,7 +64,16 @@ TABLES: dict[str, dict[str, str]] = {
         "steps": "int",
         "seconds": "float",  # host, per step
         "device_seconds": "float",  # CUDA events, per step; empty on a CPU
+        "enqueue_seconds": "float",  # host, per step, until the last of it was queued; empty on a CPU
+        # Of the GPU by NVML at the block's end; energy over the block, per step.
+        "sm_clock_mhz": "float",
+        "power_watts": "float",
+        "temperature_celsius": "float",
+        "throttle": "str",
+        "joules": "float",
     },
+    # `--exec best`: a method in an execution mode, timed to find its fastest.
+    "modes": {**_GROUP, "execution": "str", "seconds": "float", "chosen": "bool", "detail": "str"},
     # A part of a method's step, timed apart in one process; `whole` is the step in the same rounds.
     "parts": {**_GROUP, "process": "int", "part": "str", "seconds": "float"},
     # A method of a group: R, and its ratio to the reference; derived from samples.
@@ -62,6 +90,10 @@ TABLES: dict[str, dict[str, str]] = {
         "ratio_high": "float",
         "ratio_within_low": "float",  # order-statistic interval over all rounds, processes pooled
         "ratio_within_high": "float",
+        "r_alone": "float",  # R of methods timed one after the other, each alone in its processes
+        "r_alone_low": "float",
+        "r_alone_high": "float",
+        "joules": "float",  # per step, median over blocks
         "processes": "int",
         "rounds": "int",  # measured, over all processes
         "stopped": "str",  # precision | time | quick | interrupted
@@ -105,3 +137,13 @@ TABLES: dict[str, dict[str, str]] = {
         "first_hit_iterations": "int",
     },
 }
+
+
+def headers(table: str) -> list[list[str]]:
+    """The headers that a table may have, this version's first."""
+    found = [list(TABLES[table])]
+    for version in range(SCHEMA_VERSION, OLDEST_READABLE, -1):
+        added = ADDED.get(version, {}).get(table, ())
+        if added:
+            found.append([column for column in found[-1] if column not in added])
+    return found

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pandas as pd
 
 from fgbench.measurement.interleave import MINIMUM_ROUNDS
-from fgbench.measurement.statistics import Estimate, median_interval, two_stage_interval
+from fgbench.measurement.statistics import (
+    NOTHING,
+    Estimate,
+    difference_interval,
+    median_interval,
+    two_stage_interval,
+)
 
-BASE_ROLE, METHOD_ROLE, AA_ROLE = "base", "method", "aa"
+BASE_ROLE, METHOD_ROLE, AA_ROLE, ALONE_ROLE = "base", "method", "aa", "alone"
 
 
 @dataclass(frozen=True)
@@ -25,6 +31,8 @@ class Ratio:
         r: over the base of the same round.
         ratio: over the reference of the same round.
         within: the ratio again, by the rounds alone, processes pooled: what one process would claim.
+        alone: R of the method and the base each timed alone; NOTHING where they were not.
+        joules: per step, the median over its blocks; NaN where no energy was read.
         processes: how many.
         rounds: measured, over all processes.
     """
@@ -37,6 +45,8 @@ class Ratio:
     within: Estimate
     processes: int
     rounds: int
+    alone: Estimate = NOTHING
+    joules: float = math.nan
 
     def row(self) -> dict[str, Any]:
         """Its cells in ratios.csv."""
@@ -50,6 +60,8 @@ class Ratio:
             "ratio_within_high": missing_if_nan(self.within.high),
             "processes": self.processes,
             "rounds": self.rounds,
+            **cells("r_alone", self.alone),
+            "joules": missing_if_nan(self.joules),
         }
 
 
@@ -61,16 +73,36 @@ def ratios(samples: pd.DataFrame, reference: str, pilot: int) -> list[Ratio]:
         reference: the method that ratios are over.
         pilot: processes that were decided on before any of them ran; see `two_stage_interval`.
     """
-    measured = _complete(samples[~samples["warm_up"].astype(bool)])
+    steady = samples[~samples["warm_up"].astype(bool)]
+    measured = _complete(steady[steady["role"] != ALONE_ROLE])
     if measured.empty:
         return []
+    alone = _alone(steady[steady["role"] == ALONE_ROLE])
+    joules = measured.groupby(["role", "method"])["joules"].median()
     wide = measured.pivot_table(
         index=["process", "round"], columns=["role", "method"], values="seconds", aggfunc="first", sort=False
     )
     base = wide.get((BASE_ROLE, BASE_ROLE))
     over = wide.get((METHOD_ROLE, reference))
     arms: list[tuple[str, str]] = list(wide.columns)  # type: ignore[arg-type]
-    return [_ratio(role, method, wide[role, method], base, over, pilot) for role, method in arms]
+    found = [_ratio(role, method, wide[role, method], base, over, pilot) for role, method in arms]
+    return [
+        replace(
+            ratio,
+            alone=alone.get(ratio.method, NOTHING) if ratio.role != AA_ROLE else NOTHING,
+            joules=float(joules.get((ratio.role, ratio.method), math.nan)),
+        )
+        for ratio in found
+    ]
+
+
+def _alone(samples: pd.DataFrame) -> dict[str, Estimate]:
+    """R of each method over the base, where each was timed alone: nothing pairs them but the machine."""
+    by_process = samples.groupby(["method", "process"])["seconds"].median().map(math.log)
+    logs = {str(method): list(values) for method, values in by_process.groupby(level="method")}
+    if BASE_ROLE not in logs:
+        return {}
+    return {m: difference_interval(values, logs[BASE_ROLE]).exponentiated() for m, values in logs.items()}
 
 
 def _complete(measured: pd.DataFrame) -> pd.DataFrame:

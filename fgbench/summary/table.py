@@ -26,24 +26,35 @@ GROUP_COLUMNS = (
 )
 
 
+RATIO_COLUMNS = (
+    *("seconds", "r", "r_low", "r_high", "r_alone", "r_alone_low", "r_alone_high"),
+    *("ratio", "ratio_low", "ratio_high", "ratio_within_low", "ratio_within_high"),
+    *("processes", "rounds", "stopped", "joules"),
+)
+
+
 def summarise(run: RunFolder) -> pd.DataFrame:
     """A row for each method of each group of a run.
 
-    Columns: `group`, `method`, what the group is; `seconds` per step; `r`, `ratio` (over the
-    `reference`), `t` (expected seconds to the target), `t_ratio` and `n_ratio` (its factor in
-    iterations), `validation_loss`, each with `_low` and `_high`; `peak_bytes`, `learning_rate`,
-    `target_loss`, `reached` of `runs`, `validation_accuracy`, `status`. What was not measured is NA.
+    Columns: `group`, `method`, what the group is (`execution` is the method's own under `best`);
+    `seconds` and `joules` per step, `first_call_seconds` (the slowest process's: compilation and all);
+    `r`, `r_alone` (timed with nothing between), `ratio` (over the `reference`), `t` (expected seconds to
+    the target), `t_ratio` and `n_ratio` (its factor in iterations), `validation_loss`, each with `_low`
+    and `_high`; `peak_bytes`, `learning_rate`,
+    `target_loss`, `reached` of `runs`, `validation_accuracy`, `status`; `ratio_within_low` and
+    `_high`, the interval by the rounds alone; `enqueue_share`, of a step's time until its work was
+    queued. What was not measured is NA.
 
     Raises:
         ResultsError: a damaged table.
     """
-    tables = {name: run.read(name) for name in ("jobs", "ratios", "memory", "curves", "targets")}
+    tables = {name: run.read(name) for name in ("jobs", "ratios", "memory", "curves", "targets", "samples")}
     facts = run.facts()
     rows = [
         {
             "group": group["name"],
             **{column: group[column] for column in GROUP_COLUMNS},
-            "device_name": facts["environment"]["device_name"],
+            "device_name": group.get("device_name", facts["environment"]["device_name"]),
             "method": method,
             "reference": facts["reference"],
             **_cells_of(
@@ -68,6 +79,7 @@ def _cells_of(tables: dict[str, pd.DataFrame], method: str, reference: str) -> d
     own = {name: table[table["method"] == method] for name, table in tables.items()}
     return {
         **_ratio_cells(own["ratios"]),
+        **_step_cells(own["jobs"], own["samples"]),
         "peak_bytes": _first(own["memory"][own["memory"]["kind"] == "peak_allocated"], "bytes"),
         **_target_cells(tables["targets"], method, reference),
         **_final_cells(own["curves"], own["jobs"]),
@@ -76,9 +88,20 @@ def _cells_of(tables: dict[str, pd.DataFrame], method: str, reference: str) -> d
 
 
 def _ratio_cells(ratios: pd.DataFrame) -> dict[str, Any]:
-    columns = ("seconds", "r", "r_low", "r_high", "ratio", "ratio_low", "ratio_high", "processes", "rounds")
     own = ratios[ratios["role"] == METHOD_ROLE]
-    return {column: _first(own, column) for column in (*columns, "stopped")}
+    return {column: _first(own, column) for column in RATIO_COLUMNS}
+
+
+def _step_cells(jobs: pd.DataFrame, samples: pd.DataFrame) -> dict[str, Any]:
+    timed = samples[(samples["role"] == METHOD_ROLE) & ~samples["warm_up"].astype(bool)]
+    share = (timed["enqueue_seconds"] / timed["seconds"]).median()
+    first = jobs["first_call_seconds"].max()
+    cells = {
+        "first_call_seconds": None if pd.isna(first) else float(first),
+        "enqueue_share": None if pd.isna(share) else float(share),
+    }
+    mode = _first(jobs[jobs["phase"] != "modes"], "execution")
+    return cells | ({"execution": mode} if mode else {})
 
 
 def _target_cells(targets: pd.DataFrame, method: str, reference: str) -> dict[str, Any]:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import os
+import shutil
 import sys
+import tempfile
 import warnings
 from typing import Any, TextIO
 
@@ -16,6 +19,9 @@ def main() -> None:
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
     request = json.loads(sys.stdin.read())
+    if request.get("process") == 0:  # its first calls compile as on a machine that never did
+        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cold = tempfile.mkdtemp(prefix="fgbench-cold-")
+        atexit.register(shutil.rmtree, cold, ignore_errors=True)
     from fgbench.errors import UsageError
 
     try:
@@ -31,18 +37,29 @@ def _do(request: dict[str, Any], channel: TextIO) -> None:
     from fgbench.plan import Group
     from fgbench.worker.matched import build_matched
     from fgbench.worker.memory import measure_memory
-    from fgbench.worker.timing import BATCHES, Problem, time_methods
+    from fgbench.worker.timing import BATCHES, find_modes, time_alone, time_methods
     from fgbench.worker.training import train, tune
 
     report = partial(_report, channel)
-    matched = build_matched(Group(**request["group"]), request["data_dir"], request["seed"])
+    if request["phase"] == "noise":
+        from fgbench.worker.noise import measure_noise
+
+        asked = {key: value for key, value in request.items() if key != "phase"}
+        measure_noise(**asked, report=report)
+        return
+    group = Group(**request["group"])
+    matched = build_matched(group, request["data_dir"], request["seed"], request["executions"])
     report("built", **matched.facts())
     specs = request["methods"]
     match request["phase"]:
+        case "modes":
+            find_modes(matched.problem(matched.batches(BATCHES)), specs, request["seconds"], report)
         case "time":
-            batches = matched.batches(BATCHES)
-            problem = Problem(matched.model, matched.loss, batches, matched.seed, matched.group.conditions)
+            problem = matched.problem(matched.batches(BATCHES))
             time_methods(problem, specs, request["reference"], request["process"], request["seconds"], report)
+        case "alone":
+            problem = matched.problem(matched.batches(BATCHES))
+            time_alone(problem, request["alone"], request["process"], request["seconds"], report)
         case "memory":
             measure_memory(matched, specs, report)
         case "tune":

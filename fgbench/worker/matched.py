@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import torch
@@ -13,9 +14,10 @@ from torch import nn
 from fgbench import architectures, datasets, methods
 from fgbench.datasets import Dataset
 from fgbench.measurement.allocator import keep_freed_pages
-from fgbench.methods import Batch, Loss
-from fgbench.plan import Group
+from fgbench.methods import Batch, Conditions, Loss
+from fgbench.plan import TF32, Group
 from fgbench.training.batches import BatchOrder
+from fgbench.worker.timing import Problem
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,7 @@ class Matched:
         order: of the batches.
         loss: cross-entropy.
         seed: of weights, batch order and tangents.
+        executions: the mode of each method where `best` found it one of its own, `base` among them.
     """
 
     group: Group
@@ -37,6 +40,7 @@ class Matched:
     order: BatchOrder
     loss: Loss
     seed: int
+    executions: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
@@ -51,6 +55,15 @@ class Matched:
         """The first `count` batches."""
         return self.order.batches(self.data, 0, count)
 
+    def conditions_of(self, spec: str) -> Conditions:
+        """What a method is prepared with."""
+        group = self.group.conditions
+        return replace(group, execution=self.executions.get(spec, group.execution))
+
+    def problem(self, batches: Sequence[Batch]) -> Problem:
+        """What the timing phase takes."""
+        return Problem(self.model, self.loss, batches, self.seed, self.conditions_of)
+
     def facts(self) -> dict[str, object]:
         """What proves that jobs are matched."""
         return {
@@ -60,12 +73,15 @@ class Matched:
         }
 
 
-def build_matched(group: Group, data_dir: str, seed: int) -> Matched:
+def build_matched(
+    group: Group, data_dir: str, seed: int, executions: Mapping[str, str] | None = None
+) -> Matched:
     """Build a group's model and data from a seed alone; weights are drawn on the CPU on any device."""
     keep_freed_pages()
-    full_float32()
+    float32_precision("tf32" if group.dtype == TF32 else "ieee")
     torch.set_num_threads(group.threads)
-    device, dtype = torch.device(group.device), getattr(torch, group.dtype)
+    device = torch.device(group.device)
+    dtype = torch.float32 if group.dtype == TF32 else getattr(torch, group.dtype)
     data = datasets.load(group.dataset, Path(data_dir), group.validation_size)
     torch.manual_seed(seed)
     model = architectures.build(group.arch, group.depth, group.width, data.in_shape, data.classes)
@@ -76,13 +92,14 @@ def build_matched(group: Group, data_dir: str, seed: int) -> Matched:
         BatchOrder(len(data.train_x), group.batch, seed),
         nn.functional.cross_entropy,
         seed,
+        executions or {},
     )
 
 
-def full_float32() -> None:
-    """Let float32 be float32: cuDNN would otherwise round convolutions to TF32, and nothing else."""
-    torch.backends.cuda.matmul.fp32_precision = "ieee"
-    torch.backends.cudnn.conv.fp32_precision = "ieee"  # type: ignore[attr-defined]
+def float32_precision(precision: str) -> None:
+    """`ieee` or `tf32` for all: cuDNN would otherwise round convolutions to TF32, and nothing else."""
+    torch.backends.cuda.matmul.fp32_precision = precision
+    torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
 
 
 def weights_hash(model: nn.Module) -> str:

@@ -1,38 +1,78 @@
-"""The memory phase: peak bytes of a step of each method, untimed."""
+"""The memory phase: peak bytes of a step of each method by kind, untimed."""
 
 from __future__ import annotations
 
-import gc
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import cycle
 
+from torch import Tensor, nn
+
 from fgbench import methods
-from fgbench.measurement.memory import peak_of_step
+from fgbench.measurement.memory import Peak, edge, peak_of_step
+from fgbench.methods import Batch, Step
 from fgbench.worker.matched import Matched
 from fgbench.worker.reporting import Report, failures_reported
-from fgbench.worker.timing import BASE, LEARNING_RATE, Problem, base_step
+from fgbench.worker.timing import BASE, LEARNING_RATE, base_step
 
 BATCHES = 2
+RESULTS = ("draw", "backward")  # parts of a step that leave tangents or gradients
 
 
 def measure_memory(matched: Matched, specs: Sequence[str], report: Report) -> None:
-    """Report the model's own bytes, and the peak of the base and of each method."""
-    state = matched.model.state_dict().values()
-    report("memory", method=BASE, kind="parameters", bytes=sum(t.numel() * t.element_size() for t in state))
+    """Report the model's own bytes, and the peak of the base and of each method by kind."""
+    size = bytes_of_model(matched.model)
+    report("memory", method=BASE, kind="parameters", bytes=size)
+    batches = matched.batches(BATCHES)
     for spec in (BASE, *specs):
         with failures_reported(report, spec):
-            peak = peak_of_step(partial(_prepare, matched, spec), matched.device)
-            report("memory", method=spec, kind="peak_allocated", bytes=peak.allocated)
-            if peak.reserved is not None:
-                report("memory", method=spec, kind="peak_reserved", bytes=peak.reserved)
-        gc.collect()
+            made: list[Step] = []
+            peak = peak_of_step(partial(_prepare, matched, spec, batches, made), matched.device)
+            for kind, amount in _kinds(peak, size, made).items():
+                report("memory", method=spec, kind=kind, bytes=amount)
 
 
-def _prepare(matched: Matched, spec: str) -> Callable[[], object]:
-    batches, conditions = matched.batches(BATCHES), matched.group.conditions
-    if spec == BASE:
-        return base_step(Problem(matched.model, matched.loss, batches, matched.seed, conditions))
-    step = methods.find(spec).prepare(matched.copy_of_model(), matched.loss, matched.seed, conditions)
+def bytes_of_model(model: nn.Module) -> int:
+    """Of its parameters and buffers."""
+    return sum(t.numel() * t.element_size() for t in model.state_dict().values())
+
+
+def _kinds(peak: Peak, parameters: int, made: Sequence[Step]) -> dict[str, int]:
+    """Rows of memory.csv: the peak, and the kinds that add up to it."""
+    rows = {"peak_allocated": peak.allocated}
+    if peak.reserved is not None:
+        rows["peak_reserved"] = peak.reserved
+    if peak.kept is None or peak.made is None or peak.passing is None:
+        return rows
+    state = sum(_bytes_of_optimizer(step) for step in made)
+    return rows | {
+        "peak_parameters": parameters,
+        "peak_optimizer_state": state,
+        # What a step keeps for the next besides: tangents in memory of their own.
+        "peak_gradients_and_tangents": peak.made + peak.kept - parameters - state,
+        "peak_activations_and_temporaries": peak.passing,
+    }
+
+
+def _bytes_of_optimizer(step: Step) -> int:
+    states = step.optimizer.state.values() if step.optimizer else ()
+    tensors = [v for state in states for v in state.values() if isinstance(v, Tensor)]
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def _prepare(matched: Matched, spec: str, batches: Sequence[Batch], made: list[Step]) -> Callable[[], object]:
     supply = cycle(batches)
-    return lambda: step(next(supply), LEARNING_RATE)
+    if spec == BASE:
+        return base_step(matched.problem(batches))
+    step = methods.prepare(
+        methods.find(spec), matched.copy_of_model(), matched.loss, matched.seed, matched.conditions_of(spec)
+    )
+    made.append(step)
+
+    def run() -> None:
+        for name, part in step.parts(next(supply), LEARNING_RATE).items():
+            part()
+            if name in RESULTS:
+                edge()
+
+    return run

@@ -6,16 +6,19 @@ import copy
 import random
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
-from itertools import count, cycle
+from itertools import count, cycle, product
 from statistics import median
+from time import perf_counter
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fgbench import methods
 from fgbench.measurement.clock import Clock, clock_for
+from fgbench.measurement.gauge import gauge_for
 from fgbench.measurement.interleave import (
     MINIMUM_ROUNDS,
     Arm,
@@ -27,7 +30,7 @@ from fgbench.measurement.interleave import (
 from fgbench.methods import PLAIN, Batch, Conditions, Loss, Step
 from fgbench.methods._compile import compiled
 from fgbench.oracle import check_step
-from fgbench.worker.reporting import Report, failures_reported
+from fgbench.worker.reporting import LONGEST_DETAIL, Report, failures_reported
 
 BASE, AA, WHOLE = "base", "aa", "whole"
 BATCHES = 8  # cycled through; gathered before anything is timed
@@ -36,18 +39,40 @@ BLOCK_SECONDS = {"cpu": 0.010, "cuda": 0.200}  # far above the clock's resolutio
 MINIMUM_STEPS = {"cpu": 1, "cuda": 10}
 WARM_UP_SHARE = 0.3  # of a process's time, at most
 MAXIMUM_ROUNDS = 40
+MODES = {"cpu": ("eager", "compile"), "cuda": ("eager", "compile", "cudagraph")}
 PARTS_SHARE = 0.1  # of a process's time, for the parts of a step
+
+
+ConditionsOf = Callable[[str], Conditions]
+
+
+def plain(spec: str) -> Conditions:
+    """The same for every method: eager, plain SGD."""
+    return PLAIN
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is timed: a model that is copied for each arm, a loss, and the batches cycled through."""
+    """What is timed: a model that is copied for each arm, a loss, and the batches cycled through.
+
+    `conditions_of` gives what a method is prepared with, by its spec or `base`.
+    """
 
     model: nn.Module
     loss: Loss
     batches: Sequence[Batch]
     seed: int
-    conditions: Conditions = PLAIN
+    conditions_of: ConditionsOf = plain
+
+    @property
+    def device(self) -> torch.device:
+        """Where it runs."""
+        return self.batches[0][0].device
+
+    @property
+    def clock(self) -> Clock:
+        """A clock for it, with the device's gauge."""
+        return clock_for(self.device, gauge_for(self.device))
 
 
 def time_methods(
@@ -59,32 +84,95 @@ def time_methods(
     depend on what the rounds show. A method that fails, or whose step is wrong, is reported and
     left out.
     """
-    device = problem.batches[0][0].device
-    clock = clock_for(device)
+    clock = problem.clock
     arms = [Arm(BASE, base_step(problem))]
     arms[0].step()
     steps: dict[str, Step] = {}
     for spec in specs:
         arms += _arms(problem, spec, process, report, steps, repeat=spec == reference)
-    arms = [with_block(a, clock, BLOCK_SECONDS[device.type], MINIMUM_STEPS[device.type]) for a in arms]
+    arms = with_blocks(arms, problem, clock)
     # Seeded by the process too: every process sees other orders.
-    _run(arms, clock, seconds, random.Random(f"{problem.seed}/{process}"), report)
+    run_arms(arms, clock, seconds, random.Random(f"{problem.seed}/{process}"), report)
     time_parts(steps, problem, clock, seconds * PARTS_SHARE, report)
     for arm in arms:
         if not torch.isfinite(arm.step()).all():  # type: ignore[arg-type]
             report("failed", method=arm.name, status="diverged", detail="its loss was not finite when timed")
 
 
+def time_alone(problem: Problem, spec: str, process: int, seconds: float, report: Report) -> None:
+    """Time one method, or the base, with nothing else in the process; reports samples."""
+    clock = problem.clock
+    with failures_reported(report, spec):
+        if spec == BASE:
+            arms = [Arm(BASE, base_step(problem))]
+            arms[0].step()
+        else:
+            arms = [Arm(spec, _over(problem.batches, _method_step(problem, spec, process)))]
+        run_arms(with_blocks(arms, problem, clock), clock, seconds, random.Random(process), report)
+
+
+def find_modes(problem: Problem, specs: Sequence[str], seconds: float, report: Report) -> None:
+    """Time the base and each method in each execution mode, interleaved; report medians and the fastest.
+
+    What a mode does not take is reported with the reason, and the method stays in the running.
+    """
+    clock, arms, owners = problem.clock, [], {}
+    for spec, mode in product((BASE, *specs), MODES[problem.device.type]):
+        trial = replace(problem, conditions_of=partial(_in_mode, problem.conditions_of, mode))
+        try:
+            if spec == BASE:
+                arm = Arm(f"{mode} {spec}", base_step(trial))
+                arm.step()
+            else:
+                method = methods.find(spec)
+                check_step(
+                    method, trial.model, trial.loss, trial.batches[0], trial.seed, trial.conditions_of(spec)
+                )
+                arm = Arm(f"{mode} {spec}", _over(trial.batches, _method_step(trial, spec, 0)))
+        except Exception as error:
+            detail = " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_DETAIL]
+            report("mode", method=spec, execution=mode, seconds=None, chosen=False, detail=detail)
+            continue
+        arms.append(arm)
+        owners[arm.name] = spec, mode
+    found = _median_seconds(with_blocks(arms, problem, clock), clock, seconds)
+    for name, (spec, mode) in owners.items():
+        fastest = min(found[n] for n, (s, _) in owners.items() if s == spec)
+        report("mode", method=spec, execution=mode, seconds=found[name], chosen=found[name] == fastest)
+
+
+def _in_mode(conditions_of: ConditionsOf, mode: str, spec: str) -> Conditions:
+    return replace(conditions_of(spec), execution=mode)
+
+
+def _median_seconds(arms: Sequence[Arm], clock: Clock, seconds: float) -> dict[str, float]:
+    history: dict[str, list[float]] = defaultdict(list)
+    run_arms(arms, clock, seconds, random.Random(0), partial(_remember, history))
+    return {name: median(values) for name, values in history.items()}
+
+
+def _remember(history: dict[str, list[float]], event: str, **facts: Any) -> None:
+    for sample in facts.get("samples", ()):
+        if not sample["warm_up"]:
+            history[sample["arm"]].append(sample["seconds"])
+
+
+def with_blocks(arms: Sequence[Arm], problem: Problem, clock: Clock) -> list[Arm]:
+    """The arms with as many steps in a block as the device's clock needs."""
+    kind = problem.device.type
+    return [with_block(arm, clock, BLOCK_SECONDS[kind], MINIMUM_STEPS[kind]) for arm in arms]
+
+
 def base_step(problem: Problem) -> Callable[[], Tensor]:
     """The unit of R: one plain evaluation of the loss under `no_grad`, on a model of its own."""
     model, supply = copy.deepcopy(problem.model), cycle(problem.batches)
-    evaluate = compiled(lambda x, y: problem.loss(model(x), y), problem.conditions)
+    conditions = problem.conditions_of(BASE)
+    evaluate = torch.no_grad()(compiled(lambda x, y: problem.loss(model(x), y), conditions))
+    if conditions.captured:
+        from fgbench.methods._cudagraph import Graph
 
-    @torch.no_grad()
-    def step() -> Tensor:
-        return evaluate(*next(supply))
-
-    return step
+        evaluate = Graph(evaluate, lambda: list(model.buffers()))
+    return lambda: evaluate(*next(supply))
 
 
 def time_parts(
@@ -104,6 +192,8 @@ def time_parts(
             batch = next(supply)
             whole = {WHOLE: partial(step, batch, LEARNING_RATE)}
             parts = step.parts(batch, LEARNING_RATE)
+            if len(parts) == 1:  # a CUDA graph is whole
+                continue
             for part, run in (whole | parts if index % 2 else parts | whole).items():
                 reading = clock.time(run).seconds
                 found[name, part].append(reading)
@@ -120,20 +210,26 @@ def _arms(
     Its step goes into `steps`.
     """
     with failures_reported(report, spec):
-        method = methods.find(spec)
-        check_step(method, problem.model, problem.loss, problem.batches[0], problem.seed, problem.conditions)
-        prepared = [_method_step(problem, method, process) for _ in range(2 if repeat else 1)]
-        steps[spec] = prepared[0]
-        if notes := prepared[0].notes():
+        method, conditions = methods.find(spec), problem.conditions_of(spec)
+        start = perf_counter()
+        first = _method_step(problem, spec, process)
+        report("first_call", method=spec, seconds=perf_counter() - start)
+        check_step(method, problem.model, problem.loss, problem.batches[0], problem.seed, conditions)
+        prepared = [first, *([_method_step(problem, spec, process)] if repeat else ())]
+        steps[spec] = first
+        if notes := first.notes():
             report("noted", method=spec, notes=notes)
         return [Arm(n, _over(problem.batches, s)) for n, s in zip((spec, AA), prepared, strict=False)]
     return []
 
 
-def _method_step(problem: Problem, method: methods.Method, process: int) -> Step:
+def _method_step(problem: Problem, spec: str, process: int) -> Step:
+    """Prepared, and called once: what compiles, allocates and chooses kernels has done so."""
     model, seed = copy.deepcopy(problem.model), problem.seed * 1_000_003 + process
-    step = method.prepare(model, problem.loss, seed, problem.conditions)
+    step = methods.prepare(methods.find(spec), model, problem.loss, seed, problem.conditions_of(spec))
     step(problem.batches[0], LEARNING_RATE)
+    if problem.device.type == "cuda":
+        torch.cuda.synchronize(problem.device)
     return step
 
 
@@ -142,7 +238,8 @@ def _over(batches: Sequence[Batch], step: Step) -> Callable[[], Tensor]:
     return lambda: step(next(supply), LEARNING_RATE)
 
 
-def _run(arms: list[Arm], clock: Clock, seconds: float, rng: random.Random, report: Report) -> None:
+def run_arms(arms: Sequence[Arm], clock: Clock, seconds: float, rng: random.Random, report: Report) -> None:
+    """Warm up, then time rounds for about `seconds`, warm-up included; report samples and what it cost."""
     last = spent = 0.0
     for samples in warm_up(arms, clock, rng, WARM_UP_SHARE * seconds):
         report("samples", samples=[vars(s) for s in samples])
@@ -151,5 +248,10 @@ def _run(arms: list[Arm], clock: Clock, seconds: float, rng: random.Random, repo
     rounds = int((seconds - spent) / last)
     rounds = min(max(rounds, MINIMUM_ROUNDS), MAXIMUM_ROUNDS) // 2 * 2  # mirrored rounds come in pairs
     report("rounds", rounds=rounds)
+    start, timed, working = perf_counter(), 0.0, 0.0
     for samples in run_rounds(arms, clock, rounds, rng):
         report("samples", samples=[vars(s) for s in samples])
+        timed += sum(s.seconds * s.steps for s in samples)
+        working += round_seconds(samples)
+    wall = perf_counter() - start
+    report("spent", wall=wall, timed=timed, lead_in=working - timed, harness=wall - working)

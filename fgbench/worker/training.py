@@ -78,7 +78,8 @@ def train(matched: Matched, rates: dict[str, float], every: int, max_seconds: fl
 
 def _trainee(matched: Matched, spec: str, rate: float) -> Trainee:
     model = matched.copy_of_model()
-    step = methods.find(spec).prepare(model, matched.loss, matched.seed, matched.group.conditions)
+    conditions = matched.conditions_of(spec)
+    step = methods.prepare(methods.find(spec), model, matched.loss, matched.seed, conditions)
     return Trainee(model, step, matched.loss, rate, matched.data, matched.order, clock_for(matched.device))
 
 

@@ -7,7 +7,15 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from fgbench.measurement.memory import MEASURED_STEPS, WARM_UP_STEPS, peak_of_step
+from fgbench.measurement.memory import (
+    MEASURED_STEPS,
+    WARM_UP_STEPS,
+    Change,
+    Peak,
+    edge,
+    peak_of_changes,
+    peak_of_step,
+)
 
 CPU = torch.device("cpu")
 KB = 1024
@@ -106,6 +114,53 @@ def test_peak_is_the_same_twice():
         return torch.randn(100, 100) @ torch.randn(100, 100)
 
     assert peak(step) == peak(step)
+
+
+def test_what_lives_at_the_peak_is_told_apart():
+    def prepare() -> Callable[[], object]:
+        kept = bytes_tensor(128 * KB)
+
+        def step() -> None:
+            made = bytes_tensor(32 * KB)
+            passing = bytes_tensor(4 * KB)
+            del passing
+            edge()
+            passing = bytes_tensor(16 * KB)
+            del made, passing
+
+        return lambda: (step(), kept)
+
+    found = peak_of_step(prepare, CPU)
+    assert (found.kept, found.made, found.passing) == (128 * KB, 32 * KB, 16 * KB)
+    assert found.allocated == 176 * KB
+
+
+class TestPeakOfChanges:
+    def test_nothing_is_nothing(self):
+        assert peak_of_changes([], 0, []) == Peak(0, None, 0, 0, 0)
+
+    def test_an_address_that_is_used_again_is_another_block(self):
+        changes = [Change(1, 7, 10), Change(2, 7, -10), Change(5, 7, 30), Change(6, 7, -30)]
+        assert peak_of_changes(changes, 4, []) == Peak(30, None, 0, 0, 30)
+
+    def test_an_end_without_a_beginning_takes_nothing_away(self):
+        changes = [Change(1, 3, -500), Change(5, 7, 30), Change(6, 3, -500)]
+        assert peak_of_changes(changes, 4, []) == Peak(30, None, 0, 0, 30)
+
+    def test_before_the_steps_are_warm_only_what_stays_counts(self):
+        changes = [
+            Change(1, 1, 100),
+            Change(2, 2, 900),
+            Change(3, 2, -900),
+            Change(5, 3, 1),
+            Change(6, 3, -1),
+        ]
+        assert peak_of_changes(changes, 4, []) == Peak(101, None, 100, 0, 1)
+
+    def test_what_outlives_an_edge_was_made_and_what_ends_before_passes(self):
+        changes = [Change(5, 1, 8), Change(6, 2, 4), Change(7, 2, -4), Change(9, 3, 2), Change(10, 1, -8)]
+        assert peak_of_changes(changes, 4, [8]) == Peak(12, None, 0, 8, 4)
+        assert peak_of_changes(changes, 4, []) == Peak(12, None, 0, 0, 12)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -64,7 +64,8 @@ def test_bad_optimiser_is_one_line(spec, said):
 
 def test_optimiser_is_found_whatever_its_case():
     assert canonical_optimizer("AdamW:amsgrad=true") == "adamw:amsgrad=true"
-    assert isinstance(make_optimizer("Adam", [torch.zeros(1, requires_grad=True)]), torch.optim.Adam)
+    made = make_optimizer(Conditions(optimizer="Adam"), [torch.zeros(1, requires_grad=True)])
+    assert isinstance(made, torch.optim.Adam)
 
 
 def test_in_backward_update_wants_plain_sgd():

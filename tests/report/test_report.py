@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import math
-from typing import Any
 
 import pandas as pd
 import pytest
@@ -12,57 +11,8 @@ from rich.console import Console
 
 from fgbench.report.figures import interval, number, seconds, size
 from fgbench.report.table import caption, group_tables
-from fgbench.report.words import findings, warnings
-
-REFERENCE: dict[str, Any] = {
-    "group": "mlp-d8-w1024-b64",
-    "arch": "mlp",
-    "dataset": "digits",
-    "depth": 8,
-    "width": 1024,
-    "batch": 64,
-    "dtype": "float32",
-    "device": "cpu",
-    "threads": 2,
-    "execution": "eager",
-    "device_name": "a processor",
-    "method": "backprop",
-    "reference": "backprop",
-    "seconds": 0.03,
-    "r": 3.0,
-    "r_low": 2.9,
-    "r_high": 3.1,
-    "ratio": 1.0,
-    "ratio_low": 1.0,
-    "ratio_high": 1.0,
-    "processes": 5,
-    "rounds": 60,
-    "stopped": "precision",
-    "peak_bytes": 3 * 2**20,
-    "target_loss": 0.5,
-    "reached": 3,
-    "runs": 3,
-    "t": 1.0,
-    "t_low": 0.8,
-    "t_high": 1.2,
-    "t_ratio": 1.0,
-    "t_ratio_low": 1.0,
-    "t_ratio_high": 1.0,
-    "n_ratio": 1.0,
-    "n_ratio_low": 1.0,
-    "n_ratio_high": 1.0,
-    "learning_rate": 0.1,
-    "validation_loss": 0.2,
-    "validation_loss_low": 0.1,
-    "validation_loss_high": 0.3,
-    "validation_accuracy": 0.95,
-    "status": "ok",
-}
-NO_AA = pd.DataFrame(columns=["group", "ratio", "reference"])
-
-
-def group(**forward: Any) -> pd.DataFrame:
-    return pd.DataFrame([REFERENCE, {**REFERENCE, "method": "forward", **forward}])
+from fgbench.report.words import findings
+from tests.report.made_up import NO_AA, REFERENCE, group
 
 
 @pytest.mark.parametrize(
@@ -102,27 +52,6 @@ def test_one_process_is_said_in_capitals() -> None:
     one = group(processes=1)
     assert "ONE process" in caption(one.iloc[1])
     assert "ONE process" not in caption(group().iloc[0])
-
-
-def test_a_reference_that_differs_from_itself_is_a_warning_with_its_figure() -> None:
-    def aa(ratio: float) -> pd.DataFrame:
-        return pd.DataFrame([{"group": "g", "reference": "backprop", "ratio": ratio}])
-
-    (doubt,) = warnings(group(), aa(1.12))
-    assert "1.120" in doubt
-    assert not warnings(group(), aa(1.02))
-
-
-def test_time_that_ran_out_is_a_warning_with_the_width_reached() -> None:
-    wide = group(stopped="time", ratio=2.0, ratio_low=1.8, ratio_high=2.2)
-    (doubt,) = warnings(wide, NO_AA)
-    assert "±10.0%" in doubt
-    assert "--max-measure-seconds" in doubt
-
-
-def test_a_job_that_failed_is_a_warning() -> None:
-    (doubt,) = warnings(group(status="2 diverged"), NO_AA)
-    assert "2 diverged" in doubt
 
 
 def rendered(frame: pd.DataFrame, width: int) -> str:

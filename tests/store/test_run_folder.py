@@ -10,7 +10,7 @@ import pytest
 from fgbench.errors import ResultsError, UsageError
 from fgbench.store import run_folder as module
 from fgbench.store.run_folder import RunFolder, find_runs, read_runs
-from fgbench.store.schema import SCHEMA_VERSION
+from fgbench.store.schema import OLDEST_READABLE, SCHEMA_VERSION
 from tests.builders import run_folder
 
 
@@ -77,7 +77,7 @@ class TestOpening:
         folder = run_folder(tmp_path)
         rewritten(folder, schema_version=version)
         with pytest.raises(
-            ResultsError, match=f"schema version {version}, this fgbench .* reads {SCHEMA_VERSION}"
+            ResultsError, match=f"schema version {version}, this fgbench .* reads {OLDEST_READABLE} to"
         ):
             RunFolder.open(folder.path)
 

@@ -34,6 +34,7 @@ def samples(
                         "method": method,
                         "warm_up": cold,
                         "seconds": seconds * (warm_up if cold else 1 + drift * number),
+                        "joules": 100 * seconds,
                     }
                 )
     return pd.DataFrame(rows)

@@ -38,6 +38,7 @@ def request(**changes: object) -> dict[str, object]:
         "data_dir": "nowhere",
         "seed": 0,
         "methods": ["backprop"],
+        "executions": {},
     }
     return {**plain, **changes}
 
@@ -101,7 +102,7 @@ def test_the_worker_dies_with_the_generator(program):
 
 def test_a_real_worker_reports_what_it_built_and_bad_input_in_one_line():
     events = list(work(request()))
-    assert [e["event"] for e in events] == ["built", *["memory"] * 3]
+    assert [e["event"] for e in events] == ["built", *["memory"] * 11]
     bad = list(work(request(group=dataclasses.asdict(tiny_group(arch="nonsense")))))
     assert [e["event"] for e in bad] == ["usage_error"]
     assert "no architecture 'nonsense'" in bad[0]["message"]

@@ -17,6 +17,12 @@ from fgbench.worker.training import LEAST_POINTS, POINTS, Pace, evaluation_grid,
 from tests.builders import tiny_matched
 
 SPECS = ("backprop", "forward")
+KINDS = (
+    "peak_parameters",
+    "peak_optimizer_state",
+    "peak_gradients_and_tangents",
+    "peak_activations_and_temporaries",
+)
 
 
 class Reports:
@@ -129,11 +135,36 @@ class TestMemory:
         found = {(f["method"], f["kind"]): f["bytes"] for f in reports.of("memory")}
         size = 4 * matched.facts()["parameters"]  # type: ignore[operator]
         assert found["base", "parameters"] == size
-        assert set(found) == {("base", "parameters"), *((m, "peak_allocated") for m in ("base", *SPECS))}
-        assert found["base", "peak_allocated"] > size
-        # A forward step holds its tangent beside the weights, a backprop step the gradient.
-        assert found["forward", "peak_allocated"] > 2 * size
-        assert found["backprop", "peak_allocated"] > 2 * size
+        kinds = ("peak_allocated", *KINDS)
+        assert set(found) == {("base", "parameters"), *((m, k) for m in ("base", *SPECS) for k in kinds)}
+        for method in ("base", *SPECS):
+            assert found[method, "peak_allocated"] == sum(found[method, kind] for kind in KINDS)
+            assert found[method, "peak_parameters"] == size
+
+    def kinds(self, spec: str, **changes: Any) -> list[int]:
+        reports = Reports()
+        measure_memory(tiny_matched(**changes), (spec,), reports)
+        found = {f["kind"]: f["bytes"] for f in reports.of("memory") if f["method"] == spec}
+        return [found[kind] for kind in KINDS]
+
+    def test_kinds_of_an_mlp_are_those_counted_by_hand(self):
+        batch, width, inputs, classes = 64, 256, 36, 4
+        shape = {"depth": 2, "width": width, "batch": batch}
+        size = 4 * (inputs * width + width + width**2 + width + width * classes + classes)
+        # A layer's input and its output live at once; a tangent goes with each.
+        layers = 2 * 4 * batch * width
+        small = pytest.approx(0, abs=4 * batch * classes + 64)  # the loss's own: what the count leaves out
+        assert self.kinds("base", **shape) == [size, 0, 0, layers]
+        parameters, state, tangents, passing = self.kinds("forward", **shape)
+        assert (parameters, state, tangents - size, passing - 2 * layers) == (size, 0, small, small)
+        parameters, state, tangents, passing = self.kinds("forward:tangents=4,combine=mean", **shape)
+        assert (parameters, state, tangents - 4 * size, passing - 5 * layers) == (size, 0, small, small)
+
+    def test_a_gradient_of_one_layer_and_adams_state_are_counted_exactly(self):
+        size = 4 * (36 * 4 + 4)
+        parameters, state, gradients, _ = self.kinds("backprop", arch="logreg", optimizer="adam")
+        assert (parameters, state) == (size, 2 * size + 2 * 4)  # two moments, and a step count a tensor
+        assert gradients == pytest.approx(size, abs=64)
 
     def test_a_method_that_fails_is_reported_and_the_next_measured(self, breaking):
         breaking(MemoryError("no room"), in_step=False)
@@ -142,7 +173,7 @@ class TestMemory:
         assert reports.of("failed") == [
             {"method": "broken", "status": "oom", "detail": "MemoryError: no room"}
         ]
-        assert [f["method"] for f in reports.of("memory")] == ["base", "base", "backprop"]
+        assert [f["method"] for f in reports.of("memory")] == ["base", *["base"] * 5, *["backprop"] * 5]
 
 
 class TestTuning:

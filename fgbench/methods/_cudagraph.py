@@ -1,0 +1,110 @@
+"""CUDA graphs: a step captured whole, random numbers included, and replayed as one launch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fgbench.methods import Batch, Part, Step
+
+WARM_UP_CALLS = 3  # before a capture: kernels chosen, workspaces and autograd's buffers made
+
+
+class Graph:
+    """A function of tensors as one CUDA graph for each of their shapes."""
+
+    def __init__(
+        self,
+        function: Callable[..., Any],
+        kept: Callable[[], Sequence[Tensor]],
+        generators: Sequence[torch.Generator] = (),
+    ) -> None:
+        """`kept` gives what the function writes to: calls before the capture must leave it as it was.
+
+        `generators` are those that it draws from besides the device's own: registered, so that each
+        replay draws on from where the last one ended.
+        """
+        self.function, self.kept, self.generators = function, kept, generators
+        self.captured: dict[tuple[torch.Size, ...], tuple[torch.cuda.CUDAGraph, list[Tensor], Any]] = {}
+
+    def __call__(self, *tensors: Tensor) -> Any:
+        """Replay on these tensors; what it gives is overwritten by the next call."""
+        shapes = tuple(t.shape for t in tensors)
+        if shapes not in self.captured:
+            self.captured[shapes] = self._capture(tensors)
+        graph, inputs, output = self.captured[shapes]
+        for own, given in zip(inputs, tensors, strict=True):
+            own.copy_(given)
+        graph.replay()
+        return output
+
+    def _capture(self, tensors: Sequence[Tensor]) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Any]:
+        inputs = [t.detach().clone() for t in tensors]
+        self._warm_up(inputs)
+        graph = torch.cuda.CUDAGraph()
+        for generator in self.generators:
+            graph.register_generator_state(generator)
+        with torch.cuda.graph(graph):
+            output = self.function(*inputs)
+        return graph, inputs, output
+
+    def _warm_up(self, inputs: Sequence[Tensor]) -> None:
+        """A few calls on a stream of their own, then everything as it was before them."""
+        device = inputs[0].device
+        before = {id(t): t.detach().clone() for t in self.kept()}
+        drawn = [g.get_state() for g in self.generators], torch.cuda.get_rng_state(device)
+        aside = torch.cuda.Stream(device)
+        aside.wait_stream(torch.cuda.current_stream(device))
+        with torch.cuda.stream(aside):
+            for _ in range(WARM_UP_CALLS):
+                self.function(*inputs)
+        torch.cuda.current_stream(device).wait_stream(aside)
+        with torch.no_grad():
+            for tensor in self.kept():
+                # An optimiser's state that was not there before begins at zero.
+                tensor.copy_(before[id(tensor)]) if id(tensor) in before else tensor.zero_()
+        for generator, state in zip(self.generators, drawn[0], strict=True):
+            generator.set_state(state)
+        torch.cuda.set_rng_state(drawn[1], device)
+
+
+class CapturedStep(Step):
+    """Another step, as one graph for each learning rate, which is a constant in it."""
+
+    def __init__(self, step: Step, model: nn.Module) -> None:
+        self.step, self.model = step, model
+        self.parameters, self.tolerance = step.parameters, step.tolerance  # type: ignore[misc]
+        self.optimizer = step.optimizer
+        self.graphs: dict[float, Graph] = {}
+
+    def parts(self, batch: Batch, learning_rate: float) -> dict[str, Part]:
+        """One part: the replay."""
+        return {"step": partial(self._replay, batch, learning_rate)}
+
+    def _replay(self, batch: Batch, learning_rate: float) -> None:
+        if learning_rate not in self.graphs:
+            self.graphs[learning_rate] = Graph(
+                lambda x, y: self.step((x, y), learning_rate), self._kept, self.generators()
+            )
+        self.value = self.graphs[learning_rate](*batch)
+
+    def _kept(self) -> list[Tensor]:
+        state = self.optimizer.state.values() if self.optimizer else ()
+        own = [v for values in state for v in values.values() if isinstance(v, Tensor)]
+        return [*self.model.parameters(), *self.model.buffers(), *own]
+
+    def expected(self, gradient: Sequence[Tensor], model: nn.Module, batch: Batch) -> list[Tensor]:
+        """What the captured step says: its tangents are those of the last replay."""
+        return self.step.expected(gradient, model, batch)
+
+    def generators(self) -> list[torch.Generator]:
+        """Those of the captured step."""
+        return self.step.generators()
+
+    def notes(self) -> list[str]:
+        """Those of the captured step."""
+        return self.step.notes()

@@ -1,0 +1,178 @@
+"""What a reader should doubt: every warning with its figure and what would help."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+
+import pandas as pd
+from scipy import stats
+
+from fgbench.measurement.interleave import WARM_UP_TOLERANCE, WARM_UP_WINDOW, steady
+from fgbench.report.figures import interval, missing, number
+from fgbench.summary.ratios import ALONE_ROLE
+
+AA_TOLERANCE = 0.05  # an A/A ratio further off than this makes any other of the group doubtful
+FEW_SEEDS = 3
+DRIFT = 0.05  # of step times over a process
+SLOT_EFFECT, SLOT_CHANCE = 0.01, 0.001  # of a place in the round, and its chance if places were alike
+OUTLIER, OUTLIER_SHARE = 1.5, 0.05  # times its arm's median, and the share of blocks that is worth a line
+THROTTLED_SHARE = 0.05  # of blocks
+LAUNCH_BOUND = 0.9  # of a block's time passed when the last of its work was queued
+ARM = ["group", "role", "method", "process"]
+
+
+def doubts(summary: pd.DataFrame, ratios: pd.DataFrame, samples: pd.DataFrame) -> list[str]:
+    """Sentences.
+
+    Args:
+        summary: a row a method of a group.
+        ratios: rows of ratios.csv, the A/A repeats among them.
+        samples: rows of samples.csv.
+    """
+    timed = samples[~samples["warm_up"].astype(bool) & (samples["role"] != ALONE_ROLE)]
+    return [
+        *_aa_doubts(ratios[ratios["role"] == "aa"]),
+        *_precision_doubts(summary),
+        *_warm_up_doubts(samples[samples["role"] != ALONE_ROLE]),
+        *_timing_doubts(timed),
+        *_launch_doubts(summary),
+        *_alone_doubts(ratios),
+        *_seed_doubts(summary),
+        *_status_doubts(summary),
+    ]
+
+
+def off_by(aa: pd.DataFrame) -> float:
+    """How far the A/A ratio is from 1; 0 where there is none."""
+    ratios = aa["ratio"].dropna()
+    return float(abs(ratios - 1).max()) if len(ratios) else 0.0
+
+
+def _aa_doubts(aa: pd.DataFrame) -> Iterator[str]:
+    for _, row in aa.iterrows():
+        if off_by(row.to_frame().T) > AA_TOLERANCE:
+            yield (
+                f"{row['group']}: {row['reference']} against itself came out at {row['ratio']:.3f}, not 1: "
+                "this machine is too noisy now; close other programs or raise --processes."
+            )
+
+
+def _precision_doubts(summary: pd.DataFrame) -> Iterator[str]:
+    for _, row in summary.iterrows():
+        if row["stopped"] == "time" and not missing(row["ratio_low"]) and row["method"] != row["reference"]:
+            half = (row["ratio_high"] - row["ratio_low"]) / 2 / row["ratio"]
+            yield (
+                f"{row['group']}, {row['method']}: time ran out at ±{half:.1%} of the ratio; "
+                "raise --max-measure-seconds for the precision asked for."
+            )
+
+
+def _warm_up_doubts(samples: pd.DataFrame) -> Iterator[str]:
+    """Warm-ups that ended because their time did, not because every arm was steady."""
+    warm = samples[samples["warm_up"].astype(bool)].sort_values("round")
+    for group, rows in warm.groupby("group", sort=False):
+        ends = {
+            process: steady([list(s) for _, s in own.groupby(["role", "method"])["seconds"]])
+            for process, own in rows.groupby("process")
+        }
+        cut = sum(not end for end in ends.values())
+        if cut:
+            yield (
+                f"{group}: in {cut} of {len(ends)} processes the warm-up's time was up before the medians of "
+                f"{WARM_UP_WINDOW} rounds agreed within {WARM_UP_TOLERANCE:.0%}; raise --max-measure-seconds."
+            )
+
+
+def _timing_doubts(timed: pd.DataFrame) -> Iterator[str]:
+    for group, rows in timed.groupby("group", sort=False):
+        middle = rows.groupby(ARM)["seconds"].transform("median")
+        off = (rows["seconds"] / middle).map(math.log)
+        yield from (f"{group}: {text}" for text in _drift(rows, off))
+        yield from (f"{group}: {text}" for text in _slots(rows, off))
+        yield from (f"{group}: {text}" for text in _outliers(rows, middle))
+        yield from (f"{group}: {text}" for text in _throttling(rows))
+
+
+def _launch_doubts(summary: pd.DataFrame) -> Iterator[str]:
+    for _, row in summary[summary["enqueue_share"] > LAUNCH_BOUND].iterrows():
+        yield (
+            f"{row['group']}, {row['method']} is launch-bound: {row['enqueue_share']:.0%} of a block's time "
+            "had passed when its last work was queued, so that R measures Python, not the GPU; try --exec "
+            "cudagraph or a larger --batch."
+        )
+
+
+def _drift(rows: pd.DataFrame, off: pd.Series) -> Iterator[str]:
+    place = rows["round"] / rows.groupby("process")["round"].transform("max").clip(lower=1)
+    first, last = off[place < 1 / 3], off[place > 2 / 3]
+    if len(first) and len(last) and abs(change := float(last.median() - first.median())) > DRIFT:
+        yield (
+            f"steps got {abs(change):.0%} {'slower' if change > 0 else 'faster'} from the first to the last "
+            "third of a process; ratios within a round hardly feel it, R and seconds do: let the machine "
+            "cool, or close what came and went."
+        )
+
+
+def _slots(rows: pd.DataFrame, off: pd.Series) -> Iterator[str]:
+    for position, own in off.groupby(rows["position"]):
+        slower = int((own > 0).sum())
+        effect = float(own.median())
+        chance = stats.binomtest(slower, len(own)).pvalue * rows["position"].nunique()
+        if abs(effect) > SLOT_EFFECT and chance < SLOT_CHANCE:
+            yield (
+                f"blocks at place {int(position) + 1} of a round take {abs(effect):.1%} "  # type: ignore[call-overload]
+                f"{'longer' if effect > 0 else 'less'} than elsewhere; the order is balanced, so that it "
+                "widens intervals and moves no ratio."
+            )
+
+
+def _outliers(rows: pd.DataFrame, middle: pd.Series) -> Iterator[str]:
+    times = rows["seconds"] / middle
+    share = float((times > OUTLIER).mean())
+    if share > OUTLIER_SHARE:
+        yield (
+            f"{share:.0%} of blocks took over {OUTLIER:g} times their median, the longest {times.max():.1f} "
+            "times; all are in the file, and medians bear them: close other programs."
+        )
+
+
+def _throttling(rows: pd.DataFrame) -> Iterator[str]:
+    told = rows["throttle"].dropna()
+    throttled = told[told != ""]
+    if len(told) and len(throttled) / len(told) > THROTTLED_SHARE:
+        clocks = rows["sm_clock_mhz"].dropna()
+        span = f", at {clocks.min():.0f} to {clocks.max():.0f} MHz" if len(clocks) else ""
+        yield (
+            f"the GPU was throttled in {len(throttled) / len(told):.0%} of blocks "
+            f"({', '.join(sorted(set(throttled)))}){span}: that is how it trains for long, but another "
+            "machine, or a cooler one, may give other ratios."
+        )
+
+
+def _alone_doubts(ratios: pd.DataFrame) -> Iterator[str]:
+    for _, row in ratios[ratios["role"] == "method"].iterrows():
+        if missing(row["r_alone_low"]) or missing(row["r_low"]):
+            continue
+        alone = row["r_alone"], row["r_alone_low"], row["r_alone_high"]
+        beside = row["r"], row["r_low"], row["r_high"]
+        if row["r_alone_low"] > row["r_high"] or row["r_alone_high"] < row["r_low"]:
+            yield (
+                f"{row['group']}, {row['method']}: alone its R is {number(*alone)} {interval(*alone)}, "
+                f"interleaved {number(*beside)} {interval(*beside)}. Both are true: caches, clocks or power "
+                "differ when other work comes between."
+            )
+
+
+def _seed_doubts(summary: pd.DataFrame) -> Iterator[str]:
+    runs = summary["runs"].dropna()
+    if len(runs) and runs.max() < FEW_SEEDS:
+        yield (
+            f"{int(runs.max())} seed{'s are' if runs.max() > 1 else ' is'} few for a time to target; "
+            f"--seeds {FEW_SEEDS} or more narrows its interval."
+        )
+
+
+def _status_doubts(summary: pd.DataFrame) -> Iterator[str]:
+    for _, row in summary[summary["status"] != "ok"].iterrows():
+        yield f"{row['group']}, {row['method']}: {row['status']} (jobs.csv has the details)."

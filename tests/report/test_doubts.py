@@ -1,0 +1,115 @@
+"""Doubts: each is said with its figure where it is due, and only there."""
+
+from __future__ import annotations
+
+import random
+
+import pandas as pd
+import pytest
+
+from fgbench.report.doubts import doubts
+from tests.report.made_up import group, ratio_rows, samples
+
+ROUNDS = 40
+
+
+def steady(**changes: object) -> list[dict[str, object]]:
+    """A process of two arms, each in both places equally often, with a hundredth of noise."""
+    rng = random.Random(1)
+    return [
+        {"method": m, "round": n, "position": (i + n) % 2, "seconds": rng.gauss(1.0, 0.01), **changes}
+        for n in range(ROUNDS)
+        for i, m in enumerate(("backprop", "forward"))
+    ]
+
+
+def said(
+    summary: pd.DataFrame | None = None,
+    ratios: pd.DataFrame | None = None,
+    blocks: list[dict[str, object]] | None = None,
+) -> list[str]:
+    none = ratio_rows()
+    return doubts(
+        group() if summary is None else summary, none if ratios is None else ratios, samples(*(blocks or ()))
+    )
+
+
+def test_a_steady_run_leaves_no_doubt() -> None:
+    assert (
+        said(ratios=ratio_rows({}, {"role": "aa", "method": "backprop", "ratio": 1.02}), blocks=steady())
+        == []
+    )
+
+
+def test_a_reference_that_differs_from_itself_is_a_warning_with_its_figure() -> None:
+    (doubt,) = said(ratios=ratio_rows({"role": "aa", "method": "backprop", "ratio": 1.12}))
+    assert "1.120" in doubt
+
+
+def test_time_that_ran_out_is_a_warning_with_the_width_reached() -> None:
+    (doubt,) = said(group(stopped="time", ratio=2.0, ratio_low=1.8, ratio_high=2.2))
+    assert "±10.0%" in doubt
+    assert "--max-measure-seconds" in doubt
+
+
+def test_a_job_that_failed_is_a_warning() -> None:
+    (doubt,) = said(group(status="2 diverged"))
+    assert "2 diverged" in doubt
+
+
+def test_a_warm_up_cut_short_is_told_from_one_that_ended_by_evidence() -> None:
+    falling = [{"round": n, "warm_up": True, "seconds": 2.0 - 0.2 * n} for n in range(8)]
+    level = [{"round": n, "warm_up": True, "seconds": 1.0, "process": 1} for n in range(8)]
+    (doubt,) = said(blocks=falling + level)
+    assert "in 1 of 2 processes" in doubt
+    assert said(blocks=level) == []
+
+
+@pytest.mark.parametrize(("slope", "word"), [(0.2, "slower"), (-0.2, "faster")])
+def test_drift_is_said_with_its_size_and_direction(slope: float, word: str) -> None:
+    drifting = [{**b, "seconds": 1 + slope * b["round"] / ROUNDS} for b in steady()]  # type: ignore[operator]
+    (doubt,) = said(blocks=drifting)
+    assert f"{word} from the first to the last" in doubt
+    assert "1" in doubt.split("%")[0]
+
+
+def test_a_place_in_the_round_that_costs_time_is_said() -> None:
+    slow = [{**b, "seconds": b["seconds"] * (1.03 if b["position"] else 1.0)} for b in steady()]  # type: ignore[operator]
+    found = said(blocks=slow)
+    assert any("place 2 of a round" in doubt and "longer" in doubt for doubt in found)
+
+
+def test_outliers_are_counted_and_kept() -> None:
+    rare = steady()
+    rare[3]["seconds"] = 4.0
+    assert said(blocks=rare) == [], "one slow block of eighty is no news"
+    for block in rare[::8]:
+        block["seconds"] = 4.0
+    (doubt,) = said(blocks=rare)
+    assert "over 1.5 times their median" in doubt
+    assert "4.0" in doubt
+
+
+def test_throttling_is_said_with_reason_share_and_clocks() -> None:
+    cool = steady(throttle="", sm_clock_mhz=1980.0)
+    assert said(blocks=cool) == []
+    hot = [{**b, "throttle": "power", "sm_clock_mhz": 1400.0} if b["round"] > 29 else b for b in cool]  # type: ignore[operator]
+    (doubt,) = said(blocks=hot)
+    for part in ("25% of blocks", "(power)", "1400 to 1980 MHz"):
+        assert part in doubt
+
+
+def test_a_cell_that_waits_for_the_host_is_called_launch_bound() -> None:
+    summary = group(enqueue_share=0.97)
+    (doubt,) = said(summary)
+    assert "forward is launch-bound: 97%" in doubt
+    assert said(group(enqueue_share=0.5)) == []
+
+
+@pytest.mark.parametrize(("low", "high", "differs"), [(3.2, 3.4, True), (2.6, 2.8, True), (3.0, 3.3, False)])
+def test_alone_and_interleaved_that_disagree_are_both_shown(low: float, high: float, differs: bool) -> None:
+    alone = {"r_alone": (low + high) / 2, "r_alone_low": low, "r_alone_high": high}
+    found = said(ratios=ratio_rows(alone))
+    assert len(found) == differs
+    if differs:
+        assert "[2.9, 3.1]" in found[0] or "[2.90, 3.10]" in found[0]
