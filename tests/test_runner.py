@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -15,97 +15,7 @@ from fgbench.runner import FIRST_SEED, SEARCH_SEED, run_plan
 from fgbench.store.run_folder import RunFolder, find_runs
 from fgbench.worker.client import WorkerDiedError
 from tests.builders import Recorder, config, run_folder, tiny_group
-
-Events = Iterator[dict[str, Any]]
-BUILT = {"event": "built", "parameters": 9, "weights_hash": "w", "batches_hash": "b"}
-SECONDS = {"base": 1.0, "backprop": 4.0, "forward": 6.0}
-
-
-def event(name: str, **facts: Any) -> dict[str, Any]:
-    return {"event": name, **facts}
-
-
-def round_of(
-    request: dict[str, Any], number: int, warm_up: bool = False, factor: float = 1.0
-) -> dict[str, Any]:
-    arms = ["base", *request["methods"], "aa"]
-    return event(
-        "samples",
-        samples=[
-            {
-                "arm": arm,
-                "round": number,
-                "position": position,
-                "warm_up": warm_up,
-                "steps": 2,
-                "seconds": SECONDS.get(arm, 4.0) * (factor if arm == "forward" else 1.0),
-                "device_seconds": None,
-            }
-            for position, arm in enumerate(arms)
-        ],
-    )
-
-
-def point(method: str, iteration: int, loss: float) -> dict[str, Any]:
-    return event(
-        "point",
-        method=method,
-        iteration=iteration,
-        train_seconds=0.01 * iteration,
-        evaluation_seconds=0.0,
-        train_loss=loss,
-        validation_loss=loss,
-        validation_accuracy=0.5,
-    )
-
-
-class Script:
-    """Stands for `work`: a worker for each phase, of which a test replaces one."""
-
-    def __init__(self, **replaced: Callable[[dict[str, Any]], Events]) -> None:
-        self.phases = {"time": self.time, "memory": self.memory, "tune": self.tune, "train": self.train}
-        self.phases |= replaced
-        self.requests: list[dict[str, Any]] = []
-
-    def __call__(self, request: dict[str, Any]) -> Events:
-        self.requests.append(request)
-        yield dict(BUILT)
-        yield from self.phases[request["phase"]](request)
-
-    def time(self, request: dict[str, Any]) -> Events:
-        yield round_of(request, 0, warm_up=True, factor=30.0)
-        yield event("rounds", rounds=6)
-        for number in range(6):
-            yield round_of(request, number)
-
-    def memory(self, request: dict[str, Any]) -> Events:
-        for method in ("base", *request["methods"]):
-            yield event("memory", method=method, kind="peak_allocated", bytes=1000)
-
-    def tune(self, request: dict[str, Any]) -> Events:
-        yield event("grid", every=10)
-        for method in request["methods"] if request["searched"] else ():
-            for rate, full in ((0.1, False), (0.1, True), (0.0316, True)):
-                yield event(
-                    "trial",
-                    method=method,
-                    seed=request["seed"],
-                    learning_rate=rate,
-                    full=full,
-                    train_seconds=0.1,
-                    iterations=10,
-                    validation_loss=1.0,
-                    status="ok",
-                )
-            yield event("tuned", method=method, learning_rate=0.0316)
-
-    def train(self, request: dict[str, Any]) -> Events:
-        for number, loss in enumerate((3.0, 1.0, 1.0, 1.0)):
-            for method in request["learning_rates"]:
-                yield point(method, 10 * number, loss)
-
-    def of_phase(self, phase: str) -> list[dict[str, Any]]:
-        return [request for request in self.requests if request["phase"] == phase]
+from tests.scripted import Events, Script, event, point, round_of
 
 
 @dataclasses.dataclass
