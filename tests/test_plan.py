@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import sys
 from typing import ClassVar
 
@@ -10,8 +11,8 @@ import pytest
 import torch
 
 from fgbench import architectures
-from fgbench.errors import UsageError
-from fgbench.plan import Group, contract, make_plan, resolve_device, resolve_threads
+from fgbench.errors import ResultsError, UsageError
+from fgbench.plan import Config, Group, contract, make_plan, resolve_device, resolve_threads
 from tests.builders import TINY_DATA, config, tiny_group
 
 ENVIRONMENT = {"device_name": "a processor", "libraries": {"torch": "2.15.1"}, "load_1min": 0.3}
@@ -81,6 +82,12 @@ class TestBadInput:
             ({"dtype": "float16"}, "--dtype float16: must be one of float32, float64, bfloat16"),
             ({"device": "cuda:99"}, "--device cuda:99: not on this machine, torch sees cpu"),
             ({"device": "tpu"}, "--device tpu: not on this machine"),
+            ({"dtype": "tf32"}, "--dtype tf32: only a GPU rounds to TF32"),
+            ({"execution": "fast"}, "--exec fast: must be one of eager, compile, cudagraph, best"),
+            ({"execution": "cudagraph"}, "--exec cudagraph: needs a GPU, and this is cpu"),
+            ({"shard": "3/2"}, "--shard 3/2: must be i/n"),
+            ({"shard": "1"}, "--shard 1: must be i/n"),
+            ({"shard": "2/2"}, "--shard 2/2: the grid has only 1 groups"),
             ({"time": False, "train": False}, "leave nothing to do together"),
             ({"archs": ("cnn",), "dataset": "synthetic:shape=1x3x3"}, "cnn needs images"),
         ],
@@ -170,6 +177,21 @@ class TestGrid:
 
     def test_a_depth_given_twice_is_one_group(self):
         assert len(make_plan(config(depths=(1, 1))).groups) == 1
+
+    @pytest.mark.parametrize("count", [1, 2, 3, 5])
+    def test_shards_are_the_grid_each_group_in_one(self, count):
+        grid = {"archs": ("mlp", "cnn"), "depths": (1, 2, 3), "width": 4}
+        shards = [make_plan(config(**grid, shard=f"{i}/{count}")).groups for i in range(1, count + 1)]
+        groups = [group for shard in shards for group in shard]
+        assert len(groups) == len(set(groups)) == 6
+        assert max(map(len, shards)) - min(map(len, shards)) <= 1
+
+    def test_a_config_is_read_back_from_the_facts_it_was_stored_as(self):
+        asked = config(depths=(1, 2), isolated=True, shard="1/2")
+        stored = json.loads(json.dumps(dataclasses.asdict(asked)))
+        assert Config.from_facts(stored) == asked
+        with pytest.raises(ResultsError, match="not this version's"):
+            Config.from_facts({**stored, "colour": "red"})
 
     def test_where_nothing_is_asked_for_it_is_the_architectures_own(self):
         (group,) = make_plan(config(archs=("logreg",), depths=None, width=None)).groups

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 import pytest
 
 from fgbench import runner
@@ -170,6 +171,36 @@ class TestHowManyProcesses:
     def test_a_method_alone_needs_no_more(self, ran):
         done = ran(self.factors(1.0, 3.0), processes=2, methods=("backprop",))
         assert len(done.script.of_phase("time")) == 2
+
+
+class TestModes:
+    def test_each_method_and_the_base_run_in_the_mode_that_was_found(self, ran):
+        done = ran(execution="best", isolated=True)
+        found = {"base": "compile", "backprop": "eager", "forward": "eager"}
+        for phase in ("time", "alone", "memory", "tune", "train"):
+            assert all(r["executions"] == found for r in done.script.of_phase(phase)), phase
+        assert {j["execution"] for j in done.rows("jobs") if j["phase"] == "time"} == {"eager"}
+        assert len(done.rows("modes")) == 6
+
+    def test_without_best_none_is_looked_for(self, ran):
+        done = ran(execution="compile")
+        assert not done.script.of_phase("modes")
+        assert {j["execution"] for j in done.rows("jobs")} == {tiny_group().execution}
+
+
+class TestAlone:
+    def test_the_base_and_every_method_has_a_process_of_its_own_in_each_round_of_processes(self, ran):
+        done = ran(isolated=True, processes=2)
+        asked = [(r["process"], r["alone"]) for r in done.script.of_phase("alone")]
+        assert sorted(asked) == sorted((p, a) for p in (0, 1) for a in ("base", "backprop", "forward"))
+        rows = {(r["role"], r["method"]): r for r in done.rows("ratios")}
+        assert rows["method", "forward"]["r_alone"] == pytest.approx(6.0)
+        assert rows["method", "forward"]["rounds"] == 12, "what is timed alone is in no other figure"
+
+    def test_only_where_it_is_asked_for(self, ran):
+        done = ran()
+        assert not done.script.of_phase("alone")
+        assert all(pd.isna(r["r_alone"]) for r in done.rows("ratios"))
 
 
 class TestFailures:

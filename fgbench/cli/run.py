@@ -234,6 +234,8 @@ def run(
         _show_plan(plan)
         return
     folder, contracts = _new_run(plan, out)
+    if like is not None:
+        _note_what_differs(like, contracts)
     _run(plan, folder, contracts, json_)
 
 
@@ -260,6 +262,20 @@ def _like(path: Path, asked: Config, given: set[str]) -> Config:
     fields = {field for option in given for field in FIELDS.get(option, (option,))}
     known = {field.name for field in dataclasses.fields(Config)}
     return dataclasses.replace(stored, **{field: getattr(asked, field) for field in fields & known})
+
+
+def _note_what_differs(like: Path, contracts: dict[str, str]) -> None:
+    """Say which groups of the stored run are not measured as they were."""
+    from fgbench.store.run_folder import RunFolder
+
+    stored = {group["name"]: group["contract"] for group in RunFolder.open(like).facts()["groups"]}
+    other = [name for name, contract in contracts.items() if contract != stored.get(name)]
+    if other:
+        print(
+            f"fgbench: --like {like}: {', '.join(other)} is not what was measured there: an option, the "
+            "device, the threads, torch or the model's code differ.",
+            file=sys.stderr,
+        )
 
 
 def _resume(path: Path, as_json: bool, dry_run: bool) -> None:

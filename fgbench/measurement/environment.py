@@ -9,7 +9,10 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-LIBRARIES = ("torch", "torchvision", "numpy", "scipy", "pandas", "scikit-learn", "matplotlib")
+LIBRARIES = (
+    *("torch", "torchvision", "numpy", "scipy", "pandas", "scikit-learn", "matplotlib"),
+    *("triton", "nvidia-ml-py"),
+)
 
 
 def describe_environment(device: str, threads: int) -> dict[str, Any]:
@@ -33,6 +36,13 @@ def describe_environment(device: str, threads: int) -> dict[str, Any]:
         "platform": platform.platform(),
         "python": platform.python_version(),
         "libraries": {name: library_version(name) for name in LIBRARIES},
+        "torch_build": {
+            "git": torch.version.git_version,
+            "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+            "mkl": torch.backends.mkl.is_available(),
+            "mkldnn": torch.backends.mkldnn.is_available(),
+        },
+        "gpu": _gpu(device) if device.startswith("cuda") else None,
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version() if torch.cuda.is_available() else None,
         "driver": _driver() if torch.cuda.is_available() else None,
@@ -63,6 +73,17 @@ def cpu_name() -> str:
         if line.startswith("model name"):
             return line.partition(":")[2].strip()
     return platform.processor() or platform.machine()
+
+
+def _gpu(device: str) -> dict[str, Any]:
+    import torch
+
+    found = torch.cuda.get_device_properties(device)
+    return {
+        "memory_bytes": found.total_memory,
+        "capability": f"{found.major}.{found.minor}",
+        "multiprocessors": found.multi_processor_count,
+    }
 
 
 def _read(path: str) -> str | None:

@@ -12,9 +12,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import stats
+from scipy import optimize, stats
 
 CONFIDENCE = 0.95
+POWER = 0.8  # of finding what is said to be findable
 
 
 @dataclass(frozen=True)
@@ -162,3 +163,16 @@ def _jackknife(n: int, statistic: Callable[[Sequence[int]], float]) -> Estimate:
     error = math.sqrt((n - 1) * float(np.var(left_out)))
     reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * error
     return Estimate(whole, whole - reach, whole + reach)
+
+
+def detectable(error: float, degrees: int, power: float = POWER) -> float:
+    """The smallest difference that a t-interval leaves 0 out of with this power, by the noncentral t.
+
+    Args:
+        error: standard error of the mean, as `degrees` of freedom estimate it.
+        degrees: of freedom, at least 1.
+        power: chance of finding it.
+    """
+    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, degrees))
+    shift = optimize.brentq(lambda d: stats.nct.sf(quantile, degrees, d) - power, 0, 10 * quantile)
+    return float(shift) * error

@@ -22,7 +22,13 @@ from scipy import stats
 
 from fgbench.errors import UsageError
 from fgbench.measurement.interleave import MINIMUM_ROUNDS
-from fgbench.measurement.statistics import CONFIDENCE, Estimate, mean_interval, median_interval
+from fgbench.measurement.statistics import (
+    CONFIDENCE,
+    Estimate,
+    detectable,
+    mean_interval,
+    median_interval,
+)
 from fgbench.store.csv_table import replace_text
 from fgbench.worker.client import work
 
@@ -30,7 +36,6 @@ UNITS = 20  # pieces of equal work in a step; one more is a difference of 5 %
 KNOWN = (UNITS + 1) / UNITS
 ARMS = {"a": UNITS, "b": UNITS, "c": UNITS, "d": UNITS, "e": UNITS + 1, "f": UNITS}
 PAIRS = (("b", "a"), ("d", "c"), ("e", "f"))  # disjoint: no arm is in two comparisons
-POWER = 0.8  # of finding the smallest difference that is said to be findable
 
 
 @dataclass(frozen=True)
@@ -164,10 +169,9 @@ def findings(comparisons: Sequence[Comparison]) -> Findings:
     bounds = stats.binomtest(covered, len(comparisons)).proportion_ci(CONFIDENCE)
     widths = [c.half_width for c in comparisons]
     processes = comparisons[0].processes
-    # The interval leaves out 1 with this power where the difference is its reach and a quantile more.
     quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, processes - 1))
     errors = [math.log(c.high / c.ratio) / quantile for c in comparisons]
-    reach = (quantile + float(stats.t.ppf(POWER, processes - 1))) * float(np.median(errors))
+    reach = detectable(float(np.sqrt(np.mean(np.square(errors)))), processes - 1)
     return Findings(
         len(comparisons),
         Estimate(covered / len(comparisons), float(bounds.low), float(bounds.high)),

@@ -115,6 +115,14 @@ def test_doctor_says_what_is_here_and_measures_the_noise() -> None:
     assert "torch" in said
 
 
+def test_doctor_compares_what_it_knows_and_stores_it(tmp_path: Path) -> None:
+    asked = ("--device", "cpu", "--threads", "1", "--noise", "--comparisons", "2", "--out", str(tmp_path))
+    done = fgbench_says("doctor", *asked)
+    assert done.returncode == 0, done.stderr
+    assert "smallest difference" in " ".join(done.stdout.split())
+    assert len((tmp_path / "noise.csv").read_text().splitlines()) == 1 + 3
+
+
 def test_a_run_leaves_every_table_and_prints_its_path(tiny_run: tuple[Path, str]) -> None:
     out, printed = tiny_run
     (run,) = find_runs(out)
@@ -271,7 +279,7 @@ def test_ctrl_c_saves_what_was_measured_and_exits_with_130(tmp_path: Path) -> No
     assert "forward" in printed
 
 
-@pytest.mark.parametrize("lines", [5, 23, 61])
+@pytest.mark.parametrize("lines", [5, 61])
 def test_kill_9_leaves_every_finished_row_readable(tmp_path: Path, lines: int) -> None:
     process = start_long_run(tmp_path)
     wait_for_samples(tmp_path, process, lines)
@@ -279,3 +287,53 @@ def test_kill_9_leaves_every_finished_row_readable(tmp_path: Path, lines: int) -
     process.communicate(timeout=60)
     (run,) = find_runs(tmp_path)
     assert len(run.read("samples")) >= lines
+
+
+def test_a_killed_run_is_resumed_and_one_that_changed_is_not(tmp_path: Path) -> None:
+    process = subprocess.Popen(
+        command("run", *TINY, "--out", str(tmp_path)), stderr=subprocess.PIPE, text=True
+    )
+    wait_for_samples(tmp_path, process, 30)
+    process.kill()
+    process.communicate(timeout=60)
+    (run,) = find_runs(tmp_path)
+    more = fgbench_says("run", "--resume", str(run.path), "--seeds", "9")
+    assert (more.returncode, "give no others" in more.stderr) == (2, True)
+    done = fgbench_says("run", "--resume", str(run.path))
+    assert done.returncode == 0, done.stderr
+    facts, jobs = run.facts(), run.read("jobs")
+    assert facts["status"] == "done"
+    assert len(facts["resumed"]) == 1
+    assert not jobs["job"].duplicated().any()
+    assert set(jobs["phase"]) == {"time", "memory", "tune", "train"}
+    assert not run.read("samples")[["method", "role", "process", "round", "warm_up"]].duplicated().any()
+    facts["groups"][0]["contract"] = "another"
+    (run.path / "run.json").write_text(json.dumps(facts))
+    refused = fgbench_says("run", "--resume", str(run.path))
+    assert (refused.returncode, "--like" in refused.stderr) == (2, True)
+
+
+def test_a_dry_run_shows_the_plan_and_writes_nothing(tmp_path: Path) -> None:
+    done = fgbench_says("run", "--depth", "1", "--depth", "2", "--dry-run", "--out", str(tmp_path / "no"))
+    assert "2 groups" in done.stdout
+    assert re.search(r"about \d+ min", done.stdout)
+    assert not (tmp_path / "no").exists()
+
+
+def test_shards_are_merged_and_a_run_is_repeated_like_another(tmp_path: Path) -> None:
+    quick = [*TINY, "--depth", "2", "--time-only", "--max-measure-seconds", "0.5"]
+    for index in (1, 2):
+        done = fgbench_says("run", *quick, "--shard", f"{index}/2", "--out", str(tmp_path / f"m{index}"))
+        assert done.returncode == 0, done.stderr
+    merged = fgbench_says("merge", *(str(tmp_path / f"m{i}") for i in (1, 2)), "--out", str(tmp_path / "all"))
+    assert merged.returncode == 0, merged.stderr
+    (whole,) = find_runs(tmp_path / "all")
+    assert {g["depth"] for g in whole.facts()["groups"]} == set(whole.read("jobs")["depth"]) == {1, 2}
+    again = fgbench_says(
+        "run", "--like", str(whole.path), "--depth", "1", "--batch", "32", "--out", str(tmp_path / "b")
+    )
+    assert again.returncode == 0, again.stderr
+    assert "is not what was measured there" in again.stderr
+    (run,) = find_runs(tmp_path / "b")
+    stored, repeated = whole.facts()["config"], run.facts()["config"]
+    assert {k for k in stored if stored[k] != repeated[k]} == {"depths", "batch"}

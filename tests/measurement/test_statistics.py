@@ -12,6 +12,7 @@ from scipy import stats
 
 from fgbench.measurement.statistics import (
     Estimate,
+    detectable,
     ert_interval,
     ert_ratio_interval,
     expected_running_time,
@@ -235,3 +236,15 @@ def test_exponentiated_is_exp_of_all_three():
     assert (found.value, found.low, found.high) == pytest.approx((1.0, math.exp(-1), math.e))
     assert Estimate(2.0, 1.5, 2.5).half_width == 0.25
     assert math.isnan(Estimate(2.0).half_width)
+
+
+@pytest.mark.parametrize(("processes", "power"), [(2, 0.8), (5, 0.8), (5, 0.95), (20, 0.5)])
+def test_what_is_detectable_is_detected_with_that_power(processes: int, power: float) -> None:
+    rng = np.random.default_rng(3)
+    truth = detectable(1 / math.sqrt(processes), processes - 1, power)
+    found = sum(
+        not estimate.low <= 0 <= estimate.high
+        for estimate in (mean_interval(list(rng.normal(truth, 1.0, processes))) for _ in range(1000))
+    )
+    # 1000 draws: four standard errors are at most 6 %.
+    assert found / 1000 == pytest.approx(power, abs=4 * math.sqrt(power * (1 - power) / 1000))

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from fgbench.errors import ResultsError
 from fgbench.store import csv_table
 from fgbench.store.csv_table import append_row, append_rows, read_table, replace_rows, replace_text
-from fgbench.store.schema import SCHEMA_VERSION, TABLES
+from fgbench.store.schema import ADDED, SCHEMA_VERSION, TABLES, headers
 
 CELLS = {
     "str": st.text(max_size=20)
@@ -250,3 +250,18 @@ def test_schema_has_units_in_its_names_and_known_types():
     for columns in TABLES.values():
         assert set(columns.values()) <= {"str", "int", "float", "bool"}
         assert columns["group"] == columns["method"] == "str"
+
+
+@pytest.mark.parametrize("table", sorted(ADDED[3]))
+def test_a_table_of_an_older_version_reads_with_what_it_lacks_missing(tmp_path, table):
+    older = headers(table)[-1]
+    path = tmp_path / f"{table}.csv"
+    values = {"str": "x", "int": "1", "float": "0.5", "bool": "1"}
+    path.write_text(",".join(older) + "\n" + ",".join(values[TABLES[table][c]] for c in older) + "\n")
+    found = read_table(path)
+    assert list(found.columns) == list(TABLES[table])
+    assert found[list(ADDED[3][table])].isna().all(axis=None)
+    assert found[older].notna().all(axis=None)
+    assert {c: str(t) for c, t in found.dtypes.items()} == {
+        c: str(t) for c, t in read_table(tmp_path / "absent" / f"{table}.csv").dtypes.items()
+    }

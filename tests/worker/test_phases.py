@@ -12,7 +12,14 @@ import torch
 from fgbench import methods
 from fgbench.worker.memory import measure_memory
 from fgbench.worker.reporting import LONGEST_DETAIL, failures_reported, report_failure
-from fgbench.worker.timing import MAXIMUM_ROUNDS, MINIMUM_ROUNDS, Problem, time_methods
+from fgbench.worker.timing import (
+    MAXIMUM_ROUNDS,
+    MINIMUM_ROUNDS,
+    Problem,
+    find_modes,
+    time_alone,
+    time_methods,
+)
 from fgbench.worker.training import LEAST_POINTS, POINTS, Pace, evaluation_grid, train, tune
 from tests.builders import tiny_matched
 
@@ -119,6 +126,40 @@ class TestTiming:
         (failed,) = self.timed().of("failed")
         assert (failed["method"], failed["status"]) == ("forward", "error")
         assert "Not timed" in failed["detail"]
+
+    def test_the_first_call_is_reported_and_what_the_wall_time_went_into(self):
+        reports = self.timed()
+        assert {f["method"] for f in reports.of("first_call")} == set(SPECS)
+        (spent,) = reports.of("spent")
+        assert spent["wall"] == pytest.approx(spent["timed"] + spent["lead_in"] + spent["harness"])
+
+    @pytest.mark.parametrize("spec", ["base", "forward"])
+    def test_alone_there_is_nothing_between(self, spec):
+        reports = Reports()
+        time_alone(problem(), spec, 0, 0.01, reports)
+        assert {s["arm"] for facts in reports.of("samples") for s in facts["samples"]} == {spec}
+
+    def test_alone_a_method_that_fails_is_reported(self, breaking):
+        breaking(MemoryError("no room"), in_step=False)
+        reports = Reports()
+        time_alone(problem(), "broken", 0, 0.01, reports)
+        assert reports.of("failed")[0]["status"] == "oom"
+        assert not reports.of("samples")
+
+    def test_the_mode_chosen_is_the_fastest_and_what_a_mode_refuses_is_said(self, monkeypatch):
+        monkeypatch.setattr("fgbench.worker.timing.MODES", {"cpu": ("eager", "compile")})
+        reports = Reports()
+        specs = ("backprop", "forward:structure=activity")
+        find_modes(problem(), specs, 0.05, reports)
+        modes = {(f["method"], f["execution"]): f for f in reports.of("mode")}
+        assert set(modes) == {(m, e) for m in ("base", *specs) for e in ("eager", "compile")}
+        refused = modes["forward:structure=activity", "compile"]
+        assert (refused["seconds"], refused["chosen"]) == (None, False)
+        assert "runs eagerly" in refused["detail"]
+        for method in ("base", *specs):
+            own = [f for f in modes.values() if f["method"] == method and f["seconds"]]
+            fastest = min(own, key=lambda f: f["seconds"])
+            assert [f for f in own if f["chosen"]] == [fastest]
 
     def test_the_model_is_left_as_it_was(self):
         one = problem()
