@@ -26,7 +26,7 @@ SETUP = (
 )
 FIGURES = (
     *("r", "r_low", "r_high", "ratio", "ratio_low", "ratio_high", "processes", "rounds"),
-    *("peak_bytes", "target_loss", "reached", "runs", "t", "t_low", "t_high"),
+    *("joules", "peak_bytes", "target_loss", "reached", "runs", "t", "t_low", "t_high"),
 )
 TABLES = ("jobs", "memory", "curves", "targets")
 

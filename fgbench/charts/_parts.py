@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from fgbench.charts._comparison import Comparison
@@ -95,6 +96,56 @@ def point(
         label=label,
         zorder=3,
     )
+
+
+def bars(ax: Axes, comparison: Comparison, column: str, text: Callable[[Any], str], unit: float = 1) -> None:
+    """A row a method of a single group: its bar in `unit`s, and its figure as `text` at the right."""
+    for place, method in enumerate(comparison.methods):
+        value = comparison.row(method)[column]
+        if missing(value):
+            beside(ax, place, "not measured")
+            continue
+        ax.barh(place, value / unit, height=0.5, color=comparison.looks[method].colour, label=method)
+        beside(ax, place, text(value))
+    name_rows(ax, comparison.methods)
+
+
+def stacked_bars(
+    figure: Figure,
+    ax: Axes,
+    stacks: Mapping[str, Mapping[str, float]],
+    shades: Mapping[str, str],
+    text: Callable[[float], str],
+) -> None:
+    """A row a method: its pieces end to end in the order of `shades`, named in a legend below.
+
+    Args:
+        figure: gets the legend.
+        ax: gets the bars.
+        stacks: by method, by piece, its size.
+        shades: a colour for each piece.
+        text: of a method's sum, at the right.
+    """
+    for place, pieces in enumerate(stacks.values()):
+        left = 0.0
+        for piece in (p for p in shades if p in pieces):
+            ax.barh(
+                place,
+                pieces[piece],
+                left=left,
+                height=0.5,
+                color=shades[piece],
+                edgecolor="white",
+                linewidth=0.6,
+            )
+            left += pieces[piece]
+        beside(ax, place, text(left))
+    name_rows(ax, list(stacks))
+    present = [piece for piece in shades if any(piece in pieces for pieces in stacks.values())]
+    for piece in present:
+        ax.barh([0], [0], color=shades[piece], label=piece)
+    ax.set_xlim(0, max(sum(pieces.values()) for pieces in stacks.values()) * 1.03)
+    figure.legend(loc="outside lower center", ncols=min(len(present), 5), frameon=False)
 
 
 def name_rows(ax: Axes, methods: Sequence[str]) -> None:

@@ -8,9 +8,9 @@ from matplotlib.figure import Figure
 
 from fgbench.charts import Chart
 from fgbench.charts._comparison import Comparison
-from fgbench.charts._parts import beside, failures, lines_by_depth, name_rows, reference_line, rows_height
+from fgbench.charts._parts import bars, failures, lines_by_depth, reference_line, rows_height
 from fgbench.charts._style import GREY, add_legend, height_over_legend, new_figure
-from fgbench.report.figures import missing, size
+from fgbench.report.figures import size
 
 UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))
 PARAMETERS = "parameters alone"
@@ -47,14 +47,7 @@ def _draw_lines(ax: Axes, comparison: Comparison, scale: int) -> None:
 
 
 def _draw_bars(ax: Axes, comparison: Comparison, scale: int) -> None:
-    for place, method in enumerate(comparison.methods):
-        value = comparison.row(method)["peak_bytes"]
-        if missing(value):
-            beside(ax, place, "not measured")
-            continue
-        ax.barh(place, value / scale, height=0.5, color=comparison.looks[method].colour, label=method)
-        beside(ax, place, size(value))
-    name_rows(ax, comparison.methods)
+    bars(ax, comparison, "peak_bytes", size, scale)
     for value in parameter_bytes(comparison):
         reference_line(ax, value / scale, PARAMETERS, vertical=True)
 

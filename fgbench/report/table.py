@@ -52,7 +52,7 @@ def _table(group: pd.DataFrame, parts: Sequence[Part]) -> Table:
 def _shown(group: pd.DataFrame) -> pd.Series:
     """The group's first row, with the first figure of each column where that row has none."""
     filled = group.bfill().iloc[0].copy()
-    filled["modes_differ"] = group["execution"].nunique() > 1
+    filled["modes_differ"] = group["mode"].nunique() > 1
     return filled
 
 
@@ -69,7 +69,7 @@ def _time_columns(shown: pd.Series) -> dict[str, Callable[[pd.Series], str]]:
         "R\nalone": lambda row: _figure(row, "r_alone"),
         f"ratio to\n{shown['reference']}": lambda row: _figure(row, "ratio"),
         "by rounds\nalone": _within,
-        "\nmode": lambda row: str(row["execution"]),
+        "\nmode": lambda row: NOTHING if missing(row["mode"]) else str(row["mode"]),
         "first\ncall": lambda row: seconds(row["first_call_seconds"]),
         "energy\na step": lambda row: joules(row["joules"]),
         "peak\nmemory": lambda row: size(row["peak_bytes"]),

@@ -36,7 +36,7 @@ RATIO_COLUMNS = (
 def summarise(run: RunFolder) -> pd.DataFrame:
     """A row for each method of each group of a run.
 
-    Columns: `group`, `method`, what the group is (`execution` is the method's own under `best`);
+    Columns: `group`, `method`, what the group is; `mode`, the method's own execution mode;
     `seconds` and `joules` per step, `first_call_seconds` (the slowest process's: compilation and all);
     `r`, `r_alone` (timed with nothing between), `ratio` (over the `reference`), `t` (expected seconds to
     the target), `t_ratio` and `n_ratio` (its factor in iterations), `validation_loss`, each with `_low`
@@ -100,8 +100,7 @@ def _step_cells(jobs: pd.DataFrame, samples: pd.DataFrame) -> dict[str, Any]:
         "first_call_seconds": None if pd.isna(first) else float(first),
         "enqueue_share": None if pd.isna(share) else float(share),
     }
-    mode = _first(jobs[jobs["phase"] != "modes"], "execution")
-    return cells | ({"execution": mode} if mode else {})
+    return cells | {"mode": _first(jobs[jobs["phase"] != "modes"], "execution")}
 
 
 def _target_cells(targets: pd.DataFrame, method: str, reference: str) -> dict[str, Any]:

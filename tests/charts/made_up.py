@@ -72,6 +72,13 @@ def ratio(method: str, depth: int) -> float:
     return r(method, depth) / r(METHODS[0], depth)
 
 
+def joules(method: str, depth: int) -> float:
+    return r(method, depth) * 0.05
+
+
+KINDS = {"parameters": 0.3, "gradients_and_tangents": 0.3, "activations_and_temporaries": 0.4}
+
+
 def peak_bytes(method: str, depth: int) -> int:
     return parameter_bytes(depth) + {METHODS[0]: 2, METHODS[1]: 3, METHODS[2]: 1}[method] * depth * 2**20
 
@@ -98,6 +105,7 @@ def ratio_rows(group: Group, methods: Sequence[str]) -> Iterator[dict[str, Any]]
             "processes": 5,
             "rounds": 40,
             "stopped": "precision",
+            "joules": joules(method, group.depth),
         }
 
 
@@ -106,6 +114,9 @@ def memory_rows(group: Group, methods: Sequence[str]) -> Iterator[dict[str, Any]
     for method in methods:
         peak = peak_bytes(method, group.depth)
         yield {"group": group.name, "method": method, "kind": "peak_allocated", "bytes": peak}
+        for kind, share in KINDS.items():
+            own = {"kind": f"peak_{kind}", "bytes": round(share * peak)}
+            yield {"group": group.name, "method": method, **own}
 
 
 def job_row(group: Group, method: str, seed: int) -> dict[str, Any]:

@@ -19,8 +19,8 @@ from tests.charts.made_up import METHODS, group
 from tests.charts.reading import colour
 
 NAMES = (
-    *("activations_by_depth", "loss_curves", "memory_by_depth", "parts_of_a_step", "ratio_by_depth"),
-    *("runtimes", "time_to_target"),
+    *("activations_by_depth", "energy", "loss_curves", "memory_by_depth", "memory_by_kind"),
+    *("parts_of_a_step", "ratio_by_depth", "runtimes", "time_to_target"),
 )
 
 
@@ -71,7 +71,7 @@ def test_absent_data_gives_a_reason_and_no_file(tmp_path: Path) -> None:
     assert drawn["loss_curves"] == charts.Drawn("loss_curves", reason="no training in these runs")
     assert drawn["time_to_target"].reason == "no training in these runs"
     written = {path.name.split("_mlp")[0] for path in (tmp_path / "out").iterdir()}
-    assert written == {"memory_by_depth", "parts_of_a_step", "ratio_by_depth", "runtimes"}
+    assert written == set(NAMES) - {"activations_by_depth", "loss_curves", "time_to_target"}
 
 
 def test_a_run_that_measured_nothing_leaves_every_chart_out(tmp_path: Path) -> None:
@@ -136,7 +136,8 @@ def test_two_runs_of_the_same_group_are_apart_and_named(tmp_path: Path) -> None:
 
 def test_a_method_has_one_colour_in_every_chart(tmp_path: Path, draw: Draw) -> None:
     run, depths = made_up.run(tmp_path, [group(8)]), made_up.run(tmp_path, [group(4), group(8)])
-    of_methods = [name for name in NAMES if name not in ("activations_by_depth", "parts_of_a_step")]
+    others = ("activations_by_depth", "memory_by_kind", "parts_of_a_step")
+    of_methods = [name for name in NAMES if name not in others]
     for method in METHODS[1:]:
         found = {colour(draw(name, run).axes[0], method) for name in of_methods}
         assert found == {colour(draw("activations_by_depth", depths).axes[0], method)}

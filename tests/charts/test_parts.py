@@ -36,6 +36,33 @@ def test_a_run_without_parts_has_no_such_chart(tmp_path: Path, draw: Draw) -> No
     assert draw("parts_of_a_step", made_up.run(tmp_path, [group(8)], timed=False)) == "no timing of parts"
 
 
+def test_bars_of_memory_are_its_kinds_and_add_up_to_the_peak(tmp_path: Path, draw: Draw) -> None:
+    figure = draw("memory_by_kind", made_up.run(tmp_path, [group(8)]))
+    (ax,) = figure.axes
+    for place, method in enumerate(METHODS):
+        widths = [p.get_width() for p in ax.patches if abs(p.get_y() + p.get_height() / 2 - place) < 0.1]
+        peak = made_up.peak_bytes(method, 8) / 2**20
+        assert sum(widths) == pytest.approx(peak, rel=1e-6)
+        assert max(widths) == pytest.approx(made_up.KINDS["activations_and_temporaries"] * peak, rel=1e-6)
+    names = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert names == ["parameters", "gradients and tangents", "activations and temporaries"]
+
+
+def test_energy_is_the_table_s(tmp_path: Path, draw: Draw) -> None:
+    figure = draw("energy", made_up.run(tmp_path, [group(4), group(8)]))
+    for method in METHODS:
+        assert y(figure.axes[0], method) == pytest.approx([made_up.joules(method, d) for d in (4, 8)])
+    (ax,) = draw("energy", made_up.run(tmp_path / "one", [group(8)])).axes
+    assert [p.get_width() for p in ax.patches] == pytest.approx([made_up.joules(m, 8) for m in METHODS])
+
+
+def test_without_a_gauge_there_is_no_chart_of_energy(tmp_path: Path, draw: Draw) -> None:
+    run = made_up.run(tmp_path, [group(8)])
+    rows = run.read("ratios").drop(columns="joules").astype(object)
+    run.replace("ratios", rows.where(rows.notna(), None).to_dict("records"))
+    assert str(draw("energy", run)).startswith("no energy")
+
+
 def test_memory_beyond_the_parameters(tmp_path: Path, draw: Draw) -> None:
     run = made_up.run(tmp_path, [group(4), group(8)])
     memory = run.read("memory")

@@ -18,6 +18,7 @@ REFERENCE: dict[str, Any] = {
     "device": "cpu",
     "threads": 2,
     "execution": "eager",
+    "mode": "eager",
     "device_name": "a processor",
     "method": "backprop",
     "reference": "backprop",
