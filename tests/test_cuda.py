@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import subprocess
 import sys
 
@@ -10,6 +11,7 @@ import torch
 
 from fgbench import methods, oracle
 from fgbench.architectures import build
+from fgbench.methods import Conditions
 from fgbench.store.run_folder import find_runs
 from fgbench.worker.matched import float32_precision
 from tests.builders import cross_entropy
@@ -27,6 +29,53 @@ def test_every_methods_step_is_what_reverse_mode_says(name, dtype, arch):
     x = torch.randn(32, 1, 8, 8, dtype=dtype, device="cuda")
     y = torch.randint(4, (32,), device="cuda")
     oracle.check_step(methods.find(name), model, cross_entropy, (x, y), seed=0)
+
+
+@pytest.mark.parametrize("name", ["backprop", "forward", "forward:structure=rank-one", "forward:tangents=4"])
+def test_a_captured_step_is_what_reverse_mode_says_and_draws_fresh_tangents(name):
+    """The oracle compares two replays too: their tangents have to differ."""
+    float32_precision("ieee")
+    model = build("mlp", 2, 64, (1, 8, 8), 4).to("cuda")
+    x, y = torch.randn(32, 1, 8, 8, device="cuda"), torch.randint(4, (32,), device="cuda")
+    oracle.check_step(
+        methods.find(name), model, cross_entropy, (x, y), seed=0, conditions=Conditions("cudagraph")
+    )
+
+
+def test_a_captured_step_trains_as_an_eager_one():
+    x, y = torch.randn(32, 1, 8, 8, device="cuda"), torch.randint(4, (32,), device="cuda")
+    one = build("mlp", 2, 64, (1, 8, 8), 4).to("cuda")
+    other = copy.deepcopy(one)
+    eager = methods.prepare(methods.find("backprop"), one, cross_entropy, 0)
+    graph = methods.prepare(methods.find("backprop"), other, cross_entropy, 0, Conditions("cudagraph"))
+    for _ in range(5):
+        torch.testing.assert_close(graph((x, y), 0.1), eager((x, y), 0.1))
+    for a, b in zip(one.parameters(), other.parameters(), strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_energy_and_clocks_reach_the_samples_and_kinds_add_up_to_the_peak(tmp_path):
+    tiny = [
+        "--depth",
+        "2",
+        "--width",
+        "512",
+        "--processes",
+        "2",
+        "--max-measure-seconds",
+        "6",
+        "--exec",
+        "best",
+    ]
+    command = [sys.executable, "-m", "fgbench", "run", *tiny, "--time-only", "--out", str(tmp_path)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=600)
+    assert done.returncode == 0, done.stderr
+    (run,) = find_runs(tmp_path)
+    assert set(run.read("modes")["execution"]) == {"eager", "compile", "cudagraph"}
+    assert run.read("samples")["sm_clock_mhz"].notna().all()
+    memory = run.read("memory").pivot_table(index="method", columns="kind", values="bytes")
+    kinds = [k for k in memory if k.startswith("peak_") and k not in ("peak_allocated", "peak_reserved")]
+    assert ((memory[kinds].sum(axis=1) / memory["peak_allocated"] - 1).abs() < 0.02).all()
 
 
 def test_a_run_has_both_clocks_and_both_kinds_of_memory(tmp_path):
