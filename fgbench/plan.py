@@ -27,7 +27,10 @@ class Config:
     """All that was asked for; the command line's options are its fields.
 
     Attributes, where the name does not say it: depths and width None mean the architecture's own;
-    learning_rate None means searched; precision is the wanted half-width of a ratio's interval as a
+    learning_rate None means searched, lr_decay shrinks it by exp(-lr_decay · i) at step i; target_loss
+    and target_accuracy hold several with commas; max_iterations and max_queries (evaluations of the
+    model, as a method counts its steps) end a training job too; evaluate_every None means found from
+    the methods' pace; precision is the wanted half-width of a ratio's interval as a
     share; max_measure_seconds is for one group's timing over all its processes; max_train_seconds is
     for one training job; isolated also times every method alone; shard is `i/n`, or empty for all groups.
     """
@@ -56,6 +59,11 @@ class Config:
     train: bool = True
     isolated: bool = False
     shard: str = ""
+    lr_decay: float = 0.0
+    target_accuracy: str = ""
+    max_iterations: int | None = None
+    max_queries: int | None = None
+    evaluate_every: int | None = None
 
     @classmethod
     def from_facts(cls, facts: dict[str, Any]) -> Config:
@@ -264,6 +272,13 @@ def _check_numbers(config: Config) -> None:
     _positive("--precision", config.precision)
     if config.learning_rate is not None:
         _positive("--lr", config.learning_rate)
+    if not 0 <= config.lr_decay < float("inf"):
+        raise UsageError(f"--lr-decay {config.lr_decay:g}: must be 0 or a positive number.")
+    if config.lr_decay and config.execution in ("cudagraph", BEST):
+        raise UsageError("--lr-decay: a CUDA graph holds one learning rate; take --exec eager or compile.")
+    for name in ("max_iterations", "max_queries", "evaluate_every"):
+        if (limit := getattr(config, name)) is not None:
+            _at_least(f"--{name.replace('_', '-')}", limit, 1)
     if config.dtype not in DTYPES:
         raise UsageError(f"--dtype {config.dtype}: must be one of {', '.join(DTYPES)}.")
     if not config.archs:
@@ -272,15 +287,20 @@ def _check_numbers(config: Config) -> None:
         raise UsageError("--method: name at least one method.")
     if not config.time and not config.train:
         raise UsageError("--time-only and --train-only leave nothing to do together: give one of them.")
-    if config.target_loss not in TARGET_WORDS:
-        try:
-            target = float(config.target_loss)
-        except ValueError:
-            words = ", ".join(TARGET_WORDS)
-            raise UsageError(
-                f"--target-loss {config.target_loss}: must be a number or one of {words}."
-            ) from None
-        _positive("--target-loss", target)
+    words = f"a number or one of {', '.join(TARGET_WORDS)}"
+    for asked in config.target_loss.split(","):
+        if asked not in TARGET_WORDS:
+            _positive("--target-loss", _number("--target-loss", asked, words))
+    for asked in config.target_accuracy.split(",") if config.target_accuracy else ():
+        if not 0 < _number("--target-accuracy", asked, "a number") <= 1:
+            raise UsageError(f"--target-accuracy {asked}: must be above 0 and at most 1.")
+
+
+def _number(name: str, asked: str, wanted: str) -> float:
+    try:
+        return float(asked)
+    except ValueError:
+        raise UsageError(f"{name} {asked}: must be {wanted}.") from None
 
 
 def _at_least(name: str, value: int, least: int) -> None:

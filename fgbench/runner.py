@@ -10,6 +10,7 @@ from typing import Any, Protocol
 
 import pandas as pd
 
+from fgbench import methods
 from fgbench.measurement.lock import timing_lock
 from fgbench.measurement.statistics import two_stage_size
 from fgbench.plan import BEST, Group, Plan
@@ -17,7 +18,7 @@ from fgbench.store.recovery import ENDED_EARLY, Unit, leaves_out, recover
 from fgbench.store.run_folder import RunFolder
 from fgbench.summary.live import LiveRatios
 from fgbench.summary.ratios import AA_ROLE, ALONE_ROLE, BASE_ROLE, METHOD_ROLE, log_ratio_medians, ratios
-from fgbench.summary.targets import target_of, target_rows
+from fgbench.summary.targets import target_rows, targets_of
 from fgbench.training.search import TYPICAL_RUNS
 from fgbench.worker.client import WorkerDiedError, work
 
@@ -272,13 +273,14 @@ class GroupRun:
         text = "learning-rate search" if given is None else "pacing"
         self.watcher.phase(self.group, text, searching + STARTUP_SECONDS)
         with self._jobs("tune", self.methods, seed=SEARCH_SEED) as jobs:
-            request = {"seconds": config.max_train_seconds, "searched": given is None}
+            request = {"protocol": self._protocol(config.evaluate_every), "searched": given is None}
             for event in self._work("tune", jobs, SEARCH_SEED, **request):
                 match event.pop("event"):
                     case "grid":
                         every = event["every"]
-                        for job in jobs.values():
-                            job |= {"evaluate_every": every, "learning_rate": given}
+                        for spec, job in jobs.items():
+                            queries = event["queries"].get(spec)
+                            job |= {"evaluate_every": every, "learning_rate": given, "queries": queries}
                     case "trial":
                         self.folder.append("search", {"group": self.group.name, **event})
                         spent += event["train_seconds"]
@@ -328,9 +330,9 @@ class GroupRun:
         self.watcher.phase(self.group, text, len(rates) * seconds * (1 + EVALUATION_SHARE) + STARTUP_SECONDS)
         spent = dict.fromkeys(rates, 0.0)
         with self._jobs("train", list(rates), seed=seed, rates=rates) as jobs:
-            for job in jobs.values():
-                job["evaluate_every"] = every
-            request = {"seconds": seconds, "every": every, "learning_rates": rates}
+            for spec, job in jobs.items():
+                job |= {"evaluate_every": every, "queries": methods.find(spec).queries}
+            request = {"protocol": self._protocol(every), "learning_rates": rates}
             for event in self._work("train", jobs, seed, **request):
                 if event.pop("event") != "point":
                     continue
@@ -342,15 +344,25 @@ class GroupRun:
                     f"{text}, {event['method']}: validation loss {event['validation_loss']:.3g}",
                 )
 
+    def _protocol(self, every: int | None) -> dict[str, Any]:
+        """What a worker's `Protocol` is made of."""
+        config = self.plan.config
+        budget = {
+            "seconds": config.max_train_seconds,
+            "iterations": config.max_iterations,
+            "queries": config.max_queries,
+        }
+        return {"budget": budget, "decay": config.lr_decay, "every": every}
+
     def _store_targets(self) -> None:
-        curves = self._rows("curves")
+        curves, config = self._rows("curves"), self.plan.config
         if curves.empty:
             return
-        target = target_of(curves, self.plan.config.target_loss, self.plan.reference)
-        if target is None:
+        targets = targets_of(curves, config.target_loss, config.target_accuracy, self.plan.reference)
+        if not targets:
             self.watcher.note(f"{self.group.name}: no target: no run held a validation loss below its start.")
             return
-        self.folder.replace_group("targets", self.group.name, target_rows(curves, target))
+        self.folder.replace_group("targets", self.group.name, target_rows(curves, targets))
 
     # ---- jobs and workers
 

@@ -60,6 +60,7 @@ class Wrong(StockStep):
 @dataclass(frozen=True)
 class WrongMethod(Method):
     mistake: str = ""
+    queries = 1
     summary = source = "wrong on purpose"
 
     def prepare(self, model: nn.Module, loss: Loss, seed: int, conditions: Conditions = PLAIN) -> Step:
@@ -89,6 +90,7 @@ class BiaslessBackprop(Step):
 
 @dataclass(frozen=True)
 class BiaslessMethod(Method):
+    queries = 1
     summary = source = "wrong on purpose"
 
     def prepare(self, model: nn.Module, loss: Loss, seed: int, conditions: Conditions = PLAIN) -> Step:

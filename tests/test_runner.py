@@ -124,7 +124,19 @@ class TestAWholeRun:
 
     def test_every_method_gets_the_grid_and_the_rate_that_were_found_or_given(self, ran):
         (request, _) = ran(learning_rate=0.25).script.of_phase("train")
-        assert (request["every"], request["learning_rates"]) == (10, {"backprop": 0.25, "forward": 0.25})
+        assert request["protocol"]["every"] == 10
+        assert request["learning_rates"] == {"backprop": 0.25, "forward": 0.25}
+
+    def test_the_protocol_is_what_was_asked_for(self, ran):
+        done = ran(lr_decay=1e-4, max_iterations=7, max_queries=9, evaluate_every=3)
+        tune, train = (
+            done.script.of_phase("tune")[0]["protocol"],
+            done.script.of_phase("train")[0]["protocol"],
+        )
+        budget = {"seconds": config().max_train_seconds, "iterations": 7, "queries": 9}
+        assert tune == {"budget": budget, "decay": 1e-4, "every": 3}
+        assert train == {"budget": budget, "decay": 1e-4, "every": 10}
+        assert {j["queries"] for j in done.rows("jobs") if j["phase"] == "train"} == {2, 3}
 
     def test_time_only_and_train_only_leave_the_other_half_out(self, ran):
         assert {r["phase"] for r in ran(train=False).script.requests} == {"time", "memory"}

@@ -42,6 +42,9 @@ def default_data_dir() -> str:
     return os.environ.get("FGBENCH_DATA") or "~/.cache/fgbench"
 
 
+SEARCH = "search"
+
+
 def _default(name: str) -> str:
     return f"(default: {DEFAULTS[name]:g}; --quick: {QUICK[name]:g})"
 
@@ -85,21 +88,42 @@ def run(
     target_loss: Annotated[
         str,
         typer.Option(
-            help="Validation loss to reach (nats): a number, auto (the lowest that every run reached), "
-            "or backprop-best."
+            help="Validation loss to reach (nats): a number, several with commas, auto (the lowest that "
+            "every run reached), or backprop-best."
         ),
     ] = "auto",
+    target_accuracy: Annotated[
+        str,
+        typer.Option(help="Validation accuracy to reach, as in 0.9, or several with commas. (default: none)"),
+    ] = "",
     lr: Annotated[
-        float | None,
+        str,
         typer.Option(
-            help="Learning rate of every method. (default: searched for each, on a seed of its own)"
+            help="Learning rate of every method, or search: for each its own, on a seed of its own."
         ),
-    ] = None,
+    ] = SEARCH,
+    lr_decay: Annotated[
+        float, typer.Option(help="Shrinks the learning rate by exp(-lr_decay · i) at step i.")
+    ] = 0.0,
     max_train_seconds: Annotated[
         float | None,
         typer.Option(
             help=f"Training seconds of one run, evaluation excluded. {_default('max_train_seconds')}"
         ),
+    ] = None,
+    max_iterations: Annotated[
+        int | None, typer.Option(help="Steps of one training run, at most. (default: no limit)")
+    ] = None,
+    max_queries: Annotated[
+        int | None,
+        typer.Option(
+            help="Evaluations of the model in one training run, at most: backprop's step counts 3, a forward "
+            "step 1 + k, spsa's 2. (default: no limit)"
+        ),
+    ] = None,
+    evaluate_every: Annotated[
+        int | None,
+        typer.Option(help="Steps between evaluations. (default: found from the methods' pace)"),
     ] = None,
     precision: Annotated[
         float, typer.Option(help="Wanted half-width of a ratio's 95 % interval, as a share.")
@@ -212,7 +236,7 @@ def run(
         methods=tuple(method),
         seeds=chosen("seeds", seeds),
         target_loss=target_loss,
-        learning_rate=lr,
+        learning_rate=_learning_rate(lr),
         max_train_seconds=chosen("max_train_seconds", max_train_seconds),
         precision=precision,
         max_measure_seconds=chosen("max_measure_seconds", max_measure_seconds),
@@ -226,6 +250,11 @@ def run(
         train=not time_only,
         isolated=isolated,
         shard=shard,
+        lr_decay=lr_decay,
+        target_accuracy=target_accuracy,
+        max_iterations=max_iterations,
+        max_queries=max_queries,
+        evaluate_every=evaluate_every,
     )
     if like is not None:
         config = _like(like, config, given)
@@ -237,6 +266,13 @@ def run(
     if like is not None:
         _note_what_differs(like, contracts)
     _run(plan, folder, contracts, json_)
+
+
+def _learning_rate(asked: str) -> float | None:
+    try:
+        return None if asked == SEARCH else float(asked)
+    except ValueError:
+        raise UsageError(f"--lr {asked}: must be a number or {SEARCH}.") from None
 
 
 # Fields of the config that an option of another name sets.

@@ -148,6 +148,25 @@ def ert_ratio_interval(
     ).exponentiated()
 
 
+def survival(spent: Sequence[float], reached: Sequence[bool]) -> tuple[list[float], list[float]]:
+    """The share of runs that have not reached the target yet, by Kaplan and Meier (1958).
+
+    Returns:
+        Where it falls, ascending, and what it falls to there.
+    """
+    sample = stats.CensoredData(
+        uncensored=[s for s, hit in zip(spent, reached, strict=True) if hit],
+        right=[s for s, hit in zip(spent, reached, strict=True) if not hit],
+    )
+    left = stats.ecdf(sample).sf
+    return [float(q) for q in left.quantiles], [float(p) for p in left.probabilities]
+
+
+def median_time(spent: Sequence[float], reached: Sequence[bool]) -> float:
+    """When half of the runs have reached the target, by Kaplan and Meier; infinite where fewer do."""
+    return next((at for at, left in zip(*survival(spent, reached), strict=True) if left <= 0.5), math.inf)
+
+
 def _log_ert(spent: Sequence[float], reached: Sequence[bool]) -> float:
     ert = expected_running_time(spent, reached)
     return math.log(ert) if ert > 0 else -math.inf

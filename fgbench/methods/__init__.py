@@ -114,6 +114,11 @@ class Method(ABC):
         """Whether the mean of its estimates is the gradient."""
         return True
 
+    @property
+    @abstractmethod
+    def queries(self) -> int:
+        """Evaluations of the model that a step counts as, for budgets: the base is 1."""
+
     @abstractmethod
     def prepare(self, model: nn.Module, loss: Loss, seed: int, conditions: Conditions = PLAIN) -> Step:
         """Bind to a model, which the step then trains in place.

@@ -40,6 +40,11 @@ class Backprop(Method):
         "(Chen et al. 2016)"
     )
 
+    @property
+    def queries(self) -> int:
+        """3 by convention: the backward pass does the work of two; checkpointing evaluates once more."""
+        return 4 if self.checkpoint else 3
+
     def prepare(self, model: nn.Module, loss: Loss, seed: int, conditions: Conditions = PLAIN) -> Step:
         """Bind to a model; `seed` is not used, nothing is drawn."""
         if self.checkpoint and conditions.execution != "eager":

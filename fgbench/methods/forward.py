@@ -113,6 +113,11 @@ class Forward(Method):
         combined = self.combine == "mean" or (self.combine == "sum" and self.tangents == 1)
         return combined and self.clip == 0 and self.scale == "none"
 
+    @property
+    def queries(self) -> int:
+        """The value and a derivative along each tangent."""
+        return 1 + self.tangents
+
     def prepare(self, model: nn.Module, loss: Loss, seed: int, conditions: Conditions = PLAIN) -> Step:
         """Bind to a model; the tangents come from `seed` alone."""
         if self.engine == "stock":

@@ -32,6 +32,11 @@ class Spsa(Method):
     summary: ClassVar[str] = "zeroth order: (f(θ+εz) − f(θ−εz)) / 2ε · z, z drawn again from its seed"
     source: ClassVar[str] = "MeZO, Malladi et al. 2023 (arXiv 2305.17333), Algorithm 1; Spall 1992"
 
+    @property
+    def queries(self) -> int:
+        """One each way."""
+        return 2
+
     def prepare(self, model: nn.Module, loss: Loss, seed: int, conditions: Conditions = PLAIN) -> Step:
         """Bind to a model; z comes from `seed` alone."""
         if conditions.captured:

@@ -10,7 +10,7 @@ OLDEST_READABLE = 2
 # Columns that a version added; an older file's rows read as missing there.
 ADDED: dict[int, dict[str, tuple[str, ...]]] = {
     3: {
-        "jobs": ("evaluate_every", "first_call_seconds"),
+        "jobs": ("evaluate_every", "queries", "first_call_seconds"),
         "samples": (
             "enqueue_seconds",
             "sm_clock_mhz",
@@ -20,6 +20,7 @@ ADDED: dict[int, dict[str, tuple[str, ...]]] = {
             "joules",
         ),
         "ratios": ("r_alone", "r_alone_low", "r_alone_high", "joules"),
+        "targets": ("target_accuracy",),
     }
 }
 
@@ -43,8 +44,9 @@ TABLES: dict[str, dict[str, str]] = {
         "optimizer": "str",
         "seed": "int",
         "process": "int",
-        "learning_rate": "float",
+        "learning_rate": "float",  # at the first step
         "evaluate_every": "int",  # steps between evaluations, of tune and train
+        "queries": "int",  # evaluations of the model that a step counts as
         "parameters": "int",
         "weights_hash": "str",
         "batches_hash": "str",
@@ -124,12 +126,13 @@ TABLES: dict[str, dict[str, str]] = {
         "validation_loss": "float",
         "validation_accuracy": "float",
     },
-    # A training job and a target.
+    # A training job and a target: a loss or an accuracy.
     "targets": {
         "job": "str",
         **_GROUP,
         "seed": "int",
         "target_loss": "float",
+        "target_accuracy": "float",
         "outcome": "str",  # reached | censored
         "seconds": "float",  # until it was reached and held, or until the run ended
         "iterations": "int",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 from typing import Any
 
 import pandas as pd
 
-from fgbench.measurement.statistics import ert_interval, ert_ratio_interval, mean_interval
+from fgbench.measurement.statistics import mean_interval
 from fgbench.store.run_folder import RunFolder
 from fgbench.summary.ratios import AA_ROLE, METHOD_ROLE, cells
+from fgbench.summary.targets import headline, target_cells
 
 GROUP_COLUMNS = (
     "arch",
@@ -81,8 +81,9 @@ def _cells_of(tables: dict[str, pd.DataFrame], method: str, reference: str) -> d
         **_ratio_cells(own["ratios"]),
         **_step_cells(own["jobs"], own["samples"]),
         "peak_bytes": _first(own["memory"][own["memory"]["kind"] == "peak_allocated"], "bytes"),
-        **_target_cells(tables["targets"], method, reference),
+        **target_cells(headline(tables["targets"]), method, reference),
         **_final_cells(own["curves"], own["jobs"]),
+        **_evaluation_cells(own["curves"], own["jobs"]),
         "status": _status(own["jobs"]),
     }
 
@@ -103,42 +104,6 @@ def _step_cells(jobs: pd.DataFrame, samples: pd.DataFrame) -> dict[str, Any]:
     return cells | {"mode": _first(jobs[jobs["phase"] != "modes"], "execution")}
 
 
-def _target_cells(targets: pd.DataFrame, method: str, reference: str) -> dict[str, Any]:
-    own = targets[targets["method"] == method].sort_values("seed")
-    if own.empty:
-        return {
-            "target_loss": None,
-            "reached": None,
-            "runs": None,
-            **_no("t"),
-            **_no("t_ratio"),
-            **_no("n_ratio"),
-        }
-    over = targets[targets["method"] == reference].set_index("seed")
-    paired = own[own["seed"].isin(over.index)]
-    over = over.loc[paired["seed"]]
-    return {
-        "target_loss": _first(own, "target_loss"),
-        "reached": int((own["outcome"] == "reached").sum()),
-        "runs": len(own),
-        **cells("t", ert_interval(list(own["seconds"]), _reached(own))),
-        **cells("t_ratio", _ratio(paired, over, "seconds")),
-        **cells("n_ratio", _ratio(paired, over, "iterations")),
-    }
-
-
-def _ratio(own: pd.DataFrame, over: pd.DataFrame, column: str) -> Any:
-    if not any(_reached(over)):
-        return mean_interval([])  # no ratio to a time that was never reached
-    return ert_ratio_interval(
-        list(own[column].astype(float)), _reached(own), list(over[column].astype(float)), _reached(over)
-    )
-
-
-def _reached(targets: pd.DataFrame) -> Sequence[bool]:
-    return list(targets["outcome"] == "reached")
-
-
 def _final_cells(curves: pd.DataFrame, jobs: pd.DataFrame) -> dict[str, Any]:
     last = curves.groupby("job", sort=False).tail(1)
     losses = [x for x in last["validation_loss"] if math.isfinite(x)]
@@ -150,13 +115,22 @@ def _final_cells(curves: pd.DataFrame, jobs: pd.DataFrame) -> dict[str, Any]:
     }
 
 
+def _evaluation_cells(curves: pd.DataFrame, jobs: pd.DataFrame) -> dict[str, Any]:
+    """How often and at what cost the runs were evaluated, and how long one lasted at most."""
+    last = curves.groupby("job", sort=False).tail(1)
+    spent, steps = last["train_seconds"].sum(), last["iteration"].sum()
+    every = _first(jobs[jobs["phase"] == "train"], "evaluate_every")
+    known = len(last) > 0 and spent > 0
+    return {
+        "evaluation_share": float(last["evaluation_seconds"].sum() / spent) if known else None,
+        "resolution_seconds": float(every * spent / steps) if known and every and steps else None,
+        "train_seconds": float(last["train_seconds"].max()) if known else None,
+    }
+
+
 def _status(jobs: pd.DataFrame) -> str:
     odd = jobs[jobs["status"] != "ok"]["status"]
     return "ok" if odd.empty else ", ".join(f"{count} {name}" for name, count in odd.value_counts().items())
-
-
-def _no(name: str) -> dict[str, None]:
-    return {name: None, f"{name}_low": None, f"{name}_high": None}
 
 
 def _first(frame: pd.DataFrame, column: str) -> Any:

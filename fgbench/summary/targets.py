@@ -1,23 +1,53 @@
-"""The target of a group and when each of its runs reached it, from the curves."""
+"""The targets of a group and when each of its runs reached them, from the curves."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
+from fgbench.measurement.statistics import (
+    NOTHING,
+    Estimate,
+    ert_interval,
+    ert_ratio_interval,
+    median_time,
+)
+from fgbench.store.run_folder import RunFolder
+from fgbench.summary.ratios import cells
 from fgbench.training.target import against_target, best_held, common_target
 
+TARGET = ["target_loss", "target_accuracy"]
 
-def target_of(curves: pd.DataFrame, asked: str, reference: str) -> float | None:
-    """The loss to reach in one group; None where `auto` or `backprop-best` finds none.
+
+@dataclass(frozen=True)
+class Target:
+    """What a run should reach: a validation loss at most, or a validation accuracy at least."""
+
+    loss: float | None = None
+    accuracy: float | None = None
+
+
+def targets_of(curves: pd.DataFrame, losses: str, accuracies: str, reference: str) -> list[Target]:
+    """The targets of one group; fewer than asked for where `auto` or `backprop-best` finds none.
 
     Args:
         curves: rows of curves.csv of one group.
-        asked: a number, `auto` (the lowest loss that every run reached and held) or `backprop-best`
-            (the median over seeds of the lowest that the reference held).
+        losses: numbers with commas, `auto` (the lowest loss that every run reached and held) or
+            `backprop-best` (the median over seeds of the lowest that the reference held).
+        accuracies: numbers with commas, or empty.
         reference: the method that `backprop-best` looks at.
     """
+    found = [_loss(curves, asked, reference) for asked in losses.split(",")]
+    return [
+        *(Target(loss=loss) for loss in dict.fromkeys(found) if loss is not None),
+        *(Target(accuracy=float(asked)) for asked in dict.fromkeys(accuracies.split(",")) if asked),
+    ]
+
+
+def _loss(curves: pd.DataFrame, asked: str, reference: str) -> float | None:
     if asked == "auto":
         runs = [list(run["validation_loss"]) for _, run in curves.groupby("job", sort=False)]
         return common_target(runs) if runs else None
@@ -27,26 +57,97 @@ def target_of(curves: pd.DataFrame, asked: str, reference: str) -> float | None:
     return float(asked)
 
 
-def target_rows(curves: pd.DataFrame, target: float) -> list[dict[str, Any]]:
-    """A row of targets.csv for each run of one group."""
-    rows = []
-    for job, run in curves.groupby("job", sort=False):
-        outcome = against_target(
-            list(run["train_seconds"]), list(run["iteration"]), list(run["validation_loss"]), target
-        )
-        first = run.iloc[0]
-        rows.append(
-            {
-                "job": job,
-                "group": first["group"],
-                "method": first["method"],
-                "seed": first["seed"],
-                "target_loss": target,
-                "outcome": "reached" if outcome.reached else "censored",
-                "seconds": outcome.seconds,
-                "iterations": outcome.iterations,
-                "first_hit_seconds": outcome.first_hit_seconds,
-                "first_hit_iterations": outcome.first_hit_iterations,
-            }
-        )
-    return rows
+def target_rows(curves: pd.DataFrame, targets: Sequence[Target]) -> list[dict[str, Any]]:
+    """A row of targets.csv for each target and each run of one group."""
+    return [_row(job, run, target) for target in targets for job, run in curves.groupby("job", sort=False)]
+
+
+def _row(job: Any, run: pd.DataFrame, target: Target) -> dict[str, Any]:
+    # What has to be at most the target: the loss, or the accuracy with its sign turned.
+    if target.loss is not None:
+        values, bound = run["validation_loss"], target.loss
+    else:
+        assert target.accuracy is not None
+        values, bound = -run["validation_accuracy"], -target.accuracy
+    outcome = against_target(list(run["train_seconds"]), list(run["iteration"]), list(values), bound)
+    first = run.iloc[0]
+    return {
+        "job": job,
+        "group": first["group"],
+        "method": first["method"],
+        "seed": first["seed"],
+        "target_loss": target.loss,
+        "target_accuracy": target.accuracy,
+        "outcome": "reached" if outcome.reached else "censored",
+        "seconds": outcome.seconds,
+        "iterations": outcome.iterations,
+        "first_hit_seconds": outcome.first_hit_seconds,
+        "first_hit_iterations": outcome.first_hit_iterations,
+    }
+
+
+def by_target(run: RunFolder) -> pd.DataFrame:
+    """A row for each group, target and method that was trained: `group`, `method` and `target_cells`."""
+    facts, targets = run.facts(), run.read("targets")
+    rows = [
+        {"group": group, "method": method, **target_cells(own, method, facts["reference"])}
+        for (group, *_), own in targets.groupby(["group", *TARGET], sort=False, dropna=False)
+        for method in facts["config"]["methods"]
+        if method in set(own["method"])
+    ]
+    return pd.DataFrame(rows)
+
+
+def headline(targets: pd.DataFrame) -> pd.DataFrame:
+    """The rows of one group's headline target.
+
+    The lowest loss that every method reached with some seed; where there is none, the lowest that
+    any reached; where there is none either, the highest. Accuracies only where no loss was asked for.
+    """
+    if targets["target_loss"].notna().any():
+        name, lowest_first = "target_loss", True
+    else:
+        name, lowest_first = "target_accuracy", False
+    own = targets.dropna(subset=[name])
+    if own.empty:
+        return own
+    hits = own[own["outcome"] == "reached"].groupby(name)["method"].nunique()
+    by_all = hits[hits == own["method"].nunique()].index
+    candidates = sorted(by_all if len(by_all) else hits.index, reverse=not lowest_first)
+    easiest = own[name].max() if lowest_first else own[name].min()
+    return own[own[name] == (candidates[0] if candidates else easiest)]
+
+
+def target_cells(targets: pd.DataFrame, method: str, reference: str) -> dict[str, Any]:
+    """A method's figures to one target.
+
+    `target_loss` or `target_accuracy`; `reached` of `runs`; `t`, the expected running time in training
+    seconds, `t_median` by Kaplan and Meier; `t_ratio` and `n_ratio` over the reference in seconds and
+    in steps, runs paired by seed; None where there is none.
+    """
+    own = targets[targets["method"] == method].sort_values("seed")
+    over = targets[targets["method"] == reference].set_index("seed")
+    paired = own[own["seed"].isin(over.index)]
+    over = over.loc[paired["seed"]]
+    spent, reached = _spent(own)
+    return {
+        **{name: None if own.empty or own[name].isna().all() else own[name].iloc[0] for name in TARGET},
+        "reached": sum(reached) if len(own) else None,
+        "runs": len(own) or None,
+        **cells("t", ert_interval(spent, reached) if len(own) else NOTHING),
+        "t_median": median_time(spent, reached) if len(own) else None,
+        **cells("t_ratio", _ratio(paired, over, "seconds")),
+        **cells("n_ratio", _ratio(paired, over, "iterations")),
+    }
+
+
+def _ratio(own: pd.DataFrame, over: pd.DataFrame, column: str) -> Estimate:
+    spent, reached = _spent(own, column)
+    reference_spent, reference_reached = _spent(over, column)
+    if not any(reference_reached):
+        return NOTHING  # no ratio to a time that was never reached
+    return ert_ratio_interval(spent, reached, reference_spent, reference_reached)
+
+
+def _spent(targets: pd.DataFrame, column: str = "seconds") -> tuple[list[float], list[bool]]:
+    return list(targets[column].astype(float)), list(targets["outcome"] == "reached")

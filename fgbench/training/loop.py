@@ -48,34 +48,72 @@ class Point:
         started = self.iteration > 0
         return math.isfinite(self.validation_loss) and (not started or math.isfinite(self.train_loss))
 
-    def ends(self, max_seconds: float) -> bool:
-        """Whether the run ends here."""
-        return not self.finite or self.train_seconds >= max_seconds
+
+@dataclass(frozen=True)
+class Budget:
+    """What ends a training job, whichever is first.
+
+    Attributes:
+        seconds: of training, evaluation excluded.
+        iterations: steps; None for no limit.
+        queries: evaluations of the model, as a method counts its steps; None likewise.
+    """
+
+    seconds: float
+    iterations: int | None = None
+    queries: int | None = None
+
+    def steps(self, queries_a_step: int) -> float:
+        """The steps that it leaves a method at most; infinite where seconds alone end it."""
+        limits = [self.iterations, None if self.queries is None else self.queries // queries_a_step]
+        return max(1, min((limit for limit in limits if limit is not None), default=math.inf))
+
+    def share(self, part: float) -> Budget:
+        """A part of it."""
+        iterations = None if self.iterations is None else math.ceil(part * self.iterations)
+        queries = None if self.queries is None else math.ceil(part * self.queries)
+        return Budget(part * self.seconds, iterations, queries)
+
+
+@dataclass(frozen=True)
+class Rate:
+    """A learning rate, and its decay: rate · exp(-decay · i) at step i, as in Baydin et al. 2022."""
+
+    initial: float
+    decay: float = 0.0
+
+    def at(self, iteration: int) -> float:
+        """The learning rate of a step, counted from 0."""
+        return self.initial * math.exp(-self.decay * iteration)
 
 
 class Trainee:
-    """One method in training: a model, its step and its learning rate, advanced a stretch at a time."""
+    """One method in training: a model, its step and its learning rate, advanced a stretch at a time.
+
+    `most_steps` are those that its budget leaves it.
+    """
 
     def __init__(
         self,
         model: nn.Module,
         step: Step,
         loss: Loss,
-        learning_rate: float,
+        rate: Rate,
         data: Dataset,
         order: BatchOrder,
         clock: Clock,
+        most_steps: float = math.inf,
     ) -> None:
-        self.model, self.step, self.loss, self.learning_rate = model, step, loss, learning_rate
-        self.data, self.order, self.clock = data, order, clock
+        self.model, self.step, self.loss, self.rate = model, step, loss, rate
+        self.data, self.order, self.clock, self.most_steps = data, order, clock, most_steps
         self.iteration = 0
         self.train_seconds = self.evaluation_seconds = 0.0
         self._last_loss: torch.Tensor | None = None
         self._randomness = OwnRandomness(order.seed, data.train_x.device)
 
     def advance(self, steps: int) -> None:
-        """Take `steps` training steps; only they are on the clock."""
-        until = self.iteration + steps
+        """Take `steps` training steps, or what is left of them; only they are on the clock."""
+        until = int(min(self.iteration + steps, self.most_steps))
         while self.iteration < until:
             batches = self.order.batches(
                 self.data, self.iteration, min(STEPS_PER_READING, until - self.iteration)
@@ -85,8 +123,8 @@ class Trainee:
             self.iteration += len(batches)
 
     def _steps(self, batches: list[Batch]) -> None:
-        for batch in batches:
-            self._last_loss = self.step(batch, self.learning_rate)
+        for iteration, batch in enumerate(batches, self.iteration):
+            self._last_loss = self.step(batch, self.rate.at(iteration))
 
     def evaluate(self) -> Point:
         """Loss and accuracy on the held-out set, off the training clock."""
@@ -115,6 +153,11 @@ def evaluate(model: nn.Module, loss: Loss, data: Dataset) -> tuple[float, float]
     return float(total) / count, int(right) / count
 
 
+def _ends(point: Point, trainee: Trainee, max_seconds: float) -> bool:
+    spent = point.train_seconds >= max_seconds or point.iteration >= trainee.most_steps
+    return spent or not point.finite
+
+
 def take_turns(
     trainees: Mapping[str, Trainee], every: int, max_seconds: float, rng: random.Random
 ) -> Iterator[tuple[str, Point | Exception]]:
@@ -139,6 +182,6 @@ def take_turns(
             except Exception as error:
                 outcome = error
             yield name, outcome
-            if isinstance(outcome, Exception) or outcome.ends(max_seconds):
+            if isinstance(outcome, Exception) or _ends(outcome, alive[name], max_seconds):
                 del alive[name]
         steps = every

@@ -38,7 +38,7 @@ def _do(request: dict[str, Any], channel: TextIO) -> None:
     from fgbench.worker.matched import build_matched
     from fgbench.worker.memory import measure_memory
     from fgbench.worker.timing import BATCHES, find_modes, time_alone, time_methods
-    from fgbench.worker.training import train, tune
+    from fgbench.worker.training import Protocol, train, tune
 
     report = partial(_report, channel)
     if request["phase"] == "noise":
@@ -63,9 +63,9 @@ def _do(request: dict[str, Any], channel: TextIO) -> None:
         case "memory":
             measure_memory(matched, specs, report)
         case "tune":
-            tune(matched, specs, request["seconds"], request["searched"], report)
+            tune(matched, specs, Protocol.of(request["protocol"]), request["searched"], report)
         case "train":
-            train(matched, request["learning_rates"], request["every"], request["seconds"], report)
+            train(matched, request["learning_rates"], Protocol.of(request["protocol"]), report)
 
 
 def _report(channel: TextIO, event: str, **facts: Any) -> None:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from statistics import fmean
+from typing import Any
 
 from fgbench import methods
 from fgbench.measurement.clock import clock_for
-from fgbench.training.loop import Point, Trainee, take_turns
+from fgbench.training.loop import Budget, Point, Rate, Trainee, take_turns
 from fgbench.training.search import TRIAL_SHARE, search
 from fgbench.worker.matched import Matched
 from fgbench.worker.reporting import Report, failures_reported, report_failure
@@ -25,49 +26,71 @@ WARM_UP_STEPS, PACED_STEPS = 2, 3
 
 @dataclass(frozen=True)
 class Pace:
-    """Seconds of one training step of a method, and of one evaluation."""
+    """Seconds of one training step of a method, of one evaluation, and the steps its budget leaves it."""
 
     step: float
     evaluation: float
+    most_steps: float = math.inf
 
 
 def evaluation_grid(paces: Sequence[Pace], max_seconds: float) -> int:
     """Steps between evaluations, the same for all methods.
 
     Often enough for a smooth curve, seldom enough to be a small part of the work, and yet a few
-    times in the run of the slowest method.
+    times in the run of the method that takes the fewest steps.
     """
-    quickest, slowest = min(p.step for p in paces), max(p.step for p in paces)
-    smooth = math.ceil(max_seconds / POINTS / quickest)
+    steps = [min(max_seconds / pace.step, pace.most_steps) for pace in paces]
+    smooth = math.ceil(max(steps) / POINTS)
+    quickest = min(p.step for p in paces)
     cheap = math.ceil(max(p.evaluation for p in paces) / (EVALUATION_SHARE * quickest))
-    return max(1, min(max(smooth, cheap), int(max_seconds / LEAST_POINTS / slowest)))
+    return max(1, min(max(smooth, cheap), int(min(steps) / LEAST_POINTS)))
 
 
-def tune(
-    matched: Matched, specs: tuple[str, ...], max_seconds: float, searched: bool, report: Report
-) -> None:
+@dataclass(frozen=True)
+class Protocol:
+    """How every job of a group is trained, but for its learning rate.
+
+    Attributes:
+        budget: of a job.
+        decay: of the learning rate, per step.
+        every: steps between evaluations; None where they are to be found.
+    """
+
+    budget: Budget
+    decay: float = 0.0
+    every: int | None = None
+
+    @classmethod
+    def of(cls, asked: Mapping[str, Any]) -> Protocol:
+        """From a request's dictionaries."""
+        return cls(Budget(**asked["budget"]), asked["decay"], asked["every"])
+
+
+def tune(matched: Matched, specs: Sequence[str], protocol: Protocol, searched: bool, report: Report) -> None:
     """Pace every method, which sets the evaluation grid, and search its learning rate."""
     paces = {}
     for spec in specs:
         with failures_reported(report, spec):
-            paces[spec] = _pace(matched, spec)
+            paces[spec] = _pace(matched, spec, protocol)
     if not paces:
         return
-    every = evaluation_grid(list(paces.values()), max_seconds)
-    report("grid", every=every)
+    every = protocol.every or evaluation_grid(list(paces.values()), protocol.budget.seconds)
+    report("grid", every=every, queries={spec: methods.find(spec).queries for spec in paces})
     for spec in paces if searched else ():
         with failures_reported(report, spec):
-            _search(matched, spec, every, max_seconds, report)
+            _search(matched, spec, replace(protocol, every=every), report)
 
 
-def train(matched: Matched, rates: dict[str, float], every: int, max_seconds: float, report: Report) -> None:
+def train(matched: Matched, rates: Mapping[str, float], protocol: Protocol, report: Report) -> None:
     """Train all methods of the group in turns; report every evaluation."""
+    assert protocol.every is not None
     trainees = {}
     for spec, rate in rates.items():
         with failures_reported(report, spec):
-            _pace(matched, spec)  # first calls compile and allocate: not on the clock
-            trainees[spec] = _trainee(matched, spec, rate)
-    for spec, point in take_turns(trainees, every, max_seconds, random.Random(matched.seed)):
+            _pace(matched, spec, protocol)  # first calls compile and allocate: not on the clock
+            trainees[spec] = _trainee(matched, spec, rate, protocol)
+    seconds = protocol.budget.seconds
+    for spec, point in take_turns(trainees, protocol.every, seconds, random.Random(matched.seed)):
         if isinstance(point, Exception):
             report_failure(report, spec, point)
             continue
@@ -76,27 +99,41 @@ def train(matched: Matched, rates: dict[str, float], every: int, max_seconds: fl
             report("failed", method=spec, status="diverged", detail="its loss is no longer finite")
 
 
-def _trainee(matched: Matched, spec: str, rate: float) -> Trainee:
+def _trainee(matched: Matched, spec: str, rate: float, protocol: Protocol) -> Trainee:
     model = matched.copy_of_model()
-    conditions = matched.conditions_of(spec)
-    step = methods.prepare(methods.find(spec), model, matched.loss, matched.seed, conditions)
-    return Trainee(model, step, matched.loss, rate, matched.data, matched.order, clock_for(matched.device))
+    method = methods.find(spec)
+    step = methods.prepare(method, model, matched.loss, matched.seed, matched.conditions_of(spec))
+    return Trainee(
+        model,
+        step,
+        matched.loss,
+        Rate(rate, protocol.decay),
+        matched.data,
+        matched.order,
+        clock_for(matched.device),
+        protocol.budget.steps(method.queries),
+    )
 
 
-def _pace(matched: Matched, spec: str) -> Pace:
-    trainee = _trainee(matched, spec, LEARNING_RATE)
+def _pace(matched: Matched, spec: str, protocol: Protocol) -> Pace:
+    trainee = _trainee(matched, spec, LEARNING_RATE, Protocol(Budget(math.inf)))
     trainee.advance(WARM_UP_STEPS)
     trainee.evaluate()
     before = trainee.train_seconds, trainee.evaluation_seconds
     trainee.advance(PACED_STEPS)
     trainee.evaluate()
-    return Pace((trainee.train_seconds - before[0]) / PACED_STEPS, trainee.evaluation_seconds - before[1])
+    return Pace(
+        (trainee.train_seconds - before[0]) / PACED_STEPS,
+        trainee.evaluation_seconds - before[1],
+        protocol.budget.steps(methods.find(spec).queries),
+    )
 
 
-def _search(matched: Matched, spec: str, every: int, max_seconds: float, report: Report) -> None:
+def _search(matched: Matched, spec: str, protocol: Protocol, report: Report) -> None:
+    short = replace(protocol, budget=protocol.budget.share(TRIAL_SHARE))
+
     def trial(rate: float, full: bool) -> float:
-        seconds = max_seconds if full else max_seconds * TRIAL_SHARE
-        points = _points(matched, spec, rate, every, seconds)
+        points = _points(matched, spec, rate, protocol if full else short)
         end = points[-1]
         loss = fmean(p.validation_loss for p in points[1:][-JUDGED_POINTS:]) if end.finite else math.inf
         report(
@@ -115,10 +152,11 @@ def _search(matched: Matched, spec: str, every: int, max_seconds: float, report:
     report("tuned", method=spec, learning_rate=search(trial).learning_rate)
 
 
-def _points(matched: Matched, spec: str, rate: float, every: int, seconds: float) -> list[Point]:
-    alone = {spec: _trainee(matched, spec, rate)}
+def _points(matched: Matched, spec: str, rate: float, protocol: Protocol) -> list[Point]:
+    assert protocol.every is not None
+    alone = {spec: _trainee(matched, spec, rate, protocol)}
     points = []
-    for _, point in take_turns(alone, every, seconds, random.Random(matched.seed)):
+    for _, point in take_turns(alone, protocol.every, protocol.budget.seconds, random.Random(matched.seed)):
         if isinstance(point, Exception):
             raise point
         points.append(point)

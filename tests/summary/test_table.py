@@ -9,7 +9,7 @@ import pytest
 
 from fgbench.store.run_folder import RunFolder
 from fgbench.summary.table import aa_rows, summarise
-from fgbench.summary.targets import target_of, target_rows
+from fgbench.summary.targets import Target, by_target, headline, target_rows, targets_of
 from tests.builders import run_folder, tiny_group
 
 GROUP = tiny_group()
@@ -46,12 +46,10 @@ def curve(folder: RunFolder, method: str, seed: int, losses: list[float], pace: 
         )
 
 
-def with_targets(folder: RunFolder, asked: str = "auto") -> float | None:
+def with_targets(folder: RunFolder, asked: str = "auto", accuracy: str = "") -> None:
     curves = folder.read("curves")
-    target = target_of(curves, asked, "backprop")
-    if target is not None:
-        folder.replace_group("targets", GROUP.name, target_rows(curves, target))
-    return target
+    found = targets_of(curves, asked, accuracy, "backprop")
+    folder.replace_group("targets", GROUP.name, target_rows(curves, found))
 
 
 def trained(root, forward: list[list[float]], asked: str = "auto") -> pd.DataFrame:
@@ -155,15 +153,18 @@ class TestTarget:
 
     def test_auto_is_what_every_run_reached_and_backprop_best_what_most_of_backprops_did(self, tmp_path):
         curves = self.curves(tmp_path)
-        assert target_of(curves, "auto", "backprop") == 1.4
-        assert target_of(curves, "backprop-best", "backprop") == 0.7
-        assert target_of(curves, "0.25", "backprop") == 0.25
+        assert targets_of(curves, "auto", "", "backprop") == [Target(loss=1.4)]
+        assert targets_of(curves, "backprop-best", "", "backprop") == [Target(loss=0.7)]
+        assert targets_of(curves, "auto,0.25,1.4", "0.5,0.9", "backprop") == [
+            *(Target(loss=loss) for loss in (1.4, 0.25)),
+            *(Target(accuracy=accuracy) for accuracy in (0.5, 0.9)),
+        ]
 
     def test_without_the_reference_there_is_no_backprop_best(self, tmp_path):
-        assert target_of(self.curves(tmp_path), "backprop-best", "nobody") is None
+        assert targets_of(self.curves(tmp_path), "backprop-best", "", "nobody") == []
 
     def test_a_row_for_each_run(self, tmp_path):
-        rows = target_rows(self.curves(tmp_path), 0.7)
+        rows = target_rows(self.curves(tmp_path), [Target(loss=0.7)])
         assert [(r["method"], r["seed"], r["outcome"]) for r in rows] == [
             ("backprop", 1, "reached"),
             ("backprop", 2, "reached"),
@@ -171,3 +172,59 @@ class TestTarget:
         ]
         assert rows[0]["iterations"] == 10
         assert rows[2]["first_hit_seconds"] is None
+
+    def test_an_accuracy_is_reached_from_below(self, tmp_path):
+        curves = self.curves(tmp_path)
+        (first, *_) = target_rows(curves, [Target(accuracy=0.5)])
+        assert (first["outcome"], first["target_loss"], first["target_accuracy"]) == ("reached", None, 0.5)
+        assert first["seconds"] == 0.0
+        assert {r["outcome"] for r in target_rows(curves, [Target(accuracy=0.51)])} == {"censored"}
+
+    def test_the_headline_is_the_lowest_loss_that_every_method_reached_with_some_seed(self, tmp_path):
+        rows = pd.DataFrame(
+            target_rows(self.curves(tmp_path), [Target(loss=x) for x in (2.0, 1.4, 0.6, 0.1)])
+        )
+        assert set(headline(rows)["target_loss"]) == {1.4}
+        without = rows[rows["target_loss"] < 1]
+        assert set(headline(without)["target_loss"]) == {0.6}, "one of backprop's seeds reached it"
+        assert set(headline(rows[rows["target_loss"] == 0.1])["target_loss"]) == {0.1}
+        accuracies = pd.DataFrame(
+            target_rows(self.curves(tmp_path / "2"), [Target(accuracy=x) for x in (0.2, 0.5, 0.9)])
+        )
+        assert set(headline(accuracies)["target_accuracy"]) == {0.5}
+
+    def test_every_target_has_a_row_for_each_method(self, tmp_path):
+        folder = run_folder(tmp_path, [GROUP])
+        for seed in (1, 2, 3):
+            curve(folder, "backprop", seed, [3.0, 1.0, 1.0, 1.0])
+            curve(folder, "forward", seed, FINE if seed > 1 else [3.0] * 5)
+        with_targets(folder, "1.0,2.0", "0.5")
+        table = by_target(folder).set_index(["target_loss", "method"])
+        assert list(table["reached"]) == [3, 2, 3, 2, 3, 3]
+        assert table.loc[(1.0, "forward"), "t_median"] == 2.0
+        assert table.loc[(1.0, "forward"), "t"] == pytest.approx((4 + 2 + 2) / 2)
+        assert table.loc[(2.0, "forward"), "t_median"] == 1.0
+
+
+def test_what_evaluation_cost_and_how_fine_it_was(tmp_path):
+    folder = run_folder(tmp_path, [GROUP])
+    curve(folder, "backprop", 1, FINE)
+    folder.append(
+        "curves",
+        {
+            "job": f"{GROUP.name}/backprop/train/1",
+            "group": GROUP.name,
+            "method": "backprop",
+            "seed": 1,
+            "iteration": 50,
+            "train_seconds": 5.0,
+            "evaluation_seconds": 0.5,
+            "validation_loss": 1.0,
+            "validation_accuracy": 0.5,
+        },
+    )
+    jobs = folder.read("jobs").astype(object)
+    jobs["evaluate_every"] = 10
+    folder.replace("jobs", jobs.where(jobs.notna(), None).to_dict("records"))
+    row = summarise(folder).set_index("method").loc["backprop"]
+    assert (row["evaluation_share"], row["resolution_seconds"], row["train_seconds"]) == (0.1, 1.0, 5.0)

@@ -12,7 +12,16 @@ from torch import nn
 
 from fgbench import methods
 from fgbench.training.batches import BatchOrder
-from fgbench.training.loop import EVALUATION_BATCH, STEPS_PER_READING, Point, Trainee, evaluate, take_turns
+from fgbench.training.loop import (
+    EVALUATION_BATCH,
+    STEPS_PER_READING,
+    Budget,
+    Point,
+    Rate,
+    Trainee,
+    evaluate,
+    take_turns,
+)
 from tests.builders import TickingClock, cross_entropy, tiny_data, tiny_mlp
 
 
@@ -20,7 +29,7 @@ def trainee(spec: str = "backprop", rate: float = 0.05, seed: int = 0, clock=Non
     model = tiny_mlp(dtype=torch.float32)
     step = step or methods.find(spec).prepare(model, cross_entropy, seed)
     clock = clock or TickingClock()
-    return Trainee(model, step, cross_entropy, rate, tiny_data(), BatchOrder(40, 8, seed), clock)
+    return Trainee(model, step, cross_entropy, Rate(rate), tiny_data(), BatchOrder(40, 8, seed), clock)
 
 
 def curves(
@@ -128,6 +137,48 @@ def test_same_seed_gives_the_same_curve_bit_for_bit_whoever_else_trains(spec):
     nan_free = [dataclasses.replace(p, train_loss=0.0) if p.iteration == 0 else p for p in timeless(alone)]
     again = [dataclasses.replace(p, train_loss=0.0) if p.iteration == 0 else p for p in timeless(again)]
     assert nan_free == again
+
+
+def test_the_learning_rate_decays_as_in_the_first_paper():
+    seen: list[float] = []
+
+    class Recording:
+        parameters = ()
+
+        def __call__(self, batch, learning_rate):
+            seen.append(learning_rate)
+            return torch.tensor(1.0)
+
+    one = trainee(step=Recording())
+    one.rate = Rate(2e-4, 1e-4)
+    one.advance(3)
+    one.advance(STEPS_PER_READING + 1)
+    assert seen == [2e-4 * math.exp(-1e-4 * i) for i in range(STEPS_PER_READING + 4)]
+
+
+def test_a_run_ends_at_its_last_step_with_an_evaluation_there():
+    one = trainee()
+    one.most_steps = 12
+    assert [p.iteration for p in curves({"a": one}, seconds=math.inf)["a"]] == [0, 5, 10, 12]
+
+
+@pytest.mark.parametrize(
+    ("budget", "queries", "steps"),
+    [
+        (Budget(1.0), 3, math.inf),
+        (Budget(1.0, iterations=7), 3, 7),
+        (Budget(1.0, queries=7), 3, 2),
+        (Budget(1.0, iterations=5, queries=100), 3, 5),
+        (Budget(1.0, queries=2), 17, 1),
+    ],
+)
+def test_a_budget_leaves_a_method_so_many_steps(budget, queries, steps):
+    assert budget.steps(queries) == steps
+
+
+def test_a_part_of_a_budget_is_a_part_of_all_of_it():
+    assert Budget(10.0, 11, 20).share(0.5) == Budget(5.0, 6, 10)
+    assert Budget(10.0).share(0.2) == Budget(2.0)
 
 
 def test_loss_that_is_no_longer_finite_ends_the_run_with_the_point_that_shows_it():

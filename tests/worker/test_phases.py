@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from fgbench import methods
+from fgbench.training.loop import Budget
 from fgbench.worker.memory import measure_memory
 from fgbench.worker.reporting import LONGEST_DETAIL, failures_reported, report_failure
 from fgbench.worker.timing import (
@@ -20,7 +21,7 @@ from fgbench.worker.timing import (
     time_alone,
     time_methods,
 )
-from fgbench.worker.training import LEAST_POINTS, POINTS, Pace, evaluation_grid, train, tune
+from fgbench.worker.training import LEAST_POINTS, POINTS, Pace, Protocol, evaluation_grid, train, tune
 from tests.builders import tiny_matched
 
 SPECS = ("backprop", "forward")
@@ -50,6 +51,7 @@ class Breaking(methods.Method):
 
     error: Exception
     in_step: bool = True
+    queries = 1
     summary = source = "fails on purpose"
 
     def prepare(self, model, loss, seed, conditions=None):
@@ -220,13 +222,13 @@ class TestMemory:
 class TestTuning:
     def test_a_given_rate_needs_pacing_only(self):
         reports = Reports()
-        tune(tiny_matched(), SPECS, 0.05, False, reports)
+        tune(tiny_matched(), SPECS, Protocol(Budget(0.05)), False, reports)
         assert [name for name, _ in reports.events] == ["grid"]
         assert reports.of("grid")[0]["every"] >= 1
 
     def test_every_method_is_searched_on_the_same_grid_and_its_choice_had_a_whole_run(self):
         reports = Reports()
-        tune(tiny_matched(), SPECS, 0.03, True, reports)
+        tune(tiny_matched(), SPECS, Protocol(Budget(0.03)), True, reports)
         trials = reports.of("trial")
         by_method = {
             m: [t["learning_rate"] for t in trials if t["method"] == m and not t["full"]] for m in SPECS
@@ -240,14 +242,14 @@ class TestTuning:
     def test_a_method_that_fails_is_reported_and_the_others_searched(self, breaking):
         breaking(ValueError("no"))
         reports = Reports()
-        tune(tiny_matched(), ("broken", "backprop"), 0.02, True, reports)
+        tune(tiny_matched(), ("broken", "backprop"), Protocol(Budget(0.02)), True, reports)
         assert [f["method"] for f in reports.of("failed")] == ["broken"]
         assert [t["method"] for t in reports.of("tuned")] == ["backprop"]
 
     def test_where_all_fail_there_is_no_grid(self, breaking):
         breaking(ValueError("no"))
         reports = Reports()
-        tune(tiny_matched(), ("broken",), 0.02, True, reports)
+        tune(tiny_matched(), ("broken",), Protocol(Budget(0.02)), True, reports)
         assert [name for name, _ in reports.events] == ["failed"]
 
     def test_grid_is_smooth_for_the_quickest(self):
@@ -257,14 +259,17 @@ class TestTuning:
         every = evaluation_grid([Pace(0.001, 0.0), Pace(0.1, 0.0)], 6.0)
         assert 6.0 / 0.1 / every >= LEAST_POINTS
 
+    def test_grid_is_smooth_for_whoever_takes_most_steps_within_the_budget(self):
+        assert evaluation_grid([Pace(0.001, 0.0, 600), Pace(0.002, 0.0, 1200)], 6.0) == 1200 / POINTS
+
     def test_grid_is_one_step_at_least(self):
         assert evaluation_grid([Pace(5.0, 1.0)], 6.0) == 1
 
 
 class TestTraining:
-    def trained(self, specs=SPECS, rate: float = 0.05, seconds: float = 0.05) -> Reports:
+    def trained(self, specs=SPECS, rate: float = 0.05, budget: Budget = Budget(0.05)) -> Reports:  # noqa: B008
         reports = Reports()
-        train(tiny_matched(1), dict.fromkeys(specs, rate), 5, seconds, reports)
+        train(tiny_matched(1), dict.fromkeys(specs, rate), Protocol(budget, every=5), reports)
         return reports
 
     def test_all_start_at_the_same_loss_and_share_the_grid(self):
@@ -275,6 +280,31 @@ class TestTraining:
         for method in SPECS:
             own = [f["iteration"] for f in reports.of("point") if f["method"] == method]
             assert own == [5 * i for i in range(len(own))]
+
+    def test_equal_steps_or_equal_queries_end_every_run_where_they_should(self):
+        def last(budget: Budget) -> dict[str, int]:
+            reports = self.trained(("backprop", "forward", "forward:tangents=5", "spsa"), budget=budget)
+            return {f["method"]: f["iteration"] for f in reports.of("point")}
+
+        assert set(last(Budget(60.0, iterations=12)).values()) == {12}
+        assert last(Budget(60.0, queries=24)) == {
+            "backprop": 24 // 3,
+            "forward": 24 // 2,
+            "forward:tangents=5": 24 // 6,
+            "spsa": 24 // 2,
+        }
+
+    def test_a_run_of_steps_alone_is_the_same_bit_for_bit(self):
+        one, other = (
+            [
+                {k: v for k, v in f.items() if not k.endswith("_seconds")}
+                for f in self.trained(budget=Budget(60.0, iterations=20)).of("point")
+                if f["iteration"]
+            ]
+            for _ in range(2)
+        )
+        assert len(one) == 2 * 4
+        assert one == other
 
     def test_a_run_whose_loss_is_not_finite_is_diverged(self):
         reports = self.trained(("backprop",), rate=1e38)
