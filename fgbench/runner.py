@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
 from typing import Any, Protocol
 
@@ -300,6 +300,7 @@ class GroupRun:
         if jobs.empty:
             return 0, {}
         rates = dict(zip(jobs["method"], jobs["learning_rate"], strict=True))
+        self._mark_chosen(rates)  # it may have been cut off just before
         return int(jobs["evaluate_every"].iloc[0]), {m: r for m, r in rates.items() if m not in self.left_out}
 
     def _show_trial(self, trial: dict[str, Any], share: float) -> None:
@@ -332,7 +333,12 @@ class GroupRun:
         with self._jobs("train", list(rates), seed=seed, rates=rates) as jobs:
             for spec, job in jobs.items():
                 job |= {"evaluate_every": every, "queries": methods.find(spec).queries}
-            request = {"protocol": self._protocol(every), "learning_rates": rates}
+            checkpoint = self.folder.checkpoint(f"{self.group.name}-{seed}")
+            request = {
+                "protocol": self._protocol(every),
+                "learning_rates": rates,
+                "checkpoint": str(checkpoint.absolute()),
+            }
             for event in self._work("train", jobs, seed, **request):
                 if event.pop("event") != "point":
                     continue
@@ -343,6 +349,9 @@ class GroupRun:
                     sum(spent.values()) / (seconds * len(spent)),
                     f"{text}, {event['method']}: validation loss {event['validation_loss']:.3g}",
                 )
+        checkpoint.unlink(missing_ok=True)
+        with suppress(OSError):  # it holds others
+            checkpoint.parent.rmdir()
 
     def _protocol(self, every: int | None) -> dict[str, Any]:
         """What a worker's `Protocol` is made of."""

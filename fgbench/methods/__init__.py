@@ -98,7 +98,9 @@ class Step(ABC):
         return []
 
     def generators(self) -> list[torch.Generator]:
-        """What it draws random numbers from, besides the device's own generator."""
+        """What its draws depend on besides the device's own generator: a CUDA graph and a checkpoint
+        have to know.
+        """
         return []
 
 

@@ -191,7 +191,7 @@ class ActivityStep(Step):
     def generators(self) -> list[torch.Generator]:
         """Of the noise, and of the tangents of parameters without a layer."""
         drawer = getattr(self, "drawer", None)
-        return [self.fill.generator, *([drawer.generator] if drawer else [])]
+        return [self.fill.generator, *(drawer.generators if drawer else [])]
 
     def notes(self) -> list[str]:
         """What fell back, and whether samples meet."""

@@ -94,7 +94,7 @@ class PushforwardStep(ForwardStep):
 
     def generators(self) -> list[torch.Generator]:
         """Of the tangents."""
-        return [self.drawer.generator]
+        return self.drawer.generators
 
     def notes(self) -> list[str]:
         """What fell back to PyTorch's forward mode."""

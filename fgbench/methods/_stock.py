@@ -60,7 +60,7 @@ class StockStep(ForwardStep):
 
     def generators(self) -> list[torch.Generator]:
         """Of the tangents."""
-        return [self.drawer.generator]
+        return self.drawer.generators
 
     def expected(self, gradient: Sequence[Tensor], model: nn.Module, batch: Batch) -> list[Tensor]:
         """⟨∇f, v⟩ v with the v of the last step."""

@@ -89,6 +89,10 @@ class SpsaStep(Step):
         self._move(self.epsilon * self.one)
         self.update(self.z.by_name, self.directional_derivative.unsqueeze(0), learning_rate)
 
+    def generators(self) -> list[torch.Generator]:
+        """Of the seeds."""
+        return self.drawer.generators
+
     def expected(self, gradient: Sequence[Tensor], model: nn.Module, batch: Batch) -> list[Tensor]:
         """The difference quotient in float64 times z.
 

@@ -105,6 +105,11 @@ class Drawer:
         self.buffers: list[Tensor] = []
         self.kept: dict[str, Tangent] = {}
 
+    @property
+    def generators(self) -> list[torch.Generator]:
+        """What the next draw depends on: of the entries, or of the seeds that these come from."""
+        return [self.generator if self.keep else self.seeds]
+
     def draw(self) -> Tangents:
         """The next step's; those of the last are overwritten, or forgotten where none are kept."""
         if not self.keep:

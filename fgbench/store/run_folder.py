@@ -118,6 +118,10 @@ class RunFolder:
         """Whether anything of the table's kind was stored."""
         return self._file(table).exists()
 
+    def checkpoint(self, name: str) -> Path:
+        """Where a worker keeps the state of what it trains; gone when that is done."""
+        return self.path / "checkpoints" / f"{name}.pt"
+
     @contextmanager
     def held(self) -> Iterator[None]:
         """Nobody else writes to it meanwhile.

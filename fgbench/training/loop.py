@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from time import perf_counter
+from typing import Any
 
 import torch
 from torch import nn
@@ -134,6 +135,31 @@ class Trainee:
         self.evaluation_seconds += perf_counter() - start
         return Point(self.iteration, self.train_seconds, self.evaluation_seconds, train_loss, loss, accuracy)
 
+    def state(self) -> dict[str, Any]:
+        """All that the rest of the run depends on, as tensors and plain values."""
+        optimizer = self.step.optimizer
+        return {
+            "model": self.model.state_dict(),
+            "optimizer": optimizer.state_dict() if optimizer else None,
+            "generators": [generator.get_state() for generator in self.step.generators()],
+            "randomness": self._randomness.state(),
+            "iteration": self.iteration,
+            "train_seconds": self.train_seconds,
+            "evaluation_seconds": self.evaluation_seconds,
+            "last_loss": self._last_loss,
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on where the trainee that gave the state was."""
+        self.model.load_state_dict(state["model"])
+        if self.step.optimizer:
+            self.step.optimizer.load_state_dict(state["optimizer"])
+        for generator, own in zip(self.step.generators(), state["generators"], strict=True):
+            generator.set_state(own)
+        self._randomness.restore(state["randomness"])
+        self.iteration, self._last_loss = state["iteration"], state["last_loss"]
+        self.train_seconds, self.evaluation_seconds = state["train_seconds"], state["evaluation_seconds"]
+
 
 @torch.no_grad()
 def evaluate(model: nn.Module, loss: Loss, data: Dataset) -> tuple[float, float]:
@@ -159,7 +185,13 @@ def _ends(point: Point, trainee: Trainee, max_seconds: float) -> bool:
 
 
 def take_turns(
-    trainees: Mapping[str, Trainee], every: int, max_seconds: float, rng: random.Random
+    trainees: Mapping[str, Trainee],
+    every: int,
+    max_seconds: float,
+    rng: random.Random,
+    *,
+    begun: bool = False,
+    after_turn: Callable[[Sequence[str]], None] = lambda alive: None,
 ) -> Iterator[tuple[str, Point | Exception]]:
     """Train all until each has had its seconds, in turns of `every` steps, so that drift hits all alike.
 
@@ -171,9 +203,11 @@ def take_turns(
         every: steps between evaluations, the same grid for all.
         max_seconds: training seconds for each.
         rng: of the order within a turn.
+        begun: they go on with training, and were evaluated where they are.
+        after_turn: called between turns with the names of those that go on.
     """
     alive = dict(trainees)
-    steps = 0
+    steps = every if begun else 0
     while alive:
         for name in rng.sample(list(alive), len(alive)):
             try:
@@ -185,3 +219,4 @@ def take_turns(
             if isinstance(outcome, Exception) or _ends(outcome, alive[name], max_seconds):
                 del alive[name]
         steps = every
+        after_turn(list(alive))

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
 import torch
 
@@ -30,6 +31,14 @@ class OwnRandomness:
                 torch.cuda.set_rng_state(state, device)
             yield
             self._keep()
+
+    def state(self) -> dict[str, Any]:
+        """Of the generators, for a checkpoint."""
+        return {"host": self.host, "on_devices": self.on_devices}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Go on from a state that was kept."""
+        self.host, self.on_devices = state["host"], list(state["on_devices"])
 
     def _keep(self) -> None:
         self.host = torch.get_rng_state()

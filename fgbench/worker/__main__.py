@@ -9,6 +9,7 @@ import shutil
 import sys
 import tempfile
 import warnings
+from pathlib import Path
 from typing import Any, TextIO
 
 
@@ -35,6 +36,7 @@ def _do(request: dict[str, Any], channel: TextIO) -> None:
     from functools import partial
 
     from fgbench.plan import Group
+    from fgbench.worker.checkpoint import Checkpoint
     from fgbench.worker.matched import build_matched
     from fgbench.worker.memory import measure_memory
     from fgbench.worker.timing import BATCHES, find_modes, time_alone, time_methods
@@ -65,7 +67,8 @@ def _do(request: dict[str, Any], channel: TextIO) -> None:
         case "tune":
             tune(matched, specs, Protocol.of(request["protocol"]), request["searched"], report)
         case "train":
-            train(matched, request["learning_rates"], Protocol.of(request["protocol"]), report)
+            checkpoint = Checkpoint(Path(request["checkpoint"]))
+            train(matched, request["learning_rates"], Protocol.of(request["protocol"]), report, checkpoint)
 
 
 def _report(channel: TextIO, event: str, **facts: Any) -> None:

@@ -13,6 +13,7 @@ from fgbench import methods
 from fgbench.measurement.clock import clock_for
 from fgbench.training.loop import Budget, Point, Rate, Trainee, take_turns
 from fgbench.training.search import TRIAL_SHARE, search
+from fgbench.worker.checkpoint import Checkpoint
 from fgbench.worker.matched import Matched
 from fgbench.worker.reporting import Report, failures_reported, report_failure
 from fgbench.worker.timing import LEARNING_RATE
@@ -81,22 +82,38 @@ def tune(matched: Matched, specs: Sequence[str], protocol: Protocol, searched: b
             _search(matched, spec, replace(protocol, every=every), report)
 
 
-def train(matched: Matched, rates: Mapping[str, float], protocol: Protocol, report: Report) -> None:
-    """Train all methods of the group in turns; report every evaluation."""
+def train(
+    matched: Matched,
+    rates: Mapping[str, float],
+    protocol: Protocol,
+    report: Report,
+    checkpoint: Checkpoint | None = None,
+) -> None:
+    """Train all methods of the group in turns; report every evaluation, those before a checkpoint too."""
     assert protocol.every is not None
+    kept, rng = checkpoint or Checkpoint(None), random.Random(matched.seed)
+    tell = kept.telling(report)
     trainees = {}
     for spec, rate in rates.items():
         with failures_reported(report, spec):
             _pace(matched, spec, protocol)  # first calls compile and allocate: not on the clock
             trainees[spec] = _trainee(matched, spec, rate, protocol)
-    seconds = protocol.budget.seconds
-    for spec, point in take_turns(trainees, protocol.every, seconds, random.Random(matched.seed)):
+    alive = kept.restore(trainees, rng, report)
+    turns = take_turns(
+        trainees if alive is None else {spec: trainees[spec] for spec in alive},
+        protocol.every,
+        protocol.budget.seconds,
+        rng,
+        begun=alive is not None,
+        after_turn=lambda left: kept.keep(trainees, left, rng),
+    )
+    for spec, point in turns:
         if isinstance(point, Exception):
-            report_failure(report, spec, point)
+            report_failure(tell, spec, point)
             continue
-        report("point", method=spec, **asdict(point))
+        tell("point", method=spec, **asdict(point))
         if not point.finite:
-            report("failed", method=spec, status="diverged", detail="its loss is no longer finite")
+            tell("failed", method=spec, status="diverged", detail="its loss is no longer finite")
 
 
 def _trainee(matched: Matched, spec: str, rate: float, protocol: Protocol) -> Trainee:

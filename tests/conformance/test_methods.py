@@ -119,6 +119,26 @@ class TestEveryMethod:
         drawn = not torch.allclose(one, other, rtol=1e-9)
         assert (weights_after(spec, 3, seed=7) != weights_after(spec, 3, seed=8)) == drawn
 
+    def test_a_step_goes_on_from_its_state_bit_for_bit(self, spec):
+        """The model, the optimiser's state and the generators are all that the next step depends on."""
+        whole, parts = tiny_mlp(dtype=torch.float32), tiny_mlp(dtype=torch.float32)
+        one, first = (methods.find(spec).prepare(m, cross_entropy, 3) for m in (whole, parts))
+        for _ in range(4):
+            one(tiny_batch(torch.float32), 0.05)
+        for _ in range(2):
+            first(tiny_batch(torch.float32), 0.05)
+        fresh = tiny_mlp(1, dtype=torch.float32)
+        second = methods.find(spec).prepare(fresh, cross_entropy, 99)
+        fresh.load_state_dict(parts.state_dict())
+        for own, kept in zip(second.generators(), first.generators(), strict=True):
+            own.set_state(kept.get_state())
+        for _ in range(2):
+            second(tiny_batch(torch.float32), 0.05)
+        assert weights_hash(fresh) == weights_hash(whole)
+
+    def test_its_queries_are_a_whole_number(self, spec):
+        assert methods.find(spec).queries >= 1
+
     def test_learning_rate_0_leaves_the_weights(self, spec):
         model = tiny_mlp()
         before = flat(list(model.parameters()))
