@@ -16,6 +16,7 @@ from fgbench.charts._style import Look, looks_of
 from fgbench.store.run_folder import RunFolder
 from fgbench.summary.parts import split
 from fgbench.summary.table import GROUP_COLUMNS, summarise
+from fgbench.summary.targets import headline
 
 SETUP = (
     *(column for column in GROUP_COLUMNS if column != "depth"),
@@ -26,9 +27,9 @@ SETUP = (
 )
 FIGURES = (
     *("r", "r_low", "r_high", "ratio", "ratio_low", "ratio_high", "processes", "rounds"),
-    *("joules", "peak_bytes", "target_loss", "reached", "runs", "t", "t_low", "t_high"),
+    *("joules", "peak_bytes", "target_loss", "target_accuracy", "reached", "runs", "t", "t_low", "t_high"),
 )
-TABLES = ("jobs", "memory", "curves", "targets")
+TABLES = ("jobs", "memory", "curves", "targets", "search")
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,8 @@ class Comparison:
 
     Attributes:
         rows: of the summary, a method of a group each, in order of depth.
-        tables: jobs, memory, curves and targets of those groups, and the `parts` of their steps.
+        tables: jobs, memory, curves and search of those groups, `targets` (the headline one of each),
+            `every_target`, and the `parts` of their steps.
         looks: of every method in all the runs that are drawn, so that a method looks alike everywhere.
         run: the run's name, where another run measured the same groups.
         mark: tells apart what the rest of the file name does not.
@@ -124,6 +126,8 @@ def comparisons(runs: Sequence[RunFolder]) -> list[Comparison]:
     tables = {name: _table(runs, name) for name in TABLES}
     splits = [split(run).assign(run=index) for index, run in enumerate(runs)]
     tables["parts"] = pd.concat(splits, ignore_index=True)
+    tables["every_target"] = tables["targets"]
+    tables["targets"] = _headlines(tables["targets"])
     whole = Comparison(rows, tables, looks_of(rows["method"].unique()))
     found = [
         part
@@ -174,6 +178,11 @@ def _summary(index: int, run: RunFolder) -> pd.DataFrame:
 def _table(runs: Iterable[RunFolder], name: str) -> pd.DataFrame:
     frames = [run.read(name).assign(run=index) for index, run in enumerate(runs)]
     return pd.concat(frames, ignore_index=True)
+
+
+def _headlines(targets: pd.DataFrame) -> pd.DataFrame:
+    own = [headline(rows) for _, rows in targets.groupby(["run", "group"], sort=False)]
+    return pd.concat(own, ignore_index=True) if own else targets
 
 
 def _arch(spec: str) -> str:

@@ -17,7 +17,7 @@ from fgbench.plan import REFERENCE
 # Okabe and Ito's palette without its yellow, which vanishes on paper, and its black, kept for lines
 # that are no method's. Backprop is always the blue.
 BLUE, INK, GREY = "#0072B2", "#222222", "#767676"
-COLOURS = ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
+COLOURS = ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#8C6D31")
 # Of other lengths than the colours, so that methods that share a colour differ in marker and line.
 MARKERS = ("s", "^", "D", "v", "P", "X")
 LINES: tuple[tuple[float, tuple[float, ...]], ...] = ((0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)))

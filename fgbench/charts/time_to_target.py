@@ -15,7 +15,7 @@ from fgbench.charts import Chart
 from fgbench.charts._comparison import Comparison
 from fgbench.charts._parts import ROW_INCHES, beside, log_axis, name_rows, point, reach
 from fgbench.charts._style import GREY, Look, new_figure
-from fgbench.report.figures import missing, number
+from fgbench.report.figures import missing, number, target_words
 
 LOG_SPAN = 10
 SEEDS_BELOW = 0.3  # of a row, so that the seeds do not hide the estimate
@@ -36,8 +36,8 @@ def _draw(comparison: Comparison) -> Figure | str:
     for ax, group in zip(panels, groups, strict=True):
         _draw_group(ax, group)
         depth = f"depth {group.depths[0]}, " if len(groups) > 1 else ""
-        target = group.tables["targets"]["target_loss"].iloc[0]
-        ax.set_title(f"{depth}to validation loss {target:g}", loc="left", size=8.5)
+        target = target_words(group.tables["targets"].iloc[0])
+        ax.set_title(f"{depth}to {target}", loc="left", size=8.5)
     _scale(panels[-1], comparison)
     panels[-1].set_xlabel("Training seconds (evaluation excluded)")
     figure.legend(handles=_keys(), loc="outside lower center", ncols=2)

@@ -10,11 +10,12 @@ from rich.console import Console
 from rich.markup import escape
 
 from fgbench.report.doubts import doubts
-from fgbench.report.table import caption, group_tables, parts_table, title
+from fgbench.report.table import caption, group_tables, parts_table, targets_table, title
 from fgbench.report.words import findings
 from fgbench.store.run_folder import RunFolder
 from fgbench.summary.parts import split
 from fgbench.summary.table import aa_rows, summarise
+from fgbench.summary.targets import by_target
 
 
 def show(folder: RunFolder, *, as_json: bool = False) -> bool:
@@ -23,7 +24,7 @@ def show(folder: RunFolder, *, as_json: bool = False) -> bool:
     Gives whether there was any figure to show.
     """
     summary = summarise(folder)
-    aa, parts = aa_rows(folder), split(folder)
+    aa, parts, targets = aa_rows(folder), split(folder), by_target(folder)
     sentences = [line for _, group in summary.groupby("group", sort=False) for line in findings(group, aa)]
     warnings = doubts(summary, folder.read("ratios"), folder.read("samples"))
     if as_json:
@@ -32,6 +33,7 @@ def show(folder: RunFolder, *, as_json: bool = False) -> bool:
             "path": str(folder.path),
             "results": rows,
             "parts": json.loads(parts.to_json(orient="records", double_precision=15)),
+            "targets": json.loads(targets.to_json(orient="records", double_precision=15)),
             "findings": sentences,
             "warnings": warnings,
         }
@@ -41,7 +43,8 @@ def show(folder: RunFolder, *, as_json: bool = False) -> bool:
     console = Console(highlight=False)
     for _, group in summary.groupby("group", sort=False):
         console.print(f"[bold]{title(group.iloc[0])}[/bold]")
-        for table in [*group_tables(group, console), *parts_table(parts, group)]:
+        own = targets[targets["group"] == group["group"].iloc[0]]
+        for table in [*group_tables(group, console), *targets_table(own), *parts_table(parts, group)]:
             console.print(table)
         console.print(f"[dim]{caption(group.iloc[0])}[/dim]\n")
     for sentence in sentences:

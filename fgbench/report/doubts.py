@@ -19,6 +19,7 @@ SLOT_EFFECT, SLOT_CHANCE = 0.01, 0.001  # of a place in the round, and its chanc
 OUTLIER, OUTLIER_SHARE = 1.5, 0.05  # times its arm's median, and the share of blocks that is worth a line
 THROTTLED_SHARE = 0.05  # of blocks
 LAUNCH_BOUND = 0.9  # of a block's time passed when the last of its work was queued
+PRODUCT = 1.1  # by which the ratio while training may be beyond the interval of the timed one
 ARM = ["group", "role", "method", "process"]
 
 
@@ -38,6 +39,7 @@ def doubts(summary: pd.DataFrame, ratios: pd.DataFrame, samples: pd.DataFrame) -
         *_timing_doubts(timed),
         *_launch_doubts(summary),
         *_alone_doubts(ratios),
+        *_product_doubts(summary),
         *_seed_doubts(summary),
         *_status_doubts(summary),
     ]
@@ -161,6 +163,23 @@ def _alone_doubts(ratios: pd.DataFrame) -> Iterator[str]:
                 f"{row['group']}, {row['method']}: alone its R is {number(*alone)} {interval(*alone)}, "
                 f"interleaved {number(*beside)} {interval(*beside)}. Both are true: caches, clocks or power "
                 "differ when other work comes between."
+            )
+
+
+def _product_doubts(summary: pd.DataFrame) -> Iterator[str]:
+    """T ratio over steps ratio is the ratio of the steps as they were while training."""
+    for _, row in summary[summary["method"] != summary["reference"]].iterrows():
+        if any(missing(row[name]) for name in ("t_ratio", "n_ratio", "ratio_low")) or math.isinf(
+            row["t_ratio"]
+        ):
+            continue
+        trained = row["t_ratio"] / row["n_ratio"]
+        if not row["ratio_low"] / PRODUCT < trained < row["ratio_high"] * PRODUCT:
+            cells = row["ratio"], row["ratio_low"], row["ratio_high"]
+            yield (
+                f"{row['group']}, {row['method']}: while training its steps took {number(trained)} times "
+                f"{row['reference']}'s, when timed {number(*cells)} {interval(*cells)}: T ratio is not "
+                "ratio × steps ratio here; other programs, or caches that training shares, can do that."
             )
 
 

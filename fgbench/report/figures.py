@@ -34,6 +34,13 @@ def interval(value: Any, low: Any, high: Any) -> str:
     return f"[{_fixed(low, decimals)}, {_fixed(high, decimals)}]"
 
 
+def target_words(row: Any) -> str:
+    """What a row with `target_loss` and `target_accuracy` aims at; empty without either."""
+    if not missing(row["target_loss"]):
+        return f"validation loss {row['target_loss']:g}"
+    return "" if missing(row["target_accuracy"]) else f"validation accuracy {row['target_accuracy']:g}"
+
+
 def seconds(value: Any) -> str:
     """A time with a unit that fits."""
     if missing(value):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from enum import Enum
 from typing import Any
@@ -13,8 +14,18 @@ from rich.markup import escape
 from rich.table import Table
 
 from fgbench.report.doubts import LAUNCH_BOUND
-from fgbench.report.figures import NOTHING, interval, joules, missing, number, seconds, size
+from fgbench.report.figures import (
+    NOTHING,
+    interval,
+    joules,
+    missing,
+    number,
+    seconds,
+    size,
+    target_words,
+)
 from fgbench.summary.parts import ORDER
+from fgbench.summary.targets import TARGET
 
 METHOD_WIDTH = 28  # of the column, before a long spec is folded
 
@@ -143,11 +154,40 @@ def caption(row: pd.Series) -> str:
         )
     if not missing(row["runs"]):
         lines.append("T: expected training seconds to the target; T ratio ≈ ratio × steps ratio")
+    if not missing(row["train_seconds"]):
+        lines.append(f"{row['protocol']}; {row['optimizer']}; {_evaluation(row)}")
     return "\n".join(lines)
 
 
+def _evaluation(row: pd.Series) -> str:
+    if missing(row["resolution_seconds"]):
+        return "not evaluated while training"
+    every = f"evaluated every {seconds(row['resolution_seconds'])} of {row['method']}'s training"
+    return f"{every}, {row['evaluation_share']:.0%} on top of it"
+
+
+def targets_table(targets: pd.DataFrame) -> list[Table]:
+    """Times of a group to each of its targets; none where there is one alone, which the main table has."""
+    if targets.empty or len(targets[TARGET].drop_duplicates()) < 2:
+        return []
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    longest = max(len(method) for method in targets["method"])
+    table.add_column("to", overflow="fold")
+    table.add_column("method", style="bold", overflow="fold", min_width=min(longest, METHOD_WIDTH))
+    for name in ("T", "median", "T\nratio", "steps\nratio"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for _, rows in targets.groupby(TARGET, sort=False, dropna=False):
+        for place, (_, row) in enumerate(rows.iterrows()):
+            median = "∞" if math.isinf(row["t_median"]) else seconds(row["t_median"])
+            ratios = (number(row[n], row[f"{n}_low"], row[f"{n}_high"]) for n in ("t_ratio", "n_ratio"))
+            name = "" if place else target_words(row).removeprefix("validation ")
+            table.add_row(name, row["method"], _time(row), median, *ratios)
+        table.add_section()
+    return [table]
+
+
 def _target_title(row: pd.Series) -> str:
-    return "\nT" if missing(row["target_loss"]) else f"T to\nloss {row['target_loss']:g}"
+    return f"T to\n{target_words(row).removeprefix('validation ')}" if target_words(row) else "\nT"
 
 
 def _figure(row: pd.Series, name: str) -> str:

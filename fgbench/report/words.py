@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pandas as pd
 
 from fgbench.report.doubts import AA_TOLERANCE, off_by
-from fgbench.report.figures import interval, missing, number
+from fgbench.report.figures import interval, missing, number, target_words
 
 
 def findings(group: pd.DataFrame, aa: pd.DataFrame) -> list[str]:
@@ -57,15 +57,19 @@ def _verdict(row: pd.Series, steady: bool) -> str:
 def _target(row: pd.Series) -> Iterator[str]:
     if missing(row["runs"]):
         return
-    loss, reached, runs = f"{row['target_loss']:g}", int(row["reached"]), int(row["runs"])
+    reached, runs = int(row["reached"]), int(row["runs"])
+    spent, seeds = f"in {row['train_seconds']:.3g} s", f"seed{'s' if runs > 1 else ''}"
     if not reached:
-        yield f"{row['method']} reached validation loss {loss} in none of {runs} run{'s' if runs > 1 else ''}"
+        yield f"{target_words(row)} not reached {spent} by {row['method']}, {runs} of {runs} {seeds}"
         return
     if missing(row["t_ratio"]):
-        yield f"{row['method']} reached loss {loss} in {reached} of {runs} runs, {row['reference']} in none"
+        yield (
+            f"{target_words(row)} reached by {row['method']} with {reached} of {runs} {seeds}, by "
+            f"{row['reference']} with none"
+        )
         return
     cells = row["t_ratio"], row["t_ratio_low"], row["t_ratio_high"]
     sure = _range(*cells)
-    clause = f"to validation loss {loss} {row['method']} takes {number(*cells)} times the training time"
-    clause += f" (95 % interval {sure}, {runs} seeds)" if sure else f" ({runs} seed{'s' if runs > 1 else ''})"
-    yield clause + (f", reaching it in {reached} of {runs} runs" if reached < runs else "")
+    clause = f"to {target_words(row)} {row['method']} takes {number(*cells)} times the training time"
+    clause += f" (95 % interval {sure}, {runs} seeds)" if sure else f" ({runs} {seeds})"
+    yield clause + (f", not reached {spent} by {runs - reached} of {runs} {seeds}" if reached < runs else "")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -40,10 +41,12 @@ def summarise(run: RunFolder) -> pd.DataFrame:
     `seconds` and `joules` per step, `first_call_seconds` (the slowest process's: compilation and all);
     `r`, `r_alone` (timed with nothing between), `ratio` (over the `reference`), `t` (expected seconds to
     the target), `t_ratio` and `n_ratio` (its factor in iterations), `validation_loss`, each with `_low`
-    and `_high`; `peak_bytes`, `learning_rate`,
-    `target_loss`, `reached` of `runs`, `validation_accuracy`, `status`; `ratio_within_low` and
-    `_high`, the interval by the rounds alone; `enqueue_share`, of a step's time until its work was
-    queued. What was not measured is NA.
+    and `_high`; `peak_bytes`, `learning_rate` and the
+    `protocol` that it comes from, `target_loss` or `target_accuracy` of the headline target, `t_median`
+    by Kaplan and Meier, `reached` of `runs`, `validation_accuracy`, `evaluation_share` of training's
+    seconds, `resolution_seconds` between evaluations, `train_seconds` of the longest run, `status`;
+    `ratio_within_low` and `_high`, the interval by the rounds alone; `enqueue_share`, of a step's time
+    until its work was queued. What was not measured is NA.
 
     Raises:
         ResultsError: a damaged table.
@@ -57,6 +60,7 @@ def summarise(run: RunFolder) -> pd.DataFrame:
             "device_name": group.get("device_name", facts["environment"]["device_name"]),
             "method": method,
             "reference": facts["reference"],
+            "protocol": protocol(facts["config"]),
             **_cells_of(
                 {name: t[t["group"] == group["name"]] for name, t in tables.items()},
                 method,
@@ -67,6 +71,28 @@ def summarise(run: RunFolder) -> pd.DataFrame:
         for method in facts["config"]["methods"]
     ]
     return pd.DataFrame(rows)
+
+
+def protocol(config: Mapping[str, Any]) -> str:
+    """How the learning rates came about, and what ended a training job, of a stored config."""
+    rate, decay = config.get("learning_rate"), config.get("lr_decay") or 0
+    rates = (
+        "learning rates searched for each method alike" if rate is None else f"learning rate {rate:g} for all"
+    )
+    limits = [
+        f"{config[name]:g} {unit}"
+        for name, unit in (
+            ("max_train_seconds", "s"),
+            ("max_iterations", "steps"),
+            ("max_queries", "queries"),
+        )
+        if config.get(name)
+    ]
+    return (
+        rates
+        + (f", · exp(−{decay:g} i) at step i" if decay else "")
+        + f"; {' or '.join(limits)} a run" * bool(limits)
+    )
 
 
 def aa_rows(run: RunFolder) -> pd.DataFrame:

@@ -20,6 +20,11 @@ from fgbench.summary.ratios import cells
 from fgbench.training.target import against_target, best_held, common_target
 
 TARGET = ["target_loss", "target_accuracy"]
+CELLS = [
+    *TARGET,
+    *("reached", "runs", "t", "t_low", "t_high", "t_median"),
+    *("t_ratio", "t_ratio_low", "t_ratio_high", "n_ratio", "n_ratio_low", "n_ratio_high"),
+]
 
 
 @dataclass(frozen=True)
@@ -95,7 +100,7 @@ def by_target(run: RunFolder) -> pd.DataFrame:
         for method in facts["config"]["methods"]
         if method in set(own["method"])
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=["group", "method", *CELLS])
 
 
 def headline(targets: pd.DataFrame) -> pd.DataFrame:

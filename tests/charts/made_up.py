@@ -35,6 +35,7 @@ def run(
     timed: bool = True,
     trained: bool = True,
     methods: Sequence[str] = METHODS,
+    targets: Sequence[float] = (TARGET,),
     **facts: Any,
 ) -> RunFolder:
     """A run of these groups under `root`."""
@@ -48,7 +49,8 @@ def run(
             runs = [(method, seed) for method in methods for seed in SEEDS]
             folder.append("jobs", *(job_row(each, *one) for one in runs))
             folder.append("curves", *(row for one in runs for row in curve_rows(each, *one)))
-            folder.append("targets", *(target_row(each, *one) for one in runs))
+            folder.append("targets", *(target_row(each, *one, target) for one in runs for target in targets))
+            folder.append("search", *(row for method in methods for row in search_rows(each, method)))
     return folder
 
 
@@ -144,14 +146,36 @@ def curve_rows(group: Group, method: str, seed: int) -> Iterator[dict[str, Any]]
             return
 
 
-def target_row(group: Group, method: str, seed: int) -> dict[str, Any]:
+RATES = (1e-3, 1e-2, 1e-1)
+CHOSEN = dict(zip(METHODS, (1e-2, 1e-3, 1e-2), strict=True))
+
+
+def search_rows(group: Group, method: str) -> Iterator[dict[str, Any]]:
+    """A short trial of each rate, of which the largest diverges, and a whole run of the chosen one."""
+    rates = [(rate, False) for rate in RATES] + [(CHOSEN[method], True)]
+    for rate, full in rates:
+        yield {
+            "group": group.name,
+            "method": method,
+            "seed": 0,
+            "learning_rate": rate,
+            "full": full,
+            "train_seconds": 1.0,
+            "iterations": 10,
+            "validation_loss": math.inf if rate == RATES[-1] else 1.5 - full,
+            "status": "ok",
+            "chosen": full,
+        }
+
+
+def target_row(group: Group, method: str, seed: int, target: float = TARGET) -> dict[str, Any]:
     losses = [loss(method, seed, evaluation) for evaluation in range(EVALUATIONS + 1)]
-    hit = next((i for i, value in enumerate(losses) if value <= TARGET), None)
+    hit = next((i for i, value in enumerate(losses) if value <= target), None)
     ended = EVALUATIONS // 2 + 1 if (method, seed) == DIVERGED else EVALUATIONS
     at = ended if hit is None else hit
     return {
         **_job(group, method, seed),
-        "target_loss": TARGET,
+        "target_loss": target,
         "outcome": "censored" if hit is None else "reached",
         "seconds": seconds(method, at),
         "iterations": at * STEPS_BETWEEN,

@@ -19,9 +19,12 @@ from tests.charts.made_up import METHODS, group
 from tests.charts.reading import colour
 
 NAMES = (
-    *("activations_by_depth", "energy", "loss_curves", "memory_by_depth", "memory_by_kind"),
-    *("parts_of_a_step", "ratio_by_depth", "runtimes", "time_to_target"),
+    *("activations_by_depth", "energy", "learning_rate_search", "loss_curves", "memory_by_depth"),
+    *("memory_by_kind", "parts_of_a_step", "performance_profile", "ratio_by_depth", "reached_by_time"),
+    *("runtimes", "time_to_target"),
 )
+
+TARGETS = (2.0, 1.0, 0.8)
 
 
 def test_charts_are_found_by_being_there() -> None:
@@ -32,7 +35,7 @@ def test_charts_are_found_by_being_there() -> None:
 @pytest.mark.filterwarnings("error")  # as matplotlib warns where a layout does not fit
 @pytest.mark.parametrize("format", charts.FORMATS)
 def test_every_chart_is_a_file_of_the_format(tmp_path: Path, format: str) -> None:
-    made_up.run(tmp_path / "results", [group(8), group(16)])
+    made_up.run(tmp_path / "results", [group(8), group(16)], targets=TARGETS)
     drawn = charts.draw_all(tmp_path / "results", tmp_path / "out", format)
     assert list(dict.fromkeys(one.chart for one in drawn)) == list(NAMES)
     begins = {"png": b"\x89PNG", "svg": b"<?xml", "pdf": b"%PDF"}[format]
@@ -42,7 +45,7 @@ def test_every_chart_is_a_file_of_the_format(tmp_path: Path, format: str) -> Non
 
 
 def test_an_svg_s_text_is_text(tmp_path: Path) -> None:
-    made_up.run(tmp_path / "results", [group(8), group(16)])
+    made_up.run(tmp_path / "results", [group(8), group(16)], targets=TARGETS)
     for one in charts.draw_all(tmp_path / "results", tmp_path / "out", "svg"):
         assert one.path
         text = one.path.read_text()
@@ -71,7 +74,8 @@ def test_absent_data_gives_a_reason_and_no_file(tmp_path: Path) -> None:
     assert drawn["loss_curves"] == charts.Drawn("loss_curves", reason="no training in these runs")
     assert drawn["time_to_target"].reason == "no training in these runs"
     written = {path.name.split("_mlp")[0] for path in (tmp_path / "out").iterdir()}
-    assert written == set(NAMES) - {"activations_by_depth", "loss_curves", "time_to_target"}
+    of_training = {"learning_rate_search", "loss_curves", "performance_profile", "reached_by_time"}
+    assert written == set(NAMES) - of_training - {"activations_by_depth", "time_to_target"}
 
 
 def test_a_run_that_measured_nothing_leaves_every_chart_out(tmp_path: Path) -> None:
@@ -135,7 +139,8 @@ def test_two_runs_of_the_same_group_are_apart_and_named(tmp_path: Path) -> None:
 
 
 def test_a_method_has_one_colour_in_every_chart(tmp_path: Path, draw: Draw) -> None:
-    run, depths = made_up.run(tmp_path, [group(8)]), made_up.run(tmp_path, [group(4), group(8)])
+    run = made_up.run(tmp_path, [group(8)], targets=TARGETS)
+    depths = made_up.run(tmp_path, [group(4), group(8)])
     others = ("activations_by_depth", "memory_by_kind", "parts_of_a_step")
     of_methods = [name for name in NAMES if name not in others]
     for method in METHODS[1:]:

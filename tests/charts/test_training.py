@@ -138,3 +138,53 @@ def test_every_depth_has_a_panel_with_its_own_target(tmp_path: Path, draw: Draw)
         "depth 1, to validation loss 1",
         "depth 4, to validation loss 1",
     ]
+
+
+def test_the_share_of_seeds_is_kaplan_and_meiers_and_censored_runs_are_ticks(
+    tmp_path: Path, draw: Draw
+) -> None:
+    (ax,) = draw("reached_by_time", made_up.run(tmp_path, [group(8)])).axes
+    assert y(ax, BACKPROP)[0] == 0.0
+    assert y(ax, BACKPROP)[-1] == pytest.approx(1.0), "all of backprop's seeds reach it"
+    method, seed = made_up.CENSORED
+    rows = [made_up.target_row(group(8), method, s) for s in SEEDS]
+    assert y(ax, method)[-1] < 1
+    assert x(ax, f"_ended {method}") == [row["seconds"] for row in rows if row["seed"] == seed]
+    reached = sorted(row["seconds"] for row in rows if row["seed"] != seed)
+    assert x(ax, method)[1:3] == pytest.approx(reached)
+    assert y(ax, method)[1:3] == pytest.approx([1 / 3, 2 / 3])
+
+
+def test_every_trial_is_drawn_and_the_chosen_one_ringed(tmp_path: Path, draw: Draw) -> None:
+    (ax,) = draw("learning_rate_search", made_up.run(tmp_path, [group(8)])).axes
+    for method in METHODS:
+        assert x(ax, method) == list(made_up.RATES)
+        assert x(ax, f"_chosen {method}") == [made_up.CHOSEN[method]]
+        losses = y(ax, method)
+        assert losses[:2] == [1.5, 1.5]
+        assert losses[2] == pytest.approx(1.1 * made_up.loss(BACKPROP, 1, 0)), "diverged: at the upper edge"
+
+
+def test_a_profile_is_the_share_of_targets_within_a_factor_of_the_fastest(tmp_path: Path, draw: Draw) -> None:
+    targets = (2.0, 1.0, 0.8)
+    (ax,) = draw("performance_profile", made_up.run(tmp_path, [group(8)], targets=targets)).axes
+
+    def expected(method: str, target: float) -> float:
+        rows = [made_up.target_row(group(8), method, seed, target) for seed in SEEDS]
+        hits = sum(row["outcome"] == "reached" for row in rows)
+        return sum(row["seconds"] for row in rows) / hits if hits else math.inf
+
+    for method in METHODS:
+        factors = sorted(expected(method, t) / min(expected(m, t) for m in METHODS) for t in targets)
+        reached = [f for f in factors if math.isfinite(f)]
+        assert x(ax, method)[1:-1] == pytest.approx(reached)
+        assert y(ax, method)[1:-1] == pytest.approx([(i + 1) / 3 for i in range(len(reached))])
+
+
+def test_a_profile_of_few_targets_is_none(tmp_path: Path, draw: Draw) -> None:
+    assert str(draw("performance_profile", made_up.run(tmp_path, [group(8)]))).startswith("fewer than 3")
+
+
+def test_the_headline_target_is_the_one_drawn(tmp_path: Path, draw: Draw) -> None:
+    run = made_up.run(tmp_path, [group(8)], targets=(2.0, 1.0, 0.001))
+    assert "validation loss 1" in words(draw("time_to_target", run))

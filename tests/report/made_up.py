@@ -19,6 +19,7 @@ REFERENCE: dict[str, Any] = {
     "threads": 2,
     "execution": "eager",
     "mode": "eager",
+    "optimizer": "sgd",
     "device_name": "a processor",
     "method": "backprop",
     "reference": "backprop",
@@ -42,6 +43,7 @@ REFERENCE: dict[str, Any] = {
     "enqueue_share": None,
     "peak_bytes": 3 * 2**20,
     "target_loss": 0.5,
+    "target_accuracy": None,
     "reached": 3,
     "runs": 3,
     "t": 1.0,
@@ -58,6 +60,11 @@ REFERENCE: dict[str, Any] = {
     "validation_loss_low": 0.1,
     "validation_loss_high": 0.3,
     "validation_accuracy": 0.95,
+    "protocol": "learning rate 0.1 for all; 60 s a run",
+    "evaluation_share": 0.1,
+    "resolution_seconds": 0.02,
+    "train_seconds": 60.0,
+    "t_median": 1.0,
     "status": "ok",
 }
 NO_AA = pd.DataFrame(columns=["group", "ratio", "reference"])

@@ -47,9 +47,18 @@ def test_a_reference_that_differs_from_itself_is_a_warning_with_its_figure() -> 
 
 
 def test_time_that_ran_out_is_a_warning_with_the_width_reached() -> None:
-    (doubt,) = said(group(stopped="time", ratio=2.0, ratio_low=1.8, ratio_high=2.2))
+    (doubt,) = said(group(stopped="time", ratio=2.0, ratio_low=1.8, ratio_high=2.2, t_ratio=2.0))
     assert "±10.0%" in doubt
     assert "--max-measure-seconds" in doubt
+
+
+@pytest.mark.parametrize(("t_ratio", "agrees"), [(8.0, True), (8.6, True), (10.0, False), (6.0, False)])
+def test_time_over_steps_has_to_be_the_ratio_of_the_steps(t_ratio: float, agrees: bool) -> None:
+    timed = {"ratio": 2.0, "ratio_low": 1.95, "ratio_high": 2.05}
+    found = said(group(**timed, t_ratio=t_ratio, n_ratio=4.0))
+    assert (found == []) == agrees
+    if not agrees:
+        assert f"{t_ratio / 4:.3g}" in found[0]
 
 
 def test_a_job_that_failed_is_a_warning() -> None:

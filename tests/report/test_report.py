@@ -43,9 +43,9 @@ def test_a_ratio_without_an_interval_gets_no_verdict() -> None:
 
 def test_runs_that_missed_the_target_are_said_beside_the_time() -> None:
     (some,) = findings(group(reached=2, t_ratio=4.0, t_ratio_low=3.0, t_ratio_high=5.0), NO_AA)
-    assert "reaching it in 2 of 3 runs" in some
+    assert "not reached in 60 s by 1 of 3 seeds" in some
     (none,) = findings(group(reached=0, t=math.inf, t_ratio=math.inf), NO_AA)
-    assert "in none of 3 runs" in none
+    assert "validation loss 0.5 not reached in 60 s by forward, 3 of 3 seeds" in none
 
 
 def test_one_process_is_said_in_capitals() -> None:

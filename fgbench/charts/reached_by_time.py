@@ -1,0 +1,54 @@
+"""The share of seeds that have reached the target by a time: what an expected time leaves out."""
+
+from __future__ import annotations
+
+from matplotlib.figure import Figure
+
+from fgbench.charts import Chart
+from fgbench.charts._comparison import Comparison
+from fgbench.charts._parts import log_axis
+from fgbench.charts._style import add_legend, height_over_legend, new_figure
+from fgbench.measurement.statistics import survival
+from fgbench.report.figures import target_words
+
+NOTE = "Kaplan–Meier: runs that ended before are counted until then (tick)."
+
+
+def _draw(comparison: Comparison) -> Figure | str:
+    targets = comparison.tables["targets"]
+    if targets.empty:
+        return "no training" if comparison.tables["curves"].empty else "no target"
+    seeds = targets["seed"].nunique()
+    lines = [comparison.sentence, f"{seeds} seed{'s' if seeds > 1 else ''}. {NOTE}"]
+    title = f"Share of seeds that reached {target_words(targets.iloc[0])}"
+    figure = new_figure(title, lines, height_over_legend(comparison.methods))
+    ax = figure.subplots()
+    times = targets["seconds"].astype(float)
+    low, high = times[times > 0].min(), times.max()
+    for method in comparison.methods:
+        own, look = targets[targets["method"] == method], comparison.looks[method]
+        if own.empty:
+            continue
+        spent, reached = list(own["seconds"].astype(float)), list(own["outcome"] == "reached")
+        at, left = survival(spent, reached)
+        ax.step(
+            [low / 2, *at, high * 2],
+            [0.0, *(1 - p for p in left), 1 - left[-1]],
+            where="post",
+            color=look.colour,
+            linestyle=look.line,
+            label=method,
+        )
+        ended = sorted(s for s, hit in zip(spent, reached, strict=True) if not hit)
+        heights = [
+            1 - next((p for t, p in zip(at[::-1], left[::-1], strict=True) if t <= s), 1.0) for s in ended
+        ]
+        ax.plot(ended, heights, "|", color=look.colour, markersize=9, label=f"_ended {method}")
+    log_axis(ax, "x", [low, high])
+    ax.set(ylim=(-0.03, 1.03), xlabel="Training seconds (evaluation excluded)", ylabel="Share of seeds")
+    ax.grid(axis="y")
+    add_legend(figure, ax, comparison.methods)
+    return figure
+
+
+chart = Chart(_draw, scope="group")
