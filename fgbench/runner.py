@@ -25,6 +25,7 @@ from fgbench.worker.client import WorkerDiedError, work
 FIRST_SEED = 1  # of the measured runs; the search has a seed of its own
 SEARCH_SEED = 0
 PILOT_SHARE = 0.6  # of the timing budget, for the processes that are decided on beforehand
+GRID_COLUMNS = ("evaluate_every", "evaluate_first")
 MODES_SHARE = 0.2  # of the timing budget, on top of it, to find each method's execution mode
 STARTUP_SECONDS = 6.0  # of a process, and
 EVALUATION_SHARE = 0.2  # of training on top of it: for the estimate of time left
@@ -129,8 +130,9 @@ class GroupRun:
                 self._store_ratios()
             self._memory()
         if self.plan.config.train:
-            every, rates = self._tune()
-            self._train(every, rates)
+            grid, rates = self._tune()
+            if grid is not None:
+                self._train(grid, rates)
 
     @property
     def methods(self) -> list[str]:
@@ -262,25 +264,26 @@ class GroupRun:
 
     # ---- training
 
-    def _tune(self) -> tuple[int, dict[str, float]]:
-        """The evaluation grid in steps, and a learning rate for each method that can be trained."""
+    def _tune(self) -> tuple[tuple[int, int] | None, dict[str, float]]:
+        """The grid's `every` and `first`, and a learning rate for each method that can be trained."""
         config = self.plan.config
         if self._finished("tune"):
             return self._tuned_before()
         given = config.learning_rate
-        every, rates, spent = 0, {} if given is None else dict.fromkeys(self.methods, given), 0.0
+        grid: tuple[int, int] | None = None
+        rates, spent = {} if given is None else dict.fromkeys(self.methods, given), 0.0
         searching = TYPICAL_RUNS * config.max_train_seconds * len(self.methods) if given is None else 0.0
         text = "learning-rate search" if given is None else "pacing"
         self.watcher.phase(self.group, text, searching + STARTUP_SECONDS)
         with self._jobs("tune", self.methods, seed=SEARCH_SEED) as jobs:
-            request = {"protocol": self._protocol(config.evaluate_every), "searched": given is None}
+            request = {"protocol": self._protocol(config.evaluate_every, 1), "searched": given is None}
             for event in self._work("tune", jobs, SEARCH_SEED, **request):
                 match event.pop("event"):
                     case "grid":
-                        every = event["every"]
+                        grid = event["every"], event["first"]
                         for spec, job in jobs.items():
-                            queries = event["queries"].get(spec)
-                            job |= {"evaluate_every": every, "learning_rate": given, "queries": queries}
+                            job |= {"learning_rate": given, "queries": event["queries"].get(spec)}
+                            job |= dict(zip(GRID_COLUMNS, grid, strict=True))
                     case "trial":
                         self.folder.append("search", {"group": self.group.name, **event})
                         spent += event["train_seconds"]
@@ -289,19 +292,20 @@ class GroupRun:
                         rates[event["method"]] = event["learning_rate"]
                         jobs[event["method"]]["learning_rate"] = event["learning_rate"]
         self._mark_chosen(rates)
-        if not every:  # the worker died before it had a grid
-            return 0, {}
-        return every, {method: rate for method, rate in rates.items() if method not in self.left_out}
+        if grid is None:  # the worker died before it had one
+            return None, {}
+        return grid, {method: rate for method, rate in rates.items() if method not in self.left_out}
 
-    def _tuned_before(self) -> tuple[int, dict[str, float]]:
+    def _tuned_before(self) -> tuple[tuple[int, int] | None, dict[str, float]]:
         """What an earlier try's tuning found."""
         jobs = self._rows("jobs")
         jobs = jobs[(jobs["phase"] == "tune") & jobs["learning_rate"].notna()]
         if jobs.empty:
-            return 0, {}
+            return None, {}
         rates = dict(zip(jobs["method"], jobs["learning_rate"], strict=True))
         self._mark_chosen(rates)  # it may have been cut off just before
-        return int(jobs["evaluate_every"].iloc[0]), {m: r for m, r in rates.items() if m not in self.left_out}
+        every, first = (int(jobs[column].iloc[0]) for column in GRID_COLUMNS)
+        return (every, first), {m: r for m, r in rates.items() if m not in self.left_out}
 
     def _show_trial(self, trial: dict[str, Any], share: float) -> None:
         text = (
@@ -315,15 +319,15 @@ class GroupRun:
         trials["chosen"] = trials["full"] & (trials["learning_rate"] == trials["method"].map(rates))
         self.folder.replace_group("search", self.group.name, trials.to_dict("records"))
 
-    def _train(self, every: int, rates: dict[str, float]) -> None:
+    def _train(self, grid: tuple[int, int], rates: dict[str, float]) -> None:
         seeds = range(FIRST_SEED, FIRST_SEED + self.plan.config.seeds) if rates else ()
         try:
             for seed in seeds:
-                self._train_seed(seed, every, rates)
+                self._train_seed(seed, grid, rates)
         finally:
             self._store_targets()
 
-    def _train_seed(self, seed: int, every: int, rates: dict[str, float]) -> None:
+    def _train_seed(self, seed: int, grid: tuple[int, int], rates: dict[str, float]) -> None:
         if self._finished("train", seed):
             return
         seconds = self.plan.config.max_train_seconds
@@ -332,10 +336,10 @@ class GroupRun:
         spent = dict.fromkeys(rates, 0.0)
         with self._jobs("train", list(rates), seed=seed, rates=rates) as jobs:
             for spec, job in jobs.items():
-                job |= {"evaluate_every": every, "queries": methods.find(spec).queries}
+                job |= {"queries": methods.find(spec).queries, **dict(zip(GRID_COLUMNS, grid, strict=True))}
             checkpoint = self.folder.checkpoint(f"{self.group.name}-{seed}")
             request = {
-                "protocol": self._protocol(every),
+                "protocol": self._protocol(*grid),
                 "learning_rates": rates,
                 "checkpoint": str(checkpoint.absolute()),
             }
@@ -353,7 +357,7 @@ class GroupRun:
         with suppress(OSError):  # it holds others
             checkpoint.parent.rmdir()
 
-    def _protocol(self, every: int | None) -> dict[str, Any]:
+    def _protocol(self, every: int | None, first: int) -> dict[str, Any]:
         """What a worker's `Protocol` is made of."""
         config = self.plan.config
         budget = {
@@ -361,7 +365,7 @@ class GroupRun:
             "iterations": config.max_iterations,
             "queries": config.max_queries,
         }
-        return {"budget": budget, "decay": config.lr_decay, "every": every}
+        return {"budget": budget, "decay": config.lr_decay, "every": every, "first": first}
 
     def _store_targets(self) -> None:
         curves, config = self._rows("curves"), self.plan.config

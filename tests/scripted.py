@@ -94,7 +94,7 @@ class Script:
             yield event("memory", method=method, kind="peak_allocated", bytes=1000)
 
     def tune(self, request: dict[str, Any]) -> Events:
-        yield event("grid", every=10, queries=dict.fromkeys(request["methods"], 2))
+        yield event("grid", every=10, first=1, queries=dict.fromkeys(request["methods"], 2))
         for method in request["methods"] if request["searched"] else ():
             for rate, full in ((0.1, False), (0.1, True), (0.0316, True)):
                 yield event(

@@ -134,8 +134,8 @@ class TestAWholeRun:
             done.script.of_phase("train")[0]["protocol"],
         )
         budget = {"seconds": config().max_train_seconds, "iterations": 7, "queries": 9}
-        assert tune == {"budget": budget, "decay": 1e-4, "every": 3}
-        assert train == {"budget": budget, "decay": 1e-4, "every": 10}
+        assert tune == {"budget": budget, "decay": 1e-4, "every": 3, "first": 1}
+        assert train == {"budget": budget, "decay": 1e-4, "every": 10, "first": 1}
         assert {j["queries"] for j in done.rows("jobs") if j["phase"] == "train"} == {2, 3}
 
     def test_time_only_and_train_only_leave_the_other_half_out(self, ran):

@@ -123,7 +123,10 @@ def run(
     ] = None,
     evaluate_every: Annotated[
         int | None,
-        typer.Option(help="Steps between evaluations. (default: found from the methods' pace)"),
+        typer.Option(
+            help="Steps between evaluations, at most: they are closer at the start. (default: found from the "
+            "methods' pace)"
+        ),
     ] = None,
     precision: Annotated[
         float, typer.Option(help="Wanted half-width of a ratio's 95 % interval, as a share.")

@@ -160,10 +160,10 @@ def caption(row: pd.Series) -> str:
 
 
 def _evaluation(row: pd.Series) -> str:
-    if missing(row["resolution_seconds"]):
-        return "not evaluated while training"
-    every = f"evaluated every {seconds(row['resolution_seconds'])} of {row['method']}'s training"
-    return f"{every}, {row['evaluation_share']:.0%} on top of it"
+    cost = f"evaluation took {row['evaluation_share']:.0%} of {row['method']}'s training on top of it"
+    if missing(row["t_resolution"]):
+        return cost
+    return f"{cost}, and its T is known to {seconds(row['t_resolution'])}"
 
 
 def targets_table(targets: pd.DataFrame) -> list[Table]:

@@ -10,7 +10,7 @@ OLDEST_READABLE = 2
 # Columns that a version added; an older file's rows read as missing there.
 ADDED: dict[int, dict[str, tuple[str, ...]]] = {
     3: {
-        "jobs": ("evaluate_every", "queries", "first_call_seconds"),
+        "jobs": ("evaluate_every", "evaluate_first", "queries", "first_call_seconds"),
         "samples": (
             "enqueue_seconds",
             "sm_clock_mhz",
@@ -20,7 +20,7 @@ ADDED: dict[int, dict[str, tuple[str, ...]]] = {
             "joules",
         ),
         "ratios": ("r_alone", "r_alone_low", "r_alone_high", "joules"),
-        "targets": ("target_accuracy",),
+        "targets": ("target_accuracy", "resolution_seconds"),
     }
 }
 
@@ -45,7 +45,8 @@ TABLES: dict[str, dict[str, str]] = {
         "seed": "int",
         "process": "int",
         "learning_rate": "float",  # at the first step
-        "evaluate_every": "int",  # steps between evaluations, of tune and train
+        "evaluate_every": "int",  # steps between evaluations, of tune and train: at most
+        "evaluate_first": "int",  # and at the start
         "queries": "int",  # evaluations of the model that a step counts as
         "parameters": "int",
         "weights_hash": "str",
@@ -136,6 +137,7 @@ TABLES: dict[str, dict[str, str]] = {
         "outcome": "str",  # reached | censored
         "seconds": "float",  # until it was reached and held, or until the run ended
         "iterations": "int",
+        "resolution_seconds": "float",  # since the evaluation before, where it was reached
         "first_hit_seconds": "float",
         "first_hit_iterations": "int",
     },

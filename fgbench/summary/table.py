@@ -43,8 +43,8 @@ def summarise(run: RunFolder) -> pd.DataFrame:
     the target), `t_ratio` and `n_ratio` (its factor in iterations), `validation_loss`, each with `_low`
     and `_high`; `peak_bytes`, `learning_rate` and the
     `protocol` that it comes from, `target_loss` or `target_accuracy` of the headline target, `t_median`
-    by Kaplan and Meier, `reached` of `runs`, `validation_accuracy`, `evaluation_share` of training's
-    seconds, `resolution_seconds` between evaluations, `train_seconds` of the longest run, `status`;
+    by Kaplan and Meier, `t_resolution` of its evaluations, `reached` of `runs`, `validation_accuracy`,
+    `evaluation_share` of training's seconds, `train_seconds` of the longest run, `status`;
     `ratio_within_low` and `_high`, the interval by the rounds alone; `enqueue_share`, of a step's time
     until its work was queued. What was not measured is NA.
 
@@ -109,7 +109,7 @@ def _cells_of(tables: dict[str, pd.DataFrame], method: str, reference: str) -> d
         "peak_bytes": _first(own["memory"][own["memory"]["kind"] == "peak_allocated"], "bytes"),
         **target_cells(headline(tables["targets"]), method, reference),
         **_final_cells(own["curves"], own["jobs"]),
-        **_evaluation_cells(own["curves"], own["jobs"]),
+        **_evaluation_cells(own["curves"]),
         "status": _status(own["jobs"]),
     }
 
@@ -141,16 +141,13 @@ def _final_cells(curves: pd.DataFrame, jobs: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _evaluation_cells(curves: pd.DataFrame, jobs: pd.DataFrame) -> dict[str, Any]:
-    """How often and at what cost the runs were evaluated, and how long one lasted at most."""
+def _evaluation_cells(curves: pd.DataFrame) -> dict[str, Any]:
+    """What evaluations cost, and how long a run lasted at most."""
     last = curves.groupby("job", sort=False).tail(1)
-    spent, steps = last["train_seconds"].sum(), last["iteration"].sum()
-    every = _first(jobs[jobs["phase"] == "train"], "evaluate_every")
-    known = len(last) > 0 and spent > 0
+    spent = last["train_seconds"].sum()
     return {
-        "evaluation_share": float(last["evaluation_seconds"].sum() / spent) if known else None,
-        "resolution_seconds": float(every * spent / steps) if known and every and steps else None,
-        "train_seconds": float(last["train_seconds"].max()) if known else None,
+        "evaluation_share": float(last["evaluation_seconds"].sum() / spent) if spent > 0 else None,
+        "train_seconds": float(last["train_seconds"].max()) if spent > 0 else None,
     }
 
 

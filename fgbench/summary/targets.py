@@ -22,7 +22,7 @@ from fgbench.training.target import against_target, best_held, common_target
 TARGET = ["target_loss", "target_accuracy"]
 CELLS = [
     *TARGET,
-    *("reached", "runs", "t", "t_low", "t_high", "t_median"),
+    *("reached", "runs", "t", "t_low", "t_high", "t_median", "t_resolution"),
     *("t_ratio", "t_ratio_low", "t_ratio_high", "n_ratio", "n_ratio_low", "n_ratio_high"),
 ]
 
@@ -86,6 +86,7 @@ def _row(job: Any, run: pd.DataFrame, target: Target) -> dict[str, Any]:
         "outcome": "reached" if outcome.reached else "censored",
         "seconds": outcome.seconds,
         "iterations": outcome.iterations,
+        "resolution_seconds": outcome.resolution,
         "first_hit_seconds": outcome.first_hit_seconds,
         "first_hit_iterations": outcome.first_hit_iterations,
     }
@@ -127,8 +128,9 @@ def target_cells(targets: pd.DataFrame, method: str, reference: str) -> dict[str
     """A method's figures to one target.
 
     `target_loss` or `target_accuracy`; `reached` of `runs`; `t`, the expected running time in training
-    seconds, `t_median` by Kaplan and Meier; `t_ratio` and `n_ratio` over the reference in seconds and
-    in steps, runs paired by seed; None where there is none.
+    seconds, `t_median` by Kaplan and Meier, `t_resolution`, the mean distance to the evaluation before;
+    `t_ratio` and `n_ratio` over the reference in seconds and in steps, runs paired by seed; None where
+    there is none.
     """
     own = targets[targets["method"] == method].sort_values("seed")
     over = targets[targets["method"] == reference].set_index("seed")
@@ -141,6 +143,7 @@ def target_cells(targets: pd.DataFrame, method: str, reference: str) -> dict[str
         "runs": len(own) or None,
         **cells("t", ert_interval(spent, reached) if len(own) else NOTHING),
         "t_median": median_time(spent, reached) if len(own) else None,
+        "t_resolution": float(own["resolution_seconds"].mean()) if any(reached) else None,
         **cells("t_ratio", _ratio(paired, over, "seconds")),
         **cells("n_ratio", _ratio(paired, over, "iterations")),
     }

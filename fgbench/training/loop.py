@@ -20,6 +20,7 @@ from fgbench.training.batches import BatchOrder
 from fgbench.training.randomness import OwnRandomness
 
 EVALUATION_BATCH = 1024
+CLOSENESS = 10  # evaluations are this part of the steps so far apart, until they come evenly
 STEPS_PER_READING = 32  # batches gathered ahead of one reading of the clock
 
 
@@ -74,6 +75,29 @@ class Budget:
         iterations = None if self.iterations is None else math.ceil(part * self.iterations)
         queries = None if self.queries is None else math.ceil(part * self.queries)
         return Budget(part * self.seconds, iterations, queries)
+
+
+@dataclass(frozen=True)
+class Grid:
+    """The steps at which every method of a group is evaluated: close at the start, then evenly.
+
+    The distance between two is a tenth of the steps so far, at least `first` and at most `every`: a
+    method that is soon at the target and one that is there late have their times equally fine.
+    """
+
+    every: int
+    first: int = 1
+
+    def after(self, iteration: int) -> int:
+        """Steps from an evaluation to the next."""
+        return max(1, min(self.every, max(self.first, iteration // CLOSENESS)))
+
+    def close_points(self) -> int:
+        """Evaluations before they come evenly."""
+        count = at = 0
+        while (distance := self.after(at)) < self.every:
+            at, count = at + distance, count + 1
+        return count
 
 
 @dataclass(frozen=True)
@@ -186,29 +210,32 @@ def _ends(point: Point, trainee: Trainee, max_seconds: float) -> bool:
 
 def take_turns(
     trainees: Mapping[str, Trainee],
-    every: int,
+    grid: Grid,
     max_seconds: float,
     rng: random.Random,
     *,
     begun: bool = False,
     after_turn: Callable[[Sequence[str]], None] = lambda alive: None,
 ) -> Iterator[tuple[str, Point | Exception]]:
-    """Train all until each has had its seconds, in turns of `every` steps, so that drift hits all alike.
+    """Train all until each has had its seconds, in turns from one evaluation to the next.
+
+    Drift hits all alike then.
 
     Gives (name, point) at each evaluation, the first at iteration 0. A trainee whose loss is no
     longer finite ends with the point that shows it, one that raises with its exception.
 
     Args:
         trainees: by name.
-        every: steps between evaluations, the same grid for all.
+        grid: of evaluations, the same for all.
         max_seconds: training seconds for each.
         rng: of the order within a turn.
         begun: they go on with training, and were evaluated where they are.
         after_turn: called between turns with the names of those that go on.
     """
     alive = dict(trainees)
-    steps = every if begun else 0
     while alive:
+        at = max(trainee.iteration for trainee in alive.values())
+        steps = grid.after(at) if begun else 0
         for name in rng.sample(list(alive), len(alive)):
             try:
                 alive[name].advance(steps)
@@ -218,5 +245,5 @@ def take_turns(
             yield name, outcome
             if isinstance(outcome, Exception) or _ends(outcome, alive[name], max_seconds):
                 del alive[name]
-        steps = every
+        begun = True
         after_turn(list(alive))

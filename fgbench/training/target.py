@@ -18,6 +18,7 @@ class Outcome:
         reached: it was at or below the target for `HOLD` evaluations running.
         seconds: training seconds at the first of those, or at the run's end where it is censored.
         iterations: likewise.
+        resolution: seconds since the evaluation before the first of those; None where it is censored.
         first_hit_seconds: at the first evaluation at or below the target, held or not; None without.
         first_hit_iterations: likewise.
     """
@@ -25,6 +26,7 @@ class Outcome:
     reached: bool
     seconds: float
     iterations: int
+    resolution: float | None
     first_hit_seconds: float | None
     first_hit_iterations: int | None
 
@@ -48,6 +50,7 @@ def against_target(
         held is not None,
         seconds[at],
         iterations[at],
+        None if held is None else seconds[at] - seconds[max(at - 1, 0)],
         None if first is None else seconds[first],
         None if first is None else iterations[first],
     )

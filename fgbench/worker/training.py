@@ -11,7 +11,7 @@ from typing import Any
 
 from fgbench import methods
 from fgbench.measurement.clock import clock_for
-from fgbench.training.loop import Budget, Point, Rate, Trainee, take_turns
+from fgbench.training.loop import Budget, Grid, Point, Rate, Trainee, take_turns
 from fgbench.training.search import TRIAL_SHARE, search
 from fgbench.worker.checkpoint import Checkpoint
 from fgbench.worker.matched import Matched
@@ -34,12 +34,25 @@ class Pace:
     most_steps: float = math.inf
 
 
-def evaluation_grid(paces: Sequence[Pace], max_seconds: float) -> int:
-    """Steps between evaluations, the same for all methods.
+def evaluation_grid(paces: Sequence[Pace], max_seconds: float, every: int | None = None) -> Grid:
+    """The steps at which all methods are evaluated.
 
     Often enough for a smooth curve, seldom enough to be a small part of the work, and yet a few
-    times in the run of the method that takes the fewest steps.
+    times in the run of the method that takes the fewest steps; closer at the start as far as that
+    costs no more than a part of the run.
     """
+    every = every or _even_steps(paces, max_seconds)
+    slowest_evaluation = max(p.evaluation for p in paces)
+    first = 1
+    while (
+        first < every
+        and Grid(every, first).close_points() * slowest_evaluation > EVALUATION_SHARE * max_seconds
+    ):
+        first *= 2
+    return Grid(every, min(first, every))
+
+
+def _even_steps(paces: Sequence[Pace], max_seconds: float) -> int:
     steps = [min(max_seconds / pace.step, pace.most_steps) for pace in paces]
     smooth = math.ceil(max(steps) / POINTS)
     quickest = min(p.step for p in paces)
@@ -54,17 +67,25 @@ class Protocol:
     Attributes:
         budget: of a job.
         decay: of the learning rate, per step.
-        every: steps between evaluations; None where they are to be found.
+        every: steps between evaluations, at most; None where they are to be found.
+        first: at the start.
     """
 
     budget: Budget
     decay: float = 0.0
     every: int | None = None
+    first: int = 1
 
     @classmethod
     def of(cls, asked: Mapping[str, Any]) -> Protocol:
         """From a request's dictionaries."""
-        return cls(Budget(**asked["budget"]), asked["decay"], asked["every"])
+        return cls(Budget(**asked["budget"]), asked["decay"], asked["every"], asked["first"])
+
+    @property
+    def grid(self) -> Grid:
+        """Of evaluations, once it is known."""
+        assert self.every is not None
+        return Grid(self.every, self.first)
 
 
 def tune(matched: Matched, specs: Sequence[str], protocol: Protocol, searched: bool, report: Report) -> None:
@@ -75,11 +96,12 @@ def tune(matched: Matched, specs: Sequence[str], protocol: Protocol, searched: b
             paces[spec] = _pace(matched, spec, protocol)
     if not paces:
         return
-    every = protocol.every or evaluation_grid(list(paces.values()), protocol.budget.seconds)
-    report("grid", every=every, queries={spec: methods.find(spec).queries for spec in paces})
+    grid = evaluation_grid(list(paces.values()), protocol.budget.seconds, protocol.every)
+    queries = {spec: methods.find(spec).queries for spec in paces}
+    report("grid", every=grid.every, first=grid.first, queries=queries)
     for spec in paces if searched else ():
         with failures_reported(report, spec):
-            _search(matched, spec, replace(protocol, every=every), report)
+            _search(matched, spec, replace(protocol, every=grid.every, first=grid.first), report)
 
 
 def train(
@@ -90,7 +112,6 @@ def train(
     checkpoint: Checkpoint | None = None,
 ) -> None:
     """Train all methods of the group in turns; report every evaluation, those before a checkpoint too."""
-    assert protocol.every is not None
     kept, rng = checkpoint or Checkpoint(None), random.Random(matched.seed)
     tell = kept.telling(report)
     trainees = {}
@@ -101,7 +122,7 @@ def train(
     alive = kept.restore(trainees, rng, report)
     turns = take_turns(
         trainees if alive is None else {spec: trainees[spec] for spec in alive},
-        protocol.every,
+        protocol.grid,
         protocol.budget.seconds,
         rng,
         begun=alive is not None,
@@ -170,10 +191,9 @@ def _search(matched: Matched, spec: str, protocol: Protocol, report: Report) -> 
 
 
 def _points(matched: Matched, spec: str, rate: float, protocol: Protocol) -> list[Point]:
-    assert protocol.every is not None
     alone = {spec: _trainee(matched, spec, rate, protocol)}
     points = []
-    for _, point in take_turns(alone, protocol.every, protocol.budget.seconds, random.Random(matched.seed)):
+    for _, point in take_turns(alone, protocol.grid, protocol.budget.seconds, random.Random(matched.seed)):
         if isinstance(point, Exception):
             raise point
         points.append(point)

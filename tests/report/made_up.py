@@ -62,7 +62,7 @@ REFERENCE: dict[str, Any] = {
     "validation_accuracy": 0.95,
     "protocol": "learning rate 0.1 for all; 60 s a run",
     "evaluation_share": 0.1,
-    "resolution_seconds": 0.02,
+    "t_resolution": 0.02,
     "train_seconds": 60.0,
     "t_median": 1.0,
     "status": "ok",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 import random
+from itertools import pairwise
 
 import pytest
 import torch
@@ -16,6 +17,7 @@ from fgbench.training.loop import (
     EVALUATION_BATCH,
     STEPS_PER_READING,
     Budget,
+    Grid,
     Point,
     Rate,
     Trainee,
@@ -36,7 +38,7 @@ def curves(
     trainees: dict[str, Trainee], every: int = 5, seconds: float = 4.0, seed: int = 0
 ) -> dict[str, list]:
     found: dict[str, list] = {name: [] for name in trainees}
-    for name, point in take_turns(trainees, every, seconds, random.Random(seed)):
+    for name, point in take_turns(trainees, Grid(every, every), seconds, random.Random(seed)):
         found[name].append(point)
     return found
 
@@ -63,6 +65,27 @@ def test_the_grid_is_the_same_for_all_and_begins_at_0():
     found = curves({"a": trainee(), "b": trainee("forward", clock=slow)})
     assert [p.iteration for p in found["a"]] == [0, 5, 10, 15, 20]
     assert [p.iteration for p in found["b"]] == [0, 5, 10]
+
+
+def test_a_grid_is_close_at_the_start_then_even():
+    grid, at, steps = Grid(40), 0, [0]
+    while at < 600:
+        at += grid.after(at)
+        steps.append(at)
+    gaps = [b - a for a, b in pairwise(steps)]
+    assert gaps[:10] == [1] * 10
+    assert all(gap <= max(1, a / 10) for a, gap in zip(steps, gaps, strict=False)), (
+        "a tenth of the steps so far"
+    )
+    assert gaps == sorted(gaps)
+    assert set(gaps[-3:]) == {40}
+    assert grid.close_points() == gaps.index(40)
+
+
+@pytest.mark.parametrize("grid", [Grid(7, 7), Grid(40, 8), Grid(3)])
+def test_the_first_distance_is_as_asked_for_and_the_last_is_the_even_one(grid):
+    assert grid.after(0) == grid.first
+    assert grid.after(10**6) == grid.every
 
 
 def test_a_run_ends_at_the_first_evaluation_past_its_seconds():
@@ -214,7 +237,7 @@ def test_ctrl_c_is_no_failure_of_a_method():
 
 
 def test_turns_are_in_random_order():
-    names = [name for name, _ in take_turns({n: trainee() for n in "ab"}, 1, 20.0, random.Random(0))]
+    names = [name for name, _ in take_turns({n: trainee() for n in "ab"}, Grid(1), 20.0, random.Random(0))]
     firsts = {names[i] for i in range(0, len(names), 2)}
     assert firsts == {"a", "b"}
 

@@ -13,7 +13,7 @@ from fgbench.worker.training import Protocol, train
 from tests.builders import tiny_matched
 
 SPECS = ("backprop", "forward", "forward:structure=activity", "forward:store=seed", "spsa")
-PROTOCOL = Protocol(Budget(600.0, iterations=30), decay=0.01, every=3)
+PROTOCOL = Protocol(Budget(600.0, iterations=30), decay=0.01, every=3, first=3)
 
 
 class StoppedError(Exception):

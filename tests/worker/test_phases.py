@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fgbench import methods
-from fgbench.training.loop import Budget
+from fgbench.training.loop import Budget, Grid
 from fgbench.worker.memory import measure_memory
 from fgbench.worker.reporting import LONGEST_DETAIL, failures_reported, report_failure
 from fgbench.worker.timing import (
@@ -253,23 +253,29 @@ class TestTuning:
         assert [name for name, _ in reports.events] == ["failed"]
 
     def test_grid_is_smooth_for_the_quickest(self):
-        assert evaluation_grid([Pace(0.001, 0.0), Pace(0.002, 0.0)], 6.0) == 6000 / POINTS
+        assert evaluation_grid([Pace(0.001, 0.0), Pace(0.002, 0.0)], 6.0) == Grid(6000 // POINTS, 1)
 
     def test_grid_leaves_the_slowest_its_points(self):
-        every = evaluation_grid([Pace(0.001, 0.0), Pace(0.1, 0.0)], 6.0)
+        every = evaluation_grid([Pace(0.001, 0.0), Pace(0.1, 0.0)], 6.0).every
         assert 6.0 / 0.1 / every >= LEAST_POINTS
 
     def test_grid_is_smooth_for_whoever_takes_most_steps_within_the_budget(self):
-        assert evaluation_grid([Pace(0.001, 0.0, 600), Pace(0.002, 0.0, 1200)], 6.0) == 1200 / POINTS
+        assert evaluation_grid([Pace(0.001, 0.0, 600), Pace(0.002, 0.0, 1200)], 6.0).every == 1200 / POINTS
 
     def test_grid_is_one_step_at_least(self):
-        assert evaluation_grid([Pace(5.0, 1.0)], 6.0) == 1
+        assert evaluation_grid([Pace(5.0, 1.0)], 6.0) == Grid(1)
+
+    def test_where_evaluation_is_dear_the_start_is_less_close(self):
+        cheap, dear = (evaluation_grid([Pace(0.001, cost)], 60.0, every=400) for cost in (0.01, 0.3))
+        assert cheap == Grid(400, 1)
+        assert dear.first > 1
+        assert dear.close_points() * 0.3 <= 0.25 * 60
 
 
 class TestTraining:
     def trained(self, specs=SPECS, rate: float = 0.05, budget: Budget = Budget(0.05)) -> Reports:  # noqa: B008
         reports = Reports()
-        train(tiny_matched(1), dict.fromkeys(specs, rate), Protocol(budget, every=5), reports)
+        train(tiny_matched(1), dict.fromkeys(specs, rate), Protocol(budget, every=5, first=5), reports)
         return reports
 
     def test_all_start_at_the_same_loss_and_share_the_grid(self):
