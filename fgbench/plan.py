@@ -27,6 +27,7 @@ class Config:
     """All that was asked for; the command line's options are its fields.
 
     Attributes, where the name does not say it: depths and width None mean the architecture's own;
+    optimizer may be several with `|` between them, of which each method's search takes the best;
     learning_rate None means searched, lr_decay shrinks it by exp(-lr_decay · i) at step i; target_loss
     and target_accuracy hold several with commas; max_iterations and max_queries (evaluations of the
     model, as a method counts its steps) end a training job too; evaluate_every None means found from
@@ -96,9 +97,14 @@ class Group:
     optimizer: str = "sgd"
 
     @property
+    def optimizers(self) -> tuple[str, ...]:
+        """One for all methods, or those that each method's search takes one of."""
+        return tuple(self.optimizer.split("|"))
+
+    @property
     def conditions(self) -> methods.Conditions:
-        """What every method of the group is prepared with."""
-        return methods.Conditions(self.execution, self.optimizer)
+        """What every method of the group is prepared with, as long as it has nothing of its own."""
+        return methods.Conditions(self.execution, self.optimizers[0])
 
     @property
     def name(self) -> str:
@@ -272,6 +278,8 @@ def _check_numbers(config: Config) -> None:
     _positive("--precision", config.precision)
     if config.learning_rate is not None:
         _positive("--lr", config.learning_rate)
+    if "|" in config.optimizer and (config.learning_rate is not None or not config.train):
+        raise UsageError("--optimizer: several are chosen by the search: leave --lr and --time-only out.")
     if not 0 <= config.lr_decay < float("inf"):
         raise UsageError(f"--lr-decay {config.lr_decay:g}: must be 0 or a positive number.")
     if config.lr_decay and config.execution in ("cudagraph", BEST):

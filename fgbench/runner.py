@@ -113,6 +113,8 @@ class GroupRun:
     """What the watcher was told of steps."""
     executions: dict[str, str] = field(default_factory=dict)
     """The mode of each method, and of the base, where each has its own."""
+    optimizers: dict[str, str] = field(default_factory=dict)
+    """The optimiser of each method, where each has its own."""
 
     def __post_init__(self) -> None:
         self.live = LiveRatios(self.plan.reference)
@@ -123,6 +125,8 @@ class GroupRun:
         """All phases that were asked for; a failing one is rows, and the next goes on without it."""
         if self.plan.config.execution == BEST:
             self._modes()
+        # What a step is has to be known before it is timed.
+        tuned = self._tune() if self.plan.config.train and len(self.group.optimizers) > 1 else None
         if self.plan.config.time:
             with timing_lock(self.group.device, self.watcher.note):
                 self._time()
@@ -130,7 +134,7 @@ class GroupRun:
                 self._store_ratios()
             self._memory()
         if self.plan.config.train:
-            grid, rates = self._tune()
+            grid, rates = tuned or self._tune()
             if grid is not None:
                 self._train(grid, rates)
 
@@ -289,8 +293,9 @@ class GroupRun:
                         spent += event["train_seconds"]
                         self._show_trial(event, min(spent / searching, 1.0))
                     case "tuned":
-                        rates[event["method"]] = event["learning_rate"]
-                        jobs[event["method"]]["learning_rate"] = event["learning_rate"]
+                        method, rate = event["method"], event["learning_rate"]
+                        rates[method], self.optimizers[method] = rate, event["optimizer"]
+                        jobs[method] |= {"learning_rate": rate, "optimizer": event["optimizer"]}
         self._mark_chosen(rates)
         if grid is None:  # the worker died before it had one
             return None, {}
@@ -303,6 +308,7 @@ class GroupRun:
         if jobs.empty:
             return None, {}
         rates = dict(zip(jobs["method"], jobs["learning_rate"], strict=True))
+        self.optimizers = dict(zip(jobs["method"], jobs["optimizer"], strict=True))
         self._mark_chosen(rates)  # it may have been cut off just before
         every, first = (int(jobs[column].iloc[0]) for column in GRID_COLUMNS)
         return (every, first), {m: r for m, r in rates.items() if m not in self.left_out}
@@ -316,7 +322,12 @@ class GroupRun:
 
     def _mark_chosen(self, rates: dict[str, float]) -> None:
         trials = self._rows("search")
-        trials["chosen"] = trials["full"] & (trials["learning_rate"] == trials["method"].map(rates))
+        # A version 2 file has no optimiser: there was one for all.
+        optimizer = trials["optimizer"].fillna(self.group.optimizer)
+        of_choice = optimizer == trials["method"].map(self.optimizers)
+        trials["chosen"] = (
+            trials["full"] & of_choice & (trials["learning_rate"] == trials["method"].map(rates))
+        )
         self.folder.replace_group("search", self.group.name, trials.to_dict("records"))
 
     def _train(self, grid: tuple[int, int], rates: dict[str, float]) -> None:
@@ -397,6 +408,7 @@ class GroupRun:
                 "phase": phase,
                 **{k: v for k, v in asdict(self.group).items() if k != "validation_size"},
                 "execution": self.executions.get(spec, self.group.execution),
+                "optimizer": self.optimizers.get(spec, self.group.optimizer),
                 "seed": seed,
                 "process": process,
                 "learning_rate": (rates or {}).get(spec),
@@ -443,6 +455,7 @@ class GroupRun:
             "seed": seed,
             "methods": list(jobs),
             "executions": self.executions,
+            "optimizers": self.optimizers,
             **more,
         }
         for event in work(request):

@@ -101,6 +101,7 @@ class Script:
                     "trial",
                     method=method,
                     seed=request["seed"],
+                    optimizer="sgd",
                     learning_rate=rate,
                     full=full,
                     train_seconds=0.1,
@@ -108,7 +109,7 @@ class Script:
                     validation_loss=1.0,
                     status="ok",
                 )
-            yield event("tuned", method=method, learning_rate=0.0316)
+            yield event("tuned", method=method, optimizer="sgd", learning_rate=0.0316)
 
     def train(self, request: dict[str, Any]) -> Events:
         for number, loss in enumerate((3.0, 1.0, 1.0, 1.0)):

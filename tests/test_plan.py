@@ -82,6 +82,12 @@ class TestBadInput:
             ({"max_queries": 0}, "--max-queries 0: must be at least 1"),
             ({"evaluate_every": 0}, "--evaluate-every 0: must be at least 1"),
             ({"lr_decay": 1e-4, "execution": "best"}, "--lr-decay: a CUDA graph holds one learning rate"),
+            ({"optimizer": "sgd|adam"}, "--optimizer: several are chosen by the search"),
+            (
+                {"optimizer": "sgd|adam", "learning_rate": None, "train": False},
+                "leave --lr and --time-only out",
+            ),
+            ({"optimizer": "sgd|SGD", "learning_rate": None}, "--optimizer sgd is given twice"),
             ({"learning_rate": 0.0}, "--lr 0: must be a positive number"),
             ({"learning_rate": float("nan")}, "--lr nan: must be a positive number"),
             ({"precision": 0.0}, "--precision 0: must be a positive number"),

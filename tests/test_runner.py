@@ -38,7 +38,9 @@ def ran(tmp_path, monkeypatch) -> Callable[..., Done]:
     def run(script: Script | None = None, groups: int = 1, **changes: Any) -> Done:
         script = script or Script()
         monkeypatch.setattr(runner, "work", script)
-        plan = Plan(config(**changes), tuple(tiny_group(depth=d) for d in range(1, groups + 1)))
+        asked = config(**changes)
+        depths = range(1, groups + 1)
+        plan = Plan(asked, tuple(tiny_group(depth=d, optimizer=asked.optimizer) for d in depths))
         folder, watcher = run_folder(tmp_path, plan.groups), Recorder()
         done = Done(folder, script, watcher)
         try:
@@ -198,6 +200,30 @@ class TestModes:
         done = ran(execution="compile")
         assert not done.script.of_phase("modes")
         assert {j["execution"] for j in done.rows("jobs")} == {tiny_group().execution}
+
+
+class TestOptimizers:
+    def test_where_several_are_searched_each_method_is_timed_and_trained_with_its_own(self, ran):
+        def tune(request: dict[str, Any]) -> Events:
+            yield event("grid", every=10, first=1, queries=dict.fromkeys(request["methods"], 2))
+            for method, optimizer in (("backprop", "adam"), ("forward", "sgd")):
+                for name, loss in (("sgd", 1.0), ("adam", 2.0)):
+                    facts = {"learning_rate": 0.1, "full": True, "train_seconds": 0.1, "iterations": 10}
+                    own = {"method": method, "seed": 0, "optimizer": name, "status": "ok"}
+                    yield event("trial", **own, **facts, validation_loss=loss)
+                yield event("tuned", method=method, optimizer=optimizer, learning_rate=0.1)
+
+        monkey = Script(tune=tune)
+        done = ran(monkey, learning_rate=None, optimizer="sgd|adam")
+        phases = [request["phase"] for request in done.script.requests]
+        assert phases.index("tune") < phases.index("time")
+        own = {"backprop": "adam", "forward": "sgd"}
+        assert all(r["optimizers"] == own for r in done.script.requests if r["phase"] in ("time", "train"))
+        jobs = [j for j in done.rows("jobs") if j["phase"] == "train"]
+        assert {(j["method"], j["optimizer"]) for j in jobs} == set(own.items())
+        chosen = [(r["method"], r["optimizer"]) for r in done.rows("search") if r["chosen"]]
+        assert dict(chosen) == own
+        assert len(chosen) == 2
 
 
 class TestAlone:

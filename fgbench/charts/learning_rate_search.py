@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from typing import Any
 
+import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fgbench.charts import Chart
 from fgbench.charts._comparison import Comparison
 from fgbench.charts._parts import log_axis
-from fgbench.charts._style import GREY, add_legend, height_over_legend, new_figure
+from fgbench.charts._style import GREY, Look, add_legend, height_over_legend, new_figure
 
 NOTE = (
     "Small marks on the line: short trials; large: whole runs; ringed: chosen. At the upper edge: diverged "
@@ -34,31 +36,31 @@ def _draw(comparison: Comparison) -> Figure | str:
     )
     ax = figure.subplots()
     for method in comparison.methods:
-        own, look = search[search["method"] == method].sort_values("learning_rate"), comparison.looks[method]
-        shown = own.assign(y=own["validation_loss"].clip(upper=top))
-        short, whole = shown[~shown["full"].astype(bool)], shown[shown["full"].astype(bool)]
-        style: dict[str, Any] = {"color": look.colour, "marker": look.marker, "zorder": 3}
-        ax.plot(short["learning_rate"], short["y"], linestyle=look.line, markersize=4, label=method, **style)
-        ax.plot(
-            whole["learning_rate"], whole["y"], linestyle="none", markersize=8, label=f"_{WHOLE}", **style
-        )
-        chosen = whole[whole["chosen"].fillna(value=False).astype(bool)]
-        ring: dict[str, Any] = {"markerfacecolor": "none", "markeredgecolor": GREY, "markeredgewidth": 1.4}
-        ax.plot(
-            chosen["learning_rate"],
-            chosen["y"],
-            "o",
-            markersize=14,
-            label=f"_{RING} {method}",
-            **ring,
-            zorder=4,
-        )
+        own = search[search["method"] == method].sort_values("learning_rate")
+        for _, trials in own.groupby(own["optimizer"].fillna(""), sort=False):
+            _draw_trials(ax, trials, comparison.looks[method], method, top)
     rates = [float(r) for r in search["learning_rate"]]
     log_axis(ax, "x", rates)
     ax.set(ylim=(0, top * 1.03), xlabel="Learning rate", ylabel="Validation loss (nats)")
     ax.grid(axis="y")
     add_legend(figure, ax, comparison.methods)
     return figure
+
+
+def _draw_trials(ax: Axes, trials: pd.DataFrame, look: Look, method: str, top: float) -> None:
+    """A method's trials with one optimiser; fainter where another was chosen."""
+    shown = trials.assign(y=trials["validation_loss"].clip(upper=top))
+    chosen = shown[shown["chosen"].fillna(value=False).astype(bool)]
+    full = shown["full"].astype(bool)
+    style: dict[str, Any] = {"color": look.colour, "marker": look.marker, "zorder": 3}
+    style["alpha"] = 1.0 if len(chosen) else 0.35
+    label = method if len(chosen) else f"_{method}"
+    short, whole = shown[~full], shown[full]
+    ax.plot(short["learning_rate"], short["y"], linestyle=look.line, markersize=4, label=label, **style)
+    ax.plot(whole["learning_rate"], whole["y"], linestyle="none", markersize=8, label=f"_{WHOLE}", **style)
+    ring: dict[str, Any] = {"markerfacecolor": "none", "markeredgecolor": GREY, "markeredgewidth": 1.4}
+    rates, losses = chosen["learning_rate"], chosen["y"]
+    ax.plot(rates, losses, "o", markersize=14, label=f"_{RING} {method}", **ring, zorder=4)
 
 
 chart = Chart(_draw, scope="group")

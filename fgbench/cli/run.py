@@ -167,9 +167,12 @@ def run(
         ),
     ] = "eager",
     optimizer: Annotated[
-        str,
-        typer.Option(help="Of torch.optim, for every method: sgd, adam, sgd:momentum=0.9,weight_decay=5e-4."),
-    ] = "sgd",
+        list[str],
+        typer.Option(
+            help="Of torch.optim, for every method: sgd, adam, sgd:momentum=0.9,nesterov=true. Repeatable: "
+            "each method's search then takes the best of them."
+        ),
+    ] = ["sgd"],  # noqa: B006
     threads: Annotated[int | None, typer.Option(help="CPU threads of a job. (default: torch's own)")] = None,
     validation_size: Annotated[
         int | None,
@@ -248,7 +251,7 @@ def run(
         dtype=dtype,
         threads=threads,
         execution=execution,
-        optimizer=optimizer,
+        optimizer="|".join(optimizer),
         time=not train_only,
         train=not time_only,
         isolated=isolated,

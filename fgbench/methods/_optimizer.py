@@ -15,6 +15,7 @@ from fgbench.methods import Conditions
 from fgbench.options import split_spec
 
 PLAIN_SGD = "sgd"
+OR = "|"  # between optimisers of which each method's search takes one
 NOT_OPTIONS = ("params", "lr", "fused", "foreach", "capturable", "differentiable", "maximize")
 
 
@@ -45,12 +46,20 @@ def optimize(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
     optimizer.step()
 
 
-def canonical_optimizer(spec: str) -> str:
-    """The spec in lower case, checked.
+def canonical_optimizer(specs: str) -> str:
+    """The spec in lower case, checked; or several, each of which a search tries, with `|` between them.
 
     Raises:
-        UsageError: as `make_optimizer`.
+        UsageError: as `make_optimizer`, or the same one twice.
     """
+    found = [_canonical(spec) for spec in specs.split(OR)]
+    twice = {spec for spec in found if found.count(spec) > 1}
+    if twice:
+        raise UsageError(f"--optimizer {twice.pop()} is given twice.")
+    return OR.join(found)
+
+
+def _canonical(spec: str) -> str:
     make_optimizer(Conditions(optimizer=spec), [torch.zeros(1, requires_grad=True)])
     name, options = split_spec(spec)
     return f"{name.lower()}:{options}" if options else name.lower()

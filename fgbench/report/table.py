@@ -64,13 +64,15 @@ def _shown(group: pd.DataFrame) -> pd.Series:
     """The group's first row, with the first figure of each column where that row has none."""
     filled = group.bfill().iloc[0].copy()
     filled["modes_differ"] = group["mode"].nunique() > 1
+    filled["optimizers_differ"] = "|" in str(filled["optimizer"])
     return filled
 
 
 def _headings(part: Part, first: pd.Series) -> tuple[str, ...]:
     if part is Part.TIME:
         return tuple(_time_columns(first))
-    return "\nlr", _target_title(first), "T\nratio", "steps\nratio", "validation\nloss"
+    own = ("\noptimizer",) if first["optimizers_differ"] else ()
+    return *own, "\nlr", _target_title(first), "T\nratio", "steps\nratio", "validation\nloss"
 
 
 def _time_columns(shown: pd.Series) -> dict[str, Callable[[pd.Series], str]]:
@@ -109,7 +111,15 @@ def _figures(part: Part, row: pd.Series, shown: pd.Series) -> tuple[str, ...]:
     if part is Part.TIME:
         return tuple(figure(row) for figure in _time_columns(shown).values())
     rate = NOTHING if missing(row["learning_rate"]) else f"{row['learning_rate']:.3g}"
-    return rate, _time(row), _figure(row, "t_ratio"), _figure(row, "n_ratio"), _loss(row)
+    own = (folded_optimizer(row),) if shown["optimizers_differ"] else ()
+    return *own, rate, _time(row), _figure(row, "t_ratio"), _figure(row, "n_ratio"), _loss(row)
+
+
+def folded_optimizer(row: pd.Series) -> str:
+    """A method's own optimiser, its options on lines of their own."""
+    if missing(row["own_optimizer"]):
+        return NOTHING
+    return str(row["own_optimizer"]).replace(":", "\n").replace(",", "\n")
 
 
 def parts_table(parts: pd.DataFrame, group: pd.DataFrame) -> list[Table]:

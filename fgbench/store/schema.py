@@ -20,6 +20,7 @@ ADDED: dict[int, dict[str, tuple[str, ...]]] = {
             "joules",
         ),
         "ratios": ("r_alone", "r_alone_low", "r_alone_high", "joules"),
+        "search": ("optimizer",),
         "targets": ("target_accuracy", "resolution_seconds"),
     }
 }
@@ -107,6 +108,7 @@ TABLES: dict[str, dict[str, str]] = {
     "search": {
         **_GROUP,
         "seed": "int",
+        "optimizer": "str",
         "learning_rate": "float",
         "full": "bool",  # it had a whole run's seconds
         "train_seconds": "float",

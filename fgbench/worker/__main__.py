@@ -50,7 +50,8 @@ def _do(request: dict[str, Any], channel: TextIO) -> None:
         measure_noise(**asked, report=report)
         return
     group = Group(**request["group"])
-    matched = build_matched(group, request["data_dir"], request["seed"], request["executions"])
+    own = request["executions"], request["optimizers"]
+    matched = build_matched(group, request["data_dir"], request["seed"], *own)
     report("built", **matched.facts())
     specs = request["methods"]
     match request["phase"]:

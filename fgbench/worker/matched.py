@@ -32,6 +32,7 @@ class Matched:
         loss: cross-entropy.
         seed: of weights, batch order and tangents.
         executions: the mode of each method where `best` found it one of its own, `base` among them.
+        optimizers: of each method where the search found it one of its own.
     """
 
     group: Group
@@ -41,6 +42,7 @@ class Matched:
     loss: Loss
     seed: int
     executions: Mapping[str, str] = field(default_factory=dict)
+    optimizers: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
@@ -58,7 +60,11 @@ class Matched:
     def conditions_of(self, spec: str) -> Conditions:
         """What a method is prepared with."""
         group = self.group.conditions
-        return replace(group, execution=self.executions.get(spec, group.execution))
+        return replace(
+            group,
+            execution=self.executions.get(spec, group.execution),
+            optimizer=self.optimizers.get(spec, group.optimizer),
+        )
 
     def problem(self, batches: Sequence[Batch]) -> Problem:
         """What the timing phase takes."""
@@ -74,7 +80,11 @@ class Matched:
 
 
 def build_matched(
-    group: Group, data_dir: str, seed: int, executions: Mapping[str, str] | None = None
+    group: Group,
+    data_dir: str,
+    seed: int,
+    executions: Mapping[str, str] | None = None,
+    optimizers: Mapping[str, str] | None = None,
 ) -> Matched:
     """Build a group's model and data from a seed alone; weights are drawn on the CPU on any device."""
     keep_freed_pages()
@@ -93,6 +103,7 @@ def build_matched(
         nn.functional.cross_entropy,
         seed,
         executions or {},
+        optimizers or {},
     )
 
 

@@ -10,9 +10,10 @@ from statistics import fmean
 from typing import Any
 
 from fgbench import methods
+from fgbench.errors import UsageError
 from fgbench.measurement.clock import clock_for
 from fgbench.training.loop import Budget, Grid, Point, Rate, Trainee, take_turns
-from fgbench.training.search import TRIAL_SHARE, search
+from fgbench.training.search import TRIAL_SHARE, Trial, search
 from fgbench.worker.checkpoint import Checkpoint
 from fgbench.worker.matched import Matched
 from fgbench.worker.reporting import Report, failures_reported, report_failure
@@ -101,7 +102,7 @@ def tune(matched: Matched, specs: Sequence[str], protocol: Protocol, searched: b
     report("grid", every=grid.every, first=grid.first, queries=queries)
     for spec in paces if searched else ():
         with failures_reported(report, spec):
-            _search(matched, spec, replace(protocol, every=grid.every, first=grid.first), report)
+            _choose(matched, spec, replace(protocol, every=grid.every, first=grid.first), report)
 
 
 def train(
@@ -167,7 +168,24 @@ def _pace(matched: Matched, spec: str, protocol: Protocol) -> Pace:
     )
 
 
-def _search(matched: Matched, spec: str, protocol: Protocol, report: Report) -> None:
+def _choose(matched: Matched, spec: str, protocol: Protocol, report: Report) -> None:
+    """A learning rate for a method, and an optimiser where there are several: the lowest whole run's."""
+    found: dict[str, Trial] = {}
+    refused: UsageError | None = None
+    for optimizer in matched.group.optimizers:
+        own = replace(matched, optimizers={**matched.optimizers, spec: optimizer})
+        try:
+            found[optimizer] = _search(own, spec, optimizer, protocol, report)
+        except UsageError as error:  # the method does not go with this one
+            refused = error
+    if not found:
+        assert refused is not None
+        raise refused
+    optimizer = min(found, key=lambda name: found[name].loss)
+    report("tuned", method=spec, optimizer=optimizer, learning_rate=found[optimizer].learning_rate)
+
+
+def _search(matched: Matched, spec: str, optimizer: str, protocol: Protocol, report: Report) -> Trial:
     short = replace(protocol, budget=protocol.budget.share(TRIAL_SHARE))
 
     def trial(rate: float, full: bool) -> float:
@@ -178,6 +196,7 @@ def _search(matched: Matched, spec: str, protocol: Protocol, report: Report) -> 
             "trial",
             method=spec,
             seed=matched.seed,
+            optimizer=optimizer,
             learning_rate=rate,
             full=full,
             train_seconds=end.train_seconds,
@@ -187,7 +206,7 @@ def _search(matched: Matched, spec: str, protocol: Protocol, report: Report) -> 
         )
         return loss
 
-    report("tuned", method=spec, learning_rate=search(trial).learning_rate)
+    return search(trial)
 
 
 def _points(matched: Matched, spec: str, rate: float, protocol: Protocol) -> list[Point]:

@@ -20,6 +20,7 @@ REFERENCE: dict[str, Any] = {
     "execution": "eager",
     "mode": "eager",
     "optimizer": "sgd",
+    "own_optimizer": "sgd",
     "device_name": "a processor",
     "method": "backprop",
     "reference": "backprop",

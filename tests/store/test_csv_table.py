@@ -84,7 +84,7 @@ def test_replacing_a_table_by_what_was_read_from_it_changes_no_value(table, tmp_
 def test_infinite_is_kept_and_missing_is_empty_never_0(tmp_path):
     path = tmp_path / "search.csv"
     append_row(path, {"group": "g", "validation_loss": math.inf, "full": False})
-    assert path.read_text().splitlines()[1] == "g,,,,0,,,inf,,"
+    assert path.read_text().splitlines()[1] == "g,,,,,0,,,inf,,"
     found = read_table(path)
     assert found["validation_loss"].iloc[0] == math.inf
     assert pd.isna(found["iterations"].iloc[0])

@@ -39,6 +39,7 @@ def request(**changes: object) -> dict[str, object]:
         "seed": 0,
         "methods": ["backprop"],
         "executions": {},
+        "optimizers": {},
     }
     return {**plain, **changes}
 

@@ -246,6 +246,18 @@ class TestTuning:
         assert [f["method"] for f in reports.of("failed")] == ["broken"]
         assert [t["method"] for t in reports.of("tuned")] == ["backprop"]
 
+    def test_of_several_optimisers_the_lowest_loss_decides_and_one_that_does_not_go_is_left_out(self):
+        reports = Reports()
+        specs = ("backprop", "backprop:update=in-backward")
+        tune(tiny_matched(optimizer="sgd|adam"), specs, Protocol(Budget(0.03)), True, reports)
+        tuned = {f["method"]: f for f in reports.of("tuned")}
+        assert tuned["backprop:update=in-backward"]["optimizer"] == "sgd"
+        whole = [t for t in reports.of("trial") if t["method"] == "backprop" and t["full"]]
+        assert {t["optimizer"] for t in reports.of("trial") if t["method"] == "backprop"} == {"sgd", "adam"}
+        best = min(whole, key=lambda t: t["validation_loss"])
+        assert tuned["backprop"]["optimizer"] == best["optimizer"]
+        assert tuned["backprop"]["learning_rate"] == best["learning_rate"]
+
     def test_where_all_fail_there_is_no_grid(self, breaking):
         breaking(ValueError("no"))
         reports = Reports()
