@@ -19,6 +19,7 @@ from fgbench.store.run_folder import RunFolder
 from fgbench.summary.live import LiveRatios
 from fgbench.summary.ratios import AA_ROLE, ALONE_ROLE, BASE_ROLE, METHOD_ROLE, log_ratio_medians, ratios
 from fgbench.summary.targets import target_rows, targets_of
+from fgbench.training.loop import STRETCH
 from fgbench.training.search import TYPICAL_RUNS
 from fgbench.worker.client import WorkerDiedError, work
 
@@ -280,7 +281,7 @@ class GroupRun:
         text = "learning-rate search" if given is None else "pacing"
         self.watcher.phase(self.group, text, searching + STARTUP_SECONDS)
         with self._jobs("tune", self.methods, seed=SEARCH_SEED) as jobs:
-            request = {"protocol": self._protocol(config.evaluate_every, 1), "searched": given is None}
+            request = {"protocol": self._protocol(config.evaluate_every, STRETCH), "searched": given is None}
             for event in self._work("tune", jobs, SEARCH_SEED, **request):
                 match event.pop("event"):
                     case "grid":

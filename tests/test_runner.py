@@ -14,6 +14,7 @@ from fgbench import runner
 from fgbench.plan import Plan
 from fgbench.runner import FIRST_SEED, SEARCH_SEED, run_plan
 from fgbench.store.run_folder import RunFolder, find_runs
+from fgbench.training.loop import STRETCH
 from fgbench.worker.client import WorkerDiedError
 from tests.builders import Recorder, config, run_folder, tiny_group
 from tests.scripted import Events, Script, event, point, round_of
@@ -136,7 +137,7 @@ class TestAWholeRun:
             done.script.of_phase("train")[0]["protocol"],
         )
         budget = {"seconds": config().max_train_seconds, "iterations": 7, "queries": 9}
-        assert tune == {"budget": budget, "decay": 1e-4, "every": 3, "first": 1}
+        assert tune == {"budget": budget, "decay": 1e-4, "every": 3, "first": STRETCH}
         assert train == {"budget": budget, "decay": 1e-4, "every": 10, "first": 1}
         assert {j["queries"] for j in done.rows("jobs") if j["phase"] == "train"} == {2, 3}
 

@@ -20,6 +20,7 @@ from fgbench.training.batches import BatchOrder
 from fgbench.training.randomness import OwnRandomness
 
 EVALUATION_BATCH = 1024
+STRETCH = 16  # steps between evaluations at the least: the first after one finds its caches full of it
 CLOSENESS = 10  # evaluations are this part of the steps so far apart, until they come evenly
 STEPS_PER_READING = 32  # batches gathered ahead of one reading of the clock
 
@@ -81,12 +82,13 @@ class Budget:
 class Grid:
     """The steps at which every method of a group is evaluated: close at the start, then evenly.
 
-    The distance between two is a tenth of the steps so far, at least `first` and at most `every`: a
-    method that is soon at the target and one that is there late have their times equally fine.
+    The distance between two is a tenth of the steps so far, at least `first` and at most `every`, which
+    wins where it is less: a method that is soon at the target and one that is there late have their
+    times equally fine.
     """
 
     every: int
-    first: int = 1
+    first: int = STRETCH
 
     def after(self, iteration: int) -> int:
         """Steps from an evaluation to the next."""

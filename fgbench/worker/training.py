@@ -12,7 +12,7 @@ from typing import Any
 from fgbench import methods
 from fgbench.errors import UsageError
 from fgbench.measurement.clock import clock_for
-from fgbench.training.loop import Budget, Grid, Point, Rate, Trainee, take_turns
+from fgbench.training.loop import STRETCH, Budget, Grid, Point, Rate, Trainee, take_turns
 from fgbench.training.search import TRIAL_SHARE, Trial, search
 from fgbench.worker.checkpoint import Checkpoint
 from fgbench.worker.matched import Matched
@@ -44,7 +44,7 @@ def evaluation_grid(paces: Sequence[Pace], max_seconds: float, every: int | None
     """
     every = every or _even_steps(paces, max_seconds)
     slowest_evaluation = max(p.evaluation for p in paces)
-    first = 1
+    first = STRETCH
     while (
         first < every
         and Grid(every, first).close_points() * slowest_evaluation > EVALUATION_SHARE * max_seconds
@@ -75,7 +75,7 @@ class Protocol:
     budget: Budget
     decay: float = 0.0
     every: int | None = None
-    first: int = 1
+    first: int = STRETCH
 
     @classmethod
     def of(cls, asked: Mapping[str, Any]) -> Protocol:

@@ -68,7 +68,7 @@ def test_the_grid_is_the_same_for_all_and_begins_at_0():
 
 
 def test_a_grid_is_close_at_the_start_then_even():
-    grid, at, steps = Grid(40), 0, [0]
+    grid, at, steps = Grid(40, 1), 0, [0]
     while at < 600:
         at += grid.after(at)
         steps.append(at)
@@ -82,7 +82,7 @@ def test_a_grid_is_close_at_the_start_then_even():
     assert grid.close_points() == gaps.index(40)
 
 
-@pytest.mark.parametrize("grid", [Grid(7, 7), Grid(40, 8), Grid(3)])
+@pytest.mark.parametrize("grid", [Grid(7, 7), Grid(40, 8), Grid(3, 3), Grid(100)])
 def test_the_first_distance_is_as_asked_for_and_the_last_is_the_even_one(grid):
     assert grid.after(0) == grid.first
     assert grid.after(10**6) == grid.every

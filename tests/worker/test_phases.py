@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from fgbench import methods
-from fgbench.training.loop import Budget, Grid
+from fgbench.training.loop import STRETCH, Budget, Grid
 from fgbench.worker.memory import measure_memory
 from fgbench.worker.reporting import LONGEST_DETAIL, failures_reported, report_failure
 from fgbench.worker.timing import (
@@ -265,7 +265,7 @@ class TestTuning:
         assert [name for name, _ in reports.events] == ["failed"]
 
     def test_grid_is_smooth_for_the_quickest(self):
-        assert evaluation_grid([Pace(0.001, 0.0), Pace(0.002, 0.0)], 6.0) == Grid(6000 // POINTS, 1)
+        assert evaluation_grid([Pace(0.001, 0.0), Pace(0.002, 0.0)], 6.0) == Grid(6000 // POINTS, STRETCH)
 
     def test_grid_leaves_the_slowest_its_points(self):
         every = evaluation_grid([Pace(0.001, 0.0), Pace(0.1, 0.0)], 6.0).every
@@ -275,13 +275,13 @@ class TestTuning:
         assert evaluation_grid([Pace(0.001, 0.0, 600), Pace(0.002, 0.0, 1200)], 6.0).every == 1200 / POINTS
 
     def test_grid_is_one_step_at_least(self):
-        assert evaluation_grid([Pace(5.0, 1.0)], 6.0) == Grid(1)
+        assert evaluation_grid([Pace(5.0, 1.0)], 6.0) == Grid(1, 1)
 
     def test_where_evaluation_is_dear_the_start_is_less_close(self):
-        cheap, dear = (evaluation_grid([Pace(0.001, cost)], 60.0, every=400) for cost in (0.01, 0.3))
-        assert cheap == Grid(400, 1)
-        assert dear.first > 1
-        assert dear.close_points() * 0.3 <= 0.25 * 60
+        cheap, dear = (evaluation_grid([Pace(0.001, cost)], 60.0, every=400) for cost in (0.01, 0.5))
+        assert cheap == Grid(400, STRETCH)
+        assert dear.first > STRETCH
+        assert dear.close_points() * 0.5 <= 0.25 * 60
 
 
 class TestTraining:
