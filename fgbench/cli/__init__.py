@@ -8,6 +8,8 @@ from typing import Annotated
 
 import typer
 
+from fgbench.cli.baseline import baseline
+from fgbench.cli.check import check
 from fgbench.cli.doctor import doctor
 from fgbench.cli.list import list_registered
 from fgbench.cli.merge import merge
@@ -43,6 +45,8 @@ def _options(
 app.command()(run)
 app.command()(plot)
 app.command()(merge)
+app.command()(baseline)
+app.command()(check)
 app.command("list")(list_registered)
 app.command()(doctor)
 

@@ -184,7 +184,7 @@ def _jackknife(n: int, statistic: Callable[[Sequence[int]], float]) -> Estimate:
     return Estimate(whole, whole - reach, whole + reach)
 
 
-def detectable(error: float, degrees: int, power: float = POWER) -> float:
+def detectable(error: float, degrees: float, power: float = POWER) -> float:
     """The smallest difference that a t-interval leaves 0 out of with this power, by the noncentral t.
 
     Args:

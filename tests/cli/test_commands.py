@@ -17,6 +17,7 @@ import fgbench
 import fgbench.errors
 from fgbench.store.run_folder import find_runs
 from fgbench.store.schema import TABLES
+from tests.regression.test_baseline import timed
 
 TINY = [
     *("--arch", "mlp", "--depth", "1", "--width", "16", "--device", "cpu", "--threads", "1"),
@@ -163,6 +164,28 @@ def test_plot_writes_charts_of_a_run(tiny_run: tuple[Path, str], tmp_path: Path)
     assert len(list(tmp_path.glob("*.svg"))) >= 4
 
 
+@pytest.mark.parametrize(
+    ("factor", "code", "says"), [(1.0, 0, "notice"), (0.5, 1, "error"), (0.87, 3, "warning")]
+)
+def test_a_run_is_held_against_a_baseline_and_the_exit_code_is_the_answer(
+    tmp_path: Path, factor: float, code: int, says: str
+) -> None:
+    run, baseline = timed(tmp_path / "results"), tmp_path / "baseline.csv"
+    made = fgbench_says("baseline", str(run.path), "--out", str(baseline))
+    assert made.returncode == 0, made.stderr
+    header, *rows = (line.split(",") for line in baseline.read_text().splitlines())
+    for row in rows:
+        for column in ("ratio", "low", "high"):
+            at = header.index(column)
+            row[at] = f"{factor * float(row[at]):.5g}"
+    baseline.write_text("".join(",".join(row) + "\n" for row in (header, *rows)))
+    asked = ("--baseline", str(baseline), "--tolerance", "20%", "--format", "github")
+    found = fgbench_says("check", str(run.path), *asked)
+    assert found.returncode == code, found.stdout + found.stderr
+    assert found.stdout.startswith(f"::{says}")
+    assert fgbench_says("check", str(run.path), *asked, "--inconclusive", "pass").returncode == code % 3
+
+
 def test_json_on_standard_output_is_json_alone(user_file: Path, tmp_path: Path) -> None:
     done = fgbench_says(
         *("run", "--arch", f"{user_file}:build", "--width", "16", "--quick", "--time-only", "--json"),
@@ -193,6 +216,10 @@ BAD_INPUTS = {
     "data that is not there": (["run", "--dataset", "mnist", "--data-dir", "{tmp}"], "digits"),
     "results folder that is not there": (["plot", "{tmp}/absent"], "no such folder"),
     "results folder without a run": (["plot", "{tmp}"], "holds no run"),
+    "baseline that is not there": (["check", "{tmp}", "--baseline", "{tmp}/b.csv"], "cannot be read"),
+    "tolerance that is no share": (["check", "{tmp}", "--tolerance", "five"], "5% or 0.05"),
+    "unknown format of a check": (["check", "{tmp}", "--format", "xml"], "table, markdown, junit"),
+    "no ratio for a baseline": (["baseline", "{tmp}"], "holds no run"),
     "user's file that is not there": (["run", "--arch", "{tmp}/absent.py:build"], "no file"),
     "user's build that raises": (["run", "--arch", "{user}:raises"], "own.py:raises"),
     "user's build that gives a number": (["run", "--arch", "{user}:number"], "own.py:number"),

@@ -1,0 +1,30 @@
+"""`fgbench baseline`: the ratios of stored runs as a file to hold later runs against."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fgbench.errors import UsageError
+
+
+def baseline(
+    results: Annotated[Path, typer.Argument(help="A run's folder, or one that holds many.")],
+    out: Annotated[Path, typer.Option(help="The CSV to write.")] = Path("baseline.csv"),
+) -> None:
+    """Write the ratio of every method, with its interval and what it was measured on, one a row."""
+    from fgbench.regression.baseline import cells_of, write_baseline
+    from fgbench.store.run_folder import find_runs
+
+    cells = cells_of(find_runs(results))
+    for cell in cells:
+        if cell.fault:
+            print(f"fgbench: left out {cell.label}: {cell.fault}", file=sys.stderr)
+    sound = [cell for cell in cells if not cell.fault]
+    if not sound:
+        raise UsageError(f"{results}: holds no ratio with an interval; run with two processes or more.")
+    write_baseline(out, sound)
+    print(f"{len(sound)} ratio{'s' * (len(sound) > 1)} in {out}")

@@ -1,0 +1,1 @@
+"""Regression: stored ratios against a baseline, and what may be said of each."""

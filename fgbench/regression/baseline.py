@@ -1,0 +1,190 @@
+"""A baseline: one ratio a row, small enough to review, with all that decides whether it compares."""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from scipy import stats
+
+from fgbench.errors import ResultsError, UsageError
+from fgbench.measurement.statistics import CONFIDENCE
+from fgbench.report.doubts import AA_TOLERANCE, THROTTLED_SHARE
+from fgbench.store.csv_table import replace_text
+from fgbench.store.run_folder import RunFolder
+from fgbench.summary.ratios import AA_ROLE
+from fgbench.summary.table import summarise
+
+# What a row is of, and what has to be equal for two of them to compare.
+IDENTITY = ("arch", "dataset", "depth", "width", "batch", "optimizer", "method", "reference")
+CONDITIONS = ("device", "dtype", "threads", "execution", "torch")
+
+
+@dataclass(frozen=True, order=True)
+class Cell:
+    """The ratio of one method of one matched group.
+
+    Attributes, where the name does not say it: `device` is the processor's or the GPU's name; `torch`
+    its minor version; `threads` is empty on a GPU; ratio, low and high are over the reference;
+    `degrees` are the interval's degrees of freedom; `floor` is how far the A/A repeat of the same run
+    may be from 1 by its own interval; `fault` says why there is no figure to compare, and is never in
+    a baseline.
+    """
+
+    arch: str
+    dataset: str
+    depth: int
+    width: int
+    batch: int
+    optimizer: str
+    method: str
+    reference: str
+    device: str
+    dtype: str
+    threads: str
+    execution: str
+    torch: str
+    ratio: float
+    low: float
+    high: float
+    degrees: int
+    floor: float
+    rounds: int
+    contract: str
+    fgbench: str
+    fault: str = ""
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        """What it is the ratio of."""
+        return tuple(getattr(self, name) for name in IDENTITY)
+
+    @property
+    def conditions(self) -> tuple[str, ...]:
+        """What it was measured under."""
+        return tuple(getattr(self, name) for name in CONDITIONS)
+
+    @property
+    def label(self) -> str:
+        """For a reader."""
+        return f"{self.arch}-d{self.depth}-w{self.width}-b{self.batch} {self.method}"
+
+    @property
+    def error(self) -> float:
+        """The standard error of the ratio's logarithm, from its interval."""
+        return math.log(self.high / self.low) / 2 / float(stats.t.ppf((1 + CONFIDENCE) / 2, self.degrees))
+
+
+COLUMNS = tuple(f.name for f in fields(Cell) if f.name != "fault")
+
+
+def cells_of(runs: Iterable[RunFolder]) -> list[Cell]:
+    """The ratio of every method but the reference, sorted; of cells measured twice the latest run's.
+
+    Raises:
+        ResultsError: a damaged run.
+    """
+    found = {(c.identity, c.conditions): c for run in runs for c in _of_run(run)}
+    return sorted(found.values())
+
+
+def write_baseline(path: Path, cells: Sequence[Cell]) -> None:
+    """Write cells as a CSV, sorted, so that a diff shows what changed.
+
+    Raises:
+        UsageError: the file cannot be written.
+    """
+    lines = io.StringIO()
+    writer = csv.DictWriter(lines, COLUMNS, lineterminator="\n", extrasaction="ignore")
+    writer.writeheader()
+    for cell in sorted(cells):
+        row = {**vars(cell)}
+        writer.writerow(row | {k: f"{row[k]:.5g}" for k in ("ratio", "low", "high", "floor")})
+    try:
+        replace_text(path, lines.getvalue())
+    except OSError as error:
+        raise UsageError(f"--out {path}: cannot be written ({error.strerror}).") from error
+
+
+def read_baseline(path: Path) -> list[Cell]:
+    """The cells of a baseline.
+
+    Raises:
+        ResultsError: it cannot be read, or is no baseline; names the line.
+    """
+    try:
+        text = path.read_text()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ResultsError(f"{path}: cannot be read as a baseline ({error}).") from error
+    reader = csv.DictReader(io.StringIO(text))
+    if tuple(reader.fieldnames or ()) != COLUMNS:
+        raise ResultsError(f"{path}: is no baseline of this version; `fgbench baseline` writes one.")
+    kinds = {f.name: {"int": int, "float": float, "str": str}[str(f.type)] for f in fields(Cell)}
+    cells = []
+    for row in reader:
+        try:
+            cell = Cell(**{name: kinds[name](row[name]) for name in COLUMNS})
+            sound = 0 < cell.low <= cell.ratio <= cell.high < math.inf and cell.degrees >= 1
+        except (TypeError, ValueError):
+            sound = False
+        if not sound or None in row or None in row.values():  # a cell too many, or too few
+            raise ResultsError(f"{path}:{reader.line_num}: not a row of a baseline.")
+        cells.append(cell)
+    return cells
+
+
+def _of_run(run: RunFolder) -> Iterable[Cell]:
+    facts, summary = run.facts(), summarise(run)
+    torch = ".".join(str(facts["environment"]["libraries"]["torch"]).split(".")[:2])
+    contracts = {group["name"]: group.get("contract", "") for group in facts["groups"]}
+    ratios, samples = run.read("ratios"), run.read("samples")
+    for _, row in summary[summary["method"] != summary["reference"]].iterrows():
+        own = ratios[(ratios["group"] == row["group"]) & (ratios["role"] == AA_ROLE)]
+        known = not pd.isna(row["ratio_low"]) and row["processes"] > 1
+        figures = [float(row[n]) if known else math.nan for n in ("ratio", "ratio_low", "ratio_high")]
+        whole: dict[str, Any] = {name: int(row[name]) for name in ("depth", "width", "batch")}
+        named = ("arch", "dataset", "optimizer", "method", "reference", "dtype", "execution")
+        yield Cell(
+            **{name: row[name] for name in named},
+            **whole,
+            device=row["device_name"],
+            threads=str(row["threads"]) if row["device"] == "cpu" else "",
+            torch=torch,
+            ratio=figures[0],
+            low=figures[1],
+            high=figures[2],
+            degrees=min(int(row["processes"]), facts["config"]["processes"]) - 1 if known else 0,
+            floor=_floor(own),
+            rounds=int(row["rounds"]) if known else 0,
+            contract=contracts[row["group"]],
+            fgbench=str(facts["fgbench_version"]),
+            fault=_fault(row, own, samples[samples["group"] == row["group"]], known=known),
+        )
+
+
+def _floor(aa: pd.DataFrame) -> float:
+    """How far the A/A ratio's interval goes from 1."""
+    ends = [float(x) for x in aa[["ratio_low", "ratio_high"]].to_numpy().ravel() if not pd.isna(x)]
+    return max((abs(end - 1) for end in ends), default=0.0)
+
+
+def _fault(row: pd.Series, aa: pd.DataFrame, samples: pd.DataFrame, *, known: bool) -> str:
+    if row["status"] != "ok" and pd.isna(row["ratio"]):
+        return f"not measured: {row['status']}"
+    if pd.isna(row["ratio"]):
+        return "not measured"
+    if not known:
+        return "one process: no interval to judge by; leave --quick out"
+    off = (aa["ratio"] - 1).abs().max()
+    if off > AA_TOLERANCE:
+        return f"A/A failed: {row['reference']} differed from itself by {off:.1%}"
+    throttle = samples["throttle"].dropna()
+    if len(throttle) and (throttle != "").mean() > THROTTLED_SHARE:
+        return f"throttled in {(throttle != '').mean():.0%} of blocks"
+    return ""

@@ -1,0 +1,86 @@
+"""Baselines: written for a reviewer, read strictly, made of what a run holds."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from fgbench.errors import ResultsError, UsageError
+from fgbench.regression.baseline import COLUMNS, cells_of, read_baseline, write_baseline
+from tests.charts import made_up
+from tests.charts.made_up import METHODS, group
+from tests.regression.test_verdict import CELL
+
+
+def test_it_is_read_back_as_it_was_written_and_sorted(tmp_path):
+    cells = [dataclasses.replace(CELL, depth=depth) for depth in (16, 1, 8)]
+    write_baseline(tmp_path / "b.csv", cells)
+    assert read_baseline(tmp_path / "b.csv") == sorted(cells)
+    lines = (tmp_path / "b.csv").read_text().splitlines()
+    assert lines[0] == ",".join(COLUMNS)
+    assert [line.split(",")[2] for line in lines[1:]] == ["1", "8", "16"]
+
+
+def test_the_same_cells_are_the_same_bytes(tmp_path):
+    for name in ("one", "two"):
+        write_baseline(
+            tmp_path / name, [CELL, dataclasses.replace(CELL, depth=1)][:: 1 if name == "one" else -1]
+        )
+    assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "line"),
+    [
+        ("ratio,", "ration,", "is no baseline"),
+        ("1.98", "3.5", ":2: not a row"),
+        ("1.98", "x", ":2: not a row"),
+        (",4,", ",0,", ":2: not a row"),
+        (",c0,", ",", ":2: not a row"),
+    ],
+)
+def test_a_damaged_one_is_named_with_its_line(tmp_path, old, new, line):
+    path = tmp_path / "b.csv"
+    write_baseline(path, [CELL])
+    path.write_text(path.read_text().replace(old, new, 1))
+    with pytest.raises(ResultsError, match=line):
+        read_baseline(path)
+
+
+def test_one_that_is_not_there_or_cannot_be_written_is_one_line(tmp_path):
+    with pytest.raises(ResultsError, match="cannot be read"):
+        read_baseline(tmp_path / "absent.csv")
+    with pytest.raises(UsageError, match="--out"):
+        write_baseline(tmp_path / "no" / "b.csv", [CELL])
+
+
+def timed(root, **changes):
+    run = made_up.run(root, [group(8)], trained=False)
+    aa = {"group": group(8).name, "method": METHODS[0], "role": "aa", "reference": METHODS[0], "processes": 5}
+    run.append("ratios", {**aa, "ratio": 1.004, "ratio_low": 0.99, "ratio_high": 1.02, **changes})
+    facts = run.facts()
+    facts["config"]["processes"] = 5
+    run._write(facts)
+    return run
+
+
+def test_the_cells_of_a_run_are_its_ratios_and_its_own_noise(tmp_path):
+    cells = cells_of([timed(tmp_path)])
+    assert [c.method for c in cells] == sorted(METHODS[1:])
+    for cell in cells:
+        ratio = made_up.ratio(cell.method, 8)
+        assert (cell.ratio, cell.low, cell.high) == pytest.approx((ratio, 0.9 * ratio, 1.1 * ratio))
+        assert (cell.degrees, cell.threads, cell.torch, cell.fault) == (4, "2", "2.0", "")
+        assert cell.floor == pytest.approx(0.02)
+
+
+def test_of_two_runs_the_latest_counts(tmp_path):
+    first, second = timed(tmp_path / "1"), timed(tmp_path / "2", ratio_high=1.04)
+    assert [c.floor for c in cells_of([first, second])] == pytest.approx([0.04] * 2)
+
+
+def test_what_cannot_be_judged_has_a_fault(tmp_path):
+    assert {c.fault.split(":")[0] for c in cells_of([timed(tmp_path, ratio=1.2)])} == {"A/A failed"}
+    none = made_up.run(tmp_path / "none", [group(8)], timed=False)
+    assert {c.fault for c in cells_of([none])} >= {"not measured"}

@@ -1,0 +1,62 @@
+"""The formats: each is what its reader parses, and says the same."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from xml.etree import ElementTree
+
+import pytest
+
+from fgbench.regression.formats import FORMATS, summary_line
+from fgbench.regression.verdict import check
+from tests.regression.test_verdict import CELL, TOLERANCE, scaled
+
+
+@pytest.fixture
+def verdicts():
+    cells = [dataclasses.replace(CELL, depth=depth) for depth in (1, 2, 3, 4, 5)]
+    now = [scaled(f, c) for f, c in zip((1.0, 0.8, 1.2, 1.05), cells, strict=False)]
+    return check(cells, [*now, dataclasses.replace(CELL, depth=99)], TOLERANCE)
+
+
+def test_the_summary_counts_each_answer(verdicts):
+    assert summary_line(verdicts) == "1 PASS, 1 IMPROVED, 1 REGRESSED, 1 INCONCLUSIVE, 1 INVALID, 1 NEW"
+    assert summary_line([]) == "nothing to check"
+
+
+def test_every_format_names_every_row(verdicts):
+    for name, form in FORMATS.items():
+        text = form(verdicts)
+        wanted = (3, 4, 5) if name == "github" else (1, 2, 3, 4, 5, 99)
+        assert all(f"mlp-d{depth}-" in text or f'"depth": {depth}' in text for depth in wanted), name
+
+
+def test_junit_is_xml_that_counts_failures_and_errors(verdicts):
+    suite = ElementTree.fromstring(FORMATS["junit"](verdicts))
+    counts = {name: suite.get(name) for name in ("tests", "failures", "errors", "skipped")}
+    assert counts == {"tests": "6", "failures": "1", "errors": "1", "skipped": "2"}
+    (failure,) = suite.iter("failure")
+    assert "+20.0%" in str(failure.get("message"))
+
+
+def test_github_gets_an_error_for_what_fails_and_a_warning_for_what_is_not_clear(verdicts):
+    lines = FORMATS["github"](verdicts).splitlines()
+    assert [line.split(" ")[0].split("::")[1] for line in lines] == ["error", "warning", "error", "notice"]
+
+
+def test_json_holds_no_number_that_is_none(verdicts):
+    result = json.loads(FORMATS["json"](verdicts), parse_constant=lambda name: pytest.fail(name))
+    assert [v["answer"] for v in result["verdicts"]][:3] == ["PASS", "IMPROVED", "REGRESSED"]
+    assert result["verdicts"][4]["change"] is None
+
+
+def test_markdown_is_a_table_whose_rows_are_as_wide_as_its_head(verdicts):
+    rows = [line for line in FORMATS["markdown"](verdicts).splitlines() if line.startswith("|")]
+    assert {line.count("|") for line in rows} == {8}
+
+
+def test_the_smallest_regression_that_could_have_been_caught_is_always_there(verdicts):
+    for verdict in verdicts[:4]:
+        assert f"{verdict.smallest:+.1%}" in FORMATS["markdown"]([verdict])
+        assert verdict.smallest > TOLERANCE
