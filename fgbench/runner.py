@@ -91,7 +91,8 @@ def estimated_seconds(plan: Plan) -> float:
         timing += config.processes * arms * STARTUP_SECONDS + config.max_measure_seconds
     if config.execution == BEST:
         timing += MODES_SHARE * config.max_measure_seconds + 2 * STARTUP_SECONDS
-    searching = TYPICAL_RUNS if config.learning_rate is None else 0.0
+    optimizers = len(plan.groups[0].optimizers)
+    searching = TYPICAL_RUNS * optimizers if config.learning_rate is None else 0.0
     run = config.max_train_seconds * (1 + EVALUATION_SHARE)
     training = (searching + config.seeds) * len(config.methods) * run if config.train else 0.0
     return len(plan.groups) * (timing + training)
@@ -277,7 +278,8 @@ class GroupRun:
         given = config.learning_rate
         grid: tuple[int, int] | None = None
         rates, spent = {} if given is None else dict.fromkeys(self.methods, given), 0.0
-        searching = TYPICAL_RUNS * config.max_train_seconds * len(self.methods) if given is None else 0.0
+        a_method = TYPICAL_RUNS * config.max_train_seconds * len(self.group.optimizers)
+        searching = a_method * len(self.methods) if given is None else 0.0
         text = "learning-rate search" if given is None else "pacing"
         self.watcher.phase(self.group, text, searching + STARTUP_SECONDS)
         with self._jobs("tune", self.methods, seed=SEARCH_SEED) as jobs:
