@@ -208,6 +208,8 @@ def _shard(shard: str, groups: tuple[Group, ...]) -> tuple[Group, ...]:
 def _check_device(config: Config, device: str) -> None:
     if config.execution != BEST:
         methods.check_execution("--exec", config.execution, device, more=(BEST,))
+    if config.lr_decay and config.execution in ("cudagraph", BEST) and device.startswith("cuda"):
+        raise UsageError("--lr-decay: a CUDA graph holds one learning rate; take --exec eager or compile.")
     if config.dtype == TF32 and not device.startswith("cuda"):
         raise UsageError("--dtype tf32: only a GPU rounds to TF32; on a CPU it is float32 or bfloat16.")
 
@@ -282,8 +284,6 @@ def _check_numbers(config: Config) -> None:
         raise UsageError("--optimizer: several are chosen by the search: leave --lr and --time-only out.")
     if not 0 <= config.lr_decay < float("inf"):
         raise UsageError(f"--lr-decay {config.lr_decay:g}: must be 0 or a positive number.")
-    if config.lr_decay and config.execution in ("cudagraph", BEST):
-        raise UsageError("--lr-decay: a CUDA graph holds one learning rate; take --exec eager or compile.")
     for name in ("max_iterations", "max_queries", "evaluate_every"):
         if (limit := getattr(config, name)) is not None:
             _at_least(f"--{name.replace('_', '-')}", limit, 1)

@@ -12,7 +12,7 @@ import torch
 
 from fgbench import architectures
 from fgbench.errors import ResultsError, UsageError
-from fgbench.plan import Config, Group, contract, make_plan, resolve_device, resolve_threads
+from fgbench.plan import Config, Group, _check_device, contract, make_plan, resolve_device, resolve_threads
 from tests.builders import TINY_DATA, config, tiny_group
 
 ENVIRONMENT = {"device_name": "a processor", "libraries": {"torch": "2.15.1"}, "load_1min": 0.3}
@@ -81,7 +81,6 @@ class TestBadInput:
             ({"max_iterations": 0}, "--max-iterations 0: must be at least 1"),
             ({"max_queries": 0}, "--max-queries 0: must be at least 1"),
             ({"evaluate_every": 0}, "--evaluate-every 0: must be at least 1"),
-            ({"lr_decay": 1e-4, "execution": "best"}, "--lr-decay: a CUDA graph holds one learning rate"),
             ({"optimizer": "sgd|adam"}, "--optimizer: several are chosen by the search"),
             (
                 {"optimizer": "sgd|adam", "learning_rate": None, "train": False},
@@ -109,6 +108,12 @@ class TestBadInput:
     )
     def test_is_said_in_one_line_with_what_would_be_right(self, changes, line):
         assert line in message(**changes)
+
+    def test_a_cuda_graph_holds_one_learning_rate(self):
+        for execution in ("cudagraph", "best"):
+            with pytest.raises(UsageError, match="--lr-decay: a CUDA graph holds one learning rate"):
+                _check_device(config(lr_decay=1e-4, execution=execution), "cuda:0")
+        _check_device(config(lr_decay=1e-4, execution="best"), "cpu")
 
 
 class TestUsersOwnArchitecture:

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import os
-import shlex
 import sys
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -268,7 +266,9 @@ def run(
     if dry_run:
         _show_plan(plan)
         return
-    folder, contracts = _new_run(plan, out)
+    from fgbench.cli.start import new_run
+
+    folder, contracts = new_run(plan, out)
     if like is not None:
         _note_what_differs(like, contracts)
     _run(plan, folder, contracts, json_)
@@ -371,51 +371,14 @@ def _show_plan(plan: Plan) -> None:
 
 
 def _run(plan: Plan, folder: RunFolder, contracts: dict[str, str], as_json: bool) -> None:
-    from fgbench.cli.progress import Display
+    from fgbench.cli.start import measure
     from fgbench.report import show
-    from fgbench.runner import estimated_seconds, run_plan
 
     try:
-        with Display(estimated_seconds(plan)) as display:
-            run_plan(plan, folder, contracts, display)
+        measure(plan, folder, contracts)
     except KeyboardInterrupt:  # an interrupted run shows what it has
         show(folder, as_json=as_json)
         print(f"fgbench: go on with: fgbench run --resume {folder.path}", file=sys.stderr)
         raise
     if not show(folder, as_json=as_json):
         raise typer.Exit(NOTHING_MEASURED)
-
-
-def _new_run(plan: Plan, out: Path) -> tuple[RunFolder, dict[str, str]]:
-    from fgbench.measurement.environment import describe_environment
-    from fgbench.plan import contract
-    from fgbench.store.run_folder import RunFolder
-
-    first = plan.groups[0]
-    environment = describe_environment(first.device, first.threads)
-    contracts = {group.name: contract(group, environment) for group in plan.groups}
-    facts = {
-        "command": shlex.join(["fgbench", *sys.argv[1:]]),
-        "config": asdict(plan.config),
-        "reference": plan.reference,
-        "groups": [
-            {
-                "name": g.name,
-                **asdict(g),
-                "contract": contracts[g.name],
-                "device_name": environment["device_name"],
-            }
-            for g in plan.groups
-        ],
-        "environment": environment,
-    }
-    return RunFolder.create(out, _label(plan.config), facts), contracts
-
-
-def _label(config: Config) -> str:
-    archs = "-".join(Path(a.rpartition(":")[0] or a).stem for a in config.archs)
-    depths = "-".join(f"d{d}" for d in config.depths or ())
-    label = "-".join(filter(None, (archs, depths)))
-    if len(label) > 40:
-        label = f"{len(config.archs)}x{len(config.depths or (0,))}-groups"
-    return label + (f"-shard{config.shard.replace('/', 'of')}" if config.shard else "")

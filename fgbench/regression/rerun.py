@@ -1,0 +1,51 @@
+"""What to run so that just the rows of a baseline are measured again."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable
+from typing import Any
+
+from fgbench.plan import Config
+from fgbench.regression.baseline import Cell
+
+# What cells have to share to be measured in one run; depth may differ.
+SHARED = ("arch", "dataset", "width", "batch", "optimizer", "reference", "dtype", "threads", "execution")
+
+
+def configs_of(cells: Iterable[Cell], like: Config) -> list[Config]:
+    """A config for each run that the cells need: their own options, and timing alone.
+
+    Args:
+        cells: of a baseline.
+        like: what they do not say: processes, seconds, precision, held-out samples, device.
+    """
+    methods: dict[tuple[object, ...], dict[int, list[str]]] = {}
+    for cell in cells:
+        shared = tuple(getattr(cell, name) for name in SHARED)
+        methods.setdefault(shared, {}).setdefault(cell.depth, []).append(cell.method)
+    runs: dict[tuple[Any, ...], list[int]] = {}
+    for shared, by_depth in methods.items():
+        for depth, own in by_depth.items():
+            runs.setdefault((*shared, *sorted(own)), []).append(depth)
+    return [_config(key, depths, like) for key, depths in runs.items()]
+
+
+def _config(key: tuple[Any, ...], depths: list[int], like: Config) -> Config:
+    shared: dict[str, Any] = dict(zip(SHARED, key, strict=False))
+    threads = str(shared["threads"])
+    return dataclasses.replace(
+        like,
+        archs=(shared["arch"],),
+        depths=tuple(depths),
+        width=shared["width"],
+        batch=shared["batch"],
+        dataset=shared["dataset"],
+        optimizer=shared["optimizer"],
+        dtype=shared["dtype"],
+        execution=shared["execution"],
+        threads=int(threads) if threads else None,
+        methods=(shared["reference"], *key[len(SHARED) :]),
+        time=True,
+        train=False,
+    )

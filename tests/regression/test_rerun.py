@@ -1,0 +1,43 @@
+"""A baseline's rows as runs: each once, with its own options and nothing else."""
+
+from __future__ import annotations
+
+import dataclasses
+
+from fgbench.regression.rerun import configs_of
+from tests.builders import config
+from tests.regression.test_verdict import CELL
+
+LIKE = config(processes=7, max_measure_seconds=33.0)
+
+
+def test_depths_that_share_the_rest_are_one_run_with_the_reference():
+    cells = [
+        dataclasses.replace(CELL, depth=depth, method=method)
+        for depth in (1, 8)
+        for method in ("forward", "spsa")
+    ]
+    (found,) = configs_of(cells, LIKE)
+    assert (found.archs, found.depths, found.width, found.batch) == (("mlp",), (1, 8), 1024, 64)
+    assert found.methods == ("backprop", "forward", "spsa")
+    assert (found.threads, found.execution, found.dtype, found.dataset) == (2, "eager", "float32", "digits")
+    assert (found.time, found.train) == (True, False)
+    assert (found.processes, found.max_measure_seconds) == (7, 33.0)
+
+
+def test_what_differs_in_more_than_depth_is_a_run_of_its_own():
+    others = [
+        {"batch": 8},
+        {"execution": "compile"},
+        {"threads": ""},
+        {"arch": "cnn"},
+        {"depth": 9, "method": "spsa"},
+    ]
+    cells = [CELL, *(dataclasses.replace(CELL, **other) for other in others)]
+    found = configs_of(cells, LIKE)
+    assert len(found) == 6
+    assert {c.threads for c in found} == {2, None}
+    listed = {
+        (c.archs[0], d, c.batch, c.execution, m) for c in found for d in c.depths for m in c.methods[1:]
+    }
+    assert listed == {(c.arch, c.depth, c.batch, c.execution, c.method) for c in cells}
