@@ -325,9 +325,12 @@ def _resume(path: Path, as_json: bool, dry_run: bool) -> None:
     from fgbench.measurement.environment import describe_environment
     from fgbench.plan import Config, contract, make_plan
     from fgbench.store.run_folder import RunFolder
+    from fgbench.store.schema import SCHEMA_VERSION
 
     folder = RunFolder.open(path)
     facts = folder.facts()
+    if facts["schema_version"] != SCHEMA_VERSION:
+        raise UsageError(f"--resume {path}: an older fgbench began it; start a new run with --like {path}.")
     plan = make_plan(Config.from_facts(facts["config"]))
     before = {group["name"]: group["contract"] for group in facts["groups"]}
     environment = describe_environment(plan.groups[0].device, plan.groups[0].threads)

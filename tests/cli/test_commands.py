@@ -345,6 +345,14 @@ def test_a_killed_run_is_resumed_and_one_that_changed_is_not(tmp_path: Path) -> 
     assert (refused.returncode, "--like" in refused.stderr) == (2, True)
 
 
+def test_a_run_of_an_older_version_is_not_resumed(tmp_path: Path) -> None:
+    run = timed(tmp_path)
+    facts = run.facts() | {"schema_version": 2}
+    (run.path / "run.json").write_text(json.dumps(facts))
+    refused = fgbench_says("run", "--resume", str(run.path))
+    assert (refused.returncode, "--like" in refused.stderr) == (2, True), refused.stderr
+
+
 def test_a_dry_run_shows_the_plan_and_writes_nothing(tmp_path: Path) -> None:
     done = fgbench_says("run", "--depth", "1", "--depth", "2", "--dry-run", "--out", str(tmp_path / "no"))
     assert "2 groups" in done.stdout
