@@ -9,7 +9,7 @@ import pandas as pd
 from scipy import stats
 
 from fgbench.measurement.interleave import WARM_UP_TOLERANCE, WARM_UP_WINDOW, steady
-from fgbench.report.figures import interval, missing, number
+from fgbench.report.figures import interval, missing, number, seconds
 from fgbench.summary.ratios import ALONE_ROLE
 
 AA_TOLERANCE = 0.05  # an A/A ratio further off than this makes any other of the group doubtful
@@ -19,6 +19,7 @@ SLOT_EFFECT, SLOT_CHANCE = 0.01, 0.001  # of a place in the round, and its chanc
 OUTLIER, OUTLIER_SHARE = 1.5, 0.05  # times its arm's median, and the share of blocks that is worth a line
 THROTTLED_SHARE = 0.05  # of blocks
 LAUNCH_BOUND = 0.9  # of a block's time passed when the last of its work was queued
+COARSE = 0.4  # of a time to target, from one evaluation to the next
 PRODUCT = 1.1  # by which the ratio while training may be beyond the interval of the timed one
 ARM = ["group", "role", "method", "process"]
 
@@ -40,6 +41,7 @@ def doubts(summary: pd.DataFrame, ratios: pd.DataFrame, samples: pd.DataFrame) -
         *_launch_doubts(summary),
         *_alone_doubts(ratios),
         *_product_doubts(summary),
+        *_resolution_doubts(summary),
         *_seed_doubts(summary),
         *_status_doubts(summary),
     ]
@@ -181,6 +183,15 @@ def _product_doubts(summary: pd.DataFrame) -> Iterator[str]:
                 f"{row['reference']}'s, when timed {number(*cells)} {interval(*cells)}: T ratio is not "
                 "ratio × steps ratio here; other programs, or caches that training shares, can do that."
             )
+
+
+def _resolution_doubts(summary: pd.DataFrame) -> Iterator[str]:
+    for _, row in summary[summary["t_resolution"] > COARSE * summary["t"]].iterrows():
+        yield (
+            f"{row['group']}, {row['method']}: reached its target within an evaluation or two "
+            f"({seconds(row['t'])}, {seconds(row['t_resolution'])} apart): what is over that time is coarse, "
+            "and at the first evaluation a lower bound; aim at a lower --target-loss."
+        )
 
 
 def _seed_doubts(summary: pd.DataFrame) -> Iterator[str]:

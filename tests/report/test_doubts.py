@@ -52,6 +52,12 @@ def test_time_that_ran_out_is_a_warning_with_the_width_reached() -> None:
     assert "--max-measure-seconds" in doubt
 
 
+def test_a_time_of_an_evaluation_or_two_is_called_coarse() -> None:
+    (doubt,) = said(group(t=0.12, t_resolution=0.12))
+    assert "(0.12 s, 0.12 s apart)" in doubt.replace("120 ms", "0.12 s")
+    assert said(group(t=0.12, t_resolution=0.02)) == []
+
+
 @pytest.mark.parametrize(("t_ratio", "agrees"), [(8.0, True), (8.6, True), (10.0, False), (6.0, False)])
 def test_time_over_steps_has_to_be_the_ratio_of_the_steps(t_ratio: float, agrees: bool) -> None:
     timed = {"ratio": 2.0, "ratio_low": 1.95, "ratio_high": 2.05}
