@@ -10,6 +10,8 @@ from fgbench.errors import UsageError
 
 T = TypeVar("T")
 
+OR = "|"  # between several specs of which one is chosen
+
 
 @dataclass(frozen=True)
 class Option:

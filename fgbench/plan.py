@@ -12,7 +12,7 @@ from typing import Any
 
 from fgbench import architectures, datasets, methods
 from fgbench.errors import ResultsError, UsageError
-from fgbench.options import canonical, split_spec
+from fgbench.options import OR, canonical, split_spec
 from fgbench.store.schema import OLDEST_READABLE
 
 TF32 = "tf32"  # float32 tensors, matrix products and convolutions rounded to TF32
@@ -99,7 +99,7 @@ class Group:
     @property
     def optimizers(self) -> tuple[str, ...]:
         """One for all methods, or those that each method's search takes one of."""
-        return tuple(self.optimizer.split("|"))
+        return tuple(self.optimizer.split(OR))
 
     @property
     def conditions(self) -> methods.Conditions:
@@ -280,7 +280,7 @@ def _check_numbers(config: Config) -> None:
     _positive("--precision", config.precision)
     if config.learning_rate is not None:
         _positive("--lr", config.learning_rate)
-    if "|" in config.optimizer and (config.learning_rate is not None or not config.train):
+    if OR in config.optimizer and (config.learning_rate is not None or not config.train):
         raise UsageError("--optimizer: several are chosen by the search: leave --lr and --time-only out.")
     if not 0 <= config.lr_decay < float("inf"):
         raise UsageError(f"--lr-decay {config.lr_decay:g}: must be 0 or a positive number.")

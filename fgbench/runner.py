@@ -126,7 +126,8 @@ class GroupRun:
     def run(self) -> None:
         """All phases that were asked for; a failing one is rows, and the next goes on without it."""
         if self.plan.config.execution == BEST:
-            self._modes()
+            with timing_lock(self.group.device, self.watcher.note):
+                self._modes()
         # What a step is has to be known before it is timed.
         tuned = self._tune() if self.plan.config.train and len(self.group.optimizers) > 1 else None
         if self.plan.config.time:

@@ -11,6 +11,7 @@ import typer
 
 from fgbench import registry
 from fgbench.errors import UsageError
+from fgbench.options import OR
 
 if TYPE_CHECKING:
     from fgbench.plan import Config, Plan
@@ -249,7 +250,7 @@ def run(
         dtype=dtype,
         threads=threads,
         execution=execution,
-        optimizer="|".join(optimizer),
+        optimizer=OR.join(optimizer),
         time=not train_only,
         train=not time_only,
         isolated=isolated,

@@ -12,10 +12,9 @@ from torch import Tensor
 
 from fgbench.errors import UsageError
 from fgbench.methods import Conditions
-from fgbench.options import split_spec
+from fgbench.options import OR, split_spec
 
 PLAIN_SGD = "sgd"
-OR = "|"  # between optimisers of which each method's search takes one
 NOT_OPTIONS = ("params", "lr", "fused", "foreach", "capturable", "differentiable", "maximize")
 
 

@@ -15,7 +15,7 @@ from scipy import stats
 
 from fgbench.errors import ResultsError, UsageError
 from fgbench.measurement.statistics import CONFIDENCE
-from fgbench.report.doubts import AA_TOLERANCE, THROTTLED_SHARE
+from fgbench.report.doubts import AA_TOLERANCE, THROTTLED_SHARE, throttled_share
 from fgbench.store.csv_table import replace_text
 from fgbench.store.run_folder import RunFolder
 from fgbench.summary.ratios import AA_ROLE
@@ -184,7 +184,5 @@ def _fault(row: pd.Series, aa: pd.DataFrame, samples: pd.DataFrame, *, known: bo
     off = (aa["ratio"] - 1).abs().max()
     if off > AA_TOLERANCE:
         return f"A/A failed: {row['reference']} differed from itself by {off:.1%}"
-    throttle = samples["throttle"].dropna()
-    if len(throttle) and (throttle != "").mean() > THROTTLED_SHARE:
-        return f"throttled in {(throttle != '').mean():.0%} of blocks"
-    return ""
+    share = throttled_share(samples[~samples["warm_up"].astype(bool)])
+    return f"throttled in {share:.0%} of blocks" if share > THROTTLED_SHARE else ""

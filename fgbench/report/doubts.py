@@ -53,6 +53,12 @@ def off_by(aa: pd.DataFrame) -> float:
     return float(abs(ratios - 1).max()) if len(ratios) else 0.0
 
 
+def throttled_share(samples: pd.DataFrame) -> float:
+    """Of blocks, those in which the GPU was throttled; 0 where no gauge told."""
+    told = samples["throttle"].dropna()
+    return float((told != "").mean()) if len(told) else 0.0
+
+
 def _aa_doubts(aa: pd.DataFrame) -> Iterator[str]:
     for _, row in aa.iterrows():
         if off_by(row.to_frame().T) > AA_TOLERANCE:
@@ -144,11 +150,11 @@ def _outliers(rows: pd.DataFrame, middle: pd.Series) -> Iterator[str]:
 def _throttling(rows: pd.DataFrame) -> Iterator[str]:
     told = rows["throttle"].dropna()
     throttled = told[told != ""]
-    if len(told) and len(throttled) / len(told) > THROTTLED_SHARE:
+    if (share := throttled_share(rows)) > THROTTLED_SHARE:
         clocks = rows["sm_clock_mhz"].dropna()
         span = f", at {clocks.min():.0f} to {clocks.max():.0f} MHz" if len(clocks) else ""
         yield (
-            f"the GPU was throttled in {len(throttled) / len(told):.0%} of blocks "
+            f"the GPU was throttled in {share:.0%} of blocks "
             f"({', '.join(sorted(set(throttled)))}){span}: that is how it trains for long, but another "
             "machine, or a cooler one, may give other ratios."
         )

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fgbench.options import OR
 from fgbench.report.doubts import LAUNCH_BOUND
 from fgbench.report.figures import (
     NOTHING,
@@ -64,7 +65,7 @@ def _shown(group: pd.DataFrame) -> pd.Series:
     """The group's first row, with the first figure of each column where that row has none."""
     filled = group.bfill().iloc[0].copy()
     filled["modes_differ"] = group["mode"].nunique() > 1
-    filled["optimizers_differ"] = "|" in str(filled["optimizer"])
+    filled["optimizers_differ"] = OR in str(filled["optimizer"])
     return filled
 
 

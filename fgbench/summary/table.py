@@ -37,8 +37,7 @@ RATIO_COLUMNS = (
 def summarise(run: RunFolder) -> pd.DataFrame:
     """A row for each method of each group of a run.
 
-    Columns: `group`, `method`, what the group is; `mode` and `own_optimizer`, the
-    method's own;
+    Columns: `group`, `method`, what the group is; `mode` and `own_optimizer`, the method's own;
     `seconds` and `joules` per step, `first_call_seconds` (the slowest process's: compilation and all);
     `r`, `r_alone` (timed with nothing between), `ratio` (over the `reference`), `t` (expected seconds to
     the target), `t_ratio` and `n_ratio` (its factor in iterations), `validation_loss`, each with `_low`

@@ -145,13 +145,14 @@ class Trainee:
             batches = self.order.batches(
                 self.data, self.iteration, min(STEPS_PER_READING, until - self.iteration)
             )
+            rates = [self.rate.at(i) for i in range(self.iteration, self.iteration + len(batches))]
             with self._randomness.in_force():
-                self.train_seconds += self.clock.time(partial(self._steps, batches)).seconds
+                self.train_seconds += self.clock.time(partial(self._steps, batches, rates)).seconds
             self.iteration += len(batches)
 
-    def _steps(self, batches: list[Batch]) -> None:
-        for iteration, batch in enumerate(batches, self.iteration):
-            self._last_loss = self.step(batch, self.rate.at(iteration))
+    def _steps(self, batches: Sequence[Batch], rates: Sequence[float]) -> None:
+        for batch, rate in zip(batches, rates, strict=True):
+            self._last_loss = self.step(batch, rate)
 
     def evaluate(self) -> Point:
         """Loss and accuracy on the held-out set, off the training clock."""
