@@ -65,6 +65,7 @@ class Config:
     max_iterations: int | None = None
     max_queries: int | None = None
     evaluate_every: int | None = None
+    slowed: float = 0.0
 
     @classmethod
     def from_facts(cls, facts: dict[str, Any]) -> Config:

@@ -17,7 +17,15 @@ from fgbench.plan import BEST, Group, Plan
 from fgbench.store.recovery import ENDED_EARLY, Unit, leaves_out, recover
 from fgbench.store.run_folder import RunFolder
 from fgbench.summary.live import LiveRatios
-from fgbench.summary.ratios import AA_ROLE, ALONE_ROLE, BASE_ROLE, METHOD_ROLE, log_ratio_medians, ratios
+from fgbench.summary.ratios import (
+    AA_ROLE,
+    ALONE_ROLE,
+    BASE_ROLE,
+    METHOD_ROLE,
+    SLOWED_ROLE,
+    log_ratio_medians,
+    ratios,
+)
 from fgbench.summary.targets import target_rows, targets_of
 from fgbench.training.loop import STRETCH
 from fgbench.training.search import TYPICAL_RUNS
@@ -194,6 +202,7 @@ class GroupRun:
         self.watcher.phase(self.group, text, seconds + STARTUP_SECONDS)
         with self._jobs("time", self.methods, seed=SEARCH_SEED, process=process) as jobs:
             request = {"process": process, "seconds": seconds, "reference": self.plan.reference}
+            request["slowed"] = self.plan.config.slowed
             rounds = seen = 0
             for event in self._work("time", jobs, SEARCH_SEED, **request):
                 if event["event"] == "rounds":
@@ -230,6 +239,8 @@ class GroupRun:
 
     def _sample_row(self, process: int, sample: dict[str, Any], role: str = "") -> dict[str, Any]:
         arm = sample.pop("arm")
+        if arm.startswith(f"{SLOWED_ROLE} "):
+            role, _, arm = arm.partition(" ")
         role = role or (arm if arm in (BASE_ROLE, AA_ROLE) else METHOD_ROLE)
         method = self.plan.reference if arm == AA_ROLE else arm
         return {"group": self.group.name, "method": method, "role": role, "process": process, **sample}

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fgbench.cli.values import share
 from fgbench.errors import UsageError
 
 if TYPE_CHECKING:
@@ -65,7 +66,7 @@ def check(
         raise UsageError(f"--format {format}: must be one of {', '.join(FORMATS)}.")
     if inconclusive not in INCONCLUSIVE:
         raise UsageError(f"--inconclusive {inconclusive}: must be one of {', '.join(INCONCLUSIVE)}.")
-    margin = _share(tolerance)
+    margin = share("--tolerance", tolerance)
     held = read_baseline(baseline)
     if results is None:
         verdicts = _run_and_judge(held, margin, allow_mismatch, _Asked(out, max_measure_seconds, device))
@@ -132,13 +133,3 @@ def _measured(cells: list[Cell], asked: _Asked, times: int) -> list[RunFolder]:
         measure(plan, folder, contracts)
         folders.append(folder)
     return folders
-
-
-def _share(asked: str) -> float:
-    try:
-        share = float(asked.removesuffix("%")) / (100 if asked.endswith("%") else 1)
-    except ValueError:
-        share = -1.0
-    if not 0 <= share < 1:
-        raise UsageError(f"--tolerance {asked}: must be a share below 1, as in 5% or 0.05.")
-    return share

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fgbench import registry
+from fgbench.cli.values import share
 from fgbench.errors import UsageError
 from fgbench.options import OR
 
@@ -202,6 +203,17 @@ def run(
             help="A run that was cut off: go on with it where it stopped. No other options. (default: none)"
         ),
     ] = None,
+    slowed: Annotated[
+        str,
+        typer.Option(
+            help="Time each method once more, made slower by this share, as in 10%: proof that it would be "
+            "seen. (default: not)"
+        ),
+    ] = "0",
+    repeat: Annotated[
+        int,
+        typer.Option(help="Do it so many times, a folder each: how much runs differ is then known."),
+    ] = 1,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be measured and how long it would take.")
     ] = False,
@@ -228,6 +240,10 @@ def run(
     def chosen(name: str, given: float | None) -> Any:
         return preset[name] if given is None else given
 
+    if repeat < 1:
+        raise UsageError(f"--repeat {repeat}: must be at least 1.")
+    if repeat > 1 and json_:
+        raise UsageError("--json is one object: give it without --repeat.")
     if time_only and train_only:
         raise UsageError("--time-only and --train-only leave nothing to do together: give one of them.")
     config = Config(
@@ -260,6 +276,7 @@ def run(
         max_iterations=max_iterations,
         max_queries=max_queries,
         evaluate_every=evaluate_every,
+        slowed=share("--slowed", slowed),
     )
     if like is not None:
         config = _like(like, config, given)
@@ -269,10 +286,11 @@ def run(
         return
     from fgbench.cli.start import new_run
 
-    folder, contracts = new_run(plan, out)
-    if like is not None:
-        _note_what_differs(like, contracts)
-    _run(plan, folder, contracts, json_)
+    for number in range(repeat):
+        folder, contracts = new_run(plan, out)
+        if like is not None and not number:
+            _note_what_differs(like, contracts)
+        _run(plan, folder, contracts, json_)
 
 
 def _learning_rate(asked: str) -> float | None:

@@ -60,7 +60,7 @@ TABLES: dict[str, dict[str, str]] = {
     # One timed block.
     "samples": {
         **_GROUP,
-        "role": "str",  # base | method | aa | alone
+        "role": "str",  # base | method | aa | alone | slowed
         "process": "int",
         "round": "int",
         "position": "int",

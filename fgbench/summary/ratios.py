@@ -18,6 +18,7 @@ from fgbench.measurement.statistics import (
 )
 
 BASE_ROLE, METHOD_ROLE, AA_ROLE, ALONE_ROLE = "base", "method", "aa", "alone"
+SLOWED_ROLE = "slowed"  # a method once more, slower by a known share
 
 
 @dataclass(frozen=True)
@@ -26,7 +27,7 @@ class Ratio:
 
     Attributes:
         method: its name; for the A/A repeat, the reference's.
-        role: method, base or aa.
+        role: method, base, aa or slowed.
         seconds: per step, the median over processes of the process medians.
         r: over the base of the same round.
         ratio: over the reference of the same round.

@@ -59,7 +59,8 @@ def _do(request: dict[str, Any], channel: TextIO) -> None:
             find_modes(matched.problem(matched.batches(BATCHES)), specs, request["seconds"], report)
         case "time":
             problem = matched.problem(matched.batches(BATCHES))
-            time_methods(problem, specs, request["reference"], request["process"], request["seconds"], report)
+            asked = (request[name] for name in ("reference", "process", "seconds"))
+            time_methods(problem, specs, *asked, report, request["slowed"])
         case "alone":
             problem = matched.problem(matched.batches(BATCHES))
             time_alone(problem, request["alone"], request["process"], request["seconds"], report)

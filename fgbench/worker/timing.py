@@ -31,8 +31,9 @@ from fgbench.methods import PLAIN, Batch, Conditions, Loss, Step
 from fgbench.methods._compile import compiled
 from fgbench.oracle import check_step
 from fgbench.worker.reporting import LONGEST_DETAIL, Report, failures_reported
+from fgbench.worker.slow import slowed
 
-BASE, AA, WHOLE = "base", "aa", "whole"
+BASE, AA, WHOLE, SLOWED = "base", "aa", "whole", "slowed"
 BATCHES = 8  # cycled through; gathered before anything is timed
 LEARNING_RATE = 1e-6  # small enough to leave the weights where they are
 BLOCK_SECONDS = {"cpu": 0.010, "cuda": 0.200}  # far above the clock's resolution and overhead
@@ -76,13 +77,19 @@ class Problem:
 
 
 def time_methods(
-    problem: Problem, specs: Sequence[str], reference: str, process: int, seconds: float, report: Report
+    problem: Problem,
+    specs: Sequence[str],
+    reference: str,
+    process: int,
+    seconds: float,
+    report: Report,
+    slowed_by: float = 0.0,
 ) -> None:
     """Check, warm up, then time rounds for about `seconds`; report samples round by round.
 
     The number of rounds is fixed before the first of them, from the warm-up's times: it does not
     depend on what the rounds show. A method that fails, or whose step is wrong, is reported and
-    left out.
+    left out. With `slowed_by` every method but the reference runs once more, slower by that share.
     """
     clock = problem.clock
     arms = [Arm(BASE, base_step(problem))]
@@ -90,6 +97,10 @@ def time_methods(
     steps: dict[str, Step] = {}
     for spec in specs:
         arms += _arms(problem, spec, process, report, steps, repeat=spec == reference)
+    if slowed_by:
+        for spec in [s for s in steps if s != reference]:
+            twin = _over(problem.batches, _method_step(problem, spec, process))
+            arms.append(Arm(f"{SLOWED} {spec}", slowed(twin, slowed_by, clock, problem.device)))
     arms = with_blocks(arms, problem, clock)
     # Seeded by the process too: every process sees other orders.
     run_arms(arms, clock, seconds, random.Random(f"{problem.seed}/{process}"), report)
