@@ -10,7 +10,9 @@ import typer
 
 from fgbench.cli.baseline import baseline
 from fgbench.cli.check import check
+from fgbench.cli.compare import compare
 from fgbench.cli.doctor import doctor
+from fgbench.cli.history import history
 from fgbench.cli.list import list_registered
 from fgbench.cli.merge import merge
 from fgbench.cli.plot import plot
@@ -47,6 +49,8 @@ app.command()(plot)
 app.command()(merge)
 app.command()(baseline)
 app.command()(check)
+app.command()(compare)
+app.command()(history)
 app.command("list")(list_registered)
 app.command()(doctor)
 

@@ -18,7 +18,6 @@ if TYPE_CHECKING:
     from fgbench.store.run_folder import RunFolder
 
 INCONCLUSIVE = ("pass", "fail")
-LONGER = 3  # times as long, and in as many more processes, where the first measurement was not clear
 PRECISION = 0.01  # wanted half-width of a ratio, so that a change of some percent shows
 
 
@@ -41,12 +40,26 @@ def check(
     run: Annotated[
         bool,
         typer.Option(
-            "--run", help="Measure what the baseline lists, and longer where the answer is not yet clear."
+            "--run", help="Measure what the baseline lists, and again where the answer is not yet clear."
         ),
     ] = False,
-    out: Annotated[Path, typer.Option(help="Folder that gets the runs of --run.")] = Path("results"),
+    self_test: Annotated[
+        bool,
+        typer.Option(
+            "--self-test",
+            help="Prove that the check can fail: judge a known slowdown in copies of the baseline and in "
+            "runs (of --run, or stored ones with --slowed).",
+        ),
+    ] = False,
+    slowdown: Annotated[str, typer.Option(help="Of --self-test: by how much a step is slowed.")] = "10%",
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder that gets the runs of --run (default: results), and what --self-test finds."
+        ),
+    ] = None,
     max_measure_seconds: Annotated[
-        float, typer.Option(help="Of --run: seconds of timing for one matched group, at first.")
+        float, typer.Option(help="Of --run: seconds of timing for one matched group, each time.")
     ] = 45.0,
     device: Annotated[str, typer.Option(help="Of --run: auto, cpu, cuda or cuda:N.")] = "auto",
 ) -> None:
@@ -54,54 +67,83 @@ def check(
 
     Exit codes: 0 pass or improved, 1 regressed, 2 wrong use, 3 inconclusive, 4 invalid or nothing measured.
     """
-    from fgbench.regression.baseline import cells_of, read_baseline
+    from fgbench.regression.baseline import read_baseline
     from fgbench.regression.formats import FORMATS
-    from fgbench.regression.verdict import check as judge
     from fgbench.regression.verdict import exit_code
-    from fgbench.store.run_folder import find_runs
 
-    if run == (results is not None):
+    if (run and results is not None) or not (run or self_test or results is not None):
         raise UsageError("check needs either a folder of results or --run, which measures them.")
     if format not in FORMATS:
         raise UsageError(f"--format {format}: must be one of {', '.join(FORMATS)}.")
     if inconclusive not in INCONCLUSIVE:
         raise UsageError(f"--inconclusive {inconclusive}: must be one of {', '.join(INCONCLUSIVE)}.")
-    margin = share("--tolerance", tolerance)
+    margin, slower = share("--tolerance", tolerance), share("--slowdown", slowdown)
+    if self_test and slower <= margin:
+        raise UsageError(f"--slowdown {slowdown}: must be more than the tolerance of {margin:.0%}.")
     held = read_baseline(baseline)
-    if results is None:
-        verdicts = _run_and_judge(held, margin, allow_mismatch, _Asked(out, max_measure_seconds, device))
-    else:
-        verdicts = judge(held, cells_of(find_runs(results)), margin, allow_mismatch=allow_mismatch)
+    asked = _Asked(results, run, out, max_measure_seconds, device)
+    if self_test:
+        raise typer.Exit(_test_itself(held, margin, slower, asked))
+    verdicts = _judge(held, margin, allow_mismatch, asked)
     print(FORMATS[format](verdicts).rstrip())
     raise typer.Exit(exit_code(verdicts, inconclusive_passes=inconclusive == "pass"))
 
 
 @dataclass(frozen=True)
 class _Asked:
-    out: Path
+    results: Path | None
+    run: bool
+    out: Path | None
     seconds: float
     device: str
 
 
-def _run_and_judge(held: list[Cell], margin: float, allow_mismatch: bool, asked: _Asked) -> list[Verdict]:
-    """Measure what the baseline lists; then once more, and longer, what could not be told."""
+def _judge(held: list[Cell], margin: float, allow_mismatch: bool, asked: _Asked) -> list[Verdict]:
+    """By stored runs; or by a run of what the baseline lists, and others of what they leave open."""
     from fgbench.regression.baseline import cells_of
-    from fgbench.regression.verdict import Answer
     from fgbench.regression.verdict import check as judge
+    from fgbench.regression.verdict import settled
+    from fgbench.store.run_folder import find_runs
 
-    runs = _measured(held, asked, 1)
-    verdicts = judge(held, cells_of(runs), margin, allow_mismatch=allow_mismatch)
-    unclear = [v.cell for v in verdicts if v.answer is Answer.INCONCLUSIVE]
-    if unclear:
-        print(
-            f"fgbench: {len(unclear)} not clear yet: measured again, {LONGER} times as long", file=sys.stderr
-        )
-        runs += _measured(unclear, asked, LONGER)
+    if asked.results is not None:
+        return judge(held, cells_of(find_runs(asked.results)), margin, allow_mismatch=allow_mismatch)
+    runs: list[RunFolder] = []
+    left, looks = held, 0
+    while left:
+        runs += _measured(left, asked)
+        looks += 1
         verdicts = judge(held, cells_of(runs), margin, allow_mismatch=allow_mismatch)
+        left = [v.cell for v in verdicts if v.cell in left and not settled(v, looks)]
+        if left:
+            print(f"fgbench: {len(left)} of {len(held)} not clear yet: measured again", file=sys.stderr)
     return verdicts
 
 
-def _measured(cells: list[Cell], asked: _Asked, times: int) -> list[RunFolder]:
+def _test_itself(held: list[Cell], margin: float, slowdown: float, asked: _Asked) -> int:
+    """Judge what is known to be slower, and what is known not to be; 0 where the check tells them apart."""
+    from fgbench.measurement.environment import describe_environment
+    from fgbench.plan import resolve_device, resolve_threads
+    from fgbench.regression.formats import self_test_table
+    from fgbench.regression.self_test import findings, on_data, on_runs, store
+    from fgbench.store.run_folder import find_runs
+
+    trials = on_data(held, slowdown, margin)
+    if asked.run:
+        from fgbench.regression.verdict import LOOKS
+
+        looks = [_measured(held, asked, slowdown) for _ in range(LOOKS)]
+        trials += on_runs(held, looks, margin, checks=1)
+    elif asked.results is not None:
+        trials += on_runs(held, [[run] for run in find_runs(asked.results)], margin)
+    print(self_test_table(trials).rstrip())
+    if asked.out is not None:
+        device = resolve_device(asked.device)
+        facts = {"tolerance": margin, "environment": describe_environment(device, resolve_threads(None))}
+        store(asked.out, trials, facts)
+    return 0 if all(finding.works for finding in findings(trials)) else 1
+
+
+def _measured(cells: list[Cell], asked: _Asked, slowed: float = 0.0) -> list[RunFolder]:
     from fgbench.cli.run import DEFAULTS, default_data_dir
     from fgbench.cli.start import measure, new_run
     from fgbench.plan import Config, make_plan
@@ -121,15 +163,16 @@ def _measured(cells: list[Cell], asked: _Asked, times: int) -> list[RunFolder]:
         learning_rate=None,
         max_train_seconds=DEFAULTS["max_train_seconds"],
         precision=PRECISION,
-        max_measure_seconds=times * asked.seconds,
-        processes=times * int(DEFAULTS["processes"]),
+        max_measure_seconds=asked.seconds,
+        processes=int(DEFAULTS["processes"]),
         device=asked.device,
         dtype="",
         threads=None,
+        slowed=slowed,
     )
     folders = []
     for plan in [make_plan(config) for config in configs_of(cells, like)]:
-        folder, contracts = new_run(plan, asked.out)
+        folder, contracts = new_run(plan, asked.out or Path("results"))
         measure(plan, folder, contracts)
         folders.append(folder)
     return folders

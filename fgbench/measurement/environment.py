@@ -47,7 +47,8 @@ def describe_environment(device: str, threads: int) -> dict[str, Any]:
         "cudnn": torch.backends.cudnn.version() if torch.cuda.is_available() else None,
         "driver": _driver() if torch.cuda.is_available() else None,
         "float32_matmul_precision": torch.get_float32_matmul_precision(),
-        "fgbench_git": _git_state(),
+        "git": _git_state(Path.cwd()),
+        "fgbench_git": _git_state(Path(__file__).parent),
     }
     return facts
 
@@ -97,8 +98,8 @@ def _driver() -> str | None:
     return _output("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader")
 
 
-def _git_state() -> str | None:
-    return _output("git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty")
+def _git_state(folder: Path) -> str | None:
+    return _output("git", "-C", str(folder), "describe", "--always", "--dirty")
 
 
 def _output(*command: str) -> str | None:

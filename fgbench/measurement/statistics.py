@@ -64,6 +64,11 @@ def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> 
     return Estimate(middle, float(ordered[k - 1]), float(ordered[n - k]))
 
 
+def t_quantile(degrees: float, confidence: float = CONFIDENCE) -> float:
+    """How many standard errors Student's two-sided interval reaches to either side."""
+    return float(stats.t.ppf((1 + confidence) / 2, degrees))
+
+
 def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
     """The mean with Student's t-interval; without an interval for a single value."""
     n = len(values)
@@ -72,7 +77,7 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Es
     mean = float(np.mean(values))
     if n == 1:
         return Estimate(mean)
-    reach = float(stats.t.ppf((1 + confidence) / 2, n - 1) * np.std(values, ddof=1) / math.sqrt(n))
+    reach = t_quantile(n - 1, confidence) * float(np.std(values, ddof=1)) / math.sqrt(n)
     return Estimate(mean, mean - reach, mean + reach)
 
 
@@ -100,14 +105,14 @@ def two_stage_interval(values: Sequence[float], pilot: int, confidence: float = 
         return mean_interval(values, confidence)
     mean = float(np.mean(values))
     spread = float(np.std(values[:pilot], ddof=1))
-    reach = float(stats.t.ppf((1 + confidence) / 2, pilot - 1)) * spread / math.sqrt(len(values))
+    reach = t_quantile(pilot - 1, confidence) * spread / math.sqrt(len(values))
     return Estimate(mean, mean - reach, mean + reach)
 
 
 def two_stage_size(pilot: Sequence[float], half_width: float, confidence: float = CONFIDENCE) -> int:
     """How many values in all Stein's interval needs for this half-width, by the pilot's spread."""
     spread = float(np.std(pilot, ddof=1))
-    quantile = float(stats.t.ppf((1 + confidence) / 2, len(pilot) - 1))
+    quantile = t_quantile(len(pilot) - 1, confidence)
     return max(len(pilot), math.ceil((quantile * spread / half_width) ** 2))
 
 
@@ -180,18 +185,22 @@ def _jackknife(n: int, statistic: Callable[[Sequence[int]], float]) -> Estimate:
     if not np.all(np.isfinite([whole, *left_out])):
         return Estimate(whole)  # one seed decides whether it is finite: no interval can be given
     error = math.sqrt((n - 1) * float(np.var(left_out)))
-    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, n - 1)) * error
+    reach = t_quantile(n - 1) * error
     return Estimate(whole, whole - reach, whole + reach)
 
 
-def detectable(error: float, degrees: float, power: float = POWER) -> float:
-    """The smallest difference that a t-interval leaves 0 out of with this power, by the noncentral t.
+def power(shift: float, degrees: float) -> float:
+    """How often a t-interval lies above 0 where the truth is `shift` standard errors, by the noncentral t."""
+    return float(stats.nct.sf(t_quantile(degrees), degrees, shift))
+
+
+def detectable(error: float, degrees: float, wanted: float = POWER) -> float:
+    """The smallest difference that a t-interval leaves 0 out of with the wanted power.
 
     Args:
         error: standard error of the mean, as `degrees` of freedom estimate it.
         degrees: of freedom, at least 1.
-        power: chance of finding it.
+        wanted: chance of finding it.
     """
-    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, degrees))
-    shift = optimize.brentq(lambda d: stats.nct.sf(quantile, degrees, d) - power, 0, 10 * quantile)
-    return float(shift) * error
+    most = 10 * t_quantile(degrees)
+    return float(optimize.brentq(lambda shift: power(shift, degrees) - wanted, 0, most)) * error

@@ -6,19 +6,19 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
+from statistics import fmean, median, stdev
 from typing import Any
 
 import pandas as pd
-from scipy import stats
 
 from fgbench.errors import ResultsError, UsageError
-from fgbench.measurement.statistics import CONFIDENCE
+from fgbench.measurement.statistics import t_quantile
 from fgbench.report.doubts import AA_TOLERANCE, THROTTLED_SHARE, throttled_share
 from fgbench.store.csv_table import replace_text
 from fgbench.store.run_folder import RunFolder
-from fgbench.summary.ratios import AA_ROLE
+from fgbench.summary.ratios import AA_ROLE, METHOD_ROLE
 from fgbench.summary.table import summarise
 
 # What a row is of, and what has to be equal for two of them to compare.
@@ -28,13 +28,14 @@ CONDITIONS = ("device", "dtype", "threads", "execution", "torch")
 
 @dataclass(frozen=True, order=True)
 class Cell:
-    """The ratio of one method of one matched group.
+    """The ratio of one method of one matched group, by one run or by several.
 
     Attributes, where the name does not say it: `device` is the processor's or the GPU's name; `torch`
     its minor version; `threads` is empty on a GPU; ratio, low and high are over the reference;
-    `degrees` are the interval's degrees of freedom; `floor` is how far the A/A repeat of the same run
-    may be from 1 by its own interval; `fault` says why there is no figure to compare, and is never in
-    a baseline.
+    `degrees` are the interval's degrees of freedom; `runs` is of how many runs it is the mean; `spread`
+    is the standard deviation of the logarithms of theirs, 0 for one; `within` the standard error of one
+    run's by its processes; `floor` how far the A/A repeat may be from 1 by its own interval; `fault`
+    says why there is no figure to compare, and is never in a baseline.
     """
 
     arch: str
@@ -54,6 +55,9 @@ class Cell:
     low: float
     high: float
     degrees: int
+    runs: int
+    spread: float
+    within: float
     floor: float
     rounds: int
     contract: str
@@ -75,23 +79,52 @@ class Cell:
         """For a reader."""
         return f"{self.arch}-d{self.depth}-w{self.width}-b{self.batch} {self.method}"
 
-    @property
-    def error(self) -> float:
-        """The standard error of the ratio's logarithm, from its interval."""
-        return math.log(self.high / self.low) / 2 / float(stats.t.ppf((1 + CONFIDENCE) / 2, self.degrees))
 
-
+FIGURES = ("ratio", "low", "high", "spread", "within", "floor")  # written with five digits
 COLUMNS = tuple(f.name for f in fields(Cell) if f.name != "fault")
 
 
 def cells_of(runs: Iterable[RunFolder]) -> list[Cell]:
-    """The ratio of every method but the reference, sorted; of cells measured twice the latest run's.
+    """The ratio of every method but the reference, sorted; of what several runs measured the mean.
+
+    Where runs of one cell have different contracts, those like the latest count.
 
     Raises:
         ResultsError: a damaged run.
     """
-    found = {(c.identity, c.conditions): c for run in runs for c in _of_run(run)}
-    return sorted(found.values())
+    found: dict[tuple[Any, ...], list[Cell]] = {}
+    for run in runs:
+        for cell in cells_of_run(run):
+            found.setdefault((cell.identity, cell.conditions), []).append(cell)
+    return sorted(pooled(own) for own in found.values())
+
+
+def pooled(cells: Sequence[Cell]) -> Cell:
+    """One cell of several runs' cells, in the order of the runs: the run is the sample.
+
+    Runs minutes apart differ by more than the processes of one: the interval is a t-interval over
+    runs, with no less spread than the processes of each leave open.
+    """
+    alike = [cell for cell in cells if cell.contract == cells[-1].contract]
+    sound = [cell for cell in alike if not cell.fault]
+    if len(sound) < 2:
+        return (sound or alike)[-1]
+    logs = [math.log(cell.ratio) for cell in sound]
+    mean, runs = fmean(logs), len(logs)
+    spread, within = stdev(logs), math.sqrt(fmean(cell.within**2 for cell in sound))
+    reach = t_quantile(runs - 1) * max(spread, within) / math.sqrt(runs)
+    return replace(
+        sound[-1],
+        ratio=math.exp(mean),
+        low=math.exp(mean - reach),
+        high=math.exp(mean + reach),
+        degrees=runs - 1,
+        runs=runs,
+        spread=spread,
+        within=within,
+        floor=median(cell.floor for cell in sound),
+        rounds=sum(cell.rounds for cell in sound),
+    )
 
 
 def write_baseline(path: Path, cells: Sequence[Cell]) -> None:
@@ -105,7 +138,7 @@ def write_baseline(path: Path, cells: Sequence[Cell]) -> None:
     writer.writeheader()
     for cell in sorted(cells):
         row = {**vars(cell)}
-        writer.writerow(row | {k: f"{row[k]:.5g}" for k in ("ratio", "low", "high", "floor")})
+        writer.writerow(row | {k: f"{row[k]:.5g}" for k in FIGURES})
     try:
         replace_text(path, lines.getvalue())
     except OSError as error:
@@ -130,7 +163,8 @@ def read_baseline(path: Path) -> list[Cell]:
     for row in reader:
         try:
             cell = Cell(**{name: kinds[name](row[name]) for name in COLUMNS})
-            sound = 0 < cell.low <= cell.ratio <= cell.high < math.inf and cell.degrees >= 1
+            sound = 0 < cell.low <= cell.ratio <= cell.high < math.inf and min(cell.degrees, cell.runs) >= 1
+            sound = sound and min(cell.spread, cell.within, cell.floor) >= 0
         except (TypeError, ValueError):
             sound = False
         if not sound or None in row or None in row.values():  # a cell too many, or too few
@@ -139,33 +173,58 @@ def read_baseline(path: Path) -> list[Cell]:
     return cells
 
 
-def _of_run(run: RunFolder) -> Iterable[Cell]:
+def cells_of_run(run: RunFolder, role: str = METHOD_ROLE) -> list[Cell]:
+    """The cells of one run.
+
+    Args:
+        run: whose.
+        role: METHOD_ROLE, or SLOWED_ROLE for the methods' repeats that were slower on purpose.
+
+    Raises:
+        ResultsError: a damaged table.
+    """
     facts, summary = run.facts(), summarise(run)
     torch = ".".join(str(facts["environment"]["libraries"]["torch"]).split(".")[:2])
     contracts = {group["name"]: group.get("contract", "") for group in facts["groups"]}
     ratios, samples = run.read("ratios"), run.read("samples")
+    steady = samples[~samples["warm_up"].astype(bool)]
+    cells = []
     for _, row in summary[summary["method"] != summary["reference"]].iterrows():
-        own = ratios[(ratios["group"] == row["group"]) & (ratios["role"] == AA_ROLE)]
-        known = not pd.isna(row["ratio_low"]) and row["processes"] > 1
-        figures = [float(row[n]) if known else math.nan for n in ("ratio", "ratio_low", "ratio_high")]
+        own = ratios[ratios["group"] == row["group"]]
+        aa = own[own["role"] == AA_ROLE]
+        figures = own[(own["method"] == row["method"]) & (own["role"] == role)]
+        if role != METHOD_ROLE and figures.empty:
+            continue
+        figure = figures.iloc[0] if len(figures) else row
+        known = not pd.isna(figure["ratio_low"]) and figure["processes"] > 1
+        ratio, low, high = (
+            float(figure[n]) if known else math.nan for n in ("ratio", "ratio_low", "ratio_high")
+        )
+        degrees = min(int(figure["processes"]), facts["config"]["processes"]) - 1 if known else 0
         whole: dict[str, Any] = {name: int(row[name]) for name in ("depth", "width", "batch")}
         named = ("arch", "dataset", "optimizer", "method", "reference", "dtype", "execution")
-        yield Cell(
-            **{name: row[name] for name in named},
-            **whole,
-            device=row["device_name"],
-            threads=str(row["threads"]) if row["device"] == "cpu" else "",
-            torch=torch,
-            ratio=figures[0],
-            low=figures[1],
-            high=figures[2],
-            degrees=min(int(row["processes"]), facts["config"]["processes"]) - 1 if known else 0,
-            floor=_floor(own),
-            rounds=int(row["rounds"]) if known else 0,
-            contract=contracts[row["group"]],
-            fgbench=str(facts["fgbench_version"]),
-            fault=_fault(row, own, samples[samples["group"] == row["group"]], known=known),
+        cells.append(
+            Cell(
+                **{name: row[name] for name in named},
+                **whole,
+                device=row["device_name"],
+                threads=str(row["threads"]) if row["device"] == "cpu" else "",
+                torch=torch,
+                ratio=ratio,
+                low=low,
+                high=high,
+                degrees=degrees,
+                runs=1,
+                spread=0.0,
+                within=math.log(high / low) / 2 / t_quantile(degrees) if known else math.nan,
+                floor=_floor(aa),
+                rounds=int(figure["rounds"]) if known else 0,
+                contract=contracts[row["group"]],
+                fgbench=str(facts["fgbench_version"]),
+                fault=_fault(row, aa, steady[steady["group"] == row["group"]], known=known),
+            )
         )
+    return cells
 
 
 def _floor(aa: pd.DataFrame) -> float:
@@ -174,7 +233,7 @@ def _floor(aa: pd.DataFrame) -> float:
     return max((abs(end - 1) for end in ends), default=0.0)
 
 
-def _fault(row: pd.Series, aa: pd.DataFrame, samples: pd.DataFrame, *, known: bool) -> str:
+def _fault(row: pd.Series, aa: pd.DataFrame, steady: pd.DataFrame, *, known: bool) -> str:
     if row["status"] != "ok" and pd.isna(row["ratio"]):
         return f"not measured: {row['status']}"
     if pd.isna(row["ratio"]):
@@ -184,5 +243,5 @@ def _fault(row: pd.Series, aa: pd.DataFrame, samples: pd.DataFrame, *, known: bo
     off = (aa["ratio"] - 1).abs().max()
     if off > AA_TOLERANCE:
         return f"A/A failed: {row['reference']} differed from itself by {off:.1%}"
-    share = throttled_share(samples[~samples["warm_up"].astype(bool)])
+    share = throttled_share(steady)
     return f"throttled in {share:.0%} of blocks" if share > THROTTLED_SHARE else ""

@@ -8,7 +8,8 @@ import math
 import sys
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, astuple
+from statistics import median
 from xml.etree import ElementTree
 
 from rich.box import SIMPLE_HEAD
@@ -16,8 +17,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fgbench.measurement.statistics import Estimate
+from fgbench.regression.difference import MEMORY, Difference
+from fgbench.regression.history import Series
+from fgbench.regression.self_test import Trial, findings
 from fgbench.regression.verdict import Answer, Verdict
-from fgbench.report.figures import number
+from fgbench.report.figures import interval, number, size
 
 COLOURS = {
     Answer.PASS: "green",
@@ -27,6 +32,7 @@ COLOURS = {
     Answer.INVALID: "red",
     Answer.NEW: "dim",
 }
+SOURCES = {"data": "copies", "run": "runs"}
 HEADINGS = ("", "baseline", "now", "change", "could have caught")
 
 
@@ -48,20 +54,52 @@ def as_table(verdicts: Sequence[Verdict]) -> str:
         label, *figures = _row(verdict)
         text = f"{label}\n{verdict.why}" if verdict.why else label
         table.add_row(answer, escape(text), *map(escape, figures))
+    return _printed(table, summary_line(verdicts))
+
+
+def self_test_table(trials: Sequence[Trial]) -> str:
+    """What the gate said of what is known, for a terminal."""
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for heading in ("known", "checks", "said", "by one run", "power", "smallest", ""):
+        table.add_column(heading, justify="left" if heading in ("known", "said", "") else "right")
+    found = findings(trials)
+    for finding in found:
+        own = [t for t in trials if (t.source, t.slowed) == (finding.source, finding.slowed)]
+        what = f"{finding.slowed:.0%} slower" if finding.slowed else "unchanged"
+        said = ", ".join(f"{count} {answer}" for answer, count in finding.answers.items())
+        works = "[green]right[/]" if finding.works else "[bold red]WRONG[/]"
+        table.add_row(
+            f"{SOURCES[finding.source]}, {what}",
+            str(finding.checks),
+            said,
+            f"{finding.regressed_first} {Answer.REGRESSED.value}",
+            f"{median(t.power for t in own):.0%}" if finding.slowed else "–",
+            f"{median(t.smallest for t in own):+.1%}",
+            works,
+        )
+    wrong = sum(not finding.works for finding in found)
+    line = (
+        f"{wrong} of {len(found)} not as it should be"
+        if wrong
+        else "the check can fail, and does where it should"
+    )
+    return _printed(table, line)
+
+
+def _printed(table: Table, line: str = "") -> str:
     coloured = sys.stdout.isatty()
     console = Console(file=io.StringIO(), record=True, highlight=False, force_terminal=coloured)
     console.print(table)
-    console.print(summary_line(verdicts))
+    if line:
+        console.print(line)
     return console.export_text(styles=coloured)
 
 
 def as_markdown(verdicts: Sequence[Verdict]) -> str:
     """For a pull request's comment or a job's summary."""
-    lines = ["| verdict | | baseline | now | change | could have caught | |", "|---|---|---|---|---|---|---|"]
-    for verdict in verdicts:
-        cells = [f"**{verdict.answer.value}**", *_row(verdict), verdict.why]
-        lines.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
-    return "\n".join(["### fgbench check", "", summary_line(verdicts), "", *lines])
+    rows = [(f"**{verdict.answer.value}**", *_row(verdict), verdict.why) for verdict in verdicts]
+    table = _rows_as("markdown", ("verdict", *HEADINGS, ""), rows, ())
+    return "\n".join(["### fgbench check", "", summary_line(verdicts), "", table])
 
 
 def as_github(verdicts: Sequence[Verdict]) -> str:
@@ -103,6 +141,94 @@ def as_json(verdicts: Sequence[Verdict]) -> str:
     return json.dumps({"summary": summary_line(verdicts), "verdicts": _plain(rows)}, indent=2)
 
 
+DIFFERENCE_HEADINGS = ("", "A", "B", "change", "")
+
+
+def differences_as(format: str, differences: Sequence[Difference]) -> str:
+    """What changed between two results, as `table`, `markdown` or `json`."""
+    rows = [
+        (
+            "\n".join(filter(None, (difference.label, difference.figure, _note(difference)))),
+            *(_figure(difference.figure, value) for value in (difference.a, difference.b)),
+            _percent(difference.change),
+            difference.words,
+        )
+        for difference in differences
+        if not math.isnan(difference.change.value)
+    ]
+    left = [d for d in differences if math.isnan(d.change.value)]
+    reasons = dict.fromkeys(d.why for d in left)
+    lines = [f"{why}: {', '.join(d.label for d in left if d.why == why)}" for why in reasons]
+    data = [{**asdict(difference), "words": difference.words} for difference in differences]
+    return _rows_as(format, DIFFERENCE_HEADINGS, rows, data, lines)
+
+
+HISTORY_HEADINGS = ("", "runs", "from", "to", "ratio", "change", "since")
+
+
+def histories_as(format: str, histories: Sequence[Series]) -> str:
+    """A row for each stretch between change points, as `table`, `markdown` or `json`."""
+    rows, data = [], []
+    for series in histories:
+        changes = [None, *series.changes]
+        for stretch, change in zip(series.stretches, changes, strict=True):
+            first, last = series.points[stretch[0]], series.points[stretch[1] - 1]
+            level = series.level(stretch)
+            moved = _percent(change.change) if change else ""
+            dates = [point.started[:16].replace("T", " ") for point in (first, last)]
+            runs = stretch[1] - stretch[0]
+            figure = _figure("", level)
+            rows.append((series.label, str(runs), *dates, figure, moved, first.commit if change else ""))
+            step = asdict(change.change) if change else None
+            own = {"label": series.label, "runs": runs, "first": asdict(first), "last": asdict(last)}
+            data.append({**own, "ratio": asdict(level), "change": step})
+    return _rows_as(format, HISTORY_HEADINGS, rows, data)
+
+
+def _rows_as(
+    format: str,
+    headings: Sequence[str],
+    rows: Sequence[Sequence[str]],
+    data: Sequence[object],
+    lines: Sequence[str] = (),
+) -> str:
+    if format == "json":
+        return json.dumps(_plain(list(data)), indent=2)
+    if format == "markdown":
+        whole = [_line(headings), "|---" * len(headings) + "|", *map(_line, rows)]
+        return "\n".join([*whole, "", *lines] if lines else whole)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for row in rows:
+        table.add_row(*(escape(cell.replace(" [", "\n[")) for cell in row))
+    return _printed(table, "\n".join(map(escape, lines)))
+
+
+def _line(cells: Sequence[str]) -> str:
+    plain = (cell.replace("|", "\\|").replace("\n", "<br>") for cell in cells)
+    return f"| {' | '.join(plain)} |"
+
+
+def _figure(name: str, value: Estimate) -> str:
+    if name == MEMORY:
+        return size(value.value)
+    return " ".join(filter(None, (number(*astuple(value)), interval(*astuple(value)))))
+
+
+def _percent(change: Estimate) -> str:
+    if math.isnan(change.value):
+        return "–"
+    value, low, high = (f"{x - 1:+.1%}" for x in astuple(change))
+    return f"{value} [{low}, {high}]" if change.has_interval else value
+
+
+def _note(difference: Difference) -> str:
+    unseen = difference.words == "no difference seen" and not math.isnan(difference.smallest)
+    seen = f"{difference.smallest:.1%} would have been seen" if unseen else ""
+    return "; ".join(filter(None, (seen, difference.why)))
+
+
 FORMATS: dict[str, Callable[[Sequence[Verdict]], str]] = {
     "table": as_table,
     "markdown": as_markdown,
@@ -124,18 +250,17 @@ def _row(verdict: Verdict) -> list[str]:
     then = verdict.cell if verdict.answer is not Answer.NEW else None
     figures = [number(c.ratio, c.low, c.high) if c else "–" for c in (then, verdict.now)]
     smallest = "–" if math.isnan(verdict.smallest) else f"{verdict.smallest:+.1%}"
-    return [verdict.cell.label, *figures, _change(verdict), smallest]
-
-
-def _change(verdict: Verdict) -> str:
-    if math.isnan(verdict.change):
-        return "–"
-    change, low, high = (f"{x - 1:+.1%}" for x in (verdict.change, verdict.low, verdict.high))
-    return f"{change} [{low}, {high}]"
+    return [
+        verdict.cell.label,
+        *figures,
+        _percent(Estimate(verdict.change, verdict.low, verdict.high)),
+        smallest,
+    ]
 
 
 def _sentence(verdict: Verdict) -> str:
     if math.isnan(verdict.change):
         return verdict.why
-    text = f"ratio {_change(verdict)} of the baseline's, margin {verdict.margin:.1%}"
+    change = _percent(Estimate(verdict.change, verdict.low, verdict.high))
+    text = f"ratio {change} of the baseline's, margin {verdict.margin:.1%}"
     return f"{text}; {verdict.why}" if verdict.why else text

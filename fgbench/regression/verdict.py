@@ -7,10 +7,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
 
-from scipy import stats
-
-from fgbench.measurement.statistics import CONFIDENCE, detectable
+from fgbench.measurement.statistics import Estimate, detectable, power, t_quantile
 from fgbench.regression.baseline import CONDITIONS, Cell
+
+ONE_RUN_EACH = "one run then, one now: how much runs differ is not known; --repeat makes several"
+
+
+LOOKS = 3  # runs that `check --run` takes at most before it says what it has
 
 
 class Answer(Enum):
@@ -73,6 +76,13 @@ def check(
     return [*verdicts, *(Verdict(Answer.NEW, cell, cell, why=cell.fault) for cell in left)]
 
 
+def settled(verdict: Verdict, looks: int) -> bool:
+    """Whether another run would not be taken: REGRESSED is said after two, for one may be unlucky."""
+    if verdict.answer is Answer.REGRESSED:
+        return looks > 1
+    return verdict.answer is not Answer.INCONCLUSIVE or looks >= LOOKS
+
+
 def exit_code(verdicts: Sequence[Verdict], *, inconclusive_passes: bool = False) -> int:
     """0 pass or improved, 1 regressed, 3 inconclusive, 4 invalid or nothing measured."""
     answers = {verdict.answer for verdict in verdicts}
@@ -97,25 +107,72 @@ def _judged(cell: Cell, now: Cell, tolerance: float, allow_mismatch: bool) -> Ve
     if mismatch and not allow_mismatch:
         return Verdict(Answer.INVALID, cell, now, why=f"{mismatch} (--allow-mismatch compares all the same)")
     margin = max(tolerance, cell.floor, now.floor)
-    change, error, degrees = math.log(now.ratio / cell.ratio), *_welch(cell, now)
-    reach = float(stats.t.ppf((1 + CONFIDENCE) / 2, degrees)) * error
-    low, high = math.exp(change - reach), math.exp(change + reach)
-    smallest = (1 + margin) * math.exp(detectable(error, degrees)) - 1
-    answer = _answer(low, high, 1 + margin)
-    return Verdict(answer, cell, now, math.exp(change), low, high, margin, smallest, mismatch)
+    change = change_of(cell, now)
+    smallest = (1 + margin) * math.exp(change.detectable) - 1
+    if cell.runs == now.runs == 1:
+        answer, why = Answer.INCONCLUSIVE, "; ".join(filter(None, (mismatch, ONE_RUN_EACH)))
+    else:
+        answer, why = _answer(change.ratio, 1 + margin), mismatch
+    ratio = change.ratio
+    return Verdict(answer, cell, now, ratio.value, ratio.low, ratio.high, margin, smallest, why)
 
 
-def _answer(low: float, high: float, bound: float) -> Answer:
-    if low > bound:
+@dataclass(frozen=True)
+class Change:
+    """A ratio now over a ratio then.
+
+    Attributes:
+        ratio: with its 95 % interval.
+        error: standard error of its logarithm.
+        degrees: of freedom of that.
+    """
+
+    ratio: Estimate
+    error: float
+    degrees: float
+
+    @property
+    def detectable(self) -> float:
+        """A difference of logarithms that runs as many and as even find in four of five tries."""
+        return detectable(self.error, self.degrees)
+
+    def power(self, difference: float) -> float:
+        """How often they find a difference of logarithms: its interval leaves out 0, on its side."""
+        if self.error == 0:
+            return float(difference > 0)
+        return power(difference / self.error, self.degrees)
+
+
+def change_of(then: Cell, now: Cell) -> Change:
+    """The change from one cell to another.
+
+    Over runs, with one spread for both sides: Student's two-sample t, where the spread is no smaller
+    than the processes of a run leave open. With one run a side nothing tells how much runs differ:
+    then it is Welch's, over processes, and too narrow by that.
+    """
+    degrees: float = then.runs + now.runs - 2
+    if degrees:
+        squares = (then.runs - 1) * then.spread**2 + (now.runs - 1) * now.spread**2
+        within = (then.runs * then.within**2 + now.runs * now.within**2) / (then.runs + now.runs)
+        error = math.sqrt(max(squares / degrees, within) * (1 / then.runs + 1 / now.runs))
+    else:
+        error, degrees = _welch(then, now)
+    change, reach = math.log(now.ratio / then.ratio), t_quantile(degrees) * error
+    ratio = Estimate(change, change - reach, change + reach).exponentiated()
+    return Change(ratio, error, degrees)
+
+
+def _answer(change: Estimate, bound: float) -> Answer:
+    if change.low > bound:
         return Answer.REGRESSED
-    if high < 1 / bound:
+    if change.high < 1 / bound:
         return Answer.IMPROVED
-    return Answer.PASS if high <= bound else Answer.INCONCLUSIVE
+    return Answer.PASS if change.high <= bound else Answer.INCONCLUSIVE
 
 
 def _welch(one: Cell, other: Cell) -> tuple[float, float]:
     """Standard error of the difference of the logarithms, and its degrees of freedom."""
-    squares = [one.error**2, other.error**2]
+    squares = [one.within**2, other.within**2]
     total = sum(squares)
     if total == 0:
         return 0.0, float(one.degrees)

@@ -7,20 +7,16 @@ several fresh processes, with a t-interval over their medians.
 
 from __future__ import annotations
 
-import csv
-import io
-import json
 import math
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from fgbench.errors import UsageError
 from fgbench.measurement.interleave import MINIMUM_ROUNDS
 from fgbench.measurement.statistics import (
     CONFIDENCE,
@@ -28,8 +24,9 @@ from fgbench.measurement.statistics import (
     detectable,
     mean_interval,
     median_interval,
+    t_quantile,
 )
-from fgbench.store.csv_table import replace_text
+from fgbench.store.experiment import store_experiment
 from fgbench.worker.client import work
 
 UNITS = 20  # pieces of equal work in a step; one more is a difference of 5 %
@@ -169,7 +166,7 @@ def findings(comparisons: Sequence[Comparison]) -> Findings:
     bounds = stats.binomtest(covered, len(comparisons)).proportion_ci(CONFIDENCE)
     widths = [c.half_width for c in comparisons]
     processes = comparisons[0].processes
-    quantile = float(stats.t.ppf((1 + CONFIDENCE) / 2, processes - 1))
+    quantile = t_quantile(processes - 1)
     errors = [math.log(c.high / c.ratio) / quantile for c in comparisons]
     reach = detectable(float(np.sqrt(np.mean(np.square(errors)))), processes - 1)
     return Findings(
@@ -206,15 +203,6 @@ class Experiment:
         Raises:
             UsageError: the folder cannot be written.
         """
-        lines = io.StringIO()
-        writer = csv.DictWriter(lines, [f.name for f in fields(Comparison)], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(asdict(c) for c in self.comparisons)
         found = {kind: asdict(self.of_kind(kind)) for kind in ("aa", "known")}
         whole = {**facts, "harness_share": self.harness, "findings": found}
-        try:
-            folder.mkdir(parents=True, exist_ok=True)
-            replace_text(folder / "noise.csv", lines.getvalue())
-            replace_text(folder / "noise.json", json.dumps(whole, indent=2) + "\n")
-        except OSError as error:
-            raise UsageError(f"--out {folder}: cannot be written ({error.strerror}).") from error
+        store_experiment(folder, "noise", [asdict(c) for c in self.comparisons], whole)

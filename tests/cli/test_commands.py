@@ -170,8 +170,10 @@ def test_plot_writes_charts_of_a_run(tiny_run: tuple[Path, str], tmp_path: Path)
 def test_a_run_is_held_against_a_baseline_and_the_exit_code_is_the_answer(
     tmp_path: Path, factor: float, code: int, says: str
 ) -> None:
-    run, baseline = timed(tmp_path / "results"), tmp_path / "baseline.csv"
-    made = fgbench_says("baseline", str(run.path), "--out", str(baseline))
+    results, baseline = tmp_path / "results", tmp_path / "baseline.csv"
+    for name in "abc":
+        timed(results / name)
+    made = fgbench_says("baseline", str(results), "--out", str(baseline))
     assert made.returncode == 0, made.stderr
     header, *rows = (line.split(",") for line in baseline.read_text().splitlines())
     for row in rows:
@@ -180,10 +182,40 @@ def test_a_run_is_held_against_a_baseline_and_the_exit_code_is_the_answer(
             row[at] = f"{factor * float(row[at]):.5g}"
     baseline.write_text("".join(",".join(row) + "\n" for row in (header, *rows)))
     asked = ("--baseline", str(baseline), "--tolerance", "20%", "--format", "github")
-    found = fgbench_says("check", str(run.path), *asked)
+    found = fgbench_says("check", str(results), *asked)
     assert found.returncode == code, found.stdout + found.stderr
     assert found.stdout.startswith(f"::{says}")
-    assert fgbench_says("check", str(run.path), *asked, "--inconclusive", "pass").returncode == code % 3
+    assert fgbench_says("check", str(results), *asked, "--inconclusive", "pass").returncode == code % 3
+
+
+def test_a_check_proves_that_it_can_fail_and_fails_where_it_could_not(tmp_path: Path) -> None:
+    results, baseline, out = tmp_path / "results", tmp_path / "baseline.csv", tmp_path / "out"
+    for name in "abc":
+        timed(results / name)
+    assert fgbench_says("baseline", str(results), "--out", str(baseline)).returncode == 0
+    asked = ("check", "--self-test", "--baseline", str(baseline), "--out", str(out), "--slowdown")
+    able = fgbench_says(*asked, "90%")
+    assert able.returncode == 0, able.stdout + able.stderr
+    assert "2 REGRESSED" in able.stdout
+    assert (out / "gate.csv").read_text().count("REGRESSED,REGRESSED") == 2
+    unable = fgbench_says(*asked, "6%")
+    assert (unable.returncode, "WRONG" in unable.stdout) == (1, True)
+    without = fgbench_says("check", str(results), *asked[1:], "90%")
+    assert (without.returncode, "--slowed" in without.stderr) == (2, True)
+
+
+def test_two_results_side_by_side_and_a_history(tmp_path: Path) -> None:
+    for name in "abcdef":
+        timed(tmp_path / name)
+    compared = fgbench_says("compare", str(tmp_path / "a"), str(tmp_path / "b"))
+    assert compared.returncode == 0, compared.stderr
+    assert "no difference seen" in compared.stdout
+    assert "one run each" in " ".join(compared.stdout.split())
+    assert (tmp_path / "b" / "charts" / "changes.png").stat().st_size > 0
+    history = fgbench_says("history", str(tmp_path), "--format", "json")
+    assert history.returncode == 0, history.stderr
+    assert [stretch["runs"] for stretch in json.loads(history.stdout)] == [6, 6]
+    assert len(list((tmp_path / "charts").glob("history_*.png"))) == 2
 
 
 def test_json_on_standard_output_is_json_alone(user_file: Path, tmp_path: Path) -> None:
@@ -223,6 +255,13 @@ BAD_INPUTS = {
     "check of results and a run": (["check", "{tmp}", "--run"], "either a folder of results or --run"),
     "baseline that is not there": (["check", "{tmp}", "--baseline", "{tmp}/b.csv"], "cannot be read"),
     "tolerance that is no share": (["check", "{tmp}", "--tolerance", "five"], "5% or 0.05"),
+    "slowdown that is no share": (["check", "--self-test", "--slowdown", "x"], "5% or 0.05"),
+    "slowdown below the tolerance": (["check", "--self-test", "--slowdown", "5%"], "more than the tolerance"),
+    "unknown format of a comparison": (["compare", "{tmp}", "{tmp}", "--format", "xml"], "table, markdown"),
+    "unknown format of a history": (["history", "{tmp}", "--format", "xml"], "table, markdown"),
+    "history of nothing": (["history", "{tmp}"], "holds no run"),
+    "no repeat": (["run", "--repeat", "0"], "at least 1"),
+    "repeats as one object": (["run", "--repeat", "2", "--json"], "without --repeat"),
     "unknown format of a check": (["check", "{tmp}", "--format", "xml"], "table, markdown, junit"),
     "no ratio for a baseline": (["baseline", "{tmp}"], "holds no run"),
     "user's file that is not there": (["run", "--arch", "{tmp}/absent.py:build"], "no file"),

@@ -3,11 +3,20 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 
 import pytest
 
 from fgbench.errors import ResultsError, UsageError
-from fgbench.regression.baseline import COLUMNS, cells_of, read_baseline, write_baseline
+from fgbench.regression.baseline import (
+    COLUMNS,
+    cells_of,
+    cells_of_run,
+    pooled,
+    read_baseline,
+    write_baseline,
+)
+from fgbench.summary.ratios import SLOWED_ROLE
 from tests.charts import made_up
 from tests.charts.made_up import METHODS, group
 from tests.regression.test_verdict import CELL
@@ -36,7 +45,8 @@ def test_the_same_cells_are_the_same_bytes(tmp_path):
         ("ratio,", "ration,", "is no baseline"),
         ("1.98", "3.5", ":2: not a row"),
         ("1.98", "x", ":2: not a row"),
-        (",4,", ",0,", ":2: not a row"),
+        (",4,5,", ",0,5,", ":2: not a row"),
+        ("0.008", "-1", ":2: not a row"),
         (",c0,", ",", ":2: not a row"),
     ],
 )
@@ -75,9 +85,36 @@ def test_the_cells_of_a_run_are_its_ratios_and_its_own_noise(tmp_path):
         assert cell.floor == pytest.approx(0.02)
 
 
-def test_of_two_runs_the_latest_counts(tmp_path):
-    first, second = timed(tmp_path / "1"), timed(tmp_path / "2", ratio_high=1.04)
-    assert [c.floor for c in cells_of([first, second])] == pytest.approx([0.04] * 2)
+def test_of_several_runs_it_is_the_mean_with_the_spread_between_them(tmp_path):
+    runs = [timed(tmp_path / name, ratio_high=high) for name, high in (("1", 1.02), ("2", 1.04), ("3", 1.1))]
+    alone = cells_of(runs[:1])[0]
+    cell = cells_of(runs)[0]
+    assert (cell.ratio, cell.runs, cell.degrees) == (pytest.approx(alone.ratio), 3, 2)
+    assert cell.floor == pytest.approx(0.04), "the median run's"
+    assert cell.rounds == 3 * alone.rounds
+    assert cell.spread == 0.0
+    reach = 4.303 * alone.within / math.sqrt(3)
+    assert math.log(cell.high / cell.ratio) == pytest.approx(reach, rel=1e-3), "processes differ all the same"
+
+
+def test_pooling_takes_means_of_logarithms_leaves_faults_out_and_heeds_the_latest_contract():
+    then = [dataclasses.replace(CELL, ratio=ratio, runs=1, spread=0.0, within=0.0) for ratio in (1.0, 4.0)]
+    cell = pooled(then)
+    assert (cell.ratio, cell.spread) == pytest.approx((2.0, math.log(4) / math.sqrt(2)))
+    faulty = dataclasses.replace(then[0], ratio=math.nan, fault="A/A failed")
+    assert pooled([*then, faulty]) == cell
+    assert pooled([faulty]).fault == "A/A failed"
+    other = dataclasses.replace(then[0], contract="c1")
+    assert pooled([*then, other]) == other
+
+
+def test_a_run_s_slowed_repeats_are_cells_of_their_own(tmp_path):
+    run = timed(tmp_path)
+    slow = {"group": group(8).name, "method": METHODS[1], "role": "slowed", "reference": METHODS[0]}
+    run.append("ratios", slow | {"processes": 5, "rounds": 30, "ratio": 9, "ratio_low": 8, "ratio_high": 10})
+    (cell,) = cells_of_run(run, SLOWED_ROLE)
+    assert (cell.method, cell.ratio, cell.runs) == (METHODS[1], 9.0, 1)
+    assert cell.ratio not in {c.ratio for c in cells_of([run])}
 
 
 def test_what_cannot_be_judged_has_a_fault(tmp_path):

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fgbench.regression.baseline import CONDITIONS, Cell
-from fgbench.regression.verdict import Answer, check, exit_code
+from fgbench.measurement.statistics import Estimate
+from fgbench.regression.baseline import CONDITIONS, Cell, pooled
+from fgbench.regression.verdict import LOOKS, Answer, Change, Verdict, change_of, check, exit_code, settled
 
 CELL = Cell(
     arch="mlp",
@@ -30,6 +31,9 @@ CELL = Cell(
     low=1.98,
     high=2.02,
     degrees=4,
+    runs=5,
+    spread=0.008,
+    within=0.004,
     floor=0.01,
     rounds=60,
     contract="c0",
@@ -64,21 +68,43 @@ def test_the_whole_interval_of_the_change_decides(factor, expected):
 
 
 def test_a_wide_interval_is_not_clear_and_says_what_it_could_have_seen():
-    (verdict,) = check([CELL], [dataclasses.replace(CELL, low=1.7, high=2.35)], TOLERANCE)
+    (verdict,) = check([CELL], [dataclasses.replace(CELL, spread=0.2)], TOLERANCE)
     assert verdict.answer is Answer.INCONCLUSIVE
     assert verdict.low < 1 < verdict.high
     assert verdict.smallest > 0.2
 
 
-def test_the_change_s_interval_is_welch_s():
-    now = dataclasses.replace(scaled(1.02), low=2.0, high=2.0808, degrees=2)
-    (verdict,) = check([CELL], [now], TOLERANCE)
-    errors = [CELL.error, now.error]
-    assert errors[0] == pytest.approx(math.log(2.02 / 1.98) / 2 / stats.t.ppf(0.975, 4))
-    total = sum(e**2 for e in errors)
-    degrees = total**2 / (errors[0] ** 4 / 4 + errors[1] ** 4 / 2)
+def test_the_change_s_interval_is_student_s_over_runs():
+    """Against scipy, from the runs themselves."""
+    then, now = [2.0, 2.02, 1.99, 2.03], [2.1, 2.13]
+    change = change_of(*(pooled([one_run(ratio) for ratio in runs]) for runs in (then, now)))
+    found = stats.ttest_ind(np.log(now), np.log(then)).confidence_interval(0.95)
+    assert change.ratio.low == pytest.approx(math.exp(found.low))
+    assert change.ratio.high == pytest.approx(math.exp(found.high))
+
+
+def test_runs_that_agree_by_luck_are_no_surer_than_their_processes():
+    then, now = (pooled([one_run(ratio, within=0.02)] * 3) for ratio in (2.0, 2.1))
+    change = change_of(then, now)
+    assert change.error == pytest.approx(0.02 * math.sqrt(2 / 3))
+    assert change.degrees == 4
+
+
+def test_with_one_run_each_nothing_is_told_apart_and_the_line_says_what_would():
+    single = dataclasses.replace(CELL, runs=1, spread=0.0)
+    for factor in (0.5, 1.0, 2.0):
+        (verdict,) = check([single], [scaled(factor, single)], TOLERANCE)
+        assert verdict.answer is Answer.INCONCLUSIVE
+        assert "--repeat" in verdict.why
+        assert verdict.low < verdict.change < verdict.high
+
+
+def test_between_single_runs_the_interval_is_welch_s():
+    one, other = (dataclasses.replace(CELL, runs=1, spread=0.0, **own) for own in ({}, {"degrees": 2}))
+    total = 2 * CELL.within**2
+    degrees = total**2 / (CELL.within**4 / 4 + CELL.within**4 / 2)
     reach = stats.t.ppf(0.975, degrees) * math.sqrt(total)
-    assert math.log(verdict.high / verdict.change) == pytest.approx(reach)
+    assert math.log(change_of(one, other).ratio.high) == pytest.approx(reach)
 
 
 def test_the_margin_is_the_machine_s_own_floor_where_that_is_larger():
@@ -148,50 +174,102 @@ def test_new_rows_alone_are_nothing_measured():
     assert exit_code(check([], [CELL], TOLERANCE)) == 4
 
 
-def drawn(rng: np.random.Generator, truth: float, spread: float, processes: int = 5) -> Cell:
-    """A cell as a run of so many processes finds it: normal logs, a t-interval over them."""
-    logs = rng.normal(math.log(truth), spread, processes)
-    reach = stats.t.ppf(0.975, processes - 1) * logs.std(ddof=1) / math.sqrt(processes)
-    low, ratio, high = (math.exp(logs.mean() + sign * reach) for sign in (-1, 0, 1))
-    return dataclasses.replace(CELL, ratio=ratio, low=low, high=high, degrees=processes - 1)
+PROCESSES = 5
 
 
-@pytest.mark.parametrize("spread", [0.005, 0.02, 0.05])
-def test_nothing_changed_is_hardly_ever_a_regression(spread):
+def one_run(ratio: float, within: float = 0.0, degrees: int = PROCESSES - 1) -> Cell:
+    """A cell as a single run finds it, its processes' standard error `within`."""
+    reach = math.exp(stats.t.ppf(0.975, degrees) * within)
+    figures = {"ratio": ratio, "low": ratio / reach, "high": ratio * reach}
+    return dataclasses.replace(CELL, **figures, runs=1, spread=0.0, within=within, degrees=degrees)
+
+
+def drawn(rng: np.random.Generator, truth: float, between: float, runs: int = 1) -> Cell:
+    """Runs that differ by `between`, each of processes that differ by half of it."""
+    cells = []
+    for _ in range(runs):
+        logs = rng.normal(math.log(truth) + rng.normal(0, between), between / 2, PROCESSES)
+        cells.append(one_run(math.exp(logs.mean()), logs.std(ddof=1) / math.sqrt(PROCESSES)))
+    return pooled(cells)
+
+
+def looked_at(rng: np.random.Generator, now: float, between: float) -> Answer:
+    """The answer as `check --run` comes by it: other runs as long as it is not settled."""
+    baseline, runs = drawn(rng, 2.0, between, runs=5), []
+    for looks in range(1, LOOKS + 1):
+        runs.append(drawn(rng, now, between))
+        (verdict,) = check([baseline], [pooled(runs)], TOLERANCE)
+        if settled(verdict, looks):
+            break
+    return verdict.answer
+
+
+@pytest.mark.parametrize("between", [0.005, 0.02, 0.05, 0.1])
+def test_nothing_changed_is_hardly_ever_a_regression(between):
     rng = np.random.default_rng(0)
-    answers = [
-        check([drawn(rng, 2.0, spread)], [drawn(rng, 2.0, spread)], TOLERANCE)[0].answer for _ in range(500)
-    ]
+    answers = [looked_at(rng, 2.0, between) for _ in range(500)]
     assert answers.count(Answer.REGRESSED) <= 10, "2 in 100"
 
 
-def test_at_the_margin_itself_one_in_forty_is_one():
+def test_processes_of_one_run_each_would_have_cried_wolf():
+    """What the interval over runs is for: runs 5 % apart, processes 1 %, nothing changed."""
     rng = np.random.default_rng(1)
+    false = 0
+    for _ in range(500):
+        then, now = (one_run(2.0 * math.exp(rng.normal(0, 0.05)), 0.01 / math.sqrt(PROCESSES)) for _ in "ab")
+        false += change_of(then, now).ratio.low > 1 + TOLERANCE
+    assert false > 50
+
+
+def test_at_the_margin_itself_one_run_says_so_one_time_in_forty():
+    rng = np.random.default_rng(2)
     at = 2.0 * (1 + TOLERANCE)
-    answers = [
-        check([drawn(rng, 2.0, 0.01)], [drawn(rng, at, 0.01)], TOLERANCE)[0].answer for _ in range(2000)
-    ]
+    pairs = ((drawn(rng, 2.0, 0.02, runs=5), drawn(rng, at, 0.02)) for _ in range(2000))
+    answers = [check([then], [now], TOLERANCE)[0].answer for then, now in pairs]
     # 2.5 % of 2000; four standard errors are 28.
     assert answers.count(Answer.REGRESSED) == pytest.approx(50, abs=28)
 
 
-def test_a_tenth_slower_is_found_where_processes_differ_by_a_hundredth():
-    rng = np.random.default_rng(2)
-    answers = [
-        check([drawn(rng, 2.0, 0.01)], [drawn(rng, 2.2, 0.01)], TOLERANCE)[0].answer for _ in range(500)
-    ]
+@pytest.mark.parametrize("between", [0.005, 0.01])
+def test_a_tenth_slower_is_found_where_runs_differ_by_a_hundredth(between):
+    rng = np.random.default_rng(3)
+    answers = [looked_at(rng, 2.2, between) for _ in range(500)]
     assert answers.count(Answer.REGRESSED) >= 475
 
 
-@pytest.mark.parametrize("spread", [0.01, 0.03])
-def test_the_smallest_regression_that_it_names_is_found_in_four_of_five(spread):
-    rng = np.random.default_rng(3)
-    pairs = [(drawn(rng, 2.0, spread), drawn(rng, 2.0, spread)) for _ in range(400)]
-    named = float(np.median([check([a], [b], TOLERANCE)[0].smallest for a, b in pairs]))
-    found = sum(
-        check([drawn(rng, 2.0, spread)], [drawn(rng, 2.0 * (1 + named), spread)], TOLERANCE)[0].answer
-        is Answer.REGRESSED
-        for _ in range(1000)
-    )
+@pytest.mark.parametrize("between", [0.01, 0.03])
+def test_the_smallest_regression_that_it_names_is_found_in_four_of_five(between):
+    rng = np.random.default_rng(4)
+
+    def pair(truth: float) -> Verdict:
+        return check([drawn(rng, 2.0, between, runs=5)], [drawn(rng, truth, between)], TOLERANCE)[0]
+
+    named = float(np.median([pair(2.0).smallest for _ in range(400)]))
+    found = sum(pair(2.0 * (1 + named)).answer is Answer.REGRESSED for _ in range(1000))
     # The interval's width is itself drawn: the median names it to within some percent of power.
     assert 0.7 < found / 1000 < 0.9
+
+
+def test_power_is_how_often_it_is_found():
+    rng = np.random.default_rng(5)
+    error, degrees = 1 / math.sqrt(6), 5
+    samples = rng.normal(1.2, 1.0, (4000, 6))
+    low = samples.mean(axis=1) - stats.t.ppf(0.975, 5) * samples.std(axis=1, ddof=1) / math.sqrt(6)
+    wanted = Change(Estimate(1.0), error, degrees).power(1.2)
+    assert wanted == pytest.approx((low > 0).mean(), abs=0.03)
+
+
+@pytest.mark.parametrize(
+    ("answer", "looks", "enough"),
+    [
+        (Answer.PASS, 1, True),
+        (Answer.IMPROVED, 1, True),
+        (Answer.INVALID, 1, True),
+        (Answer.REGRESSED, 1, False),
+        (Answer.REGRESSED, 2, True),
+        (Answer.INCONCLUSIVE, 2, False),
+        (Answer.INCONCLUSIVE, LOOKS, True),
+    ],
+)
+def test_a_regression_is_said_after_two_runs_and_nothing_goes_on_for_ever(answer, looks, enough):
+    assert settled(Verdict(answer, CELL), looks) is enough

@@ -1,0 +1,46 @@
+"""`fgbench compare`: two results side by side."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fgbench.errors import ResultsError, UsageError
+
+FORMATS = ("table", "markdown", "json")
+
+
+def compare(
+    a: Annotated[Path, typer.Argument(help="A run's folder, or one that holds several: before.")],
+    b: Annotated[Path, typer.Argument(help="The same: after.")],
+    out: Annotated[Path | None, typer.Option(help="Folder for the chart. (default: charts inside B)")] = None,
+    format: Annotated[str, typer.Option(help="table, markdown or json.")] = "table",
+) -> None:
+    """Say what changed from A to B, by how much, and how sure that is; draw it.
+
+    Runtime ratios are compared over runs where a side has several, over processes where each has one.
+    """
+    from fgbench.charts._changes import draw_changes
+    from fgbench.charts._style import print_style, save
+    from fgbench.regression.difference import differences
+    from fgbench.regression.formats import differences_as
+    from fgbench.store.run_folder import find_runs
+
+    if format not in FORMATS:
+        raise UsageError(f"--format {format}: must be one of {', '.join(FORMATS)}.")
+    found = differences(find_runs(a), find_runs(b))
+    both = [difference for difference in found if difference.change.value > 0]
+    if not both:
+        raise ResultsError(f"{a} and {b} have no ratio of the same group and method in common.")
+    print(differences_as(format, found).rstrip())
+    path = (out or b / "charts") / "changes.png"
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with print_style():
+            save(draw_changes(both, a.name, b.name), path)
+    except OSError as error:
+        raise UsageError(f"--out {path.parent}: cannot be written ({error.strerror}).") from error
+    if format == "table":
+        print(f"drawn {path}")

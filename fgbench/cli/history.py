@@ -1,0 +1,57 @@
+"""`fgbench history`: each ratio over many runs, and where it changed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from fgbench.cli.values import share
+from fgbench.errors import ResultsError, UsageError
+
+FORMATS = ("table", "markdown", "json")
+
+
+def history(
+    results: Annotated[Path, typer.Argument(help="A folder that holds many runs.")] = Path("results"),
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the charts. (default: charts inside RESULTS)")
+    ] = None,
+    tolerance: Annotated[
+        str, typer.Option(help="Share that a change has to exceed to be marked: machines drift.")
+    ] = "2%",
+    format: Annotated[str, typer.Option(help="table, markdown or json.")] = "table",
+) -> None:
+    """Draw every ratio against time and commit, and mark where it changed for good.
+
+    A change point needs three runs on either side; without a change one is marked in one of a hundred series.
+    """
+    import re
+
+    from fgbench.charts._history import draw_history
+    from fgbench.charts._style import print_style, save
+    from fgbench.regression.formats import histories_as
+    from fgbench.regression.history import histories
+    from fgbench.store.run_folder import find_runs
+
+    if format not in FORMATS:
+        raise UsageError(f"--format {format}: must be one of {', '.join(FORMATS)}.")
+    found = histories(find_runs(results), share("--tolerance", tolerance))
+    if not found:
+        raise ResultsError(f"{results}: holds no ratio with an interval; run with two processes or more.")
+    print(histories_as(format, found).rstrip())
+    folder = out or results / "charts"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with print_style():
+            for series in found:
+                cell = series.points[-1].cell
+                where = (cell.label, cell.dataset, cell.device, cell.threads, cell.dtype, cell.execution)
+                slug = re.sub(r"[^a-z0-9.]+", "-", "-".join(where).lower()).strip("-")
+                path = folder / f"history_{slug}.png"
+                save(draw_history(series), path)
+                if format == "table":
+                    print(f"drawn {path}")
+    except OSError as error:
+        raise UsageError(f"--out {folder}: cannot be written ({error.strerror}).") from error

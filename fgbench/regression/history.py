@@ -1,0 +1,156 @@
+"""History: a ratio over many runs, and where it changed for good."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from fgbench.measurement.statistics import Estimate, difference_interval, mean_interval
+from fgbench.regression.baseline import Cell, cells_of_run
+from fgbench.store.run_folder import RunFolder
+
+FALSE_ALARMS = 0.01  # of a series without a change, at each test
+PERMUTATIONS = 999
+LEAST = 3  # runs on either side of a change
+
+
+@dataclass(frozen=True)
+class Point:
+    """One run's ratio.
+
+    Attributes:
+        started: when, as ISO 8601 in UTC.
+        commit: of the folder that fgbench was called in, or of fgbench itself; empty where unknown.
+        run: name of the run's folder.
+        cell: the ratio with all that it depends on.
+    """
+
+    started: str
+    commit: str
+    run: str
+    cell: Cell
+
+
+@dataclass(frozen=True)
+class ChangePoint:
+    """Where a series changed.
+
+    Attributes:
+        at: index of the first point after it.
+        change: mean after over mean before, with its 95 % interval by the runs of both stretches.
+    """
+
+    at: int
+    change: Estimate
+
+
+@dataclass(frozen=True)
+class Series:
+    """The ratio of one method of one group on one machine, over time."""
+
+    points: Sequence[Point]
+    changes: Sequence[ChangePoint]
+
+    @property
+    def label(self) -> str:
+        """For a reader."""
+        return self.points[-1].cell.label
+
+    @property
+    def stretches(self) -> list[tuple[int, int]]:
+        """From and up to: the points between changes."""
+        bounds = [0, *(change.at for change in self.changes), len(self.points)]
+        return list(pairwise(bounds))
+
+    def level(self, stretch: tuple[int, int]) -> Estimate:
+        """The mean ratio of a stretch, with its interval over runs."""
+        return mean_interval(_logs(self.points[slice(*stretch)])).exponentiated()
+
+
+def histories(runs: Sequence[RunFolder], tolerance: float) -> list[Series]:
+    """A series for each ratio, by method, group and machine; torch's version may change within it.
+
+    Args:
+        runs: in any order.
+        tolerance: share that a change has to exceed to be marked: machines drift.
+
+    Raises:
+        ResultsError: a damaged run.
+    """
+    found: dict[tuple[Any, ...], list[Point]] = {}
+    for run in sorted(runs, key=lambda run: (run.facts()["started"], run.path.name)):
+        facts = run.facts()
+        environment = facts["environment"]
+        commit = environment.get("git") or environment.get("fgbench_git") or ""
+        for cell in cells_of_run(run):
+            if not cell.fault:
+                key = (cell.identity, cell.device, cell.dtype, cell.threads, cell.execution)
+                found.setdefault(key, []).append(Point(facts["started"], commit, run.path.name, cell))
+    return [_series(points, math.log1p(tolerance)) for _, points in sorted(found.items())]
+
+
+def _series(points: Sequence[Point], least: float) -> Series:
+    logs = _logs(points)
+    places = change_points(logs, least)
+    bounds = [0, *places, len(logs)]
+    changes = [
+        ChangePoint(at, _step(logs[before:at], logs[at:after]))
+        for before, at, after in zip(bounds, places, bounds[2:], strict=False)
+    ]
+    return Series(points, changes)
+
+
+def _logs(points: Sequence[Point]) -> list[float]:
+    return [math.log(point.cell.ratio) for point in points]
+
+
+def _step(before: Sequence[float], after: Sequence[float]) -> Estimate:
+    return difference_interval(after, before).exponentiated()
+
+
+def change_points(values: Sequence[float], least: float = 0.0) -> list[int]:
+    """Where the mean of a series steps, by binary segmentation with a permutation test.
+
+    A stretch is cut where the two sides' means differ most for their sizes, if a shuffled stretch
+    seldom differs as much: of series of equal independent values at most `FALSE_ALARMS` are cut,
+    whatever their distribution. Below 2 × LEAST values nothing is.
+
+    Args:
+        values: in the order of time.
+        least: difference of means below which no step counts.
+
+    Returns:
+        Indices of the first value after each step, ascending.
+    """
+    generator = np.random.default_rng(0)
+    found: list[int] = []
+    left = [(0, len(values))]
+    while left:
+        start, end = left.pop()
+        stretch = np.asarray(values[start:end], dtype=float)
+        if len(stretch) < 2 * LEAST:
+            continue
+        scores = _scores(stretch[None])[0]
+        shuffled = generator.permuted(np.tile(stretch, (PERMUTATIONS, 1)), axis=1)
+        as_much = int((_scores(shuffled).max(axis=1) >= scores.max() * (1 - 1e-12)).sum())
+        at = start + LEAST + int(scores.argmax())
+        step = abs(float(np.mean(values[at:end])) - float(np.mean(values[start:at])))
+        if (1 + as_much) / (1 + PERMUTATIONS) <= FALSE_ALARMS and step >= least:
+            found.append(at)
+            left += [(start, at), (at, end)]
+    return sorted(found)
+
+
+def _scores(series: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """How far the means differ for a cut at LEAST, LEAST + 1, …: [rows, cuts] from [rows, values]."""
+    count = series.shape[1]
+    before = np.arange(LEAST, count - LEAST + 1)
+    sums = series.cumsum(axis=1)
+    first, whole = sums[:, before - 1], sums[:, -1:]
+    gap = np.abs(first / before - (whole - first) / (count - before))
+    return np.asarray(gap * np.sqrt(before * (count - before) / count))
