@@ -13,7 +13,8 @@ import pandas as pd
 from fgbench import methods
 from fgbench.measurement.lock import timing_lock
 from fgbench.measurement.statistics import two_stage_size
-from fgbench.plan import BEST, Group, Plan
+from fgbench.options import OR
+from fgbench.plan import BEST, Config, Group, Plan
 from fgbench.store.recovery import ENDED_EARLY, Unit, leaves_out, recover
 from fgbench.store.run_folder import RunFolder
 from fgbench.summary.live import LiveRatios
@@ -92,18 +93,22 @@ def run_plan(plan: Plan, folder: RunFolder, contracts: dict[str, str], watcher: 
 
 def estimated_seconds(plan: Plan) -> float:
     """About how long a plan takes."""
-    config = plan.config
+    return seconds_of(plan.config, len(plan.groups))
+
+
+def seconds_of(config: Config, groups: int) -> float:
+    """About how long a config takes for so many matched groups."""
     timing = config.processes * STARTUP_SECONDS + config.max_measure_seconds if config.time else 0.0
     if config.time and config.isolated:
         arms = 1 + len(config.methods)
         timing += config.processes * arms * STARTUP_SECONDS + config.max_measure_seconds
     if config.execution == BEST:
         timing += MODES_SHARE * config.max_measure_seconds + 2 * STARTUP_SECONDS
-    optimizers = len(plan.groups[0].optimizers)
+    optimizers = len(config.optimizer.split(OR))
     searching = TYPICAL_RUNS * optimizers if config.learning_rate is None else 0.0
     run = config.max_train_seconds * (1 + EVALUATION_SHARE)
     training = (searching + config.seeds) * len(config.methods) * run if config.train else 0.0
-    return len(plan.groups) * (timing + training)
+    return groups * (timing + training)
 
 
 @dataclass

@@ -16,6 +16,7 @@ from fgbench.cli.history import history
 from fgbench.cli.list import list_registered
 from fgbench.cli.merge import merge
 from fgbench.cli.plot import plot
+from fgbench.cli.reproduce import reproduce
 from fgbench.cli.run import run
 from fgbench.errors import UsageError
 from fgbench.version import __version__
@@ -51,6 +52,7 @@ app.command()(baseline)
 app.command()(check)
 app.command()(compare)
 app.command()(history)
+app.command()(reproduce)
 app.command("list")(list_registered)
 app.command()(doctor)
 

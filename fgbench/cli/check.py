@@ -145,9 +145,10 @@ def _test_itself(held: list[Cell], margin: float, slowdown: float, asked: _Asked
 
 def _measured(cells: list[Cell], asked: _Asked, slowed: float = 0.0) -> list[RunFolder]:
     from fgbench.cli.run import DEFAULTS, default_data_dir
-    from fgbench.cli.start import measure, new_run
+    from fgbench.cli.start import measure
     from fgbench.plan import Config, make_plan
     from fgbench.regression.rerun import configs_of
+    from fgbench.start import new_run
 
     like = Config(
         archs=(),

@@ -284,7 +284,7 @@ def run(
     if dry_run:
         _show_plan(plan)
         return
-    from fgbench.cli.start import new_run
+    from fgbench.start import new_run
 
     for number in range(repeat):
         folder, contracts = new_run(plan, out)

@@ -1,15 +1,9 @@
-"""Starting a plan from the command line: its folder, and its progress on standard error."""
+"""A plan from the command line: its progress on standard error."""
 
 from __future__ import annotations
 
-import shlex
-import sys
-from dataclasses import asdict
-from pathlib import Path
-
 from fgbench.cli.progress import Display
-from fgbench.measurement.environment import describe_environment
-from fgbench.plan import Config, Plan, contract
+from fgbench.plan import Plan
 from fgbench.runner import estimated_seconds, run_plan
 from fgbench.store.run_folder import RunFolder
 
@@ -18,39 +12,3 @@ def measure(plan: Plan, folder: RunFolder, contracts: dict[str, str]) -> None:
     """Run a plan into its folder and show how far it is."""
     with Display(estimated_seconds(plan)) as display:
         run_plan(plan, folder, contracts, display)
-
-
-def new_run(plan: Plan, out: Path) -> tuple[RunFolder, dict[str, str]]:
-    """A run's folder with its facts, and the contract of each group.
-
-    Raises:
-        UsageError: the folder cannot be written.
-    """
-    first = plan.groups[0]
-    environment = describe_environment(first.device, first.threads)
-    contracts = {group.name: contract(group, environment) for group in plan.groups}
-    facts = {
-        "command": shlex.join(["fgbench", *sys.argv[1:]]),
-        "config": asdict(plan.config),
-        "reference": plan.reference,
-        "groups": [
-            {
-                "name": g.name,
-                **asdict(g),
-                "contract": contracts[g.name],
-                "device_name": environment["device_name"],
-            }
-            for g in plan.groups
-        ],
-        "environment": environment,
-    }
-    return RunFolder.create(out, _label(plan.config), facts), contracts
-
-
-def _label(config: Config) -> str:
-    archs = "-".join(Path(a.rpartition(":")[0] or a).stem for a in config.archs)
-    depths = "-".join(f"d{d}" for d in config.depths or ())
-    label = "-".join(filter(None, (archs, depths)))
-    if len(label) > 40:
-        label = f"{len(config.archs)}x{len(config.depths or (0,))}-groups"
-    return label + (f"-shard{config.shard.replace('/', 'of')}" if config.shard else "")

@@ -1,0 +1,172 @@
+"""`fgbench reproduce`: a paper's experiments, and its claims beside what was measured."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from fgbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from rich.progress import Progress
+
+    from fgbench.reproduction.claims import Outcome
+    from fgbench.reproduction.suite import Experiment, Note, Suite
+
+DONE = "done"  # a file in the folder of an experiment that ended
+
+
+def _papers() -> list[str]:
+    from fgbench.reproduction.suite import names
+
+    return list(names())
+
+
+def reproduce(
+    paper: Annotated[
+        str | None, typer.Argument(help="Name of the paper, as --list shows it.", autocompletion=_papers)
+    ] = None,
+    only: Annotated[
+        list[str] | None, typer.Option(help="An experiment of the paper. Repeatable. (default: all)")
+    ] = None,
+    scale: Annotated[
+        str,
+        typer.Option(
+            help="smoke: proof that each runs; laptop: results on a CPU; full: the paper's own size."
+        ),
+    ] = "laptop",
+    list_: Annotated[
+        bool, typer.Option("--list", help="Every experiment, and about how long it takes here.")
+    ] = False,
+    resume: Annotated[
+        Path | None,
+        typer.Option(help="Folder of a reproduction: what is done there is not measured again."),
+    ] = None,
+    data_dir: Annotated[
+        str | None,
+        typer.Option(help="Folder of downloaded data. (default: $FGBENCH_DATA, or ~/.cache/fgbench)"),
+    ] = None,
+    out: Annotated[Path, typer.Option(help="Folder that gets a folder for this reproduction.")] = Path(
+        "results"
+    ),
+) -> None:
+    """Run a paper's experiments, and say of each of its claims whether it was reproduced here."""
+    from fgbench.cli.run import default_data_dir
+    from fgbench.reproduction.suite import SCALES, load
+
+    if scale not in SCALES:
+        raise UsageError(f"--scale {scale}: must be one of {', '.join(SCALES)}.")
+    os.environ["FGBENCH_DATA"] = data_dir or default_data_dir()
+    if list_:
+        _list([paper] if paper else _papers())
+        return
+    if paper is None:
+        raise UsageError(f"reproduce needs a paper: {', '.join(_papers())}; --list shows what each holds.")
+    suite = load(paper)
+    chosen = suite.only(only or ())
+    started = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
+    folder = resume or out / f"{started}-{paper}-{scale}"
+    try:
+        folder.mkdir(parents=True, exist_ok=resume is not None)
+        _reproduce(suite, chosen, scale, folder)
+    except OSError as error:
+        raise UsageError(f"{folder}: cannot be written ({error.strerror}).") from error
+
+
+def _reproduce(suite: Suite, chosen: Sequence[Experiment], scale: str, folder: Path) -> None:
+    from rich.console import Console
+
+    from fgbench.measurement.environment import describe_environment
+    from fgbench.plan import resolve_device, resolve_threads
+    from fgbench.reproduction.report import draw_claims, show, store
+
+    found: dict[str, list[Outcome]] = {}
+    environment = describe_environment(resolve_device("auto"), resolve_threads(None))
+    facts = {"scale": scale, "environment": environment}
+    charts = []
+    console = Console(highlight=False)
+    for experiment in chosen:
+        found[experiment.name] = _outcomes(experiment, scale, folder / experiment.name)
+        claims = {c.figure: c.value for c in experiment.claims if c.value is not None}
+        out = folder / "charts" / experiment.name
+        out.mkdir(parents=True, exist_ok=True)
+        charts += experiment.by.draw(folder / experiment.name, out, claims)
+        charts += draw_claims(experiment, found[experiment.name], suite.source, out)
+        store(folder, suite, found, facts)
+    show(suite, found, scale, console)
+    console.print(f"[dim]{len(charts)} charts and claims.md in[/dim] {folder}", soft_wrap=True)
+
+
+def _outcomes(experiment: Experiment, scale: str, folder: Path) -> list[Outcome]:
+    from fgbench.reproduction.claims import judge
+
+    folder.mkdir(exist_ok=True)
+    if not (folder / DONE).exists():
+        with _progress(experiment.name) as note:
+            experiment.by.measure(experiment.settings(scale), folder, note)
+        (folder / DONE).touch()
+    figures = experiment.by.figures(folder)
+    return [judge(claim, figures, scale) for claim in experiment.claims]
+
+
+@contextmanager
+def _progress(name: str) -> Iterator[Note]:
+    """A bar on standard error, where that is a terminal; a line for each new text where it is none."""
+    import sys
+
+    from rich.console import Console
+    from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
+    from rich.progress import Progress as Bar
+
+    if not sys.stderr.isatty():
+        said: set[str] = set()
+
+        def note(text: str, share: float) -> None:
+            line = f"{name} {share:.0%}"
+            if line not in said:
+                said.add(line)
+                print(f"{line}: {text}", file=sys.stderr)
+
+        yield note
+        return
+    columns = (TextColumn("{task.fields[text]}"), BarColumn(), TimeRemainingColumn())
+    bar: Progress
+    with Bar(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(name, total=1.0, text=name)
+        yield lambda text, share: bar.update(task, completed=share, text=f"{name}: {text}")
+
+
+def _list(papers: Sequence[str]) -> None:
+    """Every experiment of the papers, with what it takes at each scale."""
+    from rich.box import SIMPLE_HEAD
+    from rich.console import Console
+    from rich.table import Table
+
+    from fgbench.reproduction.suite import SCALES, load
+
+    console = Console(highlight=False)
+    for paper in papers:
+        suite = load(paper)
+        console.print(f"[bold]{paper}[/bold] · {suite.title} · {suite.source}")
+        table = Table(box=SIMPLE_HEAD, pad_edge=False)
+        table.add_column("experiment", style="bold")
+        table.add_column("what")
+        for heading in ("claims", *SCALES):
+            table.add_column(heading, justify="right")
+        for experiment in suite.experiments:
+            spans = (_span(experiment.by.seconds(experiment.settings(scale))) for scale in SCALES)
+            table.add_row(experiment.name, experiment.title, str(len(experiment.claims)), *spans)
+        console.print(table)
+    console.print("[dim]Times are budgets, at most; full is meant for a GPU.[/dim]")
+
+
+def _span(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.0f} h"

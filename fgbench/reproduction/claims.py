@@ -1,0 +1,80 @@
+"""Claims against figures: reproduced, not reproduced, or not comparable and why."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+
+from fgbench.measurement.statistics import Estimate
+from fgbench.reproduction.suite import SCALES, Claim
+
+
+class Verdict(Enum):
+    """What may be said of a claim."""
+
+    REPRODUCED = "reproduced"
+    NOT_REPRODUCED = "not reproduced"
+    NOT_COMPARABLE = "not comparable"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A claim, what was measured for it, and the verdict.
+
+    Attributes:
+        claim: the paper's.
+        measured: NaN where nothing was.
+        verdict: of it.
+        why: of what is not comparable, and where the measured interval stands.
+    """
+
+    claim: Claim
+    measured: Estimate
+    verdict: Verdict
+    why: str
+
+
+def judge(claim: Claim, figures: Mapping[str, Estimate], scale: str) -> Outcome:
+    """Hold a claim against what was measured.
+
+    An interval that holds the bound decides nothing, nor does one value without an interval unless
+    the figure is exact: then it is its own interval.
+    """
+    measured = figures.get(claim.figure, Estimate(math.nan))
+
+    def outcome(verdict: Verdict, why: str = "") -> Outcome:
+        return Outcome(claim, measured, verdict, why)
+
+    if math.isnan(measured.value):
+        return outcome(Verdict.NOT_COMPARABLE, "nothing was measured for it")
+    if claim.test == "none":
+        return outcome(Verdict.NOT_COMPARABLE, claim.why)
+    if SCALES.index(scale) < SCALES.index(claim.needs):
+        return outcome(Verdict.NOT_COMPARABLE, claim.why or f"needs --scale {claim.needs}")
+    low, high = _ends(measured)
+    if claim.test == "near":
+        assert claim.value is not None
+        reach = 1 + claim.tolerance
+        least, most = sorted((claim.value / reach, claim.value * reach))
+        if high < least or low > most:
+            return outcome(Verdict.NOT_REPRODUCED, f"beyond {claim.tolerance:.0%} of the paper's")
+        if low < least or high > most:
+            return outcome(Verdict.NOT_COMPARABLE, "the interval holds more than the paper's value")
+        return outcome(Verdict.REPRODUCED)
+    bound = figures.get(claim.than, Estimate(math.nan)) if claim.than else Estimate(claim.bound)
+    if math.isnan(bound.value):
+        return outcome(Verdict.NOT_COMPARABLE, f"nothing was measured for {claim.than}")
+    least, most = _ends(bound)
+    if claim.test == "above":
+        low, high, least, most = -high, -low, -most, -least
+    if high < least:
+        return outcome(Verdict.REPRODUCED)
+    if low > most:
+        return outcome(Verdict.NOT_REPRODUCED, "the other way round")
+    return outcome(Verdict.NOT_COMPARABLE, "the intervals overlap: measure longer")
+
+
+def _ends(estimate: Estimate) -> tuple[float, float]:
+    return (estimate.low, estimate.high) if estimate.has_interval else (estimate.value, estimate.value)

@@ -1,0 +1,137 @@
+"""Experiments that are matched jobs, measured as `fgbench run` measures them."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fgbench.measurement.statistics import Estimate
+from fgbench.plan import Config, Group, make_plan
+from fgbench.reproduction.suite import Note
+from fgbench.runner import estimated_seconds, run_plan, seconds_of
+from fgbench.start import new_run
+from fgbench.store.run_folder import RunFolder, find_runs
+from fgbench.summary.table import summarise
+
+FIGURES = ("ratio", "r", "t_ratio", "n_ratio", "t", "validation_loss")
+PLAIN = ("peak_bytes", "learning_rate", "validation_accuracy")  # without an interval
+DEFAULTS = Config(
+    archs=("mlp",),
+    depths=None,
+    width=None,
+    batch=64,
+    dataset="mnist",
+    validation_size=2000,
+    data_dir="",
+    methods=("backprop", "forward"),
+    seeds=3,
+    target_loss="auto",
+    learning_rate=None,
+    max_train_seconds=6.0,
+    precision=0.02,
+    max_measure_seconds=45.0,
+    processes=5,
+    device="auto",
+    dtype="float32",
+    threads=None,
+)
+
+
+def configs(settings: Mapping[str, Any]) -> dict[str, Config]:
+    """A config a run, by its name: what `all` and the scale say, over it what the run says itself.
+
+    Keys of a run are the fields of `Config`, lists for tuples.
+    """
+    shared = {key: value for key, value in settings.items() if key != "runs"}
+    return {name: _config({**shared, **own}) for name, own in settings["runs"].items()}
+
+
+def _config(options: Mapping[str, Any]) -> Config:
+    known = {field.name for field in fields(Config)}
+    assert options.keys() <= known, f"a suite has options that no run has: {options.keys() - known}"
+    values = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+    return Config(**{**vars(DEFAULTS), "data_dir": os.environ.get("FGBENCH_DATA", ""), **values})
+
+
+def seconds(settings: Mapping[str, Any]) -> float:
+    """About how long: the budgets of its runs."""
+    return sum(
+        seconds_of(config, len(config.archs) * len(config.depths or (0,)))
+        for config in configs(settings).values()
+    )
+
+
+class _Told:
+    """A watcher that passes on how far a run is."""
+
+    def __init__(self, note: Note, done: float, share: float, total: float) -> None:
+        self.note_to, self.done, self.share, self.total = note, done, share, max(total, 1e-9)
+        self.spent = self.now = 0.0
+
+    def phase(self, group: Group, text: str, seconds: float) -> None:
+        """The one before is over."""
+        self.spent += self.now
+        self.now = seconds
+        self._tell(f"{group.name}: {text}", 0.0)
+
+    def progress(self, share: float, text: str) -> None:
+        """Within the phase."""
+        self._tell(text, share * self.now)
+
+    def note(self, text: str) -> None:
+        """A line of its own."""
+        self._tell(text, 0.0)
+
+    def _tell(self, text: str, more: float) -> None:
+        self.note_to(text, self.done + self.share * min((self.spent + more) / self.total, 1.0))
+
+
+def measure(settings: Mapping[str, Any], folder: Path, note: Note) -> None:
+    """A run's folder for each, in a folder of the run's name; a finished one is not measured again."""
+    found = configs(settings)
+    plans = {name: make_plan(config) for name, config in found.items()}
+    whole = sum(estimated_seconds(plan) for plan in plans.values())
+    done = 0.0
+    for name, plan in plans.items():
+        share = estimated_seconds(plan) / whole
+        own = folder / name
+        if not (own.is_dir() and any(run.facts()["status"] == "done" for run in find_runs(own))):
+            run, contracts = new_run(plan, own)
+            run_plan(plan, run, contracts, _Told(note, done, share, estimated_seconds(plan)))
+        done += share
+
+
+def figures(folder: Path) -> dict[str, Estimate]:
+    """`run/group/method/figure`, the figures being those of `summarise`."""
+    found: dict[str, Estimate] = {}
+    for name, run in _runs(folder):
+        for _, row in summarise(run).iterrows():
+            stem = f"{name}/{row['group']}/{row['method']}"
+            for figure in (*FIGURES, *PLAIN):
+                ends = (figure, f"{figure}_low", f"{figure}_high")[: 1 if figure in PLAIN else 3]
+                cells = [math.nan if pd.isna(row[end]) else float(row[end]) for end in ends]
+                if not math.isnan(cells[0]):
+                    found[f"{stem}/{figure}"] = Estimate(*cells)
+    return found
+
+
+def draw(folder: Path, out: Path, claims: Mapping[str, float]) -> list[Path]:
+    """The charts that `fgbench plot` draws of its runs; the paper's curves are on those that have one."""
+    from fgbench.charts import draw_all
+
+    found: list[Path] = []
+    for name, run in _runs(folder):
+        found += [drawn.path for drawn in draw_all([run], out / name) if drawn.path]
+    return found
+
+
+def _runs(folder: Path) -> Iterator[tuple[str, RunFolder]]:
+    """The latest run of each name."""
+    for own in sorted(path for path in folder.iterdir() if path.is_dir()):
+        yield own.name, find_runs(own)[-1]

@@ -1,0 +1,142 @@
+"""What a reproduction says: a row a claim, and every number of the paper beside the one measured here."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import astuple
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from fgbench.charts._parts import ROW_INCHES, beside, log_axis, name_rows
+from fgbench.charts._style import BLUE, COLOURS, GREY, new_figure, print_style, save
+from fgbench.measurement.statistics import Estimate
+from fgbench.report.figures import interval, number
+from fgbench.reproduction.claims import Outcome, Verdict
+from fgbench.reproduction.suite import MARKS, Experiment, Suite
+from fgbench.store.csv_table import replace_text
+
+SHADES = {Verdict.REPRODUCED: "green", Verdict.NOT_REPRODUCED: "red", Verdict.NOT_COMPARABLE: "yellow"}
+HEADINGS = ("claim", "in the paper", "measured here", "verdict")
+Found = Mapping[str, Sequence[Outcome]]
+"""Outcomes by the experiment's name."""
+
+
+def rows_of(outcomes: Sequence[Outcome]) -> list[tuple[str, str, str, str]]:
+    """The claim, the paper's figure with its place and mark, what was measured, the verdict and why."""
+    rows = []
+    for outcome in outcomes:
+        claim = outcome.claim
+        value = "" if claim.value is None else f"{claim.value:g} "
+        mark = f" [{claim.mark}]" if claim.mark else ""
+        verdict = outcome.verdict.value + (f": {outcome.why}" if outcome.why else "")
+        rows.append((claim.text, f"{value}({claim.where}){mark}", measured_text(outcome.measured), verdict))
+    return rows
+
+
+def measured_text(measured: Estimate) -> str:
+    """A figure with its interval."""
+    if math.isnan(measured.value):
+        return "–"
+    return " ".join(filter(None, (number(*astuple(measured)), interval(*astuple(measured)))))
+
+
+def show(suite: Suite, found: Found, scale: str, console: Console) -> None:
+    """Print the table of claims, and what the marks in it mean."""
+    console.print(f"[bold]{escape(suite.title)}[/bold], {escape(suite.source)} · scale {scale}")
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    for heading in HEADINGS:
+        table.add_column(heading, overflow="fold")
+    for name, outcomes in found.items():
+        for row, outcome in zip(rows_of(outcomes), outcomes, strict=True):
+            *cells, verdict = map(escape, row)
+            shade = SHADES[outcome.verdict]
+            table.add_row(f"{name}: {cells[0]}", *cells[1:], f"[{shade}]{verdict}[/{shade}]")
+    console.print(table)
+    marks = "; ".join(f"\\[{mark}] {text}" for mark, text in MARKS.items())
+    console.print(f"[dim]{marks}. Intervals: 95 %.[/dim]")
+    console.print(summary_line(found))
+
+
+def summary_line(found: Found) -> str:
+    """How many of each verdict."""
+    given = [outcome.verdict for outcomes in found.values() for outcome in outcomes]
+    counts = (f"{given.count(verdict)} {verdict.value}" for verdict in Verdict if verdict in given)
+    return ", ".join(counts) or "no claims"
+
+
+def markdown(found: Found) -> str:
+    """The table of claims, for a README."""
+    lines = [f"| | {' | '.join(HEADINGS)} |", "|---" * (len(HEADINGS) + 1) + "|"]
+    for name, outcomes in found.items():
+        lines += [f"| {name} | {' | '.join(row)} |" for row in rows_of(outcomes)]
+    return "\n".join(lines)
+
+
+def store(folder: Path, suite: Suite, found: Found, facts: Mapping[str, Any]) -> None:
+    """Write `claims.md` and `claims.json`: every claim with what was measured, beside the facts."""
+    rows = [
+        {
+            "experiment": name,
+            **vars(outcome.claim),
+            "measured": list(astuple(outcome.measured)),
+            "verdict": outcome.verdict.value,
+            "reason": outcome.why,
+        }
+        for name, outcomes in found.items()
+        for outcome in outcomes
+    ]
+    whole = {"paper": suite.name, "source": suite.source, **facts, "claims": rows}
+    text = json.dumps(_plain(whole), indent=2)
+    replace_text(folder / "claims.json", text + "\n")
+    replace_text(folder / "claims.md", markdown(found) + "\n")
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {key: _plain(own) for key, own in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(own) for own in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def draw_claims(experiment: Experiment, outcomes: Sequence[Outcome], source: str, out: Path) -> list[Path]:
+    """The paper's number and the one measured here, a row a claim that has both."""
+    both = [o for o in outcomes if o.claim.value and o.measured.value > 0 and math.isfinite(o.measured.value)]
+    if not both:
+        return []
+    with print_style():
+        path = out / f"claims_{experiment.name}.png"
+        save(_figure(experiment, both, source), path)
+    return [path]
+
+
+def _figure(experiment: Experiment, outcomes: Sequence[Outcome], source: str) -> Figure:
+    lines = [source, "Dots: measured here, with 95 % intervals. Crosses: the paper's, whatever the verdict."]
+    figure = new_figure(experiment.title, lines, 1.1 + ROW_INCHES * len(outcomes))
+    ax = figure.subplots()
+    ends: list[float] = []
+    for place, outcome in enumerate(outcomes):
+        measured, value = outcome.measured, outcome.claim.value
+        assert value is not None
+        reach = None
+        if measured.has_interval:
+            reach = [[measured.value - measured.low], [measured.high - measured.value]]
+            ends += [measured.low, measured.high]
+        ends += [measured.value, value]
+        ax.errorbar([measured.value], [place], xerr=reach, color=BLUE, marker="o", linestyle="none", zorder=3)
+        ax.plot([value], [place], color=COLOURS[0], marker="x", markersize=7, linestyle="none", zorder=4)
+        beside(ax, place, outcome.verdict.value)
+    name_rows(ax, [outcome.claim.text for outcome in outcomes])
+    log_axis(ax, "x", [end for end in ends if end > 0])
+    ax.plot([], [], color=BLUE, marker="o", linestyle="none", label="measured here")
+    ax.plot([], [], color=COLOURS[0], marker="x", linestyle="none", label="paper")
+    figure.legend(loc="outside lower center", ncols=2, labelcolor=GREY)
+    return figure

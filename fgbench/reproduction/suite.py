@@ -1,0 +1,137 @@
+"""A paper's suite: its experiments at three scales, and what it claims, read from TOML."""
+
+from __future__ import annotations
+
+import importlib
+import tomllib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any, Protocol, cast
+
+from fgbench.errors import UsageError
+from fgbench.measurement.statistics import Estimate
+
+SCALES = ("smoke", "laptop", "full")
+KINDS = ("jobs", "functions", "approximation", "alignment")
+MARKS = {"R": "read in the source", "D": "digitised from a figure, ±3 %", "C": "computed, an oracle"}
+FOLDER = Path(__file__).parent.parent / "suites"
+
+Note = Callable[[str, float], None]
+
+
+class Kind(Protocol):
+    """How a kind of experiment is measured, read and drawn: a module of this package."""
+
+    def seconds(self, settings: Mapping[str, Any]) -> float:
+        """About how long it takes."""
+
+    def measure(self, settings: Mapping[str, Any], folder: Path, note: Note) -> None:
+        """Measure into a folder's CSVs; `note` is told what is done and how far it is, from 0 to 1."""
+
+    def figures(self, folder: Path) -> dict[str, Estimate]:
+        """What those CSVs say, by name."""
+
+    def draw(self, folder: Path, out: Path, claims: Mapping[str, float]) -> list[Path]:
+        """Charts as PNG, with the paper's values by the figure's name."""
+
+
+@dataclass(frozen=True)
+class Claim:
+    """What a paper says of one figure.
+
+    Attributes:
+        text: the claim.
+        where: in the paper.
+        mark: R, D or C, as in MARKS; empty for a sentence without a number.
+        figure: name of what was measured for it.
+        test: near (within `tolerance` of `value`), below or above (`bound`, or the figure `than`), or
+            none: nothing here can decide it.
+        value: the paper's; None where it gives none.
+        bound: of below and above.
+        than: another figure in place of the bound.
+        tolerance: share, of near.
+        needs: the smallest scale that can decide it.
+        why: what stands against a comparison.
+    """
+
+    text: str
+    where: str
+    figure: str
+    test: str
+    mark: str = ""
+    value: float | None = None
+    bound: float = 1.0
+    than: str = ""
+    tolerance: float = 0.1
+    needs: str = "laptop"
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """One experiment of a paper."""
+
+    name: str
+    title: str
+    kind: str
+    scales: Mapping[str, Mapping[str, Any]]
+    claims: Sequence[Claim]
+
+    def settings(self, scale: str) -> Mapping[str, Any]:
+        """What its kind's `measure` takes, at a scale."""
+        return self.scales[scale]
+
+    @property
+    def by(self) -> Kind:
+        """The module that measures it."""
+        return cast("Kind", importlib.import_module(f"fgbench.reproduction.{self.kind}"))
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A paper, its experiments and its claims."""
+
+    name: str
+    title: str
+    source: str
+    experiments: Sequence[Experiment]
+
+    def only(self, names: Sequence[str]) -> Sequence[Experiment]:
+        """The experiments of these names, all where none is given.
+
+        Raises:
+            UsageError: no such experiment.
+        """
+        known = [experiment.name for experiment in self.experiments]
+        for name in names:
+            if name not in known:
+                raise UsageError(f"--only {name}: {self.name} has {', '.join(known)}.")
+        return [e for e in self.experiments if not names or e.name in names]
+
+
+@cache
+def names() -> tuple[str, ...]:
+    """The papers, sorted."""
+    return tuple(sorted(file.stem for file in FOLDER.glob("*.toml")))
+
+
+def load(name: str) -> Suite:
+    """The suite of a paper.
+
+    Raises:
+        UsageError: no such paper.
+    """
+    if name not in names():
+        raise UsageError(f"no paper '{name}': there are {', '.join(names())}.")
+    table = tomllib.loads((FOLDER / f"{name}.toml").read_text())
+    experiments = [_experiment(entry) for entry in table["experiments"]]
+    return Suite(name, table["title"], table["source"], experiments)
+
+
+def _experiment(entry: Mapping[str, Any]) -> Experiment:
+    shared = entry.get("all", {})
+    scales = {scale: {**shared, **entry.get(scale, {})} for scale in SCALES}
+    claims = [Claim(**claim) for claim in entry.get("claims", ())]
+    return Experiment(entry["name"], entry["title"], entry["kind"], scales, claims)
