@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from fgbench.measurement.statistics import Estimate
-from fgbench.reproduction.suite import SCALES, Claim
+from fgbench.reproduction.suite import SCALES, SMOKE, Claim
 
 
 class Verdict(Enum):
@@ -47,12 +47,14 @@ def judge(claim: Claim, figures: Mapping[str, Estimate], scale: str) -> Outcome:
     def outcome(verdict: Verdict, why: str = "") -> Outcome:
         return Outcome(claim, measured, verdict, why)
 
-    if math.isnan(measured.value):
-        return outcome(Verdict.NOT_COMPARABLE, "nothing was measured for it")
+    if scale == SMOKE:
+        return outcome(Verdict.NOT_COMPARABLE, "smoke only proves that it runs")
     if claim.test == "none":
         return outcome(Verdict.NOT_COMPARABLE, claim.why)
     if SCALES.index(scale) < SCALES.index(claim.needs):
         return outcome(Verdict.NOT_COMPARABLE, claim.why or f"needs --scale {claim.needs}")
+    if math.isnan(measured.value):
+        return outcome(Verdict.NOT_COMPARABLE, "nothing was measured for it")
     low, high = _ends(measured)
     if claim.test == "near":
         assert claim.value is not None

@@ -13,7 +13,8 @@ from typing import Any, Protocol, cast
 from fgbench.errors import UsageError
 from fgbench.measurement.statistics import Estimate
 
-SCALES = ("smoke", "laptop", "full")
+SMOKE = "smoke"
+SCALES = (SMOKE, "laptop", "full")
 KINDS = ("jobs", "functions", "approximation", "alignment")
 MARKS = {"R": "read in the source", "D": "digitised from a figure, ±3 %", "C": "computed, an oracle"}
 FOLDER = Path(__file__).parent.parent / "suites"
