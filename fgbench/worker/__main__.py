@@ -59,8 +59,8 @@ def _do(request: dict[str, Any], channel: TextIO) -> None:
             find_modes(matched.problem(matched.batches(BATCHES)), specs, request["seconds"], report)
         case "time":
             problem = matched.problem(matched.batches(BATCHES))
-            asked = (request[name] for name in ("reference", "process", "seconds"))
-            time_methods(problem, specs, *asked, report, request["slowed"])
+            reference, process, seconds = (request[name] for name in ("reference", "process", "seconds"))
+            time_methods(problem, specs, reference, process, seconds, report, request["slowed"])
         case "alone":
             problem = matched.problem(matched.batches(BATCHES))
             time_alone(problem, request["alone"], request["process"], request["seconds"], report)
