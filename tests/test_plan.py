@@ -48,7 +48,7 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("changes", "line"),
         [
-            ({"archs": ("resnet",)}, "no architecture 'resnet': there are cnn, logreg, mlp"),
+            ({"archs": ("lenet",)}, "no architecture 'lenet': there are cnn, logreg, mlp"),
             ({"archs": ()}, "--arch: name at least one"),
             ({"methods": ("telepathy",)}, "no method 'telepathy': there are backprop, forward"),
             ({"methods": ()}, "--method: name at least one"),
@@ -60,7 +60,8 @@ class TestBadInput:
             ({"dataset": "synthetic:samples=1"}, "synthetic:samples=1: must be at least 8"),
             ({"depths": (0,)}, "--depth 0: must be at least 1"),
             ({"depths": (2, -3)}, "--depth -3: must be at least 1"),
-            ({"archs": ("logreg",), "depths": (2,)}, "--arch logreg has a fixed depth of 1"),
+            ({"archs": ("logreg",), "depths": (2,)}, "--depth 2: the depth of logreg is 1; leave"),
+            ({"archs": ("resnet",), "depths": (18, 50)}, "--depth 50: the depth of resnet is 18 or 34;"),
             ({"width": 0}, "--width 0: must be at least 1"),
             ({"width": -5}, "--width -5: must be at least 1"),
             ({"batch": 0}, "--batch 0: must be at least 1"),
