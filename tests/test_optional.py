@@ -20,7 +20,7 @@ def test_an_architecture_names_another(name, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-@pytest.mark.parametrize("name", ["mnist"])
+@pytest.mark.parametrize("name", ["mnist", "cifar10"])
 def test_a_dataset_names_another(name, monkeypatch, tmp_path):
     monkeypatch.setitem(sys.modules, "torchvision.datasets", None)
     with pytest.raises(UsageError, match=r"needs torchvision, .* --dataset digits"):

@@ -55,7 +55,7 @@ class TestBadInput:
             ({"methods": ("forward:structure=odd",)}, "must be one of gaussian, rademacher"),
             ({"methods": ("forward:colour=red",)}, "forward has no option 'colour'"),
             ({"methods": ("forward", "forward:structure=gaussian")}, "--method forward is given twice"),
-            ({"dataset": "imagenet"}, "no dataset 'imagenet': there are digits"),
+            ({"dataset": "imagenet"}, "no dataset 'imagenet': there are cifar10, digits"),
             ({"dataset": "digits:size=3"}, "digits has no option 'size': it has none"),
             ({"dataset": "synthetic:samples=1"}, "synthetic:samples=1: must be at least 8"),
             ({"depths": (0,)}, "--depth 0: must be at least 1"),
