@@ -253,16 +253,9 @@ def resolve_threads(asked: int | None) -> int:
 
 
 def _grid(config: Config) -> list[tuple[str, int]]:
-    cells = []
+    cells: list[tuple[str, int]] = []
     for arch in config.archs:
-        architecture = architectures.find(arch)
-        depths = config.depths or (architecture.default_depth,)
-        if architecture.fixed_depth and config.depths and set(config.depths) != {architecture.default_depth}:
-            raise UsageError(
-                f"--arch {arch} has a fixed depth of {architecture.default_depth}: "
-                "leave --depth out, or run it apart from the others."
-            )
-        cells += list(product([arch], depths))
+        cells += product([arch], config.depths or (architectures.find(arch).default_depth,))
     return cells
 
 

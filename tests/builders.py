@@ -14,10 +14,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 from torch import Tensor, nn
 
+from fgbench import architectures
 from fgbench.datasets import Dataset
+from fgbench.errors import UsageError
 from fgbench.measurement.clock import Reading
 from fgbench.measurement.interleave import Arm
 from fgbench.methods import Batch, Step
@@ -103,6 +106,19 @@ def tiny_mlp(seed: int = 0, dtype: torch.dtype = torch.float64, classes: int = 3
     torch.manual_seed(seed)
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 5), nn.Tanh(), nn.Linear(5, classes))
     return model.to(dtype).train()
+
+
+def built_model(
+    arch: str, depth: int | None, width: int, in_shape: tuple[int, ...], classes: int
+) -> nn.Module:
+    """A registered architecture at a depth, or at its least; a skip where its torchvision does not import."""
+    depth = depth or min(architectures.find(arch).depths, default=2)
+    try:
+        return architectures.build(arch, depth, width, in_shape, classes)
+    except UsageError as error:
+        if "needs torchvision" in str(error):
+            pytest.skip(str(error))
+        raise
 
 
 def tiny_batch(dtype: torch.dtype = torch.float64, samples: int = 6) -> Batch:

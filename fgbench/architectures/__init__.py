@@ -35,15 +35,20 @@ class Architecture:
             [batch, *in_shape] to logits [batch, classes].
         default_depth: the depth where `--depth` is not given.
         default_width: the width where `--width` is not given.
-        fixed_depth: depth means nothing to this family, `default_depth` is its only one.
         summary: what it is and what depth and width mean, in one line.
+        depths: the only depths that there are; empty where it is any from 1 on.
     """
 
     build: Build
     default_depth: int
     default_width: int
     summary: str
-    fixed_depth: bool = False
+    depths: tuple[int, ...] = ()
+
+    @property
+    def depths_in_words(self) -> str:
+        """Which depths there are, for a line to the user."""
+        return " or ".join(map(str, self.depths)) or "any"
 
 
 def find(name: str) -> Architecture:
@@ -67,11 +72,17 @@ def build(name: str, depth: int, width: int, in_shape: Shape, classes: int) -> n
     """Build and check a model: a module whose output for a batch of 2 is [2, classes].
 
     Raises:
-        UsageError: the build function raises, or gives something else; the line names its file.
+        UsageError: a depth that the family does not have; the build function raises, or gives something
+            else: the line names its file.
     """
     import torch
 
     architecture = find(name)
+    if architecture.depths and depth not in architecture.depths:
+        raise UsageError(
+            f"--depth {depth}: the depth of {name} is {architecture.depths_in_words}; "
+            "leave --depth out, or run it apart from the others."
+        )
     try:
         with redirect_stdout(sys.stderr):  # standard output is the result's
             model = architecture.build(depth, width, in_shape, classes)

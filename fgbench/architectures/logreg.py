@@ -16,6 +16,6 @@ architecture = Architecture(
     build,
     default_depth=1,
     default_width=1,
-    fixed_depth=True,
+    depths=(1,),
     summary="logistic regression, one linear layer; takes no depth and no width",
 )

@@ -44,6 +44,8 @@ def _described(registered: Any) -> str:
     if inspect.isclass(registered):
         lines += [f"  [green]{o.name}[/green]={o.default}  {escape(o.help)}" for o in options_of(registered)]
     else:
-        depth = "fixed" if registered.fixed_depth else f"default {registered.default_depth}"
-        lines.append(f"  [dim]depth {depth}, width default {registered.default_width}[/dim]")
+        depth, width = registered.default_depth, registered.default_width
+        lines.append(
+            f"  [dim]depth {registered.depths_in_words}, default {depth}; width default {width}[/dim]"
+        )
     return "\n".join(lines)

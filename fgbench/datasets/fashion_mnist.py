@@ -3,15 +3,16 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from fgbench.datasets.mnist import MNIST
+from fgbench.datasets._torchvision import TorchvisionSource
 
 
 @dataclass(frozen=True)
-class FashionMNIST(MNIST):
+class FashionMNIST(TorchvisionSource):
     """50 000 training and 10 000 validation images [1, 28, 28] of ten kinds of clothing."""
 
     summary: ClassVar[str] = "Fashion-MNIST by torchvision: 50 000 training, 10 000 validation images"
-    torchvision_name: ClassVar[str] = "FashionMNIST"
+    name: ClassVar[str] = "FashionMNIST"
+    folder: ClassVar[str] = "FashionMNIST/raw"
 
 
 dataset = FashionMNIST

@@ -136,9 +136,8 @@ class ActivityStep(Step):
 
     def expected(self, gradient: Sequence[Tensor], model: nn.Module, batch: Batch) -> list[Tensor]:
         """The same noise against ∂f/∂z of reverse mode, layer by layer."""
-        calls = self._calls(model)
-        value = self.pushforward.loss(model(batch[0]), batch[1])
-        slopes = torch.autograd.grad(value, [c.output for c in calls])
+        output, calls = self._calls(model, batch[0])
+        slopes = torch.autograd.grad(self.pushforward.loss(output, batch[1]), [c.output for c in calls])
         by_sample = self._by_sample(model, batch, slopes)
         weights = self._weigh(by_sample)
         named = trainable(model)
@@ -155,16 +154,22 @@ class ActivityStep(Step):
             tangent.add_to(found[name], self._weigh_whole(by_sample))
         return list(found.values())
 
-    def _calls(self, model: nn.Module) -> list[_Call]:
-        """A list that fills with the calls of the perturbed layers while `model` runs."""
+    def _calls(self, model: nn.Module, x: Tensor) -> tuple[Any, list[_Call]]:
+        """The model's output, and the calls of the perturbed layers on the way to it."""
         calls: list[_Call] = []
 
-        def record(module: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any], output: Any) -> None:
-            calls.append(_Call(module, inputs, options, _first(output)))
+        def record(module: nn.Module, inputs: tuple[Any, ...], options: dict[str, Any], output: Any) -> Any:
+            first = _first(output)
+            calls.append(_Call(module, inputs, options, first))
+            # The model goes on with a copy, which a layer in place may overwrite.
+            return (first.clone(), *output[1:]) if isinstance(output, tuple) else first.clone()
 
-        for name in {self.names[id(s.module)] for s in self.sites}:
-            model.get_submodule(name).register_forward_hook(record, with_kwargs=True)
-        return calls
+        modules = [model.get_submodule(name) for name in {self.names[id(s.module)] for s in self.sites}]
+        hooks = [m.register_forward_hook(record, with_kwargs=True) for m in modules]
+        output = model(x)
+        for hook in hooks:
+            hook.remove()
+        return output, calls
 
     def _by_sample(self, model: nn.Module, batch: Batch, slopes: Sequence[Tensor]) -> Tensor:
         """⟨∂f/∂z, ε⟩ of each sample, [k, B], over all layers and free parameters."""

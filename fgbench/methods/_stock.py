@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fgbench.methods import PLAIN, Batch, Conditions, Loss, trainable
 from fgbench.methods._compile import compiled
@@ -40,7 +41,8 @@ class StockStep(ForwardStep):
     @torch.no_grad()
     def _forward(self, batch: Batch) -> None:
         tangents = {name: t.full()[0] for name, t in self.tangents.by_name.items()}
-        self.value, self.directional_derivative, moved = self.jvp(tangents, *batch)
+        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no forward mode (pytorch #128971)
+            self.value, self.directional_derivative, moved = self.jvp(tangents, *batch)
         for name, statistic in moved.items():
             self.buffers[name].copy_(statistic)
 

@@ -6,8 +6,9 @@ import pytest
 import torch
 
 from fgbench import architectures, methods, registry
+from fgbench.errors import UsageError
 from fgbench.worker.matched import weights_hash
-from tests.builders import cross_entropy
+from tests.builders import built_model, cross_entropy
 
 NAMES = registry.names("architectures")
 IN_SHAPE, CLASSES = (1, 8, 8), 5
@@ -16,9 +17,7 @@ IN_SHAPE, CLASSES = (1, 8, 8), 5
 def built(name: str, depth: int | None = None, seed: int = 0) -> torch.nn.Module:
     family = architectures.find(name)
     torch.manual_seed(seed)
-    return architectures.build(
-        name, depth or family.default_depth, min(family.default_width, 8), IN_SHAPE, CLASSES
-    )
+    return built_model(name, depth or family.default_depth, min(family.default_width, 8), IN_SHAPE, CLASSES)
 
 
 def parameters(model: torch.nn.Module) -> int:
@@ -32,15 +31,22 @@ class TestEveryArchitecture:
         assert weights_hash(built(name, seed=3)) != weights_hash(built(name, seed=4))
 
     def test_depth_is_honoured(self, name):
-        family = architectures.find(name)
-        if family.fixed_depth:
-            assert parameters(built(name, 1)) == parameters(built(name, 3))
-            return
+        depths = architectures.find(name).depths or (1, 2, 3, 6)
         # At one width each layer more has weights of its own; pooling may shrink what comes after it.
-        layers = [sum(1 for p in built(name, depth).parameters() if p.ndim > 1) for depth in (1, 2, 3, 6)]
+        layers = [sum(1 for p in built(name, depth).parameters() if p.ndim > 1) for depth in depths]
         assert layers == sorted(set(layers)), layers
-        counts = [parameters(built(name, depth)) for depth in (2, 3, 6)]
+        counts = [parameters(built(name, depth)) for depth in depths if depth != 1]
         assert counts == sorted(set(counts)), counts
+
+    def test_a_depth_that_it_does_not_have_is_refused_with_those_that_it_has(self, name):
+        family = architectures.find(name)
+        if not family.depths:
+            pytest.skip("has any depth")
+        assert family.default_depth in family.depths
+        with pytest.raises(UsageError) as caught:
+            built(name, max(family.depths) + 1)
+        assert all(str(depth) in str(caught.value) for depth in family.depths)
+        assert "\n" not in str(caught.value)
 
     @pytest.mark.parametrize("batch", [1, 3])
     def test_output_is_a_logit_for_each_class(self, name, batch):
@@ -49,7 +55,7 @@ class TestEveryArchitecture:
     def test_takes_mnist_shaped_images_at_its_defaults(self, name):
         family = architectures.find(name)
         width = min(family.default_width, 16)
-        model = architectures.build(name, family.default_depth, width, (1, 28, 28), 10)
+        model = built_model(name, family.default_depth, width, (1, 28, 28), 10)
         assert model(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
 
     def test_a_backprop_step_in_float64_moves_every_parameter(self, name):
@@ -62,11 +68,9 @@ class TestEveryArchitecture:
         assert not still
 
     def test_signal_neither_dies_nor_explodes_with_depth(self, name):
-        family = architectures.find(name)
-        if family.fixed_depth:
-            pytest.skip("has one depth only")
         torch.manual_seed(0)
-        model = architectures.build(name, 30, 32, IN_SHAPE, CLASSES).eval()
+        depth = max(architectures.find(name).depths, default=30)
+        model = built_model(name, depth, 32, IN_SHAPE, CLASSES).train()  # by the batch's own statistics
         spread = float(model(torch.randn(64, *IN_SHAPE)).detach().std())
         assert 1e-2 < spread < 1e2, spread
 

@@ -7,7 +7,7 @@ import torch
 
 from fgbench import datasets, registry
 from fgbench.datasets import Dataset
-from fgbench.datasets.mnist import MNIST
+from fgbench.datasets._torchvision import TorchvisionSource
 from fgbench.errors import UsageError
 from fgbench.options import canonical, options_of
 from tests.builders import data_folder
@@ -18,9 +18,8 @@ ALL = 10**9  # more than any validation split has
 
 def loaded(name: str) -> Dataset:
     source = datasets.find(name)
-    if isinstance(source, MNIST):
-        raw = data_folder() / source.torchvision_name / "raw"
-        if not raw.is_dir():
+    if isinstance(source, TorchvisionSource):
+        if not (data_folder() / source.folder).is_dir():
             pytest.skip(f"{name} is not in {data_folder().name}/, and a test downloads nothing")
         pytest.importorskip("torchvision", exc_type=Exception)
     return datasets.load(name, data_folder(), ALL)

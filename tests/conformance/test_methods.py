@@ -9,10 +9,10 @@ import pytest
 import torch
 from scipy import stats
 
-from fgbench import architectures, methods, oracle, registry
+from fgbench import methods, oracle, registry
 from fgbench.options import canonical, options_of
 from fgbench.worker.matched import weights_hash
-from tests.builders import cross_entropy, flat, reverse_gradient, tiny_batch, tiny_mlp, updates
+from tests.builders import built_model, cross_entropy, flat, reverse_gradient, tiny_batch, tiny_mlp, updates
 
 DRAWS = 3000
 FALSE_ALARMS = 1e-4  # of a whole test of unbiasedness, over all components
@@ -48,7 +48,7 @@ def every_spec() -> list[str]:
 
 def small_model(arch: str, dtype: torch.dtype) -> torch.nn.Module:
     torch.manual_seed(1)
-    return architectures.build(arch, 2, 8, IN_SHAPE, CLASSES).to(dtype).train()
+    return built_model(arch, None, 8, IN_SHAPE, CLASSES).to(dtype).train()
 
 
 def small_batch(dtype: torch.dtype) -> methods.Batch:

@@ -11,6 +11,7 @@ from scipy import stats
 from torch import nn
 
 from fgbench import methods
+from fgbench.oracle import check_step
 from fgbench.pushforward.engine import Pushforward
 from tests.builders import cross_entropy, flat, reverse_gradient, updates
 
@@ -47,6 +48,10 @@ def built(name: str) -> tuple[nn.Module, tuple[torch.Tensor, torch.Tensor]]:
             nn.Flatten(), nn.Linear(32, 3), nn.BatchNorm1d(3), nn.Tanh(), nn.Linear(3, 3)
         ),
         "attention": Attending(),
+        "in place": nn.Sequential(
+            nn.Conv2d(2, 3, 3), nn.ReLU(inplace=True), nn.Flatten(), nn.Linear(12, 4),
+            nn.ReLU(inplace=True), nn.Linear(4, 3),
+        ),
     }  # fmt: skip
     x = torch.randn(4, 3, 4).double() if name == "attention" else image
     return models[name].double().train(), (x, target)
@@ -65,6 +70,14 @@ def test_unbiased_in_every_layer(name, options):
     for (layer, _), g in zip(model.named_parameters(), gradient, strict=True):
         own, start = z[start : start + g.numel()], start + g.numel()
         assert float(own.max()) < float(stats.norm.isf(FALSE_ALARMS / 2 / g.numel())), layer
+
+
+@pytest.mark.parametrize("name", ["in place", "attention"])
+@pytest.mark.parametrize("options", ["", ",tangents=2"])
+def test_the_oracle_knows_layers_in_place_and_parameters_of_no_layer(name, options):
+    model, batch = built(name)
+    for seed in range(5):
+        check_step(methods.find(f"forward:structure=activity{options}"), model, cross_entropy, batch, seed)
 
 
 def test_variance_falls_with_the_batch_as_its_closed_form_says():
