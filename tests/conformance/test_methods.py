@@ -34,6 +34,8 @@ TOGETHER = [
     "forward:structure=rank-one,entries=gaussian",
     "forward:structure=activity,entries=gaussian",
     "forward:engine=stock,structure=rademacher",
+    *(f"local-guess:guess={g},space={s}" for g in ("random", "ntk") for s in ("weight", "activation")),
+    "local-guess:target=local,guess=fixed-ntk,space=activation",
     "backprop:checkpoint=true",
     "backprop:checkpoint=true,segments=sqrt",
     "backprop:checkpoint=true,update=in-backward",
