@@ -10,7 +10,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from fgbench import registry
 from fgbench.errors import UsageError
@@ -102,6 +102,16 @@ class Step(ABC):
         have to know.
         """
         return []
+
+    def state(self) -> dict[str, Any]:
+        """What the next step depends on besides model, optimiser and generators, as tensors and plain
+        values: networks of its own that it trains.
+        """
+        return {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on from the `state` of a step of the same method; its generators are set apart from it."""
+        assert not state, "it has none to go on from"
 
 
 class Method(ABC):

@@ -105,6 +105,14 @@ class CapturedStep(Step):
         """Those of the captured step."""
         return self.step.generators()
 
+    def state(self) -> dict[str, Any]:
+        """That of the captured step."""
+        return self.step.state()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Into the captured step."""
+        self.step.load_state(state)
+
     def notes(self) -> list[str]:
         """Those of the captured step."""
         return self.step.notes()

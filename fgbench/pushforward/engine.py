@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from fgbench.pushforward.activity import ActivityContext
 from fgbench.pushforward.context import Context, buffers_kept, draws_again
-from fgbench.pushforward.dual import Dual, duals_in, map_duals
+from fgbench.pushforward.dual import Dual, duals_in, map_duals, primal_of
 from fgbench.pushforward.dual_numbers import by_dual_numbers
-from fgbench.pushforward.fallback import by_jvp
+from fgbench.pushforward.fallback import by_jvp, module_by_jvp
 from fgbench.pushforward.program import Program
 from fgbench.pushforward.rules import NoRuleError, rule_of_loss
 from fgbench.pushforward.tangents import Full, Tangent
@@ -78,21 +78,39 @@ class Pushforward:
 
     def run(self, program: Program, context: Context, batch: Batch) -> tuple[Tensor, Tensor]:
         """One pass: the loss [] and its derivatives [k, B] by sample, or [k, 1] where a loss has no rule."""
-        output = program(context, batch[0])
+        return self.derivatives(context, program(context, batch[0]), batch[1])
+
+    @torch.no_grad()
+    def push(self, context: Context, x: Any) -> Any:
+        """The model's output, with tangents, for an input that may have some already.
+
+        Args:
+            context: with those of parameters.
+            x: a tensor, a `Dual` of as many tangents as the context has, or a tuple of such.
+        """
+        program = self.program(map_duals(primal_of, x))
+        if program is None:
+            return module_by_jvp(context, self.model, (x,), {})
+        return program(context, x)
+
+    @torch.no_grad()
+    def derivatives(self, context: Context, output: Any, target: Tensor) -> tuple[Tensor, Tensor]:
+        """The loss of an output [], and its derivatives, of the shapes that `run` gives."""
         if not duals_in((output,)):
-            return self.loss(output, batch[1]), batch[0].new_zeros(context.count, 1)
+            value = self.loss(output, target)
+            return value, value.new_zeros(context.count, 1)
         rule = rule_of_loss(self.loss)
         if rule is not None and isinstance(output, Dual):
             try:
-                return rule(output, batch[1])
+                return rule(output, target)
             except NoRuleError:
                 pass
         self._fallbacks.add("loss: torch.func.jvp")
-        result = by_jvp(context, self.loss, (output, batch[1]), {})
+        result = by_jvp(context, self.loss, (output, target), {})
         return result.primal, result.tangents.unsqueeze(1)
 
     @torch.no_grad()
-    def program(self, x: Tensor) -> Program | None:
+    def program(self, x: Any) -> Program | None:
         """The traced model; None where it runs on dual numbers."""
         mode = self.model.training
         if mode not in self.programs:
@@ -103,7 +121,7 @@ class Pushforward:
                 self._fallbacks.add(f"model: dual numbers ({error})")
         return self.programs[mode]
 
-    def _traced(self, x: Tensor) -> Program:
+    def _traced(self, x: Any) -> Program:
         try:
             program = Program(self.model)
         except Exception as error:  # whatever a user's forward does with a proxy
@@ -111,8 +129,9 @@ class Pushforward:
         # With tangents of zero, so that every rule is in force.
         still = {id(p): Full(p.new_zeros(1).expand(1, *p.shape)) for p in self.model.parameters()}
         outputs = []
+        device = (x[0] if isinstance(x, tuple) else x).device
         for run in (lambda: self.model(x), lambda: program(Context(1, still), x)):
-            with draws_again(x.device), buffers_kept(self.model):
+            with draws_again(device), buffers_kept(self.model):
                 outputs.append(run())
         if not _same(outputs[0], map_duals(lambda d: d.primal, outputs[1])):
             raise UntraceableError("its trace computes something else")

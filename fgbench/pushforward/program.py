@@ -78,8 +78,8 @@ class Program:
         # Parameters of no layer, that a forward uses by themselves.
         self.free_parameters = {id(p) for p in held if isinstance(p, nn.Parameter)}
 
-    def __call__(self, context: Context, x: Tensor) -> Any:
-        """The model's output: a `Dual`, or a plain tensor if nothing moved."""
+    def __call__(self, context: Context, x: Any) -> Any:
+        """The model's output: a `Dual`, or a plain tensor if nothing moved; `x` may move already."""
         values: dict[str, Any] = {self.input: x}
         for instruction in self.instructions:
             arguments, options = _given(instruction, values)

@@ -168,6 +168,7 @@ class Trainee:
         return {
             "model": self.model.state_dict(),
             "optimizer": optimizer.state_dict() if optimizer else None,
+            "step": self.step.state(),
             "generators": [generator.get_state() for generator in self.step.generators()],
             "randomness": self._randomness.state(),
             "iteration": self.iteration,
@@ -181,6 +182,7 @@ class Trainee:
         self.model.load_state_dict(state["model"])
         if self.step.optimizer:
             self.step.optimizer.load_state_dict(state["optimizer"])
+        self.step.load_state(state["step"])
         for generator, own in zip(self.step.generators(), state["generators"], strict=True):
             generator.set_state(own)
         self._randomness.restore(state["randomness"])

@@ -21,6 +21,9 @@ METHODS = [
     "forward:structure=activity",
     "forward:tangents=3,combine=projection,store=seed",
     "spsa",
+    "local-losses",
+    "local-guess",
+    "local-guess:guess=rademacher,space=activation",
 ]
 OPTIMIZERS = ["sgd:momentum=0.9,weight_decay=5e-4", "adam", "rmsprop:alpha=0.9", "adamw:amsgrad=true"]
 
@@ -126,7 +129,14 @@ def test_a_compiled_step_moves_weights_and_statistics_once():
 
 
 @pytest.mark.parametrize(
-    "spec", ["forward:store=seed", "forward:structure=activity", "backprop:checkpoint=true"]
+    "spec",
+    [
+        "forward:store=seed",
+        "forward:structure=activity",
+        "backprop:checkpoint=true",
+        "local-losses",
+        "local-guess",
+    ],
 )
 def test_what_cannot_be_compiled_says_so(spec):
     with pytest.raises(UsageError, match="runs eagerly"):

@@ -1,0 +1,130 @@
+"""A model cut into consecutive blocks, for methods that train each by itself.
+
+What goes from block to block is a tensor; between the halves of a residual block, a pair of what its
+layers gave and what skips them. Either is called a state here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import chain, pairwise
+from typing import Any
+
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from fgbench.errors import UsageError
+
+State = Any
+"""A tensor or a `Dual`, [batch, …]; or (activation, skip) of them."""
+
+
+def each(change: Callable[..., Any], *states: State) -> State:
+    """`change` of a state, or of its parts; several states go side by side."""
+    if isinstance(states[0], tuple):
+        return tuple(change(*parts) for parts in zip(*states, strict=True))
+    return change(*states)
+
+
+def activation(state: State) -> Any:
+    """What a block's own layers gave: the state without what skips them."""
+    return state[0] if isinstance(state, tuple) else state
+
+
+def cut(model: nn.Module, count: int, method: str) -> list[nn.Module]:
+    """The model as `count` blocks in a row, or as many as it has; they share its layers.
+
+    Layers with parameters open a block, batch norms apart; a residual network's blocks are its
+    residual ones, or the halves of them where more are asked for, with its stem before the first and
+    its head behind the last (Fournier et al. 2023).
+
+    Args:
+        model: an nn.Sequential.
+        count: of blocks, at most.
+        method: its name, for the message.
+
+    Raises:
+        UsageError: it is no nn.Sequential, nothing in it can be trained, or blocks share a parameter.
+    """
+    if not isinstance(model, nn.Sequential) or type(model).forward is not nn.Sequential.forward:
+        raise UsageError(f"{method} cuts an nn.Sequential into blocks, and this is a {type(model).__name__}.")
+    units = _units(_layers(model), count)
+    if not units:
+        raise UsageError(f"{method} needs a layer other than a batch norm that is trained.")
+    count = min(count, len(units))
+    bounds = [index * len(units) // count for index in range(count + 1)]
+    blocks: list[nn.Module] = [nn.Sequential(*chain(*units[a:b])) for a, b in pairwise(bounds)]
+    owned = [id(p) for block in blocks for p in block.parameters()]
+    if len(set(owned)) < len(owned):
+        raise UsageError(f"{method} trains each block by itself, and here two share a parameter.")
+    return blocks
+
+
+def _layers(model: nn.Sequential) -> list[nn.Module]:
+    """What it calls, one after the other; an nn.Sequential within stands for its own."""
+    nested = (_layers(m) if type(m) is nn.Sequential else [m] for m in model)
+    return list(chain(*nested))
+
+
+def _units(layers: list[nn.Module], count: int) -> list[list[nn.Module]]:
+    """The smallest pieces to cut between. Flattening goes with what reads it: images stay images."""
+    residual = sum(map(_is_residual, layers))
+    if count > residual:
+        layers = list(chain(*(_halves(m) if _is_residual(m) else [m] for m in layers)))
+    units: list[list[nn.Module]] = []
+    lead: list[nn.Module] = []
+    for layer in layers:
+        if _opens(layer, bool(residual)):
+            units.append([*lead, layer])
+            lead = []
+        elif not units or lead or isinstance(layer, nn.Flatten):
+            lead.append(layer)
+        else:
+            units[-1].append(layer)
+    if units:
+        units[-1] += lead
+    return units
+
+
+def _opens(layer: nn.Module, residual: bool) -> bool:
+    if residual:
+        return _is_residual(layer) or isinstance(layer, FirstHalf | SecondHalf)
+    return any(p.requires_grad for p in layer.parameters()) and not isinstance(layer, _BatchNorm)
+
+
+def _is_residual(layer: nn.Module) -> bool:
+    """Whether it is torchvision's BasicBlock, which is not imported to find out."""
+    kind = type(layer)
+    return (kind.__module__, kind.__qualname__) == ("torchvision.models.resnet", "BasicBlock")
+
+
+def _halves(block: Any) -> list[nn.Module]:
+    return [FirstHalf(block), SecondHalf(block)]
+
+
+class FirstHalf(nn.Module):
+    """A BasicBlock up to its first activation: x → (activation, x)."""
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        self.conv1, self.bn1, self.relu = block.conv1, block.bn1, block.relu
+
+    def forward(self, x: Any) -> Any:
+        """[batch, channels, height, width] → the activation, and the input for the skip."""
+        return self.relu(self.bn1(self.conv1(x))), x
+
+
+class SecondHalf(nn.Module):
+    """The rest of it: (activation, x) → output."""
+
+    def __init__(self, block: Any) -> None:
+        super().__init__()
+        self.conv2, self.bn2, self.relu = block.conv2, block.bn2, block.relu
+        self.downsample = block.downsample
+
+    def forward(self, state: Any) -> Any:
+        """The second convolution's output, and the skip added."""
+        activated, skip = state
+        if self.downsample is not None:
+            skip = self.downsample(skip)
+        return self.relu(self.bn2(self.conv2(activated)) + skip)

@@ -1,0 +1,258 @@
+"""Local gradient guesses: forward mode tells how far to go in a direction that a block found by itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fgbench.errors import UsageError
+from fgbench.methods import PLAIN, Batch, Conditions, Loss, Method, Step
+from fgbench.methods._activity import MEET
+from fgbench.methods._auxiliary import HELP, KINDS
+from fgbench.methods._blocks import State, activation, each
+from fgbench.methods._blockwise import Block, BlockwiseStep, by_block, in_order
+from fgbench.methods._spaces import SPACES, Guess, drops, samples_meet
+from fgbench.options import option
+from fgbench.pushforward.context import Context, buffers_kept, draws_again
+from fgbench.pushforward.dual import Dual, primal_of
+from fgbench.pushforward.structures import Fill
+
+ENTRIES = {"random": "gaussian", "rademacher": "rademacher"}
+TRAINED, STILL = "trained", "still"  # sets of auxiliary networks
+
+
+@dataclass(frozen=True)
+class LocalGuess(Method):
+    """g = ⟨T, G⟩ / (‖G‖² + ε) · G, block by block: a target T, along a guess G."""
+
+    target: str = option(
+        "global",
+        "T, whose derivative along the guess is measured: global, the gradient of the end-to-end loss; "
+        "local, that of the block's auxiliary loss",
+        choices=("global", "local"),
+    )
+    guess: str = option(
+        "local",
+        "G: random, N(0, 1); rademacher, ±1; local, the gradient of the block's auxiliary loss; ntk, that of "
+        "an auxiliary network drawn anew every batch; fixed-ntk, of one drawn once and never trained",
+        choices=("random", "rademacher", "local", "ntk", "fixed-ntk"),
+    )
+    space: str = option(
+        "batch-weight",
+        "what is perturbed: weight, the weights of each sample; batch-weight, those that the batch shares; "
+        "activation, the block's output",
+        choices=tuple(SPACES),
+    )
+    aux: str = option("linear", HELP, choices=KINDS)
+    blocks: int = option(8, "that the model is cut into, or as many as it has", minimum=1)
+
+    summary: ClassVar[str] = "forward gradient along a guess from each block's own loss, or a random one"
+    source: ClassVar[str] = "Fournier et al. 2023 (arXiv 2306.06968)"
+
+    @property
+    def unbiased(self) -> bool:
+        """Even along random guesses the mean is the gradient over n, for the n numbers of a guess."""
+        return False
+
+    @property
+    def queries(self) -> int:
+        """The value; 2 for reverse mode within the blocks, 1 where it is the last block's alone; and the
+        tangents: each passes what is behind its block, half the model in the mean.
+        """
+        back = 1 if self.guess in ENTRIES and self.space != "activation" else 2
+        along = -(-self.blocks // 2) if self.target == "global" else 1
+        return 1 + back + along
+
+    def prepare(self, model: nn.Module, loss: Loss, seed: int, conditions: Conditions = PLAIN) -> Step:
+        """Bind to a model; random guesses and auxiliary networks come from `seed` alone."""
+        return LocalGuessStep(model, loss, seed, self, conditions)
+
+
+class LocalGuessStep(BlockwiseStep):
+    """One way through the blocks: a block's guess, its tangent, and those of the blocks before it.
+
+    The last block has the true gradient. Each block's derivative is its own: the tangents of all go on
+    side by side, from their blocks to the loss. Where samples meet behind a block, as in batch
+    statistics, or in an auxiliary network's, all share one derivative. In activation space the blocks'
+    graphs live until the derivatives are known.
+    """
+
+    name = "local-guess"
+
+    def __init__(
+        self, model: nn.Module, loss: Loss, seed: int, options: LocalGuess, conditions: Conditions
+    ) -> None:
+        self.options = options
+        self.space = SPACES[options.space]()
+        super().__init__(model, loss, seed, options.blocks, options.aux, conditions)
+        self.drawn = options.guess in ENTRIES
+        self.fill = Fill(ENTRIES.get(options.guess, "gaussian"), self.generator)
+        self.end_to_end = options.target == "global"
+        # What the way through a block is recorded for, and whether there has to be one without tangents.
+        self.records = self.space.records or not (self.drawn or self.space.by_sample)
+        self.looks = self.space.records or not self.drawn or not self.end_to_end
+        self.together: list[bool] | None = None
+
+    def roles(self) -> dict[str, bool]:
+        """Trained networks for a local guess or target; others for a guess by networks that are not."""
+        trained = "local" in (self.options.guess, self.options.target)
+        still = self.options.guess in ("ntk", "fixed-ntk")
+        return {role: role == TRAINED for role, is_in in ((TRAINED, trained), (STILL, still)) if is_in}
+
+    def _draw(self, batch: Batch) -> None:
+        super()._draw(batch)
+        if self.together is None:
+            self.together = self._meetings(batch[0])
+        if self.options.guess == "ntk" and self.inner:
+            self.auxiliaries[STILL].initialise(self.generator)
+        self.guesses: list[Guess] = [self._drawn(i, len(batch[0])) for i in range(len(self.inner))]
+
+    def _drawn(self, index: int, samples: int) -> Guess:
+        if not self.drawn:
+            return ()
+        assert self.shapes is not None
+        like = self.parameters[0]
+        shapes = self.space.shapes(self.inner[index], self.shapes[index], samples)
+        return [self.fill(like.new_empty(shape, requires_grad=False)) for shape in shapes]
+
+    @torch.no_grad()
+    def _meetings(self, x: Tensor) -> list[bool]:
+        """For each block but the last, whether its samples share a derivative."""
+        meet, state = [], x
+        with draws_again(x.device), buffers_kept(self.model):
+            for block in self.blocks:
+                meet.append(samples_meet(block.pushforward, state))
+                state = block.module(state)
+        if self.options.space == "weight" and (any(meet[:-1]) or any(drops(b.module) for b in self.inner)):
+            raise UsageError(
+                "local-guess:space=weight has weights for each sample, and batch norm or dropout needs the "
+                "whole batch: use space=batch-weight or space=activation."
+            )
+        return [not self.end_to_end or any(meet[i + 1 :]) for i in range(len(self.inner))]
+
+    def _forward(self, batch: Batch) -> None:
+        x, moved, self.outputs, self.derivatives = batch[0], None, [], []
+        for index, block in enumerate(self.inner):
+            # Every pass through a block drops the same units, and the first alone moves its buffers.
+            onwards = moved is not None
+            output = self._look(index, block, x, batch[1], again=self.space.passes or onwards)
+            with torch.no_grad(), draws_again(batch[0].device, onwards and self.space.passes):
+                own = self.space.push(block, x, output, self.guesses[index], first=not self.looks)
+            if not self.end_to_end:
+                self.derivatives.append(self.auxiliaries[TRAINED].derivatives(index, own, batch[1]))
+            elif moved is None:
+                moved = own
+            else:
+                earlier = block.pushforward.push(Context(index, {}, first=False), moved)
+                moved = each(_joined, earlier, own)
+            x = each(primal_of, own)
+            self.outputs.append(output if self.space.records else None)
+        with draws_again(batch[0].device, moved is not None):
+            self._forward_last(x, batch[1])
+        if moved is not None:
+            context, last = Context(len(self.inner), {}, first=False), self.last.pushforward
+            _, found = last.derivatives(context, last.push(context, moved), batch[1])
+            self.derivatives = list(found)
+
+    def _look(self, index: int, block: Block, x: State, target: Tensor, *, again: bool) -> State:
+        """A block's output without tangents, and of it the guess; None where the guess needs none."""
+        if not self.looks:
+            return None
+        with draws_again(target.device, again), torch.set_grad_enabled(self.records):
+            output = block.module(x)
+        slopes = {
+            role: auxiliaries.slope(index, output, target, learn=role == TRAINED)
+            for role, auxiliaries in self.auxiliaries.items()
+        }
+        if not self.drawn:
+            slope = slopes[TRAINED if self.options.guess == "local" else STILL]
+            self.guesses[index] = self.space.of_slope(block, x, output, slope)
+        return output
+
+    def _backward(self) -> None:
+        super()._backward()
+        for index, (block, output) in enumerate(zip(self.inner, self.outputs, strict=True)):
+            self._keep(block, self._estimate(index, block, output, self.derivatives[index]))
+        self.outputs = []
+
+    def _estimate(self, index: int, block: Block, output: State, derivatives: Tensor) -> list[Tensor]:
+        """Of the derivatives along the guess, [batch] or [1], the gradient of the block's parameters."""
+        guess = self.guesses[index]
+        squared = self.space.inner(guess, guess)
+        assert self.together is not None
+        if self.together[index] or len(derivatives) < len(squared):
+            derivatives, squared = derivatives.sum(0, keepdim=True), squared.sum(0, keepdim=True)
+        elif not self.space.by_sample:
+            derivatives = derivatives.sum(0, keepdim=True)
+        weights = derivatives / (squared + torch.finfo(squared.dtype).tiny)
+        return self.space.estimate(block, output, guess, weights)
+
+    def expected(self, gradient: Sequence[Tensor], model: nn.Module, batch: Batch) -> list[Tensor]:
+        """The same guesses, with their products with the target as reverse mode finds it."""
+        blocks, targets, outputs = self.targets(gradient, model, batch)
+        found = by_block(model, blocks, gradient)
+        for index, target in enumerate(targets):
+            products = self.space.inner(target, self.guesses[index])
+            found[index] = self._estimate(index, blocks[index], outputs[index], products)
+        return in_order(model, blocks, found)
+
+    def targets(
+        self, gradient: Sequence[Tensor], model: nn.Module, batch: Batch
+    ) -> tuple[list[Block], list[list[Tensor]], list[State]]:
+        """T of each block but the last by reverse mode, in the guess's space; arguments as of `expected`.
+
+        Returns:
+            The blocks of `model`, their targets, and what they gave.
+        """
+        blocks, inputs, outputs = self.by_reverse_mode(model, batch)
+        if self.end_to_end and not self.space.by_sample:
+            return blocks, by_block(model, blocks, gradient)[:-1], outputs
+        slopes = self._slopes(outputs, batch[1])
+        inner = zip(blocks[:-1], inputs, outputs, slopes, strict=False)
+        return blocks, [self.space.of_slope(*of_block) for of_block in inner], outputs
+
+    def _slopes(self, outputs: Sequence[State], target: Tensor) -> Sequence[Tensor]:
+        """Of the targeted loss with respect to what each block but the last gave."""
+        inner = outputs[:-1]
+        if self.end_to_end and inner:
+            value = self.loss(outputs[-1], target)
+            return torch.autograd.grad(value, [activation(o) for o in inner], retain_graph=True)
+        return [self.auxiliaries[TRAINED].slope(i, output, target) for i, output in enumerate(inner)]
+
+    def notes(self) -> list[str]:
+        """Also what fell back, and whether samples meet."""
+        fallen = {text for block in self.blocks for text in block.pushforward.fallbacks}
+        meet = self.space.by_sample and any(self.together or ())
+        return [*super().notes(), *[MEET] * meet, *sorted(fallen)]
+
+
+def alignment(
+    step: LocalGuessStep, gradient: Sequence[Tensor], model: nn.Module, batch: Batch
+) -> list[float]:
+    """The cosine of guess and target for each block but the last, in the space that is perturbed.
+
+    Args:
+        step: that has just been taken.
+        gradient: of the end-to-end loss by reverse mode, at the weights before the step.
+        model: with those weights.
+        batch: of the step.
+    """
+
+    def product(one: Guess, other: Guess) -> float:
+        return float(step.space.inner(one, other).detach().double().sum())
+
+    _, targets, _ = step.targets(gradient, model, batch)
+    pairs = list(zip(targets, step.guesses, strict=True))
+    return [product(t, g) / (product(t, t) * product(g, g)) ** 0.5 for t, g in pairs]
+
+
+def _joined(earlier: Dual, own: Dual) -> Dual:
+    """The tangents of the blocks before, then the block's own."""
+    return Dual(torch.cat([earlier.stack, own.tangents]))
+
+
+method = LocalGuess

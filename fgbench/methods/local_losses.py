@@ -1,0 +1,77 @@
+"""Local losses: every block is trained by an auxiliary loss of its own, and nothing goes back further."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fgbench.methods import PLAIN, Batch, Conditions, Loss, Method, Step
+from fgbench.methods._auxiliary import HELP, KINDS
+from fgbench.methods._blocks import activation, each
+from fgbench.methods._blockwise import BlockwiseStep, by_block, in_order
+from fgbench.options import option
+
+
+@dataclass(frozen=True)
+class LocalLosses(Method):
+    """Greedy training, all blocks at once; the last has the end-to-end loss."""
+
+    aux: str = option("linear", HELP, choices=KINDS)
+    blocks: int = option(8, "that the model is cut into, or as many as it has", minimum=1)
+
+    summary: ClassVar[str] = "each block by its auxiliary loss alone, no gradient between blocks"
+    source: ClassVar[str] = (
+        "Nøkland & Eidnes 2019 (arXiv 1901.06656); Belilovsky et al. 2019 (1901.08164); networks of Fournier "
+        "et al. 2023 (2306.06968)"
+    )
+
+    @property
+    def unbiased(self) -> bool:
+        """An auxiliary loss has another gradient."""
+        return False
+
+    @property
+    def queries(self) -> int:
+        """As backprop's: one way forward and one back, in pieces; auxiliary networks not counted."""
+        return 3
+
+    def prepare(self, model: nn.Module, loss: Loss, seed: int, conditions: Conditions = PLAIN) -> Step:
+        """Bind to a model; auxiliary networks come from `seed` alone."""
+        return LocalLossesStep(model, loss, seed, self.blocks, self.aux, conditions)
+
+
+class LocalLossesStep(BlockwiseStep):
+    """Forward and back within one block after the other: one block's activations live at a time."""
+
+    name = "local-losses"
+
+    def roles(self) -> dict[str, bool]:
+        """One set, trained by its own loss."""
+        return {"own": True}
+
+    def _forward(self, batch: Batch) -> None:
+        x = batch[0]
+        for index, block in enumerate(self.inner):
+            with torch.enable_grad():
+                output = block.module(x)
+            slope = self.auxiliaries["own"].slope(index, output, batch[1], learn=True)
+            self._keep(block, torch.autograd.grad(activation(output), block.parameters, slope))
+            x = each(torch.Tensor.detach, output)
+            del output
+        self._forward_last(x, batch[1])
+
+    def expected(self, gradient: Sequence[Tensor], model: nn.Module, batch: Batch) -> list[Tensor]:
+        """The gradient of the sum of all auxiliary losses, cut between blocks; the last block's own."""
+        blocks, _, outputs = self.by_reverse_mode(model, batch)
+        found = by_block(model, blocks, gradient)
+        for index, (block, output) in enumerate(zip(blocks[:-1], outputs, strict=False)):
+            value = self.loss(self.auxiliaries["own"].networks[index](activation(output)), batch[1])
+            found[index] = list(torch.autograd.grad(value, block.parameters, retain_graph=True))
+        return in_order(model, blocks, found)
+
+
+method = LocalLosses
