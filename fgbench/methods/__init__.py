@@ -103,6 +103,14 @@ class Step(ABC):
         """
         return []
 
+    def state(self) -> list[Tensor]:
+        """What it has learnt for its next steps besides the parameters and the optimiser's state."""
+        return []
+
+    def restore(self, state: Sequence[Tensor]) -> None:
+        """Go on with what another step of the same kind had learnt."""
+        assert not state, "nothing is learnt"
+
 
 class Method(ABC):
     """A way of training; its fields are the options of `--method name:option=value`."""

@@ -169,6 +169,7 @@ class Trainee:
             "model": self.model.state_dict(),
             "optimizer": optimizer.state_dict() if optimizer else None,
             "generators": [generator.get_state() for generator in self.step.generators()],
+            "learnt": self.step.state(),
             "randomness": self._randomness.state(),
             "iteration": self.iteration,
             "train_seconds": self.train_seconds,
@@ -183,6 +184,7 @@ class Trainee:
             self.step.optimizer.load_state_dict(state["optimizer"])
         for generator, own in zip(self.step.generators(), state["generators"], strict=True):
             generator.set_state(own)
+        self.step.restore(state["learnt"])
         self._randomness.restore(state["randomness"])
         self.iteration, self._last_loss = state["iteration"], state["last_loss"]
         self.train_seconds, self.evaluation_seconds = state["train_seconds"], state["evaluation_seconds"]
