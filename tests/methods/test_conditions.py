@@ -15,6 +15,8 @@ from tests.builders import cross_entropy, flat, tiny_batch, tiny_mlp
 METHODS = [
     "backprop",
     "backprop:checkpoint=true",
+    "dfa",
+    "fdfa",
     "forward",
     "forward:engine=stock",
     "forward:structure=rank-one,tangents=3",
@@ -126,7 +128,7 @@ def test_a_compiled_step_moves_weights_and_statistics_once():
 
 
 @pytest.mark.parametrize(
-    "spec", ["forward:store=seed", "forward:structure=activity", "backprop:checkpoint=true"]
+    "spec", ["forward:store=seed", "forward:structure=activity", "backprop:checkpoint=true", "dfa", "fdfa"]
 )
 def test_what_cannot_be_compiled_says_so(spec):
     with pytest.raises(UsageError, match="runs eagerly"):

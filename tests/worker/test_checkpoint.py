@@ -12,7 +12,7 @@ from fgbench.worker.checkpoint import Checkpoint
 from fgbench.worker.training import Protocol, train
 from tests.builders import tiny_matched
 
-SPECS = ("backprop", "forward", "forward:structure=activity", "forward:store=seed", "spsa")
+SPECS = ("backprop", "forward", "forward:structure=activity", "forward:store=seed", "spsa", "dfa", "fdfa")
 PROTOCOL = Protocol(Budget(600.0, iterations=30), decay=0.01, every=3, first=3)
 
 
