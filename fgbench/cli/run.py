@@ -118,7 +118,7 @@ def run(
         int | None,
         typer.Option(
             help="Evaluations of the model in one training run, at most: backprop's step counts 3, a forward "
-            "step 1 + k, spsa's 2. (default: no limit)"
+            "step 1 + k, spsa's and dfa's 2, fdfa's 3. (default: no limit)"
         ),
     ] = None,
     evaluate_every: Annotated[

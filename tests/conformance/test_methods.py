@@ -20,7 +20,7 @@ FALSE_ALARMS = 1e-4  # of a whole test of unbiasedness, over all components
 IN_SHAPE, CLASSES = (1, 8, 8), 5
 
 # Those that may refuse a model, in a line that says why.
-PARTICULAR = ("local-losses", "local-guess")
+PARTICULAR = ("local-losses", "local-guess", "dfa", "fdfa")
 
 # Options that mean something only together.
 TOGETHER = [

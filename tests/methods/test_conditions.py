@@ -21,6 +21,8 @@ METHODS = [
     "forward:structure=activity",
     "forward:tangents=3,combine=projection,store=seed",
     "spsa",
+    "dfa",
+    "fdfa",
     "local-losses",
     "local-guess",
     "local-guess:guess=rademacher,space=activation",
@@ -136,6 +138,8 @@ def test_a_compiled_step_moves_weights_and_statistics_once():
         "backprop:checkpoint=true",
         "local-losses",
         "local-guess",
+        "dfa",
+        "fdfa",
     ],
 )
 def test_what_cannot_be_compiled_says_so(spec):

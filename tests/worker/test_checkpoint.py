@@ -18,6 +18,8 @@ SPECS = (
     "forward:structure=activity",
     "forward:store=seed",
     "spsa",
+    "dfa",
+    "fdfa",
     "local-losses",
     "local-guess:guess=ntk,target=local",
 )

@@ -1,0 +1,141 @@
+"""Direct feedback alignment: the error at the output reaches every layer through a fixed random matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from fgbench.errors import UsageError
+from fgbench.methods import PLAIN, Batch, Conditions, Loss, Method, Part, Step, trainable
+from fgbench.methods._estimate import Update
+from fgbench.methods._pieces import cut
+
+
+@dataclass(frozen=True)
+class Dfa(Method):
+    """A forward pass and local updates; biased, as the feedback matrices know nothing of the weights."""
+
+    summary: ClassVar[str] = (
+        "direct feedback alignment: the output's error, through a fixed random matrix each"
+    )
+    source: ClassVar[str] = "Nøkland 2016 (arXiv 1609.01596)"
+
+    @property
+    def unbiased(self) -> bool:
+        """Only the last layer's estimate is the gradient."""
+        return False
+
+    @property
+    def queries(self) -> int:
+        """The forward pass, and the weights' products: of backprop's 3 without those of the inputs."""
+        return 2
+
+    def prepare(self, model: nn.Module, loss: Loss, seed: int, conditions: Conditions = PLAIN) -> Step:
+        """Bind to a model; the feedback matrices come from `seed` alone.
+
+        Raises:
+            UsageError: another execution mode than eager, or a model that `cut` refuses.
+        """
+        return DfaStep("dfa", model, loss, seed, conditions)
+
+
+class DfaStep(Step):
+    """Forward piece by piece, each recorded by itself, so that no derivative goes from one to another.
+
+    The cotangent of a hidden piece's output h, [batch, *features], is e B, e being ∂loss/∂output,
+    [batch, classes], and B [classes, features]. What it says of the piece's parameters is the piece's own
+    chain rule: for h = f(x Wᵀ) that is ((e B) ⊙ f′)ᵀ x, as in the paper. Pooling and flattening belong to
+    the piece before them. The last piece has e itself, and with it the gradient.
+    """
+
+    def __init__(self, name: str, model: nn.Module, loss: Loss, seed: int, conditions: Conditions) -> None:
+        if conditions.execution != "eager":
+            raise UsageError(f"{name} runs eagerly: leave --exec out.")
+        self.name, self.loss = name, loss
+        self.pieces = cut(model, name)
+        self.parameters = list(trainable(model).values())
+        self.generator = torch.Generator(self.parameters[0].device).manual_seed(seed)
+        self.feedback: list[Tensor] = []
+        self.update = Update(self.parameters, conditions)
+        self.optimizer = self.update.optimizer
+
+    def parts(self, batch: Batch, learning_rate: float) -> dict[str, Part]:
+        """The forward pass, feedback to all layers, update."""
+        return {
+            "forward": lambda: self._forward(batch),
+            "backward": self._backward,
+            "update": lambda: self.update.by_gradients(self.gradients, learning_rate),
+        }
+
+    def _forward(self, batch: Batch) -> None:
+        x, y = batch
+        self.outputs: list[Tensor] = []
+        for index in range(len(self.pieces)):
+            self.outputs.append(self._run(index, x))
+            x = self.outputs[-1].detach()
+        self.output = x.requires_grad_()
+        self.recorded = self.loss(self.output, y)
+        self.value = self.recorded.detach()
+
+    def _run(self, index: int, x: Tensor) -> Tensor:
+        """The output of a piece, recorded."""
+        return self.pieces[index](x)
+
+    def _backward(self) -> None:
+        (error,) = torch.autograd.grad(self.recorded, self.output)
+        cotangents = [*self._fed_back(error), error]
+        self.gradients = torch.autograd.grad(
+            self.outputs, self.parameters, cotangents, materialize_grads=True
+        )
+        del self.outputs, self.output, self.recorded
+
+    def _fed_back(self, error: Tensor) -> list[Tensor]:
+        """The cotangents of the hidden pieces' outputs."""
+        rows, hidden = error.flatten(1), self.outputs[:-1]
+        if not self.feedback:
+            self.feedback = [self._drawn(h.new_empty(rows.shape[1], h[0].numel())) for h in hidden]
+        return [(rows @ b).view_as(h) for b, h in zip(self.feedback, hidden, strict=True)]
+
+    def _drawn(self, matrix: Tensor) -> Tensor:
+        """Uniform of variance 2 / features, as Bacho and Chu's code draws them for this method."""
+        return nn.init.kaiming_uniform_(matrix, generator=self.generator)
+
+    def generators(self) -> list[torch.Generator]:
+        """Of the feedback matrices."""
+        return [self.generator]
+
+    def state(self) -> dict[str, Any]:
+        """The feedback matrices, [classes, features] each."""
+        return {"feedback": self.feedback}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Use these feedback matrices."""
+        self.feedback = list(state["feedback"])
+
+    def expected(self, gradient: Sequence[Tensor], model: nn.Module, batch: Batch) -> list[Tensor]:
+        """Reverse mode through the whole model, the slope at every hidden piece's output put to e B."""
+        return self._by_reverse_mode(self.feedback, model, batch)
+
+    def _by_reverse_mode(self, feedback: Sequence[Tensor], model: nn.Module, batch: Batch) -> list[Tensor]:
+        errors: list[Tensor] = []
+
+        def replaced(slope: Tensor, b: Tensor) -> Tensor:
+            return (errors[0].flatten(1) @ b).view_as(slope)
+
+        def watch(layer: nn.Module, inputs: tuple[Tensor, ...], b: Tensor) -> None:
+            inputs[0].register_hook(partial(replaced, b=b))
+
+        for piece, b in zip(cut(model, self.name)[1:], feedback, strict=True):
+            piece.layer.register_forward_pre_hook(partial(watch, b=b))
+        output = model(batch[0])
+        output.register_hook(errors.append)
+        value = self.loss(output, batch[1])
+        return list(torch.autograd.grad(value, list(trainable(model).values()), materialize_grads=True))
+
+
+method = Dfa

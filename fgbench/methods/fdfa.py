@@ -1,0 +1,156 @@
+"""Forward direct feedback alignment: feedback matrices learnt from derivatives of the output along noise."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+from torch.autograd import forward_ad
+
+from fgbench.errors import UsageError
+from fgbench.methods import PLAIN, Batch, Conditions, Loss, Method, Part, Step
+from fgbench.methods._pieces import cut
+from fgbench.methods.dfa import DfaStep
+from fgbench.options import option
+from fgbench.pushforward.context import draws_again
+from fgbench.pushforward.structures import Fill
+
+
+@dataclass(frozen=True)
+class Fdfa(Method):
+    """Direct feedback alignment whose matrices follow the mean derivative of the output by each layer.
+
+    The default momentum is this project's: the authors' code steps its matrices by Adam.
+    """
+
+    momentum: float = option(
+        0.99, "share of a feedback matrix that a step keeps, below 1; the rest is the new estimate", minimum=0
+    )
+    entries: str = option(
+        "gaussian",
+        "of the noise on layers' outputs: gaussian N(0, 1), as published; rademacher ±1",
+        choices=("gaussian", "rademacher"),
+    )
+
+    summary: ClassVar[str] = "direct feedback alignment, matrices learnt by forward gradients with momentum"
+    source: ClassVar[str] = "Bacho & Chu 2022 (arXiv 2212.07282)"
+
+    def __post_init__(self) -> None:
+        """Refuse to learn nothing."""
+        if self.momentum >= 1:
+            raise UsageError(f"fdfa:momentum={self.momentum}: must be below 1.")
+
+    @property
+    def unbiased(self) -> bool:
+        """The matrices are means over samples and over past weights."""
+        return False
+
+    @property
+    def queries(self) -> int:
+        """Direct feedback alignment's 2, and the derivative along the noise."""
+        return 3
+
+    def prepare(self, model: nn.Module, loss: Loss, seed: int, conditions: Conditions = PLAIN) -> Step:
+        """Bind to a model; the noise comes from `seed` alone.
+
+        Raises:
+            UsageError: another execution mode than eager, or a model that `cut` refuses.
+        """
+        return FdfaStep(model, loss, seed, self, conditions)
+
+
+class FdfaStep(DfaStep):
+    """Direct feedback alignment with noise in forward mode beside the values, which stay as they are.
+
+    Noise u on a hidden piece's output, [batch, features], independent for each sample and piece, moves the
+    model's output by d, [batch, classes]; the mean of d ⊗ u over the batch is an estimate of the mean of
+    ∂output/∂u. B ← momentum · B + (1 − momentum) · estimate, from zero on. The authors feed back by the
+    B before a step's own estimate; here it is the one after, which the first step can be checked by.
+    """
+
+    def __init__(
+        self, model: nn.Module, loss: Loss, seed: int, options: Fdfa, conditions: Conditions
+    ) -> None:
+        super().__init__("fdfa", model, loss, seed, conditions)
+        self.momentum = options.momentum
+        self.fill = Fill(options.entries, self.generator)
+        self.shapes: list[torch.Size] | None = None
+
+    def parts(self, batch: Batch, learning_rate: float) -> dict[str, Part]:
+        """Draw the noise, the forward pass with it, feedback to all layers, update."""
+        return {"draw": lambda: self._draw(batch[0]), **super().parts(batch, learning_rate)}
+
+    def _draw(self, x: Tensor) -> None:
+        if self.shapes is None:
+            self.shapes = self._shapes(x)
+        like = self.parameters[0]
+        self.noise = [self.fill(like.new_empty(len(x), *shape)) for shape in self.shapes]
+
+    @torch.no_grad()
+    def _shapes(self, x: Tensor) -> list[torch.Size]:
+        """Of a sample at each hidden piece's output."""
+        shapes = []
+        with draws_again(x.device):
+            for piece in self.pieces[:-1]:
+                x = piece(x)
+                shapes.append(x.shape[1:])
+        return shapes
+
+    def _run(self, index: int, x: Tensor) -> Tensor:
+        if index == 0:
+            return super()._run(index, x)  # nothing moves before the first noise
+        piece, moved = self.pieces[index], self.noise[index - 1]
+        if index > 1:
+            moved = moved + self.tangent
+        with forward_ad.dual_level():
+            z = forward_ad.make_dual(piece.start(x), piece.start_tangent(moved))
+            output, tangent = forward_ad.unpack_dual(piece.finish(z))
+        self.tangent: Tensor = tangent.detach()
+        return output
+
+    def _fed_back(self, error: Tensor) -> list[Tensor]:
+        if not self.feedback:
+            self.feedback = [u.new_zeros(error[0].numel(), u[0].numel()) for u in self.noise]
+        self.before = self.feedback
+        self.feedback = [
+            torch.addmm(
+                b,
+                self.tangent.flatten(1).t(),
+                u.flatten(1),
+                beta=self.momentum,
+                alpha=(1 - self.momentum) / len(u),
+            )
+            for b, u in zip(self.before, self.noise, strict=True)
+        ]
+        return super()._fed_back(error)
+
+    def expected(self, gradient: Sequence[Tensor], model: nn.Module, batch: Batch) -> list[Tensor]:
+        """As of DFA, with the matrices that torch.func.jvp along the same noise gives."""
+
+        def output_at(size: Tensor) -> Tensor:
+            hooks = [
+                piece.layer.register_forward_pre_hook(lambda _, inputs, u=u: (inputs[0] + size * u,))
+                for piece, u in zip(cut(model, self.name)[1:], self.noise, strict=True)
+            ]
+            output = model(batch[0])
+            for hook in hooks:
+                hook.remove()
+            return output
+
+        zero = self.parameters[0].new_zeros(())
+        with draws_again(batch[0].device):
+            _, moved = torch.func.jvp(  # type: ignore[misc]
+                output_at, (zero,), (torch.ones_like(zero),)
+            )
+        estimates = [torch.einsum("bc,bf->cf", moved.flatten(1), u.flatten(1)) / len(u) for u in self.noise]
+        learnt = [
+            self.momentum * b + (1 - self.momentum) * estimate.detach()
+            for b, estimate in zip(self.before, estimates, strict=True)
+        ]
+        return self._by_reverse_mode(learnt, model, batch)
+
+
+method = Fdfa
