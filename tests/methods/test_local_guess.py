@@ -170,7 +170,7 @@ def test_dropout_drops_the_same_units_on_every_way_through_a_block(target, space
     torch.manual_seed(0)
     hidden = (m for _ in range(3) for m in (nn.Linear(16, 16), nn.Dropout(0.4), nn.Tanh()))
     model = nn.Sequential(
-        nn.Flatten(), nn.Linear(64, 16), nn.Dropout(0.3), *hidden, nn.Linear(16, 3)
+        nn.Flatten(), nn.Linear(64, 16), nn.Dropout(0.3), *hidden, nn.Linear(16, 3), nn.Dropout(0.3)
     ).double()
     oracle.check_step(methods.find(spec_of(target, guess, space)), model, cross_entropy, small_batch(), 1)
 

@@ -116,6 +116,24 @@ def test_their_weights_are_pytorchs_in_size_and_draw_nothing_from_the_global_gen
     )
 
 
+def test_their_normalisations_begin_as_pytorchs():
+    made = Auxiliaries("cnn", [(4, 8, 8)], 10, 8, torch.zeros(1), cross_entropy, None)
+    made.initialise(torch.Generator().manual_seed(0))
+    norms = [m for m in made.networks.modules() if isinstance(m, nn.BatchNorm2d)]
+    assert len(norms) == 3
+    assert all(torch.equal(m.weight, torch.ones(32)) and not m.bias.any() for m in norms)
+
+
+def test_a_look_at_the_state_changes_nothing():
+    looked, left = small_mlp(), small_mlp()
+    one, other = (prepared("local-losses", m) for m in (looked, left))
+    for _ in range(3):
+        one(small_batch(), 0.1)
+        one.state()
+        other(small_batch(), 0.1)
+    assert torch.equal(flat(list(looked.parameters())), flat(list(left.parameters())))
+
+
 def test_they_learn():
     """On a fixed batch, with the first block still, the first auxiliary loss falls."""
     model, (x, y) = small_mlp(), small_batch(12)
