@@ -1,9 +1,9 @@
-"""Finding architectures, datasets and methods: the files of their folder, and third parties' entry points.
+"""Finding what is registered: the files of a kind's folder, and third parties' entry points.
 
 A file `fgbench/methods/spsa.py` that assigns `method = …` registers the method `spsa`; likewise
-`architecture` and `dataset`. A package outside fgbench registers under the entry-point group
-`fgbench.methods` (`fgbench.architectures`, `fgbench.datasets`), the entry point's object being what
-the attribute would be. Names are listed without importing anything, so that shell completion and
+`architecture`, `dataset` and `function`. A package outside fgbench registers under the entry-point
+group `fgbench.methods` (`fgbench.architectures` and so on), the entry point's object being what the
+attribute would be. Names are listed without importing anything, so that shell completion and
 error messages stay fast.
 """
 
@@ -17,7 +17,12 @@ from typing import Any
 
 from fgbench.errors import UsageError
 
-KINDS = {"architectures": "architecture", "datasets": "dataset", "methods": "method"}
+KINDS = {
+    "architectures": "architecture",
+    "datasets": "dataset",
+    "functions": "function",
+    "methods": "method",
+}
 
 
 def names(kind: str) -> list[str]:

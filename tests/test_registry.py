@@ -26,6 +26,7 @@ def test_what_is_in_the_folder_is_registered():
     assert {"backprop", "forward"} <= set(registry.names("methods"))
     assert {"cnn", "logreg", "mlp", "resnet", "vit"} <= set(registry.names("architectures"))
     assert {"cifar10", "digits", "fashion-mnist", "mnist", "synthetic"} <= set(registry.names("datasets"))
+    assert {"beale", "rosenbrock", "sphere", "styblinski-tang"} <= set(registry.names("functions"))
 
 
 @pytest.mark.parametrize("kind", registry.KINDS)

@@ -13,10 +13,10 @@ from fgbench.errors import UsageError
 
 def list_registered(
     kind: Annotated[
-        str | None, typer.Argument(help="architectures, datasets or methods; all where left out.")
+        str | None, typer.Argument(help="architectures, datasets, functions or methods; all where left out.")
     ] = None,
 ) -> None:
-    """List architectures, datasets and methods, each with its options and their defaults."""
+    """List architectures, datasets, functions and methods, each with its options and their defaults."""
     from rich.console import Console
     from rich.table import Table
 
@@ -44,8 +44,13 @@ def _described(registered: Any) -> str:
     if inspect.isclass(registered):
         lines += [f"  [green]{o.name}[/green]={o.default}  {escape(o.help)}" for o in options_of(registered)]
     else:
-        depth, width = registered.default_depth, registered.default_width
-        lines.append(
-            f"  [dim]depth {registered.depths_in_words}, default {depth}; width default {width}[/dim]"
-        )
+        lines.append(f"  [dim]{_size(registered)}[/dim]")
     return "\n".join(lines)
+
+
+def _size(registered: Any) -> str:
+    if hasattr(registered, "default_n"):
+        n = registered.default_n
+        return f"n is {n}" if registered.fixed_n else f"n from {registered.least_n}, default {n}"
+    depth, width = registered.default_depth, registered.default_width
+    return f"depth {registered.depths_in_words}, default {depth}; width default {width}"

@@ -1,0 +1,293 @@
+"""Descent on test functions (Baydin et al. 2022, Fig. 2; Flügel et al. 2024, §4.2 and §4.3).
+
+Every method takes its own step at its own learning rate. Steps are timed in this one process, so that
+the intervals of time ratios leave out the spread between processes.
+"""
+
+from __future__ import annotations
+
+import csv
+import math
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from torch import Tensor
+
+from fgbench import functions, methods
+from fgbench.errors import UsageError
+from fgbench.measurement.statistics import Estimate, median_interval
+from fgbench.plan import REFERENCE
+from fgbench.summary.ratios import AA_ROLE, BASE_ROLE, METHOD_ROLE, ratios
+from fgbench.worker.timing import AA, BASE, Problem, time_methods
+
+Note = Callable[[str, float], None]
+"""Called with what is being done and the share that is done."""
+
+KEY = ["function", "n", "method"]
+CURVE_COLUMNS = [*KEY, "seed", "iteration", "seconds", "value", "best", "x0", "x1"]
+TIMING_COLUMNS = [*KEY, "role", "round", "position", "warm_up", "steps", "seconds"]
+DTYPES = {"float32": torch.float32, "float64": torch.float64}
+POINTS = {True: 200, False: 40}  # of a curve, by whether it is also a path in the plane
+STEP_SECONDS = {True: 0.5e-3, False: 0.2e-3}  # by whether it draws; one core, eager
+
+
+@dataclass(frozen=True)
+class Case:
+    """One function in n dimensions.
+
+    Attributes:
+        function: its registered name.
+        n: dimensions.
+        learning_rates: by a method's spec; a method without one is not run.
+        iterations: of every run.
+    """
+
+    function: str
+    n: int
+    learning_rates: Mapping[str, float]
+    iterations: int
+
+    @property
+    def name(self) -> str:
+        """As figure keys begin."""
+        return f"{self.function}/{self.n}"
+
+    def problem(self, dtype: torch.dtype) -> tuple[functions.Point, methods.Loss, methods.Batch]:
+        """As of `functions.as_problem`."""
+        return functions.as_problem(functions.find(self.function), self.n, dtype)
+
+    def seeds(self, spec: str, most: int) -> range:
+        """One seed is enough for a method that draws nothing."""
+        return range(most if self.draws(spec) else 1)
+
+    def draws(self, spec: str) -> bool:
+        """Whether a method's steps depend on a seed."""
+        model, loss, _ = self.problem(torch.float64)
+        return bool(methods.find(spec).prepare(model, loss, 0).generators())
+
+
+def seconds(settings: Mapping[str, Any]) -> float:
+    """About how long `measure` takes on one core, in seconds.
+
+    Args:
+        settings: as of `measure`.
+
+    Raises:
+        UsageError: as `measure`.
+    """
+    return sum(_case_seconds(case, settings) for case in _cases(settings))
+
+
+def measure(settings: Mapping[str, Any], folder: Path, note: Note) -> None:
+    """Run every method of every case, and time their steps beside each other.
+
+    Leaves `functions.csv`, a thinned curve for each run (value and lowest value so far; training
+    seconds, which hold steps alone; the point's first two coordinates), and `timing.csv`, every timed
+    block. A run whose value is no longer finite ends there, with the value inf.
+
+    Args:
+        settings: `cases` (tables of `function`, `n`, `learning_rates` by method spec, `iterations`),
+            `seeds`, `dtype` (float64 where left out), `timing_seconds` for each case.
+        folder: is there already.
+        note: called as the work goes on.
+
+    Raises:
+        UsageError: a function, a size, a method or a dtype that is none; before anything runs.
+    """
+    total, done = seconds(settings), 0.0
+    dtype = _dtype(settings)
+    with (
+        _table(folder / "functions.csv", CURVE_COLUMNS) as add_curve,
+        _table(folder / "timing.csv", TIMING_COLUMNS) as add_samples,
+    ):
+        for case in _cases(settings):
+            for spec in case.learning_rates:
+                runs = case.seeds(spec, settings["seeds"])
+                for seed in runs:
+                    note(f"{case.name}, {spec}, seed {seed + 1} of {len(runs)}", done / total)
+                    add_curve(_run(case, spec, seed, dtype))
+                    done += _run_seconds(case, spec)
+            note(f"{case.name}, timing", done / total)
+            samples, failures = _timed(case, dtype, settings["timing_seconds"])
+            add_samples(samples)
+            done += settings["timing_seconds"]
+            for failure in failures:
+                note(f"{case.name}, {failure}", done / total)
+    note("done", 1.0)
+
+
+def figures(folder: Path) -> dict[str, Estimate]:
+    """What the CSVs of `measure` say, by key.
+
+    Returns:
+        `function/n/method/final` and `…/best`: the median over seeds of the last and of the lowest
+        value, inf where runs diverged, with its interval from 6 seeds on; a method that draws nothing
+        has its one value. `…/time_ratio`: a step's time over backprop's in the same round, with the
+        median's interval over the rounds of one process.
+    """
+    found = {}
+    last = _curves(folder).groupby([*KEY, "seed"], sort=False).tail(1)
+    for key, ends in last.groupby(KEY, sort=False):
+        name = "/".join(map(str, key))  # type: ignore[arg-type]
+        found[f"{name}/final"] = median_interval(list(ends["value"]))
+        found[f"{name}/best"] = median_interval(list(ends["best"]))
+    timing = pd.read_csv(folder / "timing.csv").assign(process=0, joules=math.nan)
+    for (function, n), samples in timing.groupby(["function", "n"], sort=False):
+        for ratio in ratios(samples, REFERENCE, pilot=1):
+            if ratio.role == METHOD_ROLE and ratio.method != REFERENCE:
+                found[f"{function}/{n}/{ratio.method}/time_ratio"] = ratio.ratio
+    return found
+
+
+def draw(folder: Path, out: Path, claims: Mapping[str, float]) -> list[Path]:
+    """Draw what `measure` left, as PNGs.
+
+    Args:
+        folder: with the CSVs.
+        out: gets the charts.
+        claims: the paper's values by figure key, drawn hollow and called the paper's.
+
+    Returns:
+        The charts' paths.
+    """
+    from fgbench.charts._style import print_style, save
+    from fgbench.reproduction._function_curves import curves_chart
+    from fgbench.reproduction._function_figures import figures_chart
+
+    found, charts = figures(folder), {}
+    with print_style():
+        for function, rows in _curves(folder).groupby("function", sort=False):
+            name, sizes = str(function), sorted({int(n) for n in rows["n"]})
+            for n in sorted({sizes[-1], *(n for n in sizes if n == 2)}):
+                charts[f"curves_{name}_n{n}"] = curves_chart(name, n, rows[rows["n"] == n], claims)
+            charts[f"figures_{name}"] = figures_chart(
+                name, sizes, list(rows["method"].unique()), found, claims
+            )
+        for stem, figure in charts.items():
+            save(figure, out / f"{stem}.png")
+    return [out / f"{stem}.png" for stem in charts]
+
+
+def _curves(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(folder / "functions.csv")
+
+
+def _cases(settings: Mapping[str, Any]) -> list[Case]:
+    found = []
+    for table in settings["cases"]:
+        try:
+            case = Case(**table)
+        except TypeError as error:
+            raise UsageError(f"case {dict(table)}: {error}") from error
+        case.problem(_dtype(settings))
+        for spec in case.learning_rates:
+            methods.find(spec)
+        found.append(case)
+    return found
+
+
+def _dtype(settings: Mapping[str, Any]) -> torch.dtype:
+    name = settings.get("dtype", "float64")
+    if name not in DTYPES:
+        raise UsageError(f"dtype {name}: must be one of {', '.join(DTYPES)}.")
+    return DTYPES[name]
+
+
+def _case_seconds(case: Case, settings: Mapping[str, Any]) -> float:
+    runs = sum(
+        len(case.seeds(spec, settings["seeds"])) * _run_seconds(case, spec) for spec in case.learning_rates
+    )
+    return float(runs + settings["timing_seconds"])
+
+
+def _run_seconds(case: Case, spec: str) -> float:
+    return case.iterations * STEP_SECONDS[case.draws(spec)]
+
+
+def _run(case: Case, spec: str, seed: int, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
+    """A run's rows: where it begins, then each point of its curve."""
+    model, loss, batch = case.problem(dtype)
+    step = methods.find(spec).prepare(model, loss, seed)
+    step(batch, 0.0)  # moves nothing: what is traced and allocated is so before the clock runs
+    rate, done, spent, best = case.learning_rates[spec], 0, 0.0, math.inf
+    for iteration in _thinned(case.iterations, POINTS[case.n == 2]):
+        losses: list[Tensor] = []
+        begin = perf_counter()
+        for _ in range(iteration - done):
+            losses.append(step(batch, rate))
+        spent += perf_counter() - begin
+        done = iteration
+        value = loss(model(batch[0]), batch[1]).detach()
+        best = min(best, _lowest([*losses, value]))
+        finite = bool(value.isfinite())
+        x = [float(c) for c in model.x.detach()[:2]]
+        yield {
+            "function": case.function,
+            "n": case.n,
+            "method": spec,
+            "seed": seed,
+            "iteration": done,
+            "seconds": f"{spent:.6g}",
+            "value": f"{float(value):.7g}" if finite else "inf",
+            "best": f"{best:.7g}",
+            **{f"x{i}": f"{c:.6g}" for i, c in enumerate(x)},
+        }
+        if not finite:
+            return
+
+
+def _lowest(values: list[Tensor]) -> float:
+    """Of those that are numbers; inf where none is."""
+    return float(torch.stack(values).nan_to_num(nan=math.inf, posinf=math.inf, neginf=math.inf).min())
+
+
+def _thinned(iterations: int, points: int) -> list[int]:
+    """About so many iterations from 0 to the last, denser at the beginning, where most happens."""
+    evenly = np.linspace(0, iterations, points // 2 + 1)
+    early = np.geomspace(1, iterations, points // 2)
+    return sorted({round(i) for i in (*evenly, *early)})
+
+
+def _timed(case: Case, dtype: torch.dtype, seconds: float) -> tuple[list[dict[str, Any]], list[str]]:
+    """Every timed block, and of methods that fail or are wrong why they have none."""
+    if REFERENCE not in case.learning_rates:
+        return [], []
+    model, loss, batch = case.problem(dtype)
+    with torch.no_grad():  # halfway: at a start where the value is 0 no error is a share of it
+        model.x.lerp_(functions.find(case.function).minimizer(case.n).to(dtype), 0.5)
+    rows: list[dict[str, Any]] = []
+    failures: list[str] = []
+
+    def report(event: str, **facts: Any) -> None:
+        if event == "failed":
+            failures.append(f"{facts['method']}: not timed. {facts['detail']}")
+        for sample in facts.get("samples", ()):
+            role = {BASE: BASE_ROLE, AA: AA_ROLE}.get(sample["arm"], METHOD_ROLE)
+            method = REFERENCE if sample["arm"] == AA else sample["arm"]
+            row = {"function": case.function, "n": case.n, "method": method, "role": role, **sample}
+            rows.append({column: row[column] for column in TIMING_COLUMNS})
+
+    problem = Problem(model, loss, [batch], seed=0)
+    time_methods(problem, list(case.learning_rates), REFERENCE, process=0, seconds=seconds, report=report)
+    return rows, failures
+
+
+@contextmanager
+def _table(path: Path, columns: list[str]) -> Iterator[Callable[[Any], None]]:
+    """A CSV file that is begun anew; gives what adds rows to it, which are on disk when it returns."""
+    with path.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns, lineterminator="\n")
+        writer.writeheader()
+
+        def add(rows: Any) -> None:
+            writer.writerows(rows)
+            file.flush()
+
+        yield add
