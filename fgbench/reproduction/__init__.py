@@ -1,0 +1,1 @@
+"""Reproduction: the papers' experiments, their claims, and what was measured here."""
