@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 from scipy.special import gammaln
 
 from fgbench.charts._parts import log_axis
-from fgbench.charts._style import INK, add_legend, new_figure, print_style, save
+from fgbench.charts._style import INK, new_figure, print_style, save
 from fgbench.errors import UsageError
 from fgbench.measurement.statistics import Estimate, mean_interval
 from fgbench.oracle import norm
@@ -36,7 +36,7 @@ FIGURES = ("cosine", "norm")
 ENDS = ("", "_low", "_high")  # of a figure's columns
 PANELS = (("cosine", "mean"), ("cosine", "projection"), ("norm", "mean"), ("norm", "sum"))
 PIECE = 4096  # entries of the gradient in one tensor: the float64 copy that a Gram matrix needs stays small
-PANEL_INCHES, ROOM_FOR_INTERVALS = 2.3, 1.5
+PANEL_INCHES, ROOM_FOR_INTERVALS, LEGEND_COLUMNS = 2.3, 1.5, 6
 POINT: dict[str, Any] = {
     "marker": "o",
     "markersize": 3.5,
@@ -242,8 +242,7 @@ def _chart(structure: str, cells: Sequence[Cell], claims: Mapping[str, float]) -
     panels = [panel for panel in PANELS if panel[1] in {cell.way for cell in cells}]
     lines = [
         f"Means over {cells[0].draws} draws of a gradient and of k tangents in Rⁿ, with 95 % t-intervals.",
-        r"Theory is exact for Gaussian tangents: the cosine is $\bar\chi_k/\bar\chi_n$ where projected, "
-        r"$\bar\chi_k/\bar\chi_{n+k-1}$ else.",
+        r"Theory's cosine: $\bar\chi_k/\bar\chi_n$ projected, $\bar\chi_k/\bar\chi_{n+k-1}$ else (Gaussian).",
     ]
     title = f"{structure.capitalize()} tangents: direction and length of the estimated gradient"
     rows = math.ceil(len(panels) / 2)
@@ -258,7 +257,7 @@ def _chart(structure: str, cells: Sequence[Cell], claims: Mapping[str, float]) -
     axes[0].plot([], [], color=INK, linewidth=1, label="theory")
     if any(f"{cell.key}/{name}" in claims for cell in cells for name in FIGURES):
         axes[0].plot([], [], label="claimed", **CLAIM)
-    add_legend(figure, axes[0], [f"k = {k}" for k in colours])
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=LEGEND_COLUMNS)
     return figure
 
 
