@@ -1,0 +1,242 @@
+"""How well each method's step is aligned with the gradient while it trains (Fournier et al. 2023).
+
+A step's estimate is what it did to the weights over minus its learning rate, under plain SGD; the
+gradient is reverse mode's at the same weights, batch and dropout masks. All in float64: the estimate
+is a small difference of weights.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from fgbench import architectures, methods
+from fgbench.charts._parts import log_axis
+from fgbench.charts._style import (
+    Look,
+    add_legend,
+    height_over_legend,
+    looks_of,
+    new_figure,
+    print_style,
+    save,
+)
+from fgbench.measurement.statistics import Estimate, mean_interval
+from fgbench.methods import Batch, Step, trainable
+from fgbench.plan import Group, resolve_device, resolve_threads
+from fgbench.pushforward.context import buffers_kept, draws_again
+from fgbench.reproduction._cosine import cosine
+from fgbench.store.csv_table import replace_text
+from fgbench.training.loop import evaluate
+from fgbench.worker.matched import Matched, build_matched
+
+TABLE = "alignment.csv"
+COLUMNS = ("method", "seed", "step", "block", "cosine", "loss")
+ALL = "all"  # blocks together
+VALIDATION_SIZE = 2000
+SHAPE, CLASSES = (1, 28, 28), 10  # as in MNIST, for an estimate of time
+FLOPS_PER_SECOND = 3e10  # of a core in float64
+BACKWARD = 2  # passes forward that one backward costs
+
+
+def seconds(settings: Mapping[str, Any]) -> float:
+    """About how long `measure` takes on one CPU core, in seconds, were the images MNIST's."""
+    model = architectures.build(settings["arch"], settings["depth"], settings["width"], SHAPE, CLASSES)
+    with FlopCounterMode(display=False) as counter, torch.no_grad():
+        model(torch.zeros(2, *SHAPE))
+    sample = counter.get_total_flops() / 2 / FLOPS_PER_SECOND
+    recorded = settings["steps"] / settings["every"] + 1
+    compared = recorded * (settings["batch"] * (1 + BACKWARD) + _validation_size(settings))
+    passes = sum(
+        settings["steps"] * settings["batch"] * (1 + methods.find(spec).queries) + compared
+        for spec in settings["methods"]
+    )
+    return float(settings["seeds"] * passes * sample)
+
+
+def measure(settings: Mapping[str, Any], folder: Path, note: Callable[[str, float], None]) -> None:
+    """Train every method from the same weights on the same batches; write `alignment.csv`.
+
+    A row for each block and one for all of them together, at every `every`-th step and after the last:
+    the cosine of the step taken from there with the gradient, and the validation loss before it. A block
+    is a child of the model that has parameters. A run ends where its loss is no longer finite.
+
+    Args:
+        settings: `arch`, `depth`, `width`, `dataset`, `batch`, `methods` (learning rate by spec), `steps`,
+            `every` and `seeds`; `validation_size`, `device`, `threads` and `data_dir` where they are
+            not to be found out.
+        folder: is there.
+        note: is told the run that comes next and the share of the work that is done.
+
+    Raises:
+        UsageError: an architecture, a dataset or a method is none, or its data is not there.
+    """
+    rates, seeds = settings["methods"], settings["seeds"]
+    rows: list[dict[str, Any]] = []
+    for seed in range(seeds):
+        matched = build_matched(_group(settings), _data_dir(settings), seed)
+        for i, (spec, rate) in enumerate(rates.items()):
+            note(f"{spec}, seed {seed}", (seed + i / len(rates)) / seeds)
+            found = _run(matched, spec, rate, settings["steps"], settings["every"])
+            rows += [{"method": spec, "seed": seed, **row} for row in found]
+    replace_text(folder / TABLE, pd.DataFrame(rows, columns=COLUMNS).to_csv(index=False))
+
+
+def figures(folder: Path) -> dict[str, Estimate]:
+    """`METHOD/alignment` and `METHOD/loss`, means over seeds with 95 % t-intervals.
+
+    The alignment is the mean over the later half of the steps, of the seeds that came so far; the loss
+    is the validation loss at the end, without an interval where a seed diverged.
+    """
+    frame = _read(folder)
+    whole = frame[frame["block"] == ALL]
+    late = _late(whole).groupby(["method", "seed"])["cosine"].mean().dropna()
+    last = whole.groupby(["method", "seed"]).tail(1).set_index("method")["loss"]
+    found = {}
+    for method in whole["method"].unique():
+        aligned = late[late.index.get_level_values("method") == method]
+        found[f"{method}/alignment"] = mean_interval(list(aligned))
+        losses = list(last[last.index == method])
+        finite = all(math.isfinite(loss) for loss in losses)
+        found[f"{method}/loss"] = mean_interval(losses) if finite else Estimate(math.inf)
+    return found
+
+
+def draw(folder: Path, out: Path, claims: Mapping[str, float]) -> list[Path]:
+    """One chart: alignment by step, a line a method, and by block over the later half of the steps.
+
+    Args:
+        folder: of `alignment.csv`.
+        out: is there.
+        claims: published values by figure key; an alignment is drawn as a dotted line.
+    """
+    path = out / "alignment.png"
+    with print_style():
+        save(_chart(_read(folder), claims), path)
+    return [path]
+
+
+def _group(settings: Mapping[str, Any]) -> Group:
+    return Group(
+        settings["arch"],
+        settings["depth"],
+        settings["width"],
+        settings["batch"],
+        settings["dataset"],
+        _validation_size(settings),
+        "float64",
+        resolve_device(settings.get("device", "auto")),
+        resolve_threads(settings.get("threads")),
+    )
+
+
+def _validation_size(settings: Mapping[str, Any]) -> int:
+    return int(settings.get("validation_size", VALIDATION_SIZE))
+
+
+def _data_dir(settings: Mapping[str, Any]) -> str:
+    return str(settings.get("data_dir") or os.environ.get("FGBENCH_DATA") or "~/.cache/fgbench")
+
+
+def _run(matched: Matched, spec: str, rate: float, steps: int, every: int) -> Iterator[dict[str, Any]]:
+    """Step, block, cosine and loss of one method at one seed."""
+    model = matched.copy_of_model()
+    step = methods.prepare(methods.find(spec), model, matched.loss, matched.seed, matched.conditions_of(spec))
+    for number in range(steps + 1):
+        (batch,) = matched.order.batches(matched.data, number, 1)
+        if number % every and number != steps:
+            step(batch, rate)
+            continue
+        loss, _ = evaluate(model, matched.loss, matched.data)
+        for block, value in _cosines(matched, model, step, batch, rate).items():
+            yield {"step": number, "block": block, "cosine": value, "loss": loss}
+        if not math.isfinite(loss):
+            return
+
+
+def _cosines(matched: Matched, model: nn.Module, step: Step, batch: Batch, rate: float) -> dict[str, float]:
+    """Takes a step; its estimate's cosine with the gradient by block, and over all."""
+    gradient = _gradient(matched, model, batch)
+    before = [p.detach().clone() for p in step.parameters]
+    step(batch, rate)
+    estimate = [(b - p.detach()) / rate for b, p in zip(before, step.parameters, strict=True)]
+    owners = [name.partition(".")[0] for name in trainable(model)]
+    found = {ALL: cosine(estimate, gradient)}
+    for block in dict.fromkeys(owners):
+        own = [i for i, owner in enumerate(owners) if owner == block]
+        found[block] = cosine([estimate[i] for i in own], [gradient[i] for i in own])
+    return found
+
+
+def _gradient(matched: Matched, model: nn.Module, batch: Batch) -> Sequence[Tensor]:
+    """Reverse mode's, leaving random numbers and running statistics to the step that follows."""
+    with draws_again(batch[0].device), buffers_kept(model):
+        value = matched.loss(model(batch[0]), batch[1])
+        return torch.autograd.grad(value, list(trainable(model).values()), materialize_grads=True)
+
+
+def _read(folder: Path) -> pd.DataFrame:
+    return pd.read_csv(folder / TABLE, dtype={"method": str, "block": str})
+
+
+def _late(frame: pd.DataFrame) -> pd.DataFrame:
+    return frame[frame["step"] >= frame["step"].max() / 2]
+
+
+def _chart(frame: pd.DataFrame, claims: Mapping[str, float]) -> Figure:
+    specs, seeds = list(frame["method"].unique()), frame["seed"].nunique()
+    claimed = {spec: claims[f"{spec}/alignment"] for spec in specs if f"{spec}/alignment" in claims}
+    lines = [
+        "Cosine of each step's estimate with reverse mode's gradient. "
+        + (f"Means over {seeds} seeds." if seeds > 1 else "One seed."),
+        "Right: each block from input to output, over the later half of the steps"
+        + (", with 95 % t-intervals." if seeds > 1 else "."),
+    ]
+    figure = new_figure("Alignment with the gradient", lines, height_over_legend([*specs, *claimed]))
+    by_step, by_block = figure.subplots(1, 2, sharey=True)
+    looks = looks_of(specs)
+    whole = frame[frame["block"] == ALL]
+    blocks = [block for block in frame["block"].unique() if block != ALL]
+    drawn = _lines(by_step, whole, "step", sorted(whole["step"].unique()), looks)
+    drawn += _lines(by_block, _late(frame), "block", blocks, looks)
+    for spec, value in claimed.items():
+        by_step.axhline(value, color=looks[spec].colour, linestyle=":", label=f"{spec}, claimed")
+    if min([*drawn, *claimed.values()], default=0) > 0:
+        log_axis(by_step, "y", [*drawn, *claimed.values()])
+    by_step.set(xlabel="Step", ylabel="Cosine with ∇f")
+    by_block.set_xticks(range(len(blocks)), blocks)
+    by_block.set_xlabel("Block")
+    add_legend(figure, by_step, specs)
+    return figure
+
+
+def _lines(
+    ax: Axes, frame: pd.DataFrame, by: str, places: Sequence[Any], looks: Mapping[str, Look]
+) -> list[float]:
+    """A line a method over steps, or over blocks one after the other with intervals; gives the means."""
+    means = frame.groupby(["method", by, "seed"])["cosine"].mean().dropna()
+    drawn = []
+    for spec in means.index.unique("method"):
+        found = {at: mean_interval(list(own)) for at, own in means[spec].groupby(level=by)}
+        there = [(place, found[at]) for place, at in enumerate(places) if at in found]
+        x = [places[place] if by == "step" else place for place, _ in there]
+        y = [e.value for _, e in there]
+        reach = None
+        if by == "block" and all(e.has_interval for _, e in there):
+            reach = [[e.value - e.low for _, e in there], [e.high - e.value for _, e in there]]
+        look = looks[spec]
+        style: dict[str, Any] = {"color": look.colour, "linestyle": look.line, "marker": look.marker}
+        ax.errorbar(x, y, reach, markersize=3.5, elinewidth=0.9, capsize=1.5, label=spec, **style)
+        drawn += y
+    ax.grid(axis="y")
+    return drawn

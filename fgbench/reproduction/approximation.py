@@ -1,0 +1,295 @@
+"""How near k forward gradients come to the gradient, in direction and in length (Flügel et al. 2024, §4.1).
+
+The gradient's direction is uniform on the sphere. Theory is exact then for projections on the span of
+any tangents, and for Gaussian tangents in every way of combining them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import astuple, dataclass
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from scipy.special import gammaln
+
+from fgbench.charts._parts import log_axis
+from fgbench.charts._style import INK, new_figure, print_style, save
+from fgbench.errors import UsageError
+from fgbench.measurement.statistics import Estimate, mean_interval
+from fgbench.oracle import norm
+from fgbench.pushforward.combine import WAYS, coefficients, draw_independent
+from fgbench.pushforward.structures import FULL_STRUCTURES, Drawer
+from fgbench.reproduction._cosine import cosine
+from fgbench.store.csv_table import replace_text
+
+TABLE = "approximation.csv"
+FIGURES = ("cosine", "norm")
+ENDS = ("", "_low", "_high")  # of a figure's columns
+PANELS = (("cosine", "mean"), ("cosine", "projection"), ("norm", "mean"), ("norm", "sum"))
+PIECE = 4096  # entries of the gradient in one tensor: the float64 copy that a Gram matrix needs stays small
+PANEL_INCHES, ROOM_FOR_INTERVALS, LEGEND_COLUMNS = 2.3, 1.5, 6
+POINT: dict[str, Any] = {
+    "marker": "o",
+    "markersize": 3.5,
+    "linestyle": "none",
+    "elinewidth": 0.9,
+    "capsize": 1.5,
+    "zorder": 3,
+}
+CLAIM: dict[str, Any] = {"marker": "D", "color": INK, "fillstyle": "none", "linestyle": "none", "zorder": 4}
+
+# Of a core, by a measurement on an AMD EPYC.
+SECONDS_PER_DRAW, SECONDS_PER_ENTRY, SECONDS_PER_GRAM_PRODUCT = 4e-4, 4e-9, 6e-11
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A row of the table: `used` is the number of tangents, k or n where that is less."""
+
+    structure: str
+    way: str
+    n: int
+    k: int
+    used: int
+    draws: int
+    cosine: Estimate
+    norm: Estimate
+
+    @property
+    def key(self) -> str:
+        """What its figures' keys begin with."""
+        return f"{self.structure}/{self.way}/n={self.n}/k={self.k}"
+
+    def figure(self, name: str) -> Estimate:
+        """One of `FIGURES`."""
+        return {"cosine": self.cosine, "norm": self.norm}[name]
+
+
+def expected_cosine(k: float, n: float, way: str = "projection") -> float:
+    """Expected cosine similarity of the gradient and its estimate from k ≤ n Gaussian tangents in Rⁿ.
+
+    χ̄_k/χ̄_n for `projection` (Flügel et al. 2024, §4.1), χ̄_m = √2 Γ((m+1)/2)/Γ(m/2) being the mean of the
+    χ distribution. χ̄_k/χ̄_{n+k−1} for `mean` and `sum`: with z = the k derivatives over |∇f|, the sum is
+    |z|² along ∇f and |z| times n − 1 standard normal numbers across it, and so the squared cosine is
+    Beta(k/2, (n−1)/2).
+    """
+    return _mean_of_chi(k) / _mean_of_chi(n if way == "projection" else n + k - 1)
+
+
+def expected_norm(k: float, n: float, way: str) -> float:
+    """Expected length of the estimate over the gradient's, from k ≤ n Gaussian tangents in Rⁿ.
+
+    That of a projection is its cosine. That of a sum is n + k − 1 times the cosine, as its square is
+    the squared cosine times the square of an independent χ² number of n + k − 1 degrees of freedom.
+    """
+    factor = {"projection": 1.0, "sum": n + k - 1, "mean": (n + k - 1) / k}[way]
+    return factor * expected_cosine(k, n, way)
+
+
+def _mean_of_chi(m: float) -> float:
+    return math.sqrt(2) * math.exp(gammaln((m + 1) / 2) - gammaln(m / 2))
+
+
+def seconds(settings: Mapping[str, Any]) -> float:
+    """About how long `measure` takes on one CPU core, in seconds."""
+    return sum(_seconds(settings, n, k) for _, n, k in _cells(settings))
+
+
+def measure(settings: Mapping[str, Any], folder: Path, note: Callable[[str, float], None]) -> None:
+    """Estimate random gradients from random tangents; write a row a cell into `approximation.csv`.
+
+    Args:
+        settings: `dimensions`, `tangents`, `ways`, `structures` and `draws`; `angle` in degrees of the
+            structure `fixed-angle`, 45 where it is not given. More tangents than dimensions mean as many
+            as dimensions, as in the paper.
+        folder: is there.
+        note: is told the cell that comes next and the share of the work that is done.
+
+    Raises:
+        UsageError: a way or a structure that is none; structures that need more than a vector are none.
+        ValueError: no independent tangents were found (`draw_independent`).
+    """
+    _check(settings)
+    whole, done = seconds(settings), 0.0
+    cells: list[Cell] = []
+    for structure, n, used in _cells(settings):
+        note(f"{structure}, n = {n}, k = {used}", done / whole)
+        for way, found in _draws(settings, structure, n, used).items():
+            means = [mean_interval(found[name]) for name in FIGURES]
+            asked = (k for k in settings["tangents"] if min(k, n) == used)
+            cells += [Cell(structure, way, n, k, used, settings["draws"], *means) for k in asked]
+        done += _seconds(settings, n, used)
+    _write(folder / TABLE, cells)
+
+
+def figures(folder: Path) -> dict[str, Estimate]:
+    """Means over draws with 95 % t-intervals, by `structure/way/n=N/k=K/` and one of three names.
+
+    `cosine`; `norm`, the estimate's length over the gradient's; `excess`, the cosine over the expected
+    one where theory is exact.
+    """
+    found = {}
+    for cell in _read(folder / TABLE):
+        for name in FIGURES:
+            found[f"{cell.key}/{name}"] = cell.figure(name)
+        if cell.way == "projection" or cell.structure == "gaussian":
+            theory = expected_cosine(cell.used, cell.n, cell.way)
+            found[f"{cell.key}/excess"] = Estimate(*(x / theory for x in astuple(cell.cosine)))
+    return found
+
+
+def draw(folder: Path, out: Path, claims: Mapping[str, float]) -> list[Path]:
+    """A chart a structure: cosine by n, length by n/k, a line of theory for each k.
+
+    Args:
+        folder: of `approximation.csv`.
+        out: is there.
+        claims: published values by figure key, drawn as hollow diamonds.
+    """
+    cells = [cell for cell in _read(folder / TABLE) if cell.used == cell.k]  # the others repeat k = n
+    paths = []
+    with print_style():
+        for structure in dict.fromkeys(cell.structure for cell in cells):
+            paths.append(out / f"approximation_{structure}.png")
+            save(_chart(structure, [c for c in cells if c.structure == structure], claims), paths[-1])
+    return paths
+
+
+def _cells(settings: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
+    """Structure, n, and each number of tangents that is used there once."""
+    for structure in settings["structures"]:
+        for n in settings["dimensions"]:
+            for used in sorted({min(k, n) for k in settings["tangents"]}):
+                yield structure, n, used
+
+
+def _seconds(settings: Mapping[str, Any], n: int, k: int) -> float:
+    gram = SECONDS_PER_GRAM_PRODUCT * n * k * k if "projection" in settings["ways"] else 0.0
+    return float(settings["draws"] * (SECONDS_PER_DRAW + SECONDS_PER_ENTRY * n * k + gram))
+
+
+def _check(settings: Mapping[str, Any]) -> None:
+    for name, given, known in (
+        ("structure", settings["structures"], FULL_STRUCTURES),
+        ("way", settings["ways"], WAYS),
+    ):
+        for value in given:
+            if value not in known:
+                raise UsageError(f"approximation: no {name} '{value}': it has {', '.join(known)}.")
+
+
+def _draws(settings: Mapping[str, Any], structure: str, n: int, k: int) -> dict[str, dict[str, list[float]]]:
+    """By way and figure, its value at each draw; all ways see the same gradients and tangents."""
+    # A cell's numbers depend on nothing but the cell, whatever else is measured.
+    first, second = np.random.SeedSequence([*structure.encode(), n, k]).generate_state(2)
+    generator = torch.Generator().manual_seed(int(first))
+    pieces = torch.zeros(n).split(PIECE)
+    drawer = Drawer(
+        {str(i): piece for i, piece in enumerate(pieces)},
+        k,
+        structure,
+        int(second),
+        angle=settings.get("angle", 45.0),
+    )
+    found: dict[str, dict[str, list[float]]] = defaultdict(lambda: {name: [] for name in FIGURES})
+    for _ in range(settings["draws"]):
+        gradient = torch.randn(n, generator=generator).split(PIECE)
+        tangents = draw_independent(drawer)
+        parts = list(tangents.by_name.values())
+        drawn = torch.stack([t.full() @ g for t, g in zip(parts, gradient, strict=True)]).sum(0)
+        derivatives = tangents.directional(drawn)
+        for way in settings["ways"]:
+            weights = tangents.onto_drawn(coefficients(way, derivatives, tangents))
+            estimate = [torch.zeros_like(g) for g in gradient]
+            for part, target in zip(parts, estimate, strict=True):
+                part.add_to(target, weights)
+            found[way]["cosine"].append(cosine(estimate, gradient))
+            found[way]["norm"].append(norm(estimate) / norm(gradient))
+    return found
+
+
+def _write(path: Path, cells: Sequence[Cell]) -> None:
+    rows = []
+    for cell in cells:
+        ends = {
+            name + end: value
+            for name in FIGURES
+            for end, value in zip(ENDS, astuple(cell.figure(name)), strict=True)
+        }
+        rows.append({**{f: v for f, v in vars(cell).items() if f not in FIGURES}, **ends})
+    replace_text(path, pd.DataFrame(rows).to_csv(index=False))
+
+
+def _read(path: Path) -> list[Cell]:
+    cells = []
+    for row in pd.read_csv(path).to_dict("records"):
+        values: dict[str, Any] = {str(column): value for column, value in row.items()}
+        means = {name: Estimate(*(values.pop(name + end) for end in ENDS)) for name in FIGURES}
+        cells.append(Cell(**{**values, **means}))
+    return cells
+
+
+def _chart(structure: str, cells: Sequence[Cell], claims: Mapping[str, float]) -> Figure:
+    panels = [panel for panel in PANELS if panel[1] in {cell.way for cell in cells}]
+    lines = [
+        f"Means over {cells[0].draws} draws of a gradient and of k tangents in Rⁿ, with 95 % t-intervals.",
+        r"Theory's cosine: $\bar\chi_k/\bar\chi_n$ projected, $\bar\chi_k/\bar\chi_{n+k-1}$ else (Gaussian).",
+    ]
+    title = f"{structure.capitalize()} tangents: direction and length of the estimated gradient"
+    rows = math.ceil(len(panels) / 2)
+    figure = new_figure(title, lines, PANEL_INCHES * rows + 0.5)
+    axes = list(figure.subplots(rows, 2, squeeze=False).flat)
+    colours = _colours(sorted({cell.k for cell in cells}))
+    for ax, (name, way) in zip(axes, panels, strict=False):
+        _panel(ax, name, [cell for cell in cells if cell.way == way], colours, claims)
+        ax.set_title(way, size=9)
+    for ax in axes[len(panels) :]:
+        ax.set_visible(False)
+    axes[0].plot([], [], color=INK, linewidth=1, label="theory")
+    if any(f"{cell.key}/{name}" in claims for cell in cells for name in FIGURES):
+        axes[0].plot([], [], label="claimed", **CLAIM)
+    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=LEGEND_COLUMNS)
+    return figure
+
+
+def _panel(
+    ax: Axes, name: str, cells: Sequence[Cell], colours: Mapping[int, Any], claims: Mapping[str, float]
+) -> None:
+    """Cosine by n or length by n/k, a colour for each k."""
+    expected = {"cosine": expected_cosine, "norm": expected_norm}[name]
+    for k, colour in colours.items():
+        own = [cell for cell in cells if cell.k == k]
+        if not own:
+            continue
+        unit = 1 if name == "cosine" else k
+        sizes = np.geomspace(min(c.n for c in own), max(c.n for c in own), 100)
+        theory = [expected(k, n, own[0].way) for n in sizes]
+        ax.plot(sizes / unit, theory, color=colour, linewidth=1, zorder=2)
+        for cell in own:
+            found = cell.figure(name)
+            reach = [[found.value - found.low], [found.high - found.value]] if found.has_interval else None
+            label = f"k = {k}" if cell is own[0] else None
+            ax.errorbar([cell.n / unit], [found.value], reach, color=colour, label=label, **POINT)
+            if claim := claims.get(f"{cell.key}/{name}"):
+                ax.plot([cell.n / unit], [claim], **CLAIM)
+    log_axis(ax, "x", [cell.n / (1 if name == "cosine" else cell.k) for cell in cells])
+    values = [cell.figure(name).value for cell in cells]
+    log_axis(ax, "y", [min(values) / ROOM_FOR_INTERVALS, max(values)])
+    ax.set_xlabel("n" if name == "cosine" else "n / k")
+    ax.set_ylabel("Cosine with ∇f" if name == "cosine" else "|estimate| / |∇f|")
+    ax.grid()
+
+
+def _colours(counts: Sequence[int]) -> dict[int, Any]:
+    """From dark to light with k, the lightest left out: it vanishes on paper."""
+    shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(counts)))
+    return dict(zip(counts, shades, strict=True))
