@@ -50,7 +50,7 @@ class TestBadInput:
         [
             ({"archs": ("resnet",)}, "no architecture 'resnet': there are cnn, logreg, mlp"),
             ({"archs": ()}, "--arch: name at least one"),
-            ({"methods": ("telepathy",)}, "no method 'telepathy': there are backprop, forward"),
+            ({"methods": ("telepathy",)}, "no method 'telepathy': there are backprop,"),
             ({"methods": ()}, "--method: name at least one"),
             ({"methods": ("forward:structure=odd",)}, "must be one of gaussian, rademacher"),
             ({"methods": ("forward:colour=red",)}, "forward has no option 'colour'"),
