@@ -1,0 +1,100 @@
+"""`fgbench reproduce`: a small suite from its TOML to its table, its charts and its second look."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from typer.testing import CliRunner
+
+from fgbench.cli import app
+from fgbench.errors import UsageError
+from fgbench.reproduction import suite
+
+TOML = """
+title = "A paper"
+source = "Somebody 1900"
+
+[[experiments]]
+name = "projection"
+title = "cosines of projections"
+kind = "approximation"
+
+[experiments.all]
+ways = ["projection"]
+structures = ["gaussian"]
+dimensions = [64]
+tangents = [16]
+draws = 40
+
+[[experiments.claims]]
+text = "as theory says"
+where = "§1"
+mark = "R"
+value = 1.0
+tolerance = 0.1
+figure = "gaussian/projection/n=64/k=16/excess"
+test = "near"
+
+[[experiments.claims]]
+text = "never above nothing"
+where = "§2"
+figure = "gaussian/projection/n=64/k=16/cosine"
+test = "below"
+bound = 0.0
+"""
+
+
+@pytest.fixture
+def paper(tmp_path, monkeypatch):
+    (tmp_path / "suites").mkdir()
+    (tmp_path / "suites" / "a1900.toml").write_text(TOML)
+    monkeypatch.setattr(suite, "FOLDER", tmp_path / "suites")
+    monkeypatch.setenv("FGBENCH_DATA", str(tmp_path))
+    suite.names.cache_clear()
+    yield "a1900"
+    suite.names.cache_clear()
+
+
+def said(*arguments: str):
+    result = CliRunner().invoke(app, ["reproduce", *arguments])
+    return " ".join(result.stdout.split()), result.exception
+
+
+def test_it_ends_with_the_claims_and_measures_nothing_twice(paper, tmp_path):
+    text, error = said(paper, "--out", str(tmp_path / "out"))
+    assert error is None
+    assert "1 reproduced, 1 not reproduced" in text
+    (folder,) = (tmp_path / "out").iterdir()
+    claims = json.loads((folder / "claims.json").read_text())
+    assert (claims["paper"], claims["scale"]) == ("a1900", "laptop")
+    assert [c["verdict"] for c in claims["claims"]] == ["reproduced", "not reproduced"]
+    assert "| projection | as theory says | 1 (§1) [R] |" in (folder / "claims.md").read_text()
+    assert list((folder / "charts" / "projection").glob("claims_*.png"))
+    table = folder / "projection" / "approximation.csv"
+    before = table.stat().st_mtime_ns
+    _, error = said(paper, "--resume", str(folder))
+    assert error is None
+    assert table.stat().st_mtime_ns == before
+
+
+def test_the_list_has_every_experiment_with_its_times(paper):
+    text, error = said("--list")
+    assert error is None
+    assert "projection cosines of projections 2" in text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "hint"),
+    [
+        ([], "reproduce needs a paper: a1900"),
+        (["b1900"], "no paper 'b1900': there are a1900"),
+        (["a1900", "--scale", "huge"], "--scale huge: must be one of smoke"),
+        (["a1900", "--only", "fig1"], "--only fig1: a1900 has projection"),
+        (["a1900", "--out", "/proc/nowhere"], "cannot be written"),
+    ],
+)
+def test_bad_input_is_a_line(paper, arguments, hint):
+    _, error = said(*arguments)
+    assert isinstance(error, UsageError)
+    assert hint in str(error)

@@ -1,0 +1,71 @@
+"""Verdicts: what an interval says of a paper's value, of a bound and of another figure."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from fgbench.measurement.statistics import Estimate
+from fgbench.reproduction.claims import Verdict, judge
+from fgbench.reproduction.suite import Claim
+
+YES, NO, OPEN = Verdict.REPRODUCED, Verdict.NOT_REPRODUCED, Verdict.NOT_COMPARABLE
+
+
+def claim(test: str, **more) -> Claim:
+    return Claim("a claim", "a table", "figure", test, **more)
+
+
+def verdict(claim: Claim, measured: Estimate, scale: str = "laptop", **others: Estimate) -> Verdict:
+    return judge(claim, {"figure": measured, **others}, scale).verdict
+
+
+@pytest.mark.parametrize(
+    ("measured", "expected"),
+    [
+        (Estimate(0.5, 0.48, 0.52), YES),
+        (Estimate(0.5), YES),
+        (Estimate(0.6, 0.56, 0.64), NO),
+        (Estimate(0.4, 0.36, 0.44), NO),
+        (Estimate(0.5, 0.3, 0.7), OPEN),
+        (Estimate(math.nan), OPEN),
+    ],
+)
+def test_near_needs_the_whole_interval_within_the_tolerance(measured, expected):
+    assert verdict(claim("near", value=0.5), measured) is expected
+
+
+@pytest.mark.parametrize(
+    ("measured", "below"),
+    [
+        (Estimate(0.9, 0.8, 0.99), YES),
+        (Estimate(1.2, 1.01, 1.4), NO),
+        (Estimate(0.9, 0.8, 1.1), OPEN),
+        (Estimate(0.9), YES),
+    ],
+)
+def test_a_bound_needs_the_whole_interval_on_one_side(measured, below):
+    assert verdict(claim("below"), measured) is below
+    assert verdict(claim("above"), measured) is {YES: NO, NO: YES, OPEN: OPEN}[below]
+
+
+def test_a_figure_may_be_the_bound():
+    asked = claim("below", than="other")
+    assert verdict(asked, Estimate(1, 0.9, 1.1), other=Estimate(2, 1.5, 2.5)) is YES
+    assert verdict(asked, Estimate(1, 0.9, 1.6), other=Estimate(2, 1.5, 2.5)) is OPEN
+    assert verdict(asked, Estimate(3, 2.9, 3.1), other=Estimate(2, 1.5, 2.5)) is NO
+    assert verdict(asked, Estimate(1, 0.9, 1.1)) is OPEN
+
+
+def test_smoke_decides_nothing_and_a_small_scale_not_what_needs_a_large_one():
+    asked = claim("near", value=1.0, needs="full", why="days of training")
+    assert verdict(claim("near", value=1.0), Estimate(1.0), "smoke") is OPEN
+    small = judge(asked, {"figure": Estimate(1.0)}, "laptop")
+    assert (small.verdict, small.why) == (OPEN, "days of training")
+    assert verdict(asked, Estimate(1.0), "full") is YES
+    assert verdict(claim("none", why="another machine"), Estimate(1.0), "full") is OPEN
+
+
+def test_an_infinite_figure_is_not_below_anything():
+    assert verdict(claim("below"), Estimate(math.inf)) is NO

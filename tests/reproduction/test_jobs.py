@@ -1,0 +1,51 @@
+"""Experiments of matched jobs: runs by name, figures by group and method, nothing measured twice."""
+
+from __future__ import annotations
+
+import pytest
+
+from fgbench.reproduction import jobs
+from fgbench.store.run_folder import find_runs
+from tests.charts import made_up
+from tests.charts.made_up import METHODS, group
+
+
+def test_what_a_run_says_itself_goes_before_what_all_share():
+    shared = {"archs": ["mlp"], "width": 8, "seeds": 2}
+    found = jobs.configs({**shared, "runs": {"one": {}, "two": {"width": 16, "methods": ["backprop"]}}})
+    assert [c.width for c in found.values()] == [8, 16]
+    assert [c.seeds for c in found.values()] == [2, 2]
+    assert found["two"].methods == ("backprop",)
+    with pytest.raises(AssertionError, match="colour"):
+        jobs.configs({"runs": {"one": {"colour": 1}}})
+
+
+def test_the_figures_are_the_summary_s_by_run_group_and_method(tmp_path):
+    made_up.run(tmp_path / "one", [group(8)])
+    found = jobs.figures(tmp_path)
+    ratio = found[f"one/{group(8).name}/{METHODS[1]}/ratio"]
+    assert ratio.value == pytest.approx(made_up.ratio(METHODS[1], 8))
+    assert ratio.low < ratio.value < ratio.high
+    peak = found[f"one/{group(8).name}/{METHODS[0]}/peak_bytes"]
+    assert (peak.value, peak.has_interval) == (made_up.peak_bytes(METHODS[0], 8), False)
+
+
+def test_a_run_is_measured_once_and_tells_how_far_it_is(tmp_path):
+    settings = {
+        "dataset": "synthetic:shape=1x6x6,classes=4,samples=64",
+        "methods": ["backprop", "forward"],
+        "processes": 1,
+        "seeds": 1,
+        "max_measure_seconds": 0.2,
+        "train": False,
+        "validation_size": 16,
+        "batch": 16,
+        "runs": {"tiny": {"depths": [1], "width": 4}},
+    }
+    told: list[float] = []
+    for _ in range(2):
+        jobs.measure(settings, tmp_path, lambda text, share: told.append(share))
+    assert len(find_runs(tmp_path / "tiny")) == 1
+    assert told == sorted(told)
+    assert told[0] >= 0 and told[-1] <= 1
+    assert "tiny/mlp-d1-w4-b16/forward/ratio" in jobs.figures(tmp_path)

@@ -1,0 +1,83 @@
+"""The papers' suites: every experiment can be planned at every scale, and every number has its mark."""
+
+from __future__ import annotations
+
+import pytest
+
+from fgbench import architectures, functions, methods, registry
+from fgbench.errors import UsageError
+from fgbench.methods._optimizer import canonical_optimizer
+from fgbench.options import split_spec
+from fgbench.reproduction import jobs
+from fgbench.reproduction.suite import KINDS, MARKS, SCALES, load, names
+
+EXPERIMENTS = [(paper, e) for paper in names() for e in load(paper).experiments]
+IDS = [f"{paper}-{e.name}" for paper, e in EXPERIMENTS]
+TESTS = ("near", "below", "above", "none")
+
+
+def test_the_three_papers_are_there():
+    assert names() == ("baydin2022", "fluegel2024", "fournier2023")
+    with pytest.raises(UsageError, match="there are baydin2022"):
+        load("nobody1900")
+
+
+@pytest.mark.parametrize(("paper", "experiment"), EXPERIMENTS, ids=IDS)
+class TestEveryExperiment:
+    def test_its_kind_estimates_it_at_every_scale_and_smoke_is_the_shortest(self, paper, experiment):
+        assert experiment.kind in KINDS
+        smoke, laptop, full = (experiment.by.seconds(experiment.settings(scale)) for scale in SCALES)
+        assert 0 < smoke < 120
+        assert smoke <= laptop <= full
+        assert laptop < 3600
+
+    def test_its_methods_functions_and_data_are_registered(self, paper, experiment):
+        for scale in SCALES:
+            settings = experiment.settings(scale)
+            if experiment.kind == "jobs":
+                for config in jobs.configs(settings).values():
+                    methods.canonical_specs(config.methods)
+                    canonical_optimizer(config.optimizer)
+                    assert split_spec(config.dataset)[0] in registry.names("datasets")
+                    for arch in config.archs:
+                        allowed = architectures.find(arch).depths
+                        assert not allowed or set(config.depths or ()) <= set(allowed)
+            if experiment.kind == "functions":
+                for case in settings["cases"]:
+                    functions.find(case["function"])
+                    methods.canonical_specs(tuple(case["learning_rates"]))
+            if experiment.kind == "alignment":
+                methods.canonical_specs(tuple(settings["methods"]))
+
+    def test_a_number_of_the_paper_has_its_mark_and_its_place(self, paper, experiment):
+        for claim in experiment.claims:
+            assert claim.test in TESTS
+            assert (claim.mark in MARKS) == (claim.value is not None), claim.text
+            assert claim.where
+            assert (claim.test == "near") <= (claim.value is not None)
+            assert claim.needs in SCALES
+
+    def test_a_claim_s_figure_is_one_that_some_scale_measures(self, paper, experiment):
+        if experiment.kind != "jobs":
+            return
+        measured = set()
+        for scale in SCALES[1:]:
+            for name, config in jobs.configs(experiment.settings(scale)).items():
+                for arch in config.archs:
+                    family = architectures.find(arch)
+                    for depth in config.depths or (family.default_depth,):
+                        width = config.width or family.default_width
+                        group = f"{arch}-d{depth}-w{width}-b{config.batch}"
+                        measured |= {f"{name}/{group}/{method}" for method in config.methods}
+        for claim in experiment.claims:
+            for figure in filter(None, (claim.figure, claim.than)):
+                assert figure.rpartition("/")[0] in measured, figure
+                assert figure.rpartition("/")[2] in (*jobs.FIGURES, *jobs.PLAIN)
+
+
+def test_only_takes_names_that_there_are():
+    suite = load("baydin2022")
+    assert [e.name for e in suite.only(["fig6"])] == ["fig6"]
+    assert suite.only([]) == suite.experiments
+    with pytest.raises(UsageError, match="--only fig9: baydin2022 has fig2"):
+        suite.only(["fig9"])
