@@ -63,7 +63,7 @@ def judge(claim: Claim, figures: Mapping[str, Estimate], scale: str) -> Outcome:
         if high < least or low > most:
             return outcome(Verdict.NOT_REPRODUCED, f"beyond {claim.tolerance:.0%} of the paper's")
         if low < least or high > most:
-            return outcome(Verdict.NOT_COMPARABLE, "the interval holds more than the paper's value")
+            return outcome(Verdict.NOT_COMPARABLE, "the interval is wider than the tolerance: measure longer")
         return outcome(Verdict.REPRODUCED)
     bound = figures.get(claim.than, Estimate(math.nan)) if claim.than else Estimate(claim.bound)
     if math.isnan(bound.value):

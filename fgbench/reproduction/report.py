@@ -24,6 +24,7 @@ from fgbench.reproduction.suite import MARKS, Experiment, Suite
 from fgbench.store.csv_table import replace_text
 
 SHADES = {Verdict.REPRODUCED: "green", Verdict.NOT_REPRODUCED: "red", Verdict.NOT_COMPARABLE: "yellow"}
+WIDE = 3  # times the smallest figure, from where on an axis is logarithmic
 HEADINGS = ("claim", "in the paper", "measured here", "verdict")
 Found = Mapping[str, Sequence[Outcome]]
 """Outcomes by the experiment's name."""
@@ -135,7 +136,8 @@ def _figure(experiment: Experiment, outcomes: Sequence[Outcome], source: str) ->
         ax.plot([value], [place], color=COLOURS[0], marker="x", markersize=7, linestyle="none", zorder=4)
         beside(ax, place, outcome.verdict.value)
     name_rows(ax, [outcome.claim.text for outcome in outcomes])
-    log_axis(ax, "x", [end for end in ends if end > 0])
+    if max(ends) > WIDE * min(ends) > 0:
+        log_axis(ax, "x", ends)
     ax.plot([], [], color=BLUE, marker="o", linestyle="none", label="measured here")
     ax.plot([], [], color=COLOURS[0], marker="x", linestyle="none", label="paper")
     figure.legend(loc="outside lower center", ncols=2, labelcolor=GREY)
