@@ -36,7 +36,7 @@ class TestEveryExperiment:
             settings = experiment.settings(scale)
             if experiment.kind == "jobs":
                 for config in jobs.configs(settings).values():
-                    methods.canonical_specs(config.methods)
+                    assert methods.canonical_specs(config.methods) == config.methods, "claims name them so"
                     canonical_optimizer(config.optimizer)
                     assert split_spec(config.dataset)[0] in registry.names("datasets")
                     for arch in config.archs:
