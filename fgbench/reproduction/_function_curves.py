@@ -18,6 +18,8 @@ from fgbench.reproduction._claims import FLOOR, HOLLOW, PAPERS
 CONTOURS, GRID = 16, 160  # lines, and points a side
 ROOM = 0.35  # of the box round start and minimum, left round it
 PLANE_INCHES = 1.2  # more, for a square of it
+ROUNDING = 1e-13  # of a difference of two values, as a share of them
+HUGE = 1e100  # matplotlib overflows not far beyond
 OVER_START = 5  # as high as curves are shown, as a share of the start
 FURTHEST = 1.5  # of that box's size, beyond which a path is cut off
 
@@ -65,13 +67,13 @@ def curves_chart(name: str, n: int, rows: pd.DataFrame, claims: Mapping[str, flo
 
 def _limits(rows: pd.DataFrame, lowest: float) -> tuple[float, float]:
     """From the lowest value to a little over the start, where a run that diverges leaves the axes."""
-    above = (rows["value"] - lowest).clip(lower=FLOOR)
+    above = _above(rows, lowest)
     start = float(above[rows["iteration"] == 0].max())
     return float(above.min()) / 2, start * OVER_START
 
 
 def _curve(ax: Axes, rows: pd.DataFrame, against: str, lowest: float, look: Look, label: str) -> None:
-    above = rows.assign(value=(rows["value"] - lowest).clip(lower=FLOOR))
+    above = rows.assign(value=_above(rows, lowest))
     values = above.pivot(index="iteration", columns="seed", values="value")
     values = values.fillna(math.inf)  # a run that diverged has ended
     x = rows.groupby("iteration")[against].median()
@@ -81,6 +83,12 @@ def _curve(ax: Axes, rows: pd.DataFrame, against: str, lowest: float, look: Look
     low, high = values.min(axis=1), values.max(axis=1)
     both = np.isfinite(low) & np.isfinite(high)
     ax.fill_between(x[both], low[both], high[both], color=look.colour, alpha=0.18, linewidth=0)
+
+
+def _above(rows: pd.DataFrame, lowest: float) -> pd.Series:
+    """How far over the minimum: no less than rounding leaves of it, inf far above any axis."""
+    above = (rows["value"] - lowest).clip(lower=max(FLOOR, ROUNDING * abs(lowest)))
+    return above.mask(above > HUGE, math.inf)
 
 
 def _diverged(rows: pd.DataFrame) -> str:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import csv
 import math
+import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from time import perf_counter
 from typing import Any
@@ -22,19 +24,31 @@ from torch import Tensor
 
 from fgbench import functions, methods
 from fgbench.errors import UsageError
+from fgbench.measurement.clock import HostClock
+from fgbench.measurement.interleave import (
+    MINIMUM_ROUNDS,
+    Arm,
+    Sample,
+    round_seconds,
+    run_rounds,
+    warm_up,
+    with_block,
+)
 from fgbench.measurement.statistics import Estimate, median_interval
+from fgbench.oracle import check_step
 from fgbench.plan import REFERENCE
-from fgbench.summary.ratios import AA_ROLE, BASE_ROLE, METHOD_ROLE, ratios
-from fgbench.worker.timing import AA, BASE, Problem, time_methods
+from fgbench.worker.reporting import failures_reported
 
 Note = Callable[[str, float], None]
 """Called with what is being done and the share that is done."""
 
 KEY = ["function", "n", "method"]
 CURVE_COLUMNS = [*KEY, "seed", "iteration", "seconds", "value", "best", "x0", "x1"]
-TIMING_COLUMNS = [*KEY, "role", "round", "position", "warm_up", "steps", "seconds"]
+TIMING_COLUMNS = [*KEY, "round", "position", "warm_up", "steps", "seconds"]
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 POINTS = {True: 200, False: 40}  # of a curve, by whether it is also a path in the plane
+# Short blocks and many rounds: steps are so short that another program's slices would fill a long block.
+BLOCK_SECONDS, MAXIMUM_ROUNDS, WARM_UP_SHARE = 5e-4, 300, 0.2
 STEP_SECONDS = {True: 0.5e-3, False: 0.2e-3}  # by whether it draws; one core, eager
 
 
@@ -138,11 +152,12 @@ def figures(folder: Path) -> dict[str, Estimate]:
         name = "/".join(map(str, key))  # type: ignore[arg-type]
         found[f"{name}/final"] = median_interval(list(ends["value"]))
         found[f"{name}/best"] = median_interval(list(ends["best"]))
-    timing = pd.read_csv(folder / "timing.csv").assign(process=0, joules=math.nan)
-    for (function, n), samples in timing.groupby(["function", "n"], sort=False):
-        for ratio in ratios(samples, REFERENCE, pilot=1):
-            if ratio.role == METHOD_ROLE and ratio.method != REFERENCE:
-                found[f"{function}/{n}/{ratio.method}/time_ratio"] = ratio.ratio
+    timing = pd.read_csv(folder / "timing.csv")
+    for (function, n), samples in timing[~timing["warm_up"]].groupby(["function", "n"], sort=False):
+        times = samples.pivot(index="round", columns="method", values="seconds")
+        for method in times.columns.drop(REFERENCE, errors="ignore") if REFERENCE in times else ():
+            logs = np.log(times[method] / times[REFERENCE])
+            found[f"{function}/{n}/{method}/time_ratio"] = median_interval(list(logs)).exponentiated()
     return found
 
 
@@ -235,8 +250,8 @@ def _run(case: Case, spec: str, seed: int, dtype: torch.dtype) -> Iterator[dict[
             "seed": seed,
             "iteration": done,
             "seconds": f"{spent:.6g}",
-            "value": f"{float(value):.7g}" if finite else "inf",
-            "best": f"{best:.7g}",
+            "value": f"{float(value):.15g}" if finite else "inf",
+            "best": f"{best:.15g}",
             **{f"x{i}": f"{c:.6g}" for i, c in enumerate(x)},
         }
         if not finite:
@@ -257,26 +272,49 @@ def _thinned(iterations: int, points: int) -> list[int]:
 
 def _timed(case: Case, dtype: torch.dtype, seconds: float) -> tuple[list[dict[str, Any]], list[str]]:
     """Every timed block, and of methods that fail or are wrong why they have none."""
-    if REFERENCE not in case.learning_rates:
-        return [], []
+    failures: list[str] = []
+
+    def report(_: str, method: str, detail: str, **__: Any) -> None:
+        failures.append(f"{method}: not timed. {detail}")
+
+    clock, arms = HostClock(), []
+    for spec in case.learning_rates:
+        with failures_reported(report, spec):
+            arms.append(with_block(Arm(spec, _checked(case, spec, dtype)), clock, BLOCK_SECONDS, minimum=1))
+    if not arms:
+        return [], failures
+    rng, samples = random.Random(case.name), []
+    for last in warm_up(arms, clock, rng, WARM_UP_SHARE * seconds):
+        samples += last
+    # Fixed before the first of them: how many there are does not depend on what they show.
+    rounds = int(seconds * (1 - WARM_UP_SHARE) / round_seconds(last))
+    for timed in run_rounds(arms, clock, min(max(rounds, MINIMUM_ROUNDS), MAXIMUM_ROUNDS), rng):
+        samples += timed
+    return [_block(case, sample) for sample in samples], failures
+
+
+def _checked(case: Case, spec: str, dtype: torch.dtype) -> Callable[[], Tensor]:
+    """A method's step where it stays, held against reverse mode first, and called once."""
     model, loss, batch = case.problem(dtype)
     with torch.no_grad():  # halfway: at a start where the value is 0 no error is a share of it
         model.x.lerp_(functions.find(case.function).minimizer(case.n).to(dtype), 0.5)
-    rows: list[dict[str, Any]] = []
-    failures: list[str] = []
+    check_step(methods.find(spec), model, loss, batch, seed=0)
+    step = methods.find(spec).prepare(model, loss, 0)
+    step(batch, 0.0)
+    return partial(step, batch, 0.0)
 
-    def report(event: str, **facts: Any) -> None:
-        if event == "failed":
-            failures.append(f"{facts['method']}: not timed. {facts['detail']}")
-        for sample in facts.get("samples", ()):
-            role = {BASE: BASE_ROLE, AA: AA_ROLE}.get(sample["arm"], METHOD_ROLE)
-            method = REFERENCE if sample["arm"] == AA else sample["arm"]
-            row = {"function": case.function, "n": case.n, "method": method, "role": role, **sample}
-            rows.append({column: row[column] for column in TIMING_COLUMNS})
 
-    problem = Problem(model, loss, [batch], seed=0)
-    time_methods(problem, list(case.learning_rates), REFERENCE, process=0, seconds=seconds, report=report)
-    return rows, failures
+def _block(case: Case, sample: Sample) -> dict[str, Any]:
+    return {
+        "function": case.function,
+        "n": case.n,
+        "method": sample.arm,
+        "round": sample.round,
+        "position": sample.position,
+        "warm_up": sample.warm_up,
+        "steps": sample.steps,
+        "seconds": f"{sample.seconds:.6g}",
+    }
 
 
 @contextmanager
