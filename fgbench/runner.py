@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Set
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass, field
-from typing import Any, Protocol
-
-import pandas as pd
+from contextlib import suppress
+from typing import Any
 
 from fgbench import methods
+from fgbench.estimate import EVALUATION_SHARE, MODES_SHARE, STARTUP_SECONDS
+from fgbench.group_jobs import GroupJobs
 from fgbench.measurement.lock import timing_lock
 from fgbench.measurement.statistics import two_stage_size
-from fgbench.options import OR
-from fgbench.plan import BEST, Config, Group, Plan
-from fgbench.store.recovery import ENDED_EARLY, Unit, leaves_out, recover
+from fgbench.plan import BEST, Plan
+from fgbench.store.recovery import recover
 from fgbench.store.run_folder import RunFolder
 from fgbench.summary.live import LiveRatios
 from fgbench.summary.ratios import (
@@ -30,41 +27,12 @@ from fgbench.summary.ratios import (
 from fgbench.summary.targets import target_rows, targets_of
 from fgbench.training.loop import STRETCH
 from fgbench.training.search import TYPICAL_RUNS
-from fgbench.worker.client import WorkerDiedError, work
+from fgbench.watcher import Watcher
 
 FIRST_SEED = 1  # of the measured runs; the search has a seed of its own
 SEARCH_SEED = 0
 PILOT_SHARE = 0.6  # of the timing budget, for the processes that are decided on beforehand
 GRID_COLUMNS = ("evaluate_every", "evaluate_first")
-MODES_SHARE = 0.2  # of the timing budget, on top of it, to find each method's execution mode
-STARTUP_SECONDS = 6.0  # of a process, and
-EVALUATION_SHARE = 0.2  # of training on top of it: for the estimate of time left
-
-
-class Watcher(Protocol):
-    """Is told what the run is doing; the command line shows it, a test records it."""
-
-    def phase(self, group: Group, text: str, seconds: float) -> None:
-        """A phase begins that should last about `seconds`."""
-
-    def progress(self, share: float, text: str) -> None:
-        """The phase is this far, from 0 to 1."""
-
-    def note(self, text: str) -> None:
-        """Something that the reader should know, once."""
-
-
-class Silent:
-    """A watcher that does not look."""
-
-    def phase(self, group: Group, text: str, seconds: float) -> None:
-        """Nothing."""
-
-    def progress(self, share: float, text: str) -> None:
-        """Nothing."""
-
-    def note(self, text: str) -> None:
-        """Nothing."""
 
 
 def run_plan(plan: Plan, folder: RunFolder, contracts: dict[str, str], watcher: Watcher) -> None:
@@ -91,50 +59,8 @@ def run_plan(plan: Plan, folder: RunFolder, contracts: dict[str, str], watcher: 
             folder.finish(status)
 
 
-def estimated_seconds(plan: Plan) -> float:
-    """About how long a plan takes."""
-    return seconds_of(plan.config, len(plan.groups))
-
-
-def seconds_of(config: Config, groups: int) -> float:
-    """About how long a config takes for so many matched groups."""
-    timing = config.processes * STARTUP_SECONDS + config.max_measure_seconds if config.time else 0.0
-    if config.time and config.isolated:
-        arms = 1 + len(config.methods)
-        timing += config.processes * arms * STARTUP_SECONDS + config.max_measure_seconds
-    if config.execution == BEST:
-        timing += MODES_SHARE * config.max_measure_seconds + 2 * STARTUP_SECONDS
-    optimizers = len(config.optimizer.split(OR))
-    searching = TYPICAL_RUNS * optimizers if config.learning_rate is None else 0.0
-    run = config.max_train_seconds * (1 + EVALUATION_SHARE)
-    training = (searching + config.seeds) * len(config.methods) * run if config.train else 0.0
-    return groups * (timing + training)
-
-
-@dataclass
-class GroupRun:
+class GroupRun(GroupJobs):
     """One matched group on its way through timing, memory, tuning and training."""
-
-    plan: Plan
-    group: Group
-    contract: str
-    folder: RunFolder
-    watcher: Watcher
-    done: Set[Unit] = frozenset()
-    """What an earlier try finished."""
-    left_out: set[str] = field(default_factory=set)
-    """Methods that failed before: a step that is wrong or does not fit is not tried again."""
-    noted: set[str] = field(default_factory=set)
-    """What the watcher was told of steps."""
-    executions: dict[str, str] = field(default_factory=dict)
-    """The mode of each method, and of the base, where each has its own."""
-    optimizers: dict[str, str] = field(default_factory=dict)
-    """The optimiser of each method, where each has its own."""
-
-    def __post_init__(self) -> None:
-        self.live = LiveRatios(self.plan.reference)
-        jobs = self._rows("jobs")
-        self.left_out |= set(jobs[leaves_out(jobs)]["method"])
 
     def run(self) -> None:
         """All phases that were asked for; a failing one is rows, and the next goes on without it."""
@@ -153,14 +79,6 @@ class GroupRun:
             grid, rates = tuned or self._tune()
             if grid is not None:
                 self._train(grid, rates)
-
-    @property
-    def methods(self) -> list[str]:
-        """Those still in the running."""
-        return [m for m in self.plan.config.methods if m not in self.left_out]
-
-    def _finished(self, phase: str, index: int | None = None) -> bool:
-        return Unit(self.group.name, phase, index) in self.done
 
     # ---- execution modes
 
@@ -182,6 +100,7 @@ class GroupRun:
     def _time(self) -> None:
         config = self.plan.config
         pilot, total = config.processes, config.processes
+        self.live = LiveRatios(self.plan.reference)
         seconds = config.max_measure_seconds * (PILOT_SHARE if pilot > 1 else 1.0) / pilot
         affordable = max(pilot, int(config.max_measure_seconds / seconds)) if pilot > 1 else 1
         process, self.stopped = 0, "quick" if pilot == 1 else "time"
@@ -267,11 +186,6 @@ class GroupRun:
         facts = {"group": self.group.name, "reference": self.plan.reference, "stopped": self.stopped}
         found = ratios(self._rows("samples"), self.plan.reference, self.plan.config.processes)
         self.folder.replace_group("ratios", self.group.name, [{**facts, **ratio.row()} for ratio in found])
-
-    def _rows(self, table: str) -> pd.DataFrame:
-        """The group's own rows of a table."""
-        rows = self.folder.read(table)
-        return rows[rows["group"] == self.group.name]
 
     # ---- memory
 
@@ -407,95 +321,3 @@ class GroupRun:
             self.watcher.note(f"{self.group.name}: no target: no run held a validation loss below its start.")
             return
         self.folder.replace_group("targets", self.group.name, target_rows(curves, targets))
-
-    # ---- jobs and workers
-
-    @contextmanager
-    def _jobs(
-        self,
-        phase: str,
-        specs: list[str],
-        seed: int,
-        process: int | None = None,
-        rates: dict[str, float] | None = None,
-    ) -> Iterator[dict[str, dict[str, Any]]]:
-        """The phase's jobs by method; stored as rows on leaving, however that comes about."""
-        jobs: dict[str, dict[str, Any]] = {
-            spec: {
-                "job": f"{self.group.name}/{spec}/{phase}/{seed if process is None else process}",
-                "group": self.group.name,
-                "method": spec,
-                "phase": phase,
-                **{k: v for k, v in asdict(self.group).items() if k != "validation_size"},
-                "execution": self.executions.get(spec, self.group.execution),
-                "optimizer": self.optimizers.get(spec, self.group.optimizer),
-                "seed": seed,
-                "process": process,
-                "learning_rate": (rates or {}).get(spec),
-                "contract": self.contract,
-                "status": "ok",
-            }
-            for spec in specs
-        }
-        try:
-            yield jobs
-        except KeyboardInterrupt:
-            self._fail(jobs, "interrupted", "by the user")
-            raise
-        except WorkerDiedError as died:
-            self._fail(jobs, died.status, f"{ENDED_EARLY}{died.detail}")
-            self.watcher.note(f"{self.group.name}: the {phase} process ended early: {died.detail}")
-        except BaseException as error:  # the run ends here, not the jobs: they can be taken up again
-            self._fail(jobs, "interrupted", f"{type(error).__name__}: {error}")
-            raise
-        finally:
-            self.folder.append("jobs", *jobs.values())
-
-    def _fail(self, jobs: dict[str, dict[str, Any]], status: str, detail: str) -> None:
-        for job in jobs.values():
-            if job["status"] == "ok":
-                job |= {"status": status, "detail": detail}
-
-    def _note(self, job: dict[str, Any], text: str) -> None:
-        """Into the job's row, and told once."""
-        job["detail"] = text
-        line = f"{self.group.name}, {job['method']}: {text}"
-        if line not in self.noted:
-            self.noted.add(line)
-            self.watcher.note(line)
-
-    def _work(
-        self, phase: str, jobs: dict[str, dict[str, Any]], seed: int, **more: Any
-    ) -> Iterator[dict[str, Any]]:
-        """The events of a worker that does one phase; facts and failures go into the jobs' rows."""
-        request = {
-            "phase": phase,
-            "group": asdict(self.group),
-            "data_dir": self.plan.config.data_dir,
-            "seed": seed,
-            "methods": list(jobs),
-            "executions": self.executions,
-            "optimizers": self.optimizers,
-            **more,
-        }
-        for event in work(request):
-            match event["event"]:
-                case "built":
-                    facts = {k: v for k, v in event.items() if k != "event"}
-                    for job in jobs.values():
-                        job |= facts
-                case "failed" if event["method"] in jobs:
-                    jobs[event["method"]] |= {"status": event["status"], "detail": event["detail"]}
-                    if event["status"] != "diverged":
-                        self.left_out.add(event["method"])
-                    self.watcher.note(
-                        f"{self.group.name}, {event['method']}: {event['status']}: {event['detail']}"
-                    )
-                case "first_call" if event["method"] in jobs:
-                    jobs[event["method"]]["first_call_seconds"] = event["seconds"]
-                case "noted" if event["method"] in jobs:
-                    self._note(jobs[event["method"]], "; ".join(event["notes"]))
-                case "usage_error":
-                    raise WorkerDiedError("error", event["message"])
-                case _:
-                    yield event

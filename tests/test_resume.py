@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from fgbench import runner
+from fgbench import group_jobs
 from fgbench.errors import UsageError
 from fgbench.plan import Plan
 from fgbench.runner import run_plan
@@ -65,7 +65,7 @@ def go(path: Path, file_limit: int | None = None) -> None:
     if file_limit is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
-    runner.work = Faulty()  # type: ignore[assignment]
+    group_jobs.work = Faulty()  # type: ignore[assignment]
     run_plan(PLAN, RunFolder.open(path), {g.name: "c0" for g in PLAN.groups}, Recorder())
 
 
@@ -115,7 +115,7 @@ def whole(server, tmp_path_factory) -> tuple[dict[str, Counter[str]], float]:
 
 def resumed(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> Script:
     script = Faulty()
-    monkeypatch.setattr(runner, "work", script)
+    monkeypatch.setattr(group_jobs, "work", script)
     folder.reopen()
     run_plan(PLAN, folder, {g.name: "c0" for g in PLAN.groups}, Recorder())
     assert folder.facts()["status"] == "done"
@@ -159,7 +159,7 @@ def test_a_full_disk_ends_the_run_and_a_resume_completes_it(server, whole, limit
 
 def test_a_folder_that_cannot_be_written_any_more_is_one_line(tmp_path, monkeypatch):
     folder = new_folder(tmp_path)
-    monkeypatch.setattr(runner, "work", Faulty())
+    monkeypatch.setattr(group_jobs, "work", Faulty())
     (folder.path / "samples.csv").mkdir()
     with pytest.raises(UsageError, match=r"samples\.csv"):
         run_plan(PLAN, folder, {g.name: "c0" for g in PLAN.groups}, Recorder())
@@ -194,7 +194,7 @@ def test_a_worker_that_died_is_tried_again_elsewhere_and_not_here(tmp_path, monk
             raise KeyboardInterrupt
 
     folder = new_folder(tmp_path)
-    monkeypatch.setattr(runner, "work", Dying())
+    monkeypatch.setattr(group_jobs, "work", Dying())
     with pytest.raises(KeyboardInterrupt):
         run_plan(PLAN, folder, {g.name: "c0" for g in PLAN.groups}, Recorder())
     script = resumed(folder, monkeypatch)

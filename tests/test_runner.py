@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from fgbench import runner
+from fgbench import group_jobs
 from fgbench.plan import Plan
 from fgbench.runner import FIRST_SEED, SEARCH_SEED, run_plan
 from fgbench.store.run_folder import RunFolder, find_runs
@@ -38,7 +38,7 @@ class Done:
 def ran(tmp_path, monkeypatch) -> Callable[..., Done]:
     def run(script: Script | None = None, groups: int = 1, **changes: Any) -> Done:
         script = script or Script()
-        monkeypatch.setattr(runner, "work", script)
+        monkeypatch.setattr(group_jobs, "work", script)
         asked = config(**changes)
         depths = range(1, groups + 1)
         plan = Plan(asked, tuple(tiny_group(depth=d, optimizer=asked.optimizer) for d in depths))
@@ -108,6 +108,20 @@ class TestAWholeRun:
         rows = ran().rows("samples")
         assert sum(r["warm_up"] for r in rows) == 4
         assert len(rows) == 7 * 4
+
+    def test_a_method_s_slowed_repeat_is_asked_for_and_stored_under_its_role(self, ran):
+        def timed(request):
+            yield event("rounds", rounds=6)
+            for number in range(6):
+                yield round_of(request, number, arms=["base", *request["methods"], "slowed forward", "aa"])
+
+        done = ran(Script(time=timed), slowed=0.1, train=False)
+        assert [r["slowed"] for r in done.script.requests if r["phase"] == "time"] == [0.1]
+        samples = done.folder.read("samples")
+        slowed = samples[samples["role"] == "slowed"]
+        assert (set(slowed["method"]), len(slowed)) == ({"forward"}, 6)
+        roles = done.folder.read("ratios").query("method == 'forward'")["role"]
+        assert sorted(roles) == ["method", "slowed"]
 
     def test_the_learning_rate_is_searched_on_a_seed_that_is_not_measured(self, ran):
         done = ran(learning_rate=None, seeds=3)

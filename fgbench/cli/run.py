@@ -373,7 +373,7 @@ def _show_plan(plan: Plan) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from fgbench.runner import estimated_seconds
+    from fgbench.estimate import estimated_seconds
 
     console, table = Console(highlight=False), Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("matched group", style="bold")

@@ -11,10 +11,11 @@ from typing import Any
 
 import pandas as pd
 
+from fgbench.estimate import estimated_seconds, seconds_of
 from fgbench.measurement.statistics import Estimate
 from fgbench.plan import Config, Group, make_plan
 from fgbench.reproduction.suite import Note
-from fgbench.runner import estimated_seconds, run_plan, seconds_of
+from fgbench.runner import run_plan
 from fgbench.start import new_run
 from fgbench.store.run_folder import RunFolder, find_runs
 from fgbench.summary.table import summarise

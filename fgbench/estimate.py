@@ -1,0 +1,31 @@
+"""About how long a plan takes: for the time left, and for who wants to know before."""
+
+from __future__ import annotations
+
+from fgbench.options import OR
+from fgbench.plan import BEST, Config, Plan
+from fgbench.training.search import TYPICAL_RUNS
+
+MODES_SHARE = 0.2  # of the timing budget, on top of it, to find each method's execution mode
+STARTUP_SECONDS = 6.0  # of a process, and
+EVALUATION_SHARE = 0.2  # of training on top of it: for the estimate of time left
+
+
+def estimated_seconds(plan: Plan) -> float:
+    """About how long a plan takes."""
+    return seconds_of(plan.config, len(plan.groups))
+
+
+def seconds_of(config: Config, groups: int) -> float:
+    """About how long a config takes for so many matched groups."""
+    timing = config.processes * STARTUP_SECONDS + config.max_measure_seconds if config.time else 0.0
+    if config.time and config.isolated:
+        arms = 1 + len(config.methods)
+        timing += config.processes * arms * STARTUP_SECONDS + config.max_measure_seconds
+    if config.execution == BEST:
+        timing += MODES_SHARE * config.max_measure_seconds + 2 * STARTUP_SECONDS
+    optimizers = len(config.optimizer.split(OR))
+    searching = TYPICAL_RUNS * optimizers if config.learning_rate is None else 0.0
+    run = config.max_train_seconds * (1 + EVALUATION_SHARE)
+    training = (searching + config.seeds) * len(config.methods) * run if config.train else 0.0
+    return groups * (timing + training)
