@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fgbench.charts._parts import ROW_INCHES, beside, log_axis, name_rows
+from fgbench.charts._parts import ROW_INCHES, beside, log_axis, name_rows, reference_line
 from fgbench.charts._style import BLUE, COLOURS, GREY, new_figure, print_style, save
 from fgbench.measurement.statistics import Estimate
 from fgbench.report.figures import interval, number
@@ -25,6 +25,11 @@ from fgbench.store.csv_table import replace_text
 
 SHADES = {Verdict.REPRODUCED: "green", Verdict.NOT_REPRODUCED: "red", Verdict.NOT_COMPARABLE: "yellow"}
 WIDE = 3  # times the smallest figure, from where on an axis is logarithmic
+SHADES_OF_DOTS = {
+    Verdict.REPRODUCED: BLUE,
+    Verdict.NOT_REPRODUCED: COLOURS[0],
+    Verdict.NOT_COMPARABLE: GREY,
+}
 HEADINGS = ("claim", "in the paper", "measured here", "verdict")
 Found = Mapping[str, Sequence[Outcome]]
 """Outcomes by the experiment's name."""
@@ -120,25 +125,21 @@ def draw_claims(experiment: Experiment, outcomes: Sequence[Outcome], source: str
 
 
 def _figure(experiment: Experiment, outcomes: Sequence[Outcome], source: str) -> Figure:
-    lines = [source, "Dots: measured here, with 95 % intervals. Crosses: the paper's, whatever the verdict."]
+    lines = [source, "Dots: what was measured here over the paper's value, with 95 % intervals."]
     figure = new_figure(experiment.title, lines, 1.1 + ROW_INCHES * len(outcomes))
     ax = figure.subplots()
-    ends: list[float] = []
+    ends = [1.0]
     for place, outcome in enumerate(outcomes):
-        measured, value = outcome.measured, outcome.claim.value
+        value = outcome.claim.value
         assert value is not None
-        reach = None
-        if measured.has_interval:
-            reach = [[measured.value - measured.low], [measured.high - measured.value]]
-            ends += [measured.low, measured.high]
-        ends += [measured.value, value]
-        ax.errorbar([measured.value], [place], xerr=reach, color=BLUE, marker="o", linestyle="none", zorder=3)
-        ax.plot([value], [place], color=COLOURS[0], marker="x", markersize=7, linestyle="none", zorder=4)
-        beside(ax, place, outcome.verdict.value)
+        over, *interval = (end / value for end in astuple(outcome.measured))
+        reach = [[over - interval[0]], [interval[1] - over]] if outcome.measured.has_interval else None
+        ends += [over, *(end for end in interval if not math.isnan(end))]
+        ax.errorbar([over], [place], xerr=reach, color=SHADES_OF_DOTS[outcome.verdict], marker="o", zorder=3)
+        beside(ax, place, f"{number(*astuple(outcome.measured))} / {value:g}  {outcome.verdict.value}")
     name_rows(ax, [outcome.claim.text for outcome in outcomes])
     if max(ends) > WIDE * min(ends) > 0:
         log_axis(ax, "x", ends)
-    ax.plot([], [], color=BLUE, marker="o", linestyle="none", label="measured here")
-    ax.plot([], [], color=COLOURS[0], marker="x", linestyle="none", label="paper")
-    figure.legend(loc="outside lower center", ncols=2, labelcolor=GREY)
+    reference_line(ax, 1.0, "the paper's", vertical=True)
+    ax.set_xlabel("Measured here / the paper's value")
     return figure
