@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import textwrap
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,15 +14,16 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocat
 
 from fgbench import functions
 from fgbench.charts._parts import name_rows
-from fgbench.charts._style import INK, Look, add_legend, looks_of, new_figure
+from fgbench.charts._style import INK, LINE_INCHES, Look, add_legend, looks_of, new_figure
 from fgbench.measurement.statistics import Estimate
 from fgbench.reproduction._claims import FLOOR, HOLLOW, PAPERS
 
-PANELS = {"final": "Last value", "best": "Lowest value", "time_ratio": "Step's time over backprop's"}
+PANELS = {"final": "Last value", "best": "Lowest value", "time_ratio": "Step time over backprop's"}
 MOST_TICKS = 6  # of dimensions
 FEW_TICKS = 4  # of values
 MANY_TICKS_SPAN = 200  # high over low, from where powers of ten are enough
-ROW_INCHES, AXES_INCHES, LEGEND_INCHES = 0.4, 0.7, 0.22
+AXES_INCHES, LEGEND_INCHES = 0.9, 0.22
+LETTERS_A_NAME = 30  # of a method, on a line of its row
 
 Found = Mapping[str, Estimate]
 
@@ -40,7 +42,9 @@ def figures_chart(
     """
     papers = {key: Estimate(value) for key, value in claims.items()}
     looks, over_n = looks_of(methods), len(sizes) > 1
-    height = 2.4 + LEGEND_INCHES * len(methods) if over_n else AXES_INCHES + ROW_INCHES * len(methods)
+    labels = [textwrap.fill(method.replace(",", ", "), LETTERS_A_NAME) for method in methods]
+    row = 0.1 + LINE_INCHES * max(1 + label.count("\n") for label in labels)
+    height = 2.4 + LEGEND_INCHES * len(methods) if over_n else AXES_INCHES + row * len(methods)
     title = f"{name} by dimensions" if over_n else f"{name}, n = {sizes[0]}"
     figure = new_figure(title, _small_print(name, found), height)
     axes = figure.subplots(1, len(PANELS), sharey=not over_n)
@@ -54,6 +58,7 @@ def figures_chart(
         add_legend(figure, axes[0], methods)
     else:
         name_rows(axes[0], methods)
+        axes[0].set_yticks(range(len(labels)), labels)
         for ax in axes[1:]:
             ax.tick_params(axis="y", length=0)
             ax.grid(axis="x")

@@ -195,12 +195,14 @@ def _curves(folder: Path) -> pd.DataFrame:
 
 
 def _cases(settings: Mapping[str, Any]) -> list[Case]:
-    found = []
+    found: list[Case] = []
     for table in settings["cases"]:
         try:
             case = Case(**table)
         except TypeError as error:
             raise UsageError(f"case {dict(table)}: {error}") from error
+        if case.name in (other.name for other in found):
+            raise UsageError(f"case {case.name} is there twice: give all its methods in one.")
         case.problem(_dtype(settings))
         for spec in case.learning_rates:
             methods.find(spec)
