@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +36,7 @@ from fgbench.methods import Batch, Step, trainable
 from fgbench.plan import Group, resolve_device, resolve_threads
 from fgbench.pushforward.context import buffers_kept, draws_again
 from fgbench.reproduction._cosine import cosine
+from fgbench.reproduction.suite import Note
 from fgbench.store.csv_table import replace_text
 from fgbench.training.loop import evaluate
 from fgbench.worker.matched import Matched, build_matched
@@ -64,7 +65,7 @@ def seconds(settings: Mapping[str, Any]) -> float:
     return float(settings["seeds"] * passes * sample)
 
 
-def measure(settings: Mapping[str, Any], folder: Path, note: Callable[[str, float], None]) -> None:
+def measure(settings: Mapping[str, Any], folder: Path, note: Note) -> None:
     """Train every method from the same weights on the same batches; write `alignment.csv`.
 
     A row for each block and one for all of them together, at every `every`-th step and after the last:

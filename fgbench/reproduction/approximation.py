@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import math
 from collections import defaultdict
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import astuple, dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from fgbench.oracle import norm
 from fgbench.pushforward.combine import WAYS, coefficients, draw_independent
 from fgbench.pushforward.structures import FULL_STRUCTURES, Drawer
 from fgbench.reproduction._cosine import cosine
+from fgbench.reproduction.suite import Note
 from fgbench.store.csv_table import replace_text
 
 TABLE = "approximation.csv"
@@ -104,7 +105,7 @@ def seconds(settings: Mapping[str, Any]) -> float:
     return sum(_seconds(settings, n, k) for _, n, k in _cells(settings))
 
 
-def measure(settings: Mapping[str, Any], folder: Path, note: Callable[[str, float], None]) -> None:
+def measure(settings: Mapping[str, Any], folder: Path, note: Note) -> None:
     """Estimate random gradients from random tangents; write a row a cell into `approximation.csv`.
 
     Args:

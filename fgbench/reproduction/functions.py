@@ -37,10 +37,8 @@ from fgbench.measurement.interleave import (
 from fgbench.measurement.statistics import Estimate, median_interval
 from fgbench.oracle import check_step
 from fgbench.plan import REFERENCE
+from fgbench.reproduction.suite import Note
 from fgbench.worker.reporting import failures_reported
-
-Note = Callable[[str, float], None]
-"""Called with what is being done and the share that is done."""
 
 KEY = ["function", "n", "method"]
 CURVE_COLUMNS = [*KEY, "seed", "iteration", "seconds", "value", "best", "x0", "x1"]

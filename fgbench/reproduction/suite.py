@@ -20,6 +20,7 @@ MARKS = {"R": "read in the source", "D": "digitised from a figure, ±3 %", "C": 
 FOLDER = Path(__file__).parent.parent / "suites"
 
 Note = Callable[[str, float], None]
+"""Told what is being done, and the share that is done."""
 
 
 class Kind(Protocol):
