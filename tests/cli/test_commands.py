@@ -207,10 +207,11 @@ def test_a_check_proves_that_it_can_fail_and_fails_where_it_could_not(tmp_path: 
 def test_two_results_side_by_side_and_a_history(tmp_path: Path) -> None:
     for name in "abcdef":
         timed(tmp_path / name)
-    compared = fgbench_says("compare", str(tmp_path / "a"), str(tmp_path / "b"))
+    asked = ("compare", str(tmp_path / "a"), str(tmp_path / "b"), "--format", "markdown")
+    compared = fgbench_says(*asked)
     assert compared.returncode == 0, compared.stderr
-    assert "no difference seen" in compared.stdout
-    assert "one run each" in " ".join(compared.stdout.split())
+    assert "| no difference seen |" in compared.stdout
+    assert "one run each" in compared.stdout
     assert (tmp_path / "b" / "charts" / "changes.png").stat().st_size > 0
     history = fgbench_says("history", str(tmp_path), "--format", "json")
     assert history.returncode == 0, history.stderr
