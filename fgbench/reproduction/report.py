@@ -24,6 +24,7 @@ from fgbench.reproduction.suite import MARKS, Experiment, Suite
 from fgbench.store.csv_table import replace_text
 
 SHADES = {Verdict.REPRODUCED: "green", Verdict.NOT_REPRODUCED: "red", Verdict.NOT_COMPARABLE: "yellow"}
+PLAIN = (0.01, 1e5)  # sizes that are written without an exponent
 WIDE = 3  # times the smallest figure, from where on an axis is logarithmic
 SHADES_OF_DOTS = {
     Verdict.REPRODUCED: BLUE,
@@ -48,10 +49,13 @@ def rows_of(outcomes: Sequence[Outcome]) -> list[tuple[str, str, str, str]]:
 
 
 def measured_text(measured: Estimate) -> str:
-    """A figure with its interval."""
+    """A figure with its interval; three digits where it is tiny or huge."""
     if math.isnan(measured.value):
         return "–"
-    return " ".join(filter(None, (number(*astuple(measured)), interval(*astuple(measured)))))
+    if PLAIN[0] <= abs(measured.value) < PLAIN[1] or math.isinf(measured.value):
+        return " ".join(filter(None, (number(*astuple(measured)), interval(*astuple(measured)))))
+    ends = f" [{measured.low:.3g}, {measured.high:.3g}]" if measured.has_interval else ""
+    return f"{measured.value:.3g}{ends}"
 
 
 def show(suite: Suite, found: Found, scale: str, console: Console) -> None:
@@ -125,7 +129,7 @@ def draw_claims(experiment: Experiment, outcomes: Sequence[Outcome], source: str
 
 
 def _figure(experiment: Experiment, outcomes: Sequence[Outcome], source: str) -> Figure:
-    lines = [source, "Dots: what was measured here over the paper's value, with 95 % intervals."]
+    lines = [source, "Dots: what was measured here over the value that was claimed, with 95 % intervals."]
     figure = new_figure(experiment.title, lines, 1.1 + ROW_INCHES * len(outcomes))
     ax = figure.subplots()
     ends = [1.0]
@@ -136,10 +140,10 @@ def _figure(experiment: Experiment, outcomes: Sequence[Outcome], source: str) ->
         reach = [[over - interval[0]], [interval[1] - over]] if outcome.measured.has_interval else None
         ends += [over, *(end for end in interval if not math.isnan(end))]
         ax.errorbar([over], [place], xerr=reach, color=SHADES_OF_DOTS[outcome.verdict], marker="o", zorder=3)
-        beside(ax, place, f"{number(*astuple(outcome.measured))} / {value:g}  {outcome.verdict.value}")
+        beside(ax, place, f"{outcome.measured.value:.3g} / {value:.3g}  {outcome.verdict.value}")
     name_rows(ax, [outcome.claim.text for outcome in outcomes])
     if max(ends) > WIDE * min(ends) > 0:
         log_axis(ax, "x", ends)
-    reference_line(ax, 1.0, "the paper's", vertical=True)
-    ax.set_xlabel("Measured here / the paper's value")
+    reference_line(ax, 1.0, "as claimed", vertical=True)
+    ax.set_xlabel("Measured here / claimed")
     return figure
