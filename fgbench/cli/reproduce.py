@@ -93,7 +93,7 @@ def _reproduce(suite: Suite, chosen: Sequence[Experiment], scale: str, folder: P
     console = Console(highlight=False)
     for experiment in chosen:
         found[experiment.name] = _outcomes(experiment, scale, folder / experiment.name)
-        claims = {c.figure: c.value for c in experiment.claims if c.value is not None}
+        claims = {c.figure: c.value for c in experiment.claims if c.value is not None and c.of_the_paper}
         out = folder / "charts" / experiment.name
         out.mkdir(parents=True, exist_ok=True)
         charts += experiment.by.draw(folder / experiment.name, out, claims)

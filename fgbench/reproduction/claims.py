@@ -55,6 +55,8 @@ def judge(claim: Claim, figures: Mapping[str, Estimate], scale: str) -> Outcome:
         return outcome(Verdict.NOT_COMPARABLE, claim.why or f"needs --scale {claim.needs}")
     if math.isnan(measured.value):
         return outcome(Verdict.NOT_COMPARABLE, "nothing was measured for it")
+    if math.isinf(measured.value):
+        return outcome(Verdict.NOT_REPRODUCED, "no run here got there")
     low, high = _ends(measured)
     if claim.test == "near":
         assert claim.value is not None

@@ -70,6 +70,11 @@ class Claim:
     needs: str = "laptop"
     why: str = ""
 
+    @property
+    def of_the_paper(self) -> bool:
+        """Whether its value may be drawn as the paper's: an oracle's is not."""
+        return self.mark in ("R", "D")
+
 
 @dataclass(frozen=True)
 class Experiment:
