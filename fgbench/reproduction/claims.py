@@ -39,8 +39,8 @@ class Outcome:
 def judge(claim: Claim, figures: Mapping[str, Estimate], scale: str) -> Outcome:
     """Hold a claim against what was measured.
 
-    An interval that holds the bound decides nothing, nor does one value without an interval unless
-    the figure is exact: then it is its own interval.
+    An interval that holds the bound decides nothing. A figure without an interval is taken as exact, as
+    memory is, and what a method that draws nothing comes to.
     """
     measured = figures.get(claim.figure, Estimate(math.nan))
 
