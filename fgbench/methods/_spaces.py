@@ -14,6 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.func import functional_call, jvp, vjp, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.dropout import _DropoutNd
 
 from fgbench.methods._blocks import State, activation, each
@@ -115,7 +116,8 @@ class Weight(Space):
             along = dict(zip(block.trained, tangents, strict=True))
             return jvp(lambda p: _of_sample(block, p, x), (_held(block),), (along,))  # type: ignore[misc]
 
-        value, tangent = vmap(of_sample)(x, *guess)
+        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no forward mode
+            value, tangent = vmap(of_sample)(x, *guess)
         return each(lambda v, t: dual_of(v, t.unsqueeze(0)), value, tangent)
 
     def estimate(self, block: Block, output: State, guess: Guess, weights: Tensor) -> list[Tensor]:
