@@ -6,6 +6,7 @@ import shlex
 import sys
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 from fgbench.measurement.environment import describe_environment
 from fgbench.plan import Config, Plan, contract
@@ -18,9 +19,8 @@ def new_run(plan: Plan, out: Path) -> tuple[RunFolder, dict[str, str]]:
     Raises:
         UsageError: the folder cannot be written.
     """
-    first = plan.groups[0]
-    environment = describe_environment(first.device, first.threads)
-    contracts = {group.name: contract(group, environment) for group in plan.groups}
+    environment = _environment(plan)
+    contracts = contracts_of(plan, environment)
     facts = {
         "command": shlex.join(["fgbench", *sys.argv[1:]]),
         "config": asdict(plan.config),
@@ -37,6 +37,17 @@ def new_run(plan: Plan, out: Path) -> tuple[RunFolder, dict[str, str]]:
         "environment": environment,
     }
     return RunFolder.create(out, _label(plan.config), facts), contracts
+
+
+def contracts_of(plan: Plan, environment: dict[str, Any] | None = None) -> dict[str, str]:
+    """The contract of each group, here and now."""
+    environment = environment or _environment(plan)
+    return {group.name: contract(group, environment) for group in plan.groups}
+
+
+def _environment(plan: Plan) -> dict[str, Any]:
+    first = plan.groups[0]
+    return describe_environment(first.device, first.threads)
 
 
 def _label(config: Config) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -75,6 +76,12 @@ def reproduce(
     try:
         folder.mkdir(parents=True, exist_ok=resume is not None)
         _reproduce(suite, chosen, scale, folder)
+    except KeyboardInterrupt:
+        print(
+            f"fgbench: go on with: fgbench reproduce {paper} --scale {scale} --resume {folder}",
+            file=sys.stderr,
+        )
+        raise
     except OSError as error:
         raise UsageError(f"{folder}: cannot be written ({error.strerror}).") from error
 
@@ -118,8 +125,6 @@ def _outcomes(experiment: Experiment, scale: str, folder: Path) -> list[Outcome]
 @contextmanager
 def _progress(name: str) -> Iterator[Note]:
     """A bar on standard error, where that is a terminal; a line for each new text where it is none."""
-    import sys
-
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar

@@ -341,8 +341,8 @@ def _note_what_differs(like: Path, contracts: dict[str, str]) -> None:
 
 def _resume(path: Path, as_json: bool, dry_run: bool) -> None:
     """Go on with a run that was cut off, if it still is what it was."""
-    from fgbench.measurement.environment import describe_environment
-    from fgbench.plan import Config, contract, make_plan
+    from fgbench.plan import Config, make_plan
+    from fgbench.start import contracts_of
     from fgbench.store.run_folder import RunFolder
     from fgbench.store.schema import SCHEMA_VERSION
 
@@ -352,8 +352,7 @@ def _resume(path: Path, as_json: bool, dry_run: bool) -> None:
         raise UsageError(f"--resume {path}: an older fgbench began it; start a new run with --like {path}.")
     plan = make_plan(Config.from_facts(facts["config"]))
     before = {group["name"]: group["contract"] for group in facts["groups"]}
-    environment = describe_environment(plan.groups[0].device, plan.groups[0].threads)
-    contracts = {group.name: contract(group, environment) for group in plan.groups}
+    contracts = contracts_of(plan)
     if contracts != before:
         changed = next((name for name in contracts if contracts[name] != before.get(name)), "a group")
         raise UsageError(

@@ -13,10 +13,10 @@ import pandas as pd
 
 from fgbench.estimate import estimated_seconds, seconds_of
 from fgbench.measurement.statistics import Estimate
-from fgbench.plan import Config, Group, make_plan
+from fgbench.plan import Config, Group, Plan, make_plan
 from fgbench.reproduction.suite import Note
 from fgbench.runner import run_plan
-from fgbench.start import new_run
+from fgbench.start import contracts_of, new_run
 from fgbench.store.run_folder import RunFolder, find_runs
 from fgbench.summary.table import summarise
 
@@ -94,18 +94,29 @@ class _Told:
 
 
 def measure(settings: Mapping[str, Any], folder: Path, note: Note) -> None:
-    """A run's folder for each, in a folder of the run's name; a finished one is not measured again."""
+    """A run's folder for each, in a folder of the run's name; what is finished is not measured again."""
     found = configs(settings)
     plans = {name: make_plan(config) for name, config in found.items()}
     whole = sum(estimated_seconds(plan) for plan in plans.values())
     done = 0.0
     for name, plan in plans.items():
         share = estimated_seconds(plan) / whole
-        own = folder / name
-        if not (own.is_dir() and any(run.facts()["status"] == "done" for run in find_runs(own))):
-            run, contracts = new_run(plan, own)
+        run, contracts = _begun(plan, folder / name)
+        if run.facts()["status"] != "done":
             run_plan(plan, run, contracts, _Told(note, done, share, estimated_seconds(plan)))
         done += share
+
+
+def _begun(plan: Plan, folder: Path) -> tuple[RunFolder, dict[str, str]]:
+    """The run that an earlier try left there, if it is of the same things; else a new one."""
+    contracts = contracts_of(plan)
+    for run in reversed(find_runs(folder) if folder.is_dir() else []):
+        facts = run.facts()
+        if {group["name"]: group["contract"] for group in facts["groups"]} == contracts:
+            if facts["status"] != "done":
+                run.reopen()
+            return run, contracts
+    return new_run(plan, folder)
 
 
 def figures(folder: Path) -> dict[str, Estimate]:

@@ -43,9 +43,14 @@ def test_a_run_is_measured_once_and_tells_how_far_it_is(tmp_path):
         "runs": {"tiny": {"depths": [1], "width": 4}},
     }
     told: list[float] = []
-    for _ in range(2):
-        jobs.measure(settings, tmp_path, lambda text, share: told.append(share))
-    assert len(find_runs(tmp_path / "tiny")) == 1
+    jobs.measure(settings, tmp_path, lambda text, share: told.append(share))
+    before = len(told)
+    jobs.measure(settings, tmp_path, lambda text, share: told.append(share))
+    (run,) = find_runs(tmp_path / "tiny")
+    assert len(told) == before, "nothing was measured again"
+    run.finish("interrupted")
+    jobs.measure(settings, tmp_path, lambda text, share: None)
+    assert [run.facts()["status"] for run in find_runs(tmp_path / "tiny")] == ["done"]
     assert told == sorted(told)
     assert told[0] >= 0 and told[-1] <= 1
     assert "tiny/mlp-d1-w4-b16/forward/ratio" in jobs.figures(tmp_path)
