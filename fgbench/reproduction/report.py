@@ -24,7 +24,7 @@ from fgbench.reproduction.suite import MARKS, Experiment, Suite
 from fgbench.store.csv_table import replace_text
 
 SHADES = {Verdict.REPRODUCED: "green", Verdict.NOT_REPRODUCED: "red", Verdict.NOT_COMPARABLE: "yellow"}
-PLAIN = (0.01, 1e5)  # sizes that are written without an exponent
+PLAIN = (0.01, 1000)  # sizes that are written without an exponent
 WIDE = 3  # times the smallest figure, from where on an axis is logarithmic
 SHADES_OF_DOTS = {
     Verdict.REPRODUCED: BLUE,
@@ -49,13 +49,13 @@ def rows_of(outcomes: Sequence[Outcome]) -> list[tuple[str, str, str, str]]:
 
 
 def measured_text(measured: Estimate) -> str:
-    """A figure with its interval; three digits where it is tiny or huge."""
+    """A figure with its interval; five digits where it is tiny or large."""
     if math.isnan(measured.value):
         return "–"
     if PLAIN[0] <= abs(measured.value) < PLAIN[1] or math.isinf(measured.value):
         return " ".join(filter(None, (number(*astuple(measured)), interval(*astuple(measured)))))
-    ends = f" [{measured.low:.3g}, {measured.high:.3g}]" if measured.has_interval else ""
-    return f"{measured.value:.3g}{ends}"
+    ends = f" [{measured.low:.5g}, {measured.high:.5g}]" if measured.has_interval else ""
+    return f"{measured.value:.5g}{ends}"
 
 
 def show(suite: Suite, found: Found, scale: str, console: Console) -> None:
