@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from fgbench.measurement.statistics import Estimate
+from fgbench.measurement.statistics import NOTHING, Estimate
 from fgbench.reproduction.suite import SCALES, SMOKE, Claim
 
 
@@ -28,12 +28,14 @@ class Outcome:
         measured: NaN where nothing was.
         verdict: of it.
         why: of what is not comparable, and where the measured interval stands.
+        against: the other figure, of a claim that compares two.
     """
 
     claim: Claim
     measured: Estimate
     verdict: Verdict
     why: str
+    against: Estimate = NOTHING
 
 
 def judge(claim: Claim, figures: Mapping[str, Estimate], scale: str) -> Outcome:
@@ -42,10 +44,10 @@ def judge(claim: Claim, figures: Mapping[str, Estimate], scale: str) -> Outcome:
     An interval that holds the bound decides nothing. A figure without an interval is taken as exact, as
     memory is, and what a method that draws nothing comes to.
     """
-    measured = figures.get(claim.figure, Estimate(math.nan))
+    measured, against = (figures.get(name, NOTHING) for name in (claim.figure, claim.than))
 
     def outcome(verdict: Verdict, why: str = "") -> Outcome:
-        return Outcome(claim, measured, verdict, why)
+        return Outcome(claim, measured, verdict, why, against)
 
     if scale == SMOKE:
         return outcome(Verdict.NOT_COMPARABLE, "smoke only proves that it runs")
@@ -67,7 +69,7 @@ def judge(claim: Claim, figures: Mapping[str, Estimate], scale: str) -> Outcome:
         if low < least or high > most:
             return outcome(Verdict.NOT_COMPARABLE, "the interval is wider than the tolerance: measure longer")
         return outcome(Verdict.REPRODUCED)
-    bound = figures.get(claim.than, Estimate(math.nan)) if claim.than else Estimate(claim.bound)
+    bound = against if claim.than else Estimate(claim.bound)
     if math.isnan(bound.value):
         return outcome(Verdict.NOT_COMPARABLE, f"nothing was measured for {claim.than}")
     least, most = _ends(bound)

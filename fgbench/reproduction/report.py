@@ -44,7 +44,9 @@ def rows_of(outcomes: Sequence[Outcome]) -> list[tuple[str, str, str, str]]:
         value = "" if claim.value is None else f"{claim.value:g} "
         mark = f" [{claim.mark}]" if claim.mark else ""
         verdict = outcome.verdict.value + (f": {outcome.why}" if outcome.why else "")
-        rows.append((claim.text, f"{value}({claim.where}){mark}", measured_text(outcome.measured), verdict))
+        figures = [measured_text(figure) for figure in (outcome.measured, outcome.against)]
+        measured = " against ".join(figures if claim.than else figures[:1])
+        rows.append((claim.text, f"{value}({claim.where}){mark}", measured, verdict))
     return rows
 
 
@@ -97,6 +99,7 @@ def store(folder: Path, suite: Suite, found: Found, facts: Mapping[str, Any]) ->
             "experiment": name,
             **vars(outcome.claim),
             "measured": list(astuple(outcome.measured)),
+            "against": list(astuple(outcome.against)),
             "verdict": outcome.verdict.value,
             "reason": outcome.why,
         }

@@ -8,6 +8,7 @@ import pytest
 
 from fgbench.measurement.statistics import Estimate
 from fgbench.reproduction.claims import Verdict, judge
+from fgbench.reproduction.report import rows_of
 from fgbench.reproduction.suite import Claim
 
 YES, NO, OPEN = Verdict.REPRODUCED, Verdict.NOT_REPRODUCED, Verdict.NOT_COMPARABLE
@@ -56,6 +57,8 @@ def test_a_figure_may_be_the_bound():
     assert verdict(asked, Estimate(1, 0.9, 1.6), other=Estimate(2, 1.5, 2.5)) is OPEN
     assert verdict(asked, Estimate(3, 2.9, 3.1), other=Estimate(2, 1.5, 2.5)) is NO
     assert verdict(asked, Estimate(1, 0.9, 1.1)) is OPEN
+    both = judge(asked, {"figure": Estimate(1, 0.9, 1.1), "other": Estimate(2, 1.5, 2.5)}, "laptop")
+    assert rows_of([both])[0][2] == "1.00 [0.90, 1.10] against 2.00 [1.50, 2.50]"
 
 
 def test_smoke_decides_nothing_and_a_small_scale_not_what_needs_a_large_one():
