@@ -22,7 +22,7 @@ from fgbench.regression.difference import MEMORY, Difference
 from fgbench.regression.history import Series
 from fgbench.regression.self_test import Trial, findings
 from fgbench.regression.verdict import Answer, Verdict
-from fgbench.report.figures import interval, number, size
+from fgbench.report.figures import interval, json_ready, number, size
 
 COLOURS = {
     Answer.PASS: "green",
@@ -138,7 +138,7 @@ def as_junit(verdicts: Sequence[Verdict]) -> str:
 def as_json(verdicts: Sequence[Verdict]) -> str:
     """For a script; what there is no figure for is null."""
     rows = [{**asdict(verdict), "answer": verdict.answer.value} for verdict in verdicts]
-    return json.dumps({"summary": summary_line(verdicts), "verdicts": _plain(rows)}, indent=2)
+    return json.dumps({"summary": summary_line(verdicts), "verdicts": json_ready(rows)}, indent=2)
 
 
 DIFFERENCE_HEADINGS = ("", "A", "B", "change", "")
@@ -193,7 +193,7 @@ def _rows_as(
     lines: Sequence[str] = (),
 ) -> str:
     if format == "json":
-        return json.dumps(_plain(list(data)), indent=2)
+        return json.dumps(json_ready(list(data)), indent=2)
     if format == "markdown":
         whole = [_line(headings), "|---" * len(headings) + "|", *map(_line, rows)]
         return "\n".join([*whole, "", *lines] if lines else whole)
@@ -236,14 +236,6 @@ FORMATS: dict[str, Callable[[Sequence[Verdict]], str]] = {
     "github": as_github,
     "json": as_json,
 }
-
-
-def _plain(value: object) -> object:
-    if isinstance(value, dict):
-        return {key: _plain(own) for key, own in value.items()}
-    if isinstance(value, list):
-        return [_plain(own) for own in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _row(verdict: Verdict) -> list[str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -32,6 +33,15 @@ def interval(value: Any, low: Any, high: Any) -> str:
         return ""
     decimals = _supported_decimals(value, low, high)
     return f"[{_fixed(low, decimals)}, {_fixed(high, decimals)}]"
+
+
+def json_ready(value: Any) -> Any:
+    """A structure with null for every number that JSON does not have."""
+    if isinstance(value, Mapping):
+        return {key: json_ready(own) for key, own in value.items()}
+    if isinstance(value, list | tuple):
+        return [json_ready(own) for own in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def target_words(row: Any) -> str:

@@ -18,7 +18,7 @@ from rich.table import Table
 from fgbench.charts._parts import ROW_INCHES, beside, log_axis, name_rows, reference_line
 from fgbench.charts._style import BLUE, COLOURS, GREY, new_figure, print_style, save
 from fgbench.measurement.statistics import Estimate
-from fgbench.report.figures import interval, number
+from fgbench.report.figures import interval, json_ready, number
 from fgbench.reproduction.claims import Outcome, Verdict
 from fgbench.reproduction.suite import MARKS, Experiment, Suite
 from fgbench.store.csv_table import replace_text
@@ -107,17 +107,9 @@ def store(folder: Path, suite: Suite, found: Found, facts: Mapping[str, Any]) ->
         for outcome in outcomes
     ]
     whole = {"paper": suite.name, "source": suite.source, **facts, "claims": rows}
-    text = json.dumps(_plain(whole), indent=2)
+    text = json.dumps(json_ready(whole), indent=2)
     replace_text(folder / "claims.json", text + "\n")
     replace_text(folder / "claims.md", markdown(found) + "\n")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _plain(own) for key, own in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(own) for own in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def draw_claims(experiment: Experiment, outcomes: Sequence[Outcome], source: str, out: Path) -> list[Path]:
