@@ -5,17 +5,21 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+from statistics import median
 
 import pytest
 import torch
 
 from fgbench import methods, oracle
 from fgbench.architectures import build
+from fgbench.errors import UsageError
+from fgbench.measurement.clock import clock_for
 from fgbench.methods import Conditions
 from fgbench.store.run_folder import find_runs
 from fgbench.worker.matched import float32_precision
+from fgbench.worker.slow import slowed
 from tests.builders import cross_entropy
-from tests.conformance.test_methods import every_spec
+from tests.conformance.test_methods import PARTICULAR, every_spec
 
 pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 
@@ -28,7 +32,12 @@ def test_every_methods_step_is_what_reverse_mode_says(name, dtype, arch):
     model = build(arch, 2, 16, (1, 8, 8), 4).to("cuda", dtype)
     x = torch.randn(32, 1, 8, 8, dtype=dtype, device="cuda")
     y = torch.randint(4, (32,), device="cuda")
-    oracle.check_step(methods.find(name), model, cross_entropy, (x, y), seed=0)
+    try:
+        oracle.check_step(methods.find(name), model, cross_entropy, (x, y), seed=0)
+    except UsageError as error:
+        if name.startswith(PARTICULAR):
+            pytest.skip(str(error))
+        raise
 
 
 @pytest.mark.parametrize("name", ["backprop", "forward", "forward:structure=rank-one", "forward:tangents=4"])
@@ -52,6 +61,15 @@ def test_a_captured_step_trains_as_an_eager_one():
         torch.testing.assert_close(graph((x, y), 0.1), eager((x, y), 0.1))
     for a, b in zip(one.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_a_slowed_step_waits_in_the_queue_for_its_share():
+    """By more than half of it, and by less than twice: the sleep is calibrated, not exact."""
+    device = torch.device("cuda")
+    clock, x = clock_for(device), torch.randn(4096, 4096, device=device)
+    run = slowed(lambda: x @ x, 0.5, clock, device)
+    plain, slow = (median(clock.time(work).seconds for _ in range(20)) for work in (lambda: x @ x, run))
+    assert 1.25 < slow / plain < 2.0
 
 
 def test_energy_and_clocks_reach_the_samples_and_kinds_add_up_to_the_peak(tmp_path):
