@@ -41,6 +41,7 @@ from fgbench.store.csv_table import replace_text
 from fgbench.training.loop import evaluate
 from fgbench.worker.matched import Matched, build_matched
 
+SAME = 0.999  # a cosine from where on an estimate is the gradient
 TABLE = "alignment.csv"
 COLUMNS = ("method", "seed", "step", "block", "cosine", "loss")
 ALL = "all"  # blocks together
@@ -94,10 +95,13 @@ def measure(settings: Mapping[str, Any], folder: Path, note: Note) -> None:
 
 
 def figures(folder: Path) -> dict[str, Estimate]:
-    """`METHOD/alignment` and `METHOD/loss`, means over seeds with 95 % t-intervals.
+    """`METHOD/alignment`, `METHOD/inner` and `METHOD/loss`, means over seeds with 95 % t-intervals.
 
     The alignment is the mean over the later half of the steps, of the seeds that came so far; the loss
-    is the validation loss at the end, without an interval where a seed diverged.
+    is the validation loss at the end, without an interval where a seed diverged. `inner` is the mean
+    over blocks whose estimate is not the gradient itself, as the last block's is where methods go block
+    by block: that one would hide the others. The estimate along a guess, for the end-to-end target, is
+    never against the gradient; what an auxiliary loss's own gradient is, is the `inner` of local losses.
     """
     frame = _read(folder)
     whole = frame[frame["block"] == ALL]
@@ -107,6 +111,8 @@ def figures(folder: Path) -> dict[str, Estimate]:
     for method in whole["method"].unique():
         aligned = late[late.index.get_level_values("method") == method]
         found[f"{method}/alignment"] = mean_interval(list(aligned))
+        if inner := _inner(frame[frame["method"] == method]):
+            found[f"{method}/inner"] = mean_interval(inner)
         losses = list(last[last.index == method])
         finite = all(math.isfinite(loss) for loss in losses)
         found[f"{method}/loss"] = mean_interval(losses) if finite else Estimate(math.inf)
@@ -188,6 +194,14 @@ def _gradient(matched: Matched, model: nn.Module, batch: Batch) -> Sequence[Tens
 
 def _read(folder: Path) -> pd.DataFrame:
     return pd.read_csv(folder / TABLE, dtype={"method": str, "block": str})
+
+
+def _inner(frame: pd.DataFrame) -> list[float]:
+    """For each seed, the mean over late steps and blocks that do not have the gradient at every step."""
+    blocks = frame[frame["block"] != ALL]
+    lowest = blocks.groupby("block")["cosine"].transform("min")
+    late = _late(blocks[~(lowest > SAME)])
+    return list(late.groupby("seed")["cosine"].mean().dropna())
 
 
 def _late(frame: pd.DataFrame) -> pd.DataFrame:

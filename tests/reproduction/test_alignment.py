@@ -130,3 +130,16 @@ def test_a_chart_with_claims(folder, tmp_path):
     (path,) = alignment.draw(folder, tmp_path, {"forward/alignment": 0.05, "elsewhere": 1.0})
     assert path.name == "alignment.png"
     assert path.stat().st_size > 10_000
+
+
+def test_inner_leaves_out_the_blocks_that_have_the_gradient_itself(tmp_path):
+    rows = [
+        {"method": "m", "seed": seed, "step": step, "block": block, "cosine": cosine, "loss": 1.0}
+        for seed, shift in ((0, 0.0), (1, 0.1))
+        for step in (0, 10, 20)
+        for block, cosine in (("all", 0.9), ("0", 0.1 + shift), ("1", 0.3 + shift), ("2", 1.0))
+    ]
+    pd.DataFrame(rows).to_csv(tmp_path / alignment.TABLE, index=False)
+    found = alignment.figures(tmp_path)
+    assert found["m/inner"].value == pytest.approx(0.25)
+    assert found["m/alignment"].value == pytest.approx(0.9)
