@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -112,7 +112,9 @@ def _begun(plan: Plan, folder: Path) -> tuple[RunFolder, dict[str, str]]:
     contracts = contracts_of(plan)
     for run in reversed(find_runs(folder) if folder.is_dir() else []):
         facts = run.facts()
-        if {group["name"]: group["contract"] for group in facts["groups"]} == contracts:
+        asked = replace(Config.from_facts(facts["config"]), data_dir=plan.config.data_dir)
+        found = {group["name"]: group["contract"] for group in facts["groups"]}
+        if (found, asked) == (contracts, plan.config):
             if facts["status"] != "done":
                 run.reopen()
             return run, contracts

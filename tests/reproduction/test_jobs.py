@@ -51,6 +51,8 @@ def test_a_run_is_measured_once_and_tells_how_far_it_is(tmp_path):
     run.finish("interrupted")
     jobs.measure(settings, tmp_path, lambda text, share: None)
     assert [run.facts()["status"] for run in find_runs(tmp_path / "tiny")] == ["done"]
+    jobs.measure({**settings, "methods": ["backprop"]}, tmp_path, lambda text, share: None)
+    assert len(find_runs(tmp_path / "tiny")) == 2, "another question is another run"
     assert told == sorted(told)
     assert told[0] >= 0 and told[-1] <= 1
-    assert "tiny/mlp-d1-w4-b16/forward/ratio" in jobs.figures(tmp_path)
+    assert "tiny/mlp-d1-w4-b16/backprop/r" in jobs.figures(tmp_path)
