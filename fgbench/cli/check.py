@@ -81,6 +81,8 @@ def check(
     if self_test and slower <= margin:
         raise UsageError(f"--slowdown {slowdown}: must be more than the tolerance of {margin:.0%}.")
     held = read_baseline(baseline)
+    if not held:
+        raise UsageError(f"{baseline}: holds no ratio to check; `fgbench baseline` writes some.")
     asked = _Asked(results, run, out, max_measure_seconds, device)
     if self_test:
         raise typer.Exit(_test_itself(held, margin, slower, asked))
@@ -144,7 +146,7 @@ def _test_itself(held: list[Cell], margin: float, slowdown: float, asked: _Asked
 
 
 def _measured(cells: list[Cell], asked: _Asked, slowed: float = 0.0) -> list[RunFolder]:
-    from fgbench.cli.run import DEFAULTS, default_data_dir
+    from fgbench.cli.presets import DEFAULTS, default_data_dir
     from fgbench.cli.start import measure
     from fgbench.plan import Config, make_plan
     from fgbench.regression.rerun import configs_of

@@ -53,7 +53,7 @@ def doctor(
     """Show versions, devices, the noise floor of this machine, and what is missing."""
     from rich.console import Console
 
-    from fgbench.cli.run import default_data_dir
+    from fgbench.cli.presets import default_data_dir
     from fgbench.measurement.environment import describe_environment
     from fgbench.plan import resolve_device, resolve_threads
 

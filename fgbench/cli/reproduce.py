@@ -58,7 +58,7 @@ def reproduce(
     ),
 ) -> None:
     """Run a paper's experiments, and say of each of its claims whether it was reproduced here."""
-    from fgbench.cli.run import default_data_dir
+    from fgbench.cli.presets import default_data_dir
     from fgbench.reproduction.suite import SCALES, load
 
     if scale not in SCALES:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,36 +9,17 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fgbench import registry
+from fgbench.cli import stored
+from fgbench.cli.presets import DEFAULTS, QUICK, default_data_dir
 from fgbench.cli.values import share
 from fgbench.errors import UsageError
 from fgbench.options import OR
 
 if TYPE_CHECKING:
-    from fgbench.plan import Config, Plan
+    from fgbench.plan import Plan
     from fgbench.store.run_folder import RunFolder
 
-# What --quick changes: one process, one seed, a few seconds of everything.
-DEFAULTS = {
-    "processes": 5,
-    "seeds": 3,
-    "max_measure_seconds": 45.0,
-    "max_train_seconds": 6.0,
-    "validation_size": 2000,
-}
-QUICK = {
-    "processes": 1,
-    "seeds": 1,
-    "max_measure_seconds": 10.0,
-    "max_train_seconds": 2.0,
-    "validation_size": 200,
-}
-
 NOTHING_MEASURED = 1  # exit code of a run in which every job failed
-
-
-def default_data_dir() -> str:
-    """Where downloaded data is kept: FGBENCH_DATA, or the user's cache folder."""
-    return os.environ.get("FGBENCH_DATA") or "~/.cache/fgbench"
 
 
 SEARCH = "search"
@@ -279,7 +259,7 @@ def run(
         slowed=share("--slowed", slowed),
     )
     if like is not None:
-        config = _like(like, config, given)
+        config = stored.like(like, config, given)
     plan = make_plan(config)
     if dry_run:
         _show_plan(plan)
@@ -289,7 +269,7 @@ def run(
     for number in range(repeat):
         folder, contracts = new_run(plan, out)
         if like is not None and not number:
-            _note_what_differs(like, contracts)
+            stored.note_what_differs(like, contracts)
         _run(plan, folder, contracts, json_)
 
 
@@ -300,65 +280,8 @@ def _learning_rate(asked: str) -> float | None:
         raise UsageError(f"--lr {asked}: must be a number or {SEARCH}.") from None
 
 
-# Fields of the config that an option of another name sets.
-FIELDS = {
-    "arch": ("archs",),
-    "depth": ("depths",),
-    "method": ("methods",),
-    "lr": ("learning_rate",),
-    "time_only": ("time", "train"),
-    "train_only": ("time", "train"),
-    "quick": tuple(QUICK),
-}
-
-
-def _like(path: Path, asked: Config, given: set[str]) -> Config:
-    """The config of a stored run, but for the options that the command line gives."""
-    import dataclasses
-
-    from fgbench.plan import Config
-    from fgbench.store.run_folder import RunFolder
-
-    stored = Config.from_facts(RunFolder.open(path).facts()["config"])
-    fields = {field for option in given for field in FIELDS.get(option, (option,))}
-    known = {field.name for field in dataclasses.fields(Config)}
-    return dataclasses.replace(stored, **{field: getattr(asked, field) for field in fields & known})
-
-
-def _note_what_differs(like: Path, contracts: dict[str, str]) -> None:
-    """Say which groups of the stored run are not measured as they were."""
-    from fgbench.store.run_folder import RunFolder
-
-    stored = {group["name"]: group["contract"] for group in RunFolder.open(like).facts()["groups"]}
-    other = [name for name, contract in contracts.items() if contract != stored.get(name)]
-    if other:
-        print(
-            f"fgbench: --like {like}: {', '.join(other)} is not what was measured there: an option, the "
-            "device, the threads, torch or the model's code differ.",
-            file=sys.stderr,
-        )
-
-
 def _resume(path: Path, as_json: bool, dry_run: bool) -> None:
-    """Go on with a run that was cut off, if it still is what it was."""
-    from fgbench.plan import Config, make_plan
-    from fgbench.start import contracts_of
-    from fgbench.store.run_folder import RunFolder
-    from fgbench.store.schema import SCHEMA_VERSION
-
-    folder = RunFolder.open(path)
-    facts = folder.facts()
-    if facts["schema_version"] != SCHEMA_VERSION:
-        raise UsageError(f"--resume {path}: an older fgbench began it; start a new run with --like {path}.")
-    plan = make_plan(Config.from_facts(facts["config"]))
-    before = {group["name"]: group["contract"] for group in facts["groups"]}
-    contracts = contracts_of(plan)
-    if contracts != before:
-        changed = next((name for name in contracts if contracts[name] != before.get(name)), "a group")
-        raise UsageError(
-            f"--resume {path}: {changed} would not be the same here and now (device, torch, threads or the "
-            "model's code changed); start a new run with --like."
-        )
+    plan, folder, contracts = stored.resumed(path)
     if dry_run:
         _show_plan(plan)
         return

@@ -15,6 +15,7 @@ import pytest
 
 import fgbench
 import fgbench.errors
+from fgbench.regression.baseline import write_baseline
 from fgbench.store.run_folder import find_runs
 from fgbench.store.schema import TABLES
 from tests.regression.test_baseline import timed
@@ -202,6 +203,14 @@ def test_a_check_proves_that_it_can_fail_and_fails_where_it_could_not(tmp_path: 
     assert (unable.returncode, "WRONG" in unable.stdout) == (1, True)
     without = fgbench_says("check", str(results), *asked[1:], "90%")
     assert (without.returncode, "--slowed" in without.stderr) == (2, True)
+
+
+@pytest.mark.parametrize("how", ["--run", "--self-test"])
+def test_a_baseline_without_a_row_proves_nothing(tmp_path: Path, how: str) -> None:
+    write_baseline(tmp_path / "b.csv", [])
+    done = fgbench_says("check", how, "--baseline", str(tmp_path / "b.csv"))
+    assert (done.returncode, "holds no ratio" in done.stderr) == (2, True)
+    assert "Traceback" not in done.stderr
 
 
 def test_two_results_side_by_side_and_a_history(tmp_path: Path) -> None:

@@ -1,0 +1,89 @@
+"""Runs that begin from stored ones: `--like` another, or `--resume` of one that was cut off."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from fgbench.cli.presets import QUICK
+from fgbench.errors import UsageError
+
+if TYPE_CHECKING:
+    from fgbench.plan import Config, Plan
+    from fgbench.store.run_folder import RunFolder
+
+# Fields of the config that an option of another name sets.
+FIELDS = {
+    "arch": ("archs",),
+    "depth": ("depths",),
+    "method": ("methods",),
+    "lr": ("learning_rate",),
+    "time_only": ("time", "train"),
+    "train_only": ("time", "train"),
+    "quick": tuple(QUICK),
+}
+
+
+def like(path: Path, asked: Config, given: set[str]) -> Config:
+    """The config of a stored run, but for the options that the command line gives.
+
+    Args:
+        path: of the run.
+        asked: the command line's own config.
+        given: names of the options in it that were given.
+
+    Raises:
+        ResultsError: no run, or one of options that this version does not have.
+    """
+    import dataclasses
+
+    from fgbench.plan import Config
+    from fgbench.store.run_folder import RunFolder
+
+    stored = Config.from_facts(RunFolder.open(path).facts()["config"])
+    fields = {field for option in given for field in FIELDS.get(option, (option,))}
+    known = {field.name for field in dataclasses.fields(Config)}
+    return dataclasses.replace(stored, **{field: getattr(asked, field) for field in fields & known})
+
+
+def note_what_differs(path: Path, contracts: dict[str, str]) -> None:
+    """Say which groups of the stored run are not measured as they were."""
+    from fgbench.store.run_folder import RunFolder
+
+    stored = {group["name"]: group["contract"] for group in RunFolder.open(path).facts()["groups"]}
+    other = [name for name, contract in contracts.items() if contract != stored.get(name)]
+    if other:
+        print(
+            f"fgbench: --like {path}: {', '.join(other)} is not what was measured there: an option, the "
+            "device, the threads, torch or the model's code differ.",
+            file=sys.stderr,
+        )
+
+
+def resumed(path: Path) -> tuple[Plan, RunFolder, dict[str, str]]:
+    """A run that was cut off: its plan, its folder and its contracts, if it still is what it was.
+
+    Raises:
+        UsageError: an older fgbench began it, or something that decides on figures is another now.
+        ResultsError: no run.
+    """
+    from fgbench.plan import Config, make_plan
+    from fgbench.start import contracts_of
+    from fgbench.store.run_folder import RunFolder
+    from fgbench.store.schema import SCHEMA_VERSION
+
+    folder = RunFolder.open(path)
+    facts = folder.facts()
+    if facts["schema_version"] != SCHEMA_VERSION:
+        raise UsageError(f"--resume {path}: an older fgbench began it; start a new run with --like {path}.")
+    plan = make_plan(Config.from_facts(facts["config"]))
+    before = {group["name"]: group["contract"] for group in facts["groups"]}
+    contracts = contracts_of(plan)
+    if contracts != before:
+        changed = next((name for name in contracts if contracts[name] != before.get(name)), "a group")
+        raise UsageError(
+            f"--resume {path}: {changed} would not be the same here and now (device, torch, threads or the "
+            "model's code changed); start a new run with --like."
+        )
+    return plan, folder, contracts
