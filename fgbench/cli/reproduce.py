@@ -98,7 +98,9 @@ def _reproduce(suite: Suite, chosen: Sequence[Experiment], scale: str, folder: P
     facts = {"scale": scale, "environment": environment}
     charts = []
     console = Console(highlight=False)
-    for experiment in chosen:
+    # Of what was measured there before, the claims stay in the table.
+    there = [e for e in suite.experiments if e in chosen or (folder / e.name / DONE).exists()]
+    for experiment in there:
         found[experiment.name] = _outcomes(experiment, scale, folder / experiment.name)
         claims = {c.figure: c.value for c in experiment.claims if c.value is not None and c.of_the_paper}
         out = folder / "charts" / experiment.name

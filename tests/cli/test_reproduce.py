@@ -78,6 +78,16 @@ def test_it_ends_with_the_claims_and_measures_nothing_twice(paper, tmp_path):
     assert table.stat().st_mtime_ns == before
 
 
+def test_what_was_measured_before_stays_in_the_table(paper, tmp_path):
+    second = TOML[TOML.index("[[experiments]]") :].replace('name = "projection"', 'name = "again"')
+    (tmp_path / "suites" / "a1900.toml").write_text(TOML + second)
+    assert said(paper, "--only", "projection", "--out", str(tmp_path / "out"))[1] is None
+    (folder,) = (tmp_path / "out").iterdir()
+    assert said(paper, "--only", "again", "--resume", str(folder))[1] is None
+    claims = json.loads((folder / "claims.json").read_text())["claims"]
+    assert [c["experiment"] for c in claims] == ["projection"] * 2 + ["again"] * 2
+
+
 def test_the_list_has_every_experiment_with_its_times(paper):
     text, error = said("--list")
     assert error is None
