@@ -7,7 +7,7 @@ import json
 import math
 import sys
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import asdict, astuple
 from statistics import median
 from xml.etree import ElementTree
@@ -73,8 +73,8 @@ def self_test_table(trials: Sequence[Trial]) -> str:
             str(finding.checks),
             said,
             f"{finding.regressed_first} {Answer.REGRESSED.value}",
-            f"{median(t.power for t in own):.0%}" if finding.slowed else "–",
-            f"{median(t.smallest for t in own):+.1%}",
+            f"{_middle(t.power for t in own):.0%}" if finding.slowed else "–",
+            f"{_middle(t.smallest for t in own):+.1%}",
             works,
         )
     wrong = sum(not finding.works for finding in found)
@@ -84,6 +84,11 @@ def self_test_table(trials: Sequence[Trial]) -> str:
         else "the check can fail, and does where it should"
     )
     return _printed(table, line)
+
+
+def _middle(values: Iterable[float]) -> float:
+    """The median of those that there are: an invalid check has none."""
+    return median([value for value in values if not math.isnan(value)] or [math.nan])
 
 
 def _printed(table: Table, line: str = "") -> str:

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 
 import pytest
 
 from fgbench.errors import ResultsError
 from fgbench.regression.baseline import cells_of
+from fgbench.regression.formats import self_test_table
 from fgbench.regression.self_test import findings, on_data, on_runs, store
 from fgbench.regression.verdict import LOOKS
 from tests.charts.made_up import METHODS, group
@@ -83,3 +85,10 @@ def test_what_was_found_is_stored_a_trial_a_row(tmp_path):
     assert header.startswith("number,cell,source,slowed")
     facts = json.loads((tmp_path / "out" / "gate.json").read_text())
     assert (facts["tolerance"], [f["works"] for f in facts["findings"]]) == (TOLERANCE, [True, True])
+
+
+def test_an_invalid_trial_does_not_touch_the_others_figures_in_the_table():
+    sound = on_data([CELL], 0.10, TOLERANCE)
+    invalid = [dataclasses.replace(t, smallest=math.nan, answer="INVALID", first="INVALID") for t in sound]
+    for trials in ([*sound, *invalid], [*invalid, *sound], [*invalid, *sound, *invalid]):
+        assert self_test_table(trials).count(f"{sound[0].smallest:+.1%}") == 2
