@@ -10,15 +10,13 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from fgbench.errors import ResultsError
 from fgbench.store.schema import TABLES, headers
 
 UNENCODABLE = "backslashreplace"  # a path that is not UTF-8 must not keep a row from being stored
-INT64 = range(-(2**63), 2**63)
-
-_DTYPES = {"str": "string", "int": "Int64", "float": "float64", "bool": "boolean"}
 
 
 def append_row(path: Path, row: Mapping[str, Any]) -> None:
@@ -70,27 +68,72 @@ def read_table(path: Path) -> pd.DataFrame:
     """
     columns = TABLES[path.stem]
     if not path.exists():
-        return _frame(columns, [])
+        return _frame(columns, {})
     try:
         # What follows the last newline is torn, perhaps within a character.
         lines = path.read_bytes().split(b"\n")[:-1]
     except OSError as error:
         raise ResultsError(f"{path}: cannot be read ({error.strerror}).") from error
-    rows: list[list[Any]] = []
-    header = list(columns)
-    for number, line in enumerate(lines, start=1):
-        cells = _split(path, number, line)
-        if number == 1:
-            header = _checked_header(path, cells)
-        else:
-            rows.append(_parsed(path, number, {c: columns[c] for c in header}, cells))
-    absent = {column: kind for column, kind in columns.items() if column not in header}
-    frame = _frame({c: columns[c] for c in header}, rows)
-    return frame.join(_frame(absent, [[None] * len(absent)] * len(rows)))[list(columns)]
+    header = _checked_header(path, _split(path, 1, lines[0])) if lines else list(columns)
+    found = {column: columns[column] for column in header}
+    try:
+        cells = _columns(found, lines[1:])
+    except (ValueError, OverflowError, csv.Error):
+        raise _first_fault(path, found, lines) from None
+    return _frame(columns, cells, len(lines[1:]))
+
+
+def _columns(columns: Mapping[str, str], lines: list[bytes]) -> dict[str, Any]:
+    """All lines at once, column by column.
+
+    Raises:
+        ValueError, OverflowError, csv.Error: a line does not fit; which one is not known.
+    """
+    rows = list(csv.reader([line.decode() for line in lines], strict=True))
+    # No cell holds a newline: a quote left open has swallowed the lines after it.
+    if len(rows) != len(lines) or any(len(row) != len(columns) for row in rows):
+        raise ValueError("lines of another length")
+    by_column = zip(*rows, strict=True) if rows else ([] for _ in columns)
+    return {c: _array(columns[c], list(cells)) for c, cells in zip(columns, by_column, strict=True)}
+
+
+def _array(kind: str, cells: list[str]) -> Any:
+    """A column's cells in its type; an empty cell is missing."""
+    text = np.array(cells, dtype=object)
+    given = text != ""
+    if kind == "float":
+        values = np.full(len(cells), math.nan)
+        values[given] = text[given].astype(float)
+        return values
+    if kind == "str":
+        return pd.array(np.where(given, text, None), dtype="string")
+    numbers = np.zeros(len(cells), dtype=np.int64)
+    numbers[given] = text[given].astype(np.int64)
+    if kind == "int":
+        return pd.arrays.IntegerArray(numbers, ~given)
+    if not set(cells) <= {"", "0", "1"}:
+        raise ValueError("neither 0 nor 1")
+    return pd.arrays.BooleanArray(numbers.astype(bool), ~given)
+
+
+def _first_fault(path: Path, columns: Mapping[str, str], lines: list[bytes]) -> ResultsError:
+    """The first line that does not fit, cell by cell: slow, and only to name it."""
+    for number, line in enumerate(lines[1:], start=2):
+        try:
+            cells = _split(path, number, line)
+        except ResultsError as error:
+            return error
+        if len(cells) != len(columns):
+            return ResultsError(f"{path}:{number}: has {len(cells)} cells, {len(columns)} are expected.")
+        for (column, kind), cell in zip(columns.items(), cells, strict=True):
+            try:
+                _array(kind, [cell])
+            except (ValueError, OverflowError):
+                return ResultsError(f"{path}:{number}: '{cell}' is not a value of {column} ({kind}).")
+    raise AssertionError(f"{path}: every line fits alone and not together")
 
 
 def _split(path: Path, number: int, line: bytes) -> list[str]:
-    # Line by line, as no cell holds a newline: a quote left open does not swallow the lines after it.
     try:
         return next(csv.reader([line.decode()], strict=True))
     except (UnicodeDecodeError, csv.Error) as error:
@@ -105,28 +148,6 @@ def _checked_header(path: Path, cells: list[str]) -> list[str]:
             "read it with the fgbench version that wrote it."
         )
     return cells
-
-
-def _parsed(path: Path, line: int, columns: Mapping[str, str], cells: list[str]) -> list[Any]:
-    if len(cells) != len(columns):
-        raise ResultsError(f"{path}:{line}: has {len(cells)} cells, {len(columns)} are expected.")
-    values = []
-    for (column, kind), cell in zip(columns.items(), cells, strict=True):
-        try:
-            values.append(_value(kind, cell))
-        except ValueError:
-            raise ResultsError(f"{path}:{line}: '{cell}' is not a value of {column} ({kind}).") from None
-    return values
-
-
-def _value(kind: str, cell: str) -> Any:
-    if cell == "":
-        return math.nan if kind == "float" else None
-    if kind == "bool":
-        return bool(("0", "1").index(cell))
-    if kind == "int" and int(cell) not in INT64:
-        raise ValueError(cell)
-    return {"str": str, "int": int, "float": float}[kind](cell)
 
 
 def _cells(columns: Mapping[str, str], row: Mapping[str, Any]) -> list[str]:
@@ -152,6 +173,7 @@ def _line(cells: Iterable[str]) -> str:
     return buffer.getvalue()
 
 
-def _frame(columns: Mapping[str, str], rows: list[list[Any]]) -> pd.DataFrame:
-    frame = pd.DataFrame(rows, columns=list(columns), dtype=object)
-    return frame.astype({column: _DTYPES[kind] for column, kind in columns.items()})
+def _frame(columns: Mapping[str, str], cells: Mapping[str, Any], rows: int = 0) -> pd.DataFrame:
+    """Every column of the schema; those without cells, of an older file, are missing throughout."""
+    missing = [""] * rows
+    return pd.DataFrame({c: cells[c] if c in cells else _array(kind, missing) for c, kind in columns.items()})
