@@ -7,9 +7,11 @@ A file whose name begins with an underscore is shared by charts and is none.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import cache
+from functools import cache, partial
+from multiprocessing import get_context
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -22,6 +24,7 @@ if TYPE_CHECKING:
     from fgbench.store.run_folder import RunFolder
 
 FORMATS = ("png", "svg", "pdf")
+MANY_GROUPS = 8  # from so many on, processes that draw side by side are worth their start
 
 
 @dataclass(frozen=True)
@@ -59,11 +62,20 @@ def find(name: str) -> Chart:
     return chart
 
 
-def draw_all(source: Path | Sequence[RunFolder], out: Path, format: str = "png") -> list[Drawn]:
+def draw_all(
+    source: Path | Sequence[RunFolder], out: Path, format: str = "png", *, processes: int = 1
+) -> list[Drawn]:
     """Draw every chart of a folder of runs, or of some runs, into the folder `out`.
 
     Groups that differ in more than depth, and runs that measured the same thing twice, never share
     a figure; what a figure shows is in its title and in its file's name.
+
+    Args:
+        source: a run's folder, one that holds many, or runs.
+        out: made where it is not there.
+        format: one of `FORMATS`.
+        processes: that draw side by side where there is much to draw. They are spawned, so more than one
+            needs a program whose main module can be imported.
 
     Raises:
         ResultsError: no run, or a damaged one.
@@ -72,35 +84,39 @@ def draw_all(source: Path | Sequence[RunFolder], out: Path, format: str = "png")
     if format not in FORMATS:
         raise UsageError(f"--format {format}: must be one of {', '.join(FORMATS)}.")
     from fgbench.charts._comparison import comparisons
-    from fgbench.charts._style import print_style
     from fgbench.store.run_folder import find_runs
 
     found = comparisons(find_runs(source) if isinstance(source, Path) else source)
     try:
         out.mkdir(parents=True, exist_ok=True)
-        with print_style():
-            return [drawn for name in names() for drawn in _draw(name, found, out, format)]
+        draw = partial(_draw, found=found, out=out, format=format)
+        if processes == 1 or sum(len(comparison.depths) for comparison in found) < MANY_GROUPS:
+            return [drawn for name in names() for drawn in draw(name)]
+        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+            return [drawn for of_chart in pool.map(draw, names()) for drawn in of_chart]
     except OSError as error:
         raise UsageError(
             f"--out {out}: cannot be written ({error.strerror}); name a folder that can."
         ) from error
 
 
-def _draw(name: str, found: Sequence[Comparison], out: Path, format: str) -> Iterable[Drawn]:
+def _draw(name: str, found: Sequence[Comparison], out: Path, format: str) -> list[Drawn]:
     """Every figure of one chart, and each reason for one that is left out once."""
-    from fgbench.charts._style import save
+    from fgbench.charts._style import print_style, save
 
     chart = find(name)
-    shown = [c for whole in found for c in (whole.by_depth() if chart.scope == "group" else [whole])]
-    drawings = [(comparison, chart.draw(comparison)) for comparison in shown]
-    reasons = {drawing for _, drawing in drawings if isinstance(drawing, str)}
-    if all(isinstance(drawing, str) for _, drawing in drawings) and len(reasons) <= 1:
-        yield Drawn(name, reason=f"{reasons.pop() if reasons else 'nothing measured'} in these runs")
-        return
-    for comparison, drawing in drawings:
-        if isinstance(drawing, str):
-            yield Drawn(name, reason=f"{drawing} in {comparison.slug}")
-        else:
-            path = out / f"{name}_{comparison.slug}.{format}"
-            save(drawing, path)
-            yield Drawn(name, path)
+    shown = [c for whole in found for c in (whole.by_depth if chart.scope == "group" else [whole])]
+    with print_style():
+        drawings = [(comparison, chart.draw(comparison)) for comparison in shown]
+        reasons = {drawing for _, drawing in drawings if isinstance(drawing, str)}
+        if all(isinstance(drawing, str) for _, drawing in drawings) and len(reasons) <= 1:
+            return [Drawn(name, reason=f"{reasons.pop() if reasons else 'nothing measured'} in these runs")]
+        drawn = []
+        for comparison, drawing in drawings:
+            if isinstance(drawing, str):
+                drawn.append(Drawn(name, reason=f"{drawing} in {comparison.slug}"))
+            else:
+                path = out / f"{name}_{comparison.slug}.{format}"
+                save(drawing, path)
+                drawn.append(Drawn(name, path))
+        return drawn

@@ -7,6 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -70,6 +71,7 @@ class Comparison:
         """A method's row of the summary, in a single group."""
         return self.rows[self.rows["method"] == method].iloc[0]
 
+    @cached_property
     def by_depth(self) -> list[Comparison]:
         """Each group apart."""
         return [self._of(self.rows[self.rows["depth"] == depth]) for depth in self.depths]

@@ -139,4 +139,8 @@ def folded(method: str) -> str:
 def save(figure: Figure, path: Path) -> None:
     """Write a figure; its format is the file's ending. The same figure gives the same bytes."""
     undated = {"svg": {"Date": None}, "pdf": {"CreationDate": None}}.get(path.suffix[1:], {})
+    engine = figure.get_layout_engine()
+    if engine is not None:  # laid out here, once: matplotlib would draw the whole figure to do so
+        engine.execute(figure)
+        figure.set_layout_engine(None)
     figure.savefig(path, dpi=DPI, metadata=undated)

@@ -27,7 +27,7 @@ NOTE = "Large mark: seconds of all runs over the runs that reached it (ERT), 95 
 def _draw(comparison: Comparison) -> Figure | str:
     if comparison.tables["targets"].empty:
         return "no training" if comparison.tables["curves"].empty else "no target"
-    groups = [group for group in comparison.by_depth() if not group.tables["targets"].empty]
+    groups = [group for group in comparison.by_depth if not group.tables["targets"].empty]
     title = f"Time to target T{' by depth' * (len(groups) > 1)}: expected training seconds"
     rows = [len(group.methods) for group in groups]
     height = 0.55 + sum(0.42 + 1.2 * ROW_INCHES * count for count in rows)

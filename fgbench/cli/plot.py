@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +28,7 @@ def plot(
     from fgbench.charts import draw_all
 
     console = Console(highlight=False, soft_wrap=True)
-    for drawn in draw_all(results, out or results / "charts", format):
+    for drawn in draw_all(results, out or results / "charts", format, processes=os.cpu_count() or 1):
         if drawn.path:
             console.print(f"[green]drawn[/green] {escape(str(drawn.path))}")
         else:
