@@ -195,8 +195,8 @@ def _resolution_doubts(summary: pd.DataFrame) -> Iterator[str]:
     for _, row in summary[summary["t_resolution"] > COARSE * summary["t"]].iterrows():
         yield (
             f"{row['group']}, {row['method']}: reached its target within an evaluation or two "
-            f"({seconds(row['t'])}, {seconds(row['t_resolution'])} apart): what is over that time is coarse, "
-            "and at the first evaluation a lower bound; aim at a lower --target-loss."
+            f"({seconds(row['t'])}, {seconds(row['t_resolution'])} apart): it may be anywhere in between, and "
+            "the interval of what is over it is wide by that; aim at a lower --target-loss."
         )
 
 
