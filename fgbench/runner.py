@@ -320,4 +320,5 @@ class GroupRun(GroupJobs):
         if not targets:
             self.watcher.note(f"{self.group.name}: no target: no run held a validation loss below its start.")
             return
-        self.folder.replace_group("targets", self.group.name, target_rows(curves, targets))
+        rows = target_rows(curves, self._rows("jobs"), targets)
+        self.folder.replace_group("targets", self.group.name, rows)

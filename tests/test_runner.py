@@ -318,7 +318,7 @@ class TestFailures:
         done = ran(Script(train=train), time=False)
         assert done.statuses("train") == {"backprop": "ok", "forward": "diverged"}
         outcomes = {(r["method"], r["outcome"]) for r in done.rows("targets")}
-        assert outcomes == {("backprop", "reached"), ("forward", "censored")}
+        assert outcomes == {("backprop", "reached"), ("forward", "diverged")}
 
     def test_where_nothing_improves_there_is_no_target_and_it_is_said(self, ran):
         def train(request: dict[str, Any]) -> Events:

@@ -11,7 +11,7 @@ from fgbench.charts._parts import ROW_INCHES, beside, name_rows, reference_line
 from fgbench.charts._style import BLUE, COLOURS, GREY, new_figure
 from fgbench.regression.difference import Difference
 
-SHADES = {"more": COLOURS[0], "less": BLUE, "no difference seen": GREY, "the same": GREY}
+SHADES = {"more": COLOURS[0], "less": BLUE}  # grey: not known to have moved
 
 
 def draw_changes(differences: Sequence[Difference], a: str, b: str) -> Figure:
@@ -23,7 +23,7 @@ def draw_changes(differences: Sequence[Difference], a: str, b: str) -> Figure:
     """
     lines = [
         f"A: {a}. B: {b}.",
-        "95 % intervals; without one: memory. Right of 0: more time or memory in B.",
+        "95 % intervals where there are any. Right of 0: more time or memory in B.",
     ]
     figure = new_figure("What changed from A to B", lines, 1.0 + ROW_INCHES * len(differences))
     ax = figure.subplots()
@@ -34,7 +34,7 @@ def draw_changes(differences: Sequence[Difference], a: str, b: str) -> Figure:
             [change.value - 1],
             [place],
             xerr=ends,
-            color=SHADES[difference.words],
+            color=SHADES.get(difference.words, GREY),
             marker="o",
             markersize=6,
             linestyle="none",

@@ -17,7 +17,7 @@ from fgbench.charts._style import Look, looks_of
 from fgbench.store.run_folder import RunFolder
 from fgbench.summary.parts import split
 from fgbench.summary.table import GROUP_COLUMNS, summarise
-from fgbench.summary.targets import headline
+from fgbench.summary.targets import headline, stored_targets
 
 SETUP = (
     *(column for column in GROUP_COLUMNS if column != "depth"),
@@ -178,7 +178,8 @@ def _summary(index: int, run: RunFolder) -> pd.DataFrame:
 
 
 def _table(runs: Iterable[RunFolder], name: str) -> pd.DataFrame:
-    frames = [run.read(name).assign(run=index) for index, run in enumerate(runs)]
+    read = stored_targets if name == "targets" else lambda run: run.read(name)
+    frames = [read(run).assign(run=index) for index, run in enumerate(runs)]
     return pd.concat(frames, ignore_index=True)
 
 

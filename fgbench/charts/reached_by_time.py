@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 from matplotlib.figure import Figure
 
 from fgbench.charts import Chart
@@ -10,8 +12,9 @@ from fgbench.charts._parts import log_axis
 from fgbench.charts._style import add_legend, height_over_legend, new_figure
 from fgbench.measurement.statistics import survival
 from fgbench.report.figures import target_words
+from fgbench.summary.targets import CENSORED, NEVER, REACHED
 
-NOTE = "Kaplan–Meier: runs that ended before are counted until then (tick)."
+NOTE = "Kaplan–Meier: a run cut short (|) counts until then, one that diverged or failed (×) for good."
 
 
 def _draw(comparison: Comparison) -> Figure | str:
@@ -29,21 +32,22 @@ def _draw(comparison: Comparison) -> Figure | str:
         own, look = targets[targets["method"] == method], comparison.looks[method]
         if own.empty:
             continue
-        spent, reached = list(own["seconds"].astype(float)), list(own["outcome"] == "reached")
+        reached = list(own["outcome"] == REACHED)
+        spent = list(own["seconds"].mask(own["outcome"].isin(NEVER), math.inf))
         at, left = survival(spent, reached)
+        share = [0.0, *(1 - p for p in left)]
         ax.step(
             [low / 2, *at, high * 2],
-            [0.0, *(1 - p for p in left), 1 - left[-1]],
+            [*share, share[-1]],
             where="post",
             color=look.colour,
             linestyle=look.line,
             label=method,
         )
-        ended = sorted(s for s, hit in zip(spent, reached, strict=True) if not hit)
-        heights = [
-            1 - next((p for t, p in zip(at[::-1], left[::-1], strict=True) if t <= s), 1.0) for s in ended
-        ]
-        ax.plot(ended, heights, "|", color=look.colour, markersize=9, label=f"_ended {method}")
+        for mark, name, outcomes in (("|", "_ended", [CENSORED]), ("x", "_never", NEVER)):
+            ended = sorted(own[own["outcome"].isin(outcomes)]["seconds"])
+            heights = [share[sum(t <= s for t in at)] for s in ended]
+            ax.plot(ended, heights, mark, color=look.colour, markersize=9, label=f"{name} {method}")
     log_axis(ax, "x", [low, high])
     ax.set(ylim=(-0.03, 1.03), xlabel="Training seconds (evaluation excluded)", ylabel="Share of seeds")
     ax.grid(axis="y")

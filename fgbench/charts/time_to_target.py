@@ -16,12 +16,15 @@ from fgbench.charts._comparison import Comparison
 from fgbench.charts._parts import ROW_INCHES, beside, log_axis, name_rows, point, reach
 from fgbench.charts._style import GREY, Look, new_figure
 from fgbench.report.figures import missing, number, target_words
+from fgbench.summary.targets import CENSORED, NEVER, REACHED
 
 LOG_SPAN = 10
 SEEDS_BELOW = 0.3  # of a row, so that the seeds do not hide the estimate
 INTERVAL_REACH = 4  # an interval that goes further than this past all figures is cut off at the edge
 ARROW_POINTS = 18  # of a censored seed
-NOTE = "Large mark: seconds of all runs over the runs that reached it (ERT), 95 % interval over seeds."
+NOTE = (
+    "Large mark: seconds of all runs over the runs that reached it (ERT), 95 % interval over seeds and grid."
+)
 
 
 def _draw(comparison: Comparison) -> Figure | str:
@@ -40,7 +43,7 @@ def _draw(comparison: Comparison) -> Figure | str:
         ax.set_title(f"{depth}to {target}", loc="left", size=8.5)
     _scale(panels[-1], comparison)
     panels[-1].set_xlabel("Training seconds (evaluation excluded)")
-    figure.legend(handles=_keys(), loc="outside lower center", ncols=2)
+    figure.legend(handles=_keys(), loc="outside lower center", ncols=3)
     return figure
 
 
@@ -59,13 +62,18 @@ def _draw_group(ax: Axes, group: Comparison) -> None:
 
 
 def _draw_seeds(ax: Axes, targets: pd.DataFrame, place: float, look: Look) -> None:
-    """A dot a seed: filled where it reached the target, hollow with an arrow where it was cut short."""
+    """A mark a seed: filled where it reached the target, hollow with an arrow where it was cut short.
+
+    A cross where it diverged or failed.
+    """
     arrow: dict[str, Any] = {"arrowstyle": "<-", "color": look.colour, "shrinkA": 0, "shrinkB": 3}
-    for outcome, fill in (("reached", look.colour), ("censored", "white")):
-        own = targets[targets["outcome"] == outcome]["seconds"].astype(float)
-        dots: dict[str, Any] = {"marker": ".", "markersize": 8, "linestyle": "none", "color": look.colour}
-        ax.plot(own, [place] * len(own), markerfacecolor=fill, label=f"_{outcome}", zorder=4, **dots)
-        for seconds in own if outcome == "censored" else ():
+    kinds = (([REACHED], ".", look.colour), ([CENSORED], ".", "white"), (NEVER, "x", look.colour))
+    for outcomes, marker, fill in kinds:
+        own = targets[targets["outcome"].isin(outcomes)]["seconds"].astype(float)
+        dots: dict[str, Any] = {"marker": marker, "markersize": 8 if marker == "." else 5, "zorder": 4}
+        dots |= {"linestyle": "none", "color": look.colour, "markerfacecolor": fill}
+        ax.plot(own, [place] * len(own), label=f"_{outcomes[0]}", **dots)
+        for seconds in own if CENSORED in outcomes else ():
             end: dict[str, Any] = {"xytext": (ARROW_POINTS, 0), "textcoords": "offset points"}
             ax.annotate("", (seconds, place), arrowprops=arrow, zorder=3, **end)
 
@@ -90,9 +98,11 @@ def _scale(ax: Axes, comparison: Comparison) -> None:
 def _keys() -> Sequence[Line2D]:
     filled = Line2D([], [], linestyle="none", marker=".", markersize=8, color=GREY)
     hollow = Line2D([], [], linestyle="none", marker=".", markersize=8, color=GREY, markerfacecolor="white")
+    cross = Line2D([], [], linestyle="none", marker="x", markersize=5, color=GREY)
     filled.set_label("a seed that reached it")
-    hollow.set_label("a seed that ended before (longer than)")
-    return [filled, hollow]
+    hollow.set_label("ended before (longer than)")
+    cross.set_label("diverged or failed (never)")
+    return [filled, hollow, cross]
 
 
 chart = Chart(_draw)

@@ -27,7 +27,8 @@ def check(
     ] = None,
     baseline: Annotated[Path, typer.Option(help="What `fgbench baseline` wrote.")] = Path("baseline.csv"),
     tolerance: Annotated[
-        str, typer.Option(help="By how much a ratio may grow: 5% or 0.05. The A/A floor counts where larger.")
+        str,
+        typer.Option(help="By how much a ratio may grow: 5% or 0.05. No less than the A/A floor can pass."),
     ] = "5%",
     allow_mismatch: Annotated[
         bool,

@@ -20,7 +20,9 @@ def compare(
 ) -> None:
     """Say what changed from A to B, by how much, and how sure that is; draw it.
 
-    Runtime ratios are compared over runs where a side has several, over processes where each has one.
+    Runtime ratios are compared over runs where a side has several, over processes where each has one. What
+    was not measured alike (device, dtype, threads, mode, optimiser, learning rates, target) is left out, and
+    said.
     """
     from fgbench.charts._changes import draw_changes
     from fgbench.charts._style import print_style, save
@@ -33,7 +35,8 @@ def compare(
     found = differences(find_runs(a), find_runs(b))
     both = [difference for difference in found if difference.change.value > 0]
     if not both:
-        raise ResultsError(f"{a} and {b} have no ratio of the same group and method in common.")
+        why = "; ".join(dict.fromkeys(d.why for d in found)) or "nothing was measured"
+        raise ResultsError(f"{a} and {b} have no figure of the same thing in common: {why}.")
     print(differences_as(format, found).rstrip())
     path = (out or b / "charts") / "changes.png"
     try:

@@ -8,13 +8,14 @@ with a t-interval, because one process is one sample. Over seeds: the jackknife.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from scipy import optimize, stats
 
 CONFIDENCE = 0.95
+NORMAL = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
 POWER = 0.8  # of finding what is said to be findable
 
 
@@ -127,66 +128,116 @@ def expected_running_time(spent: Sequence[float], reached: Sequence[bool]) -> fl
     return sum(spent) / successes if successes else math.inf
 
 
-def ert_interval(spent: Sequence[float], reached: Sequence[bool]) -> Estimate:
-    """Expected running time with a jackknife t-interval over seeds, on the logarithm."""
-    return _jackknife(
-        len(spent), lambda keep: _log_ert([spent[i] for i in keep], [reached[i] for i in keep])
-    ).exponentiated()
+@dataclass(frozen=True)
+class Runs:
+    """Runs of one method to one target, a seed each.
+
+    Attributes:
+        spent: seconds or iterations of each, until it was seen to have reached the target or ended without.
+        reached: whether it did.
+        earliest: what it can have reached the target at, at the earliest: after the evaluation before the
+            one that showed it. As `spent` where the run did not reach it, and altogether where None.
+    """
+
+    spent: Sequence[float]
+    reached: Sequence[bool]
+    earliest: Sequence[float] | None = None
+
+    def without(self, i: int) -> Runs:
+        """All but the i-th."""
+        return Runs([*self.spent[:i], *self.spent[i + 1 :]], [*self.reached[:i], *self.reached[i + 1 :]])
+
+    @property
+    def log_ert(self) -> float:
+        """Logarithm of the expected running time."""
+        return _log(expected_running_time(self.spent, self.reached))
+
+    @property
+    def log_earliest(self) -> float:
+        """The same of the earliest times."""
+        return _log(expected_running_time(self._earliest, self.reached))
+
+    @property
+    def grid_error(self) -> float:
+        """Standard error of `log_ert` if times are anywhere between earliest and seen alike.
+
+        Seeds that one evaluation shows together have no spread of their own, and are not known any better.
+        """
+        pairs = list(zip(self._earliest, self.spent, strict=True))
+        gaps = [seen - early for early, seen in pairs]
+        return math.hypot(*gaps) / math.sqrt(12) / (sum(map(sum, pairs)) / 2) if any(gaps) else 0.0
+
+    @property
+    def _earliest(self) -> Sequence[float]:
+        return self.spent if self.earliest is None else self.earliest
 
 
-def ert_ratio_interval(
-    spent: Sequence[float],
-    reached: Sequence[bool],
-    reference_spent: Sequence[float],
-    reference_reached: Sequence[bool],
-) -> Estimate:
+def ert_interval(runs: Runs) -> Estimate:
+    """Expected running time with a jackknife t-interval over seeds, on the logarithm.
+
+    A time is known to the evaluations around it: the interval goes from below the earliest times to above
+    those seen.
+    """
+    reach = math.hypot(_jackknife_reach(runs.log_ert, _each_left_out(runs)), NORMAL * runs.grid_error)
+    return Estimate(runs.log_ert, runs.log_earliest - reach, runs.log_ert + reach).exponentiated()
+
+
+def ert_ratio_interval(runs: Runs, reference: Runs) -> Estimate:
     """The ratio of two expected running times, runs paired by seed, with a jackknife t-interval.
 
-    The i-th run of both has the same seed, so that what a seed does to both cancels.
+    The i-th run of both has the same seed, so that what a seed does to both cancels. The interval goes from
+    below the earliest times over the reference's as seen to above the other way round.
     """
-    return _jackknife(
-        len(spent),
-        lambda keep: (
-            _log_ert([spent[i] for i in keep], [reached[i] for i in keep])
-            - _log_ert([reference_spent[i] for i in keep], [reference_reached[i] for i in keep])
-        ),
-    ).exponentiated()
+    ratio = runs.log_ert - reference.log_ert
+    pairs = zip(_each_left_out(runs), _each_left_out(reference), strict=True)
+    grid = math.hypot(runs.grid_error, reference.grid_error)
+    reach = math.hypot(_jackknife_reach(ratio, [own - other for own, other in pairs]), NORMAL * grid)
+    least, most = runs.log_earliest - reference.log_ert, runs.log_ert - reference.log_earliest
+    return Estimate(ratio, least - reach, most + reach).exponentiated()
 
 
 def survival(spent: Sequence[float], reached: Sequence[bool]) -> tuple[list[float], list[float]]:
     """The share of runs that have not reached the target yet, by Kaplan and Meier (1958).
 
+    A run that ended at its budget is counted until then. One that can never reach the target, because it
+    diverged, is counted for ever.
+
+    Args:
+        spent: until each run reached the target or ended without; infinite for one that never will.
+        reached: whether it did.
+
     Returns:
-        Where it falls, ascending, and what it falls to there.
+        Where the share falls or a run ended, ascending, and what it is there.
     """
+    both = list(zip(spent, reached, strict=True))
+    after_all = 1 + max((s for s in spent if math.isfinite(s)), default=0)
     sample = stats.CensoredData(
-        uncensored=[s for s, hit in zip(spent, reached, strict=True) if hit],
-        right=[s for s, hit in zip(spent, reached, strict=True) if not hit],
+        uncensored=[s for s, hit in both if hit], right=[min(s, after_all) for s, hit in both if not hit]
     )
     left = stats.ecdf(sample).sf
-    return [float(q) for q in left.quantiles], [float(p) for p in left.probabilities]
+    known = left.quantiles < after_all
+    return [float(q) for q in left.quantiles[known]], [float(p) for p in left.probabilities[known]]
 
 
 def median_time(spent: Sequence[float], reached: Sequence[bool]) -> float:
-    """When half of the runs have reached the target, by Kaplan and Meier; infinite where fewer do."""
+    """When half of the runs have reached the target, by `survival`; infinite where fewer do."""
     return next((at for at, left in zip(*survival(spent, reached), strict=True) if left <= 0.5), math.inf)
 
 
-def _log_ert(spent: Sequence[float], reached: Sequence[bool]) -> float:
-    ert = expected_running_time(spent, reached)
-    return math.log(ert) if ert > 0 else -math.inf
+def _log(value: float) -> float:
+    return math.log(value) if value > 0 else -math.inf
 
 
-def _jackknife(n: int, statistic: Callable[[Sequence[int]], float]) -> Estimate:
-    whole = statistic(range(n))
-    if n < 2:
-        return Estimate(whole)
-    left_out = [statistic([j for j in range(n) if j != i]) for i in range(n)]
-    if not np.all(np.isfinite([whole, *left_out])):
-        return Estimate(whole)  # one seed decides whether it is finite: no interval can be given
-    error = math.sqrt((n - 1) * float(np.var(left_out)))
-    reach = t_quantile(n - 1) * error
-    return Estimate(whole, whole - reach, whole + reach)
+def _each_left_out(runs: Runs) -> list[float]:
+    return [runs.without(i).log_ert for i in range(len(runs.spent))]
+
+
+def _jackknife_reach(whole: float, left_out: Sequence[float]) -> float:
+    """How far the t-interval of a statistic reaches, from its values without each one; NaN without one."""
+    n = len(left_out)
+    if n < 2 or not np.all(np.isfinite([whole, *left_out])):
+        return math.nan  # one seed decides whether it is finite: no interval can be given
+    return t_quantile(n - 1) * math.sqrt((n - 1) * float(np.var(left_out)))
 
 
 def power(shift: float, degrees: float) -> float:

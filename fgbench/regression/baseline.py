@@ -6,7 +6,7 @@ import csv
 import io
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
@@ -14,16 +14,17 @@ from typing import Any
 import pandas as pd
 
 from fgbench.errors import ResultsError, UsageError
-from fgbench.measurement.statistics import t_quantile
-from fgbench.report.doubts import AA_TOLERANCE, THROTTLED_SHARE, throttled_share
+from fgbench.measurement.statistics import NOTHING, Estimate, t_quantile
+from fgbench.report.doubts import AA_SHARE, THROTTLED_SHARE, aa_off, throttled_share
 from fgbench.store.csv_table import replace_text
 from fgbench.store.run_folder import RunFolder
-from fgbench.summary.ratios import AA_ROLE, METHOD_ROLE
+from fgbench.summary.ratios import AA_ROLE, METHOD_ROLE, estimate
 from fgbench.summary.table import summarise
 
 # What a row is of, and what has to be equal for two of them to compare.
 IDENTITY = ("arch", "dataset", "depth", "width", "batch", "optimizer", "method", "reference")
 CONDITIONS = ("device", "dtype", "threads", "execution", "torch")
+WORTH = 0.05  # a change that baselines are to show; the A/A repeat has to hold 1 for that
 
 
 @dataclass(frozen=True, order=True)
@@ -34,8 +35,8 @@ class Cell:
     its minor version; `threads` is empty on a GPU; ratio, low and high are over the reference;
     `degrees` are the interval's degrees of freedom; `runs` is of how many runs it is the mean; `spread`
     is the standard deviation of the logarithms of theirs, 0 for one; `within` the standard error of one
-    run's by its processes; `floor` how far the A/A repeat may be from 1 by its own interval; `fault`
-    says why there is no figure to compare, and is never in a baseline.
+    run's by its processes; `floor` how far the A/A repeat may be from 1 by its own interval. Never in a
+    baseline: `fault` says why there is no figure to compare; `aa` is one run's A/A repeat.
     """
 
     arch: str
@@ -63,6 +64,7 @@ class Cell:
     contract: str
     fgbench: str
     fault: str = ""
+    aa: Estimate = field(default=NOTHING, compare=False)
 
     @property
     def identity(self) -> tuple[Any, ...]:
@@ -81,7 +83,7 @@ class Cell:
 
 
 FIGURES = ("ratio", "low", "high", "spread", "within", "floor")  # written with five digits
-COLUMNS = tuple(f.name for f in fields(Cell) if f.name != "fault")
+COLUMNS = tuple(f.name for f in fields(Cell) if f.name not in ("fault", "aa"))
 
 
 def cells_of(runs: Iterable[RunFolder]) -> list[Cell]:
@@ -122,9 +124,20 @@ def pooled(cells: Sequence[Cell]) -> Cell:
         runs=runs,
         spread=spread,
         within=within,
-        floor=median(cell.floor for cell in sound),
+        floor=_pooled_floor(sound),
+        aa=NOTHING,
         rounds=sum(cell.rounds for cell in sound),
     )
+
+
+def _pooled_floor(cells: Sequence[Cell]) -> float:
+    """How far the A/A repeats of several runs may be from 1 together: the more runs, the less."""
+    repeats = [cell.aa for cell in cells if cell.aa.has_interval]
+    if len(repeats) < len(cells):
+        return median(cell.floor for cell in cells)
+    reaches = [math.log(aa.high / aa.low) / 2 for aa in repeats]
+    mean = fmean(math.log(aa.value) for aa in repeats)
+    return math.expm1(abs(mean) + math.sqrt(fmean(reach**2 for reach in reaches) / len(reaches)))
 
 
 def write_baseline(path: Path, cells: Sequence[Cell]) -> None:
@@ -158,7 +171,8 @@ def read_baseline(path: Path) -> list[Cell]:
     reader = csv.DictReader(io.StringIO(text))
     if tuple(reader.fieldnames or ()) != COLUMNS:
         raise ResultsError(f"{path}: is no baseline of this version; `fgbench baseline` writes one.")
-    kinds = {f.name: {"int": int, "float": float, "str": str}[str(f.type)] for f in fields(Cell)}
+    known = {"int": int, "float": float, "str": str}
+    kinds = {f.name: known[str(f.type)] for f in fields(Cell) if f.name in COLUMNS}
     cells = []
     for row in reader:
         try:
@@ -221,6 +235,7 @@ def cells_of_run(run: RunFolder, role: str = METHOD_ROLE) -> list[Cell]:
                 rounds=int(figure["rounds"]) if known else 0,
                 contract=contracts[row["group"]],
                 fgbench=str(facts["fgbench_version"]),
+                aa=estimate(aa.iloc[0], "ratio") if len(aa) else NOTHING,
                 fault=_fault(row, aa, steady[steady["group"] == row["group"]], known=known),
             )
         )
@@ -240,8 +255,8 @@ def _fault(row: pd.Series, aa: pd.DataFrame, steady: pd.DataFrame, *, known: boo
         return "not measured"
     if not known:
         return "one process: no interval to judge by; leave --quick out"
-    off = (aa["ratio"] - 1).abs().max()
-    if off > AA_TOLERANCE:
-        return f"A/A failed: {row['reference']} differed from itself by {off:.1%}"
+    off = max((aa_off(estimate(repeat, "ratio")) for _, repeat in aa.iterrows()), default=0.0)
+    if off > AA_SHARE * math.log1p(WORTH):
+        return f"A/A failed: {row['reference']} differed from itself by {math.expm1(off):.1%} at least"
     share = throttled_share(steady)
     return f"throttled in {share:.0%} of blocks" if share > THROTTLED_SHARE else ""

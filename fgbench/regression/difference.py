@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
-from fgbench.measurement.statistics import Estimate
+from fgbench.measurement.statistics import NOTHING, Estimate
 from fgbench.regression.baseline import CONDITIONS, IDENTITY, Cell, cells_of
 from fgbench.regression.verdict import change_of
+from fgbench.report.figures import target_words
 from fgbench.store.run_folder import RunFolder
+from fgbench.summary.ratios import estimate
 from fgbench.summary.table import summarise
 
 RUNTIME, MEMORY, TIME_TO_TARGET = "runtime ratio", "peak memory", "time-to-target ratio"
@@ -44,6 +46,8 @@ class Difference:
         """What may be said of it."""
         if math.isnan(self.change.value):
             return "not comparable"
+        if not self.change.has_interval and self.figure != MEMORY:
+            return "not known how sure"
         if not self.change.has_interval:
             return "the same" if self.change.value == 1 else "less" if self.change.value < 1 else "more"
         if self.change.low > 1:
@@ -52,28 +56,50 @@ class Difference:
 
 
 def differences(a: Sequence[RunFolder], b: Sequence[RunFolder]) -> list[Difference]:
-    """Runtime ratios, peak memory and time-to-target ratios that both have, then what one lacks.
+    """Runtime ratios, peak memory and time-to-target ratios of like with like, and what was left out.
 
-    Where a side has several runs, the spread between runs decides on runtime ratios; the other figures
-    are the latest run's.
+    Device, dtype, threads, execution mode and optimiser have to be equal, and for a time to target how
+    learning rates came about and the target too; torch's version and the contract may differ, which is
+    noted. Where a side has several runs, the spread between runs decides on runtime ratios; the other
+    figures are the latest run's.
 
     Raises:
         ResultsError: a damaged run.
     """
-    return [*_runtimes(cells_of(a), cells_of(b)), *_others(_latest(a), _latest(b))]
+    sides = _rows(a), _rows(b)
+    return [*_runtimes(cells_of(a), cells_of(b)), *_others(MEMORY, *sides), *_others(TIME_TO_TARGET, *sides)]
 
 
 def _runtimes(a: Sequence[Cell], b: Sequence[Cell]) -> list[Difference]:
     left = {(cell.identity, cell.conditions): cell for cell in b}
     found = []
     for cell in a:
-        keys = [key for key in left if key[0] == cell.identity]
-        if not keys:
-            found.append(_missing(cell, "only in A"))
-            continue
-        same = (cell.identity, cell.conditions)
-        found.append(_runtime(cell, left.pop(same if same in left else keys[0])))
-    return [*found, *(_missing(cell, "only in B") for cell in left.values())]
+        same = [other for other in left.values() if other.identity == cell.identity]
+        alike = [other for other in same if _unlike(_conditions(cell), _conditions(other)) == ""]
+        if alike:
+            other = next((o for o in alike if o.conditions == cell.conditions), alike[0])
+            found.append(_runtime(cell, left.pop((other.identity, other.conditions))))
+        else:
+            why = _unlike(_conditions(cell), _conditions(same[0])) if same else "only in A"
+            found.append(_missing(cell, why, in_a=True))
+    seen = {cell.identity: cell for cell in reversed(a)}
+    for cell in left.values():
+        near = seen.get(cell.identity)
+        why = "only in B" if near is None else _unlike(_conditions(near), _conditions(cell))
+        found.append(_missing(cell, why or "its like in A is compared with another", in_a=False))
+    return found
+
+
+def _conditions(cell: Cell) -> dict[str, str]:
+    """What has to be equal, of what a cell was measured under: torch is what one may want to compare."""
+    named = zip(CONDITIONS, cell.conditions, strict=True)
+    return {name: value for name, value in named if name != "torch"}
+
+
+def _unlike(then: Mapping[str, str], now: Mapping[str, str]) -> str:
+    """What differs; empty where nothing does."""
+    pairs = [(name, value or "none", now[name] or "none") for name, value in then.items()]
+    return "; ".join(f"{name} {one} → {other}" for name, one, other in pairs if one != other)
 
 
 def _runtime(a: Cell, b: Cell) -> Difference:
@@ -97,42 +123,99 @@ def _ratio(cell: Cell) -> Estimate:
     return Estimate(cell.ratio, cell.low, cell.high)
 
 
-def _missing(cell: Cell, why: str) -> Difference:
+def _missing(cell: Cell, why: str, *, in_a: bool) -> Difference:
     own, nothing = _ratio(cell), Estimate(math.nan)
-    pair = (own, nothing) if why == "only in A" else (nothing, own)
-    return Difference(cell.label, RUNTIME, *pair, nothing, why=why)
+    return Difference(cell.label, RUNTIME, *((own, nothing) if in_a else (nothing, own)), nothing, why=why)
 
 
-def _latest(runs: Sequence[RunFolder]) -> dict[tuple[Any, ...], pd.Series]:
-    """The summary's row of each method of each group, of the latest run that has it."""
-    names = [name for name in IDENTITY if name != "method"]
-    return {
-        (*(row[name] for name in names), row["method"]): row
-        for run in runs
-        for _, row in summarise(run).iterrows()
-    }
+@dataclass(frozen=True)
+class _Row:
+    """A row of a run's summary with what the run says of it."""
+
+    summary: pd.Series
+    torch: str
+    contract: str
+
+    @property
+    def identity(self) -> tuple[Any, ...]:
+        return tuple(self.summary[name] for name in IDENTITY)
+
+    def figure(self, name: str) -> Estimate:
+        """NaN where there is none to compare."""
+        row = self.summary
+        if name == MEMORY:
+            return estimate({MEMORY: row["peak_bytes"]}, MEMORY)
+        found = NOTHING if row["method"] == row["reference"] else estimate(row, "t_ratio")
+        return found if 0 < found.value < math.inf else NOTHING
+
+    def conditions(self, figure: str) -> dict[str, str]:
+        """What has to be equal for a figure to be compared."""
+        row = self.summary
+        own = {
+            "device": row["device_name"],
+            "dtype": row["dtype"],
+            "threads": str(row["threads"]) if row["device"] == "cpu" else "",
+            "execution": row["execution"] if pd.isna(row["mode"]) else row["mode"],
+            "optimizer": row["optimizer"] if pd.isna(row["own_optimizer"]) else row["own_optimizer"],
+        }
+        if figure == TIME_TO_TARGET:
+            own |= {"protocol": row["protocol"], "target": target_words(row)}
+        return own
 
 
-def _others(a: dict[tuple[Any, ...], pd.Series], b: dict[tuple[Any, ...], pd.Series]) -> list[Difference]:
+def _rows(runs: Sequence[RunFolder]) -> list[_Row]:
     found = []
-    for key in [key for key in a if key in b]:
-        one, other = a[key], b[key]
-        label = f"{one['group']} {one['method']}"
-        if not (pd.isna(one["peak_bytes"]) or pd.isna(other["peak_bytes"])):
-            sizes = float(one["peak_bytes"]), float(other["peak_bytes"])
-            change = Estimate(sizes[1] / sizes[0])
-            found.append(Difference(label, MEMORY, Estimate(sizes[0]), Estimate(sizes[1]), change))
-        pair = _estimate(one, "t_ratio"), _estimate(other, "t_ratio")
-        if one["method"] != one["reference"] and all(0 < e.value < math.inf for e in pair):
-            aims = [f"{row['target_loss']:g}" for row in (one, other) if not pd.isna(row["target_loss"])]
-            why = f"target loss {' → '.join(aims)}" if len(set(aims)) > 1 else ""
-            found.append(Difference(label, TIME_TO_TARGET, *pair, _over(*pair), why=why))
+    for run in runs:
+        facts = run.facts()
+        torch = ".".join(str(facts["environment"]["libraries"]["torch"]).split(".")[:2])
+        contracts = {group["name"]: group.get("contract", "") for group in facts["groups"]}
+        found += [_Row(row, torch, contracts[row["group"]]) for _, row in summarise(run).iterrows()]
     return found
 
 
-def _estimate(row: pd.Series, name: str) -> Estimate:
-    cells = (row[name], row[f"{name}_low"], row[f"{name}_high"])
-    return Estimate(*(math.nan if pd.isna(cell) else float(cell) for cell in cells))
+def _others(figure: str, a: Sequence[_Row], b: Sequence[_Row]) -> list[Difference]:
+    """A figure of the summary, the latest run's of those alike, and what has no like on the other side."""
+    mine, theirs = ({_key(row, figure): row for row in side if _has(row, figure)} for side in (a, b))
+    found = []
+    for key, row in mine.items():
+        if other := theirs.get(key):
+            found.append(_other(figure, row, other))
+        else:
+            found.append(_left_out(figure, row, list(theirs.values()), "only in A"))
+    lone = [row for key, row in theirs.items() if key not in mine]
+    known = {row.identity for row in mine.values()}  # whose difference was said from A's side
+    return [
+        *found,
+        *(_left_out(figure, row, [], "only in B") for row in lone if row.identity not in known),
+    ]
+
+
+def _has(row: _Row, figure: str) -> bool:
+    return not math.isnan(row.figure(figure).value)
+
+
+def _key(row: _Row, figure: str) -> tuple[Any, ...]:
+    return row.identity, *row.conditions(figure).values()
+
+
+def _other(figure: str, a: _Row, b: _Row) -> Difference:
+    notes = [_unlike({"torch": a.torch}, {"torch": b.torch})]
+    if a.contract != b.contract and not notes[0]:
+        notes.append("another contract: the model's code or the held-out set")
+    pair = a.figure(figure), b.figure(figure)
+    return Difference(_label(a), figure, *pair, _over(*pair), why="; ".join(filter(None, notes)))
+
+
+def _left_out(figure: str, row: _Row, others: Sequence[_Row], alone: str) -> Difference:
+    near = [other for other in others if other.identity == row.identity]
+    why = _unlike(row.conditions(figure), near[-1].conditions(figure)) if near else alone
+    own = row.figure(figure)
+    pair = (NOTHING, own) if alone == "only in B" else (own, NOTHING)
+    return Difference(_label(row), figure, *pair, NOTHING, why=why)
+
+
+def _label(row: _Row) -> str:
+    return f"{row.summary['group']} {row.summary['method']}"
 
 
 def _over(a: Estimate, b: Estimate) -> Estimate:

@@ -162,8 +162,7 @@ def differences_as(format: str, differences: Sequence[Difference]) -> str:
         if not math.isnan(difference.change.value)
     ]
     left = [d for d in differences if math.isnan(d.change.value)]
-    reasons = dict.fromkeys(d.why for d in left)
-    lines = [f"{why}: {', '.join(d.label for d in left if d.why == why)}" for why in reasons]
+    lines = [f"left out: {d.label}, {d.figure}: {d.why}" for d in left]
     data = [{**asdict(difference), "words": difference.words} for difference in differences]
     return _rows_as(format, DIFFERENCE_HEADINGS, rows, data, lines)
 

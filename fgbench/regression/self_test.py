@@ -114,7 +114,7 @@ def _looks(cell: Cell, measured: Sequence[Sequence[Cell]], tolerance: float) -> 
 
 def _trial(number: int, source: str, share: float, verdicts: Sequence[Verdict]) -> Trial:
     first, last = verdicts[0], verdicts[-1]
-    if first.now is None or math.isnan(first.change):
+    if first.now is None or math.isnan(first.smallest):
         power = 0.0
     else:
         beyond = math.log((1 + share) / (1 + first.margin))

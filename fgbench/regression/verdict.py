@@ -37,9 +37,11 @@ class Verdict:
         cell: of the baseline; for NEW the measured one.
         now: what was measured; None where nothing was.
         change, low, high: ratio now over ratio then, with its 95 % interval; NaN without one.
-        margin: a change beyond 1 + margin counts.
-        smallest: regression that a run as precise as this would have found in four of five tries.
-        why: of INVALID, and what was let through by `--allow-mismatch`.
+        margin: a change beyond 1 + margin counts as one: the tolerance, or the A/A floor where larger.
+        smallest: regression that a run as precise as this would have found in four of five tries; NaN
+            where none would be, with one run on either side.
+        why: of INVALID, of INCONCLUSIVE where something would help, and what was let through by
+            `--allow-mismatch`.
     """
 
     answer: Answer
@@ -106,14 +108,17 @@ def _judged(cell: Cell, now: Cell, tolerance: float, allow_mismatch: bool) -> Ve
     mismatch = _mismatch(cell, now)
     if mismatch and not allow_mismatch:
         return Verdict(Answer.INVALID, cell, now, why=f"{mismatch} (--allow-mismatch compares all the same)")
-    margin = max(tolerance, cell.floor, now.floor)
+    floor = max(cell.floor, now.floor)
+    margin = max(tolerance, floor)
     change = change_of(cell, now)
-    smallest = (1 + margin) * math.exp(change.detectable) - 1
-    if cell.runs == now.runs == 1:
-        answer, why = Answer.INCONCLUSIVE, "; ".join(filter(None, (mismatch, ONE_RUN_EACH)))
-    else:
-        answer, why = _answer(change.ratio, 1 + margin), mismatch
     ratio = change.ratio
+    if cell.runs == now.runs == 1:
+        answer, why, smallest = Answer.INCONCLUSIVE, ONE_RUN_EACH, math.nan
+    else:
+        answer = _answer(ratio, 1 + tolerance, floor)
+        why = _over_tolerance(floor, tolerance) if answer is Answer.INCONCLUSIVE else ""
+        smallest = (1 + margin) * math.exp(change.detectable) - 1
+    why = "; ".join(filter(None, (mismatch, why)))
     return Verdict(answer, cell, now, ratio.value, ratio.low, ratio.high, margin, smallest, why)
 
 
@@ -162,12 +167,24 @@ def change_of(then: Cell, now: Cell) -> Change:
     return Change(ratio, error, degrees)
 
 
-def _answer(change: Estimate, bound: float) -> Answer:
-    if change.low > bound:
+def _answer(change: Estimate, allowed: float, floor: float) -> Answer:
+    """PASS rests on what is allowed alone: a machine that cannot tell that much from nothing has no say."""
+    beyond = max(allowed, 1 + floor)
+    if change.low > beyond:
         return Answer.REGRESSED
-    if change.high < 1 / bound:
+    if change.high < 1 / beyond:
         return Answer.IMPROVED
-    return Answer.PASS if change.high <= bound else Answer.INCONCLUSIVE
+    return Answer.PASS if change.high <= allowed and beyond == allowed else Answer.INCONCLUSIVE
+
+
+def _over_tolerance(floor: float, tolerance: float) -> str:
+    if floor <= tolerance:
+        return ""
+    return (
+        f"the reference against itself may be off by {floor:.1%} (A/A floor), more than the tolerance of "
+        f"{tolerance:.1%}: longer or more runs (--max-measure-seconds, --repeat), also for the baseline, "
+        "or a larger --tolerance would help"
+    )
 
 
 def _welch(one: Cell, other: Cell) -> tuple[float, float]:

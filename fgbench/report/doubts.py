@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import astuple
 
 import pandas as pd
 from scipy import stats
 
 from fgbench.measurement.interleave import WARM_UP_TOLERANCE, WARM_UP_WINDOW, steady
+from fgbench.measurement.statistics import Estimate
 from fgbench.report.figures import interval, missing, number, seconds
-from fgbench.summary.ratios import ALONE_ROLE
+from fgbench.summary.ratios import AA_ROLE, ALONE_ROLE, METHOD_ROLE, estimate
 
-AA_TOLERANCE = 0.05  # an A/A ratio further off than this makes any other of the group doubtful
+AA_SHARE = 0.25  # of the difference claimed, by which the A/A interval may leave out 1
 FEW_SEEDS = 3
 DRIFT = 0.05  # of step times over a process
 SLOT_EFFECT, SLOT_CHANCE = 0.01, 0.001  # of a place in the round, and its chance if places were alike
@@ -34,7 +36,7 @@ def doubts(summary: pd.DataFrame, ratios: pd.DataFrame, samples: pd.DataFrame) -
     """
     timed = samples[~samples["warm_up"].astype(bool) & (samples["role"] != ALONE_ROLE)]
     return [
-        *_aa_doubts(ratios[ratios["role"] == "aa"]),
+        *_aa_doubts(ratios),
         *_precision_doubts(summary),
         *_warm_up_doubts(samples[samples["role"] != ALONE_ROLE]),
         *_timing_doubts(timed),
@@ -47,10 +49,29 @@ def doubts(summary: pd.DataFrame, ratios: pd.DataFrame, samples: pd.DataFrame) -
     ]
 
 
-def off_by(aa: pd.DataFrame) -> float:
-    """How far the A/A ratio is from 1; 0 where there is none."""
-    ratios = aa["ratio"].dropna()
-    return float(abs(ratios - 1).max()) if len(ratios) else 0.0
+def aa_off(aa: Estimate) -> float:
+    """By how much the A/A interval leaves out 1, as a difference of logarithms; 0 where it holds it."""
+    low, high = (aa.low, aa.high) if aa.has_interval else (aa.value, aa.value)
+    return 0.0 if math.isnan(aa.value) else max(math.log(low), -math.log(high), 0.0)
+
+
+def aa_fault(aa: Estimate, ratio: Estimate) -> str:
+    """What the A/A repeat holds against a ratio: a clause about the reference, empty where nothing.
+
+    A ratio whose interval leaves out 1 claims the difference of its logarithm, any other that there is none
+    beyond its interval. The repeat's interval may leave out 1 by a quarter of that; to bear out a difference
+    it has to be narrower than it.
+    """
+    if not ratio.has_interval:
+        return ""  # it claims nothing
+    differs = ratio.low > 1 or ratio.high < 1
+    ends = (ratio.value,) if differs else (ratio.low, ratio.high)
+    claimed = max(abs(math.log(end)) for end in ends)
+    if aa_off(aa) > AA_SHARE * claimed:
+        return "differs from itself"
+    if differs and aa.has_interval and math.log(aa.high / aa.low) / 2 > claimed:
+        return "is not known to be equal to itself as closely as that"
+    return ""
 
 
 def throttled_share(samples: pd.DataFrame) -> float:
@@ -59,11 +80,15 @@ def throttled_share(samples: pd.DataFrame) -> float:
     return float((told != "").mean()) if len(told) else 0.0
 
 
-def _aa_doubts(aa: pd.DataFrame) -> Iterator[str]:
-    for _, row in aa.iterrows():
-        if off_by(row.to_frame().T) > AA_TOLERANCE:
+def _aa_doubts(ratios: pd.DataFrame) -> Iterator[str]:
+    for _, row in ratios[ratios["role"] == AA_ROLE].iterrows():
+        own = ratios[(ratios["group"] == row["group"]) & (ratios["role"] == METHOD_ROLE)]
+        aa, others = estimate(row, "ratio"), own[own["method"] != row["reference"]]
+        faults = {r["method"]: aa_fault(aa, estimate(r, "ratio")) for _, r in others.iterrows()}
+        if doubtful := [method for method, fault in faults.items() if fault]:
             yield (
-                f"{row['group']}: {row['reference']} against itself came out at {row['ratio']:.3f}, not 1: "
+                f"{row['group']}: {row['reference']} against itself came out at {number(*astuple(aa))} "
+                f"{interval(*astuple(aa))}, not 1 closely enough for what is said of {', '.join(doubtful)}: "
                 "this machine is too noisy now; close other programs or raise --processes."
             )
 
@@ -195,8 +220,8 @@ def _resolution_doubts(summary: pd.DataFrame) -> Iterator[str]:
     for _, row in summary[summary["t_resolution"] > COARSE * summary["t"]].iterrows():
         yield (
             f"{row['group']}, {row['method']}: reached its target within an evaluation or two "
-            f"({seconds(row['t'])}, {seconds(row['t_resolution'])} apart): what is over that time is coarse, "
-            "and at the first evaluation a lower bound; aim at a lower --target-loss."
+            f"({seconds(row['t'])}, {seconds(row['t_resolution'])} apart): it may be anywhere in between, "
+            "and the interval of what is over it is wide by that; aim at a lower --target-loss."
         )
 
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
 import pandas as pd
 
-from fgbench.report.doubts import AA_TOLERANCE, off_by
+from fgbench.measurement.statistics import Estimate
+from fgbench.report.doubts import aa_fault
 from fgbench.report.figures import interval, missing, number, target_words
+from fgbench.summary.ratios import estimate
 
 
 def findings(group: pd.DataFrame, aa: pd.DataFrame) -> list[str]:
@@ -15,22 +17,22 @@ def findings(group: pd.DataFrame, aa: pd.DataFrame) -> list[str]:
 
     Args:
         group: the group's rows of the summary.
-        aa: rows of ratios.csv of the A/A repeat: a reference that differs from itself takes any
-            verdict back.
+        aa: rows of ratios.csv of the A/A repeat: a reference that differs from itself by what matters
+            takes a verdict back.
     """
     first = group.iloc[0]
     where = f"{first['arch']} of depth {first['depth']} on {first['device_name']}"
     others = group[group["method"] != first["reference"]]
-    steady = off_by(aa[aa["group"] == first["group"]]) <= AA_TOLERANCE
+    repeats = [estimate(row, "ratio") for _, row in aa[aa["group"] == first["group"]].iterrows()]
     sentences = []
     for _, row in others.iterrows():
-        parts = [*_speed(row, steady), *_target(row)]
+        parts = [*_speed(row, repeats), *_target(row)]
         if parts:
             sentences.append(f"{where}: {'; '.join(parts)}.")
     return sentences
 
 
-def _speed(row: pd.Series, steady: bool) -> Iterator[str]:
+def _speed(row: pd.Series, repeats: Sequence[Estimate]) -> Iterator[str]:
     if missing(row["ratio"]):
         return
     cells = row["ratio"], row["ratio_low"], row["ratio_high"]
@@ -39,16 +41,17 @@ def _speed(row: pd.Series, steady: bool) -> Iterator[str]:
         yield f"{figure}, from too few rounds to say how sure that is"
     else:
         basis = f"{int(row['processes'])} processes" if row["processes"] > 1 else "one process"
-        yield f"{figure} (95 % interval {_range(*cells)}, {basis}): {_verdict(row, steady)}"
+        yield f"{figure} (95 % interval {_range(*cells)}, {basis}): {_verdict(row, repeats)}"
 
 
 def _range(value: float, low: float, high: float) -> str:
     return interval(value, low, high)[1:-1].replace(",", " to")
 
 
-def _verdict(row: pd.Series, steady: bool) -> str:
-    if not steady:
-        return f"no verdict, {row['reference']} differs from itself"
+def _verdict(row: pd.Series, repeats: Sequence[Estimate]) -> str:
+    for aa in repeats:
+        if fault := aa_fault(aa, estimate(row, "ratio")):
+            return f"no verdict, {row['reference']} {fault}"
     if row["ratio_high"] < 1:
         return "faster"
     return "slower" if row["ratio_low"] > 1 else "no difference that this run can tell"

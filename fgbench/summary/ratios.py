@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -125,6 +126,12 @@ def cells(name: str, estimate: Estimate) -> dict[str, float | None]:
         f"{name}_low": missing_if_nan(estimate.low),
         f"{name}_high": missing_if_nan(estimate.high),
     }
+
+
+def estimate(row: Mapping[Any, Any] | pd.Series, name: str) -> Estimate:
+    """What `cells` made of an estimate, NaN where a cell is missing or absent."""
+    found = (row.get(f"{name}{end}") for end in ("", "_low", "_high"))
+    return Estimate(*(math.nan if cell is None or pd.isna(cell) else float(cell) for cell in found))
 
 
 def missing_if_nan(value: float) -> float | None:

@@ -11,7 +11,7 @@ import pandas as pd
 from fgbench.measurement.statistics import mean_interval
 from fgbench.store.run_folder import RunFolder
 from fgbench.summary.ratios import AA_ROLE, METHOD_ROLE, cells
-from fgbench.summary.targets import headline, target_cells
+from fgbench.summary.targets import headline, stored_targets, target_cells
 
 GROUP_COLUMNS = (
     "arch",
@@ -51,7 +51,8 @@ def summarise(run: RunFolder) -> pd.DataFrame:
     Raises:
         ResultsError: a damaged table.
     """
-    tables = {name: run.read(name) for name in ("jobs", "ratios", "memory", "curves", "targets", "samples")}
+    tables = {name: run.read(name) for name in ("jobs", "ratios", "memory", "curves", "samples")}
+    tables["targets"] = stored_targets(run)
     facts = run.facts()
     rows = [
         {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -11,14 +12,18 @@ import pandas as pd
 from fgbench.measurement.statistics import (
     NOTHING,
     Estimate,
+    Runs,
     ert_interval,
     ert_ratio_interval,
     median_time,
 )
+from fgbench.store.recovery import leaves_out
 from fgbench.store.run_folder import RunFolder
 from fgbench.summary.ratios import cells
 from fgbench.training.target import against_target, best_held, common_target
 
+REACHED, CENSORED, DIVERGED, FAILED = "reached", "censored", "diverged", "failed"
+NEVER = (DIVERGED, FAILED)  # where longer training would not have helped
 TARGET = ["target_loss", "target_accuracy"]
 CELLS = [
     *TARGET,
@@ -62,12 +67,65 @@ def _loss(curves: pd.DataFrame, asked: str, reference: str) -> float | None:
     return float(asked)
 
 
-def target_rows(curves: pd.DataFrame, targets: Sequence[Target]) -> list[dict[str, Any]]:
-    """A row of targets.csv for each target and each run of one group."""
-    return [_row(job, run, target) for target in targets for job, run in curves.groupby("job", sort=False)]
+def target_rows(curves: pd.DataFrame, jobs: pd.DataFrame, targets: Sequence[Target]) -> list[dict[str, Any]]:
+    """A row of targets.csv for each target and each run of one group.
+
+    Args:
+        curves: rows of curves.csv of the group.
+        jobs: rows of jobs.csv, which say what became of a run that has not reached a target.
+        targets: what to reach.
+    """
+    ends = endings(curves, jobs)
+    runs = [(job, run) for job, run in curves.groupby("job", sort=False)]
+    return [_row(job, run, target, ends[job]) for target in targets for job, run in runs]
 
 
-def _row(job: Any, run: pd.DataFrame, target: Target) -> dict[str, Any]:
+def endings(curves: pd.DataFrame, jobs: pd.DataFrame) -> dict[Any, str]:
+    """What to say of each training run by its job, where it has not reached a target.
+
+    Censored: it was cut short, and might have got there. Diverged or failed: it would not have.
+    """
+    last = curves.groupby("job", sort=False)["validation_loss"].last(skipna=False)
+    diverged = {job for job, loss in last.items() if not math.isfinite(loss)}
+    diverged |= set(jobs["job"][jobs["status"] == DIVERGED])
+    failed = set(jobs["job"][leaves_out(jobs)])
+    return {j: DIVERGED if j in diverged else FAILED if j in failed else CENSORED for j in last.index}
+
+
+def stored_targets(run: RunFolder) -> pd.DataFrame:
+    """The rows of targets.csv, with how each run ended, and between which evaluations it got there.
+
+    An `outcome` that an older file calls censored is diverged or failed where curves and jobs say so.
+    `earliest_seconds` and `earliest_iterations` are one step after the evaluation before the one that
+    showed the target reached: a run cannot have reached it sooner. Without it, as `seconds`, `iterations`.
+
+    Raises:
+        ResultsError: a damaged table.
+    """
+    targets, curves = run.read("targets"), run.read("curves")
+    ends = targets["job"].map(endings(curves, run.read("jobs")))
+    missed = (targets["outcome"] != REACHED) & ends.notna()
+    evaluations = curves[["job", "iteration", "train_seconds"]].drop_duplicates(["job", "iteration"])
+    before = evaluations.groupby("job", sort=False)[["iteration", "train_seconds"]].shift()
+    steps = (evaluations["iteration"] - before["iteration"]).astype("float64")
+    pace = (evaluations["train_seconds"] - before["train_seconds"]) / steps
+    earliest = pd.DataFrame(
+        {
+            "job": evaluations["job"],
+            "iterations": evaluations["iteration"],
+            "earliest_seconds": before["train_seconds"] + pace,
+            "earliest_iterations": before["iteration"].astype("float64") + 1,
+        }
+    )
+    found = targets.assign(outcome=targets["outcome"].mask(missed, ends))
+    found = found.merge(earliest, on=["job", "iterations"], how="left")
+    for name in ("seconds", "iterations"):
+        known = (found["outcome"] == REACHED) & found[f"earliest_{name}"].notna()
+        found[f"earliest_{name}"] = found[f"earliest_{name}"].where(known, found[name].astype("float64"))
+    return found
+
+
+def _row(job: Any, run: pd.DataFrame, target: Target, ending: str) -> dict[str, Any]:
     # What has to be at most the target: the loss, or the accuracy with its sign turned.
     if target.loss is not None:
         values, bound = run["validation_loss"], target.loss
@@ -83,7 +141,7 @@ def _row(job: Any, run: pd.DataFrame, target: Target) -> dict[str, Any]:
         "seed": first["seed"],
         "target_loss": target.loss,
         "target_accuracy": target.accuracy,
-        "outcome": "reached" if outcome.reached else "censored",
+        "outcome": REACHED if outcome.reached else ending,
         "seconds": outcome.seconds,
         "iterations": outcome.iterations,
         "resolution_seconds": outcome.resolution,
@@ -94,7 +152,7 @@ def _row(job: Any, run: pd.DataFrame, target: Target) -> dict[str, Any]:
 
 def by_target(run: RunFolder) -> pd.DataFrame:
     """A row for each group, target and method that was trained: `group`, `method` and `target_cells`."""
-    facts, targets = run.facts(), run.read("targets")
+    facts, targets = run.facts(), stored_targets(run)
     rows = [
         {"group": group, "method": method, **target_cells(own, method, facts["reference"])}
         for (group, *_), own in targets.groupby(["group", *TARGET], sort=False, dropna=False)
@@ -117,7 +175,7 @@ def headline(targets: pd.DataFrame) -> pd.DataFrame:
     own = targets.dropna(subset=[name])
     if own.empty:
         return own
-    hits = own[own["outcome"] == "reached"].groupby(name)["method"].nunique()
+    hits = own[own["outcome"] == REACHED].groupby(name)["method"].nunique()
     by_all = hits[hits == own["method"].nunique()].index
     candidates = sorted(by_all if len(by_all) else hits.index, reverse=not lowest_first)
     easiest = own[name].max() if lowest_first else own[name].min()
@@ -131,31 +189,42 @@ def target_cells(targets: pd.DataFrame, method: str, reference: str) -> dict[str
     seconds, `t_median` by Kaplan and Meier, `t_resolution`, the mean distance to the evaluation before;
     `t_ratio` and `n_ratio` over the reference in seconds and in steps, runs paired by seed; None where
     there is none.
+
+    Args:
+        targets: rows of `stored_targets` to that target.
+        method: whose.
+        reference: what ratios are over.
     """
     own = targets[targets["method"] == method].sort_values("seed")
     over = targets[targets["method"] == reference].set_index("seed")
     paired = own[own["seed"].isin(over.index)]
     over = over.loc[paired["seed"]]
-    spent, reached = _spent(own)
+    runs = runs_of(own)
+    never = own["outcome"].isin(NEVER)
     return {
         **{name: None if own.empty or own[name].isna().all() else own[name].iloc[0] for name in TARGET},
-        "reached": sum(reached) if len(own) else None,
+        "reached": sum(runs.reached) if len(own) else None,
         "runs": len(own) or None,
-        **cells("t", ert_interval(spent, reached) if len(own) else NOTHING),
-        "t_median": median_time(spent, reached) if len(own) else None,
-        "t_resolution": float(own["resolution_seconds"].mean()) if any(reached) else None,
+        **cells("t", ert_interval(runs) if len(own) else NOTHING),
+        "t_median": median_time(list(own["seconds"].mask(never, math.inf)), runs.reached)
+        if len(own)
+        else None,
+        "t_resolution": float(own["resolution_seconds"].mean()) if any(runs.reached) else None,
         **cells("t_ratio", _ratio(paired, over, "seconds")),
         **cells("n_ratio", _ratio(paired, over, "iterations")),
     }
 
 
 def _ratio(own: pd.DataFrame, over: pd.DataFrame, column: str) -> Estimate:
-    spent, reached = _spent(own, column)
-    reference_spent, reference_reached = _spent(over, column)
-    if not any(reference_reached):
+    runs, reference = runs_of(own, column), runs_of(over, column)
+    if not any(reference.reached):
         return NOTHING  # no ratio to a time that was never reached
-    return ert_ratio_interval(spent, reached, reference_spent, reference_reached)
+    if list(own["job"]) == list(over["job"]):
+        return Estimate(1.0, 1.0, 1.0)  # of the reference to itself, whenever it got there
+    return ert_ratio_interval(runs, reference)
 
 
-def _spent(targets: pd.DataFrame, column: str = "seconds") -> tuple[list[float], list[bool]]:
-    return list(targets[column].astype(float)), list(targets["outcome"] == "reached")
+def runs_of(targets: pd.DataFrame, column: str = "seconds") -> Runs:
+    """Rows of `stored_targets` of one method and target as runs, in `seconds` or `iterations`."""
+    spent, earliest = (list(targets[name].astype(float)) for name in (column, f"earliest_{column}"))
+    return Runs(spent, list(targets["outcome"] == REACHED), earliest)

@@ -171,12 +171,13 @@ def search_rows(group: Group, method: str) -> Iterator[dict[str, Any]]:
 def target_row(group: Group, method: str, seed: int, target: float = TARGET) -> dict[str, Any]:
     losses = [loss(method, seed, evaluation) for evaluation in range(EVALUATIONS + 1)]
     hit = next((i for i, value in enumerate(losses) if value <= target), None)
-    ended = EVALUATIONS // 2 + 1 if (method, seed) == DIVERGED else EVALUATIONS
+    diverged = (method, seed) == DIVERGED
+    ended, ending = (EVALUATIONS // 2 + 1, "diverged") if diverged else (EVALUATIONS, "censored")
     at = ended if hit is None else hit
     return {
         **_job(group, method, seed),
         "target_loss": target,
-        "outcome": "censored" if hit is None else "reached",
+        "outcome": ending if hit is None else "reached",
         "seconds": seconds(method, at),
         "iterations": at * STEPS_BETWEEN,
     }

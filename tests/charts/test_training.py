@@ -103,14 +103,17 @@ def test_expected_time_is_all_seconds_over_the_runs_that_reached_it(times: Figur
         assert y(ax, method) == [place]
 
 
-def test_every_seed_is_a_dot_and_hollow_where_it_was_cut_short(times: Figure) -> None:
+def test_every_seed_is_a_mark_hollow_where_it_was_cut_short_and_a_cross_where_it_diverged(
+    times: Figure,
+) -> None:
     (ax,) = times.axes
-    dots = {"_reached": [], "_censored": []}
+    dots = {"_reached": [], "_censored": [], "_diverged": []}
     for one in ax.lines:
         if one.get_label() in dots:
             dots[str(one.get_label())] += list(one.get_xdata())
             hollow = one.get_markerfacecolor() == "white"
             assert hollow == (one.get_label() == "_censored")
+            assert (one.get_marker() == "x") == (one.get_label() == "_diverged")
     for outcome, found in dots.items():
         rows = [made_up.target_row(group(8), method, seed) for method in METHODS for seed in SEEDS]
         assert found == pytest.approx([row["seconds"] for row in rows if row["outcome"] == outcome[1:]])
@@ -153,6 +156,17 @@ def test_the_share_of_seeds_is_kaplan_and_meiers_and_censored_runs_are_ticks(
     reached = sorted(row["seconds"] for row in rows if row["seed"] != seed)
     assert x(ax, method)[1:3] == pytest.approx(reached)
     assert y(ax, method)[1:3] == pytest.approx([1 / 3, 2 / 3])
+
+
+def test_a_diverged_run_never_reaches_it_and_is_a_cross_where_it_ended(tmp_path: Path, draw: Draw) -> None:
+    """Two of forward's seeds get there after the third diverged: two of three, not all that are left."""
+    (ax,) = draw("reached_by_time", made_up.run(tmp_path, [group(8)])).axes
+    method, seed = made_up.DIVERGED
+    (row,) = (made_up.target_row(group(8), method, s) for s in SEEDS if s == seed)
+    assert x(ax, f"_never {method}") == [row["seconds"]]
+    assert y(ax, f"_never {method}") == [0.0]
+    assert y(ax, method)[-1] == pytest.approx(2 / 3)
+    assert x(ax, f"_ended {method}") == []
 
 
 def test_every_trial_is_drawn_and_the_chosen_one_ringed(tmp_path: Path, draw: Draw) -> None:

@@ -90,7 +90,9 @@ def test_of_several_runs_it_is_the_mean_with_the_spread_between_them(tmp_path):
     alone = cells_of(runs[:1])[0]
     cell = cells_of(runs)[0]
     assert (cell.ratio, cell.runs, cell.degrees) == (pytest.approx(alone.ratio), 3, 2)
-    assert cell.floor == pytest.approx(0.04), "the median run's"
+    reaches = [math.log(high / 0.99) / 2 for high in (1.02, 1.04, 1.1)]
+    together = math.sqrt(sum(r * r for r in reaches)) / 3
+    assert math.log1p(cell.floor) == pytest.approx(math.log(1.004) + together), "three runs know it better"
     assert cell.rounds == 3 * alone.rounds
     assert cell.spread == 0.0
     reach = 4.303 * alone.within / math.sqrt(3)
@@ -117,7 +119,13 @@ def test_a_run_s_slowed_repeats_are_cells_of_their_own(tmp_path):
     assert cell.ratio not in {c.ratio for c in cells_of([run])}
 
 
+def off(root, low):
+    return timed(root, ratio=low + 0.01, ratio_low=low, ratio_high=low + 0.02)
+
+
 def test_what_cannot_be_judged_has_a_fault(tmp_path):
-    assert {c.fault.split(":")[0] for c in cells_of([timed(tmp_path, ratio=1.2)])} == {"A/A failed"}
+    assert {c.fault.split(":")[0] for c in cells_of([off(tmp_path / "off", 1.03)])} == {"A/A failed"}
+    assert {c.fault for c in cells_of([off(tmp_path / "near", 1.01)])} == {""}, "less than matters"
+    assert {c.fault for c in cells_of([timed(tmp_path / "wide", ratio=1.2, ratio_high=1.5)])} == {""}
     none = made_up.run(tmp_path / "none", [group(8)], timed=False)
     assert {c.fault for c in cells_of([none])} >= {"not measured"}

@@ -14,9 +14,9 @@ from tests.charts.made_up import METHODS, group
 from tests.regression.test_baseline import timed
 
 
-def complete(root, of):
+def complete(root, of, **more):
     """A run of one group, timed and trained."""
-    run = made_up.run(root, [of])
+    run = made_up.run(root, [of], **more)
     facts = run.facts()
     facts["config"]["processes"] = 5
     run._write(facts)
@@ -55,13 +55,84 @@ def test_what_moved_is_said_with_its_interval_and_what_is_missing_is_listed(tmp_
         (Estimate(1.2, 1.1, 1.3), "more"),
         (Estimate(0.8, 0.7, 0.9), "less"),
         (Estimate(1.2, 0.9, 1.5), "no difference seen"),
-        (Estimate(1.0), "the same"),
-        (Estimate(1.1), "more"),
+        (Estimate(1.1), "not known how sure"),
         (Estimate(math.nan), "not comparable"),
     ],
 )
 def test_words_follow_the_interval(change, words):
     assert Difference("a", RUNTIME, Estimate(1.0), Estimate(1.0), change).words == words
+
+
+def test_memory_has_no_interval_and_is_exact():
+    figures = [Difference("a", MEMORY, Estimate(1.0), Estimate(x), Estimate(x)) for x in (1.0, 1.1, 0.9)]
+    assert [d.words for d in figures] == ["the same", "more", "less"]
+
+
+def by_figure(a, b, figure):
+    return [d for d in differences([a], [b]) if d.figure == figure]
+
+
+@pytest.mark.parametrize(
+    ("changes", "why"),
+    [
+        ({"dtype": "bfloat16"}, "dtype float32 → bfloat16"),
+        ({"threads": 8}, "threads 2 → 8"),
+        ({"execution": "compile"}, "execution eager → compile"),
+    ],
+)
+@pytest.mark.parametrize("figure", [RUNTIME, MEMORY, TIME_TO_TARGET])
+def test_what_was_measured_otherwise_is_left_out_and_said(tmp_path, changes, why, figure):
+    a, b = complete(tmp_path / "a", group(8)), complete(tmp_path / "b", group(8, **changes))
+    found = by_figure(a, b, figure)
+    assert found
+    assert all(d.words == "not comparable" and why in d.why for d in found if d.why != "only in B")
+    lines = differences_as("markdown", found).splitlines()
+    assert sum(line.startswith("left out: ") for line in lines) == len(found)
+
+
+@pytest.mark.parametrize("figure", [RUNTIME, MEMORY, TIME_TO_TARGET])
+def test_another_device_is_not_compared(tmp_path, figure):
+    a, b = complete(tmp_path / "a", group(8)), complete(tmp_path / "b", group(8))
+    facts = b.facts()
+    facts["environment"]["device_name"] = "another processor"
+    b._write(facts)
+    found = by_figure(a, b, figure)
+    assert {d.words for d in found} == {"not comparable"}
+    assert all("device a processor → another processor" in d.why for d in found)
+
+
+def test_a_time_with_searched_rates_or_another_target_is_not_compared_and_memory_is(tmp_path):
+    a, b = complete(tmp_path / "a", group(8)), complete(tmp_path / "b", group(8))
+    facts = b.facts()
+    facts["config"]["learning_rate"] = 0.01
+    b._write(facts)
+    found = by_figure(a, b, TIME_TO_TARGET)
+    assert {d.words for d in found} == {"not comparable"}
+    assert all("learning rates searched for each method alike → learning rate 0.01" in d.why for d in found)
+    assert {d.words for d in by_figure(a, b, MEMORY)} == {"the same"}
+    c = complete(tmp_path / "c", group(8), targets=[0.8])
+    assert all(
+        "target validation loss 1 → validation loss 0.8" in d.why for d in by_figure(a, c, TIME_TO_TARGET)
+    )
+
+
+def test_another_torch_is_compared_and_noted(tmp_path):
+    a, b = complete(tmp_path / "a", group(8)), complete(tmp_path / "b", group(8))
+    facts = b.facts()
+    facts["environment"]["libraries"]["torch"] = "2.9.0"
+    b._write(facts)
+    for difference in differences([a], [b]):
+        assert "torch 2.0 → 2.9" in difference.why
+        assert difference.words != "not comparable"
+
+
+def test_of_several_conditions_each_meets_its_like(tmp_path):
+    runs = {d: complete(tmp_path / d, group(8, dtype=d)) for d in ("float32", "float64")}
+    found = differences(list(runs.values()), [runs["float64"]])
+    assert [d.words for d in found if d.figure == MEMORY].count("the same") == len(METHODS)
+    assert [d.why for d in found if d.figure == RUNTIME and d.why.startswith("dtype")] == [
+        "dtype float32 → float64"
+    ] * 2
 
 
 def test_every_format_has_the_figures(tmp_path):

@@ -96,6 +96,7 @@ def test_with_one_run_each_nothing_is_told_apart_and_the_line_says_what_would():
         (verdict,) = check([single], [scaled(factor, single)], TOLERANCE)
         assert verdict.answer is Answer.INCONCLUSIVE
         assert "--repeat" in verdict.why
+        assert math.isnan(verdict.smallest), "no regression would have been found"
         assert verdict.low < verdict.change < verdict.high
 
 
@@ -114,6 +115,36 @@ def test_the_margin_is_the_machine_s_own_floor_where_that_is_larger():
     assert verdict.margin == 0.15
     (verdict,) = check([dataclasses.replace(CELL, floor=0.15)], [scaled(1.10)], TOLERANCE)
     assert verdict.margin == 0.15
+
+
+def test_what_passes_is_within_the_tolerance_however_noisy_the_machine():
+    """The A/A floor of 9.5 % once let a change of [1.07, 1.09] pass a tolerance of 5 %."""
+    worse = dataclasses.replace(CELL, runs=20, spread=0.005)
+    for then, now in (
+        (dataclasses.replace(worse, floor=0.095), worse),
+        (worse, scaled(1, worse, floor=0.095)),
+    ):
+        (verdict,) = check([then], [scaled(1.08, now)], TOLERANCE)
+        assert 1.05 < verdict.low < verdict.high < 1.095
+        assert verdict.answer is Answer.INCONCLUSIVE
+        for part in ("9.5%", "5.0%", "--repeat", "--tolerance"):
+            assert part in verdict.why
+    (level,) = check([dataclasses.replace(worse, floor=0.095)], [worse], TOLERANCE)
+    assert level.answer is Answer.INCONCLUSIVE, "nor can no change be told from one of 5 %"
+    (wider,) = check([dataclasses.replace(worse, floor=0.095)], [worse], 0.1)
+    assert (wider.answer, wider.why) == (Answer.PASS, "")
+
+
+@pytest.mark.parametrize("floor", [0.01, 0.04, 0.08, 0.2])
+def test_a_regression_as_large_as_the_tolerance_hardly_ever_passes(floor):
+    rng = np.random.default_rng(6)
+    answers = []
+    for _ in range(300):
+        then, now = drawn(rng, 2.0, 0.01, runs=5), drawn(rng, 2.0 * (1 + TOLERANCE), 0.01)
+        (verdict,) = check([dataclasses.replace(then, floor=floor)], [now], TOLERANCE)
+        answers.append(verdict.answer)
+    # 2.5 % at most of 300; four standard errors are 11.
+    assert answers.count(Answer.PASS) <= 18
 
 
 @pytest.mark.parametrize("name", CONDITIONS)

@@ -101,6 +101,8 @@ def ratio_rows(*rows: dict[str, Any]) -> pd.DataFrame:
         "role": "method",
         "reference": "backprop",
         "ratio": 1.5,
+        "ratio_low": 1.45,
+        "ratio_high": 1.55,
         "r": 3.0,
         "r_low": 2.9,
         "r_high": 3.1,

@@ -9,7 +9,14 @@ import pytest
 
 from fgbench.store.run_folder import RunFolder
 from fgbench.summary.table import aa_rows, summarise
-from fgbench.summary.targets import Target, by_target, headline, target_rows, targets_of
+from fgbench.summary.targets import (
+    Target,
+    by_target,
+    headline,
+    stored_targets,
+    target_rows,
+    targets_of,
+)
 from tests.builders import run_folder, tiny_group
 
 GROUP = tiny_group()
@@ -49,7 +56,7 @@ def curve(folder: RunFolder, method: str, seed: int, losses: list[float], pace: 
 def with_targets(folder: RunFolder, asked: str = "auto", accuracy: str = "") -> None:
     curves = folder.read("curves")
     found = targets_of(curves, asked, accuracy, "backprop")
-    folder.replace_group("targets", GROUP.name, target_rows(curves, found))
+    folder.replace_group("targets", GROUP.name, target_rows(curves, folder.read("jobs"), found))
 
 
 def trained(root, forward: list[list[float]], asked: str = "auto") -> pd.DataFrame:
@@ -98,13 +105,94 @@ def test_a_method_that_never_reached_it_is_infinitely_far(tmp_path):
     assert table.loc["forward", "t_ratio"] == math.inf
 
 
-def test_a_diverged_run_is_said_censored_and_spoils_the_final_loss(tmp_path):
+def test_a_diverged_run_is_said_and_spoils_the_final_loss(tmp_path):
     table = trained(tmp_path, [FINE, [3.0, 5.0, math.nan]])
     forward = table.loc["forward"]
     assert forward["status"] == "1 diverged"
     assert (forward["reached"], forward["runs"]) == (1, 2)
     assert pd.isna(forward["validation_loss"]), "a mean over the survivors would flatter"
     assert table.loc["backprop", "status"] == "ok"
+
+
+def failing(folder: RunFolder, statuses: list[str], detail: str = "") -> None:
+    """A run of forward for each status that is not ok, short of the target, under seeds from 1."""
+    for seed, status in enumerate(statuses, start=1):
+        curve(folder, "forward", seed, [3.0, 2.9])
+        if status != "ok":
+            jobs = folder.read("jobs")
+            jobs.loc[jobs["seed"] == seed, ["status", "detail"]] = [status, detail]
+            folder.replace("jobs", jobs.astype(object).where(jobs.notna(), None).to_dict("records"))
+
+
+def outcomes(folder: RunFolder) -> list[str]:
+    return list(stored_targets(folder).sort_values("seed")["outcome"])
+
+
+def test_a_run_that_cannot_get_there_is_told_from_one_that_was_cut_short(tmp_path):
+    folder = run_folder(tmp_path / "1", [GROUP])
+    failing(folder, ["ok", "interrupted", "diverged", "oom", "error"])
+    with_targets(folder, "1.0")
+    expected = ["censored", "censored", "diverged", "failed", "failed"]
+    assert list(folder.read("targets")["outcome"]) == expected == outcomes(folder)
+    died = run_folder(tmp_path / "2", [GROUP])
+    failing(died, ["error"], "its process ended early: which method did it, nobody knows")
+    with_targets(died, "1.0")
+    assert outcomes(died) == ["censored"]
+
+
+def test_an_older_file_that_calls_all_of_them_censored_is_read_by_its_curves_and_jobs(tmp_path):
+    folder = run_folder(tmp_path, [GROUP])
+    failing(folder, ["ok", "error"])
+    curve(folder, "forward", 3, [3.0, math.nan])
+    curve(folder, "forward", 4, FINE)
+    with_targets(folder, "1.0")
+    rows = folder.read("targets")
+    old = rows.assign(outcome=rows["outcome"].where(rows["outcome"] == "reached", "censored"))
+    folder.replace("targets", old.astype(object).where(old.notna(), None).to_dict("records"))
+    assert list(folder.read("targets")["outcome"])[1:] == ["censored", "censored", "reached"]
+    assert outcomes(folder) == ["censored", "failed", "diverged", "reached"]
+
+
+def test_six_of_ten_that_diverge_leave_the_median_infinite_and_their_seconds_in_the_expected_time(tmp_path):
+    folder = run_folder(tmp_path, [GROUP])
+    for seed in range(1, 11):
+        curve(folder, "backprop", seed, [3.0, 1.0, 1.0, 1.0])
+        curve(folder, "forward", seed, FINE if seed > 6 else [3.0, math.nan])
+    with_targets(folder, "1.0")
+    row = by_target(folder).set_index("method").loc["forward"]
+    assert (row["reached"], row["runs"]) == (4, 10)
+    assert row["t_median"] == math.inf
+    assert row["t"] == pytest.approx((6 * 1.0 + 4 * 2.0) / 4)
+
+
+class TestBracket:
+    """A time lies after the evaluation before the one that showed it."""
+
+    def test_it_begins_a_step_after_the_evaluation_before(self, tmp_path):
+        folder = run_folder(tmp_path, [GROUP])
+        curve(folder, "forward", 1, FINE, pace=4.0)
+        curve(folder, "forward", 2, [3.0] * 5, pace=4.0)
+        with_targets(folder, "1.0")
+        reached, missed = stored_targets(folder).to_dict("records")
+        assert (reached["seconds"], reached["iterations"]) == (8.0, 20)
+        assert reached["earliest_seconds"] == pytest.approx(4.4), "ten steps lie between"
+        assert reached["earliest_iterations"] == 11
+        assert (missed["earliest_seconds"], missed["earliest_iterations"]) == (16.0, 40)
+
+    def test_a_time_within_the_first_evaluation_has_an_interval_above_0_that_holds_all_it_can_be(
+        self, tmp_path
+    ):
+        backprop = trained(tmp_path, [FINE] * 3).loc["backprop"]
+        assert 0 < backprop["t_low"] < 0.1
+        assert 1.0 == backprop["t"] < backprop["t_high"]
+
+    def test_a_ratio_holds_both_brackets_and_the_reference_is_1_times_itself(self, tmp_path):
+        table = trained(tmp_path, [FINE] * 3)
+        forward = table.loc["forward"]
+        for name, least, most in (("t_ratio", 2.2 / 1.0, 4.0 / 0.1), ("n_ratio", 11 / 10, 20 / 1)):
+            assert 0 < forward[f"{name}_low"] < least
+            assert most < forward[f"{name}_high"] < math.inf
+        assert list(table.loc["backprop", ["t_ratio_low", "t_ratio", "t_ratio_high"]]) == [1.0, 1.0, 1.0]
 
 
 def test_final_loss_is_the_mean_over_seeds(tmp_path):
@@ -144,12 +232,19 @@ def test_groups_do_not_mix(tmp_path):
 
 
 class TestTarget:
-    def curves(self, root) -> pd.DataFrame:
+    def trained(self, root) -> RunFolder:
         folder = run_folder(root, [GROUP])
         curve(folder, "backprop", 1, [3.0, 0.5, 0.5, 0.5])
         curve(folder, "backprop", 2, [3.0, 0.7, 0.7, 0.7])
         curve(folder, "forward", 1, [3.0, 1.4, 1.4, 1.4])
-        return folder.read("curves")
+        return folder
+
+    def curves(self, root) -> pd.DataFrame:
+        return self.trained(root).read("curves")
+
+    def rows(self, root, targets: list[Target]) -> list[dict[str, object]]:
+        folder = self.trained(root)
+        return target_rows(folder.read("curves"), folder.read("jobs"), targets)
 
     def test_auto_is_what_every_run_reached_and_backprop_best_what_most_of_backprops_did(self, tmp_path):
         curves = self.curves(tmp_path)
@@ -164,7 +259,7 @@ class TestTarget:
         assert targets_of(self.curves(tmp_path), "backprop-best", "", "nobody") == []
 
     def test_a_row_for_each_run(self, tmp_path):
-        rows = target_rows(self.curves(tmp_path), [Target(loss=0.7)])
+        rows = self.rows(tmp_path, [Target(loss=0.7)])
         assert [(r["method"], r["seed"], r["outcome"]) for r in rows] == [
             ("backprop", 1, "reached"),
             ("backprop", 2, "reached"),
@@ -174,23 +269,19 @@ class TestTarget:
         assert rows[2]["first_hit_seconds"] is None
 
     def test_an_accuracy_is_reached_from_below(self, tmp_path):
-        curves = self.curves(tmp_path)
-        (first, *_) = target_rows(curves, [Target(accuracy=0.5)])
+        (first, *_) = self.rows(tmp_path / "1", [Target(accuracy=0.5)])
         assert (first["outcome"], first["target_loss"], first["target_accuracy"]) == ("reached", None, 0.5)
         assert first["seconds"] == 0.0
-        assert {r["outcome"] for r in target_rows(curves, [Target(accuracy=0.51)])} == {"censored"}
+        rows = self.rows(tmp_path / "2", [Target(accuracy=0.51)])
+        assert {r["outcome"] for r in rows} == {"censored"}
 
     def test_the_headline_is_the_lowest_loss_that_every_method_reached_with_some_seed(self, tmp_path):
-        rows = pd.DataFrame(
-            target_rows(self.curves(tmp_path), [Target(loss=x) for x in (2.0, 1.4, 0.6, 0.1)])
-        )
+        rows = pd.DataFrame(self.rows(tmp_path / "1", [Target(loss=x) for x in (2.0, 1.4, 0.6, 0.1)]))
         assert set(headline(rows)["target_loss"]) == {1.4}
         without = rows[rows["target_loss"] < 1]
         assert set(headline(without)["target_loss"]) == {0.6}, "one of backprop's seeds reached it"
         assert set(headline(rows[rows["target_loss"] == 0.1])["target_loss"]) == {0.1}
-        accuracies = pd.DataFrame(
-            target_rows(self.curves(tmp_path / "2"), [Target(accuracy=x) for x in (0.2, 0.5, 0.9)])
-        )
+        accuracies = pd.DataFrame(self.rows(tmp_path / "2", [Target(accuracy=x) for x in (0.2, 0.5, 0.9)]))
         assert set(headline(accuracies)["target_accuracy"]) == {0.5}
 
     def test_every_target_has_a_row_for_each_method(self, tmp_path):
