@@ -288,7 +288,6 @@ def _resume(path: Path, as_json: bool, dry_run: bool) -> None:
     if dry_run:
         _show_plan(plan)
         return
-    folder.reopen()
     _run(plan, folder, contracts, as_json)
 
 

@@ -18,7 +18,7 @@ class Stopped(KeyboardInterrupt):
 
 
 class OrderlyStop:
-    """Meanwhile a signal that asks for the end raises `Stopped`; one that is ignored, as under nohup, stays so.
+    """Meanwhile a signal that asks for the end raises `Stopped`; one that is ignored, by nohup, stays so.
 
     Only in a program's main thread.
 

@@ -56,7 +56,7 @@ def describe_environment(device: str, threads: int) -> dict[str, Any]:
 
 
 def usable_cores() -> int:
-    """Cores that this process may keep busy: those it may run on, and no more than its cgroups' quotas give."""
+    """Cores that this process may keep busy: those it may run on, as far as its cgroups' quotas go."""
     here = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     return max(1, min([len(here), *(math.ceil(quota) for quota in _quotas())]))
 
