@@ -82,8 +82,8 @@ class GroupJobs:
         }
         try:
             yield jobs
-        except KeyboardInterrupt:
-            self._fail(jobs, "interrupted", "by the user")
+        except KeyboardInterrupt as stopped:
+            self._fail(jobs, "interrupted", str(stopped) or "by the user")
             raise
         except WorkerDiedError as died:
             self._fail(jobs, died.status, f"{ENDED_EARLY}{died.detail}")

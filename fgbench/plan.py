@@ -12,6 +12,7 @@ from typing import Any
 
 from fgbench import architectures, datasets, methods
 from fgbench.errors import ResultsError, UsageError
+from fgbench.measurement.environment import usable_cores
 from fgbench.options import OR, canonical, split_spec
 from fgbench.store.schema import OLDEST_READABLE
 
@@ -246,10 +247,20 @@ def resolve_device(asked: str) -> str:
 
 
 def resolve_threads(asked: int | None) -> int:
-    """The threads asked for, or torch's own number."""
+    """The threads asked for, or torch's own number, as far as there are cores for them.
+
+    Raises:
+        UsageError: more than the cores that this process may use: they would only wait for each other.
+    """
     import torch
 
-    return asked or torch.get_num_threads()
+    usable = usable_cores()
+    if asked is None:
+        return min(torch.get_num_threads(), usable)
+    _at_least("--threads", asked, 1)
+    if asked > usable:
+        raise UsageError(f"--threads {asked}: must be at most {usable}, the cores that fgbench may use here.")
+    return asked
 
 
 def _grid(config: Config) -> list[tuple[str, int]]:
@@ -264,8 +275,6 @@ def _check_numbers(config: Config) -> None:
         _at_least("--depth", depth, 1)
     if config.width is not None:
         _at_least("--width", config.width, 1)
-    if config.threads is not None:
-        _at_least("--threads", config.threads, 1)
     _at_least("--batch", config.batch, 1)
     _at_least("--seeds", config.seeds, 1)
     _at_least("--processes", config.processes, 1)

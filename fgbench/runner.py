@@ -46,6 +46,7 @@ def run_plan(plan: Plan, folder: RunFolder, contracts: dict[str, str], watcher: 
         ResultsError: it cannot be written to, or what it holds is damaged.
     """
     with folder.held():
+        folder.begin()
         done = recover(folder)
         status = "error"
         try:

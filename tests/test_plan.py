@@ -12,6 +12,7 @@ import torch
 
 from fgbench import architectures
 from fgbench.errors import ResultsError, UsageError
+from fgbench.measurement.environment import usable_cores
 from fgbench.plan import Config, Group, _check_device, contract, make_plan, resolve_device, resolve_threads
 from tests.builders import TINY_DATA, config, tiny_group
 
@@ -68,6 +69,7 @@ class TestBadInput:
             ({"batch": 65}, f"--batch 65: {TINY_DATA} has only 64 training samples"),
             ({"validation_size": 0}, "--validation-size 0: must be at least 1"),
             ({"threads": 0}, "--threads 0: must be at least 1"),
+            ({"threads": 100_000}, f"--threads 100000: must be at most {usable_cores()}, the cores"),
             ({"seeds": 0}, "--seeds 0: must be at least 1"),
             ({"processes": 0}, "--processes 0: must be at least 1"),
             ({"target_loss": "0"}, "--target-loss 0: must be a positive number"),
@@ -235,6 +237,10 @@ class TestGrid:
         assert group.device == ("cuda:0" if torch.cuda.is_available() else "cpu")
         assert group.threads == torch.get_num_threads() == resolve_threads(None)
         assert resolve_device("cpu") == "cpu"
+
+    def test_torchs_own_threads_are_no_more_than_the_usable_cores(self, monkeypatch):
+        monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
+        assert resolve_threads(None) == usable_cores()
 
 
 class TestContract:

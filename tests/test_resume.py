@@ -116,7 +116,6 @@ def whole(server, tmp_path_factory) -> tuple[dict[str, Counter[str]], float]:
 def resumed(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> Script:
     script = Faulty()
     monkeypatch.setattr(group_jobs, "work", script)
-    folder.reopen()
     run_plan(PLAN, folder, {g.name: "c0" for g in PLAN.groups}, Recorder())
     assert folder.facts()["status"] == "done"
     return script

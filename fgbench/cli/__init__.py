@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from typing import Annotated
 
@@ -18,10 +19,13 @@ from fgbench.cli.merge import merge
 from fgbench.cli.plot import plot
 from fgbench.cli.reproduce import reproduce
 from fgbench.cli.run import run
+from fgbench.cli.signals import OrderlyStop
 from fgbench.errors import UsageError
 from fgbench.version import __version__
 
-USAGE, INTERRUPTED = 2, 130
+USAGE = 2
+BY_SIGNAL = 128  # and the signal's number, as in a shell: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP
+INTERRUPTED = BY_SIGNAL + signal.SIGINT
 
 app = typer.Typer(
     help="The referee for training without backpropagation: matched jobs that differ in the method alone.",
@@ -59,12 +63,14 @@ app.command()(doctor)
 
 def main() -> None:
     """Run the command line; bad input is one line on standard error and exit code 2."""
+    stop = OrderlyStop()
     try:
-        code = app(standalone_mode=False)
+        with stop:
+            code = app(standalone_mode=False)
     except UsageError as error:
         code = _say(str(error), USAGE)
     except (KeyboardInterrupt, typer.Abort):
-        code = _say("interrupted", INTERRUPTED)
+        code = INTERRUPTED
     except BrokenPipeError:  # the reader of our output is gone, as with `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
@@ -73,6 +79,8 @@ def main() -> None:
         if not hasattr(error, "format_message"):
             raise
         code = _say(error.format_message() or "see fgbench --help", USAGE)
+    if code == INTERRUPTED:  # or Typer made it so
+        code = _say(f"interrupted by {stop.name}", BY_SIGNAL + stop.number)
     sys.exit(code or 0)
 
 

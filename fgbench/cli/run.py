@@ -153,7 +153,10 @@ def run(
             "each method's search then takes the best of them."
         ),
     ] = ["sgd"],  # noqa: B006
-    threads: Annotated[int | None, typer.Option(help="CPU threads of a job. (default: torch's own)")] = None,
+    threads: Annotated[
+        int | None,
+        typer.Option(help="CPU threads of a job, no more than usable cores. (default: torch's own)"),
+    ] = None,
     validation_size: Annotated[
         int | None,
         typer.Option(
@@ -285,7 +288,6 @@ def _resume(path: Path, as_json: bool, dry_run: bool) -> None:
     if dry_run:
         _show_plan(plan)
         return
-    folder.reopen()
     _run(plan, folder, contracts, as_json)
 
 

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 import os
 import platform
 import subprocess
+from collections.abc import Iterator
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ def describe_environment(device: str, threads: int) -> dict[str, Any]:
         "device_name": device_name(device),
         "cpu": cpu_name(),
         "cores": os.cpu_count(),
-        "usable_cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "usable_cores": usable_cores(),
         "threads": threads,
         "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
         "load_1min": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
@@ -51,6 +53,32 @@ def describe_environment(device: str, threads: int) -> dict[str, Any]:
         "fgbench_git": _git_state(Path(__file__).parent),
     }
     return facts
+
+
+def usable_cores() -> int:
+    """Cores that this process may keep busy: those it may run on, as far as its cgroups' quotas go."""
+    here = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
+    return max(1, min([len(here), *(math.ceil(quota) for quota in _quotas())]))
+
+
+def _quotas() -> Iterator[float]:
+    """Cores that each of the process's control groups, and those above, allows; version 2, then 1."""
+    for line in (_read("/proc/self/cgroup") or "").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and "cpu" not in controllers.split(","):
+            continue
+        root = Path("/sys/fs/cgroup") / ("cpu" if controllers else "")
+        own = root / path.lstrip("/")
+        for folder in (own, *own.parents):
+            if controllers:
+                names = ("cpu.cfs_quota_us", "cpu.cfs_period_us")
+                cells = [_read(str(folder / name)) or "" for name in names]
+            else:
+                cells = (_read(str(folder / "cpu.max")) or "").split()
+            if len(cells) == 2 and all(cell.isdigit() for cell in cells):  # else `max`, or -1: no limit
+                yield int(cells[0]) / int(cells[1])
+            if folder == root:
+                break
 
 
 def library_version(name: str) -> str | None:

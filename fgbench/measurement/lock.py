@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -35,5 +35,15 @@ def timing_lock(device: str, note: Callable[[str], None]) -> Iterator[None]:
 
 
 def lock_file(device: str) -> Path:
-    """Of the machine, not of a results folder."""
-    return Path(tempfile.gettempdir()) / f"fgbench-{device.replace(':', '-')}.lock"
+    """Of the machine, not of a results folder; a GPU's by its UUID, for CUDA_VISIBLE_DEVICES renames it."""
+    return Path(tempfile.gettempdir()) / f"fgbench-{(_uuid(device) or device).replace(':', '-')}.lock"
+
+
+def _uuid(device: str) -> str | None:
+    if not device.startswith("cuda"):
+        return None
+    import torch
+
+    with suppress(Exception):  # no such device, or one that has none
+        return str(torch.cuda.get_device_properties(device).uuid)  # type: ignore[attr-defined]
+    return None

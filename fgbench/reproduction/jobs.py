@@ -115,8 +115,6 @@ def _begun(plan: Plan, folder: Path) -> tuple[RunFolder, dict[str, str]]:
         asked = replace(Config.from_facts(facts["config"]), data_dir=plan.config.data_dir)
         found = {group["name"]: group["contract"] for group in facts["groups"]}
         if (found, asked) == (contracts, plan.config):
-            if facts["status"] != "done":
-                run.reopen()
             return run, contracts
     return new_run(plan, folder)
 

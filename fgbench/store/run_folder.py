@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -139,19 +139,19 @@ class RunFolder:
         try:
             yield
         finally:
-            lock.release()
-            with suppress(OSError):
-                (self.path / LOCK_FILE).unlink()
+            lock.release()  # its file stays: whoever has opened it would lock what no one else can find
 
-    def reopen(self) -> None:
-        """Set the run's status to `running` again, and note when.
+    def begin(self) -> None:
+        """Note that work on the run begins, or goes on: only who holds it may.
 
         Raises:
             ResultsError: it cannot be written.
         """
         facts = self.facts()
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        self._write({**facts, "status": "running", "resumed": [*facts.get("resumed", ()), now]})
+        if "begun" in facts:
+            facts["resumed"] = [*facts.get("resumed", ()), now]
+        self._write({"begun": now, **facts, "status": "running"})
 
     def read(self, table: str) -> pd.DataFrame:
         """A table as a DataFrame; empty where nothing of its kind was measured.

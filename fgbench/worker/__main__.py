@@ -1,28 +1,30 @@
-"""`python -m fgbench.worker`: read one request from standard input, do it, report in JSON lines."""
+"""`python -m fgbench.worker`: read a request, one line of standard input, do it, report in JSON lines."""
 
 from __future__ import annotations
 
-import atexit
 import json
 import os
-import shutil
 import sys
-import tempfile
 import warnings
 from pathlib import Path
 from typing import Any, TextIO
 
+from fgbench.worker.lifeline import tie_to_runner, watch
+
 
 def main() -> None:
     """Do one phase of one group; ends with the event `done`, or `usage_error` with its line."""
+    pipe = tie_to_runner()
     # Reports go out on the pipe alone: whatever a user's model prints lands on standard error.
     channel = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
-    request = json.loads(sys.stdin.read())
-    if request.get("process") == 0:  # its first calls compile as on a machine that never did
-        os.environ["TORCHINDUCTOR_CACHE_DIR"] = cold = tempfile.mkdtemp(prefix="fgbench-cold-")
-        atexit.register(shutil.rmtree, cold, ignore_errors=True)
+    with os.fdopen(pipe, closefd=False) as lines:
+        asked = lines.readline()
+    if not asked.endswith("\n"):
+        return  # the runner is gone
+    watch(pipe)
+    request = json.loads(asked)
     from fgbench.errors import UsageError
 
     try:

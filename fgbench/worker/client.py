@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from typing import IO, Any
 
 KILLED = "killed (signal 9), as the kernel does when memory runs out"
@@ -24,10 +26,12 @@ class WorkerDiedError(Exception):
 def work(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
     """Start a worker, hand it the request and give its events; it dies with this generator.
 
+    It dies with this process too, whatever ends that: see `lifeline`.
+
     Raises:
         WorkerDiedError: it ended before it was done.
     """
-    with tempfile.TemporaryFile("w+") as errors:
+    with tempfile.TemporaryFile("w+") as errors, _cache(request) as variables:
         # A session of its own: Ctrl-C reaches the runner alone, which then ends the worker.
         process = subprocess.Popen(
             [sys.executable, "-m", "fgbench.worker"],
@@ -35,14 +39,15 @@ def work(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
             stdout=subprocess.PIPE,
             stderr=errors,
             text=True,
+            env={**os.environ, **variables},
             start_new_session=True,
         )
         assert process.stdin is not None
         assert process.stdout is not None
         try:
             with suppress(BrokenPipeError):  # it died at once: the end of its output says so
-                process.stdin.write(json.dumps(request))
-                process.stdin.close()
+                process.stdin.write(json.dumps(request) + "\n")
+                process.stdin.flush()  # and left open: its end is the runner's
             for line in process.stdout:
                 if not line.endswith("\n"):
                     break  # torn: it died while it wrote
@@ -52,9 +57,28 @@ def work(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 yield event
             raise _death(process.wait(), errors)
         finally:
-            process.kill()
-            process.wait()
-            process.stdout.close()
+            _end(process)
+
+
+@contextmanager
+def _cache(request: dict[str, Any]) -> Iterator[dict[str, str]]:
+    """The first process of a timing compiles as on a machine that never did."""
+    if request.get("process") != 0:
+        yield {}
+        return
+    with tempfile.TemporaryDirectory(prefix="fgbench-cold-", ignore_cleanup_errors=True) as cold:
+        yield {"TORCHINDUCTOR_CACHE_DIR": cold}
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Kill it with all that it started: it leads a process group of its own."""
+    with suppress(OSError, AttributeError):  # nothing is left of it; a system without groups
+        os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
+    process.wait()
+    for pipe in (process.stdin, process.stdout):
+        with suppress(OSError):  # what it never read is still on its way to it
+            pipe.close()  # type: ignore[union-attr]
 
 
 def _death(code: int, errors: IO[str]) -> WorkerDiedError:

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 from fgbench.measurement import environment
 from fgbench.measurement.allocator import keep_freed_pages
-from fgbench.measurement.environment import describe_environment, library_version
+from fgbench.measurement.environment import describe_environment, library_version, usable_cores
 
 
 def test_environment_has_what_a_reader_needs_and_goes_into_json():
@@ -47,3 +49,31 @@ def test_allocator_says_no_without_glibc(monkeypatch):
 
     monkeypatch.setattr("ctypes.CDLL", absent)
     assert keep_freed_pages() is False
+
+
+@pytest.mark.parametrize(
+    ("files", "cores"),
+    [
+        ({}, 8),
+        ({"/proc/self/cgroup": "0::/a/b", "/sys/fs/cgroup/a/b/cpu.max": "max 100000"}, 8),
+        ({"/proc/self/cgroup": "0::/a/b", "/sys/fs/cgroup/a/b/cpu.max": "150000 100000"}, 2),
+        ({"/proc/self/cgroup": "0::/a/b", "/sys/fs/cgroup/a/cpu.max": "300000 100000"}, 3),
+        ({"/proc/self/cgroup": "0::/", "/sys/fs/cgroup/cpu.max": "400000 100000"}, 4),
+        ({"/proc/self/cgroup": "0::/", "/sys/fs/cgroup/cpu.max": "900000 100000"}, 8),
+        ({"/proc/self/cgroup": "0::/", "/sys/fs/cgroup/cpu.max": "1000 100000"}, 1),
+        (
+            {
+                "/proc/self/cgroup": "4:memory:/m\n2:cpu,cpuacct:/d",
+                "/sys/fs/cgroup/cpu/d/cpu.cfs_quota_us": "200000",
+                "/sys/fs/cgroup/cpu/d/cpu.cfs_period_us": "100000",
+                "/sys/fs/cgroup/cpu/cpu.cfs_quota_us": "-1",
+                "/sys/fs/cgroup/cpu/cpu.cfs_period_us": "100000",
+            },
+            2,
+        ),
+    ],
+)
+def test_usable_cores_are_those_it_may_run_on_within_every_quota(monkeypatch, files, cores):
+    monkeypatch.setattr(environment, "_read", files.get)
+    monkeypatch.setattr(environment.os, "sched_getaffinity", lambda _: set(range(8)), raising=False)
+    assert usable_cores() == cores

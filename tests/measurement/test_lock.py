@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import threading
+from types import SimpleNamespace
 
 import pytest
+import torch
 from filelock import FileLock
 
 from fgbench.measurement.lock import lock_file, timing_lock
@@ -34,6 +36,21 @@ def test_another_device_does_not_wait():
     notes: list[str] = []
     with timing_lock("cuda:0", notes.append), timing_lock("cuda:1", notes.append):
         assert not notes
+
+
+def test_a_gpu_is_one_device_whatever_number_it_goes_by(monkeypatch):
+    """Another process, with another CUDA_VISIBLE_DEVICES, calls the same GPU cuda:0."""
+    uuids = {"cuda:0": "one", "cuda:1": "two"}
+
+    def properties(device: str) -> SimpleNamespace:
+        return SimpleNamespace(uuid=uuids[device])
+
+    monkeypatch.setattr(torch.cuda, "get_device_properties", properties)
+    here = lock_file("cuda:1")
+    assert here != lock_file("cuda:0")
+    uuids["cuda:0"] = "two"
+    assert lock_file("cuda:0") == here
+    assert lock_file("cuda:7").name == "fgbench-cuda-7.lock", "where it has no UUID, by its number"
 
 
 def test_it_is_given_back_when_the_timing_fails():

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 
 import pandas as pd
 import pytest
@@ -141,6 +143,70 @@ class TestFindingRuns:
         rewritten(run_folder(tmp_path), schema_version=99)
         with pytest.raises(ResultsError, match="schema version 99"):
             find_runs(tmp_path)
+
+
+FIGHT = """
+import os, sys, time
+from pathlib import Path
+from fgbench.errors import UsageError
+from fgbench.store.run_folder import RunFolder
+
+path, seconds = Path(sys.argv[1]), float(sys.argv[2])
+inside, won = path / "inside", 0
+while not (path / "go").exists():
+    time.sleep(0.001)
+end = time.monotonic() + seconds
+while time.monotonic() < end:
+    try:
+        with RunFolder(path).held():
+            os.close(os.open(inside, os.O_CREAT | os.O_EXCL))  # another one inside: FileExistsError
+            time.sleep(0.0002)
+            inside.unlink()
+            won += 1
+    except UsageError:
+        pass
+print(won)
+"""
+
+
+def test_of_those_that_fight_for_a_folder_one_holds_it_at_any_time(tmp_path):
+    start = [sys.executable, "-c", FIGHT, str(tmp_path), "1.5"]
+    fighters = [subprocess.Popen(start, stdout=-1, stderr=-1, text=True) for _ in range(6)]
+    (tmp_path / "go").touch()
+    ended = [(*fighter.communicate(timeout=240), fighter.returncode) for fighter in fighters]
+    assert all(code == 0 for *_, code in ended), [errors for _, errors, _ in ended]
+    assert sum(int(won) for won, *_ in ended) > 100
+    with RunFolder(tmp_path).held(), pytest.raises(UsageError, match="another fgbench"):
+        with RunFolder(tmp_path).held():
+            pass
+
+
+def test_whoever_does_not_hold_a_run_changes_nothing_in_it(tmp_path, monkeypatch):
+    from fgbench.cli import stored
+    from fgbench.cli.run import _resume
+    from fgbench.plan import Plan
+    from tests.builders import config
+
+    folder = run_folder(tmp_path)
+    with folder.held():
+        folder.begin()
+        before = folder.facts()
+        monkeypatch.setattr(stored, "resumed", lambda path: (Plan(config(), ()), folder, {}))
+        monkeypatch.setattr("fgbench.estimate.estimated_seconds", lambda plan: 1.0)
+        with pytest.raises(UsageError, match="another fgbench is writing"):
+            _resume(folder.path, as_json=False, dry_run=False)
+        assert folder.facts() == before
+
+
+def test_that_a_run_goes_on_is_noted_each_time(tmp_path):
+    folder = run_folder(tmp_path)
+    folder.begin()
+    assert "resumed" not in folder.facts()
+    folder.finish("interrupted")
+    for times in (1, 2):
+        folder.begin()
+        assert folder.facts()["status"] == "running"
+        assert len(folder.facts()["resumed"]) == times
 
 
 def test_several_runs_read_as_one_table_with_the_runs_name_first(tmp_path):

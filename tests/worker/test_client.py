@@ -47,7 +47,7 @@ def request(**changes: object) -> dict[str, object]:
 def test_events_come_as_they_are_sent_until_done(program):
     program("""
         import sys, json
-        request = json.loads(sys.stdin.read())
+        request = json.loads(sys.stdin.readline())
         print(json.dumps({"event": "a", "phase": request["phase"]}))
         print(json.dumps({"event": "b", "loss": float("nan")}))
         print(json.dumps({"event": "done"}))
@@ -73,7 +73,7 @@ def test_events_come_as_they_are_sent_until_done(program):
 def test_a_worker_that_ends_before_it_is_done_is_said_with_its_last_words(program, end, status, detail):
     program(f"""
         import sys, os, json
-        sys.stdin.read()
+        sys.stdin.readline()
         print(json.dumps({{"event": "a"}}), flush=True)
         {end}
     """)
