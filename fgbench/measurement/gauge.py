@@ -92,7 +92,9 @@ class Nvml:
             None if self.sliced else self._told(lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1e3),
             self._told(lambda: float(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))),
             self._throttle(),
-            None if self.sliced else self._told(lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3),
+            None
+            if self.sliced
+            else self._told(lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3),
         )
 
     def _throttle(self) -> str | None:
