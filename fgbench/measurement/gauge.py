@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 if TYPE_CHECKING:
     import torch
+
+GPU, MIG = "GPU-", "MIG-"  # what NVML's UUIDs begin with
 
 # What holds a GPU's clock down, as NVML's bits; its idle and application-clock bits do not.
 THROTTLES = {
@@ -54,7 +57,11 @@ class Blind:
 
 
 class Nvml:
-    """An NVIDIA GPU's, found by its UUID: CUDA_VISIBLE_DEVICES renumbers what NVML does not."""
+    """An NVIDIA GPU's, found by its UUID: CUDA_VISIBLE_DEVICES renumbers what NVML does not.
+
+    A MIG device's clock, temperature and throttling are those of the GPU that it is a slice of; the
+    power and energy of that GPU are its other slices' too, and so are not told.
+    """
 
     def __init__(self, device: torch.device) -> None:
         """Raises whatever NVML raises where there is none."""
@@ -64,20 +71,42 @@ class Nvml:
         pynvml.nvmlInit()
         self.nvml: Any = pynvml
         uuid = str(torch.cuda.get_device_properties(device).uuid)  # type: ignore[attr-defined]
-        self.handle = pynvml.nvmlDeviceGetHandleByUUID(uuid if uuid.startswith("GPU-") else f"GPU-{uuid}")
+        self.handle, self.sliced = self._found(uuid)
+
+    def _found(self, uuid: str) -> tuple[Any, bool]:
+        """The GPU, and whether the device is a slice of it; torch leaves out which of the two it names."""
+        names = [uuid] if uuid.startswith((GPU, MIG)) else [GPU + uuid, MIG + uuid]
+        for name in names[:-1]:
+            with suppress(self.nvml.NVMLError):
+                return self.nvml.nvmlDeviceGetHandleByUUID(name), False
+        handle = self.nvml.nvmlDeviceGetHandleByUUID(names[-1])
+        if not names[-1].startswith(MIG):
+            return handle, False
+        return self.nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle), True
 
     def read(self) -> State:
         """Now; some tens of microseconds."""
         nvml, handle = self.nvml, self.handle
         return State(
             self._told(lambda: float(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM))),
-            self._told(lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1e3),
+            None if self.sliced else self._told(lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1e3),
             self._told(lambda: float(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))),
-            self._told(lambda: throttles(nvml.nvmlDeviceGetCurrentClocksThrottleReasons(handle))),
-            self._told(lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3),
+            self._throttle(),
+            None
+            if self.sliced
+            else self._told(lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3),
         )
 
-    def _told(self, ask: Any) -> Any:
+    def _throttle(self) -> str | None:
+        """By the name that the library and the driver know: an older one has only the second."""
+        for name in ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons"):
+            ask = getattr(self.nvml, name, None)
+            bits = self._told(lambda: ask(self.handle)) if ask else None  # noqa: B023 - called at once
+            if bits is not None:
+                return throttles(bits)
+        return None
+
+    def _told(self, ask: Callable[[], Any]) -> Any:
         with suppress(self.nvml.NVMLError):
             return ask()
         return None

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from functools import partial
+from contextlib import nullcontext
+from functools import cache, partial
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fgbench.methods import Batch, Part, Step
+from fgbench.methods._optimizer_state import OptimizerState
 
 WARM_UP_CALLS = 3  # before a capture: kernels chosen, workspaces and autograd's buffers made
 
@@ -22,13 +24,15 @@ class Graph:
         function: Callable[..., Any],
         kept: Callable[[], Sequence[Tensor]],
         generators: Sequence[torch.Generator] = (),
+        optimizer: OptimizerState | None = None,
     ) -> None:
         """`kept` gives what the function writes to: calls before the capture must leave it as it was.
 
         `generators` are those that it draws from besides the device's own: registered, so that each
-        replay draws on from where the last one ended.
+        replay draws on from where the last one ended. `optimizer` is the state of the one that it steps.
         """
         self.function, self.kept, self.generators = function, kept, generators
+        self.optimizer = optimizer
         self.captured: dict[tuple[torch.Size, ...], tuple[torch.cuda.CUDAGraph, list[Tensor], Any]] = {}
 
     def __call__(self, *tensors: Tensor) -> Any:
@@ -44,32 +48,41 @@ class Graph:
 
     def _capture(self, tensors: Sequence[Tensor]) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Any]:
         inputs = [t.detach().clone() for t in tensors]
-        self._warm_up(inputs)
+        device = inputs[0].device
+        current, aside = torch.cuda.current_stream(device), _aside(device)
+        self._warm_up(inputs, current, aside)
         graph = torch.cuda.CUDAGraph()
         for generator in self.generators:
             graph.register_generator_state(generator)
-        with torch.cuda.graph(graph):
-            output = self.function(*inputs)
+        try:
+            with torch.cuda.graph(graph, stream=aside):
+                output = self.function(*inputs)
+        finally:
+            torch.cuda.set_stream(current)  # where the capture raises, torch leaves its own in place
         return graph, inputs, output
 
-    def _warm_up(self, inputs: Sequence[Tensor]) -> None:
-        """A few calls on a stream of their own, then everything as it was before them."""
+    def _warm_up(self, inputs: Sequence[Tensor], current: Any, aside: Any) -> None:
+        """A few calls on the stream of the capture, then everything as it was before them."""
         device = inputs[0].device
-        before = {id(t): t.detach().clone() for t in self.kept()}
+        before = [(t, t.detach().clone()) for t in self.kept()]
         drawn = [g.get_state() for g in self.generators], torch.cuda.get_rng_state(device)
-        aside = torch.cuda.Stream(device)
-        aside.wait_stream(torch.cuda.current_stream(device))
-        with torch.cuda.stream(aside):
+        aside.wait_stream(current)
+        with torch.cuda.stream(aside), self.optimizer.as_before() if self.optimizer else nullcontext():
             for _ in range(WARM_UP_CALLS):
                 self.function(*inputs)
-        torch.cuda.current_stream(device).wait_stream(aside)
+        current.wait_stream(aside)
         with torch.no_grad():
-            for tensor in self.kept():
-                # An optimiser's state that was not there before begins at zero.
-                tensor.copy_(before[id(tensor)]) if id(tensor) in before else tensor.zero_()
+            for tensor, value in before:
+                tensor.copy_(value)
         for generator, state in zip(self.generators, drawn[0], strict=True):
             generator.set_state(state)
         torch.cuda.set_rng_state(drawn[1], device)
+
+
+@cache
+def _aside(device: torch.device) -> Any:
+    """One stream for every warm-up and capture: cuBLAS keeps a workspace for each that it has met."""
+    return torch.cuda.Stream(device)
 
 
 class CapturedStep(Step):
@@ -79,6 +92,7 @@ class CapturedStep(Step):
         self.step, self.model = step, model
         self.parameters, self.tolerance = step.parameters, step.tolerance  # type: ignore[misc]
         self.optimizer = step.optimizer
+        self.optimizer_state = OptimizerState(step.optimizer) if step.optimizer else None
         self.graphs: dict[float, Graph] = {}
 
     def parts(self, batch: Batch, learning_rate: float) -> dict[str, Part]:
@@ -88,14 +102,15 @@ class CapturedStep(Step):
     def _replay(self, batch: Batch, learning_rate: float) -> None:
         if learning_rate not in self.graphs:
             self.graphs[learning_rate] = Graph(
-                lambda x, y: self.step((x, y), learning_rate), self._kept, self.generators()
+                lambda x, y: self.step((x, y), learning_rate),
+                self._kept,
+                self.generators(),
+                self.optimizer_state,
             )
         self.value = self.graphs[learning_rate](*batch)
 
     def _kept(self) -> list[Tensor]:
-        state = self.optimizer.state.values() if self.optimizer else ()
-        own = [v for values in state for v in values.values() if isinstance(v, Tensor)]
-        return [*self.model.parameters(), *self.model.buffers(), *own]
+        return [*self.model.parameters(), *self.model.buffers()]
 
     def expected(self, gradient: Sequence[Tensor], model: nn.Module, batch: Batch) -> list[Tensor]:
         """What the captured step says: its tangents are those of the last replay."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from fgbench.pushforward.structures import Drawer, Tangents
+from fgbench.pushforward.structures import Drawer, Tangents, cholesky
 
 WAYS = ("mean", "sum", "projection")
 SMALLEST_EIGENVALUE = 1e-6  # of the tangents' correlations; below it they count as dependent
@@ -27,7 +27,7 @@ def coefficients(way: str, derivatives: Tensor, tangents: Tangents) -> Tensor:
     gram = tangents.gram()
     # Scaled to correlations: lengths then do not touch the accuracy of the solve.
     scale = gram.diagonal().rsqrt()
-    factor = torch.linalg.cholesky(scale.unsqueeze(1) * gram * scale)
+    factor = cholesky(scale.unsqueeze(1) * gram * scale)
     solved = torch.cholesky_solve((scale * derivatives.double()).unsqueeze(1), factor).squeeze(1)
     return (scale * solved).to(derivatives.dtype)
 

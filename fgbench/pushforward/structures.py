@@ -185,6 +185,16 @@ class Fill:
         return tensor.copy_(bits.view(tensor.shape)).mul_(2).sub_(1)
 
 
+def cholesky(gram: Tensor) -> Tensor:
+    """The lower factor of a Gram matrix, [k, k], without the host waiting for it.
+
+    `torch.linalg.cholesky` waits for the device to say whether it was positive definite; here it is
+    NaN where it was not, which a loss shows.
+    """
+    factor, info = torch.linalg.cholesky_ex(gram)
+    return torch.where(info == 0, factor, torch.nan)
+
+
 def _sphere(gram: Tensor, size: int, angle: float) -> Tensor:
     """Each scaled to length √n."""
     return torch.diag(math.sqrt(size) * gram.diagonal().rsqrt())
@@ -192,7 +202,7 @@ def _sphere(gram: Tensor, size: int, angle: float) -> Tensor:
 
 def _orthonormal(gram: Tensor, size: int, angle: float) -> Tensor:
     """Gram–Schmidt by the Cholesky factor, then length √n."""
-    factor = torch.linalg.cholesky(gram)
+    factor = cholesky(gram)
     identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     return math.sqrt(size) * torch.linalg.solve_triangular(factor, identity, upper=False)
 

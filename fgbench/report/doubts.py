@@ -75,9 +75,14 @@ def aa_fault(aa: Estimate, ratio: Estimate) -> str:
 
 
 def throttled_share(samples: pd.DataFrame) -> float:
-    """Of blocks, those in which the GPU was throttled; 0 where no gauge told."""
-    told = samples["throttle"].dropna()
-    return float((told != "").mean()) if len(told) else 0.0
+    """Of blocks, those in which the GPU was throttled; 0 where no gauge told.
+
+    In a file a block without throttling has an empty cell, as one without a gauge: its clock tells them
+    apart.
+    """
+    throttled = samples["throttle"].fillna("") != ""
+    told = throttled | samples["throttle"].notna() | samples["sm_clock_mhz"].notna()
+    return float(throttled.sum() / told.sum()) if told.any() else 0.0
 
 
 def _aa_doubts(ratios: pd.DataFrame) -> Iterator[str]:

@@ -88,9 +88,11 @@ def build_matched(
 ) -> Matched:
     """Build a group's model and data from a seed alone; weights are drawn on the CPU on any device."""
     keep_freed_pages()
+    device = torch.device(group.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # events, streams and graphs are made on the current one
     float32_precision("tf32" if group.dtype == TF32 else "ieee")
     torch.set_num_threads(group.threads)
-    device = torch.device(group.device)
     dtype = torch.float32 if group.dtype == TF32 else getattr(torch, group.dtype)
     data = datasets.load(group.dataset, Path(data_dir), group.validation_size)
     torch.manual_seed(seed)
@@ -108,9 +110,15 @@ def build_matched(
 
 
 def float32_precision(precision: str) -> None:
-    """`ieee` or `tf32` for all: cuDNN would otherwise round convolutions to TF32, and nothing else."""
-    torch.backends.cuda.matmul.fp32_precision = precision
-    torch.backends.cudnn.conv.fp32_precision = precision  # type: ignore[attr-defined]
+    """`ieee` or `tf32` for all: cuDNN would otherwise round convolutions to TF32, and nothing else.
+
+    By the older of torch's two ways to say so: after it every getter of both answers, while after
+    `fp32_precision` the older ones raise, `torch.get_float32_matmul_precision` among them, which
+    inductor asks.
+    """
+    rounded = precision == "tf32"
+    torch.set_float32_matmul_precision("high" if rounded else "highest")
+    torch.backends.cudnn.allow_tf32 = rounded
 
 
 def weights_hash(model: nn.Module) -> str:

@@ -36,6 +36,8 @@ def measure_noise(
         report: gets the samples.
     """
     keep_freed_pages()
+    if device.startswith("cuda"):
+        torch.cuda.set_device(device)
     torch.set_num_threads(threads)
     torch.manual_seed(process)
     model = architectures.build("mlp", 2, 128, IN_SHAPE, CLASSES).to(device).train()

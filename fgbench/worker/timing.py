@@ -29,7 +29,7 @@ from fgbench.measurement.interleave import (
 )
 from fgbench.methods import PLAIN, Batch, Conditions, Loss, Step
 from fgbench.methods._compile import compiled
-from fgbench.oracle import check_step
+from fgbench.oracle import check_base, check_step
 from fgbench.worker.reporting import LONGEST_DETAIL, Report, failures_reported
 from fgbench.worker.slow import slowed
 
@@ -183,6 +183,7 @@ def base_step(problem: Problem) -> Callable[[], Tensor]:
         from fgbench.methods._cudagraph import Graph
 
         evaluate = Graph(evaluate, lambda: list(model.buffers()))
+        check_base(evaluate, problem.model, problem.loss, problem.batches, problem.seed)
     return lambda: evaluate(*next(supply))
 
 

@@ -24,7 +24,8 @@ def nvml(**answers: Any) -> SimpleNamespace:
         "nvmlDeviceGetClockInfo": 1980,
         "nvmlDeviceGetPowerUsage": 412_500,  # milliwatts
         "nvmlDeviceGetTemperature": 61,
-        "nvmlDeviceGetCurrentClocksThrottleReasons": 0x04 | 0x40,
+        "nvmlDeviceGetCurrentClocksEventReasons": 0x04 | 0x40,
+        "nvmlDeviceGetCurrentClocksThrottleReasons": 0x08,
         "nvmlDeviceGetTotalEnergyConsumption": 7_250,  # millijoules
         "nvmlDeviceGetHandleByUUID": lambda uuid: uuid,
         "nvmlInit": None,
@@ -64,6 +65,31 @@ def test_units_are_those_of_the_names(library):
 def test_the_device_is_found_by_its_uuid(library):
     library()
     assert Nvml(CUDA).handle == "GPU-1234"
+
+
+def test_a_slice_is_found_by_its_uuid_and_shows_the_clocks_of_its_gpu_but_not_its_power(library):
+    """torch gives a MIG device's UUID without MIG- before it; its handle knows no clocks."""
+
+    def known(uuid: str) -> str:
+        if uuid != "MIG-1234":
+            raise NotSupportedError
+        return "slice"
+
+    library(
+        nvmlDeviceGetHandleByUUID=known,
+        nvmlDeviceGetDeviceHandleFromMigDeviceHandle=lambda handle: {"slice": "whole"}[handle],
+    )
+    gauge = Nvml(CUDA)
+    assert gauge.handle == "whole"
+    assert gauge.read() == State(1980.0, None, 61.0, "power+thermal", None)
+
+
+@pytest.mark.parametrize("absent", ["in the library", "in the driver"])
+def test_an_older_nvml_is_asked_by_the_older_name(library, monkeypatch, absent):
+    library(nvmlDeviceGetCurrentClocksEventReasons=NotSupportedError())
+    if absent == "in the library":
+        monkeypatch.delattr(sys.modules["pynvml"], "nvmlDeviceGetCurrentClocksEventReasons")
+    assert Nvml(CUDA).read().throttle == "slowdown"
 
 
 def test_what_a_device_does_not_tell_is_missing_and_the_rest_is_there(library):

@@ -129,3 +129,15 @@ def test_what_cannot_be_judged_has_a_fault(tmp_path):
     assert {c.fault for c in cells_of([timed(tmp_path / "wide", ratio=1.2, ratio_high=1.5)])} == {""}
     none = made_up.run(tmp_path / "none", [group(8)], timed=False)
     assert {c.fault for c in cells_of([none])} >= {"not measured"}
+
+
+@pytest.mark.parametrize(
+    ("throttle", "fault"), [("power", ""), ("power+thermal", "throttled in 50% of blocks")]
+)
+def test_a_power_cap_is_how_a_gpu_runs_and_no_fault(tmp_path, throttle, fault):
+    run = timed(tmp_path)
+    block = {"group": group(8).name, "method": METHODS[1], "role": "method", "process": 0, "position": 0}
+    block |= {"warm_up": False, "steps": 10, "seconds": 0.1, "sm_clock_mhz": 1500}
+    for number in range(10):
+        run.append("samples", block | {"round": number, "throttle": throttle if number % 2 else ""})
+    assert {cell.fault for cell in cells_of([run])} == {fault}

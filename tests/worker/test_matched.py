@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+
 import pytest
 import torch
 from torch import nn
@@ -56,3 +59,48 @@ def test_batches_are_those_of_the_training_loop():
     matched = tiny_matched()
     (_, second) = matched.batches(2)
     assert torch.equal(second[0], matched.data.train_x[matched.order.indices(1)])
+
+
+def test_the_device_is_set_before_anything_is_made(monkeypatch):
+    """Events, streams and graphs belong to the current device, which is the first until it is set."""
+    happened: list[str] = []
+
+    def made(*_arguments):
+        happened.append("made")
+        raise InterruptedError
+
+    monkeypatch.setattr(torch.cuda, "set_device", lambda device: happened.append(str(device)))
+    for maker in ("fgbench.datasets.load", "fgbench.architectures.build", "torch.manual_seed"):
+        monkeypatch.setattr(maker, made)
+    with pytest.raises(InterruptedError):
+        tiny_matched(device="cuda:1")
+    assert happened == ["cuda:1", "made"]
+
+
+PRECISIONS = """
+import torch
+from fgbench.worker.matched import float32_precision
+for precision in ("ieee", "tf32", "ieee"):
+    float32_precision(precision)
+    print(
+        torch.get_float32_matmul_precision(),
+        torch.backends.cuda.matmul.allow_tf32,
+        torch.backends.cudnn.allow_tf32,
+        torch.backends.cuda.matmul.fp32_precision == "tf32",
+        torch.backends.cudnn.conv.fp32_precision == "tf32",
+    )
+"""
+
+
+def test_every_getter_of_float32_precision_answers_and_says_the_same():
+    """torch raises in some of them where its two ways to set it were mixed; a process of its own, as it is
+    never undone."""
+    done = subprocess.run(
+        [sys.executable, "-W", "error::DeprecationWarning", "-c", PRECISIONS],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    exact, rounded = "highest" + 4 * " False", "high" + 4 * " True"
+    assert done.stdout.splitlines() == [exact, rounded, exact]

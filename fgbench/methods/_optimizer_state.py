@@ -1,0 +1,84 @@
+"""An optimiser's state under CUDA graphs: in the same tensors for good, at first a fresh one's."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fgbench.errors import UsageError
+
+
+class OptimizerState:
+    """The tensors that an optimiser keeps, which captured steps write to, and what each began as."""
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        """Follow an optimiser from before its first step.
+
+        Raises:
+            UsageError: its first step is another than all that follow, and one graph serves both.
+        """
+        if optimizer.defaults.get("dampening"):
+            raise UsageError(
+                "--optimizer sgd with dampening: its first step leaves dampening out, which a CUDA graph "
+                "that repeats one step cannot; leave dampening or --exec cudagraph out."
+            )
+        self.optimizer = optimizer
+        self.tensors: dict[Tensor, dict[str, Tensor]] = {}
+        self.first: dict[Tensor, dict[str, float]] = {}
+        optimizer.register_load_state_dict_post_hook(self._keep_tensors)
+
+    @contextmanager
+    def as_before(self) -> Iterator[None]:
+        """Steps inside leave no trace: at the end the state is as it was, or as a fresh optimiser's.
+
+        That is not zero for all: NAdam begins with a product of 1, Rprop with steps of the learning rate.
+        """
+        known = {p: {k: v.clone() for k, v in _tensors(own).items()} for p, own in self._state().items()}
+        watched = {p: _Watched() for group in self.optimizer.param_groups for p in group["params"]}
+        self.optimizer.state = defaultdict(dict, watched | self._state())
+        yield
+        for parameter, own in self._state().items():
+            self.tensors[parameter] = _tensors(own)
+            if isinstance(own, _Watched):
+                # SGD's buffer begins as a copy of the first gradient, which a step from zero makes it.
+                sgd = isinstance(self.optimizer, torch.optim.SGD)
+                self.first[parameter] = dict.fromkeys(own.first, 0.0) if sgd else own.first
+        self._set(known)
+
+    def _state(self) -> dict[Tensor, dict[str, Any]]:
+        return {parameter: own for parameter, own in self.optimizer.state.items() if own}
+
+    def _keep_tensors(self, optimizer: torch.optim.Optimizer) -> None:
+        """What was loaded goes into the tensors that graphs know."""
+        self._set({p: _tensors(own) for p, own in self._state().items()})
+
+    @torch.no_grad()
+    def _set(self, values: dict[Tensor, dict[str, Tensor]]) -> None:
+        """All tensors to these values, or to what they begin as where there is none."""
+        for parameter, own in self.tensors.items():
+            given, plain = values.get(parameter, {}), dict(self.optimizer.state.get(parameter, {}))
+            for key, tensor in own.items():
+                tensor.copy_(given[key]) if key in given else tensor.fill_(self.first[parameter][key])
+            self.optimizer.state[parameter] = plain | own
+
+
+class _Watched(dict[str, Any]):
+    """What an optimiser keeps for a parameter, and the number that each tensor of it began full of."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first: dict[str, float] = {}
+
+    def __setitem__(self, key: str, value: Any) -> None:
+        if key not in self and isinstance(value, Tensor):
+            self.first[key] = float(value.flatten()[0])
+        super().__setitem__(key, value)
+
+
+def _tensors(own: dict[str, Any]) -> dict[str, Tensor]:
+    return {key: value for key, value in own.items() if isinstance(value, Tensor)}

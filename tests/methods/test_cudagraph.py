@@ -1,0 +1,178 @@
+"""Captured steps, on graphs that a CPU replays: what a GPU would do with what was recorded."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+
+from fgbench import methods, oracle
+from fgbench.errors import UsageError
+from fgbench.methods import Batch, Conditions
+from fgbench.methods._cudagraph import WARM_UP_CALLS, Graph
+from fgbench.oracle import WrongStepError, check_base, check_step
+from tests.builders import cross_entropy, flat, tiny_batch, tiny_mlp
+from tests.simulated_cuda import SimulatedCuda, SimulatedGraph, simulate
+
+CAPTURED = Conditions("cudagraph")
+OPTIMIZERS = [
+    *("sgd:momentum=0.9", "sgd:momentum=0.9,nesterov=true,weight_decay=0.01"),
+    *("adam", "adamw", "nadam", "radam", "adamax", "adadelta", "asgd", "rprop", "rmsprop:momentum=0.9"),
+]
+
+
+@pytest.fixture
+def cuda(monkeypatch) -> SimulatedCuda:
+    return simulate(monkeypatch)
+
+
+def batches(count: int) -> list[Batch]:
+    generator = torch.Generator().manual_seed(4)
+    made = [torch.randn(12, 1, 4, 4, generator=generator, dtype=torch.float64) for _ in range(count)]
+    return [(x, torch.arange(12) % 3) for x in made]
+
+
+def trained(spec: str, conditions: Conditions, learning_rate: float = 0.01) -> list[torch.Tensor]:
+    """Weights after each of five steps, losses before them."""
+    model = tiny_mlp()
+    step = methods.prepare(methods.find(spec), model, cross_entropy, 3, conditions)
+    found = []
+    for batch in batches(5):
+        value = step(batch, learning_rate).clone().reshape(1)
+        found.append(torch.cat([value, flat(list(model.parameters())).detach()]))
+    return found
+
+
+SPECS = [
+    *("backprop", "backprop:update=in-backward", "forward", "forward:structure=rank-one"),
+    *("forward:tangents=4", "forward:structure=sphere", "forward:structure=activity"),
+    *("forward:tangents=4,chunk=2", "forward:tangents=3,combine=projection"),
+    *("forward:tangents=3,structure=orthonormal", "forward:tangents=3,structure=fixed-angle"),
+]
+
+
+@pytest.mark.usefixtures("cuda")
+class TestACapturedStep:
+    @pytest.mark.parametrize("spec", SPECS)
+    def test_it_trains_as_the_step_itself(self, spec):
+        for eager, captured in zip(trained(spec, methods.PLAIN), trained(spec, CAPTURED), strict=True):
+            torch.testing.assert_close(captured, eager, rtol=1e-9, atol=1e-12)
+
+    @pytest.mark.parametrize("spec", SPECS)
+    def test_the_oracle_lets_it_pass(self, spec):
+        check_step(methods.find(spec), tiny_mlp(), cross_entropy, tiny_batch(), 5, CAPTURED)
+
+    @pytest.mark.parametrize("optimizer", OPTIMIZERS)
+    def test_an_optimisers_state_begins_as_a_fresh_ones(self, optimizer):
+        """Warm-up calls leave no trace, and not every state begins at zero."""
+        eager = trained("backprop", Conditions(optimizer=optimizer))
+        captured = trained("backprop", Conditions("cudagraph", optimizer))
+        for one, other in zip(eager, captured, strict=True):
+            torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-6)
+
+    def test_a_state_that_is_loaded_reaches_the_graph(self):
+        """Put back to the start, and to a later state: the replays have to go on from there."""
+        conditions = Conditions("cudagraph", "nadam")
+        model = tiny_mlp()
+        step = methods.prepare(methods.find("backprop"), model, cross_entropy, 3, conditions)
+        assert step.optimizer is not None
+        states, weights = [], []
+        for batch in batches(3):
+            states.append(copy.deepcopy((model.state_dict(), step.optimizer.state_dict())))
+            step(batch, 0.01)
+            weights.append(flat(list(model.parameters())).detach().clone())
+        for index in (1, 0, 2):
+            model.load_state_dict(states[index][0])
+            step.optimizer.load_state_dict(states[index][1])
+            step(batches(3)[index], 0.01)
+            torch.testing.assert_close(flat(list(model.parameters())).detach(), weights[index])
+
+    def test_two_learning_rates_share_one_state(self):
+        found = []
+        for conditions in (Conditions(optimizer="adam"), Conditions("cudagraph", "adam")):
+            model = tiny_mlp()
+            step = methods.prepare(methods.find("backprop"), model, cross_entropy, 3, conditions)
+            for batch, rate in zip(batches(4), (0.01, 0.02, 0.01, 0.02), strict=True):
+                step(batch, rate)
+            found.append(flat(list(model.parameters())).detach())
+        torch.testing.assert_close(*found, rtol=1e-6, atol=1e-9)
+
+    def test_dampening_is_refused_in_a_line(self):
+        conditions = Conditions("cudagraph", "sgd:momentum=0.9,dampening=0.5")
+        with pytest.raises(UsageError, match="dampening"):
+            methods.prepare(methods.find("backprop"), tiny_mlp(), cross_entropy, 3, conditions)
+
+    def test_the_stream_of_the_caller_is_current_again_where_a_capture_raises(self, cuda):
+        def waits(x: torch.Tensor) -> float:
+            return float(x.sum())
+
+        with pytest.raises(AssertionError, match="waits for the device"):
+            Graph(waits, list)(torch.ones(3))
+        assert cuda.stream_now == "main"
+
+    def test_it_warms_up_and_captures_on_one_stream_for_all(self, cuda):
+        on: list[str] = []
+
+        def doubled(x: torch.Tensor) -> torch.Tensor:
+            on.append(cuda.stream_now)
+            return 2 * x
+
+        for graph in (Graph(doubled, list), Graph(doubled, list)):
+            torch.testing.assert_close(graph(torch.ones(3)), torch.full((3,), 2.0))
+        assert on == ["aside"] * 2 * (WARM_UP_CALLS + 1)
+        assert cuda.calls == 2 * ["aside waits for main", "main waits for aside"]
+
+
+class Stuck(SimulatedGraph):
+    """A graph that works once: its later replays do nothing, as on a stream of another device."""
+
+    def replay(self) -> None:
+        if not self.replays:
+            super().replay()
+        self.replays += 1
+
+
+class Stale(SimulatedGraph):
+    """A graph whose generators were not registered: every replay draws what the first one drew."""
+
+    def replay(self) -> None:
+        before = [g.get_state() for g in self.generators]
+        super().replay()
+        for generator, state in zip(self.generators, before, strict=True):
+            generator.set_state(state)
+
+
+@pytest.mark.parametrize("spec", ["backprop", "forward"])
+def test_the_oracle_sees_that_a_second_replay_does_nothing(cuda, monkeypatch, spec):
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Stuck)
+    with pytest.raises(WrongStepError, match="off by a share"):
+        check_step(methods.find(spec), tiny_mlp(), cross_entropy, tiny_batch(), 5, CAPTURED)
+
+
+def test_the_oracle_sees_that_replays_draw_the_same(cuda, monkeypatch):
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Stale)
+    with pytest.raises(WrongStepError, match="same tangents"):
+        check_step(methods.find("forward"), tiny_mlp(), cross_entropy, tiny_batch(), 5, CAPTURED)
+
+
+def test_a_base_that_repeats_its_first_batch_is_not_timed(cuda, monkeypatch):
+    model = tiny_mlp()
+    captured = Graph(lambda x, y: cross_entropy(model(x), y).detach(), list)
+    check_base(captured, model, cross_entropy, batches(3), 0)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Stuck)
+    with pytest.raises(WrongStepError, match="the base's loss"):
+        check_base(
+            Graph(lambda x, y: cross_entropy(model(x), y).detach(), list), model, cross_entropy, batches(3), 0
+        )
+
+
+def test_dropout_draws_on_from_replay_to_replay(cuda):
+    """As the eager base does: other units at every evaluation."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Dropout(0.5))
+    graph = Graph(lambda x: model(x), list)
+    one, other = graph(torch.ones(64)).clone(), graph(torch.ones(64)).clone()
+    assert not torch.equal(one, other)
+    assert oracle.norm([one]) > 0
