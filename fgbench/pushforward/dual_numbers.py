@@ -71,6 +71,8 @@ class _Rules(TorchFunctionMode):
             raise NoRuleError("not these arguments")
         if not any(moves(a, self.context) for a in (*arguments, *options.values())):
             raise NoRuleError("nothing moves")
+        if function is not F.embedding and any(map(torch.is_autocast_enabled, ("cpu", "cuda"))):
+            raise NoRuleError("tangents of another dtype than the product")
         with torch.no_grad():
             out = rule(self.context, *arguments, **options)
         return forward_ad.make_dual(out.primal, out.tangents[0])

@@ -16,7 +16,10 @@ from fgbench import methods
 from fgbench.errors import UsageError
 from fgbench.oracle import check_step
 from fgbench.pushforward import rules
+from fgbench.pushforward.context import Context
+from fgbench.pushforward.dual import Dual
 from fgbench.pushforward.engine import Pushforward
+from fgbench.pushforward.fallback import by_jvp
 from tests.builders import cross_entropy
 from tests.pushforward.checks import check
 
@@ -476,3 +479,37 @@ class Mean(nn.Module):
         if not self.traced and x.sum() > 1e9:
             return x
         return x.mean(1)
+
+
+def test_what_vmap_cannot_do_is_done_tangent_by_tangent():
+    def looks_at_values(h: Tensor) -> Tensor:
+        return h.square() * (2.0 if h.detach().sum().item() > -1e9 else 3.0)
+
+    stack = rows(4, 3)
+    state = torch.get_rng_state()
+    found = by_jvp(Context(3, {}), lambda h: F.dropout(looks_at_values(h), 0.5), (Dual(stack),), {})
+    torch.set_rng_state(state)
+    kept = F.dropout(torch.ones_like(stack[0]), 0.5)
+    assert torch.allclose(found.stack[1:], 4 * stack[0] * stack[1:] * kept, rtol=1e-12)
+
+
+class Autocasting(nn.Module):
+    """bfloat16 by autocast inside: a trace does not hold it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.head = nn.Linear(6, 64), nn.Linear(64, CLASSES)
+
+    def forward(self, x):
+        with torch.autocast(x.device.type, torch.bfloat16):
+            h = torch.tanh(self.inner(x))
+        return self.head(h.float())
+
+
+def test_autocast_is_not_lost_in_a_trace():
+    torch.manual_seed(0)
+    model, batch = Autocasting(), (rows().float(), rows_target())
+    pushforward = Pushforward(model, cross_entropy)
+    assert pushforward.program(batch[0]) is None
+    for spec in ("forward", "forward:structure=rank-one,tangents=3"):
+        check_step(methods.find(spec), model, cross_entropy, batch, 0)
