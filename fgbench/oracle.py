@@ -12,10 +12,12 @@ from torch import Tensor, nn
 
 from fgbench.methods import PLAIN, Batch, Conditions, Loss, Method, Step, prepare, trainable
 from fgbench.methods._optimizer import PLAIN_SGD, make_optimizer, optimize
+from fgbench.pushforward.precision import PrecisionsMet
 from fgbench.training.randomness import OwnRandomness
 
-# Largest error of an estimate as a share of it, by dtype; wrong code is off by shares of 1.
-TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.bfloat16: 0.2}
+# Largest error of an estimate as a share of it, by the lowest dtype met on the way; wrong code is off by
+# shares of 1.
+TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
 # A tangent nearly orthogonal to the gradient leaves little but rounding: then another one decides.
 TRIES = 3
 REPLAYS = 2  # of a captured step that are held: the first may be right as what was captured
@@ -71,7 +73,8 @@ def _error_of_step(
     method: Method, model: nn.Module, loss: Loss, batch: Batch, seed: int, conditions: Conditions
 ) -> tuple[float, float]:
     """By what share it is off, and by what share it may be; of a captured step, the worst of its replays."""
-    true_loss, gradient = _reverse_mode(copy.deepcopy(model), loss, batch, seed)
+    with PrecisionsMet() as precisions:
+        true_loss, gradient = _reverse_mode(copy.deepcopy(model), loss, batch, seed)
     step = prepare(method, copy.deepcopy(model), loss, seed, conditions)
     before = [p.detach().clone() for p in step.parameters]
     # An update as large as the weights: its rounding is then as small as theirs.
@@ -94,7 +97,7 @@ def _error_of_step(
         errors.append(off / max(norm(wanted), SMALLEST))
         errors.append(abs(float(value) - true_loss) / max(abs(true_loss), SMALLEST))
     error = max(errors) if all(map(math.isfinite, errors)) else math.inf
-    tolerance = max(TOLERANCE[before[0].dtype], step.tolerance)
+    tolerance = max(precisions.loosest(TOLERANCE), step.tolerance)
     if error <= tolerance:
         _check_draws(step, estimates)
     return error, tolerance

@@ -129,6 +129,22 @@ class TestUsersOwnArchitecture:
         assert plan.groups[0].name == "own.build-d1-w16-b8"
         assert capsys.readouterr().out == ""
 
+    def test_a_partial_of_a_function_is_one_too_and_its_file_is_hashed(self, tmp_path):
+        text = GOOD + "\nfrom functools import partial\nown = partial(build)\n"
+        spec = self.spec(tmp_path, text, "own")
+        assert make_plan(config(archs=(spec,))).groups[0].name == "own.own-d1-w16-b8"
+        before = architectures.source_digest(spec)
+        assert before == architectures.source_digest(self.spec(tmp_path, text))
+        self.spec(tmp_path, text + "# another\n", "own")
+        assert architectures.source_digest(spec) != before
+
+    def test_a_partial_of_another_modules_function_is_hashed_with_the_file_that_it_is_in(self, tmp_path):
+        text = "from functools import partial\nfrom fgbench.architectures.mlp import build\n"
+        spec = self.spec(tmp_path, text + "own = partial(build)\n", "own")
+        before = architectures.source_digest(spec)
+        self.spec(tmp_path, text + "own = partial(partial(build))\n", "own")
+        assert architectures.source_digest(spec) != before
+
     def test_a_module_of_the_current_folder(self, tmp_path, monkeypatch):
         (tmp_path / "own_pack").mkdir()
         (tmp_path / "own_pack" / "models.py").write_text(GOOD)

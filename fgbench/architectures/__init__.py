@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import importlib
 import importlib.util
@@ -61,11 +62,23 @@ def find(name: str) -> Architecture:
 
 
 def source_digest(name: str) -> str | None:
-    """A hash of the file that a user's own architecture is built in; None for a registered one."""
+    """A hash of the file that a user's own architecture is built in; None for a registered one.
+
+    A `functools.partial` is its arguments, in the file that is named, and its function, wherever that is.
+    """
     if ":" not in name:
         return None
-    source = inspect.getsourcefile(find(name).build)
-    return hashlib.blake2b(Path(source).read_bytes(), digest_size=8).hexdigest() if source else None
+    build, files = find(name).build, []
+    while isinstance(build, functools.partial):
+        source = name.rpartition(":")[0]
+        files.append(source if source.endswith(".py") else sys.modules[source].__file__)
+        build = build.func
+    has_source = inspect.isroutine(build) or inspect.isclass(build)
+    files.append(inspect.getsourcefile(build if has_source else type(build)))
+    digest = hashlib.blake2b(digest_size=8)
+    for file in dict.fromkeys(str(Path(f).resolve()) for f in files if f):
+        digest.update(Path(file).read_bytes())
+    return digest.hexdigest() if any(files) else None
 
 
 def build(name: str, depth: int, width: int, in_shape: Shape, classes: int) -> nn.Module:

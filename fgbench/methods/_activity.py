@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from fgbench.errors import UsageError
 from fgbench.methods import Batch, Conditions, Loss, Part, Step, trainable
 from fgbench.methods._estimate import Update
 from fgbench.pushforward.activity import ActivityContext, additions
+from fgbench.pushforward.context import draws_again
 from fgbench.pushforward.engine import Pushforward
 from fgbench.pushforward.program import Program
 from fgbench.pushforward.structures import Drawer, Fill
@@ -43,6 +45,35 @@ class _Call:
 
 def _first(output: Any) -> Tensor:
     return output[0] if isinstance(output, tuple) else output
+
+
+@contextmanager
+def _parameters_still(layers: Sequence[nn.Module]) -> Iterator[None]:
+    """Layers compute with their parameters as they are now, whatever stands in for these elsewhere."""
+    hooks: list[Any] = []
+    for layer in layers:
+        hooks += _hold(layer)
+    yield
+    for hook in hooks:
+        hook.remove()
+
+
+def _hold(layer: nn.Module) -> list[Any]:
+    """Hooks that put a layer's parameters in for the time of its forward."""
+    tables = [module._parameters for module in layer.modules()]
+    own: list[dict[str, Any]] = [{n: p if p is None else p.detach() for n, p in t.items()} for t in tables]
+    others: list[dict[str, Any]] = []
+
+    def put_in(*call: Any) -> None:
+        others[:] = [dict(table) for table in tables]
+        for table, mine in zip(tables, own, strict=True):
+            table.update(mine)
+
+    def take_out(*call: Any) -> None:
+        for table, theirs in zip(tables, others, strict=True):
+            table.update(theirs)
+
+    return [layer.register_forward_pre_hook(put_in), layer.register_forward_hook(take_out)]
 
 
 class ActivityStep(Step):
@@ -136,7 +167,8 @@ class ActivityStep(Step):
 
     def expected(self, gradient: Sequence[Tensor], model: nn.Module, batch: Batch) -> list[Tensor]:
         """The same noise against ∂f/∂z of reverse mode, layer by layer."""
-        output, calls = self._calls(model, batch[0])
+        with draws_again(batch[0].device, bool(self.free)):
+            output, calls = self._calls(model, batch[0])
         slopes = torch.autograd.grad(self.pushforward.loss(output, batch[1]), [c.output for c in calls])
         by_sample = self._by_sample(model, batch, slopes)
         weights = self._weigh(by_sample)
@@ -164,17 +196,20 @@ class ActivityStep(Step):
             # The model goes on with a copy, which a layer in place may overwrite.
             return (first.clone(), *output[1:]) if isinstance(output, tuple) else first.clone()
 
-        modules = [model.get_submodule(name) for name in {self.names[id(s.module)] for s in self.sites}]
-        hooks = [m.register_forward_hook(record, with_kwargs=True) for m in modules]
+        hooks = [m.register_forward_hook(record, with_kwargs=True) for m in self._perturbed(model)]
         output = model(x)
         for hook in hooks:
             hook.remove()
         return output, calls
 
+    def _perturbed(self, model: nn.Module) -> list[nn.Module]:
+        """The layers of a copy of the model that are perturbed at their outputs."""
+        return [model.get_submodule(name) for name in {self.names[id(s.module)] for s in self.sites}]
+
     def _by_sample(self, model: nn.Module, batch: Batch, slopes: Sequence[Tensor]) -> Tensor:
         """⟨∂f/∂z, ε⟩ of each sample, [k, B], over all layers and free parameters."""
         pairs = zip(self.sites, slopes, strict=True)
-        by_sample = torch.stack([(site.noise * slope).flatten(2).sum(2) for site, slope in pairs]).sum(0)
+        by_sample = torch.stack([self._by_rows(site.noise * slope) for site, slope in pairs]).sum(0)
         if not self.free:
             return by_sample
         # What the free parameters add to each sample's derivative: ⟨∂f/∂output, output's tangent⟩.
@@ -186,12 +221,22 @@ class ActivityStep(Step):
 
         for index in range(self.options.tangents):
             tangents = {n: t.full()[index] for n, t in self.free.items()}
-            with sdpa_kernel(SDPBackend.MATH):
+            with (
+                sdpa_kernel(SDPBackend.MATH),
+                draws_again(batch[0].device),
+                _parameters_still(self._perturbed(model)),  # they are perturbed at their outputs
+            ):
                 output, tangent = torch.func.jvp(output_of, (moved,), (tangents,))  # type: ignore[misc]
             output = output.detach().requires_grad_()
             (slope,) = torch.autograd.grad(self.pushforward.loss(output, batch[1]), output)
-            by_sample[index] += (slope * tangent).flatten(1).sum(1)
+            by_sample[index] += self._by_rows((slope * tangent).unsqueeze(0))[0]
         return by_sample
+
+    def _by_rows(self, products: Tensor) -> Tensor:
+        """Sums of [k, …] for each sample, [k, B]; over all, [k, 1], where samples meet."""
+        if self.together:
+            return products.flatten(1).sum(1, keepdim=True)
+        return products.flatten(2).sum(2)
 
     def generators(self) -> list[torch.Generator]:
         """Of the noise, and of the tangents of parameters without a layer."""

@@ -58,9 +58,10 @@ class ActivityContext(Context):
         self.noise = noise
         self.sites: list[Site] = []
 
-    def perturbs(self, parameters: tuple[int, ...]) -> bool:
-        """Layers are perturbed at their outputs."""
-        return False
+    @property
+    def in_layers(self) -> Context:
+        """Layers are perturbed at their outputs, even where a function uses their weight too."""
+        return Context(self.count, {}, first=self.first)
 
     def after(self, site: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
         """Add noise to the output of a layer with trainable parameters; of a tuple to its first."""
@@ -68,6 +69,8 @@ class ActivityContext(Context):
             return output
         first, rest = (output[0], output[1:]) if isinstance(output, tuple) else (output, None)
         noise = self.noise(site, primal_of(first))
+        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
+            noise.mul_((inputs[0] != module.padding_idx).unsqueeze(-1))  # what is not learned is not moved
         self.sites.append(Site(module, map_duals(primal_of, inputs), noise))
         moved = moving(first, self.count)
         stack = moved.stack.clone() if moved is first else moved.stack
@@ -88,7 +91,7 @@ def _of_site(site: Site, cotangent: Tensor) -> list[Addition]:
     """The layer's own chain rule at cotangent [*output]; frozen parameters get nothing."""
     module, x = site.module, site.inputs[0]
     if type(module) is nn.Linear:
-        rows = cotangent.flatten(0, -2)
+        rows = cotangent.reshape(-1, cotangent.shape[-1])
         pairs = [(module.weight, rows.t() @ x.reshape(-1, x.shape[-1])), (module.bias, rows.sum(0))]
         return [(p, g) for p, g in pairs if p is not None and p.requires_grad]
     trained = {name: p for name, p in module.named_parameters() if p.requires_grad}

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -38,6 +39,11 @@ class Context:
         """Whether one of the parameters with these ids has a tangent."""
         return any(key in self._tangents for key in parameters)
 
+    @property
+    def in_layers(self) -> Context:
+        """The pass as a layer sees its own parameters."""
+        return self
+
     def after(self, site: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
         """The output of a layer, from which point on activity perturbation adds its noise."""
         return output
@@ -48,16 +54,30 @@ def moves(value: Any, context: Context) -> bool:
     return isinstance(value, Dual) or context.tangent(value) is not None
 
 
-def draws_again(device: torch.device, wanted: bool = True) -> AbstractContextManager[None]:
-    """Sets PyTorch's random numbers back at the end, so that the next pass drops the same units."""
-    devices = [device] if device.type == "cuda" else []
-    return torch.random.fork_rng(devices) if wanted else nullcontext()
+@contextmanager
+def draws_again(device: torch.device, wanted: bool = True) -> Iterator[None]:
+    """Sets random numbers back at the end, so that the next pass drops the same units.
+
+    PyTorch's, and Python's, by which models leave out whole layers.
+    """
+    if not wanted:
+        yield
+        return
+    python = random.getstate()
+    try:
+        with torch.random.fork_rng([device] if device.type == "cuda" else []):
+            yield
+    finally:
+        random.setstate(python)
 
 
 @contextmanager
-def buffers_kept(model: nn.Module, wanted: bool = True) -> Iterator[None]:
-    """Sets a model's buffers back at the end."""
-    before = [b.clone() for b in model.buffers()] if wanted else []
-    yield
-    for buffer, value in zip(model.buffers() if wanted else (), before, strict=True):
-        buffer.copy_(value)
+def buffers_kept(model: nn.Module | None, wanted: bool = True) -> Iterator[None]:
+    """Sets a model's buffers back at the end; without a model there are none."""
+    buffers = list(model.buffers()) if model is not None and wanted else []
+    before = [b.clone() for b in buffers]
+    try:
+        yield
+    finally:
+        for buffer, value in zip(buffers, before, strict=True):
+            buffer.copy_(value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import operator
+import random
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -13,6 +15,7 @@ from fgbench.pushforward.context import Context, buffers_kept, draws_again
 from fgbench.pushforward.dual import Dual, duals_in, map_duals, primal_of
 from fgbench.pushforward.dual_numbers import by_dual_numbers
 from fgbench.pushforward.fallback import by_jvp, module_by_jvp
+from fgbench.pushforward.precision import PrecisionsMet
 from fgbench.pushforward.program import Program
 from fgbench.pushforward.rules import NoRuleError, rule_of_loss
 from fgbench.pushforward.tangents import Full, Tangent
@@ -20,8 +23,8 @@ from fgbench.pushforward.tangents import Full, Tangent
 Batch = tuple[Tensor, Tensor]
 Loss = Callable[[Any, Tensor], Tensor]
 
-# How far a traced model's output may be off the untraced one's, as a share, by dtype: rounding in
-# another order. Wrong traces are off by shares of 1.
+# How far a traced model's output may be off the untraced one's, as a share, by the lowest dtype met on
+# the way: rounding in another order. Wrong traces are off by shares of 1.
 CLOSE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
 
 
@@ -59,7 +62,7 @@ class Pushforward:
             batch: input and target.
             tangents: of the parameters that are perturbed, k each.
             chunk: how many tangents to take at once; 0 for all. Each chunk repeats the value's own
-                pass, with the same units dropped and running statistics moved once.
+                pass, with the same units dropped and buffers moved once.
         """
         by_id = {id(p): t for p, t in tangents.items()}
         count = next(iter(tangents.values())).count
@@ -70,7 +73,8 @@ class Pushforward:
         size = chunk or count
         found = []
         for start in range(0, count, size):
-            with draws_again(batch[0].device, start + size < count):
+            again = start + size < count
+            with draws_again(batch[0].device, again), buffers_kept(self.model, again):
                 context = _part(by_id, start, min(start + size, count))
                 value, by_sample = self.run(program, context, batch)
                 found.append(by_sample.sum(1))
@@ -122,21 +126,52 @@ class Pushforward:
         return self.programs[mode]
 
     def _traced(self, x: Any) -> Program:
-        try:
-            program = Program(self.model)
-        except Exception as error:  # whatever a user's forward does with a proxy
-            raise UntraceableError(f"not traceable: {' '.join(str(error).split())[:200]}") from error
+        device = (x[0] if isinstance(x, tuple) else x).device
+        program = self._of_one_course(device)
         # With tangents of zero, so that every rule is in force.
         still = {id(p): Full(p.new_zeros(1).expand(1, *p.shape)) for p in self.model.parameters()}
-        outputs = []
-        device = (x[0] if isinstance(x, tuple) else x).device
-        for run in (lambda: self.model(x), lambda: program(Context(1, still), x)):
+        with draws_again(device), buffers_kept(self.model), PrecisionsMet() as precisions:
+            wanted = self.model(x)
+        try:
             with draws_again(device), buffers_kept(self.model):
-                outputs.append(run())
-        if not _same(outputs[0], map_duals(lambda d: d.primal, outputs[1])):
+                found = program(Context(1, still), x)
+        except Exception as error:  # whatever a rule makes of a user's arguments
+            raise UntraceableError(f"its trace fails: {_in_short(error)}") from error
+        if not _same(wanted, map_duals(lambda d: d.primal, found), precisions.loosest(CLOSE)):
             raise UntraceableError("its trace computes something else")
         program.fallbacks.clear()
         return program
+
+    def _of_one_course(self, device: torch.device) -> Program:
+        """A trace of a model that takes the same course at every call, as far as it can be told.
+
+        What it draws, counts or writes while it is traced would be frozen: a trace holds one course.
+        """
+        traces = []
+        with draws_again(device):
+            for _ in range(2):
+                with buffers_kept(self.model):
+                    buffers, before = list(self.model.buffers()), self._state(device)
+                    traces.append(self._trace())
+                    moved = not all(map(operator.is_, buffers, self.model.buffers()))
+                    if moved or self._state(device) != before:
+                        raise UntraceableError("it draws random numbers or moves buffers by itself")
+        if traces[0].course != traces[1].course:
+            raise UntraceableError("it takes another course at each call")
+        return traces[0]
+
+    def _trace(self) -> Program:
+        try:
+            return Program(self.model)
+        except Exception as error:  # whatever a user's forward does with a proxy
+            raise UntraceableError(f"not traceable: {_in_short(error)}") from error
+
+    def _state(self, device: torch.device) -> tuple[Any, ...]:
+        """Of the global generators, and how often each buffer was written."""
+        found: list[Any] = [random.getstate(), torch.get_rng_state().numpy().tobytes()]
+        if device.type == "cuda" and torch.cuda.is_initialized():
+            found.append(torch.cuda.get_rng_state(device).numpy().tobytes())
+        return (*found, *(b._version for b in self.model.buffers()))
 
     def samples_meet(self, program: Program, x: Tensor) -> bool:
         """Whether noise on one sample moves the output of another, as through batch statistics."""
@@ -149,7 +184,10 @@ class Pushforward:
         if len(x) == 1:
             return True  # the same
         with torch.no_grad(), draws_again(x.device), buffers_kept(self.model):
-            output = program(ActivityContext(1, on_the_first, {}), x)
+            context = ActivityContext(1, on_the_first, {})
+            output = program(context, x)
+        if any(site.noise.shape[1] != len(x) for site in context.sites):
+            return True  # a layer whose rows are not samples, as those of windows
         if not isinstance(output, Dual) or output.primal.dim() < 1 or len(output.primal) != len(x):
             return True
         return bool(output.tangents[0, 1:].any())
@@ -157,15 +195,19 @@ class Pushforward:
 
 def _part(tangents: Mapping[int, Tangent], start: int, stop: int) -> Context:
     part = {key: t.part(start, stop) for key, t in tangents.items()}
-    return Context(stop - start, part, first=start == 0)
+    return Context(stop - start, part)
 
 
-def _same(a: Any, b: Any) -> bool:
+def _in_short(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+def _same(a: Any, b: Any, close: float) -> bool:
     if isinstance(a, Tensor) and isinstance(b, Tensor):
         if a.shape != b.shape:
             return False
         off, size = (a - b).double().norm(), a.double().norm()
-        return bool(off <= CLOSE.get(a.dtype, 0.0) * size) or not bool(a.isfinite().all())
+        return bool(off <= close * size) or not bool(a.isfinite().all())
     if isinstance(a, tuple | list):
-        return len(a) == len(b) and all(map(_same, a, b))
+        return len(a) == len(b) and all(_same(one, other, close) for one, other in zip(a, b, strict=True))
     return type(a) is type(b)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.fx.node import map_aggregate
 from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.overrides import TorchFunctionMode
 
-from fgbench.pushforward.context import Context
+from fgbench.pushforward.context import Context, draws_again
 from fgbench.pushforward.dual import Dual, duals_in, map_duals
 
 
@@ -33,14 +36,51 @@ def by_jvp(context: Context, function: Callable[..., Any], arguments: tuple[Any,
     def one(*tangents: Tensor) -> Any:
         return torch.func.jvp(plain, primals, tangents)
 
-    with sdpa_kernel(SDPBackend.MATH):
+    with sdpa_kernel(SDPBackend.MATH), _PaddingStill():
         if context.count == 1:
             value, moved = one(*(s[1] for s in stacks))
             moved = _each(lambda t: t.unsqueeze(0), moved)
         else:
-            both = torch.func.vmap(one, randomness="same")(*(s[1:] for s in stacks))
-            value, moved = _each(lambda t: t[0], both[0]), both[1]
+            value, moved = _all_at_once(context, one, [s[1:] for s in stacks])
     return _stacked(value, moved)
+
+
+def _all_at_once(context: Context, one: Callable[..., Any], tangents: list[Tensor]) -> tuple[Any, Any]:
+    """The value and its tangents for k tangents of each input, [k, *shape]."""
+    try:
+        values, moved = torch.func.vmap(one, randomness="same")(*tangents)
+        return _each(lambda t: t[0], values), moved
+    except RuntimeError:  # what vmap cannot do is done tangent by tangent; what fails there too is said there
+        pass
+    results = []
+    for index in range(context.count):
+        with draws_again(tangents[0].device, index < context.count - 1):
+            results.append(one(*(t[index] for t in tangents)))
+    return results[0][0], _joined([moved for _, moved in results])
+
+
+def _joined(results: list[Any]) -> Any:
+    first = results[0]
+    if isinstance(first, Tensor):
+        return torch.stack(results)
+    if isinstance(first, tuple | list):
+        return type(first)(_joined(list(parts)) for parts in zip(*results, strict=True))
+    return first
+
+
+class _PaddingStill(TorchFunctionMode):
+    """A padding row does not move where it is looked up: reverse mode gives it no gradient there."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        output = func(*args, **(kwargs or {}))
+        if func is not F.embedding:
+            return output
+        given = inspect.signature(F.embedding).bind(*args, **(kwargs or {})).arguments
+        padding = given.get("padding_idx")
+        if padding is None:
+            return output
+        looked_up = given["input"] != padding % len(given["weight"])
+        return torch.where(looked_up.unsqueeze(-1), output, output.detach())
 
 
 def _each(change: Callable[[Tensor], Tensor], tree: Any) -> Any:

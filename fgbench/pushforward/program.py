@@ -5,12 +5,20 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, fx, nn
 
-from fgbench.pushforward.context import Context, moves
-from fgbench.pushforward.dual import Dual, duals_in, map_duals
+from fgbench.pushforward.context import Context, buffers_kept, moves
+from fgbench.pushforward.dual import Dual, duals_in, map_duals, primal_of
 from fgbench.pushforward.fallback import by_jvp, module_by_jvp
-from fgbench.pushforward.rules import NoRuleError, Rule, rule_of_function, rule_of_module
+from fgbench.pushforward.rules import (
+    NoRuleError,
+    Rule,
+    by_position,
+    rule_of_function,
+    rule_of_module,
+    takes,
+)
 
 
 @dataclass(frozen=True)
@@ -27,6 +35,7 @@ class Instruction:
         parameters: the ids of a module's parameters.
         dead: nodes that nothing reads after it.
         sole_reader: whether one instruction alone reads what it gives.
+        still: whether the model runs it under `no_grad`: then nothing moves.
     """
 
     node: str
@@ -39,10 +48,21 @@ class Instruction:
     parameters: tuple[int, ...]
     dead: tuple[str, ...]
     sole_reader: bool
+    still: bool
 
 
 class _Tracer(fx.Tracer):
-    """Leaves are layers with a rule, and what torch.nn holds; a user's own forward is traced through."""
+    """Leaves are layers with a rule, and what torch.nn holds; a user's own forward is traced through.
+
+    A graph does not hold in which contexts operations run: `no_grad` is remembered here, autocast refused.
+    """
+
+    def create_node(self, *arguments: Any, **options: Any) -> fx.Node:
+        if any(map(torch.is_autocast_enabled, ("cpu", "cuda"))):
+            raise NotImplementedError("autocast in its forward")
+        node = super().create_node(*arguments, **options)
+        node.meta["still"] = not torch.is_grad_enabled()
+        return node
 
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
         return rule_of_module(m) is not None or super().is_leaf_module(m, module_qualified_name)
@@ -64,6 +84,7 @@ class Program:
 
     Attributes:
         fallbacks: what ran without a rule, in words; filled as it runs.
+        course: the operations that tracing met, as text: two traces may differ in them.
     """
 
     def __init__(self, model: nn.Module) -> None:
@@ -71,7 +92,9 @@ class Program:
         self.model = model
         self.fallbacks: set[str] = set()
         whole = _Whole(model)
-        graph = _Tracer().trace(whole)
+        with torch.enable_grad():
+            graph = _Tracer().trace(whole)
+        self.course = str(graph)
         (self.input,) = [n.name for n in graph.nodes if n.op == "placeholder"]
         self.instructions, self.output = _compiled(whole, graph)
         held = [i.target for i in self.instructions if i.kind == "get_attr"]
@@ -93,6 +116,10 @@ class Program:
     def _run(self, context: Context, todo: Instruction, arguments: Any, options: Any) -> Any:
         if todo.kind == "get_attr":
             return todo.target
+        if todo.still:
+            arguments, options = map_duals(primal_of, (arguments, options))
+            with buffers_kept(todo.target if todo.kind == "call_module" else None, not context.first):
+                return _plain(todo)(*arguments, **options)
         if todo.kind == "call_module":
             output = self._module(context, todo, arguments, options)
             return context.after(todo.node, todo.target, arguments, output)
@@ -119,15 +146,17 @@ class Program:
         else:
             arguments, options = fx.node.map_aggregate((arguments, options), context.dual)
             moving = bool(duals_in((arguments, options)))
-        if not moving and not context.perturbs(todo.parameters):
-            return module(*arguments, **options)
+        inside = context.in_layers
+        if not moving and not inside.perturbs(todo.parameters):
+            with buffers_kept(module, not context.first):
+                return module(*arguments, **options)
         if todo.rule is not None:
             try:
-                return todo.rule(context, module, *arguments, **options)
+                return todo.rule(inside, module, *arguments, **options)
             except NoRuleError:
                 pass
         self.fallbacks.add(f"module {type(module).__name__}: torch.func.jvp")
-        return module_by_jvp(context, module, arguments, options)
+        return module_by_jvp(inside, module, arguments, options)
 
 
 def _given(todo: Instruction, values: dict[str, Any]) -> tuple[Any, Any]:
@@ -157,18 +186,27 @@ def _compiled(model: nn.Module, graph: fx.Graph) -> tuple[list[Instruction], Any
 
 def _instruction(model: nn.Module, node: fx.Node, dead: tuple[str, ...]) -> Instruction:
     target, is_module = _resolved(model, node), node.op == "call_module"
-    only = node.args[0] if len(node.args) == 1 and not node.kwargs else None
+    rule = rule_of_module(target) if is_module else rule_of_function(node.target)
+    arguments, options = node.args, dict(node.kwargs)
+    if rule is not None:
+        placed = by_position(arguments, options)
+        if takes(rule, None, *([target] if is_module else []), *placed[0], **placed[1]):
+            arguments, options = placed
+        else:
+            rule = None
+    only = arguments[0] if len(arguments) == 1 and not options else None
     return Instruction(
         node.name,
         node.op,
         target,
-        node.args,
-        dict(node.kwargs),
+        arguments,
+        options,
         only.name if isinstance(only, fx.Node) else None,
-        rule_of_module(target) if is_module else rule_of_function(node.target),
+        rule,
         tuple(id(p) for p in target.parameters()) if is_module else (),
         dead,
         len(node.users) == 1,
+        bool(node.meta["still"]),
     )
 
 

@@ -1,7 +1,8 @@
-"""The global random state as one trainee sees it: what dropout draws from."""
+"""The global random state as one trainee sees it: what dropout draws from, and what leaves out layers."""
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -10,7 +11,7 @@ import torch
 
 
 class OwnRandomness:
-    """A state of torch's global generators, in force for a stretch and kept for the next.
+    """A state of torch's and Python's global generators, in force for a stretch and kept for the next.
 
     Methods that train in turns then draw the same masks whoever trains beside them, and the caller's
     own state stays as it was.
@@ -20,25 +21,33 @@ class OwnRandomness:
         self.devices = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(self.devices):
             torch.manual_seed(seed)
+            self.python: Any = random.Random(seed).getstate()
             self._keep()
 
     @contextmanager
     def in_force(self) -> Iterator[None]:
         """Draw from this state inside, and go on from there the next time."""
         with torch.random.fork_rng(self.devices):
+            before = random.getstate()
+            random.setstate(self.python)
             torch.set_rng_state(self.host)
             for device, state in zip(self.devices, self.on_devices, strict=True):
                 torch.cuda.set_rng_state(state, device)
-            yield
-            self._keep()
+            try:
+                yield
+                self.python = random.getstate()
+                self._keep()
+            finally:
+                random.setstate(before)
 
     def state(self) -> dict[str, Any]:
         """Of the generators, for a checkpoint."""
-        return {"host": self.host, "on_devices": self.on_devices}
+        return {"host": self.host, "on_devices": self.on_devices, "python": self.python}
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Go on from a state that was kept."""
         self.host, self.on_devices = state["host"], list(state["on_devices"])
+        self.python = state.get("python", self.python)
 
     def _keep(self) -> None:
         self.host = torch.get_rng_state()

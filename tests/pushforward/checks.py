@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import random
 from collections.abc import Callable
 from typing import Any
 
@@ -38,6 +39,7 @@ def derivatives(
     """The loss and its derivatives along the tangents, with the random numbers of seed 0."""
     by_parameter = {trainable(pushforward.model)[name]: t for name, t in tangents.by_name.items()}
     torch.manual_seed(0)
+    random.seed(0)
     value, along_drawn = pushforward(batch, by_parameter, chunk)
     return value, tangents.directional(along_drawn)
 
@@ -47,6 +49,7 @@ def by_reverse_mode(
 ) -> tuple[Tensor, Tensor]:
     model = copy.deepcopy(model)
     torch.manual_seed(0)
+    random.seed(0)
     value = loss(model(batch[0]), batch[1])
     gradient = torch.autograd.grad(value, list(trainable(model).values()), materialize_grads=True)
     pairs = zip(gradient, tangents.full(), strict=True)
@@ -61,6 +64,8 @@ def check(
     target: Tensor | None = None,
     count: int = 2,
     structures: tuple[str, ...] = STRUCTURES,
+    tolerance: float = TOLERANCE,
+    chunk: int = 0,
 ) -> Pushforward:
     """Loss and derivatives of each structure against reverse mode; gives the engine, for its fallbacks."""
     model = model.double()
@@ -69,10 +74,10 @@ def check(
     for structure in structures:
         tangents = drawn(model, count, structure, seed=3)
         wanted_value, wanted = by_reverse_mode(model, loss, batch, tangents)
-        value, found = derivatives(pushforward, tangents, batch)
+        value, found = derivatives(pushforward, tangents, batch, chunk)
         scale = max(float(wanted.norm()), 1e-6)
         off = float((found - wanted).norm()) / scale
-        assert off <= TOLERANCE, f"{structure}: derivatives are off by a share of {off:.2g}"
-        assert abs(float(value - wanted_value)) <= TOLERANCE * max(abs(float(wanted_value)), 1)
+        assert off <= tolerance, f"{structure}: derivatives are off by a share of {off:.2g}"
+        assert abs(float(value - wanted_value)) <= tolerance * max(abs(float(wanted_value)), 1)
         assert not found.requires_grad
     return pushforward

@@ -9,6 +9,7 @@ allocated themselves.
 from __future__ import annotations
 
 import importlib
+import inspect
 import pkgutil
 from collections.abc import Callable
 from functools import cache
@@ -23,6 +24,8 @@ class NoRuleError(Exception):
 
 
 Rule = Callable[..., Any]
+# What torch calls the arguments that a rule takes by position.
+BY_POSITION = (("input", "self"), ("other", "mat2"))
 R = TypeVar("R", bound=Rule)
 
 _MODULES: dict[type, Rule] = {}
@@ -81,6 +84,27 @@ def rule_of_function(function: Any) -> Rule | None:
     """The rule of a function, or of a method by its name; None where it has none."""
     _read_all()
     return _FUNCTIONS.get(function)
+
+
+def by_position(
+    arguments: tuple[Any, ...], options: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The same call with torch's `input=` and `other=` at their places."""
+    named = dict(options)
+    for place, names in enumerate(BY_POSITION):
+        found = next((name for name in names if name in named), None)
+        if found is not None and len(arguments) == place:
+            arguments = (*arguments, named.pop(found))
+    return arguments, named
+
+
+def takes(rule: Rule, *arguments: Any, **options: Any) -> bool:
+    """Whether a rule can be called like this: torch's own function may take more."""
+    try:
+        inspect.signature(rule).bind(*arguments, **options)
+    except TypeError:
+        return False
+    return True
 
 
 def rule_of_loss(loss: Any) -> Rule | None:

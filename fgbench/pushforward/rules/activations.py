@@ -90,6 +90,7 @@ def sigmoid(context: Context, x: Dual) -> Dual:
 @function_rule(torch.softmax, F.softmax, "softmax")
 def softmax(context: Context, x: Dual, dim: int, *rest: Any, **options: Any) -> Dual:
     """ṡ = s (ẋ − ⟨s, ẋ⟩)."""
+    x = _cast(x, (*rest, *options.values()))
     value = torch.softmax(x.primal, dim)
     return dual_of(value, softmax_tangents(x.tangents, value, dim))
 
@@ -103,6 +104,7 @@ def softmax_module(context: Context, module: nn.Softmax, x: Dual) -> Dual:
 @function_rule(torch.log_softmax, F.log_softmax, "log_softmax")
 def log_softmax(context: Context, x: Dual, dim: int, *rest: Any, **options: Any) -> Dual:
     """ẋ − ⟨softmax(x), ẋ⟩."""
+    x = _cast(x, (*rest, *options.values()))
     value = torch.log_softmax(x.primal, dim)
     along = dim % x.primal.dim() + 1
     mean = (x.tangents * value.exp()).sum(along, keepdim=True)
@@ -120,6 +122,12 @@ def softmax_tangents(tangents: Any, value: Any, dim: int) -> Any:
     weighted = tangents * value
     along = dim % value.dim() + 1
     return weighted - value * weighted.sum(along, keepdim=True)
+
+
+def _cast(x: Dual, given: tuple[Any, ...]) -> Dual:
+    """To the dtype among the arguments, if there is one."""
+    wanted = next((a for a in given if isinstance(a, torch.dtype)), x.stack.dtype)
+    return x if wanted == x.stack.dtype else Dual(x.stack.to(wanted))
 
 
 def no_rule_unless_int(dim: Any) -> int:

@@ -59,8 +59,10 @@ def mul(context: Context, a: Any, b: Any) -> Dual:
 
 
 @function_rule(torch.div, operator.truediv, "div")
-def div(context: Context, a: Any, b: Any) -> Dual:
-    """By what does not move."""
+def div(context: Context, a: Any, b: Any, *, rounding_mode: str | None = None) -> Any:
+    """By what does not move; a quotient that is rounded has no slope."""
+    if rounding_mode is not None:
+        return torch.div(primal_of(a), primal_of(b), rounding_mode=rounding_mode)
     if isinstance(b, Dual):
         raise NoRuleError("a divisor that moves")
     return Dual(_aligned(a, b).stack / b)

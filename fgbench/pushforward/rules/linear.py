@@ -9,9 +9,9 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from fgbench.pushforward.context import Context
-from fgbench.pushforward.dual import Dual, empty_dual, merged, unmerged
+from fgbench.pushforward.dual import Dual, empty_dual, merged, primal_of, unmerged
 from fgbench.pushforward.rules import NoRuleError, function_rule, module_rule
-from fgbench.pushforward.tangents import RankOne, Tangent
+from fgbench.pushforward.tangents import Full, RankOne, Tangent
 
 FEWEST_CHANNELS_FOR_TAPS = 8  # below it a convolution's response is cheap
 
@@ -46,7 +46,8 @@ def _add_linear(tangents: Tensor, x: Tensor, weight: Tangent | None) -> None:
     elif weight is not None:
         rows = x.reshape(1, -1, x.shape[-1])
         full = weight.full().transpose(1, 2)
-        flat = tangents.flatten(1, -2)  # a view: the rule allocated it
+        # A view: the rule allocated it.
+        flat = tangents.unsqueeze(1) if x.dim() == 1 else tangents.flatten(1, -2)
         flat.baddbmm_(rows.expand(len(full), *rows.shape[1:]), full)
 
 
@@ -149,10 +150,31 @@ def _by_taps(x: Tensor, right: Tensor, stride: Any, padding: Any, dilation: Any)
 
 
 @module_rule(nn.Embedding)
-def embedding(context: Context, module: nn.Embedding, index: Tensor) -> Any:
-    """Rows of the weight, and the same rows of its tangents; the padding row has no gradient."""
-    value = module(index).detach()
-    tangent = context.tangent(module.weight)
+def embedding_module(context: Context, module: nn.Embedding, index: Tensor) -> Any:
+    """nn.Embedding."""
+    options = module.max_norm, module.norm_type, module.scale_grad_by_freq, module.sparse
+    return embedding(context, index, module.weight, module.padding_idx, *options)
+
+
+@function_rule(F.embedding)
+def embedding(
+    context: Context,
+    index: Tensor,
+    weight: Any,
+    padding_idx: int | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    sparse: bool = False,
+) -> Any:
+    """Rows of the weight, and the same rows of its tangents: [*shape] → [*shape, features].
+
+    As in reverse mode a padding row does not move where it is looked up, and rows scaled by how often
+    they occur move by as much less.
+    """
+    moving = isinstance(weight, Dual)
+    value = F.embedding(index, weight.primal if moving else weight.detach(), None, max_norm, norm_type)
+    tangent = Full(weight.tangents) if moving else context.tangent(weight)
     if tangent is None:
         return value
     out = empty_dual(value, context.count)
@@ -162,8 +184,11 @@ def embedding(context: Context, module: nn.Embedding, index: Tensor) -> Any:
         torch.mul(tangent.left[:, index].unsqueeze(-1), right, out=out.stack[1:])
     else:
         out.stack[1:] = tangent.full()[:, index]
-    if module.padding_idx is not None:
-        out.tangents.mul_((index != module.padding_idx).unsqueeze(-1))
+    if padding_idx is not None:
+        out.tangents.mul_((index != padding_idx % len(primal_of(weight))).unsqueeze(-1))
+    if scale_grad_by_freq:
+        occurs = torch.bincount(index.flatten(), minlength=1)[index]
+        out.tangents.div_(occurs.unsqueeze(-1))
     return out
 
 
