@@ -75,6 +75,8 @@ class Graph:
 class CapturedStep(Step):
     """Another step, as one graph for each learning rate, which is a constant in it."""
 
+    in_place = True
+
     def __init__(self, step: Step, model: nn.Module) -> None:
         self.step, self.model = step, model
         self.parameters, self.tolerance = step.parameters, step.tolerance  # type: ignore[misc]
@@ -96,6 +98,10 @@ class CapturedStep(Step):
         state = self.optimizer.state.values() if self.optimizer else ()
         own = [v for values in state for v in values.values() if isinstance(v, Tensor)]
         return [*self.model.parameters(), *self.model.buffers(), *own]
+
+    def get_ready(self, batch: Batch) -> None:
+        """The captured step."""
+        self.step.get_ready(batch)
 
     def expected(self, gradient: Sequence[Tensor], model: nn.Module, batch: Batch) -> list[Tensor]:
         """What the captured step says: its tangents are those of the last replay."""
