@@ -372,3 +372,39 @@ class TestCtrlC:
 
 def test_folder_of_a_run_is_where_it_was_put(ran, tmp_path):
     assert Path(ran().folder.path).parent == tmp_path
+
+
+def test_every_phase_holds_the_device(ran, monkeypatch):
+    from contextlib import contextmanager
+
+    from fgbench import runner
+
+    held: list[str] = []
+
+    @contextmanager
+    def lock(device: str, note):
+        held.append(device)
+        yield
+        held.pop()
+
+    class Watching(Script):
+        def __call__(self, request: dict[str, Any]) -> Events:
+            seen[request["phase"]] = list(held)
+            yield from super().__call__(request)
+
+    seen: dict[str, list[str]] = {}
+    monkeypatch.setattr(runner, "timing_lock", lock)
+    ran(Watching(), learning_rate=None, execution="best", isolated=True)
+    assert seen == dict.fromkeys(("modes", "time", "alone", "memory", "tune", "train"), ["cpu"])
+
+
+def test_a_run_that_an_error_ended_has_no_time_to_a_target(ran):
+    def train(request: dict[str, Any]) -> Events:
+        for number, loss in enumerate((3.0, 1.0, 1.0, 1.0)):
+            yield point("backprop", 10 * number, loss)
+        yield point("forward", 0, 3.0)
+        yield event("failed", method="forward", status="error", detail="in its first step")
+
+    done = ran(Script(train=train), time=False)
+    assert done.statuses("train")["forward"] == "error"
+    assert {r["method"] for r in done.rows("targets")} == {"backprop"}

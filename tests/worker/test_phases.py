@@ -12,6 +12,7 @@ import torch
 from fgbench import methods
 from fgbench.training.choice import Goal
 from fgbench.training.loop import STRETCH, Budget, Grid
+from fgbench.training.search import TRIAL_SHARE
 from fgbench.worker.memory import measure_memory
 from fgbench.worker.reporting import LONGEST_DETAIL, failures_reported, report_failure
 from fgbench.worker.timing import (
@@ -22,7 +23,17 @@ from fgbench.worker.timing import (
     time_alone,
     time_methods,
 )
-from fgbench.worker.training import LEAST_POINTS, POINTS, Pace, Protocol, evaluation_grid, train, tune
+from fgbench.worker.training import (
+    JUDGED_POINTS,
+    LEAST_POINTS,
+    POINTS,
+    Pace,
+    Protocol,
+    evaluation_grid,
+    short_grid,
+    train,
+    tune,
+)
 from tests.builders import tiny_matched
 
 SPECS = ("backprop", "forward")
@@ -278,6 +289,20 @@ class TestTuning:
 
     def test_grid_is_one_step_at_least(self):
         assert evaluation_grid([Pace(5.0, 1.0)], 6.0) == Grid(1, 1)
+
+    def test_short_trials_of_quick_and_slow_are_judged_by_equally_many_steps(self):
+        paces, seconds = [Pace(0.001, 0.0), Pace(0.03, 0.0)], 6.0
+        grid = short_grid(paces, seconds, evaluation_grid(paces, seconds).every)
+        for pace in paces:
+            steps, at = TRIAL_SHARE * seconds / pace.step, 0
+            seen = []
+            while at + grid.after(at) <= steps:
+                at += grid.after(at)
+                seen.append(at)
+            assert len(seen) > JUDGED_POINTS
+            assert seen[-1] - seen[-JUDGED_POINTS] == (JUDGED_POINTS - 1) * grid.every
+        assert short_grid(paces, seconds, every=2) == Grid(2, 2)
+        assert short_grid([Pace(5.0, 0.0)], seconds, every=1) == Grid(1, 1)
 
     def test_where_evaluation_is_dear_the_start_is_less_close(self):
         cheap, dear = (evaluation_grid([Pace(0.001, cost)], 60.0, every=400) for cost in (0.01, 0.5))
