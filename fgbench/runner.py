@@ -12,7 +12,7 @@ from fgbench.group_jobs import GroupJobs
 from fgbench.measurement.lock import timing_lock
 from fgbench.measurement.statistics import two_stage_size
 from fgbench.plan import BEST, Plan
-from fgbench.store.recovery import recover
+from fgbench.store.recovery import ENDED_EARLY, leaves_out, records, recover
 from fgbench.store.run_folder import RunFolder
 from fgbench.summary.live import LiveRatios
 from fgbench.summary.ratios import (
@@ -51,7 +51,9 @@ def run_plan(plan: Plan, folder: RunFolder, contracts: dict[str, str], watcher: 
         status = "error"
         try:
             for group in plan.groups:
-                GroupRun(plan, group, contracts[group.name], folder, watcher, done).run()
+                # All phases: each would be measured wrong, or measure another's wrong, beside another.
+                with timing_lock(group.device, watcher.note):
+                    GroupRun(plan, group, contracts[group.name], folder, watcher, done).run()
             status = "done"
         except KeyboardInterrupt:
             status = "interrupted"
@@ -66,15 +68,13 @@ class GroupRun(GroupJobs):
     def run(self) -> None:
         """All phases that were asked for; a failing one is rows, and the next goes on without it."""
         if self.plan.config.execution == BEST:
-            with timing_lock(self.group.device, self.watcher.note):
-                self._modes()
+            self._modes()
         # What a step is has to be known before it is timed.
         tuned = self._tune() if self.plan.config.train and len(self.group.optimizers) > 1 else None
         if self.plan.config.time:
-            with timing_lock(self.group.device, self.watcher.note):
-                self._time()
-                self._alone()
-                self._store_ratios()
+            self._time()
+            self._alone()
+            self._store_ratios()
             self._memory()
         if self.plan.config.train:
             grid, rates = tuned or self._tune()
@@ -215,7 +215,15 @@ class GroupRun(GroupJobs):
         text = "learning-rate search" if given is None else "pacing"
         self.watcher.phase(self.group, text, searching + STARTUP_SECONDS)
         with self._jobs("tune", self.methods, seed=SEARCH_SEED) as jobs:
-            request = {"protocol": self._protocol(config.evaluate_every, STRETCH), "searched": given is None}
+            goal = {
+                "losses": config.target_loss,
+                "accuracies": config.target_accuracy,
+                "reference": self.plan.reference,
+            }
+            request = {
+                "protocol": self._protocol(config.evaluate_every, STRETCH),
+                "goal": goal if given is None else None,
+            }
             for event in self._work("tune", jobs, SEARCH_SEED, **request):
                 match event.pop("event"):
                     case "grid":
@@ -231,8 +239,8 @@ class GroupRun(GroupJobs):
                         method, rate = event["method"], event["learning_rate"]
                         rates[method], self.optimizers[method] = rate, event["optimizer"]
                         jobs[method] |= {"learning_rate": rate, "optimizer": event["optimizer"]}
-        self._mark_chosen(rates)
-        if grid is None:  # the worker died before it had one
+                        self._mark_chosen(event)
+        if _died(jobs):  # a resume tries again: what is there may be the methods' that came first
             return None, {}
         return grid, {method: rate for method, rate in rates.items() if method not in self.left_out}
 
@@ -244,7 +252,6 @@ class GroupRun(GroupJobs):
             return None, {}
         rates = dict(zip(jobs["method"], jobs["learning_rate"], strict=True))
         self.optimizers = dict(zip(jobs["method"], jobs["optimizer"], strict=True))
-        self._mark_chosen(rates)  # it may have been cut off just before
         every, first = (int(jobs[column].iloc[0]) for column in GRID_COLUMNS)
         return (every, first), {m: r for m, r in rates.items() if m not in self.left_out}
 
@@ -255,15 +262,20 @@ class GroupRun(GroupJobs):
         )
         self.watcher.progress(share, text)
 
-    def _mark_chosen(self, rates: dict[str, float]) -> None:
-        trials = self._rows("search")
-        # A version 2 file has no optimiser: there was one for all.
-        optimizer = trials["optimizer"].fillna(self.group.optimizer)
-        of_choice = optimizer == trials["method"].map(self.optimizers)
-        trials["chosen"] = (
-            trials["full"] & of_choice & (trials["learning_rate"] == trials["method"].map(rates))
-        )
-        self.folder.replace_group("search", self.group.name, trials.to_dict("records"))
+    def _mark_chosen(self, tuned: dict[str, Any]) -> None:
+        """What a method's whole runs were worth, and which of them is taken, into the search's rows."""
+        found = list(records(self._rows("search")))
+        scored = {(run["optimizer"], run["learning_rate"]): run for run in tuned["scored"]}
+        for row in found:
+            if row["method"] != tuned["method"]:
+                continue
+            run = scored.get((row["optimizer"], row["learning_rate"])) if row["full"] else None
+            row["chosen"] = run is not None and run["chosen"]
+            if run:
+                row |= {name: run[name] for name in ("targets_reached", "target_seconds")}
+            if row["chosen"]:
+                row["chosen_by"] = tuned["chosen_by"]
+        self.folder.replace_group("search", self.group.name, found)
 
     def _train(self, grid: tuple[int, int], rates: dict[str, float]) -> None:
         seeds = range(FIRST_SEED, FIRST_SEED + self.plan.config.seeds) if rates else ()
@@ -299,6 +311,8 @@ class GroupRun(GroupJobs):
                     sum(spent.values()) / (seconds * len(spent)),
                     f"{text}, {event['method']}: validation loss {event['validation_loss']:.3g}",
                 )
+        if _died(jobs):  # a resume goes on from it
+            return
         checkpoint.unlink(missing_ok=True)
         with suppress(OSError):  # it holds others
             checkpoint.parent.rmdir()
@@ -315,6 +329,9 @@ class GroupRun(GroupJobs):
 
     def _store_targets(self) -> None:
         curves, config = self._rows("curves"), self.plan.config
+        # A run that an error ended says nothing of the time to a target: it is in jobs.csv, and nowhere else.
+        jobs = self._rows("jobs")
+        curves = curves[~curves["job"].isin(jobs["job"][leaves_out(jobs)])]
         if curves.empty:
             return
         targets = targets_of(curves, config.target_loss, config.target_accuracy, self.plan.reference)
@@ -323,3 +340,8 @@ class GroupRun(GroupJobs):
             return
         rows = target_rows(curves, self._rows("jobs"), targets)
         self.folder.replace_group("targets", self.group.name, rows)
+
+
+def _died(jobs: dict[str, dict[str, Any]]) -> bool:
+    """Whether the worker of a phase's jobs ended before it was done."""
+    return any(job.get("detail", "").startswith(ENDED_EARLY) for job in jobs.values())

@@ -51,6 +51,22 @@ def point(method: str, iteration: int, loss: float) -> dict[str, Any]:
     )
 
 
+def tuned(method: str, optimizer: str, rate: float, *others: float) -> dict[str, Any]:
+    """A search's choice, of its whole runs at this rate and at others."""
+    scored = [
+        {
+            "optimizer": optimizer,
+            "learning_rate": tried,
+            "chosen": tried == rate,
+            "targets_reached": int(tried == rate),
+            "target_seconds": 0.5 if tried == rate else None,
+        }
+        for tried in (rate, *others)
+    ]
+    facts = {"optimizer": optimizer, "learning_rate": rate, "chosen_by": "time to loss 1"}
+    return event("tuned", method=method, scored=scored, **facts)
+
+
 class Script:
     """Stands for `work`: a worker for each phase, of which a test replaces one."""
 
@@ -95,7 +111,7 @@ class Script:
 
     def tune(self, request: dict[str, Any]) -> Events:
         yield event("grid", every=10, first=1, queries=dict.fromkeys(request["methods"], 2))
-        for method in request["methods"] if request["searched"] else ():
+        for method in request["methods"] if request["goal"] else ():
             for rate, full in ((0.1, False), (0.1, True), (0.0316, True)):
                 yield event(
                     "trial",
@@ -109,7 +125,7 @@ class Script:
                     validation_loss=1.0,
                     status="ok",
                 )
-            yield event("tuned", method=method, optimizer="sgd", learning_rate=0.0316)
+            yield tuned(method, "sgd", 0.0316, 0.1)
 
     def train(self, request: dict[str, Any]) -> Events:
         for number, loss in enumerate((3.0, 1.0, 1.0, 1.0)):

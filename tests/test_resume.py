@@ -200,3 +200,58 @@ def test_a_worker_that_died_is_tried_again_elsewhere_and_not_here(tmp_path, monk
     first = [r for r in script.requests if r["group"]["depth"] == 1]
     assert {r["phase"] for r in first} == {"train"}, "its timing ended, if badly"
     assert all(r["methods"] == list(METHODS) for r in first)
+
+
+def killed_in(phase: str, events: int) -> Script:
+    """A script whose worker of a phase dies after so many reports, at its first try."""
+    from fgbench.worker.client import WorkerDiedError
+
+    class Killed(Script):
+        tried = False
+
+        def __call__(self, request: dict[str, Any]) -> Events:
+            for number, happened in enumerate(super().__call__(request)):
+                if request["phase"] == phase and not self.tried and number == events:
+                    self.tried = True
+                    raise WorkerDiedError("oom", "killed")
+                yield happened
+
+    return Killed()
+
+
+@pytest.mark.parametrize(
+    ("phase", "events"), [("tune", 1), ("tune", 3), ("tune", 6), ("train", 0), ("train", 5)]
+)
+def test_tuning_and_training_whose_worker_died_are_done_again_and_nothing_else(
+    phase, events, tmp_path, monkeypatch
+):
+    """The half of the methods that a tuning had come to must not stand for all of them."""
+    folder = new_folder(tmp_path)
+    monkeypatch.setattr(group_jobs, "work", killed_in(phase, events))
+    run_plan(PLAN, folder, {g.name: "c0" for g in PLAN.groups}, Recorder())
+    first = PLAN.groups[0].name
+    before = folder.read("curves")
+    script = resumed(folder, monkeypatch)
+    seeds = {unit_of(r) for r in script.requests}
+    wanted = {Unit(first, "train", 1)} if phase == "train" else {Unit(first, "tune")}
+    wanted |= {Unit(first, "train", seed) for seed in (1, 2, 3)} if phase == "tune" else set()
+    assert seeds == wanted
+    kept = before[~before["job"].str.endswith("/train/1")] if phase == "train" else before
+    after = folder.read("curves")
+    assert set(kept["job"]) <= set(after["job"]), "no finished seed is lost"
+    trained = folder.read("jobs").query("phase == 'train'").groupby(["group", "seed"])["method"].agg(set)
+    assert all(found == set(METHODS) for found in trained)
+    assert len(trained) == 2 * 3
+
+
+def test_the_checkpoint_of_a_seed_whose_worker_died_stays_until_it_is_finished(tmp_path, monkeypatch):
+    folder = new_folder(tmp_path)
+    script = killed_in("train", 3)
+    monkeypatch.setattr(group_jobs, "work", script)
+    checkpoint = folder.checkpoint(f"{PLAN.groups[0].name}-1")
+    checkpoint.parent.mkdir(exist_ok=True)
+    checkpoint.touch()
+    run_plan(PLAN, folder, {g.name: "c0" for g in PLAN.groups}, Recorder())
+    assert checkpoint.exists()
+    resumed(folder, monkeypatch)
+    assert not checkpoint.exists()

@@ -17,7 +17,7 @@ from fgbench.store.run_folder import RunFolder, find_runs
 from fgbench.training.loop import STRETCH
 from fgbench.worker.client import WorkerDiedError
 from tests.builders import Recorder, config, run_folder, tiny_group
-from tests.scripted import Events, Script, event, point, round_of
+from tests.scripted import Events, Script, event, point, round_of, tuned
 
 
 @dataclasses.dataclass
@@ -137,6 +137,11 @@ class TestAWholeRun:
         done = ran(learning_rate=None)
         chosen = [(r["method"], r["learning_rate"], r["full"]) for r in done.rows("search") if r["chosen"]]
         assert chosen == [("backprop", 0.0316, True), ("forward", 0.0316, True)]
+        whole = done.folder.read("search").query("full").set_index(["method", "learning_rate"])
+        assert list(whole["chosen_by"].dropna()) == ["time to loss 1"] * 2
+        assert whole.loc[("forward", 0.0316), ["targets_reached", "target_seconds"]].tolist() == [1, 0.5]
+        assert whole.loc[("forward", 0.1), "targets_reached"] == 0
+        assert whole["target_seconds"].isna().sum() == 2
         assert done.script.of_phase("train")[0]["learning_rates"] == {"backprop": 0.0316, "forward": 0.0316}
 
     def test_every_method_gets_the_grid_and_the_rate_that_were_found_or_given(self, ran):
@@ -152,6 +157,10 @@ class TestAWholeRun:
         )
         budget = {"seconds": config().max_train_seconds, "iterations": 7, "queries": 9}
         assert tune == {"budget": budget, "decay": 1e-4, "every": 3, "first": STRETCH}
+        searching = ran(learning_rate=None, target_loss="0.5,auto", target_accuracy="0.9").script
+        goal = {"losses": "0.5,auto", "accuracies": "0.9", "reference": "backprop"}
+        assert searching.of_phase("tune")[0]["goal"] == goal
+        assert done.script.of_phase("tune")[0]["goal"] is None, "a given rate needs no search"
         assert train == {"budget": budget, "decay": 1e-4, "every": 10, "first": 1}
         assert {j["queries"] for j in done.rows("jobs") if j["phase"] == "train"} == {2, 3}
 
@@ -226,7 +235,7 @@ class TestOptimizers:
                     facts = {"learning_rate": 0.1, "full": True, "train_seconds": 0.1, "iterations": 10}
                     own = {"method": method, "seed": 0, "optimizer": name, "status": "ok"}
                     yield event("trial", **own, **facts, validation_loss=loss)
-                yield event("tuned", method=method, optimizer=optimizer, learning_rate=0.1)
+                yield tuned(method, optimizer, 0.1)
 
         monkey = Script(tune=tune)
         done = ran(monkey, learning_rate=None, optimizer="sgd|adam")
@@ -363,3 +372,39 @@ class TestCtrlC:
 
 def test_folder_of_a_run_is_where_it_was_put(ran, tmp_path):
     assert Path(ran().folder.path).parent == tmp_path
+
+
+def test_every_phase_holds_the_device(ran, monkeypatch):
+    from contextlib import contextmanager
+
+    from fgbench import runner
+
+    held: list[str] = []
+
+    @contextmanager
+    def lock(device: str, note):
+        held.append(device)
+        yield
+        held.pop()
+
+    class Watching(Script):
+        def __call__(self, request: dict[str, Any]) -> Events:
+            seen[request["phase"]] = list(held)
+            yield from super().__call__(request)
+
+    seen: dict[str, list[str]] = {}
+    monkeypatch.setattr(runner, "timing_lock", lock)
+    ran(Watching(), learning_rate=None, execution="best", isolated=True)
+    assert seen == dict.fromkeys(("modes", "time", "alone", "memory", "tune", "train"), ["cpu"])
+
+
+def test_a_run_that_an_error_ended_has_no_time_to_a_target(ran):
+    def train(request: dict[str, Any]) -> Events:
+        for number, loss in enumerate((3.0, 1.0, 1.0, 1.0)):
+            yield point("backprop", 10 * number, loss)
+        yield point("forward", 0, 3.0)
+        yield event("failed", method="forward", status="error", detail="in its first step")
+
+    done = ran(Script(train=train), time=False)
+    assert done.statuses("train")["forward"] == "error"
+    assert {r["method"] for r in done.rows("targets")} == {"backprop"}

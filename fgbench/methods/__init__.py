@@ -67,6 +67,16 @@ class Step(ABC):
     optimizer: torch.optim.Optimizer | None = None
     """The optimiser that it steps with, where there is one: its state is memory that is kept."""
 
+    in_place: ClassVar[bool] = False
+    """Whether the optimiser's state must stay in the tensors where it is, as a CUDA graph needs it."""
+
+    def get_ready(self, batch: Batch) -> None:  # noqa: B027
+        """Make and draw what is made once, of the shapes of a first batch: matrices, networks of its own.
+
+        The first call of the step does so where nobody has; the model, its buffers and PyTorch's own
+        random numbers stay as they are.
+        """
+
     @abstractmethod
     def parts(self, batch: Batch, learning_rate: float) -> dict[str, Part]:
         """What one step does, by name and in order: draw, forward, backward, update.
@@ -110,7 +120,9 @@ class Step(ABC):
         return {}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from the `state` of a step of the same method; its generators are set apart from it."""
+        """Go on from the `state` of a step of the same method, this one's earlier one too; its generators
+        are set apart from it.
+        """
         assert not state, "it has none to go on from"
 
 

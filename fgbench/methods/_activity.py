@@ -88,7 +88,7 @@ class ActivityStep(Step):
     ) -> None:
         if conditions.compiled:
             raise UsageError("forward:structure=activity runs eagerly: leave --exec out.")
-        self.model, self.options, self.seed = model, options, seed
+        self.model, self.options = model, options
         self.names = {id(m): name for name, m in model.named_modules()}
         self.parameters = list(trainable(model).values())
         self.pushforward = Pushforward(model, loss)
@@ -96,16 +96,23 @@ class ActivityStep(Step):
         self.optimizer = self.update.optimizer
         generator = torch.Generator(self.parameters[0].device).manual_seed(seed)
         self.fill = Fill(options.entries, generator)
+        # Of parameters without a layer; which these are the first batch shows.
+        self.drawer = Drawer(trainable(model), options.tangents, options.entries, seed + 1)
         self.noise: dict[torch.Size, dict[str, Tensor]] = {}
         self.program: Program | None = None
 
     def parts(self, batch: Batch, learning_rate: float) -> dict[str, Part]:
         """Draw, the forward pass with tangents, update."""
         return {
-            "draw": lambda: self._draw(batch[0]),
+            "draw": lambda: self._draw(batch),
             "forward": lambda: self._forward(batch),
             "update": lambda: self._update(learning_rate),
         }
+
+    def get_ready(self, batch: Batch) -> None:
+        """Trace the model, and find what is perturbed and whether samples meet."""
+        if self.program is None:
+            self.program = self._prepare(batch[0])
 
     def _prepare(self, x: Tensor) -> Program:
         program = self.pushforward.program(x)
@@ -113,18 +120,16 @@ class ActivityStep(Step):
             why = ", ".join(self.pushforward.fallbacks)
             raise UsageError(f"forward:structure=activity needs a model that torch.fx traces: {why}")
         self.together = self.pushforward.samples_meet(program, x)
-        free = {n: p for n, p in trainable(self.model).items() if id(p) in program.free_parameters}
-        entries = self.options.entries
-        self.drawer = Drawer(free, self.options.tangents, entries, self.seed + 1) if free else None
+        by_name = trainable(self.model)
+        self.drawer.parameters = {n: p for n, p in by_name.items() if id(p) in program.free_parameters}
         return program
 
-    def _draw(self, x: Tensor) -> None:
+    def _draw(self, batch: Batch) -> None:
         """Noise for the layers that a batch of this shape met before; the first time as it goes."""
-        if self.program is None:
-            self.program = self._prepare(x)
-        for noise in self.noise.setdefault(x.shape, {}).values():
+        self.get_ready(batch)
+        for noise in self.noise.setdefault(batch[0].shape, {}).values():
             self.fill(noise)
-        self.free: dict[str, Tangent] = dict(self.drawer.draw().by_name) if self.drawer else {}
+        self.free: dict[str, Tangent] = dict(self.drawer.draw().by_name)
 
     @torch.no_grad()
     def _forward(self, batch: Batch) -> None:
@@ -240,8 +245,7 @@ class ActivityStep(Step):
 
     def generators(self) -> list[torch.Generator]:
         """Of the noise, and of the tangents of parameters without a layer."""
-        drawer = getattr(self, "drawer", None)
-        return [self.fill.generator, *(drawer.generators if drawer else [])]
+        return [self.fill.generator, *self.drawer.generators]
 
     def notes(self) -> list[str]:
         """What fell back, and whether samples meet."""

@@ -120,7 +120,8 @@ class Auxiliaries:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from `state`."""
+        """Go on from `state`; what is owed from before is not due any more."""
+        self.owed = None
         self.networks.load_state_dict(state["networks"])
         if self.update and self.update.optimizer:
             self.update.optimizer.load_state_dict(state["optimizer"])

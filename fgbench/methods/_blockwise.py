@@ -85,12 +85,16 @@ class BlockwiseStep(Step):
             "update": lambda: self._update(learning_rate),
         }
 
-    def _draw(self, batch: Batch) -> None:
-        """Auxiliary networks at their first batch; else the training that they are owed."""
+    def get_ready(self, batch: Batch) -> None:
+        """Make the auxiliary networks."""
         if self.shapes is None:
             self._make(*self._shapes(batch[0]))
             for auxiliaries in self.auxiliaries.values():
                 auxiliaries.initialise(self.generator)
+
+    def _draw(self, batch: Batch) -> None:
+        """The training that auxiliary networks are owed."""
+        self.get_ready(batch)
         for auxiliaries in self.auxiliaries.values():
             auxiliaries.settle()
 
@@ -149,10 +153,11 @@ class BlockwiseStep(Step):
         return {"shapes": self.shapes, "classes": self.classes, "auxiliaries": networks}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Make the auxiliary networks, and go on from theirs."""
+        """Make the auxiliary networks where there are none yet, and go on from theirs."""
         if not state:
             return
-        self._make(state["shapes"], state["classes"])
+        if self.shapes is None:
+            self._make(state["shapes"], state["classes"])
         for role, own in state["auxiliaries"].items():
             self.auxiliaries[role].load_state(own)
 

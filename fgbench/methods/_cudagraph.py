@@ -88,6 +88,8 @@ def _aside(device: torch.device) -> Any:
 class CapturedStep(Step):
     """Another step, as one graph for each learning rate, which is a constant in it."""
 
+    in_place = True
+
     def __init__(self, step: Step, model: nn.Module) -> None:
         self.step, self.model = step, model
         self.parameters, self.tolerance = step.parameters, step.tolerance  # type: ignore[misc]
@@ -111,6 +113,10 @@ class CapturedStep(Step):
 
     def _kept(self) -> list[Tensor]:
         return [*self.model.parameters(), *self.model.buffers()]
+
+    def get_ready(self, batch: Batch) -> None:
+        """The captured step."""
+        self.step.get_ready(batch)
 
     def expected(self, gradient: Sequence[Tensor], model: nn.Module, batch: Batch) -> list[Tensor]:
         """What the captured step says: its tangents are those of the last replay."""

@@ -14,6 +14,7 @@ from fgbench.errors import UsageError
 from fgbench.methods import PLAIN, Batch, Conditions, Loss, Method, Part, Step, trainable
 from fgbench.methods._estimate import Update
 from fgbench.methods._pieces import cut
+from fgbench.pushforward.context import draws_again
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,7 @@ class DfaStep(Step):
         self.parameters = list(trainable(model).values())
         self.generator = torch.Generator(self.parameters[0].device).manual_seed(seed)
         self.feedback: list[Tensor] = []
+        self.shapes: list[torch.Size] | None = None
         self.update = Update(self.parameters, conditions)
         self.optimizer = self.update.optimizer
 
@@ -72,7 +74,24 @@ class DfaStep(Step):
             "update": lambda: self.update.by_gradients(self.gradients, learning_rate),
         }
 
+    @torch.no_grad()
+    def get_ready(self, batch: Batch) -> None:
+        """Find the shapes of a sample at each hidden piece's output, and make the feedback matrices."""
+        if self.shapes is not None:
+            return
+        x, shapes = batch[0], []
+        with draws_again(x.device):
+            for piece in self.pieces:
+                x = piece(x)
+                shapes.append(x.shape[1:])
+        *self.shapes, output = shapes
+        like, classes = self.parameters[0], output.numel()
+        self.feedback = self.feedback or [
+            self._begun(like.new_empty(classes, shape.numel(), requires_grad=False)) for shape in self.shapes
+        ]
+
     def _forward(self, batch: Batch) -> None:
+        self.get_ready(batch)
         x, y = batch
         self.outputs: list[Tensor] = []
         for index in range(len(self.pieces)):
@@ -97,12 +116,10 @@ class DfaStep(Step):
     def _fed_back(self, error: Tensor) -> list[Tensor]:
         """The cotangents of the hidden pieces' outputs."""
         rows, hidden = error.flatten(1), self.outputs[:-1]
-        if not self.feedback:
-            self.feedback = [self._drawn(h.new_empty(rows.shape[1], h[0].numel())) for h in hidden]
         return [(rows @ b).view_as(h) for b, h in zip(self.feedback, hidden, strict=True)]
 
-    def _drawn(self, matrix: Tensor) -> Tensor:
-        """Uniform of variance 2 / features, as Bacho and Chu's code draws them for this method."""
+    def _begun(self, matrix: Tensor) -> Tensor:
+        """A feedback matrix: uniform of variance 2 / features, as in Bacho and Chu's code for this method."""
         return nn.init.kaiming_uniform_(matrix, generator=self.generator)
 
     def generators(self) -> list[torch.Generator]:

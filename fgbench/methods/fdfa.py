@@ -77,27 +77,20 @@ class FdfaStep(DfaStep):
         super().__init__("fdfa", model, loss, seed, conditions)
         self.momentum = options.momentum
         self.fill = Fill(options.entries, self.generator)
-        self.shapes: list[torch.Size] | None = None
 
     def parts(self, batch: Batch, learning_rate: float) -> dict[str, Part]:
         """Draw the noise, the forward pass with it, feedback to all layers, update."""
-        return {"draw": lambda: self._draw(batch[0]), **super().parts(batch, learning_rate)}
+        return {"draw": lambda: self._draw(batch), **super().parts(batch, learning_rate)}
 
-    def _draw(self, x: Tensor) -> None:
-        if self.shapes is None:
-            self.shapes = self._shapes(x)
+    def _begun(self, matrix: Tensor) -> Tensor:
+        """A feedback matrix: zero, before anything is learnt."""
+        return matrix.zero_()
+
+    def _draw(self, batch: Batch) -> None:
+        self.get_ready(batch)
+        assert self.shapes is not None
         like = self.parameters[0]
-        self.noise = [self.fill(like.new_empty(len(x), *shape)) for shape in self.shapes]
-
-    @torch.no_grad()
-    def _shapes(self, x: Tensor) -> list[torch.Size]:
-        """Of a sample at each hidden piece's output."""
-        shapes = []
-        with draws_again(x.device):
-            for piece in self.pieces[:-1]:
-                x = piece(x)
-                shapes.append(x.shape[1:])
-        return shapes
+        self.noise = [self.fill(like.new_empty(len(batch[0]), *shape)) for shape in self.shapes]
 
     def _run(self, index: int, x: Tensor) -> Tensor:
         if index == 0:
@@ -112,8 +105,6 @@ class FdfaStep(DfaStep):
         return output
 
     def _fed_back(self, error: Tensor) -> list[Tensor]:
-        if not self.feedback:
-            self.feedback = [u.new_zeros(error[0].numel(), u[0].numel()) for u in self.noise]
         self.before = self.feedback
         self.feedback = [
             torch.addmm(

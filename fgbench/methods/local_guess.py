@@ -103,10 +103,14 @@ class LocalGuessStep(BlockwiseStep):
         still = self.options.guess in ("ntk", "fixed-ntk")
         return {role: role == TRAINED for role, is_in in ((TRAINED, trained), (STILL, still)) if is_in}
 
-    def _draw(self, batch: Batch) -> None:
-        super()._draw(batch)
+    def get_ready(self, batch: Batch) -> None:
+        """Also whether samples meet behind each block."""
+        super().get_ready(batch)
         if self.together is None:
             self.together = self._meetings(batch[0])
+
+    def _draw(self, batch: Batch) -> None:
+        super()._draw(batch)
         if self.options.guess == "ntk" and self.inner:
             self.auxiliaries[STILL].initialise(self.generator)
         self.guesses: list[Guess] = [self._drawn(i, len(batch[0])) for i in range(len(self.inner))]

@@ -2,7 +2,8 @@
 
 A run is made of units, each begun and ended by one worker or one set of them: a process of timing, a
 seed of training. A unit is finished when every method has its row in `jobs.csv` there; the rows of
-one that is not are taken out, and it is done again.
+one that is not are taken out, and it is done again. So is one of tuning or training whose worker died:
+what comes after it would stand on a part of it.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ TABLES_OF = {
     "tune": ("search",),
     "train": ("curves",),
 }
+TRIED_AGAIN = ("tune", "train")  # where the worker died; what timing and memory have measured stands
 ENDED_EARLY = "its process ended early: "  # begins the detail of jobs whose worker died
 
 
@@ -51,13 +53,19 @@ def recover(folder: RunFolder) -> set[Unit]:
 
 
 def finished(jobs: pd.DataFrame, methods: list[str]) -> set[Unit]:
-    """The units in which every method has ended, or was left out after it failed in another."""
-    ended = jobs[jobs["status"] != "interrupted"]
+    """The units in which every method has ended, or was left out after it failed in another.
+
+    None of tuning or training whose worker died.
+    """
+    to_do = (jobs["status"] == "interrupted") | (died(jobs) & jobs["phase"].isin(TRIED_AGAIN))
+    unfinished = {unit_of_job(row) for row in jobs[to_do].to_dict("records")}
+    ended = jobs[~to_do]
     failed = ended[leaves_out(ended)].groupby("group")["method"].agg(set).to_dict()
     units: dict[Unit, set[str]] = {}
     for row in ended.to_dict("records"):
         units.setdefault(unit_of_job(row), set()).add(row["method"])
-    return {unit for unit, there in units.items() if set(methods) <= there | failed.get(unit.group, set())}
+    whole = {unit for unit, there in units.items() if set(methods) <= there | failed.get(unit.group, set())}
+    return whole - unfinished
 
 
 def leaves_out(jobs: pd.DataFrame) -> pd.Series:
@@ -65,8 +73,12 @@ def leaves_out(jobs: pd.DataFrame) -> pd.Series:
 
     One whose worker died does not: which method the worker died of, nobody knows.
     """
-    died = jobs["detail"].astype("string").str.startswith(ENDED_EARLY).fillna(value=False).astype(bool)
-    return jobs["status"].isin(("oom", "error")) & ~died
+    return jobs["status"].isin(("oom", "error")) & ~died(jobs)
+
+
+def died(jobs: pd.DataFrame) -> pd.Series:
+    """Whether each job ended because its worker did."""
+    return jobs["detail"].astype("string").str.startswith(ENDED_EARLY).fillna(value=False).astype(bool)
 
 
 def unit_of_job(job: Any) -> Unit:

@@ -4,11 +4,13 @@ Missing is empty, never 0. Types: `str`, `int`, `float` (inf and nan allowed), `
 """
 
 # 1: the first. 2: jobs.optimizer; parts; `forward` is fgbench's own engine. 3: what ADDED says; modes.
-SCHEMA_VERSION = 3
+# 4: what ADDED says; a search chooses by the time to the targets.
+SCHEMA_VERSION = 4
 OLDEST_READABLE = 2
 
 # Columns that a version added; an older file's rows read as missing there.
 ADDED: dict[int, dict[str, tuple[str, ...]]] = {
+    4: {"search": ("targets_reached", "target_seconds", "chosen_by")},
     3: {
         "jobs": ("evaluate_every", "evaluate_first", "queries", "first_call_seconds"),
         "samples": (
@@ -22,7 +24,7 @@ ADDED: dict[int, dict[str, tuple[str, ...]]] = {
         "ratios": ("r_alone", "r_alone_low", "r_alone_high", "joules"),
         "search": ("optimizer",),
         "targets": ("target_accuracy", "resolution_seconds"),
-    }
+    },
 }
 
 _GROUP = {"group": "str", "method": "str"}
@@ -115,7 +117,10 @@ TABLES: dict[str, dict[str, str]] = {
         "iterations": "int",
         "validation_loss": "float",
         "status": "str",
+        "targets_reached": "int",  # by a whole run, of the run's targets
+        "target_seconds": "float",  # until it had reached them, all of those together
         "chosen": "bool",  # empty while the search goes on
+        "chosen_by": "str",  # of the chosen: time to which targets, or loss at the end
     },
     # One evaluation while training.
     "curves": {

@@ -17,11 +17,14 @@ from fgbench.datasets import Dataset
 from fgbench.measurement.clock import Clock
 from fgbench.methods import Batch, Loss, Step
 from fgbench.training.batches import BatchOrder
+from fgbench.training.beginning import Beginning
 from fgbench.training.randomness import OwnRandomness
 
 EVALUATION_BATCH = 1024
+PROGRESS = ("iteration", "train_seconds", "evaluation_seconds", "_last_loss")  # of a trainee
 STRETCH = 16  # steps between evaluations at the least: the first after one finds its caches full of it
 CLOSENESS = 10  # evaluations are this part of the steps so far apart, until they come evenly
+WARM_UP_ROUNDS, WARM_UP_STEPS = 2, 2  # steps before each of the evaluations of a warm-up
 STEPS_PER_READING = 32  # batches gathered ahead of one reading of the clock
 
 
@@ -137,6 +140,23 @@ class Trainee:
         self.train_seconds = self.evaluation_seconds = 0.0
         self._last_loss: torch.Tensor | None = None
         self._randomness = OwnRandomness(order.seed, data.train_x.device)
+
+    def warm_up(self) -> None:
+        """Take a few steps and evaluations, then be as before them, clocks and random numbers included.
+
+        What traces, compiles, captures and allocates at a first call has done so then, on the very step
+        that is trained; training goes on bit for bit as it would have without.
+        """
+        self.step.get_ready(self.order.batches(self.data, self.iteration, 1)[0])
+        beginning, randomness, before = Beginning(self.model, self.step), self._randomness.state(), vars(self)
+        before = {name: before[name] for name in ("most_steps", *PROGRESS)}
+        self.most_steps = math.inf  # more than it has left is no more than a rehearsal
+        for _ in range(WARM_UP_ROUNDS):
+            self.advance(WARM_UP_STEPS)
+            self.evaluate()
+        beginning.put_back()
+        self._randomness.restore(randomness)
+        vars(self).update(before)
 
     def advance(self, steps: int) -> None:
         """Take `steps` training steps, or what is left of them; only they are on the clock."""

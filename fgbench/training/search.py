@@ -8,9 +8,9 @@ from dataclasses import dataclass
 
 DECADES = tuple(10.0**exponent for exponent in range(-5, 1))
 MAX_EXTENSIONS = 4  # decades that may be added while the best lies on an edge
-MAX_WHOLE_RUNS = 4
+WHOLE_RUNS, MAX_WHOLE_RUNS = 2, 4
 TRIAL_SHARE = 0.2  # a short trial's seconds as a share of a whole run's
-TYPICAL_RUNS = (len(DECADES) + 2) * TRIAL_SHARE + 1  # what a search costs, in whole runs
+TYPICAL_RUNS = (len(DECADES) + 2) * TRIAL_SHARE + WHOLE_RUNS  # what a search costs, in whole runs
 
 
 @dataclass(frozen=True)
@@ -28,13 +28,16 @@ class Trial:
     full: bool
 
 
-def search(trial: Callable[[float, bool], float]) -> Trial:
-    """Find a learning rate: short trials on a grid, then whole runs to see that the best one lasts.
+def search(trial: Callable[[float, bool], float]) -> list[Trial]:
+    """Find learning rates worth a whole run: short trials on a grid, then whole runs of the best of them.
 
     A decade grid, extended while its best lies on an edge, then half a decade to either side of the
-    best. Forward gradients can look best at a rate that diverges later: so the best is run for a
-    whole run's seconds, and half a decade less after it for as long as that run ends worse than the
-    short trial did. The lowest loss of a whole run decides.
+    best. The best two are run for a whole run's seconds, to choose between them by what a run is for.
+    Forward gradients can look best at a rate that diverges later: half a decade less follows for as
+    long as every whole run ends worse than the best short trial did.
+
+    Returns:
+        The whole runs.
 
     Args:
         trial: (learning rate, whether for a whole run's seconds) → validation loss at the end.
@@ -51,16 +54,21 @@ def search(trial: Callable[[float, bool], float]) -> Trial:
         short.append(tried(edge))
     centre = best(short).learning_rate
     short += [tried(_shifted(centre, half_decades)) for half_decades in (-1, 1)]
-    candidate = best(short)
-    whole = [tried(candidate.learning_rate, full=True)]
-    while whole[-1].loss > candidate.loss and len(whole) < MAX_WHOLE_RUNS:
-        whole.append(tried(_shifted(whole[-1].learning_rate, -1), full=True))
-    return best(whole)
+    first, *others = sorted(short, key=_rank)[:WHOLE_RUNS]
+    candidates = [first, *(other for other in others if math.isfinite(other.loss))]
+    whole = [tried(candidate.learning_rate, full=True) for candidate in candidates]
+    while best(whole).loss > first.loss and len(whole) < MAX_WHOLE_RUNS:
+        whole.append(tried(_shifted(min(t.learning_rate for t in whole), -1), full=True))
+    return whole
 
 
 def best(trials: list[Trial]) -> Trial:
     """The trial of lowest loss; of equals, the smallest learning rate."""
-    return min(trials, key=lambda t: (t.loss, t.learning_rate))
+    return min(trials, key=_rank)
+
+
+def _rank(trial: Trial) -> tuple[float, float]:
+    return trial.loss, trial.learning_rate
 
 
 def _beyond_edge(tried: list[Trial]) -> float | None:

@@ -38,6 +38,7 @@ def _do(request: dict[str, Any], channel: TextIO) -> None:
     from functools import partial
 
     from fgbench.plan import Group
+    from fgbench.training.choice import Goal
     from fgbench.worker.checkpoint import Checkpoint
     from fgbench.worker.matched import build_matched
     from fgbench.worker.memory import measure_memory
@@ -70,7 +71,8 @@ def _do(request: dict[str, Any], channel: TextIO) -> None:
         case "memory":
             measure_memory(matched, specs, report)
         case "tune":
-            tune(matched, specs, Protocol.of(request["protocol"]), request["searched"], report)
+            goal = None if request["goal"] is None else Goal(**request["goal"])
+            tune(matched, specs, Protocol.of(request["protocol"]), goal, report)
         case "train":
             checkpoint = Checkpoint(Path(request["checkpoint"]))
             train(matched, request["learning_rates"], Protocol.of(request["protocol"]), report, checkpoint)

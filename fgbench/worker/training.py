@@ -12,8 +12,9 @@ from typing import Any
 from fgbench import methods
 from fgbench.errors import UsageError
 from fgbench.measurement.clock import clock_for
+from fgbench.training.choice import Goal, WholeRun, choose
 from fgbench.training.loop import STRETCH, Budget, Grid, Point, Rate, Trainee, take_turns
-from fgbench.training.search import TRIAL_SHARE, Trial, search
+from fgbench.training.search import TRIAL_SHARE, search
 from fgbench.worker.checkpoint import Checkpoint
 from fgbench.worker.matched import Matched
 from fgbench.worker.reporting import Report, failures_reported, report_failure
@@ -23,7 +24,7 @@ POINTS = 60  # evaluations of the quickest method within its budget, at most
 LEAST_POINTS = 10  # of the slowest, where its steps allow
 EVALUATION_SHARE = 0.25  # evaluation's seconds as a share of training's, for the quickest method
 JUDGED_POINTS = 3  # a trial is judged by the mean of its last evaluations
-WARM_UP_STEPS, PACED_STEPS = 2, 3
+PACED_STEPS = 3
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,17 @@ def _even_steps(paces: Sequence[Pace], max_seconds: float) -> int:
     return max(1, min(max(smooth, cheap), int(min(steps) / LEAST_POINTS)))
 
 
+def short_grid(paces: Sequence[Pace], max_seconds: float, every: int) -> Grid:
+    """The evenly spaced steps at which short trials are evaluated.
+
+    So close that the method that takes the fewest steps is evaluated once more than its trial is judged
+    by: every trial is then judged by as many steps as every other.
+    """
+    fewest = min(min(max_seconds / pace.step, pace.most_steps) for pace in paces)
+    distance = max(1, min(every, int(fewest * TRIAL_SHARE / (JUDGED_POINTS + 1))))
+    return Grid(distance, distance)
+
+
 @dataclass(frozen=True)
 class Protocol:
     """How every job of a group is trained, but for its learning rate.
@@ -89,20 +101,37 @@ class Protocol:
         return Grid(self.every, self.first)
 
 
-def tune(matched: Matched, specs: Sequence[str], protocol: Protocol, searched: bool, report: Report) -> None:
-    """Pace every method, which sets the evaluation grid, and search its learning rate."""
+def tune(
+    matched: Matched, specs: Sequence[str], protocol: Protocol, goal: Goal | None, report: Report
+) -> None:
+    """Pace every method, which sets the evaluation grid, and search its learning rate.
+
+    The search serves `goal`, the targets whose times are reported; None leaves it out. All methods'
+    whole runs come before any choice: targets may follow from them.
+    """
     paces = {}
     for spec in specs:
         with failures_reported(report, spec):
             paces[spec] = _pace(matched, spec, protocol)
     if not paces:
         return
-    grid = evaluation_grid(list(paces.values()), protocol.budget.seconds, protocol.every)
+    grid, short = _grids(list(paces.values()), protocol)
     queries = {spec: methods.find(spec).queries for spec in paces}
     report("grid", every=grid.every, first=grid.first, queries=queries)
-    for spec in paces if searched else ():
+    found = {}
+    for spec in paces if goal else ():
         with failures_reported(report, spec):
-            _choose(matched, spec, replace(protocol, every=grid.every, first=grid.first), report)
+            whole = replace(protocol, every=grid.every, first=grid.first)
+            found[spec] = _whole_runs(matched, spec, whole, short, report)
+    bounds = goal.bounds(found) if goal else []
+    for spec, runs in found.items():
+        report("tuned", method=spec, **choose(runs, bounds).facts())
+
+
+def _grids(paces: Sequence[Pace], protocol: Protocol) -> tuple[Grid, Grid]:
+    """Of whole runs and of short trials."""
+    grid = evaluation_grid(paces, protocol.budget.seconds, protocol.every)
+    return grid, short_grid(paces, protocol.budget.seconds, grid.every)
 
 
 def train(
@@ -118,11 +147,15 @@ def train(
     trainees = {}
     for spec, rate in rates.items():
         with failures_reported(report, spec):
-            _pace(matched, spec, protocol)  # first calls compile and allocate: not on the clock
             trainees[spec] = _trainee(matched, spec, rate, protocol)
     alive = kept.restore(trainees, rng, report)
+    ready = {}
+    for spec in trainees if alive is None else alive:
+        with failures_reported(tell, spec):
+            trainees[spec].warm_up()
+            ready[spec] = trainees[spec]
     turns = take_turns(
-        trainees if alive is None else {spec: trainees[spec] for spec in alive},
+        ready,
         protocol.grid,
         protocol.budget.seconds,
         rng,
@@ -156,8 +189,7 @@ def _trainee(matched: Matched, spec: str, rate: float, protocol: Protocol) -> Tr
 
 def _pace(matched: Matched, spec: str, protocol: Protocol) -> Pace:
     trainee = _trainee(matched, spec, LEARNING_RATE, Protocol(Budget(math.inf)))
-    trainee.advance(WARM_UP_STEPS)
-    trainee.evaluate()
+    trainee.warm_up()
     steps, evaluations = [], []
     for _ in range(PACED_STEPS):  # the quickest: what else runs now is not its pace
         before = trainee.train_seconds, trainee.evaluation_seconds
@@ -172,28 +204,33 @@ def _pace(matched: Matched, spec: str, protocol: Protocol) -> Pace:
     )
 
 
-def _choose(matched: Matched, spec: str, protocol: Protocol, report: Report) -> None:
-    """A learning rate for a method, and an optimiser where there are several: the lowest whole run's."""
-    found: dict[str, Trial] = {}
+def _whole_runs(
+    matched: Matched, spec: str, protocol: Protocol, short: Grid, report: Report
+) -> list[WholeRun]:
+    """Of a method's search, and of one for each optimiser where there are several."""
+    found: list[WholeRun] = []
     refused: UsageError | None = None
     for optimizer in matched.group.optimizers:
         own = replace(matched, optimizers={**matched.optimizers, spec: optimizer})
         try:
-            found[optimizer] = _search(own, spec, optimizer, protocol, report)
+            found += _search(own, spec, optimizer, protocol, short, report)
         except UsageError as error:  # the method does not go with this one
             refused = error
     if not found:
         assert refused is not None
         raise refused
-    optimizer = min(found, key=lambda name: found[name].loss)
-    report("tuned", method=spec, optimizer=optimizer, learning_rate=found[optimizer].learning_rate)
+    return found
 
 
-def _search(matched: Matched, spec: str, optimizer: str, protocol: Protocol, report: Report) -> Trial:
-    short = replace(protocol, budget=protocol.budget.share(TRIAL_SHARE))
+def _search(
+    matched: Matched, spec: str, optimizer: str, protocol: Protocol, short: Grid, report: Report
+) -> list[WholeRun]:
+    part = protocol.budget.share(TRIAL_SHARE)
+    brief = replace(protocol, budget=part, every=short.every, first=short.first)
+    runs: list[WholeRun] = []
 
     def trial(rate: float, full: bool) -> float:
-        points = _points(matched, spec, rate, protocol if full else short)
+        points = _points(matched, spec, rate, protocol if full else brief)
         end = points[-1]
         loss = fmean(p.validation_loss for p in points[1:][-JUDGED_POINTS:]) if end.finite else math.inf
         report(
@@ -208,15 +245,20 @@ def _search(matched: Matched, spec: str, optimizer: str, protocol: Protocol, rep
             validation_loss=loss,
             status="ok" if end.finite else "diverged",
         )
+        if full:
+            runs.append(WholeRun(optimizer, rate, loss, points))
         return loss
 
-    return search(trial)
+    search(trial)
+    return runs
 
 
 def _points(matched: Matched, spec: str, rate: float, protocol: Protocol) -> list[Point]:
-    alone = {spec: _trainee(matched, spec, rate, protocol)}
+    trainee = _trainee(matched, spec, rate, protocol)
+    trainee.warm_up()
     points = []
-    for _, point in take_turns(alone, protocol.grid, protocol.budget.seconds, random.Random(matched.seed)):
+    turns = take_turns({spec: trainee}, protocol.grid, protocol.budget.seconds, random.Random(matched.seed))
+    for _, point in turns:
         if isinstance(point, Exception):
             raise point
         points.append(point)

@@ -24,7 +24,7 @@ from fgbench.training.loop import (
     evaluate,
     take_turns,
 )
-from tests.builders import TickingClock, cross_entropy, tiny_data, tiny_mlp
+from tests.builders import FakeClock, TickingClock, cross_entropy, tiny_data, tiny_mlp
 
 
 def trainee(spec: str = "backprop", rate: float = 0.05, seed: int = 0, clock=None, step=None) -> Trainee:
@@ -253,3 +253,48 @@ def test_evaluation_is_the_mean_over_the_whole_held_out_set_in_evaluation_mode()
     assert loss == pytest.approx(float(cross_entropy(output, data.validation_y).detach()), rel=1e-6)
     assert accuracy == float((output.argmax(1) == data.validation_y).double().mean())
     assert int(model[2].num_batches_tracked) == 0
+
+
+class DearAtFirst:
+    """A step that costs a second, and a hundred at its first call."""
+
+    parameters, optimizer, in_place = (), None, False
+
+    def __init__(self, clock: FakeClock) -> None:
+        self.clock, self.calls = clock, 0
+
+    def __call__(self, batch, learning_rate):
+        self.clock.now += 1.0 if self.calls else 100.0
+        self.calls += 1
+        return torch.tensor(1.0)
+
+    def get_ready(self, batch):
+        pass
+
+    def generators(self):
+        return []
+
+    def state(self):
+        return {}
+
+    def load_state(self, state):
+        pass
+
+
+def test_after_a_warm_up_the_first_stretch_costs_what_the_second_does():
+    clock = FakeClock()
+    one = trainee(clock=clock, step=DearAtFirst(clock))
+    one.warm_up()
+    assert one.step.calls > 0, "the very step that is trained"
+    seconds = [p.train_seconds for p in curves({"a": one}, every=5, seconds=15.0)["a"]]
+    assert seconds == [0.0, 5.0, 10.0, 15.0]
+
+
+def test_a_warm_up_goes_beyond_what_the_budget_leaves_and_back():
+    one = trainee("forward")
+    one.most_steps = 1
+    before = [p.detach().clone() for p in one.model.parameters()]
+    one.warm_up()
+    assert (one.iteration, one.train_seconds, one.evaluation_seconds, one.most_steps) == (0, 0.0, 0.0, 1)
+    assert math.isnan(one.evaluate().train_loss)
+    assert all(torch.equal(a, b) for a, b in zip(before, one.model.parameters(), strict=True))

@@ -10,7 +10,9 @@ import pytest
 import torch
 
 from fgbench import methods
+from fgbench.training.choice import Goal
 from fgbench.training.loop import STRETCH, Budget, Grid
+from fgbench.training.search import TRIAL_SHARE
 from fgbench.worker.memory import measure_memory
 from fgbench.worker.reporting import LONGEST_DETAIL, failures_reported, report_failure
 from fgbench.worker.timing import (
@@ -21,7 +23,17 @@ from fgbench.worker.timing import (
     time_alone,
     time_methods,
 )
-from fgbench.worker.training import LEAST_POINTS, POINTS, Pace, Protocol, evaluation_grid, train, tune
+from fgbench.worker.training import (
+    JUDGED_POINTS,
+    LEAST_POINTS,
+    POINTS,
+    Pace,
+    Protocol,
+    evaluation_grid,
+    short_grid,
+    train,
+    tune,
+)
 from tests.builders import tiny_matched
 
 SPECS = ("backprop", "forward")
@@ -62,7 +74,8 @@ class Breaking(methods.Method):
         def fail(batch, learning_rate):
             raise self.error
 
-        return type("Step", (), {"parameters": step.parameters, "__call__": staticmethod(fail)})()
+        step.parts = fail
+        return step
 
 
 @pytest.fixture
@@ -222,13 +235,13 @@ class TestMemory:
 class TestTuning:
     def test_a_given_rate_needs_pacing_only(self):
         reports = Reports()
-        tune(tiny_matched(), SPECS, Protocol(Budget(0.05)), False, reports)
+        tune(tiny_matched(), SPECS, Protocol(Budget(0.05)), None, reports)
         assert [name for name, _ in reports.events] == ["grid"]
         assert reports.of("grid")[0]["every"] >= 1
 
     def test_every_method_is_searched_on_the_same_grid_and_its_choice_had_a_whole_run(self):
         reports = Reports()
-        tune(tiny_matched(), SPECS, Protocol(Budget(0.03)), True, reports)
+        tune(tiny_matched(), SPECS, Protocol(Budget(0.03)), Goal(), reports)
         trials = reports.of("trial")
         by_method = {
             m: [t["learning_rate"] for t in trials if t["method"] == m and not t["full"]] for m in SPECS
@@ -242,14 +255,14 @@ class TestTuning:
     def test_a_method_that_fails_is_reported_and_the_others_searched(self, breaking):
         breaking(ValueError("no"))
         reports = Reports()
-        tune(tiny_matched(), ("broken", "backprop"), Protocol(Budget(0.02)), True, reports)
+        tune(tiny_matched(), ("broken", "backprop"), Protocol(Budget(0.02)), Goal(), reports)
         assert [f["method"] for f in reports.of("failed")] == ["broken"]
         assert [t["method"] for t in reports.of("tuned")] == ["backprop"]
 
     def test_of_several_optimisers_the_lowest_loss_decides_and_one_that_does_not_go_is_left_out(self):
         reports = Reports()
         specs = ("backprop", "backprop:update=in-backward")
-        tune(tiny_matched(optimizer="sgd|adam"), specs, Protocol(Budget(0.03)), True, reports)
+        tune(tiny_matched(optimizer="sgd|adam"), specs, Protocol(Budget(0.03)), Goal("0"), reports)
         tuned = {f["method"]: f for f in reports.of("tuned")}
         assert tuned["backprop:update=in-backward"]["optimizer"] == "sgd"
         whole = [t for t in reports.of("trial") if t["method"] == "backprop" and t["full"]]
@@ -261,7 +274,7 @@ class TestTuning:
     def test_where_all_fail_there_is_no_grid(self, breaking):
         breaking(ValueError("no"))
         reports = Reports()
-        tune(tiny_matched(), ("broken",), Protocol(Budget(0.02)), True, reports)
+        tune(tiny_matched(), ("broken",), Protocol(Budget(0.02)), Goal(), reports)
         assert [name for name, _ in reports.events] == ["failed"]
 
     def test_grid_is_smooth_for_the_quickest(self):
@@ -276,6 +289,20 @@ class TestTuning:
 
     def test_grid_is_one_step_at_least(self):
         assert evaluation_grid([Pace(5.0, 1.0)], 6.0) == Grid(1, 1)
+
+    def test_short_trials_of_quick_and_slow_are_judged_by_equally_many_steps(self):
+        paces, seconds = [Pace(0.001, 0.0), Pace(0.03, 0.0)], 6.0
+        grid = short_grid(paces, seconds, evaluation_grid(paces, seconds).every)
+        for pace in paces:
+            steps, at = TRIAL_SHARE * seconds / pace.step, 0
+            seen = []
+            while at + grid.after(at) <= steps:
+                at += grid.after(at)
+                seen.append(at)
+            assert len(seen) > JUDGED_POINTS
+            assert seen[-1] - seen[-JUDGED_POINTS] == (JUDGED_POINTS - 1) * grid.every
+        assert short_grid(paces, seconds, every=2) == Grid(2, 2)
+        assert short_grid([Pace(5.0, 0.0)], seconds, every=1) == Grid(1, 1)
 
     def test_where_evaluation_is_dear_the_start_is_less_close(self):
         cheap, dear = (evaluation_grid([Pace(0.001, cost)], 60.0, every=400) for cost in (0.01, 0.5))

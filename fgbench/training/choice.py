@@ -1,0 +1,144 @@
+"""Which whole run of a learning-rate search is the best: the one that is soonest at the run's targets."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from fgbench.training.loop import Point
+from fgbench.training.target import against_target, best_held, common_target, lowest_held
+
+BY_LOSS = "loss at the end"
+
+
+@dataclass(frozen=True)
+class WholeRun:
+    """A trial that had a whole run's budget.
+
+    Attributes:
+        optimizer: its spec.
+        learning_rate: at the first step.
+        loss: validation loss at the end, infinite where it diverged.
+        points: its evaluations.
+    """
+
+    optimizer: str
+    learning_rate: float
+    loss: float
+    points: Sequence[Point]
+
+    @property
+    def losses(self) -> list[float]:
+        """The validation loss at each evaluation."""
+        return [point.validation_loss for point in self.points]
+
+
+@dataclass(frozen=True)
+class Bound:
+    """What has to be reached: a validation loss at most, or a validation accuracy at least."""
+
+    loss: float | None = None
+    accuracy: float | None = None
+
+    def __str__(self) -> str:
+        """In words."""
+        return f"accuracy {self.accuracy:g}" if self.loss is None else f"loss {self.loss:g}"
+
+    def seconds(self, run: WholeRun) -> float | None:
+        """Training seconds until the run was there and held it; None where it never did."""
+        if self.loss is None:
+            assert self.accuracy is not None
+            values, bound = [-point.validation_accuracy for point in run.points], -self.accuracy
+        else:
+            values, bound = run.losses, self.loss
+        seconds = [point.train_seconds for point in run.points]
+        outcome = against_target(seconds, [point.iteration for point in run.points], values, bound)
+        return outcome.seconds if outcome.reached else None
+
+
+@dataclass(frozen=True)
+class Goal:
+    """The targets that a run was asked for.
+
+    Attributes:
+        losses: numbers with commas, `auto` or `backprop-best`.
+        accuracies: numbers with commas, or empty.
+        reference: the method that `backprop-best` looks at.
+    """
+
+    losses: str = "auto"
+    accuracies: str = ""
+    reference: str = "backprop"
+
+    def bounds(self, found: Mapping[str, Sequence[WholeRun]]) -> list[Bound]:
+        """The targets; those that are no numbers follow from the search's own whole runs.
+
+        There each method is looked at where it held the lowest loss: `auto` is the lowest that all
+        methods reached so, `backprop-best` that of the reference. Fewer where there is none.
+        """
+        best = {
+            spec: min((run.losses for run in runs), key=lowest_held) for spec, runs in found.items() if runs
+        }
+        losses = dict.fromkeys(self._losses(best))
+        return [
+            *(Bound(loss=loss) for loss in losses if loss is not None),
+            *(Bound(accuracy=float(asked)) for asked in dict.fromkeys(self.accuracies.split(",")) if asked),
+        ]
+
+    def _losses(self, best: Mapping[str, Sequence[float]]) -> Iterator[float | None]:
+        for asked in self.losses.split(","):
+            if asked == "auto":
+                yield common_target(list(best.values())) if best else None
+            elif asked == "backprop-best":
+                yield best_held([best[self.reference]]) if self.reference in best else None
+            else:
+                yield float(asked)
+
+
+@dataclass(frozen=True)
+class Choice:
+    """A method's best whole run, and what made it so.
+
+    Attributes:
+        run: the chosen one.
+        by: in words: the time to which targets, or the loss at the end.
+        scored: of each whole run, how many targets it reached and the seconds to all of these together.
+    """
+
+    run: WholeRun
+    by: str
+    scored: Sequence[tuple[WholeRun, int, float | None]]
+
+    def facts(self) -> dict[str, Any]:
+        """What is reported of it."""
+        return {
+            "optimizer": self.run.optimizer,
+            "learning_rate": self.run.learning_rate,
+            "chosen_by": self.by,
+            "scored": [
+                {
+                    "optimizer": run.optimizer,
+                    "learning_rate": run.learning_rate,
+                    "chosen": run is self.run,
+                    "targets_reached": reached,
+                    "target_seconds": seconds,
+                }
+                for run, reached, seconds in self.scored
+            ],
+        }
+
+
+def choose(runs: Sequence[WholeRun], bounds: Sequence[Bound]) -> Choice:
+    """The whole run that reached the most targets; of equals, the soonest there.
+
+    Seconds to all targets that a run reached count together. Where they say nothing, as where none was
+    reached, the lower loss at the end decides, and then the smaller learning rate.
+    """
+    scored = []
+    for run in runs:
+        times = [seconds for bound in bounds if (seconds := bound.seconds(run)) is not None]
+        scored.append((run, len(times), sum(times) if times else None))
+    best = min(scored, key=lambda s: (-s[1], s[2] or 0.0, s[0].loss, s[0].learning_rate))
+    by = f"time to {', '.join(map(str, bounds))}" if best[1] else BY_LOSS
+    return Choice(best[0], by, scored)
