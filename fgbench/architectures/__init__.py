@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib
 import importlib.util
-import inspect
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -61,11 +59,15 @@ def find(name: str) -> Architecture:
 
 
 def source_digest(name: str) -> str | None:
-    """A hash of the file that a user's own architecture is built in; None for a registered one."""
+    """A hash of a user's own file or module and all local ones that it imports; None for a registered one."""
     if ":" not in name:
         return None
-    source = inspect.getsourcefile(find(name).build)
-    return hashlib.blake2b(Path(source).read_bytes(), digest_size=8).hexdigest() if source else None
+    from fgbench.architectures._source import digest
+
+    find(name)  # which imports it
+    source, _, _ = name.rpartition(":")
+    file = source if source.endswith(".py") else sys.modules[source].__file__
+    return digest(Path(file)) if file else None
 
 
 def build(name: str, depth: int, width: int, in_shape: Shape, classes: int) -> nn.Module:

@@ -10,7 +10,14 @@ from typing import Any
 import pandas as pd
 
 from fgbench.measurement.statistics import Estimate
-from fgbench.regression.baseline import CONDITIONS, IDENTITY, Cell, cells_of
+from fgbench.regression.baseline import (
+    IDENTITY,
+    Cell,
+    another_contract,
+    cells_of,
+    chosen_otherwise,
+    differing,
+)
 from fgbench.regression.verdict import change_of
 from fgbench.store.run_folder import RunFolder
 from fgbench.summary.table import summarise
@@ -71,8 +78,8 @@ def _runtimes(a: Sequence[Cell], b: Sequence[Cell]) -> list[Difference]:
         if not keys:
             found.append(_missing(cell, "only in A"))
             continue
-        same = (cell.identity, cell.conditions)
-        found.append(_runtime(cell, left.pop(same if same in left else keys[0])))
+        alike = [key for key in keys if not differing(cell, left[key])]
+        found.append(_runtime(cell, left.pop([*alike, *keys][0])))
     return [*found, *(_missing(cell, "only in B") for cell in left.values())]
 
 
@@ -81,10 +88,8 @@ def _runtime(a: Cell, b: Cell) -> Difference:
     fault = a.fault or b.fault
     if fault:
         return Difference(a.label, RUNTIME, *figures, Estimate(math.nan), why=fault)
-    pairs = zip(CONDITIONS, a.conditions, b.conditions, strict=True)
-    notes = [f"{name} {then or 'none'} → {now or 'none'}" for name, then, now in pairs if then != now]
-    if a.contract != b.contract and not notes:
-        notes.append("another contract: the model's code or the held-out set")
+    notes = [f"{name} {then} → {now}" for name, then, now in differing(a, b)]
+    notes = [note for note in (*(notes or [another_contract(a, b)]), chosen_otherwise(a, b)) if note]
     if a.runs == b.runs == 1:
         notes.append("one run each: how much runs differ is not in the interval")
     change = change_of(a, b)
