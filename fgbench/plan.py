@@ -12,9 +12,10 @@ from typing import Any
 
 from fgbench import architectures, datasets, methods
 from fgbench.errors import ResultsError, UsageError
-from fgbench.measurement.environment import usable_cores
+from fgbench.measurement.environment import conditions, usable_cores
 from fgbench.options import OR, canonical, split_spec
 from fgbench.store.schema import OLDEST_READABLE
+from fgbench.version import __version__
 
 TF32 = "tf32"  # float32 tensors, matrix products and convolutions rounded to TF32
 DTYPES = ("float32", "float64", "bfloat16", TF32)
@@ -127,10 +128,14 @@ class Group:
 
 @dataclass(frozen=True)
 class Plan:
-    """The config, resolved: specs in their shortest form, device and threads known."""
+    """The config, resolved: specs in their shortest form, device and threads known.
+
+    Attributes, where the name does not say it: data is a hash of the dataset's contents.
+    """
 
     config: Config
     groups: tuple[Group, ...]
+    data: str = ""
 
     @property
     def reference(self) -> str:
@@ -159,7 +164,7 @@ def make_plan(config: Config) -> Plan:
     device = resolve_device(config.device)
     _check_device(config, device)
     threads = resolve_threads(config.threads)
-    data = datasets.load(config.dataset, Path(config.data_dir), config.validation_size)
+    data = datasets.load_whole(config.dataset, Path(config.data_dir))
     if config.batch > len(data.train_x):
         raise UsageError(
             f"--batch {config.batch}: {config.dataset} has only {len(data.train_x)} training samples."
@@ -191,7 +196,7 @@ def make_plan(config: Config) -> Plan:
                 "rename one of the files, or run them apart."
             )
         architectures.build(group.arch, group.depth, group.width, data.in_shape, data.classes)
-    return Plan(config, _shard(config.shard, groups))
+    return Plan(config, _shard(config.shard, groups), data.contents)
 
 
 def _shard(shard: str, groups: tuple[Group, ...]) -> tuple[Group, ...]:
@@ -216,14 +221,23 @@ def _check_device(config: Config, device: str) -> None:
         raise UsageError("--dtype tf32: only a GPU rounds to TF32; on a CPU it is float32 or bfloat16.")
 
 
-def contract(group: Group, environment: dict[str, Any]) -> str:
-    """The hash of all that must be equal for two results to be comparable, methods aside."""
-    torch_minor = ".".join(str(environment["libraries"]["torch"]).split(".")[:2])
+def contract(group: Group, environment: dict[str, Any], data: str = "") -> str:
+    """The hash of all that must be equal for two results to be comparable, methods aside.
+
+    Which of them differs stands beside it in a baseline and in `run.json`: whoever compares can say it.
+
+    Args:
+        group: of what.
+        environment: as `describe_environment` gives it.
+        data: hash of the dataset's contents.
+    """
     parts = {
         "schema": OLDEST_READABLE,
+        "fgbench": __version__,
         "group": dataclasses.asdict(group),
         "device": environment["device_name"],
-        "torch": torch_minor,
+        **conditions(environment),
+        "data": data,
         "source": architectures.source_digest(group.arch),
     }
     return hashlib.blake2b(json.dumps(parts, sort_keys=True).encode(), digest_size=6).hexdigest()
@@ -276,6 +290,7 @@ def _check_numbers(config: Config) -> None:
     if config.width is not None:
         _at_least("--width", config.width, 1)
     _at_least("--batch", config.batch, 1)
+    _at_least("--validation-size", config.validation_size, 1)
     _at_least("--seeds", config.seeds, 1)
     _at_least("--processes", config.processes, 1)
     _positive("--max-train-seconds", config.max_train_seconds)

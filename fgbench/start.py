@@ -8,9 +8,10 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from fgbench.measurement.environment import describe_environment
+from fgbench.architectures import source_digest
+from fgbench.measurement.environment import conditions, describe_environment
 from fgbench.plan import Config, Plan, contract
-from fgbench.store.run_folder import RunFolder
+from fgbench.store.run_folder import NAMES, RunFolder, environment_of
 
 
 def new_run(plan: Plan, out: Path) -> tuple[RunFolder, dict[str, str]]:
@@ -20,29 +21,57 @@ def new_run(plan: Plan, out: Path) -> tuple[RunFolder, dict[str, str]]:
         UsageError: the folder cannot be written.
     """
     environment = _environment(plan)
-    contracts = contracts_of(plan, environment)
+    groups = groups_of(plan, environment)
     facts = {
         "command": shlex.join(["fgbench", *sys.argv[1:]]),
         "config": asdict(plan.config),
         "reference": plan.reference,
-        "groups": [
-            {
-                "name": g.name,
-                **asdict(g),
-                "contract": contracts[g.name],
-                "device_name": environment["device_name"],
-            }
-            for g in plan.groups
-        ],
+        "groups": groups,
         "environment": environment,
     }
+    contracts = {group["name"]: group["contract"] for group in groups}
     return RunFolder.create(out, _label(plan.config), facts), contracts
 
 
-def contracts_of(plan: Plan, environment: dict[str, Any] | None = None) -> dict[str, str]:
+def groups_of(plan: Plan, environment: dict[str, Any]) -> list[dict[str, Any]]:
+    """What `run.json` says of each group: what it is, and what else its figures depend on."""
+    return [
+        {
+            "name": group.name,
+            **asdict(group),
+            "contract": contract(group, environment, plan.data),
+            "device_name": environment["device_name"],
+            "data": plan.data,
+            "source": source_digest(group.arch) or "",
+        }
+        for group in plan.groups
+    ]
+
+
+def contracts_of(plan: Plan) -> dict[str, str]:
     """The contract of each group, here and now."""
-    environment = environment or _environment(plan)
-    return {group.name: contract(group, environment) for group in plan.groups}
+    return {group["name"]: group["contract"] for group in groups_of(plan, _environment(plan))}
+
+
+def what_changed(facts: dict[str, Any], plan: Plan) -> str:
+    """What of a stored run would be another here and now, in words; empty for nothing.
+
+    Args:
+        facts: of its `run.json`.
+        plan: of its config.
+    """
+    environment = _environment(plan)
+    stored = {group["name"]: group for group in facts["groups"]}
+    for group in groups_of(plan, environment):
+        then = stored.get(group["name"], {})
+        if group["contract"] == then.get("contract"):
+            continue
+        before = {**then, **conditions(environment_of(facts, then))}
+        now = {**group, **conditions(environment)}
+        names = [name for name in now if name != "contract" and now[name] != before.get(name)]
+        pairs = (f"{NAMES.get(n, n)} {before.get(n) or 'none'} then, {now[n] or 'none'} now" for n in names)
+        return f"{group['name']}: {'; '.join(pairs) or 'its contract'}"
+    return ""
 
 
 def _environment(plan: Plan) -> dict[str, Any]:

@@ -16,7 +16,15 @@ from fgbench.measurement.environment import usable_cores
 from fgbench.plan import Config, Group, _check_device, contract, make_plan, resolve_device, resolve_threads
 from tests.builders import TINY_DATA, config, tiny_group
 
-ENVIRONMENT = {"device_name": "a processor", "libraries": {"torch": "2.15.1"}, "load_1min": 0.3}
+ENVIRONMENT = {
+    "device": "cpu",
+    "device_name": "a processor",
+    "libraries": {"torch": "2.15.1"},
+    "usable_cores": 4,
+    "cuda": "13.0",
+    "load_1min": 0.3,
+}
+ON_GPU = {**ENVIRONMENT, "device": "cuda:0", "cudnn": 91000, "gpu": {"power_limit_watts": 700.0}}
 
 GOOD = """
 from __future__ import annotations
@@ -283,16 +291,56 @@ class TestContract:
         assert contract(other, ENVIRONMENT) != contract(tiny_group(), ENVIRONMENT)
 
     @pytest.mark.parametrize(
-        "change", [{"device_name": "another"}, {"libraries": {"torch": "2.16.0"}}], ids=str
+        ("where", "change"),
+        [
+            (ENVIRONMENT, {"device_name": "another"}),
+            (ENVIRONMENT, {"libraries": {"torch": "2.15.2"}}),
+            (ENVIRONMENT, {"usable_cores": 2}),
+            (ON_GPU, {"cuda": "13.2"}),
+            (ON_GPU, {"cudnn": 91100}),
+            (ON_GPU, {"gpu": {"power_limit_watts": 350.0}}),
+        ],
+        ids=str,
     )
-    def test_it_changes_with_the_machine_and_torchs_minor_version(self, change):
-        assert contract(tiny_group(), {**ENVIRONMENT, **change}) != contract(tiny_group(), ENVIRONMENT)
+    def test_it_changes_with_the_machine_and_its_libraries(self, where, change):
+        assert contract(tiny_group(), {**where, **change}) != contract(tiny_group(), where)
+
+    def test_it_changes_with_the_data_and_with_fgbench(self, monkeypatch):
+        before = contract(tiny_group(), ENVIRONMENT, "data")
+        assert contract(tiny_group(), ENVIRONMENT, "other data") != before
+        monkeypatch.setattr("fgbench.plan.__version__", "99")
+        assert contract(tiny_group(), ENVIRONMENT, "data") != before
 
     def test_it_changes_where_older_results_cannot_be_read(self, monkeypatch):
         before = contract(tiny_group(), ENVIRONMENT)
         monkeypatch.setattr("fgbench.plan.OLDEST_READABLE", 99)
         assert contract(tiny_group(), ENVIRONMENT) != before
 
-    @pytest.mark.parametrize("change", [{"load_1min": 9.0}, {"libraries": {"torch": "2.15.2"}}], ids=str)
+    @pytest.mark.parametrize("change", [{"load_1min": 9.0}, {"cuda": "13.2"}], ids=str)  # on a CPU
     def test_it_does_not_change_with_what_does_not_matter(self, change):
         assert contract(tiny_group(), {**ENVIRONMENT, **change}) == contract(tiny_group(), ENVIRONMENT)
+
+    def test_it_changes_with_every_local_file_that_the_model_imports(self, tmp_path, monkeypatch):
+        files = {
+            "own.py": "from torch import nn\nimport local_pack.inner\n"
+            "def build(*a):\n    from own_alone import made\n    return made()\n",
+            "own_alone.py": "def made(): ...\n",
+            "local_pack/__init__.py": "",
+            "local_pack/inner.py": "from . import deep\nfrom .deep import size as s\nimport own_broken\n",
+            "local_pack/deep.py": "size = 3\n",
+            "own_broken.py": "x = 1\n",
+            "not_imported.py": "",
+        }
+        (tmp_path / "local_pack").mkdir()
+        for name, text in files.items():
+            (tmp_path / name).write_text(text)
+        monkeypatch.syspath_prepend(str(tmp_path))
+        group = tiny_group(arch=f"{tmp_path}/own.py:build")
+        before = contract(group, ENVIRONMENT)
+        assert contract(group, ENVIRONMENT) == before
+        for name, text in files.items():
+            (tmp_path / name).write_text(text + "# changed\n")
+            changed = contract(group, ENVIRONMENT) != before
+            assert changed == (name != "not_imported.py"), name
+            (tmp_path / name).write_text(text)
+        assert contract(group, ENVIRONMENT) == before

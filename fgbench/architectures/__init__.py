@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import functools
-import hashlib
 import importlib
 import importlib.util
-import inspect
 import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
@@ -62,23 +59,15 @@ def find(name: str) -> Architecture:
 
 
 def source_digest(name: str) -> str | None:
-    """A hash of the file that a user's own architecture is built in; None for a registered one.
-
-    A `functools.partial` is its arguments, in the file that is named, and its function, wherever that is.
-    """
+    """A hash of a user's own file or module and all local ones that it imports; None for a registered one."""
     if ":" not in name:
         return None
-    build, files = find(name).build, []
-    while isinstance(build, functools.partial):
-        source = name.rpartition(":")[0]
-        files.append(source if source.endswith(".py") else sys.modules[source].__file__)
-        build = build.func
-    has_source = inspect.isroutine(build) or inspect.isclass(build)
-    files.append(inspect.getsourcefile(build if has_source else type(build)))
-    digest = hashlib.blake2b(digest_size=8)
-    for file in dict.fromkeys(str(Path(f).resolve()) for f in files if f):
-        digest.update(Path(file).read_bytes())
-    return digest.hexdigest() if any(files) else None
+    from fgbench.architectures._source import digest
+
+    find(name)  # which imports it
+    source, _, _ = name.rpartition(":")
+    file = source if source.endswith(".py") else sys.modules[source].__file__
+    return digest(Path(file)) if file else None
 
 
 def build(name: str, depth: int, width: int, in_shape: Shape, classes: int) -> nn.Module:

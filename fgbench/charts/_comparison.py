@@ -14,7 +14,8 @@ from typing import Any
 import pandas as pd
 
 from fgbench.charts._style import Look, looks_of
-from fgbench.store.run_folder import RunFolder
+from fgbench.measurement.environment import conditions
+from fgbench.store.run_folder import RunFolder, environment_of
 from fgbench.summary.parts import split
 from fgbench.summary.table import GROUP_COLUMNS, summarise
 from fgbench.summary.targets import headline, stored_targets
@@ -166,14 +167,14 @@ def _summary(index: int, run: RunFolder) -> pd.DataFrame:
         return summary
     facts = run.facts()
     sizes = {group["name"]: group.get("validation_size") for group in facts["groups"]}
-    torch = str(facts["environment"].get("libraries", {}).get("torch"))
+    torch = {g["name"]: conditions(environment_of(facts, g))["torch"] for g in facts["groups"]}
     figures = {name: pd.to_numeric(summary[name]).astype("float64") for name in FIGURES}
     return summary.assign(
         **figures,
         run=index,
         run_name=run.path.name,
         validation_size=summary["group"].map(sizes),
-        torch=".".join(torch.split(".")[:2]),
+        torch=summary["group"].map(lambda group: ".".join(torch[group].split(".")[:2])),
     )
 
 

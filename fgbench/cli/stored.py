@@ -56,7 +56,7 @@ def note_what_differs(path: Path, contracts: dict[str, str]) -> None:
     if other:
         print(
             f"fgbench: --like {path}: {', '.join(other)} is not what was measured there: an option, the "
-            "device, the threads, torch or the model's code differ.",
+            "device, the libraries, the cores, the data, the model's code or fgbench itself differ.",
             file=sys.stderr,
         )
 
@@ -69,21 +69,24 @@ def resumed(path: Path) -> tuple[Plan, RunFolder, dict[str, str]]:
         ResultsError: no run.
     """
     from fgbench.plan import Config, make_plan
-    from fgbench.start import contracts_of
+    from fgbench.start import contracts_of, what_changed
     from fgbench.store.run_folder import RunFolder
     from fgbench.store.schema import SCHEMA_VERSION
+    from fgbench.version import __version__
 
     folder = RunFolder.open(path)
     facts = folder.facts()
     if facts["schema_version"] != SCHEMA_VERSION:
         raise UsageError(f"--resume {path}: an older fgbench began it; start a new run with --like {path}.")
-    plan = make_plan(Config.from_facts(facts["config"]))
-    before = {group["name"]: group["contract"] for group in facts["groups"]}
-    contracts = contracts_of(plan)
-    if contracts != before:
-        changed = next((name for name in contracts if contracts[name] != before.get(name)), "a group")
+    if facts["fgbench_version"] != __version__:
         raise UsageError(
-            f"--resume {path}: {changed} would not be the same here and now (device, torch, threads or the "
-            "model's code changed); start a new run with --like."
+            f"--resume {path}: fgbench {facts['fgbench_version']} began it and this is {__version__}; go on "
+            f"with that version, or start a new run with --like {path}."
         )
-    return plan, folder, contracts
+    plan = make_plan(Config.from_facts(facts["config"]))
+    if changed := what_changed(facts, plan):
+        raise UsageError(
+            f"--resume {path}: it would not be the same here and now ({changed}); start a new run with "
+            f"--like {path}."
+        )
+    return plan, folder, contracts_of(plan)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from abc import ABC, abstractmethod
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,6 +28,7 @@ class Dataset:
         validation_x: as `train_x`; held out, never trained on.
         validation_y: as `train_y`.
         classes: number of classes.
+        raw: images and labels before they were normalised, as long as someone may ask what they are.
     """
 
     train_x: Tensor
@@ -34,6 +36,17 @@ class Dataset:
     validation_x: Tensor
     validation_y: Tensor
     classes: int
+    raw: tuple[Tensor, ...] = ()
+
+    @property
+    def contents(self) -> str:
+        """A hash of all images and labels, of the raw ones: normalising rounds otherwise elsewhere."""
+        digest = hashlib.blake2b(digest_size=8)
+        own = (self.train_x, self.train_y, self.validation_x, self.validation_y)
+        for tensor in self.raw or own:
+            digest.update(f"{tuple(tensor.shape)} {tensor.dtype}\0".encode())
+            digest.update(tensor.contiguous().numpy().data)
+        return digest.hexdigest()
 
     @property
     def in_shape(self) -> tuple[int, ...]:
@@ -75,17 +88,27 @@ def find(spec: str) -> Source:
     return parse_options(registry.find("datasets", name), name, options)
 
 
+def load_whole(spec: str, data_dir: Path) -> Dataset:
+    """Load a dataset as its source gives it.
+
+    Raises:
+        UsageError: no such dataset, or its data is not there and cannot be had.
+    """
+    return find(spec).load(data_dir.expanduser())
+
+
 def load(spec: str, data_dir: Path, validation_size: int) -> Dataset:
     """Load a dataset with its validation split cut to its first `validation_size` samples.
 
     Raises:
         UsageError: no such dataset, or its data is not there and cannot be had.
     """
-    data = find(spec).load(data_dir.expanduser())
+    data = load_whole(spec, data_dir)
     if validation_size < 1:
         raise UsageError(f"--validation-size {validation_size}: must be at least 1.")
     return replace(
         data,
+        raw=(),
         validation_x=data.validation_x[:validation_size],
         validation_y=data.validation_y[:validation_size],
     )
@@ -95,5 +118,10 @@ def normalised(train_x: Tensor, train_y: Tensor, held_x: Tensor, held_y: Tensor,
     """A `Dataset` whose images have mean 0 and standard deviation 1 over the training split."""
     mean, deviation = train_x.mean(), train_x.std()
     return Dataset(
-        (train_x - mean) / deviation, train_y, (held_x - mean) / deviation, held_y, classes=classes
+        (train_x - mean) / deviation,
+        train_y,
+        (held_x - mean) / deviation,
+        held_y,
+        classes=classes,
+        raw=(train_x, train_y, held_x, held_y),
     )

@@ -6,7 +6,7 @@ import math
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -81,6 +81,24 @@ def _quotas() -> Iterator[float]:
                 break
 
 
+def conditions(environment: Mapping[str, Any]) -> dict[str, str]:
+    """What of an environment, of now or of a stored run, decides on a figure beside the device's name.
+
+    Empty is what does not bear on it, CUDA's version on a CPU, or what an older run does not hold.
+    """
+    gpu = environment.get("gpu") or {}
+    on_gpu = str(environment.get("device", "")).startswith("cuda")
+    power = gpu.get("power_limit_watts")
+    found = {
+        "torch": (environment.get("libraries") or {}).get("torch"),
+        "cuda": environment.get("cuda") if on_gpu else None,
+        "cudnn": environment.get("cudnn") if on_gpu else None,
+        "cores": None if on_gpu else environment.get("usable_cores"),
+        "power_limit": None if power is None else f"{power:g} W",
+    }
+    return {name: "" if value is None else str(value) for name, value in found.items()}
+
+
 def library_version(name: str) -> str | None:
     """The installed version of a distribution, or None."""
     try:
@@ -112,7 +130,21 @@ def _gpu(device: str) -> dict[str, Any]:
         "memory_bytes": found.total_memory,
         "capability": f"{found.major}.{found.minor}",
         "multiprocessors": found.multi_processor_count,
+        "power_limit_watts": _power_limit(device),
     }
+
+
+def _power_limit(device: str) -> float | None:
+    """What the driver holds the GPU's power to."""
+    import torch
+
+    from fgbench.measurement.gauge import Nvml
+
+    try:
+        gauge = Nvml(torch.device(device))
+        return float(gauge.nvml.nvmlDeviceGetEnforcedPowerLimit(gauge.handle)) / 1e3
+    except Exception:  # no library, no permission, a virtual device
+        return None
 
 
 def _read(path: str) -> str | None:

@@ -14,16 +14,22 @@ from typing import Any
 import pandas as pd
 
 from fgbench.errors import ResultsError, UsageError
+from fgbench.measurement.environment import conditions
 from fgbench.measurement.statistics import NOTHING, Estimate, t_quantile
+from fgbench.options import OR
+from fgbench.plan import BEST
 from fgbench.report.doubts import AA_SHARE, THROTTLED_SHARE, aa_off, throttled_share
 from fgbench.store.csv_table import replace_text
-from fgbench.store.run_folder import RunFolder
+from fgbench.store.run_folder import NAMES, RunFolder, environment_of
 from fgbench.summary.ratios import AA_ROLE, METHOD_ROLE, estimate
 from fgbench.summary.table import summarise
 
 # What a row is of, and what has to be equal for two of them to compare.
 IDENTITY = ("arch", "dataset", "depth", "width", "batch", "optimizer", "method", "reference")
-CONDITIONS = ("device", "dtype", "threads", "execution", "torch")
+CONDITIONS = (
+    *("device", "dtype", "threads", "execution", "torch", "cuda", "cudnn", "cores", "power_limit"),
+    *("data", "source", "fgbench"),
+)
 WORTH = 0.05  # a change that baselines are to show; the A/A repeat has to hold 1 for that
 
 
@@ -31,9 +37,12 @@ WORTH = 0.05  # a change that baselines are to show; the A/A repeat has to hold 
 class Cell:
     """The ratio of one method of one matched group, by one run or by several.
 
-    Attributes, where the name does not say it: `device` is the processor's or the GPU's name; `torch`
-    its minor version; `threads` is empty on a GPU; ratio, low and high are over the reference;
-    `degrees` are the interval's degrees of freedom; `runs` is of how many runs it is the mean; `spread`
+    Attributes, where the name does not say it: `device` is the processor's or the GPU's name; `threads`
+    and `cores`, those that could be used, are empty on a GPU, `cuda`, `cudnn` and `power_limit` on a CPU;
+    `data` and `source` are hashes of the dataset and of the user's own model's files; `chosen` says what
+    `best` or the search took for the method and the reference, where they had a choice; ratio, low and
+    high are over the reference; `degrees` are the interval's degrees of freedom; `runs` is of how many
+    runs it is the mean; `spread`
     is the standard deviation of the logarithms of theirs, 0 for one; `within` the standard error of one
     run's by its processes; `floor` how far the A/A repeat may be from 1 by its own interval. Never in a
     baseline: `fault` says why there is no figure to compare; `aa` is one run's A/A repeat.
@@ -63,6 +72,13 @@ class Cell:
     rounds: int
     contract: str
     fgbench: str
+    cuda: str = ""
+    cudnn: str = ""
+    cores: str = ""
+    power_limit: str = ""
+    data: str = ""
+    source: str = ""
+    chosen: str = ""
     fault: str = ""
     aa: Estimate = field(default=NOTHING, compare=False)
 
@@ -84,6 +100,36 @@ class Cell:
 
 FIGURES = ("ratio", "low", "high", "spread", "within", "floor")  # written with five digits
 COLUMNS = tuple(f.name for f in fields(Cell) if f.name not in ("fault", "aa"))
+OLDER_COLUMNS = COLUMNS[: COLUMNS.index("cuda")]  # of a baseline that says less; torch's minor version alone
+
+
+def differing(then: Cell, now: Cell) -> list[tuple[str, str, str]]:
+    """Each condition that differs: in a word, what it was, what it is; an older file may not say it."""
+    known = CONDITIONS if then.data and now.data else [n for n in CONDITIONS if n in OLDER_COLUMNS]
+    found = []
+    for name in known:
+        a, b = getattr(then, name), getattr(now, name)
+        if name == "torch" and "" in (then.data, now.data):
+            a, b = (".".join(version.split(".")[:2]) for version in (a, b))
+        if a != b:
+            found.append((NAMES.get(name, name), a or "none", b or "none"))
+    return found
+
+
+def another_contract(then: Cell, now: Cell) -> str:
+    """That two cells of the same conditions are not of the same thing, in words; empty where they are."""
+    if then.contract == now.contract:
+        return ""
+    if then.data and now.data:
+        return "another contract: the held-out set"
+    return "another contract: an older fgbench's does not say of what"
+
+
+def chosen_otherwise(then: Cell, now: Cell) -> str:
+    """That `best` or the search took something else, which compares; empty where it did not."""
+    if then.chosen == now.chosen or not (then.data and now.data):
+        return ""
+    return f"chosen {then.chosen or 'nothing'} then, {now.chosen or 'nothing'} now"
 
 
 def cells_of(runs: Iterable[RunFolder]) -> list[Cell]:
@@ -169,14 +215,15 @@ def read_baseline(path: Path) -> list[Cell]:
     except (OSError, UnicodeDecodeError) as error:
         raise ResultsError(f"{path}: cannot be read as a baseline ({error}).") from error
     reader = csv.DictReader(io.StringIO(text))
-    if tuple(reader.fieldnames or ()) != COLUMNS:
+    columns = tuple(reader.fieldnames or ())
+    if columns not in (COLUMNS, OLDER_COLUMNS):
         raise ResultsError(f"{path}: is no baseline of this version; `fgbench baseline` writes one.")
     known = {"int": int, "float": float, "str": str}
     kinds = {f.name: known[str(f.type)] for f in fields(Cell) if f.name in COLUMNS}
     cells = []
     for row in reader:
         try:
-            cell = Cell(**{name: kinds[name](row[name]) for name in COLUMNS})
+            cell = Cell(**{name: kinds[name](row[name]) for name in columns})
             sound = 0 < cell.low <= cell.ratio <= cell.high < math.inf and min(cell.degrees, cell.runs) >= 1
             sound = sound and min(cell.spread, cell.within, cell.floor) >= 0
         except (TypeError, ValueError):
@@ -198,8 +245,8 @@ def cells_of_run(run: RunFolder, role: str = METHOD_ROLE) -> list[Cell]:
         ResultsError: a damaged table.
     """
     facts, summary = run.facts(), summarise(run)
-    torch = ".".join(str(facts["environment"]["libraries"]["torch"]).split(".")[:2])
-    contracts = {group["name"]: group.get("contract", "") for group in facts["groups"]}
+    groups = {group["name"]: group for group in facts["groups"]}
+    choices = _choices(summary)
     ratios, samples = run.read("ratios"), run.read("samples")
     steady = samples[~samples["warm_up"].astype(bool)]
     cells = []
@@ -216,6 +263,8 @@ def cells_of_run(run: RunFolder, role: str = METHOD_ROLE) -> list[Cell]:
         )
         degrees = min(int(figure["processes"]), facts["config"]["processes"]) - 1 if known else 0
         whole: dict[str, Any] = {name: int(row[name]) for name in ("depth", "width", "batch")}
+        group = groups[row["group"]]
+        where: dict[str, Any] = {**conditions(environment_of(facts, group))}
         named = ("arch", "dataset", "optimizer", "method", "reference", "dtype", "execution")
         cells.append(
             Cell(
@@ -223,7 +272,10 @@ def cells_of_run(run: RunFolder, role: str = METHOD_ROLE) -> list[Cell]:
                 **whole,
                 device=row["device_name"],
                 threads=str(row["threads"]) if row["device"] == "cpu" else "",
-                torch=torch,
+                **where,
+                data=group.get("data", ""),
+                source=group.get("source", ""),
+                chosen=choices.get((row["group"], row["method"]), ""),
                 ratio=ratio,
                 low=low,
                 high=high,
@@ -233,13 +285,30 @@ def cells_of_run(run: RunFolder, role: str = METHOD_ROLE) -> list[Cell]:
                 within=math.log(high / low) / 2 / t_quantile(degrees) if known else math.nan,
                 floor=_floor(aa),
                 rounds=int(figure["rounds"]) if known else 0,
-                contract=contracts[row["group"]],
-                fgbench=str(facts["fgbench_version"]),
+                contract=group.get("contract", ""),
+                fgbench=str(group.get("fgbench_version", facts["fgbench_version"])),
                 aa=estimate(aa.iloc[0], "ratio") if len(aa) else NOTHING,
                 fault=_fault(row, aa, steady[steady["group"] == row["group"]], known=known),
             )
         )
     return cells
+
+
+def _choices(summary: pd.DataFrame) -> dict[tuple[str, str], str]:
+    """Of each method of each group where `best` or the search chose: what it took, and its reference."""
+    taken = {(row["group"], row["method"]): _taken(row) for _, row in summary.iterrows()}
+    over = dict(zip(summary["group"], summary["reference"], strict=True))
+    return {
+        (group, method): f"{own} / {taken[group, over[group]]}"
+        for (group, method), own in taken.items()
+        if own
+    }
+
+
+def _taken(row: pd.Series) -> str:
+    """The mode and the optimiser of a method, those of the two that it had a choice of."""
+    choices = {"mode": row["execution"] == BEST, "own_optimizer": OR in row["optimizer"]}
+    return " ".join(str(row[n]) for n, free in choices.items() if free and not pd.isna(row[n]))
 
 
 def _floor(aa: pd.DataFrame) -> float:

@@ -10,13 +10,22 @@ from typing import Any
 import pandas as pd
 
 from fgbench.measurement.statistics import NOTHING, Estimate
-from fgbench.regression.baseline import CONDITIONS, IDENTITY, Cell, cells_of
+from fgbench.regression.baseline import (
+    IDENTITY,
+    Cell,
+    another_contract,
+    cells_of,
+    chosen_otherwise,
+    differing,
+)
 from fgbench.regression.verdict import change_of
 from fgbench.report.figures import target_words
 from fgbench.store.run_folder import RunFolder
 from fgbench.summary.ratios import estimate
 from fgbench.summary.table import summarise
 
+# What has to be equal; versions, the model's code and the data are what one may want to compare.
+APART = ("device", "dtype", "threads", "execution")
 RUNTIME, MEMORY, TIME_TO_TARGET = "runtime ratio", "peak memory", "time-to-target ratio"
 
 
@@ -75,25 +84,23 @@ def _runtimes(a: Sequence[Cell], b: Sequence[Cell]) -> list[Difference]:
     found = []
     for cell in a:
         same = [other for other in left.values() if other.identity == cell.identity]
-        alike = [other for other in same if _unlike(_conditions(cell), _conditions(other)) == ""]
+        alike = [other for other in same if not _apart(cell, other)]
         if alike:
-            other = next((o for o in alike if o.conditions == cell.conditions), alike[0])
+            other = next((o for o in alike if not differing(cell, o)), alike[0])
             found.append(_runtime(cell, left.pop((other.identity, other.conditions))))
         else:
-            why = _unlike(_conditions(cell), _conditions(same[0])) if same else "only in A"
-            found.append(_missing(cell, why, in_a=True))
+            found.append(_missing(cell, _apart(cell, same[0]) if same else "only in A", in_a=True))
     seen = {cell.identity: cell for cell in reversed(a)}
     for cell in left.values():
         near = seen.get(cell.identity)
-        why = "only in B" if near is None else _unlike(_conditions(near), _conditions(cell))
+        why = "only in B" if near is None else _apart(near, cell)
         found.append(_missing(cell, why or "its like in A is compared with another", in_a=False))
     return found
 
 
-def _conditions(cell: Cell) -> dict[str, str]:
-    """What has to be equal, of what a cell was measured under: torch is what one may want to compare."""
-    named = zip(CONDITIONS, cell.conditions, strict=True)
-    return {name: value for name, value in named if name != "torch"}
+def _apart(a: Cell, b: Cell) -> str:
+    """What has to be equal and differs; empty where nothing does."""
+    return "; ".join(f"{name} {one} → {other}" for name, one, other in differing(a, b) if name in APART)
 
 
 def _unlike(then: Mapping[str, str], now: Mapping[str, str]) -> str:
@@ -107,10 +114,8 @@ def _runtime(a: Cell, b: Cell) -> Difference:
     fault = a.fault or b.fault
     if fault:
         return Difference(a.label, RUNTIME, *figures, Estimate(math.nan), why=fault)
-    pairs = zip(CONDITIONS, a.conditions, b.conditions, strict=True)
-    notes = [f"{name} {then or 'none'} → {now or 'none'}" for name, then, now in pairs if then != now]
-    if a.contract != b.contract and not notes:
-        notes.append("another contract: the model's code or the held-out set")
+    notes = [f"{name} {then} → {now}" for name, then, now in differing(a, b)]
+    notes = [note for note in (*(notes or [another_contract(a, b)]), chosen_otherwise(a, b)) if note]
     if a.runs == b.runs == 1:
         notes.append("one run each: how much runs differ is not in the interval")
     change = change_of(a, b)

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from fgbench.measurement.statistics import Estimate, detectable, power, t_quantile
-from fgbench.regression.baseline import CONDITIONS, Cell
+from fgbench.regression.baseline import Cell, another_contract, chosen_otherwise, differing
 
 ONE_RUN_EACH = "one run then, one now: how much runs differ is not known; --repeat makes several"
 
@@ -40,8 +40,8 @@ class Verdict:
         margin: a change beyond 1 + margin counts as one: the tolerance, or the A/A floor where larger.
         smallest: regression that a run as precise as this would have found in four of five tries; NaN
             where none would be, with one run on either side.
-        why: of INVALID, of INCONCLUSIVE where something would help, and what was let through by
-            `--allow-mismatch`.
+        why: of INVALID; of INCONCLUSIVE where something would help; what was let through by
+            `--allow-mismatch`; what `best` chose otherwise.
     """
 
     answer: Answer
@@ -98,7 +98,7 @@ def exit_code(verdicts: Sequence[Verdict], *, inconclusive_passes: bool = False)
 def _partner(cell: Cell, measured: Sequence[Cell]) -> Cell | None:
     """The measured cell of the same conditions, or else the first of the same identity."""
     same = [other for other in measured if other.identity == cell.identity]
-    alike = [other for other in same if other.conditions == cell.conditions]
+    alike = [other for other in same if not differing(cell, other)]
     return next(iter([*alike, *same]), None)
 
 
@@ -113,12 +113,12 @@ def _judged(cell: Cell, now: Cell, tolerance: float, allow_mismatch: bool) -> Ve
     change = change_of(cell, now)
     ratio = change.ratio
     if cell.runs == now.runs == 1:
-        answer, why, smallest = Answer.INCONCLUSIVE, ONE_RUN_EACH, math.nan
+        answer, also, smallest = Answer.INCONCLUSIVE, ONE_RUN_EACH, math.nan
     else:
         answer = _answer(ratio, 1 + tolerance, floor)
-        why = _over_tolerance(floor, tolerance) if answer is Answer.INCONCLUSIVE else ""
+        also = _over_tolerance(floor, tolerance) if answer is Answer.INCONCLUSIVE else ""
         smallest = (1 + margin) * math.exp(change.detectable) - 1
-    why = "; ".join(filter(None, (mismatch, why)))
+    why = "; ".join(filter(None, (mismatch, chosen_otherwise(cell, now), also)))
     return Verdict(answer, cell, now, ratio.value, ratio.low, ratio.high, margin, smallest, why)
 
 
@@ -198,10 +198,5 @@ def _welch(one: Cell, other: Cell) -> tuple[float, float]:
 
 
 def _mismatch(cell: Cell, now: Cell) -> str:
-    pairs = zip(CONDITIONS, cell.conditions, now.conditions, strict=True)
-    differing = [
-        f"{name} {then or 'none'} then, {this or 'none'} now" for name, then, this in pairs if then != this
-    ]
-    if differing:
-        return "; ".join(differing)
-    return "" if cell.contract == now.contract else "another contract: the model's code or the held-out set"
+    found = [f"{name} {then} then, {this} now" for name, then, this in differing(cell, now)]
+    return "; ".join(found) or another_contract(cell, now)

@@ -38,8 +38,7 @@ def merge(runs: Sequence[RunFolder], out: Path) -> RunFolder:
         for group in own["groups"]:
             if group["name"] in groups:
                 raise UsageError(f"{group['name']} is in {run.path} and in another run: merge it once.")
-            device = own["environment"]["device_name"]
-            groups[group["name"]] = {"device_name": device, **group}
+            groups[group["name"]] = {**_where(own), **group}
     merged = RunFolder.create(
         out,
         "merged",
@@ -59,6 +58,16 @@ def merge(runs: Sequence[RunFolder], out: Path) -> RunFolder:
             merged.replace(table, rows)
     merged.finish("done" if all(own["status"] == "done" for own in facts) else "interrupted")
     return merged
+
+
+def _where(facts: dict[str, Any]) -> dict[str, Any]:
+    """What a shard's groups were measured on, and by: in the merged run each has its own."""
+    environment = facts["environment"]
+    return {
+        "device_name": environment["device_name"],
+        "environment": environment,
+        "fgbench_version": facts["fgbench_version"],
+    }
 
 
 def _shared(facts: dict[str, Any]) -> dict[str, Any]:

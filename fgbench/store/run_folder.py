@@ -20,6 +20,8 @@ from fgbench.version import __version__
 
 RUN_FILE = "run.json"
 LOCK_FILE = ".lock"
+# Of what a figure depends on, where its name in a file is not the word for it.
+NAMES = {"source": "the model's code", "data": "the data's contents", "power_limit": "power limit"}
 REQUIRED_FACTS = ("config", "environment", "groups", "reference")
 
 
@@ -179,6 +181,12 @@ def _writing(file: Path) -> Iterator[Path]:
         raise ResultsError(
             f"{file}: cannot be written ({error.strerror}); what was stored before is whole."
         ) from error
+
+
+def environment_of(facts: Mapping[str, Any], group: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Where a group was measured: a merged run's groups have each its own shard's environment."""
+    found: Mapping[str, Any] = group.get("environment", facts["environment"])
+    return found
 
 
 def find_runs(path: Path) -> list[RunFolder]:

@@ -402,6 +402,33 @@ def test_a_run_of_an_older_version_is_not_resumed(tmp_path: Path) -> None:
     assert (refused.returncode, "--like" in refused.stderr) == (2, True), refused.stderr
 
 
+@pytest.mark.parametrize(
+    ("changes", "environment", "line"),
+    [
+        ({"fgbench_version": "0.0.9"}, {}, "fgbench 0.0.9 began it and this is"),
+        ({}, {"libraries": {"torch": "2.11.0"}}, "torch 2.11.0 then, "),
+        ({}, {"usable_cores": 99}, "cores 99 then, "),
+    ],
+)
+def test_a_run_of_another_fgbench_or_machine_is_not_resumed(tmp_path, changes, environment, line) -> None:
+    from fgbench.cli.stored import resumed
+    from fgbench.errors import UsageError
+    from fgbench.plan import make_plan
+    from fgbench.start import new_run
+    from tests.builders import config
+
+    run, _ = new_run(make_plan(config()), tmp_path)
+    resumed(run.path)
+    facts = run.facts() | changes
+    facts["environment"] |= environment
+    if environment:
+        facts["groups"][0]["contract"] = "what it was there"
+    run._write(facts)
+    with pytest.raises(UsageError, match=re.escape(line)) as refused:
+        resumed(run.path)
+    assert "\n" not in str(refused.value)
+
+
 def test_a_dry_run_shows_the_plan_and_writes_nothing(tmp_path: Path) -> None:
     done = fgbench_says("run", "--depth", "1", "--depth", "2", "--dry-run", "--out", str(tmp_path / "no"))
     assert "2 groups" in done.stdout

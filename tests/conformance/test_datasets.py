@@ -135,3 +135,15 @@ def test_mnist_that_is_not_there_names_digits_in_one_line(tmp_path, monkeypatch)
         datasets.load("mnist", tmp_path, 8)
     assert "--dataset digits" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+def test_contents_are_known_by_a_hash_of_what_was_read_and_a_job_does_not_keep_it():
+    whole = datasets.load_whole("digits", data_folder())
+    again = datasets.load_whole("digits", data_folder())
+    assert whole.contents == again.contents
+    again.raw[2][0, 0, 3, 3] += 1  # one pixel, held out
+    assert whole.contents != again.contents
+    again = datasets.load_whole("digits", data_folder())
+    again.raw[1][0] = (again.raw[1][0] + 1) % 10  # one label
+    assert whole.contents != again.contents
+    assert loaded("digits").raw == ()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import dataclasses
 import math
 
@@ -10,8 +11,11 @@ import pytest
 from fgbench.errors import ResultsError, UsageError
 from fgbench.regression.baseline import (
     COLUMNS,
+    OLDER_COLUMNS,
+    another_contract,
     cells_of,
     cells_of_run,
+    differing,
     pooled,
     read_baseline,
     write_baseline,
@@ -81,7 +85,7 @@ def test_the_cells_of_a_run_are_its_ratios_and_its_own_noise(tmp_path):
     for cell in cells:
         ratio = made_up.ratio(cell.method, 8)
         assert (cell.ratio, cell.low, cell.high) == pytest.approx((ratio, 0.9 * ratio, 1.1 * ratio))
-        assert (cell.degrees, cell.threads, cell.torch, cell.fault) == (4, "2", "2.0", "")
+        assert (cell.degrees, cell.threads, cell.torch, cell.fault) == (4, "2", "2.0.0", "")
         assert cell.floor == pytest.approx(0.02)
 
 
@@ -141,3 +145,28 @@ def test_a_power_cap_is_how_a_gpu_runs_and_no_fault(tmp_path, throttle, fault):
     for number in range(10):
         run.append("samples", block | {"round": number, "throttle": throttle if number % 2 else ""})
     assert {cell.fault for cell in cells_of([run])} == {fault}
+
+
+def test_an_older_one_is_read_and_what_it_does_not_say_does_not_differ(tmp_path):
+    write_baseline(tmp_path / "b.csv", [CELL])
+    rows = csv.DictReader((tmp_path / "b.csv").open())
+    lines = [",".join(OLDER_COLUMNS), *(",".join(row[name] for name in OLDER_COLUMNS) for row in rows)]
+    (tmp_path / "old.csv").write_text("\n".join(lines) + "\n")
+    (then,) = read_baseline(tmp_path / "old.csv")
+    now = dataclasses.replace(CELL, torch="2.15.1", cores="4", data="d", contract="c1")
+    assert (then.torch, differing(then, now)) == ("2.15", [])
+    assert "older fgbench" in another_contract(then, now)
+    assert differing(then, dataclasses.replace(now, torch="2.16.0")) == [("torch", "2.15", "2.16")]
+
+
+def test_what_best_chose_is_in_the_cell_of_the_method_and_its_reference(tmp_path):
+    run = timed(tmp_path)
+    facts = run.facts()
+    for of in facts["groups"]:
+        of["execution"] = "best"
+    run._write(facts)
+    for method in METHODS:
+        mode = "eager" if method == METHODS[0] else "compile"
+        row = {"group": group(8).name, "method": method, "phase": "time", "execution": mode, "status": "ok"}
+        run.append("jobs", {"job": method, **row})
+    assert {c.chosen for c in cells_of([run])} == {"compile / eager"}

@@ -12,6 +12,7 @@ from scipy import stats
 from fgbench.measurement.statistics import Estimate
 from fgbench.regression.baseline import CONDITIONS, Cell, pooled
 from fgbench.regression.verdict import LOOKS, Answer, Change, Verdict, change_of, check, exit_code, settled
+from fgbench.store.run_folder import NAMES
 
 CELL = Cell(
     arch="mlp",
@@ -149,13 +150,28 @@ def test_a_regression_as_large_as_the_tolerance_hardly_ever_passes(floor):
 
 @pytest.mark.parametrize("name", CONDITIONS)
 def test_other_conditions_do_not_compare_silently(name):
-    other = dataclasses.replace(CELL, **{name: "other"})
-    (verdict,) = check([CELL], [other], TOLERANCE)
+    then = dataclasses.replace(CELL, data="d0")
+    other = dataclasses.replace(then, **{name: "other"})
+    (verdict,) = check([then], [other], TOLERANCE)
     assert verdict.answer is Answer.INVALID
-    assert f"{name} {getattr(CELL, name)} then, other now" in verdict.why
-    (let_through,) = check([CELL], [other], TOLERANCE, allow_mismatch=True)
+    said = f"{NAMES.get(name, name)} {getattr(then, name) or 'none'} then, other now"
+    assert said in verdict.why
+    (let_through,) = check([then], [other], TOLERANCE, allow_mismatch=True)
     assert let_through.answer is Answer.PASS
-    assert name in let_through.why, "it is said all the same"
+    assert said in let_through.why, "it is said all the same"
+
+
+def test_torchs_patch_version_is_a_condition():
+    then = dataclasses.replace(CELL, data="d0", torch="2.15.0")
+    (verdict,) = check([then], [dataclasses.replace(then, torch="2.15.1")], TOLERANCE)
+    assert (verdict.answer, "torch 2.15.0 then, 2.15.1 now" in verdict.why) == (Answer.INVALID, True)
+
+
+def test_that_best_chose_otherwise_is_said_and_compares():
+    then = dataclasses.replace(CELL, data="d0", chosen="eager / eager")
+    (verdict,) = check([then], [dataclasses.replace(then, chosen="compile / eager")], TOLERANCE)
+    assert verdict.answer is Answer.PASS
+    assert verdict.why == "chosen eager / eager then, compile / eager now"
 
 
 def test_another_contract_is_another_thing():

@@ -8,13 +8,13 @@ import pytest
 
 from fgbench.errors import UsageError
 from fgbench.store.merge import merge
-from fgbench.store.run_folder import RunFolder
+from fgbench.store.run_folder import RunFolder, environment_of
 from tests.builders import run_folder, tiny_group
 
 
 def shard(root, index: int, status: str = "done", **config: object) -> RunFolder:
     own = {"methods": ["backprop", "forward"], "shard": f"{index}/2", "data_dir": f"here{index}", **config}
-    environment = {"device_name": f"processor {index}", "libraries": {"torch": "2.0.0"}}
+    environment = {"device_name": f"processor {index}", "libraries": {"torch": f"2.0.{index}"}}
     group = tiny_group(depth=index)
     folder = run_folder(root / str(index), (group,), config=own, environment=environment)
     folder.append("memory", {"group": group.name, "method": "forward", "kind": "k", "bytes": 10 + index})
@@ -36,6 +36,7 @@ def test_all_rows_and_groups_are_in_the_merged_run_and_the_shards_stay(tmp_path)
     assert merged.read("ratios")["r"].isna().all(), "what was missing is missing still"
     assert [(s.path / "memory.csv").read_text() for s in shards] == before
     assert [m["environment"]["device_name"] for m in facts["merged"]] == ["processor 1", "processor 2"]
+    assert [environment_of(facts, g)["libraries"]["torch"] for g in facts["groups"]] == ["2.0.1", "2.0.2"]
     json.dumps(facts)
 
 

@@ -176,9 +176,6 @@ def test_of_those_that_fight_for_a_folder_one_holds_it_at_any_time(tmp_path):
     ended = [(*fighter.communicate(timeout=240), fighter.returncode) for fighter in fighters]
     assert all(code == 0 for *_, code in ended), [errors for _, errors, _ in ended]
     assert sum(int(won) for won, *_ in ended) > 100
-    with RunFolder(tmp_path).held(), pytest.raises(UsageError, match="another fgbench"):
-        with RunFolder(tmp_path).held():
-            pass
 
 
 def test_whoever_does_not_hold_a_run_changes_nothing_in_it(tmp_path, monkeypatch):

@@ -1,0 +1,89 @@
+"""The source of a user's own model: its file, and every local file that it imports, by its code."""
+
+from __future__ import annotations
+
+import ast
+import hashlib
+import importlib.util
+import os
+import sysconfig
+from collections.abc import Iterator
+from contextlib import suppress
+from pathlib import Path
+
+import fgbench
+
+INSTALLED = ("site-packages", "dist-packages")
+
+
+def digest(start: Path) -> str:
+    """A hash of a file and of all local files that it imports, at any depth; the same wherever they lie.
+
+    Local is what belongs neither to Python nor to an installed package nor to fgbench: versions tell of
+    those. Imports are read from the code, those inside functions too; a name that is put together while
+    the program runs, and a file that is not Python, are not seen.
+    """
+    start = start.resolve()
+    left, files = [start], set[Path]()
+    while left:
+        file = left.pop()
+        if file not in files:
+            files.add(file)
+            left += [found for found in _imported(file) if _is_local(found)]
+    whole = hashlib.blake2b(digest_size=8)
+    for name, file in sorted((os.path.relpath(file, start.parent), file) for file in files):
+        whole.update(f"{name}\0{file.stat().st_size}\0".encode())
+        whole.update(file.read_bytes())
+    return whole.hexdigest()
+
+
+def _is_local(file: Path) -> bool:
+    python = (Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib"))
+    elsewhere = (*python, Path(fgbench.__file__).resolve().parent)
+    return not set(INSTALLED) & set(file.parts) and not any(map(file.is_relative_to, elsewhere))
+
+
+def _imported(file: Path) -> Iterator[Path]:
+    """The files of the modules that a file's code names, where they can be found."""
+    try:
+        nodes = list(ast.walk(ast.parse(file.read_bytes())))
+    except (SyntaxError, ValueError):  # never run, or the model would not build
+        return
+    for node in nodes:
+        if isinstance(node, ast.Import):
+            for alias in node.names:
+                yield from _files_of(alias.name.split("."), None)
+        if isinstance(node, ast.ImportFrom):
+            # Whether a name is a module in a package or something in a module, files will tell.
+            package = file.parents[node.level - 1] if node.level else None
+            parts = node.module.split(".") if node.module else []
+            for alias in node.names:
+                yield from _files_of([*parts, alias.name], package)
+
+
+def _files_of(parts: list[str], package: Path | None) -> Iterator[Path]:
+    """Of `a.b.c`: the files of a, of a.b and of a.b.c, as far as there are such; nothing is imported."""
+    folders = [package] if package else []
+    if package:
+        yield from _existing(package / "__init__.py")
+    else:
+        spec = None
+        with suppress(ImportError, ValueError):
+            spec = importlib.util.find_spec(parts[0])
+        if spec is None:
+            return
+        if spec.origin and spec.has_location:
+            if not _is_local(Path(spec.origin).resolve()):
+                return
+            yield from _existing(Path(spec.origin))
+        folders, parts = [Path(path) for path in spec.submodule_search_locations or ()], parts[1:]
+    for part in parts:
+        for folder in folders:
+            yield from _existing(folder / f"{part}.py")
+            yield from _existing(folder / part / "__init__.py")
+        folders = [folder / part for folder in folders]
+
+
+def _existing(file: Path) -> Iterator[Path]:
+    if file.suffix == ".py" and file.is_file():
+        yield file.resolve()
