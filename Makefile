@@ -14,8 +14,9 @@ bench-engine: $(INSTALLED)
 	$(VENV)/bin/python -m fgbench.suites.engine
 	$(VENV)/bin/fgbench plot results/engine
 
+# A process a core, and a file of tests in one of them: what a file's tests share is made once.
 test: lint
-	$(VENV)/bin/python -m pytest
+	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile
 
 lint: $(INSTALLED)
 	$(VENV)/bin/ruff check .

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import tempfile
+from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +15,21 @@ from hypothesis import settings
 settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")
 torch.set_num_threads(1)
+TURNS = Path(tempfile.gettempdir())  # before any test: the processes of a session share it
+# And one for each process that a test starts; the compiler's too, which are slow to start.
+os.environ["OMP_NUM_THREADS"] = os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
+    """A test of real time waits until no other test runs, and holds up those that follow."""
+    session = os.environ.get("PYTEST_XDIST_TESTRUNUID")
+    if session is None:  # the only process
+        return (yield)
+    alone = item.get_closest_marker("real_time")
+    with (TURNS / f"fgbench-tests-{session}").open("w") as turn:
+        fcntl.flock(turn, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        return (yield)
 
 
 @pytest.fixture(autouse=True)

@@ -19,6 +19,7 @@ def compared(**options: object) -> pd.DataFrame:
     return fgbench.compare(model, cross_entropy, batch, max_measure_seconds=0.05, **options)
 
 
+@pytest.mark.real_time
 def test_compare_gives_the_base_every_method_and_the_a_a_repeat():
     table = compared()
     assert set(zip(table["role"], table["method"], strict=True)) == {

@@ -21,7 +21,10 @@ from fgbench.worker.slow import slowed
 from tests.builders import cross_entropy
 from tests.conformance.test_methods import PARTICULAR, every_spec
 
-pytestmark = pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+pytestmark = [
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+    pytest.mark.real_time,  # one GPU for all
+]
 
 
 @pytest.mark.parametrize("arch", ["mlp", "cnn"])

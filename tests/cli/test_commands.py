@@ -1,20 +1,24 @@
-"""The command line through real subprocesses: what a user types, and what comes back."""
+"""The command line: what a user types, and what comes back; in a process of its own where that matters."""
 
 from __future__ import annotations
 
 import json
-import os
 import re
 import signal
 import subprocess
 import sys
 import time
+import warnings
+from collections.abc import Callable
+from contextlib import chdir, redirect_stderr, redirect_stdout
+from io import StringIO
 from pathlib import Path
 
 import pytest
 
 import fgbench
 import fgbench.errors
+from fgbench import cli
 from fgbench.regression.baseline import write_baseline
 from fgbench.store.run_folder import find_runs
 from fgbench.store.schema import TABLES
@@ -49,13 +53,36 @@ def command(*arguments: str) -> list[str]:
 
 
 def fgbench_says(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
+    """What the command prints and its exit code, from this process: starting another takes seconds.
+
+    Warnings that Python shows by default are lines on standard error, as they are to a user.
+    """
+    out, errors = StringIO(), StringIO()
+    with (
+        chdir(cwd or "."),
+        pytest.MonkeyPatch.context() as patch,
+        redirect_stdout(out),
+        redirect_stderr(errors),
+        warnings.catch_warnings(record=True) as warned,
+        pytest.raises(SystemExit) as ended,
+    ):
+        warnings.simplefilter("default")
+        for hidden in (DeprecationWarning, PendingDeprecationWarning, ImportWarning, ResourceWarning):
+            warnings.simplefilter("ignore", hidden)
+        patch.setattr(sys, "argv", ["fgbench", *map(str, arguments)])
+        cli.main()
+    said = errors.getvalue() + "".join(f"{w.category.__name__}: {w.message}\n" for w in warned)
+    return subprocess.CompletedProcess(arguments, int(ended.value.code or 0), out.getvalue(), said)
+
+
+def own_process_says(*arguments: str, cwd: Path | None = None) -> subprocess.CompletedProcess[str]:
     return subprocess.run(command(*arguments), capture_output=True, text=True, timeout=240, cwd=cwd)
 
 
 @pytest.fixture(scope="module")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     out = tmp_path_factory.mktemp("results")
-    done = fgbench_says("run", *TINY, "--out", str(out))
+    done = own_process_says("run", *TINY, "--out", str(out))
     assert done.returncode == 0, done.stderr
     return out, done.stdout
 
@@ -85,17 +112,13 @@ def test_completing_a_name_imports_nothing_heavy() -> None:
 
 
 def test_version_is_the_packages() -> None:
-    assert fgbench_says("--version").stdout.strip() == f"fgbench {fgbench.__version__}"
+    assert own_process_says("--version").stdout.strip() == f"fgbench {fgbench.__version__}"
 
 
-def test_help_gives_every_option_its_default() -> None:
-    shown = subprocess.run(
-        command("run", "--help"),
-        capture_output=True,
-        text=True,
-        check=True,
-        env={**os.environ, "COLUMNS": "300", "TERM": "dumb"},
-    ).stdout
+def test_help_gives_every_option_its_default(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "300")
+    monkeypatch.setenv("TERM", "dumb")
+    shown = fgbench_says("run", "--help").stdout
     flags = ("--quick", "--time-only", "--train-only", "--isolated", "--dry-run", "--json", "--help")
     options = [line for line in shown.splitlines() if re.search(r"^\W+--\w", line)]
     assert len(options) > 15
@@ -229,7 +252,7 @@ def test_two_results_side_by_side_and_a_history(tmp_path: Path) -> None:
 
 
 def test_json_on_standard_output_is_json_alone(user_file: Path, tmp_path: Path) -> None:
-    done = fgbench_says(
+    done = own_process_says(
         *("run", "--arch", f"{user_file}:build", "--width", "16", "--quick", "--time-only", "--json"),
         *("--max-measure-seconds", "1", "--out", str(tmp_path / "results")),
     )
@@ -281,15 +304,26 @@ BAD_INPUTS = {
 }
 
 
-@pytest.mark.parametrize("case", BAD_INPUTS)
-def test_bad_input_is_one_line_and_exit_code_2(case: str, user_file: Path, tmp_path: Path) -> None:
+def is_one_line(says: Callable[..., subprocess.CompletedProcess[str]], case: str, user: Path) -> None:
     arguments, hint = BAD_INPUTS[case]
-    done = fgbench_says(*(a.format(tmp=tmp_path, user=user_file) for a in arguments), cwd=tmp_path)
+    tmp_path = user.parent
+    done = says(*(a.format(tmp=tmp_path, user=user) for a in arguments), cwd=tmp_path)
     assert done.returncode == 2, done.stderr
     assert "Traceback" not in done.stderr
     assert len(done.stderr.strip().splitlines()) == 1, done.stderr
     assert hint in done.stderr
     assert not (tmp_path / "results").exists(), "bad input left a results folder behind"
+
+
+@pytest.mark.parametrize("case", BAD_INPUTS)
+def test_bad_input_is_one_line_and_exit_code_2(case: str, user_file: Path) -> None:
+    is_one_line(fgbench_says, case, user_file)
+
+
+@pytest.mark.parametrize("case", ["unknown method", "unknown flag", "user's build that raises"])
+def test_bad_input_is_one_line_in_a_process_of_its_own_too(case: str, user_file: Path) -> None:
+    """Of the command line's own errors, of the parser's, and of what a user's file does."""
+    is_one_line(own_process_says, case, user_file)
 
 
 def damaged(run: Path, damage: str) -> None:
@@ -360,16 +394,6 @@ def test_ctrl_c_saves_what_was_measured_and_exits_with_130(tmp_path: Path) -> No
     assert "forward" in printed
 
 
-@pytest.mark.parametrize("lines", [5, 61])
-def test_kill_9_leaves_every_finished_row_readable(tmp_path: Path, lines: int) -> None:
-    process = start_long_run(tmp_path)
-    wait_for_samples(tmp_path, process, lines)
-    process.kill()
-    process.communicate(timeout=60)
-    (run,) = find_runs(tmp_path)
-    assert len(run.read("samples")) >= lines
-
-
 def test_a_killed_run_is_resumed_and_one_that_changed_is_not(tmp_path: Path) -> None:
     process = subprocess.Popen(
         command("run", *TINY, "--out", str(tmp_path)), stderr=subprocess.PIPE, text=True
@@ -378,6 +402,7 @@ def test_a_killed_run_is_resumed_and_one_that_changed_is_not(tmp_path: Path) -> 
     process.kill()
     process.communicate(timeout=60)
     (run,) = find_runs(tmp_path)
+    assert len(run.read("samples")) >= 30, "kill -9 leaves every finished row readable"
     more = fgbench_says("run", "--resume", str(run.path), "--seeds", "9")
     assert (more.returncode, "give no others" in more.stderr) == (2, True)
     done = fgbench_says("run", "--resume", str(run.path))

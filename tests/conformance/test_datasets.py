@@ -25,39 +25,46 @@ def loaded(name: str) -> Dataset:
     return datasets.load(name, data_folder(), ALL)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.fixture(scope="module", params=NAMES)
+def name(request) -> str:
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def data(name) -> Dataset:
+    """Loaded once: the tests of one dataset come after each other."""
+    return loaded(name)
+
+
 class TestEveryDataset:
-    def test_is_the_same_twice(self, name):
-        one, other = loaded(name), loaded(name)
+    def test_is_the_same_twice(self, name, data):
+        one, other = data, loaded(name)
         for field in ("train_x", "train_y", "validation_x", "validation_y"):
             assert torch.equal(getattr(one, field), getattr(other, field)), field
 
-    def test_training_images_have_mean_0_and_deviation_1(self, name):
-        images = loaded(name).train_x.double()
+    def test_training_images_have_mean_0_and_deviation_1(self, data):
+        images = data.train_x.double()
         assert float(images.mean()) == pytest.approx(0, abs=1e-4)
         assert float(images.std()) == pytest.approx(1, abs=1e-4)
 
-    def test_validation_is_normalised_by_the_training_split(self, name):
-        images = loaded(name).validation_x.double()
+    def test_validation_is_normalised_by_the_training_split(self, data):
+        images = data.validation_x.double()
         assert abs(float(images.mean())) > 1e-7, "normalised by itself"
         assert abs(float(images.mean())) < 0.1
         assert float(images.std()) == pytest.approx(1, abs=0.1)
 
-    def test_labels_are_class_indices_and_every_class_occurs(self, name):
-        data = loaded(name)
+    def test_labels_are_class_indices_and_every_class_occurs(self, data):
         for labels in (data.train_y, data.validation_y):
             assert labels.dtype == torch.int64
             assert set(labels.tolist()) == set(range(data.classes))
 
-    def test_shapes_agree(self, name):
-        data = loaded(name)
+    def test_shapes_agree(self, data):
         assert data.train_x.shape == (len(data.train_y), *data.in_shape)
         assert data.validation_x.shape == (len(data.validation_y), *data.in_shape)
         assert len(data.in_shape) == 3
         assert data.train_x.dtype == torch.float32
 
-    def test_no_validation_image_is_a_training_image(self, name):
-        data = loaded(name)
+    def test_no_validation_image_is_a_training_image(self, data):
         known = {image.numpy().tobytes() for image in data.train_x}
         again = sum(image.numpy().tobytes() in known for image in data.validation_x)
         # Collections of real images hold a few exact duplicates of their own.

