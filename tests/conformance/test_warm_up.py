@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import gc
 import math
@@ -75,8 +76,11 @@ def trainee(spec: str, arch: str, clock: Any = None, **conditions: str) -> Train
     torch.manual_seed(1)
     model = built_model(arch, None, 8, data.in_shape, 3).train()
     try:
-        step = methods.prepare(methods.find(spec), model, cross_entropy, 5, Conditions(**conditions))
-        step.get_ready((data.train_x[:8], data.train_y[:8]))
+        step, tried = (
+            methods.prepare(methods.find(spec), own, cross_entropy, 5, Conditions(**conditions))
+            for own in (model, copy.deepcopy(model))
+        )
+        tried.get_ready((data.train_x[:8], data.train_y[:8]))
     except UsageError as error:
         pytest.skip(str(error))
     order = BatchOrder(32, 8, 0)
@@ -138,3 +142,14 @@ def test_a_checkpoint_goes_on_bit_for_bit(spec, arch, tmp_path):
     second.restore(torch.load(tmp_path / "state.pt", weights_only=True))
     second.warm_up()
     assert curve(second, 2) == wanted[2:]
+
+
+@pytest.mark.parametrize("arch", ARCHS)
+@pytest.mark.parametrize("spec", SPECS)
+def test_its_generators_are_the_same_before_and_after_a_first_step(spec, arch):
+    one = trainee(spec, arch)
+    before = one.step.generators()
+    one.advance(1)
+    after = one.step.generators()
+    assert len(before) == len(after)
+    assert all(a is b for a, b in zip(before, after, strict=True))
