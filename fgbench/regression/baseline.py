@@ -37,15 +37,15 @@ WORTH = 0.05  # a change that baselines are to show; the A/A repeat has to hold 
 class Cell:
     """The ratio of one method of one matched group, by one run or by several.
 
-    Attributes, where the name does not say it: `device` is the processor's or the GPU's name; `threads`
-    and `cores`, those that could be used, are empty on a GPU, `cuda`, `cudnn` and `power_limit` on a CPU;
+    Attributes, where the name does not say it: `device` is the processor's or the GPU's name; `threads` and
+    `cores`, those that could be used, are empty on a GPU, `cuda`, `cudnn` and `power_limit` on a CPU;
     `data` and `source` are hashes of the dataset and of the user's own model's files; `chosen` says what
-    `best` or the search took for the method and the reference, where they had a choice; ratio, low and
-    high are over the reference; `degrees` are the interval's degrees of freedom; `runs` is of how many
-    runs it is the mean; `spread`
-    is the standard deviation of the logarithms of theirs, 0 for one; `within` the standard error of one
-    run's by its processes; `floor` how far the A/A repeat may be from 1 by its own interval. Never in a
-    baseline: `fault` says why there is no figure to compare; `aa` is one run's A/A repeat.
+    `best` or the search took for the method and the reference, where they had a choice; ratio, low and high
+    are over the reference; `degrees` are the interval's degrees of freedom; `runs` is of how many runs it
+    is the mean; `spread` is the standard deviation of the logarithms of theirs, 0 for one; `within` the
+    standard error of one run's by its processes; `floor` how far the A/A repeat may be from 1 by its own
+    interval. Never in a baseline: `fault` says why there is no figure to compare; `aa` is one run's A/A
+    repeat.
     """
 
     arch: str

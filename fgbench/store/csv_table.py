@@ -106,7 +106,8 @@ def _array(kind: str, cells: list[str]) -> Any:
         values[given] = text[given].astype(float)
         return values
     if kind == "str":
-        return pd.array(np.where(given, text, None), dtype="string")
+        text[~given] = None
+        return pd.array(text, dtype="string")
     numbers = np.zeros(len(cells), dtype=np.int64)
     numbers[given] = text[given].astype(np.int64)
     if kind == "int":

@@ -25,6 +25,7 @@ from fgbench.store.schema import TABLES
 from tests.regression.test_baseline import timed
 
 TINY = [
+    *("--dataset", "synthetic:shape=1x8x8,classes=4,samples=512"),  # made in no time in each worker
     *("--arch", "mlp", "--depth", "1", "--width", "16", "--device", "cpu", "--threads", "1"),
     *("--processes", "2", "--max-measure-seconds", "1", "--seeds", "2", "--max-train-seconds", "0.3"),
 ]
@@ -140,7 +141,9 @@ def test_doctor_says_what_is_here_and_measures_the_noise() -> None:
     assert "torch" in said
 
 
-def test_doctor_compares_what_it_knows_and_stores_it(tmp_path: Path) -> None:
+def test_doctor_compares_what_it_knows_and_stores_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys.modules["fgbench.cli.doctor"], "PROCESSES", 2)
+    monkeypatch.setattr(sys.modules["fgbench.cli.doctor"], "NOISE_SECONDS", 0.5)
     asked = ("--device", "cpu", "--threads", "1", "--noise", "--comparisons", "2", "--out", str(tmp_path))
     done = fgbench_says("doctor", *asked)
     assert done.returncode == 0, done.stderr
@@ -462,7 +465,7 @@ def test_a_dry_run_shows_the_plan_and_writes_nothing(tmp_path: Path) -> None:
 
 
 def test_shards_are_merged_and_a_run_is_repeated_like_another(tmp_path: Path) -> None:
-    quick = [*TINY, "--depth", "2", "--time-only", "--max-measure-seconds", "0.5"]
+    quick = [*TINY, "--depth", "2", "--time-only", "--max-measure-seconds", "0.5", "--processes", "1"]
     for index in (1, 2):
         done = fgbench_says("run", *quick, "--shard", f"{index}/2", "--out", str(tmp_path / f"m{index}"))
         assert done.returncode == 0, done.stderr
