@@ -19,7 +19,7 @@ from fgbench.version import __version__
 
 TF32 = "tf32"  # float32 tensors, matrix products and convolutions rounded to TF32
 DTYPES = ("float32", "float64", "bfloat16", TF32)
-BEST = "best"  # each method in the execution mode that is fastest for it
+BEST = methods.BEST  # each method in the execution mode that is fastest for it
 TARGET_WORDS = ("auto", "backprop-best")
 REFERENCE = "backprop"  # the method that a ratio is over, wherever it is among the methods
 

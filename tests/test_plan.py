@@ -245,7 +245,7 @@ class TestGrid:
 
     def test_specs_are_in_their_shortest_form(self):
         plan = make_plan(
-            config(methods=("backprop:update=fused", "forward"), dataset="synthetic:classes=10,samples=64")
+            config(methods=("backprop:update=best", "forward"), dataset="synthetic:classes=10,samples=64")
         )
         assert plan.config.methods == ("backprop", "forward")
         assert plan.groups[0].dataset == "synthetic:samples=64"

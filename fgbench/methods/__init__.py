@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from fgbench.methods._optimizer import EachItsOwn
+
 Batch = tuple["Tensor", "Tensor"]
 Loss = Callable[["Tensor", "Tensor"], "Tensor"]
 
@@ -31,10 +33,12 @@ class Conditions:
     Attributes:
         execution: one of `EXECUTIONS`; `compile` is torch.compile, `cudagraph` a captured step.
         optimizer: spec of a torch.optim optimiser, `sgd` or as in `sgd:momentum=0.9`.
+        update: which of its updates a method takes that leaves it open; empty for its own default.
     """
 
     execution: str = "eager"
     optimizer: str = "sgd"
+    update: str = ""
 
     @property
     def compiled(self) -> bool:
@@ -47,6 +51,7 @@ class Conditions:
         return self.execution == "cudagraph"
 
 
+BEST = "best"  # what is fastest, found by timing all that there is
 EXECUTIONS = ("eager", "compile", "cudagraph")
 PLAIN = Conditions()
 Part = Callable[[], object]
@@ -64,7 +69,7 @@ class Step(ABC):
     tolerance: ClassVar[float] = 0.0
     """By what share the estimate is off by design, as finite differences are."""
 
-    optimizer: torch.optim.Optimizer | None = None
+    optimizer: torch.optim.Optimizer | EachItsOwn | None = None
     """The optimiser that it steps with, where there is one: its state is memory that is kept."""
 
     in_place: ClassVar[bool] = False
@@ -142,6 +147,10 @@ class Method(ABC):
     @abstractmethod
     def queries(self) -> int:
         """Evaluations of the model that a step counts as, for budgets: the base is 1."""
+
+    def updates(self, conditions: Conditions) -> tuple[str, ...]:
+        """The updates among which the fastest is to be found, and prepared with as `conditions.update`."""
+        return ()
 
     @abstractmethod
     def prepare(self, model: nn.Module, loss: Loss, seed: int, conditions: Conditions = PLAIN) -> Step:

@@ -150,12 +150,15 @@ class ActivityStep(Step):
     @torch.no_grad()
     def _update(self, learning_rate: float) -> None:
         weights = self._weigh(self.by_sample)
-        gradients = {id(p): torch.zeros_like(p) for p in self.parameters}
-        for parameter, gradient in additions(self.sites, weights):
-            gradients[id(parameter)] += gradient
         by_name = trainable(self.model)
+        gradients = {id(by_name[name]): torch.zeros_like(by_name[name]) for name in self.free}
+        for parameter, gradient in additions(self.sites, weights):
+            before = gradients.get(id(parameter))
+            gradients[id(parameter)] = gradient if before is None else before + gradient
         for name, tangent in self.free.items():
             tangent.add_to(gradients[id(by_name[name])], self._weigh_whole(self.by_sample))
+        unused = (p for p in self.parameters if id(p) not in gradients)
+        gradients |= {id(p): torch.zeros_like(p) for p in unused}
         self.update.by_gradients([gradients[id(p)] for p in self.parameters], learning_rate)
 
     def _weigh(self, by_sample: Tensor) -> Tensor:

@@ -108,6 +108,7 @@ class Auxiliaries:
         if self.update is None or self.owed is None:
             return
         self.update.by_gradients(list(chain(*self.gradients)), self.owed)
+        self.gradients = [()] * len(self.gradients)
         self.owed = None
 
     def state(self) -> dict[str, Any]:

@@ -77,10 +77,12 @@ class Update:
 
     @torch.no_grad()
     def by_gradients(self, gradients: Sequence[Tensor], learning_rate: float) -> None:
-        """Update by estimates as large as the parameters."""
+        """Update by estimates as large as the parameters; nothing here holds on to them."""
         if self.optimizer is None:
             torch._foreach_add_(self.parameters, list(gradients), alpha=-learning_rate)
             return
         for parameter, gradient in zip(self.parameters, gradients, strict=True):
             parameter.grad = gradient
         optimize(self.optimizer, learning_rate)
+        for parameter in self.parameters:
+            parameter.grad = None  # before the next ones are made: backprop does not hold two either

@@ -18,24 +18,68 @@ PLAIN_SGD = "sgd"
 NOT_OPTIONS = ("params", "lr", "fused", "foreach", "capturable", "differentiable", "maximize")
 
 
-def make_optimizer(conditions: Conditions, parameters: Sequence[Tensor]) -> torch.optim.Optimizer:
-    """The conditions' optimiser, fused where it has a fused kernel; its learning rate is set at each step.
+def make_optimizer(
+    conditions: Conditions, parameters: Sequence[Tensor], kernel: str = "fused"
+) -> torch.optim.Optimizer:
+    """The conditions' optimiser; its learning rate is set at each step.
+
+    Args:
+        conditions: of the group.
+        parameters: to update.
+        kernel: `fused` or `foreach`; torch.optim's own choice where it is not to be had.
 
     Raises:
         UsageError: no such optimiser or option, or a value that it does not take.
     """
     spec = conditions.optimizer
     kind, options = _parsed(spec)
-    takes = inspect.signature(kind).parameters
-    always = {"capturable": True} if conditions.captured and "capturable" in takes else {}
-    for more in ({"fused": True} if "fused" in takes else {}, {}):
+    always = {"capturable": True} if conditions.captured and has_kernel(spec, "capturable") else {}
+    for more in ({kernel: True} if has_kernel(spec, kernel) else {}, {}):
         try:
             return kind(list(parameters), lr=1e-3, **options, **always, **more)
-        except RuntimeError:  # no fused kernel for this device or dtype
+        except RuntimeError:  # no such kernel for this device or dtype
             continue
         except (TypeError, ValueError) as error:
             raise UsageError(f"--optimizer {spec}: {error}.") from error
     raise UsageError(f"--optimizer {spec}: it cannot be built for these parameters.")
+
+
+def has_kernel(spec: str, kernel: str) -> bool:
+    """Whether an optimiser can be asked for `fused`, `foreach` or `capturable` kernels."""
+    return kernel in inspect.signature(_parsed(spec)[0]).parameters
+
+
+class EachItsOwn:
+    """An optimiser for each parameter: what torch.optim's would be over all of them, one at a time.
+
+    It has what is asked of a `Step.optimizer`: its state by parameter, and that to store and to restore.
+    """
+
+    def __init__(self, conditions: Conditions, parameters: Sequence[Tensor]) -> None:
+        self.by_parameter = {p: make_optimizer(conditions, [p]) for p in parameters}
+
+    def of(self, parameter: Tensor) -> torch.optim.Optimizer:
+        """That of a parameter."""
+        return self.by_parameter[parameter]
+
+    @property
+    def state(self) -> dict[Tensor, Any]:
+        """What is remembered of each parameter."""
+        return {p: own for optimizer in self.by_parameter.values() for p, own in optimizer.state.items()}
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """All of them, with a parameter each."""
+        return [group for optimizer in self.by_parameter.values() for group in optimizer.param_groups]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of all, in the order of the parameters."""
+        return {"each": [optimizer.state_dict() for optimizer in self.by_parameter.values()]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+        for optimizer, own in zip(self.by_parameter.values(), state["each"], strict=True):
+            optimizer.load_state_dict(own)
 
 
 def optimize(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:

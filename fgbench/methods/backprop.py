@@ -1,18 +1,21 @@
 """Backpropagation, as strong as PyTorch has it: the baseline of every ratio."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from fgbench.errors import UsageError
-from fgbench.methods import PLAIN, Batch, Conditions, Loss, Method, Part, Step, trainable
+from fgbench.methods import BEST, PLAIN, Batch, Conditions, Loss, Method, Part, Step, trainable
 from fgbench.methods._checkpoint import Checkpointed
 from fgbench.methods._compile import compiled
-from fgbench.methods._optimizer import PLAIN_SGD, make_optimizer, optimize
+from fgbench.methods._optimizer import PLAIN_SGD, EachItsOwn, has_kernel, make_optimizer, optimize
 from fgbench.options import option
+
+FUSED, FOREACH, DIRECT, IN_BACKWARD = "fused", "foreach", "direct", "in-backward"
 
 
 @dataclass(frozen=True)
@@ -20,10 +23,12 @@ class Backprop(Method):
     """Reverse-mode gradient and an optimiser."""
 
     update: str = option(
-        "fused",
-        "fused: the optimiser's fused kernel after the backward pass; in-backward: each parameter as "
-        "soon as its gradient is there, which is then freed",
-        choices=("fused", "in-backward"),
+        BEST,
+        "fused: the optimiser's fused kernel after the backward pass, where it has one; foreach: its kernels "
+        "over many tensors; direct: plain SGD by one addition of all gradients; in-backward: each parameter "
+        "as soon as its gradient is there, which is then freed; best: the one that a run timed beforehand "
+        "and found fastest, fused where nothing was timed",
+        choices=(BEST, FUSED, FOREACH, DIRECT, IN_BACKWARD),
     )
     checkpoint: bool = option(
         False, "activation checkpointing: keep segments' inputs alone, compute the rest again going back"
@@ -36,7 +41,7 @@ class Backprop(Method):
 
     summary: ClassVar[str] = "reverse-mode gradient, the optimiser's own update"
     source: ClassVar[str] = (
-        "torch.optim, fused; PyTorch's optimizer-in-backward tutorial; torch.utils.checkpoint "
+        "torch.optim, fused and foreach; PyTorch's optimizer-in-backward tutorial; torch.utils.checkpoint "
         "(Chen et al. 2016)"
     )
 
@@ -45,13 +50,26 @@ class Backprop(Method):
         """3 by convention: the backward pass does the work of two; checkpointing evaluates once more."""
         return 4 if self.checkpoint else 3
 
+    def updates(self, conditions: Conditions) -> tuple[str, ...]:
+        """All that the optimiser has; none where one is fixed."""
+        if self.update != BEST:
+            return ()
+        kernels = tuple(name for name in (FUSED, FOREACH) if has_kernel(conditions.optimizer, name))
+        return (*kernels, *([DIRECT] if conditions.optimizer == PLAIN_SGD else ()), IN_BACKWARD)
+
     def prepare(self, model: nn.Module, loss: Loss, seed: int, conditions: Conditions = PLAIN) -> Step:
         """Bind to a model; `seed` is not used, nothing is drawn."""
         if self.checkpoint and conditions.execution != "eager":
             raise UsageError("backprop:checkpoint=true runs eagerly: leave --exec out.")
         call = Checkpointed(model, self.segments) if self.checkpoint else model
-        step = FusedStep if self.update == "fused" else InBackwardStep
-        return step(list(trainable(model).values()), lambda x, y: loss(call(x), y), conditions)
+        update = (conditions.update or FUSED) if self.update == BEST else self.update
+        steps: dict[str, Callable[[list[nn.Parameter], Loss, Conditions], Step]] = {
+            FUSED: OptimizerStep,
+            FOREACH: partial(OptimizerStep, kernel=FOREACH),
+            DIRECT: DirectStep,
+            IN_BACKWARD: InBackwardStep,
+        }
+        return steps[update](list(trainable(model).values()), lambda x, y: loss(call(x), y), conditions)
 
 
 class _BackpropStep(Step):
@@ -75,12 +93,14 @@ class _BackpropStep(Step):
         return list(gradient)
 
 
-class FusedStep(_BackpropStep):
-    """Backward pass, then one fused update of all parameters; gradients are fresh, never zeroed."""
+class OptimizerStep(_BackpropStep):
+    """Backward pass, then the optimiser's step over all parameters; gradients are fresh, never zeroed."""
 
-    def __init__(self, parameters: Sequence[Tensor], evaluate: Loss, conditions: Conditions) -> None:
+    def __init__(
+        self, parameters: Sequence[Tensor], evaluate: Loss, conditions: Conditions, kernel: str = FUSED
+    ) -> None:
         super().__init__(parameters, evaluate, conditions)
-        self.own = self.optimizer = make_optimizer(conditions, self.parameters)
+        self.own = self.optimizer = make_optimizer(conditions, self.parameters, kernel)
 
     def _forward(self, batch: Batch) -> None:
         self.own.zero_grad(set_to_none=True)
@@ -95,21 +115,56 @@ class FusedStep(_BackpropStep):
         }
 
 
-class InBackwardStep(_BackpropStep):
-    """Updates a parameter the moment its gradient is accumulated, so that few gradients live at once."""
+class DirectStep(_BackpropStep):
+    """Backward pass, then one addition of all gradients to all parameters, without an optimiser."""
 
     def __init__(self, parameters: Sequence[Tensor], evaluate: Loss, conditions: Conditions) -> None:
         super().__init__(parameters, evaluate, conditions)
         if conditions.optimizer != PLAIN_SGD:
-            raise UsageError("backprop:update=in-backward updates by plain SGD: leave --optimizer out.")
-        self.learning_rate = 0.0
-        for parameter in self.parameters:
-            parameter.register_post_accumulate_grad_hook(self._update)
+            raise UsageError("backprop:update=direct updates by plain SGD: leave --optimizer out.")
+
+    def parts(self, batch: Batch, learning_rate: float) -> dict[str, Part]:
+        """Forward pass, backward pass, update."""
+        return {
+            "forward": lambda: self._forward(batch),
+            "backward": self._backward,
+            "update": lambda: self._update(learning_rate),
+        }
 
     @torch.no_grad()
-    def _update(self, parameter: Tensor) -> None:
+    def _update(self, learning_rate: float) -> None:
+        gradients = [(p, p.grad) for p in self.parameters if p.grad is not None]
+        torch._foreach_add_([p for p, _ in gradients], [g for _, g in gradients], alpha=-learning_rate)
+        for parameter, _ in gradients:
+            parameter.grad = None
+
+
+class InBackwardStep(_BackpropStep):
+    """Updates a parameter the moment its gradient is accumulated, so that few gradients live at once.
+
+    Plain SGD adds the gradient itself; any other optimiser is one of its own for each parameter, as in
+    PyTorch's recipe, which is the same update: none of those that are taken looks at two parameters.
+    """
+
+    def __init__(self, parameters: Sequence[Tensor], evaluate: Loss, conditions: Conditions) -> None:
+        super().__init__(parameters, evaluate, conditions)
+        self.learning_rate = 0.0
+        if conditions.optimizer == PLAIN_SGD:
+            update = self._add
+        else:
+            self.own = self.optimizer = EachItsOwn(conditions, self.parameters)
+            update = self._optimize
+        for parameter in self.parameters:
+            parameter.register_post_accumulate_grad_hook(update)
+
+    @torch.no_grad()
+    def _add(self, parameter: Tensor) -> None:
         assert parameter.grad is not None
         parameter.add_(parameter.grad, alpha=-self.learning_rate)
+        parameter.grad = None
+
+    def _optimize(self, parameter: Tensor) -> None:
+        optimize(self.own.of(parameter), self.learning_rate)
         parameter.grad = None
 
     def parts(self, batch: Batch, learning_rate: float) -> dict[str, Part]:

@@ -93,6 +93,7 @@ class DfaStep(Step):
     def _forward(self, batch: Batch) -> None:
         self.get_ready(batch)
         x, y = batch
+        self.gradients: Sequence[Tensor] = ()  # the last step's are free before new ones are made
         self.outputs: list[Tensor] = []
         for index in range(len(self.pieces)):
             self.outputs.append(self._run(index, x))

@@ -1,14 +1,29 @@
-"""Backprop, both ways of updating, against plain autograd."""
+"""Backprop, all ways of updating, against plain autograd and torch.optim."""
 
 from __future__ import annotations
+
+import copy
 
 import pytest
 import torch
 
-from fgbench import methods
+from fgbench import methods, oracle
+from fgbench.errors import UsageError
+from fgbench.methods import Conditions
+from fgbench.methods._optimizer import _usable, canonical_optimizer
 from tests.builders import cross_entropy, flat, reverse_gradient, tiny_batch, tiny_mlp
 
-SPECS = ["backprop", "backprop:update=in-backward"]
+UPDATES = ("fused", "foreach", "direct", "in-backward")
+SPECS = [f"backprop:update={update}" for update in UPDATES]
+OPTIMIZERS = [name.lower() for name, kind in vars(torch.optim).items() if _usable(kind)]
+
+
+def weights_after(spec: str, optimizer: str = "sgd", steps: int = 5) -> torch.Tensor:
+    model = tiny_mlp()
+    step = methods.find(spec).prepare(model, cross_entropy, 0, Conditions(optimizer=optimizer))
+    for _ in range(steps):
+        step(tiny_batch(), 0.01)
+    return flat(list(model.parameters()))
 
 
 @pytest.mark.parametrize("spec", SPECS)
@@ -20,26 +35,73 @@ def test_step_is_plain_gradient_descent(spec):
     assert torch.allclose(moved, -0.3 * gradient, rtol=1e-12, atol=1e-15)
 
 
-def test_in_backward_equals_fused_over_several_steps_in_float64():
-    trained = []
-    for spec in SPECS:
-        model = tiny_mlp()
-        step = methods.find(spec).prepare(model, cross_entropy, seed=0)
-        for _ in range(5):
-            step(tiny_batch(), 0.3)
-        trained.append(flat(list(model.parameters())))
-    assert torch.allclose(*trained, rtol=1e-12, atol=1e-15), float((trained[0] - trained[1]).abs().max())
+@pytest.mark.parametrize("spec", SPECS)
+def test_every_update_is_the_same_over_several_steps_in_float64(spec):
+    assert torch.allclose(weights_after(spec), weights_after(SPECS[0]), rtol=1e-12, atol=1e-15)
 
 
-def test_in_backward_keeps_no_gradient():
-    model = tiny_mlp()
-    methods.find("backprop:update=in-backward").prepare(model, cross_entropy, seed=0)(tiny_batch(), 0.3)
+@pytest.mark.parametrize("optimizer", [*OPTIMIZERS, "sgd:momentum=0.9,weight_decay=5e-4,nesterov=true"])
+@pytest.mark.parametrize("update", ["foreach", "in-backward"])
+def test_every_optimisers_updates_are_the_same_over_several_steps_in_float64(update, optimizer):
+    """One optimiser for each parameter is exact: none that is taken looks at two parameters."""
+    own = weights_after(f"backprop:update={update}", optimizer)
+    rounding = 1e-9 if update == "foreach" else 1e-14  # torch's foreach ASGD has its step size in float32
+    assert torch.allclose(own, weights_after(SPECS[0], optimizer), rtol=1e-10, atol=rounding)
+
+
+def test_what_an_optimiser_in_the_backward_pass_remembers_is_stored_and_restored():
+    conditions = Conditions(optimizer="adam")
+    model, other = tiny_mlp(), tiny_mlp()
+    step, again = (
+        methods.find("backprop:update=in-backward").prepare(m, cross_entropy, 0, conditions)
+        for m in (model, other)
+    )
+    for _ in range(3):
+        step(tiny_batch(), 0.01)
+    other.load_state_dict(model.state_dict())
+    again.optimizer.load_state_dict(copy.deepcopy(step.optimizer.state_dict()))
+    for one in (step, again):
+        one(tiny_batch(), 0.01)
+    assert torch.equal(flat(list(model.parameters())), flat(list(other.parameters())))
+    assert len(step.optimizer.state) == 4
+
+
+@pytest.mark.parametrize("update", UPDATES)
+def test_an_update_that_was_chosen_is_the_one_that_is_taken(update):
+    best, fixed = methods.find("backprop"), methods.find(f"backprop:update={update}")
+    assert update in best.updates(Conditions())
+    assert fixed.updates(Conditions()) == ()
+    chosen = best.prepare(tiny_mlp(), cross_entropy, 0, Conditions(update=update))
+    asked = fixed.prepare(tiny_mlp(), cross_entropy, 0)
+    assert type(chosen) is type(asked)
+    oracle.check_step(best, tiny_mlp(), cross_entropy, tiny_batch(), 0, Conditions(update=update))
+
+
+def test_the_updates_to_choose_from_are_those_that_the_optimiser_has():
+    find = methods.find("backprop").updates
+    assert find(Conditions()) == UPDATES
+    assert find(Conditions(optimizer="sgd:momentum=0.9")) == ("fused", "foreach", "in-backward")
+    assert find(Conditions(optimizer="rmsprop")) == ("foreach", "in-backward"), "it has no fused kernel"
+    assert methods.find("backprop:checkpoint=true").updates(Conditions()) == UPDATES
+
+
+def test_a_direct_update_wants_plain_sgd():
+    method = methods.find("backprop:update=direct")
+    with pytest.raises(UsageError, match="plain SGD"):
+        method.prepare(tiny_mlp(), cross_entropy, 0, Conditions(optimizer=canonical_optimizer("Adam")))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_in_backward_keeps_no_gradient(optimizer):
+    model, conditions = tiny_mlp(), Conditions(optimizer=optimizer)
+    method = methods.find("backprop:update=in-backward")
+    method.prepare(model, cross_entropy, 0, conditions)(tiny_batch(), 0.3)
     assert [p.grad for p in model.parameters()] == [None] * 4
 
 
 def test_gradients_do_not_add_up_over_steps():
     model, batch = tiny_mlp(), tiny_batch()
-    step = methods.find("backprop").prepare(model, cross_entropy, seed=0)
+    step = methods.find("backprop:update=fused").prepare(model, cross_entropy, seed=0)
     step(batch, 0.0)
     gradient = flat(reverse_gradient(model, batch))
     step(batch, 0.0)

@@ -16,7 +16,10 @@ from tests.builders import cross_entropy, flat, tiny_batch, tiny_mlp
 
 METHODS = [
     "backprop",
+    "backprop:update=foreach",
+    "backprop:update=in-backward",
     "backprop:checkpoint=true",
+    "backprop:checkpoint=true,update=in-backward",
     "forward",
     "forward:engine=stock",
     "forward:structure=rank-one,tangents=3",
@@ -75,17 +78,12 @@ def test_optimiser_is_found_whatever_its_case():
     assert isinstance(made, torch.optim.Adam)
 
 
-def test_in_backward_update_wants_plain_sgd():
-    with pytest.raises(UsageError, match="plain SGD"):
-        methods.find("backprop:update=in-backward").prepare(
-            tiny_mlp(), cross_entropy, 0, Conditions(optimizer="adam")
-        )
-
-
 @pytest.mark.parametrize(
     "spec",
     [
         "backprop",
+        "backprop:update=direct",
+        "backprop:update=in-backward",
         "forward:structure=rank-one,tangents=2",
         "forward:structure=rademacher",
         "forward:engine=stock",

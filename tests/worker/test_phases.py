@@ -224,6 +224,17 @@ class TestMemory:
         assert (parameters, state) == (size, 2 * size + 2 * 4)  # two moments, and a step count a tensor
         assert gradients == pytest.approx(size, abs=64)
 
+    @pytest.mark.parametrize("spec", ["forward:structure=rademacher", "forward:structure=activity", "dfa"])
+    def test_under_an_optimiser_a_method_holds_one_gradient_at_a_time_as_backprop_does(self, spec):
+        """Beside parameters, Adam's moments and tangents there is one gradient at its peak, not two."""
+        shape = {"depth": 2, "width": 64, "batch": 4, "optimizer": "adam"}
+        size = self.kinds("base", **shape)[0]
+        parameters, state, results, passing = self.kinds(spec, **shape)
+        tangents = size if spec.endswith("rademacher") else 0
+        assert results + passing - tangents < 1.5 * size, "two gradients"
+        backprop = sum(self.kinds("backprop:update=fused", **shape))
+        assert parameters + state + results + passing - tangents < backprop + 0.5 * size
+
     def test_a_method_that_fails_is_reported_and_the_next_measured(self, breaking):
         breaking(MemoryError("no room"), in_step=False)
         reports = Reports()
@@ -262,10 +273,10 @@ class TestTuning:
 
     def test_of_several_optimisers_the_lowest_loss_decides_and_one_that_does_not_go_is_left_out(self):
         reports = Reports()
-        specs = ("backprop", "backprop:update=in-backward")
+        specs = ("backprop", "backprop:update=direct")
         tune(tiny_matched(optimizer="sgd|adam"), specs, Protocol(Budget(0.03)), Goal("0"), reports)
         tuned = {f["method"]: f for f in reports.of("tuned")}
-        assert tuned["backprop:update=in-backward"]["optimizer"] == "sgd"
+        assert tuned["backprop:update=direct"]["optimizer"] == "sgd"
         whole = [t for t in reports.of("trial") if t["method"] == "backprop" and t["full"]]
         assert {t["optimizer"] for t in reports.of("trial") if t["method"] == "backprop"} == {"sgd", "adam"}
         best = min(whole, key=lambda t: t["validation_loss"])
