@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
+import tempfile
+import warnings
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +15,29 @@ import pandas as pd
 
 from fgbench import methods as registered
 from fgbench.errors import UsageError
+from fgbench.estimate import CHOOSING_PROCESSES
+from fgbench.measurement.lock import timing_lock
 from fgbench.store.run_folder import find_runs, read_runs
 from fgbench.store.schema import TABLES
+from fgbench.summary.modes import choices
 from fgbench.summary.ratios import AA_ROLE, BASE_ROLE, METHOD_ROLE, ratios
 from fgbench.summary.table import summarise
+from fgbench.worker.client import WorkerDiedError, work
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
+
+    from fgbench.worker.comparison import Comparison
+    from fgbench.worker.reporting import Report
+
+
+SECONDS_A_PROCESS = 1.5  # of timing: below, one more process would tell less than it costs
+MOST_PROCESSES = 5
+UPDATES_SHARE = 0.2  # of the seconds, on top of them, to find backprop's fastest update
+HERE = (
+    "measured in the calling process ({why}): its intervals leave out the spread between processes, freed "
+    "pages are not kept, and float32 precision and threads are the caller's"
+)
 
 
 def compare(
@@ -32,36 +52,41 @@ def compare(
     execution: str = "eager",
     optimizer: str = "sgd",
 ) -> pd.DataFrame:
-    """Time a training step of each method on a model and a batch, interleaved, in this process.
+    """Time a training step of each method on a model and a batch, interleaved, as `fgbench run` does.
 
-    The model is copied for each method and stays as it is. One process is one sample: the intervals
-    hold for this process, `fgbench run` adds the spread between processes.
+    It is timed in up to five fresh processes, which keep freed pages and compute float32 as IEEE says,
+    on as many threads as the caller; before, backprop's fastest update is found in up to three. What
+    cannot be pickled, or is defined in the caller's own script, is timed in the calling process, and a
+    warning says what that leaves out. The model is copied for each method and stays as it is, and so do
+    the caller's settings.
 
     Args:
         model: in training mode, on the batch's device.
-        loss: (output, target) → scalar.
+        loss: (output, target) → scalar; a function of a module, such as torch's, can be pickled.
         batch: (input, target).
         methods: specs as in `fgbench run --method`.
         reference: the method that ratios are over; backprop, or the first where it is not among them.
-        max_measure_seconds: about how long to time.
+        max_measure_seconds: about how long to time; processes take a few seconds each to start.
         seed: of the tangents and of the order.
         execution: eager, compile (torch.compile) or cudagraph (on a GPU), for all.
         optimizer: of torch.optim, for all, as in `fgbench run --optimizer`.
 
     Returns:
         A row for each method, the base and the A/A repeat (`role` method, base, aa): `seconds` a step,
-        `r`, `ratio` with `_low` and `_high`, `rounds`; and a row with `status` and `detail` for a
-        method that failed.
+        `r`, `ratio` with `_low` and `_high`, `processes`, `rounds`, `update` (where a method leaves it
+        open, the one that was found fastest); and a row with `status` and `detail` for a method that
+        failed. Its `attrs` have `left_out`: what this measurement leaves out, empty where it does not.
 
     Raises:
         UsageError: no such method, option or optimiser, or a time that is not positive.
     """
     from fgbench.methods._optimizer import canonical_optimizer
-    from fgbench.worker.timing import AA, BASE, Problem, time_methods
+    from fgbench.worker.comparison import Comparison
 
     if not max_measure_seconds > 0:
         raise UsageError(f"max_measure_seconds {max_measure_seconds}: must be positive.")
-    registered.check_execution("execution", execution, str(batch[0].device))
+    device = str(batch[0].device)
+    registered.check_execution("execution", execution, device)
     optimizer = canonical_optimizer(optimizer)
     specs = registered.canonical_specs(methods)
     if not specs:
@@ -71,23 +96,148 @@ def compare(
         if reference not in specs:
             raise UsageError(f"reference {reference}: must be among the methods, {', '.join(specs)}.")
     over = reference or ("backprop" if "backprop" in specs else specs[0])
-    samples: list[dict[str, Any]] = []
-    failed: list[dict[str, Any]] = []
-
-    def report(event: str, **facts: Any) -> None:
-        if event == "failed":
-            failed.append({"role": METHOD_ROLE, **facts})
-        if event == "samples":
-            for sample in facts["samples"]:
-                arm = sample["arm"]
-                role = {BASE: BASE_ROLE, AA: AA_ROLE}.get(arm, METHOD_ROLE)
-                samples.append({**sample, "process": 0, "role": role, "method": over if arm == AA else arm})
-
     conditions = registered.Conditions(execution, optimizer)
-    problem = Problem(model, loss, [batch], seed, lambda _: conditions)
-    time_methods(problem, specs, over, process=0, seconds=max_measure_seconds, report=report)
-    found = ratios(pd.DataFrame(samples), over, pilot=1)
-    return pd.DataFrame([*({**r.row(), "status": "ok"} for r in found), *failed])
+    comparison = Comparison(model, loss, batch, over, seed, conditions)
+    with timing_lock(device, warnings.warn), tempfile.TemporaryDirectory(prefix="fgbench-") as folder:
+        return _compared(comparison, specs, max_measure_seconds, Path(folder) / "compared.pt")
+
+
+def _compared(comparison: Comparison, specs: Sequence[str], seconds: float, stored: Path) -> pd.DataFrame:
+    """In fresh processes, or here where they cannot have what is compared."""
+    try:
+        whole = _store(comparison, stored)
+        return _Told(comparison.over).measure(specs, seconds, whole, partial(_in_worker, stored))
+    except _NotElsewhereError as error:
+        left_out = HERE.format(why=error)
+    warnings.warn(f"fgbench.compare: {left_out}.", stacklevel=4)
+    frame = _Told(comparison.over).measure(specs, seconds, comparison, _here, most=1)
+    frame.attrs["left_out"] = left_out
+    return frame
+
+
+class _NotElsewhereError(Exception):
+    """What is compared cannot be handed to another process; the message says why."""
+
+
+def _store(comparison: Comparison, file: Path) -> Comparison:
+    import torch
+
+    try:
+        torch.save((comparison.model, comparison.loss, comparison.batch), file)
+    except Exception as error:  # pickle raises whatever the objects do
+        raise _NotElsewhereError(f"what is compared cannot be pickled, {_line(error)}") from error
+    return comparison
+
+
+Job = Callable[[Any, Sequence[str], "dict[str, str] | None", float, int, Any], None]
+"""Time in one process: what, methods, updates (None: find them), seconds, number of the process, report."""
+
+
+def _here(
+    comparison: Comparison,
+    specs: Sequence[str],
+    updates: dict[str, str] | None,
+    seconds: float,
+    number: int,
+    report: Report,
+) -> None:
+    if updates is None:
+        comparison.find_updates(specs, seconds, number, report)
+    else:
+        comparison.time(specs, updates, seconds, number, report)
+
+
+def _in_worker(
+    stored: Path,
+    comparison: Comparison,
+    specs: Sequence[str],
+    updates: dict[str, str] | None,
+    seconds: float,
+    number: int,
+    report: Report,
+) -> None:
+    import torch
+
+    request = {
+        "phase": "compare",
+        "stored": str(stored),
+        "path": sys.path,
+        "threads": torch.get_num_threads(),
+        "methods": list(specs),
+        "over": comparison.over,
+        "seed": comparison.seed,
+        "execution": comparison.conditions.execution,
+        "optimizer": comparison.conditions.optimizer,
+        "updates": updates,
+        "seconds": seconds,
+        "number": number,
+    }
+    try:
+        for event in work(request):
+            match event.pop("event"):
+                case "unloadable":
+                    raise _NotElsewhereError(f"another process cannot load it, {event['detail']}")
+                case "usage_error":
+                    raise UsageError(event["message"])
+                case name:
+                    report(name, **event)
+    except WorkerDiedError as died:
+        for spec in specs:
+            report("failed", method=spec, status=died.status, detail=f"its process ended early: {died}")
+
+
+class _Told:
+    """What processes report, and the table of it."""
+
+    def __init__(self, over: str) -> None:
+        self.over = over
+        self.modes: list[dict[str, Any]] = []
+        self.samples: list[dict[str, Any]] = []
+        self.failed: dict[str, dict[str, Any]] = {}
+        self.process = 0
+
+    def __call__(self, event: str, **facts: Any) -> None:
+        if event == "mode":
+            self.modes.append({"process": self.process, **facts})
+        if event == "failed":
+            self.failed.setdefault(facts["method"], {"role": METHOD_ROLE, **facts})
+        for sample in facts["samples"] if event == "samples" else ():
+            arm = sample["arm"]
+            role = {BASE_ROLE: BASE_ROLE, AA_ROLE: AA_ROLE}.get(arm, METHOD_ROLE)
+            method = self.over if arm == AA_ROLE else arm
+            self.samples.append({**sample, "process": self.process, "role": role, "method": method})
+
+    def measure(
+        self,
+        specs: Sequence[str],
+        seconds: float,
+        comparison: Comparison,
+        job: Job,
+        most: int = MOST_PROCESSES,
+    ) -> pd.DataFrame:
+        """Updates first, then times, in as many processes as the seconds are worth; a failed method once."""
+        count = max(1, min(most, int(seconds / SECONDS_A_PROCESS)))
+        updates: dict[str, str] = {}
+        if comparison.leaves_open(specs):
+            finding = min(count, CHOOSING_PROCESSES)
+            for self.process in range(finding):
+                job(comparison, specs, None, UPDATES_SHARE * seconds / finding, self.process, self)
+            self.failed = {}  # a process that died of a way to update: the times decide
+            updates = {c.method: c.update for c in choices(pd.DataFrame(self.modes))} if self.modes else {}
+        for self.process in range(count):
+            left = [spec for spec in specs if spec not in self.failed]
+            if left:
+                job(comparison, left, updates, seconds / count, self.process, self)
+        found = ratios(pd.DataFrame(self.samples), self.over, pilot=count) if self.samples else []
+        rows = [{**r.row(), "status": "ok"} for r in found]
+        frame = pd.DataFrame([*rows, *self.failed.values()])
+        frame["update"] = frame["method"].map(updates)
+        frame.attrs["left_out"] = ""
+        return frame
+
+
+def _line(error: Exception) -> str:
+    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def load(path: str | os.PathLike[str], table: str = "summary") -> pd.DataFrame:

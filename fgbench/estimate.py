@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from fgbench.options import OR
-from fgbench.plan import BEST, Config, Plan
+from fgbench.options import OR, split_spec
+from fgbench.plan import BEST, REFERENCE, Config, Plan
 from fgbench.training.search import TYPICAL_RUNS
 
-MODES_SHARE = 0.2  # of the timing budget, on top of it, to find each method's execution mode
+MODES_SHARE = 0.2  # of the timing budget, on top of it, to find each method's execution mode,
+UPDATES_SHARE = 0.1  # or backprop's update alone
+CHOOSING_PROCESSES = 3
 STARTUP_SECONDS = 6.0  # of a process, and
 EVALUATION_SHARE = 0.2  # of training on top of it: for the estimate of time left
 
@@ -16,14 +18,24 @@ def estimated_seconds(plan: Plan) -> float:
     return seconds_of(plan.config, len(plan.groups))
 
 
+def choosing_processes(config: Config) -> int:
+    """How many find what is fastest."""
+    return min(CHOOSING_PROCESSES, config.processes)
+
+
+def choosing_seconds(config: Config) -> float:
+    """That they time for, together."""
+    return (MODES_SHARE if config.execution == BEST else UPDATES_SHARE) * config.max_measure_seconds
+
+
 def seconds_of(config: Config, groups: int) -> float:
     """About how long a config takes for so many matched groups."""
     timing = config.processes * STARTUP_SECONDS + config.max_measure_seconds if config.time else 0.0
     if config.time and config.isolated:
         arms = 1 + len(config.methods)
         timing += config.processes * arms * STARTUP_SECONDS + config.max_measure_seconds
-    if config.execution == BEST:
-        timing += MODES_SHARE * config.max_measure_seconds + 2 * STARTUP_SECONDS
+    if config.execution == BEST or any(split_spec(m)[0] == REFERENCE for m in config.methods):
+        timing += choosing_seconds(config) + choosing_processes(config) * STARTUP_SECONDS
     optimizers = len(config.optimizer.split(OR))
     searching = TYPICAL_RUNS * optimizers if config.learning_rate is None else 0.0
     run = config.max_train_seconds * (1 + EVALUATION_SHARE)

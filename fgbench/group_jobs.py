@@ -35,6 +35,8 @@ class GroupJobs:
     """The mode of each method, and of the base, where each has its own."""
     optimizers: dict[str, str] = field(default_factory=dict)
     """The optimiser of each method, where each has its own."""
+    updates: dict[str, dict[str, str]] = field(default_factory=dict)
+    """The update of each method that leaves its own open, by optimiser."""
 
     def __post_init__(self) -> None:
         jobs = self._rows("jobs")
@@ -92,6 +94,8 @@ class GroupJobs:
             self._fail(jobs, "interrupted", f"{type(error).__name__}: {error}")
             raise
         finally:
+            for spec, job in jobs.items():
+                job["update"] = self.updates.get(spec, {}).get(job["optimizer"])
             self.folder.append("jobs", *jobs.values())
 
     def _fail(self, jobs: dict[str, dict[str, Any]], status: str, detail: str) -> None:
@@ -119,6 +123,7 @@ class GroupJobs:
             "methods": list(jobs),
             "executions": self.executions,
             "optimizers": self.optimizers,
+            "updates": self.updates,
             **more,
         }
         for event in work(request):

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 from contextlib import suppress
+from dataclasses import replace
 from typing import Any
 
 from fgbench import methods
-from fgbench.estimate import EVALUATION_SHARE, MODES_SHARE, STARTUP_SECONDS
+from fgbench.estimate import EVALUATION_SHARE, STARTUP_SECONDS, choosing_processes, choosing_seconds
 from fgbench.group_jobs import GroupJobs
 from fgbench.measurement.lock import timing_lock
 from fgbench.measurement.statistics import two_stage_size
@@ -15,6 +16,7 @@ from fgbench.plan import BEST, Plan
 from fgbench.store.recovery import ENDED_EARLY, leaves_out, records, recover
 from fgbench.store.run_folder import RunFolder
 from fgbench.summary.live import LiveRatios
+from fgbench.summary.modes import choices, marked
 from fgbench.summary.ratios import (
     AA_ROLE,
     ALONE_ROLE,
@@ -67,7 +69,7 @@ class GroupRun(GroupJobs):
 
     def run(self) -> None:
         """All phases that were asked for; a failing one is rows, and the next goes on without it."""
-        if self.plan.config.execution == BEST:
+        if self.plan.config.execution == BEST or self._updates_to_find():
             self._modes()
         # What a step is has to be known before it is timed.
         tuned = self._tune() if self.plan.config.train and len(self.group.optimizers) > 1 else None
@@ -81,20 +83,39 @@ class GroupRun(GroupJobs):
             if grid is not None:
                 self._train(grid, rates)
 
-    # ---- execution modes
+    # ---- execution modes and updates
+
+    def _updates_to_find(self) -> bool:
+        """Whether a method leaves open how it updates."""
+        own = [replace(self.group.conditions, optimizer=o) for o in self.group.optimizers]
+        return any(methods.find(m).updates(conditions) for m in self.methods for conditions in own)
 
     def _modes(self) -> None:
-        """Find each method's fastest execution mode, the base's too."""
+        """Find the fastest execution mode, of the base too, and the fastest update, over fresh processes."""
         if not self._finished("modes"):
-            seconds = MODES_SHARE * self.plan.config.max_measure_seconds
-            self.watcher.phase(self.group, "execution modes", seconds + 2 * STARTUP_SECONDS)
             with self._jobs("modes", self.methods, seed=SEARCH_SEED) as jobs:
-                for event in self._work("modes", jobs, SEARCH_SEED, seconds=seconds):
-                    if event.pop("event") == "mode":
-                        self.folder.append("modes", {"group": self.group.name, **event})
-        found = self._rows("modes")
-        chosen = found[found["chosen"].astype(bool)]
-        self.executions = dict(zip(chosen["method"], chosen["execution"], strict=True))
+                processes = choosing_processes(self.plan.config)
+                for number in range(processes):
+                    self._modes_in_process(jobs, number, processes)
+                rows = list(records(marked(self._rows("modes"))))
+                self.folder.replace_group("modes", self.group.name, rows)
+        for choice in choices(self._rows("modes")):
+            if self.plan.config.execution == BEST:
+                self.executions[choice.method] = choice.execution
+            if choice.update:
+                self.updates.setdefault(choice.method, {})[choice.optimizer] = choice.update
+                self.watcher.note(f"{self.group.name}, {choice.method}: {choice.sentence}.")
+
+    def _modes_in_process(self, jobs: dict[str, dict[str, Any]], number: int, processes: int) -> None:
+        best = self.plan.config.execution == BEST
+        seconds = choosing_seconds(self.plan.config) / processes
+        text = "execution modes" if best else "ways to update"
+        self.watcher.phase(
+            self.group, f"{text}, process {number + 1} of {processes}", seconds + STARTUP_SECONDS
+        )
+        for event in self._work("modes", jobs, SEARCH_SEED, seconds=seconds, best=best, number=number):
+            if event.pop("event") == "mode":
+                self.folder.append("modes", {"group": self.group.name, "process": number, **event})
 
     # ---- timing
 

@@ -94,11 +94,16 @@ class Script:
             yield round_of(request, number)
 
     def modes(self, request: dict[str, Any]) -> Events:
-        """The base is fastest compiled, every method eagerly."""
+        """The base is fastest compiled, every method eagerly, backprop by one addition."""
+        if not request["best"]:
+            for update, seconds in (("fused", 2.0), ("direct", 1.0)):
+                facts = {"execution": request["group"]["execution"], "optimizer": "sgd", "seconds": seconds}
+                yield event("mode", method="backprop", update=update, **facts)
+            return
         for method in ("base", *request["methods"]):
             for mode, seconds in (("eager", 2.0), ("compile", 1.0 if method == "base" else 3.0)):
-                fastest = (mode == "compile") == (method == "base")
-                yield event("mode", method=method, execution=mode, seconds=seconds, chosen=fastest)
+                facts = {"optimizer": "sgd", "update": "direct" if method == "backprop" else ""}
+                yield event("mode", method=method, execution=mode, seconds=seconds, **facts)
 
     def alone(self, request: dict[str, Any]) -> Events:
         yield event("rounds", rounds=6)

@@ -2,26 +2,130 @@
 
 from __future__ import annotations
 
+import os
+from contextlib import nullcontext
+from typing import Any
+
 import pandas as pd
 import pytest
 import torch
 
 import fgbench
+from fgbench import api
 from fgbench.errors import ResultsError, UsageError
 from fgbench.store.schema import TABLES
+from fgbench.worker import comparison
+from fgbench.worker.client import WorkerDiedError
 from tests.builders import cross_entropy, run_folder, tiny_batch, tiny_group, tiny_mlp
 
-pytestmark = pytest.mark.usefixtures("short_blocks")
+HERE = "ignore:fgbench.compare. measured in the calling process"
+pytestmark = [pytest.mark.usefixtures("short_blocks"), pytest.mark.filterwarnings(HERE)]
 
 
-def compared(**options: object) -> pd.DataFrame:
-    model, batch = tiny_mlp(dtype=torch.float32), tiny_batch(torch.float32)
-    return fgbench.compare(model, cross_entropy, batch, max_measure_seconds=0.05, **options)
+def compared(loss: Any = cross_entropy, model: Any = None, **options: object) -> pd.DataFrame:
+    model = tiny_mlp(dtype=torch.float32) if model is None else model
+    batch = tiny_batch(torch.float32)
+    return fgbench.compare(model, loss, batch, max_measure_seconds=0.05, **options)
+
+
+def here(**options: object) -> pd.DataFrame:
+    """In this process, since a lambda cannot be pickled."""
+    return compared(loss=lambda output, target: cross_entropy(output, target), **options)
+
+
+def only_in(process: int) -> torch.nn.Module:
+    if os.getpid() != process:
+        raise RuntimeError("a class of the caller's script")
+    return tiny_mlp(dtype=torch.float32)
+
+
+class OnlyHere(torch.nn.Sequential):
+    """Pickled, but no other process can load it."""
+
+    def __reduce__(self):
+        return only_in, (os.getpid(),)
+
+    def __deepcopy__(self, memo):
+        return tiny_mlp(dtype=torch.float32)
+
+
+def settings() -> tuple[object, ...]:
+    matmul, conv = torch.backends.cuda.matmul, torch.backends.cudnn.conv
+    return torch.get_num_threads(), matmul.fp32_precision, conv.fp32_precision
+
+
+class TestInFreshProcesses:
+    @pytest.mark.filterwarnings("error::UserWarning")
+    def test_what_can_be_pickled_is_measured_as_a_run_does_and_the_caller_stays_as_it_is(self, monkeypatch):
+        held = []
+        monkeypatch.setattr(api, "SECONDS_A_PROCESS", 0.02)
+        monkeypatch.setattr(api, "timing_lock", lambda device, note: nullcontext(held.append(device)))
+        monkeypatch.setattr(comparison, "keep_freed_pages", lambda: pytest.fail("the caller's malloc"))
+        requests = []
+        really = api.work
+        monkeypatch.setattr(api, "work", lambda request: (requests.append(request), really(request))[1])
+        before = settings()
+        table = compared()
+        assert settings() == before
+        assert held == ["cpu"]
+        assert [(r["number"], r["updates"] is None) for r in requests] == [
+            *((0, True), (1, True)),
+            *((0, False), (1, False)),
+        ]
+        assert set(table["status"]) == {"ok"}
+        assert set(table["processes"]) == {2}
+        assert table.attrs["left_out"] == ""
+        updates = table.set_index(["role", "method"])["update"]
+        assert updates["method", "backprop"] in ("fused", "foreach", "direct", "in-backward")
+        assert pd.isna(updates["method", "forward"])
+
+    def test_a_worker_keeps_freed_pages_and_pins_precision_and_threads(self, monkeypatch, tmp_path):
+        told = []
+        monkeypatch.setattr(comparison, "keep_freed_pages", lambda: told.append("pages"))
+        monkeypatch.setattr(comparison, "float32_precision", told.append)
+        monkeypatch.setattr(torch, "set_num_threads", lambda count: told.append(count))
+        request = {"threads": 3, "path": [], "stored": str(tmp_path / "absent")}
+        comparison.do_comparison(request, lambda event, **facts: told.append(event))
+        assert told == ["pages", "ieee", 3, "unloadable"]
+
+    def test_a_worker_that_dies_is_a_row_for_each_method(self, monkeypatch):
+        def die(request):
+            raise WorkerDiedError("oom", "killed")
+            yield
+
+        monkeypatch.setattr(api, "work", die)
+        table = compared()
+        assert set(table["method"]) == {"backprop", "forward"}
+        assert set(table["status"]) == {"oom"}
+
+
+class TestInThisProcess:
+    @pytest.mark.parametrize(
+        ("given", "why"),
+        [
+            ({"loss": lambda output, target: cross_entropy(output, target)}, "cannot be pickled"),
+            ({"model": OnlyHere()}, "another process cannot load it"),
+        ],
+        ids=["lambda", "script"],
+    )
+    def test_what_cannot_go_to_another_process_is_measured_here_and_says_what_that_leaves_out(
+        self, given, why, monkeypatch
+    ):
+        monkeypatch.setattr(comparison, "keep_freed_pages", lambda: pytest.fail("the caller's malloc"))
+        before = settings()
+        with pytest.warns(UserWarning, match=why):
+            table = compared(**given)
+        assert settings() == before
+        assert set(table["status"]) == {"ok"}
+        assert why in table.attrs["left_out"]
+        assert "freed pages are not kept" in table.attrs["left_out"]
+        assert set(table["processes"]) == {1}
+        assert table.set_index(["role", "method"])["update"]["method", "backprop"]
 
 
 @pytest.mark.real_time
 def test_compare_gives_the_base_every_method_and_the_a_a_repeat():
-    table = compared()
+    table = here()
     assert set(zip(table["role"], table["method"], strict=True)) == {
         ("base", "base"),
         ("method", "backprop"),
@@ -47,13 +151,13 @@ def test_compare_leaves_the_model_as_it_is():
 
 
 def test_compare_takes_the_reference_that_is_asked_for():
-    table = compared(reference="forward:structure=gaussian").set_index(["role", "method"])
+    table = here(reference="forward:structure=gaussian").set_index(["role", "method"])
     assert table.loc[("method", "forward"), "ratio"] == 1.0
     assert ("aa", "forward") in table.index
 
 
 def test_compare_without_backprop_is_over_the_first():
-    table = compared(methods=["forward:structure=rademacher", "forward"]).set_index(["role", "method"])
+    table = here(methods=["forward:structure=rademacher", "forward"]).set_index(["role", "method"])
     assert table.loc[("method", "forward:structure=rademacher"), "ratio"] == 1.0
 
 
@@ -86,7 +190,7 @@ def test_compare_gives_a_row_for_a_method_that_fails(monkeypatch):
     from fgbench.methods._pushforward import PushforwardStep
 
     monkeypatch.setattr(PushforwardStep, "expected", lambda self, gradient, *at: [0 * g for g in gradient])
-    table = compared()
+    table = here()
     (row,) = table[table["method"] == "forward"].to_dict("records")
     assert (row["status"], row["role"]) == ("error", "method")
     assert "Not timed" in row["detail"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import pandas as pd
 import pytest
@@ -88,8 +88,8 @@ class TestAWholeRun:
             ("w", "b", 9, "c0")
         }
         assert len({j["job"] for j in jobs}) == len(jobs)
-        # 1 process, memory, tuning and 2 seeds, of 2 methods each.
-        assert len(jobs) == 2 * (1 + 1 + 1 + 2)
+        # The choice of an update, 1 process, memory, tuning and 2 seeds, of 2 methods each.
+        assert len(jobs) == 2 * (1 + 1 + 1 + 1 + 2)
 
     def test_ratios_leave_the_warm_up_out_and_say_they_are_quick(self, ran):
         rows = {(r["role"], r["method"]): r for r in ran().rows("ratios")}
@@ -165,8 +165,8 @@ class TestAWholeRun:
         assert {j["queries"] for j in done.rows("jobs") if j["phase"] == "train"} == {2, 3}
 
     def test_time_only_and_train_only_leave_the_other_half_out(self, ran):
-        assert {r["phase"] for r in ran(train=False).script.requests} == {"time", "memory"}
-        assert {r["phase"] for r in ran(time=False).script.requests} == {"tune", "train"}
+        assert {r["phase"] for r in ran(train=False).script.requests} == {"modes", "time", "memory"}
+        assert {r["phase"] for r in ran(time=False).script.requests} == {"modes", "tune", "train"}
 
     def test_groups_run_one_after_the_other_and_keep_their_rows(self, ran):
         done = ran(groups=2)
@@ -218,12 +218,41 @@ class TestModes:
         for phase in ("time", "alone", "memory", "tune", "train"):
             assert all(r["executions"] == found for r in done.script.of_phase(phase)), phase
         assert {j["execution"] for j in done.rows("jobs") if j["phase"] == "time"} == {"eager"}
-        assert len(done.rows("modes")) == 6
+        assert len(done.rows("modes")) == 6 * len(done.script.of_phase("modes"))
+        chosen = {r["method"]: r["execution"] for r in done.rows("modes") if r["chosen"]}
+        assert chosen == found
 
-    def test_without_best_none_is_looked_for(self, ran):
+    def test_without_best_the_mode_is_the_groups(self, ran):
         done = ran(execution="compile")
-        assert not done.script.of_phase("modes")
+        assert not any(request["best"] for request in done.script.of_phase("modes"))
         assert {j["execution"] for j in done.rows("jobs")} == {tiny_group().execution}
+
+
+class TestUpdates:
+    OWN: ClassVar = {"backprop": {"sgd": "direct"}}
+
+    def test_the_fastest_is_found_first_over_several_processes_and_used_by_every_phase(self, ran):
+        done = ran(processes=4, isolated=True)
+        phases = [request["phase"] for request in done.script.requests]
+        assert phases[:4] == ["modes", "modes", "modes", "time"]
+        assert [r["number"] for r in done.script.of_phase("modes")] == [0, 1, 2]
+        for phase in ("time", "alone", "memory", "tune", "train"):
+            assert all(r["updates"] == self.OWN for r in done.script.of_phase(phase)), phase
+        jobs = [j for j in done.rows("jobs") if j["phase"] != "modes"]
+        assert {(j["method"], j["update"]) for j in jobs if j["method"] == "backprop"} == {
+            ("backprop", "direct")
+        }
+        assert all(pd.isna(j["update"]) for j in jobs if j["method"] == "forward")
+        rows = [(r["process"], r["update"], r["chosen"]) for r in done.rows("modes")]
+        assert rows == [(p, u, u == "direct") for p in range(3) for u in ("fused", "direct")]
+        assert any("its update is direct" in line for line in done.watcher.notes)
+
+    def test_a_quick_run_takes_one_process(self, ran):
+        assert len(ran(processes=1).script.of_phase("modes")) == 1
+
+    def test_where_it_is_fixed_none_is_looked_for(self, ran):
+        done = ran(methods=("backprop:update=foreach", "forward"))
+        assert not done.script.of_phase("modes")
 
 
 class TestOptimizers:
@@ -282,7 +311,7 @@ class TestFailures:
         assert (first["methods"], second["methods"]) == (["backprop", "forward"], ["backprop"])
         assert done.script.of_phase("memory")[0]["methods"] == ["backprop"]
         assert list(done.script.of_phase("train")[0]["learning_rates"]) == ["backprop"]
-        (job,) = [j for j in done.rows("jobs") if j["method"] == "forward"]
+        (job,) = [j for j in done.rows("jobs") if j["method"] == "forward" and j["phase"] != "modes"]
         assert (job["status"], job["detail"]) == (status, "wrong by 2")
         assert any("forward" in note and "wrong by 2" in note for note in done.watcher.notes)
 

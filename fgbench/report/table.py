@@ -163,6 +163,8 @@ def caption(row: pd.Series) -> str:
             if count > 1
             else f"ONE process, {rounds} rounds: the intervals leave out the spread between processes"
         )
+    if not missing(row.get("update")):
+        lines.append(f"{row['method']} updates {row['update']}: the fastest of its ways here, in all figures")
     if not missing(row["runs"]):
         lines.append("T: expected training seconds to the target; T ratio ≈ ratio × steps ratio")
     if not missing(row["train_seconds"]):

@@ -4,13 +4,18 @@ Missing is empty, never 0. Types: `str`, `int`, `float` (inf and nan allowed), `
 """
 
 # 1: the first. 2: jobs.optimizer; parts; `forward` is fgbench's own engine. 3: what ADDED says; modes.
-# 4: what ADDED says; a search chooses by the time to the targets.
+# 4: what ADDED says; a search chooses by the time to the targets; `backprop` takes the fastest update,
+# jobs.update: up to 3 it meant `update=fused`.
 SCHEMA_VERSION = 4
 OLDEST_READABLE = 2
 
 # Columns that a version added; an older file's rows read as missing there.
 ADDED: dict[int, dict[str, tuple[str, ...]]] = {
-    4: {"search": ("targets_reached", "target_seconds", "chosen_by")},
+    4: {
+        "jobs": ("update",),
+        "modes": ("process", "optimizer", "update"),
+        "search": ("targets_reached", "target_seconds", "chosen_by"),
+    },
     3: {
         "jobs": ("evaluate_every", "evaluate_first", "queries", "first_call_seconds"),
         "samples": (
@@ -45,6 +50,7 @@ TABLES: dict[str, dict[str, str]] = {
         "threads": "int",
         "execution": "str",
         "optimizer": "str",
+        "update": "str",  # of a method that leaves it open: the one that was found fastest
         "seed": "int",
         "process": "int",
         "learning_rate": "float",  # at the first step
@@ -78,8 +84,17 @@ TABLES: dict[str, dict[str, str]] = {
         "throttle": "str",
         "joules": "float",
     },
-    # `--exec best`: a method in an execution mode, timed to find its fastest.
-    "modes": {**_GROUP, "execution": "str", "seconds": "float", "chosen": "bool", "detail": "str"},
+    # A way to run a method (execution mode, update), timed in one process to find its fastest.
+    "modes": {
+        **_GROUP,
+        "process": "int",
+        "execution": "str",
+        "optimizer": "str",
+        "update": "str",
+        "seconds": "float",
+        "chosen": "bool",  # empty while they are timed
+        "detail": "str",
+    },
     # A part of a method's step, timed apart in one process; `whole` is the step in the same rounds.
     "parts": {**_GROUP, "process": "int", "part": "str", "seconds": "float"},
     # A method of a group: R, and its ratio to the reference; derived from samples.

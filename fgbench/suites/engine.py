@@ -1,8 +1,7 @@
 """`make bench-engine`: what the forward-mode engine costs, beside the targets that it was built to.
 
 Every case is a run of its own in the results folder, so that its samples can be looked at; the table
-is also stored as `engine.csv` beside them. `backprop` is the faster of its fused and its in-backward
-update, in the same execution mode.
+is also stored as `engine.csv` beside them. `backprop` has its fastest update in the same execution mode.
 """
 
 from __future__ import annotations
@@ -20,7 +19,7 @@ import pandas as pd
 from fgbench.api import load
 from fgbench.report.figures import number
 
-BACKPROPS = ("backprop", "backprop:update=in-backward")
+BACKPROP = "backprop"
 TABLE = "engine.csv"
 
 
@@ -96,7 +95,7 @@ def _measure(case: Case, asked: argparse.Namespace) -> Path:
     from fgbench.cli import app
 
     before = set(asked.out.glob("*/run.json"))
-    specs = [*BACKPROPS, *(target.method for target in case.targets)]
+    specs = [BACKPROP, *(target.method for target in case.targets)]
     seconds = case.seconds * asked.share
     arguments = [
         *("run", "--time-only", "--arch", case.arch, "--depth", str(case.depth)),
@@ -113,10 +112,10 @@ def _measure(case: Case, asked: argparse.Namespace) -> Path:
 
 def _rows(case: Case, summary: pd.DataFrame) -> list[dict[str, Any]]:
     by_method = summary.set_index("method")
-    best = str(by_method.loc[list(BACKPROPS), "r"].astype(float).idxmin())
+    over = by_method.loc[BACKPROP]
     rows = []
     for target in case.targets:
-        own, over = by_method.loc[target.method], by_method.loc[best]
+        own = by_method.loc[target.method]
         rows.append(
             {
                 "case": case.name,
@@ -124,11 +123,10 @@ def _rows(case: Case, summary: pd.DataFrame) -> list[dict[str, Any]]:
                 "r": own["r"] / target.per_tangent,
                 "r_target": target.r,
                 "per_tangents": target.per_tangent,
-                "ratio": own["r"] / over["r"],
+                "ratio": own["ratio"],
                 "ratio_target": target.ratio,
-                "over": best,
+                "over": over["update"],
                 "r_over": over["r"],
-                "ratio_to_fused": own["ratio"],
                 "status": own["status"],
             }
         )
@@ -154,7 +152,7 @@ def show(frame: pd.DataFrame) -> None:
             _target(row["r"], row["r_target"]),
             number(row["ratio"]),
             _target(row["ratio"], row["ratio_target"]),
-            "in-backward" if row["over"] != "backprop" else "fused",
+            str(row["over"]),
         )
     Console().print(table)
 

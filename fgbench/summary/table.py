@@ -37,7 +37,8 @@ RATIO_COLUMNS = (
 def summarise(run: RunFolder) -> pd.DataFrame:
     """A row for each method of each group of a run.
 
-    Columns: `group`, `method`, what the group is; `mode` and `own_optimizer`, the method's own;
+    Columns: `group`, `method`, what the group is; the method's own `mode`, `own_optimizer` and, where it
+    leaves that open, `update`;
     `seconds` and `joules` per step, `first_call_seconds` (the slowest process's: compilation and all);
     `r`, `r_alone` (timed with nothing between), `ratio` (over the `reference`), `t` (expected seconds to
     the target), `t_ratio` and `n_ratio` (its factor in iterations), `validation_loss`, each with `_low`
@@ -129,7 +130,11 @@ def _step_cells(jobs: pd.DataFrame, samples: pd.DataFrame) -> dict[str, Any]:
         "enqueue_share": None if pd.isna(share) else float(share),
     }
     last = jobs[jobs["phase"] != "modes"].tail(1)
-    return cells | {"mode": _first(last, "execution"), "own_optimizer": _first(last, "optimizer")}
+    return cells | {
+        "mode": _first(last, "execution"),
+        "own_optimizer": _first(last, "optimizer"),
+        "update": _first(last, "update"),
+    }
 
 
 def _final_cells(curves: pd.DataFrame, jobs: pd.DataFrame) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def _do(request: dict[str, Any], channel: TextIO) -> None:
     from fgbench.worker.checkpoint import Checkpoint
     from fgbench.worker.matched import build_matched
     from fgbench.worker.memory import measure_memory
-    from fgbench.worker.timing import BATCHES, find_modes, time_alone, time_methods
+    from fgbench.worker.timing import BATCHES, MODES, find_modes, time_alone, time_methods
     from fgbench.worker.training import Protocol, train, tune
 
     report = partial(_report, channel)
@@ -52,14 +52,23 @@ def _do(request: dict[str, Any], channel: TextIO) -> None:
         asked = {key: value for key, value in request.items() if key != "phase"}
         measure_noise(**asked, report=report)
         return
+    if request["phase"] == "compare":
+        from fgbench.worker.comparison import do_comparison
+
+        do_comparison(request, report)
+        return
     group = Group(**request["group"])
-    own = request["executions"], request["optimizers"]
+    own = request["executions"], request["optimizers"], request.get("updates")
     matched = build_matched(group, request["data_dir"], request["seed"], *own)
     report("built", **matched.facts())
     specs = request["methods"]
     match request["phase"]:
         case "modes":
-            find_modes(matched.problem(matched.batches(BATCHES)), specs, request["seconds"], report)
+            problem = matched.problem(matched.batches(BATCHES))
+            modes = MODES[matched.device.type] if request["best"] else (group.execution,)
+            # Its number is not called `process`: the first has compiled code at hand like the others.
+            seconds, number = request["seconds"], request["number"]
+            find_modes(problem, specs, modes, group.optimizers, seconds, report, number)
         case "time":
             problem = matched.problem(matched.batches(BATCHES))
             reference, slowed_by = request["reference"], request["slowed"]

@@ -33,6 +33,7 @@ class Matched:
         seed: of weights, batch order and tangents.
         executions: the mode of each method where `best` found it one of its own, `base` among them.
         optimizers: of each method where the search found it one of its own.
+        updates: of each method that leaves its own open, by optimiser: the fastest.
     """
 
     group: Group
@@ -43,6 +44,7 @@ class Matched:
     seed: int
     executions: Mapping[str, str] = field(default_factory=dict)
     optimizers: Mapping[str, str] = field(default_factory=dict)
+    updates: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @property
     def device(self) -> torch.device:
@@ -60,10 +62,12 @@ class Matched:
     def conditions_of(self, spec: str) -> Conditions:
         """What a method is prepared with."""
         group = self.group.conditions
+        optimizer = self.optimizers.get(spec, group.optimizer)
         return replace(
             group,
             execution=self.executions.get(spec, group.execution),
-            optimizer=self.optimizers.get(spec, group.optimizer),
+            optimizer=optimizer,
+            update=self.updates.get(spec, {}).get(optimizer, ""),
         )
 
     def problem(self, batches: Sequence[Batch]) -> Problem:
@@ -85,6 +89,7 @@ def build_matched(
     seed: int,
     executions: Mapping[str, str] | None = None,
     optimizers: Mapping[str, str] | None = None,
+    updates: Mapping[str, Mapping[str, str]] | None = None,
 ) -> Matched:
     """Build a group's model and data from a seed alone; weights are drawn on the CPU on any device."""
     keep_freed_pages()
@@ -106,6 +111,7 @@ def build_matched(
         seed,
         executions or {},
         optimizers or {},
+        updates or {},
     )
 
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import random
 from collections import defaultdict
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import count, cycle, product
 from statistics import median
@@ -122,43 +122,73 @@ def time_alone(problem: Problem, spec: str, process: int, seconds: float, report
         run_arms(with_blocks(arms, problem, clock), clock, seconds, random.Random(process), report)
 
 
-def find_modes(problem: Problem, specs: Sequence[str], seconds: float, report: Report) -> None:
-    """Time the base and each method in each execution mode, interleaved; report medians and the fastest.
+def find_modes(
+    problem: Problem,
+    specs: Sequence[str],
+    modes: Sequence[str],
+    optimizers: Sequence[str],
+    seconds: float,
+    report: Report,
+    process: int = 0,
+) -> None:
+    """Time all ways to run each method, and the base, interleaved; report the median of each.
 
-    What a mode does not take is reported with the reason, and the method stays in the running.
+    Those are the execution modes, and the updates of a method that leaves its own open, under each
+    optimiser. What there is no choice of is not timed. What a mode does not take is reported with the
+    reason, and the method stays in the running. The first of the `process`es also checks each step.
     """
     clock, arms, owners = problem.clock, [], {}
-    for spec, mode in product((BASE, *specs), MODES[problem.device.type]):
-        trial = replace(problem, conditions_of=partial(_in_mode, problem.conditions_of, mode))
+    for spec, conditions in _ways(problem, specs, modes, optimizers):
+        way = {"method": spec, **asdict(conditions)}
+        trial = replace(problem, conditions_of=partial(_always, conditions))
+        name = " ".join(way.values())
         try:
             if spec == BASE:
-                arm = Arm(f"{mode} {spec}", base_step(trial))
+                arm = Arm(name, base_step(trial))
                 arm.step()
             else:
-                method = methods.find(spec)
-                check_step(
-                    method, trial.model, trial.loss, trial.batches[0], trial.seed, trial.conditions_of(spec)
-                )
-                arm = Arm(f"{mode} {spec}", _over(trial.batches, _method_step(trial, spec, 0)))
+                if process == 0:
+                    check_step(
+                        methods.find(spec), trial.model, trial.loss, trial.batches[0], trial.seed, conditions
+                    )
+                arm = Arm(name, _over(trial.batches, _method_step(trial, spec, process)))
         except Exception as error:
             detail = " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_DETAIL]
-            report("mode", method=spec, execution=mode, seconds=None, chosen=False, detail=detail)
+            report("mode", **way, seconds=None, detail=detail)
             continue
         arms.append(arm)
-        owners[arm.name] = spec, mode
-    found = _median_seconds(with_blocks(arms, problem, clock), clock, seconds)
-    for name, (spec, mode) in owners.items():
-        fastest = min(found[n] for n, (s, _) in owners.items() if s == spec)
-        report("mode", method=spec, execution=mode, seconds=found[name], chosen=found[name] == fastest)
+        owners[name] = way
+    if arms:
+        found = _median_seconds(with_blocks(arms, problem, clock), clock, seconds, process)
+        for name, way in owners.items():
+            report("mode", **way, seconds=found[name])
 
 
-def _in_mode(conditions_of: ConditionsOf, mode: str, spec: str) -> Conditions:
-    return replace(conditions_of(spec), execution=mode)
+def _ways(
+    problem: Problem, specs: Sequence[str], modes: Sequence[str], optimizers: Sequence[str]
+) -> Iterator[tuple[str, Conditions]]:
+    for spec, mode in product((BASE, *specs), modes):
+        own = replace(problem.conditions_of(spec), execution=mode)
+        updates = [
+            replace(own, optimizer=optimizer, update=update)
+            for optimizer in optimizers
+            for update in (() if spec == BASE else _updates(spec, replace(own, optimizer=optimizer)))
+        ]
+        alone = [own] if len(modes) > 1 else []
+        yield from ((spec, conditions) for conditions in updates or alone)
 
 
-def _median_seconds(arms: Sequence[Arm], clock: Clock, seconds: float) -> dict[str, float]:
+def _updates(spec: str, conditions: Conditions) -> tuple[str, ...]:
+    return methods.find(spec).updates(conditions)
+
+
+def _always(conditions: Conditions, spec: str) -> Conditions:
+    return conditions
+
+
+def _median_seconds(arms: Sequence[Arm], clock: Clock, seconds: float, process: int) -> dict[str, float]:
     history: dict[str, list[float]] = defaultdict(list)
-    run_arms(arms, clock, seconds, random.Random(0), partial(_remember, history))
+    run_arms(arms, clock, seconds, random.Random(process), partial(_remember, history))
     return {name: median(values) for name, values in history.items()}
 
 

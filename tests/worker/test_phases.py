@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -162,21 +162,49 @@ class TestTiming:
         assert reports.of("failed")[0]["status"] == "oom"
         assert not reports.of("samples")
 
-    def test_the_mode_chosen_is_the_fastest_and_what_a_mode_refuses_is_said(self, monkeypatch):
-        monkeypatch.setattr("fgbench.worker.timing.MODES", {"cpu": ("eager", "compile")})
-        monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # which is quick
+    def modes(self, specs, modes=("eager",), optimizers=("sgd",)) -> list[dict[str, Any]]:
         reports = Reports()
-        specs = ("backprop", "forward:structure=activity")
-        find_modes(problem(), specs, 0.05, reports)
-        modes = {(f["method"], f["execution"]): f for f in reports.of("mode")}
+        find_modes(problem(), specs, modes, optimizers, 0.05, reports)
+        return reports.of("mode")
+
+    def test_the_base_and_every_method_are_timed_in_every_mode_and_what_one_refuses_is_said(
+        self, monkeypatch
+    ):
+        monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # which is quick
+        specs = ("backprop:update=fused", "forward:structure=activity")
+        modes = {(f["method"], f["execution"]): f for f in self.modes(specs, ("eager", "compile"))}
         assert set(modes) == {(m, e) for m in ("base", *specs) for e in ("eager", "compile")}
-        refused = modes["forward:structure=activity", "compile"]
-        assert (refused["seconds"], refused["chosen"]) == (None, False)
+        refused = modes.pop(("forward:structure=activity", "compile"))
+        assert refused["seconds"] is None
         assert "runs eagerly" in refused["detail"]
-        for method in ("base", *specs):
-            own = [f for f in modes.values() if f["method"] == method and f["seconds"]]
-            fastest = min(own, key=lambda f: f["seconds"])
-            assert [f for f in own if f["chosen"]] == [fastest]
+        assert all(f["seconds"] > 0 for f in modes.values())
+
+    def test_every_update_of_backprop_is_timed_under_every_optimiser_and_nothing_that_has_no_choice(self):
+        found = self.modes((*SPECS, "backprop:update=fused"), optimizers=("sgd", "adam"))
+        assert all(f["seconds"] > 0 for f in found)
+        assert [(f["method"], f["optimizer"], f["update"]) for f in found] == [
+            *(("backprop", "sgd", u) for u in ("fused", "foreach", "direct", "in-backward")),
+            *(("backprop", "adam", u) for u in ("fused", "foreach", "in-backward")),
+        ]
+
+    def test_an_update_that_is_wrong_is_not_timed(self, monkeypatch):
+        from fgbench.methods.backprop import DirectStep
+
+        monkeypatch.setattr(DirectStep, "_update", lambda self, learning_rate: None)
+        seconds = {f["update"]: f["seconds"] for f in self.modes(("backprop",))}
+        assert seconds.pop("direct") is None
+        assert all(seconds.values())
+
+    def test_the_update_that_was_found_is_the_one_that_is_timed_measured_and_trained(self):
+        from fgbench.methods.backprop import DirectStep
+
+        matched = replace(tiny_matched(), updates={"backprop": {"sgd": "direct"}})
+        assert matched.conditions_of("backprop").update == "direct"
+        step = methods.prepare(
+            methods.find("backprop"), matched.model, matched.loss, 0, matched.conditions_of("backprop")
+        )
+        assert isinstance(step, DirectStep)
+        assert matched.conditions_of("forward").update == ""
 
     def test_the_model_is_left_as_it_was(self):
         one = problem()
