@@ -359,7 +359,7 @@ class GroupRun(GroupJobs):
         if not targets:
             self.watcher.note(f"{self.group.name}: no target: no run held a validation loss below its start.")
             return
-        rows = target_rows(curves, self._rows("jobs"), targets)
+        rows = target_rows(curves, jobs, targets)
         self.folder.replace_group("targets", self.group.name, rows)
 
 

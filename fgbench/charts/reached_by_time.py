@@ -12,9 +12,9 @@ from fgbench.charts._parts import log_axis
 from fgbench.charts._style import add_legend, height_over_legend, new_figure
 from fgbench.measurement.statistics import survival
 from fgbench.report.figures import target_words
-from fgbench.summary.targets import CENSORED, NEVER, REACHED
+from fgbench.summary.targets import CENSORED, DIVERGED, REACHED
 
-NOTE = "Kaplan–Meier: a run cut short (|) counts until then, one that diverged or failed (×) for good."
+NOTE = "Kaplan–Meier: a run cut short (|) counts until then, one that diverged (×) for good."
 
 
 def _draw(comparison: Comparison) -> Figure | str:
@@ -33,7 +33,7 @@ def _draw(comparison: Comparison) -> Figure | str:
         if own.empty:
             continue
         reached = list(own["outcome"] == REACHED)
-        spent = list(own["seconds"].mask(own["outcome"].isin(NEVER), math.inf))
+        spent = list(own["seconds"].mask(own["outcome"] == DIVERGED, math.inf))
         at, left = survival(spent, reached)
         share = [0.0, *(1 - p for p in left)]
         ax.step(
@@ -44,7 +44,7 @@ def _draw(comparison: Comparison) -> Figure | str:
             linestyle=look.line,
             label=method,
         )
-        for mark, name, outcomes in (("|", "_ended", [CENSORED]), ("x", "_never", NEVER)):
+        for mark, name, outcomes in (("|", "_ended", [CENSORED]), ("x", "_never", [DIVERGED])):
             ended = sorted(own[own["outcome"].isin(outcomes)]["seconds"])
             heights = [share[sum(t <= s for t in at)] for s in ended]
             ax.plot(ended, heights, mark, color=look.colour, markersize=9, label=f"{name} {method}")

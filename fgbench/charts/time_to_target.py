@@ -16,7 +16,7 @@ from fgbench.charts._comparison import Comparison
 from fgbench.charts._parts import ROW_INCHES, beside, log_axis, name_rows, point, reach
 from fgbench.charts._style import GREY, Look, new_figure
 from fgbench.report.figures import missing, number, target_words
-from fgbench.summary.targets import CENSORED, NEVER, REACHED
+from fgbench.summary.targets import CENSORED, DIVERGED, REACHED
 
 LOG_SPAN = 10
 SEEDS_BELOW = 0.3  # of a row, so that the seeds do not hide the estimate
@@ -64,10 +64,10 @@ def _draw_group(ax: Axes, group: Comparison) -> None:
 def _draw_seeds(ax: Axes, targets: pd.DataFrame, place: float, look: Look) -> None:
     """A mark a seed: filled where it reached the target, hollow with an arrow where it was cut short.
 
-    A cross where it diverged or failed.
+    A cross where it diverged.
     """
     arrow: dict[str, Any] = {"arrowstyle": "<-", "color": look.colour, "shrinkA": 0, "shrinkB": 3}
-    kinds = (([REACHED], ".", look.colour), ([CENSORED], ".", "white"), (NEVER, "x", look.colour))
+    kinds = (([REACHED], ".", look.colour), ([CENSORED], ".", "white"), ([DIVERGED], "x", look.colour))
     for outcomes, marker, fill in kinds:
         own = targets[targets["outcome"].isin(outcomes)]["seconds"].astype(float)
         dots: dict[str, Any] = {"marker": marker, "markersize": 8 if marker == "." else 5, "zorder": 4}
@@ -101,7 +101,7 @@ def _keys() -> Sequence[Line2D]:
     cross = Line2D([], [], linestyle="none", marker="x", markersize=5, color=GREY)
     filled.set_label("a seed that reached it")
     hollow.set_label("ended before (longer than)")
-    cross.set_label("diverged or failed (never)")
+    cross.set_label("diverged (never)")
     return [filled, hollow, cross]
 
 

@@ -72,9 +72,6 @@ class Step(ABC):
     optimizer: torch.optim.Optimizer | EachItsOwn | None = None
     """The optimiser that it steps with, where there is one: its state is memory that is kept."""
 
-    in_place: ClassVar[bool] = False
-    """Whether the optimiser's state must stay in the tensors where it is, as a CUDA graph needs it."""
-
     def get_ready(self, batch: Batch) -> None:  # noqa: B027
         """Make and draw what is made once, of the shapes of a first batch: matrices, networks of its own.
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from contextlib import ExitStack
 from functools import cache, partial
 from typing import Any
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fgbench.methods import Batch, Part, Step
+from fgbench.methods._optimizer import each_of
 from fgbench.methods._optimizer_state import OptimizerState
 
 WARM_UP_CALLS = 3  # before a capture: kernels chosen, workspaces and autograd's buffers made
@@ -24,15 +25,16 @@ class Graph:
         function: Callable[..., Any],
         kept: Callable[[], Sequence[Tensor]],
         generators: Sequence[torch.Generator] = (),
-        optimizer: OptimizerState | None = None,
+        optimizers: Sequence[OptimizerState] = (),
     ) -> None:
         """`kept` gives what the function writes to: calls before the capture must leave it as it was.
 
         `generators` are those that it draws from besides the device's own: registered, so that each
-        replay draws on from where the last one ended. `optimizer` is the state of the one that it steps.
+        replay draws on from where the last one ended. `optimizers` are
+        the states of those that it steps.
         """
         self.function, self.kept, self.generators = function, kept, generators
-        self.optimizer = optimizer
+        self.optimizers = optimizers
         self.captured: dict[tuple[torch.Size, ...], tuple[torch.cuda.CUDAGraph, list[Tensor], Any]] = {}
 
     def __call__(self, *tensors: Tensor) -> Any:
@@ -67,7 +69,9 @@ class Graph:
         before = [(t, t.detach().clone()) for t in self.kept()]
         drawn = [g.get_state() for g in self.generators], torch.cuda.get_rng_state(device)
         aside.wait_stream(current)
-        with torch.cuda.stream(aside), self.optimizer.as_before() if self.optimizer else nullcontext():
+        with torch.cuda.stream(aside), ExitStack() as before_steps:
+            for optimizer in self.optimizers:
+                before_steps.enter_context(optimizer.as_before())
             for _ in range(WARM_UP_CALLS):
                 self.function(*inputs)
         current.wait_stream(aside)
@@ -88,13 +92,11 @@ def _aside(device: torch.device) -> Any:
 class CapturedStep(Step):
     """Another step, as one graph for each learning rate, which is a constant in it."""
 
-    in_place = True
-
     def __init__(self, step: Step, model: nn.Module) -> None:
         self.step, self.model = step, model
         self.parameters, self.tolerance = step.parameters, step.tolerance  # type: ignore[misc]
         self.optimizer = step.optimizer
-        self.optimizer_state = OptimizerState(step.optimizer) if step.optimizer else None
+        self.optimizer_states = [OptimizerState(optimizer) for optimizer in each_of(step.optimizer)]
         self.graphs: dict[float, Graph] = {}
 
     def parts(self, batch: Batch, learning_rate: float) -> dict[str, Part]:
@@ -107,7 +109,7 @@ class CapturedStep(Step):
                 lambda x, y: self.step((x, y), learning_rate),
                 self._kept,
                 self.generators(),
-                self.optimizer_state,
+                self.optimizer_states,
             )
         self.value = self.graphs[learning_rate](*batch)
 

@@ -82,6 +82,13 @@ class EachItsOwn:
             optimizer.load_state_dict(own)
 
 
+def each_of(optimizer: torch.optim.Optimizer | EachItsOwn | None) -> list[torch.optim.Optimizer]:
+    """PyTorch's optimisers that a step's consists of."""
+    if isinstance(optimizer, EachItsOwn):
+        return list(optimizer.by_parameter.values())
+    return [] if optimizer is None else [optimizer]
+
+
 def optimize(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
     """One update by the gradients that the parameters hold."""
     for group in optimizer.param_groups:

@@ -306,8 +306,8 @@ def _choices(summary: pd.DataFrame) -> dict[tuple[str, str], str]:
 
 
 def _taken(row: pd.Series) -> str:
-    """The mode and the optimiser of a method, those of the two that it had a choice of."""
-    choices = {"mode": row["execution"] == BEST, "own_optimizer": OR in row["optimizer"]}
+    """The mode, the optimiser and the update of a method, those of the three that it had a choice of."""
+    choices = {"mode": row["execution"] == BEST, "own_optimizer": OR in row["optimizer"], "update": True}
     return " ".join(str(row[n]) for n, free in choices.items() if free and not pd.isna(row[n]))
 
 

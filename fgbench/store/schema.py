@@ -156,7 +156,7 @@ TABLES: dict[str, dict[str, str]] = {
         "seed": "int",
         "target_loss": "float",
         "target_accuracy": "float",
-        "outcome": "str",  # reached | censored | diverged | failed
+        "outcome": "str",  # reached | censored | diverged
         "seconds": "float",  # until it was reached and held, or until the run ended
         "iterations": "int",
         "resolution_seconds": "float",  # since the evaluation before, where it was reached

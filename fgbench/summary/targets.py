@@ -22,8 +22,7 @@ from fgbench.store.run_folder import RunFolder
 from fgbench.summary.ratios import cells
 from fgbench.training.target import against_target, best_held, common_target
 
-REACHED, CENSORED, DIVERGED, FAILED = "reached", "censored", "diverged", "failed"
-NEVER = (DIVERGED, FAILED)  # where longer training would not have helped
+REACHED, CENSORED, DIVERGED = "reached", "censored", "diverged"
 TARGET = ["target_loss", "target_accuracy"]
 CELLS = [
     *TARGET,
@@ -72,38 +71,42 @@ def target_rows(curves: pd.DataFrame, jobs: pd.DataFrame, targets: Sequence[Targ
 
     Args:
         curves: rows of curves.csv of the group.
-        jobs: rows of jobs.csv, which say what became of a run that has not reached a target.
+        jobs: rows of jobs.csv, which say what became of a run that has not reached a target. One that an
+            error ended has no row: it says nothing of the time to a target.
         targets: what to reach.
     """
     ends = endings(curves, jobs)
-    runs = [(job, run) for job, run in curves.groupby("job", sort=False)]
+    runs = [(job, run) for job, run in curves.groupby("job", sort=False) if job in ends]
     return [_row(job, run, target, ends[job]) for target in targets for job, run in runs]
 
 
 def endings(curves: pd.DataFrame, jobs: pd.DataFrame) -> dict[Any, str]:
     """What to say of each training run by its job, where it has not reached a target.
 
-    Censored: it was cut short, and might have got there. Diverged or failed: it would not have.
+    Censored: it was cut short, and might have got there. Diverged: it would not have. Jobs that an error
+    or lack of memory ended are left out.
     """
     last = curves.groupby("job", sort=False)["validation_loss"].last(skipna=False)
     diverged = {job for job, loss in last.items() if not math.isfinite(loss)}
     diverged |= set(jobs["job"][jobs["status"] == DIVERGED])
     failed = set(jobs["job"][leaves_out(jobs)])
-    return {j: DIVERGED if j in diverged else FAILED if j in failed else CENSORED for j in last.index}
+    return {j: DIVERGED if j in diverged else CENSORED for j in last.index if j not in failed}
 
 
 def stored_targets(run: RunFolder) -> pd.DataFrame:
     """The rows of targets.csv, with how each run ended, and between which evaluations it got there.
 
-    An `outcome` that an older file calls censored is diverged or failed where curves and jobs say so.
+    An `outcome` that an older file calls censored is diverged where curves and jobs say so, and a run that
+    an error ended is left out.
     `earliest_seconds` and `earliest_iterations` are one step after the evaluation before the one that
     showed the target reached: a run cannot have reached it sooner. Without it, as `seconds`, `iterations`.
 
     Raises:
         ResultsError: a damaged table.
     """
-    targets, curves = run.read("targets"), run.read("curves")
-    ends = targets["job"].map(endings(curves, run.read("jobs")))
+    targets, curves, jobs = run.read("targets"), run.read("curves"), run.read("jobs")
+    targets = targets[~targets["job"].isin(jobs["job"][leaves_out(jobs)])]
+    ends = targets["job"].map(endings(curves, jobs))
     missed = (targets["outcome"] != REACHED) & ends.notna()
     evaluations = curves[["job", "iteration", "train_seconds"]].drop_duplicates(["job", "iteration"])
     before = evaluations.groupby("job", sort=False)[["iteration", "train_seconds"]].shift()
@@ -200,7 +203,7 @@ def target_cells(targets: pd.DataFrame, method: str, reference: str) -> dict[str
     paired = own[own["seed"].isin(over.index)]
     over = over.loc[paired["seed"]]
     runs = runs_of(own)
-    never = own["outcome"].isin(NEVER)
+    never = own["outcome"] == DIVERGED
     return {
         **{name: None if own.empty or own[name].isna().all() else own[name].iloc[0] for name in TARGET},
         "reached": sum(runs.reached) if len(own) else None,

@@ -13,6 +13,7 @@ from fgbench.errors import UsageError
 from fgbench.methods import Batch, Conditions
 from fgbench.methods._cudagraph import WARM_UP_CALLS, Graph
 from fgbench.oracle import WrongStepError, check_base, check_step
+from fgbench.training.beginning import Beginning
 from tests.builders import cross_entropy, flat, tiny_batch, tiny_mlp
 from tests.simulated_cuda import SimulatedCuda, SimulatedGraph, simulate
 
@@ -64,11 +65,12 @@ class TestACapturedStep:
     def test_the_oracle_lets_it_pass(self, spec):
         check_step(methods.find(spec), tiny_mlp(), cross_entropy, tiny_batch(), 5, CAPTURED)
 
+    @pytest.mark.parametrize("spec", ["backprop:update=foreach", "backprop:update=in-backward"])
     @pytest.mark.parametrize("optimizer", OPTIMIZERS)
-    def test_an_optimisers_state_begins_as_a_fresh_ones(self, optimizer):
+    def test_an_optimisers_state_begins_as_a_fresh_ones(self, optimizer, spec):
         """Warm-up calls leave no trace, and not every state begins at zero."""
-        eager = trained("backprop", Conditions(optimizer=optimizer))
-        captured = trained("backprop", Conditions("cudagraph", optimizer))
+        eager = trained(spec, Conditions(optimizer=optimizer))
+        captured = trained(spec, Conditions("cudagraph", optimizer))
         for one, other in zip(eager, captured, strict=True):
             torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-6)
 
@@ -88,6 +90,23 @@ class TestACapturedStep:
             step.optimizer.load_state_dict(states[index][1])
             step(batches(3)[index], 0.01)
             torch.testing.assert_close(flat(list(model.parameters())).detach(), weights[index])
+
+    @pytest.mark.parametrize("optimizer", OPTIMIZERS)
+    def test_a_warm_up_is_put_back_in_the_graphs_own_tensors(self, optimizer):
+        model = tiny_mlp()
+        conditions = Conditions("cudagraph", optimizer)
+        step = methods.prepare(methods.find("backprop"), model, cross_entropy, 3, conditions)
+        beginning = Beginning(model, step)
+        for batch in batches(3):
+            step(batch, 0.01)
+        beginning.put_back()
+        for batch, wanted in zip(
+            batches(3), trained("backprop", Conditions(optimizer=optimizer)), strict=False
+        ):
+            step(batch, 0.01)
+            torch.testing.assert_close(
+                flat(list(model.parameters())).detach(), wanted[1:], rtol=1e-4, atol=1e-6
+            )
 
     def test_two_learning_rates_share_one_state(self):
         found = []

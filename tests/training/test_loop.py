@@ -258,7 +258,7 @@ def test_evaluation_is_the_mean_over_the_whole_held_out_set_in_evaluation_mode()
 class DearAtFirst:
     """A step that costs a second, and a hundred at its first call."""
 
-    parameters, optimizer, in_place = (), None, False
+    parameters, optimizer = (), None
 
     def __init__(self, clock: FakeClock) -> None:
         self.clock, self.calls = clock, 0
