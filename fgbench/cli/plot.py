@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Annotated
 
@@ -26,9 +25,10 @@ def plot(
     from rich.markup import escape
 
     from fgbench.charts import draw_all
+    from fgbench.measurement.environment import usable_cores
 
     console = Console(highlight=False, soft_wrap=True)
-    for drawn in draw_all(results, out or results / "charts", format, processes=os.cpu_count() or 1):
+    for drawn in draw_all(results, out or results / "charts", format, processes=usable_cores()):
         if drawn.path:
             console.print(f"[green]drawn[/green] {escape(str(drawn.path))}")
         else:
