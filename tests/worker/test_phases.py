@@ -178,6 +178,19 @@ class TestTiming:
             fastest = min(own, key=lambda f: f["seconds"])
             assert [f for f in own if f["chosen"]] == [fastest]
 
+    def test_where_no_mode_takes_anything_each_says_why(self, monkeypatch, breaking):
+        def fails(problem: Problem) -> None:
+            raise ValueError("no such luck")
+
+        monkeypatch.setattr("fgbench.worker.timing.base_step", fails)
+        breaking(ValueError("nor such"))
+        reports = Reports()
+        find_modes(problem(), ("broken",), 0.05, reports)
+        assert {(f["method"], f["detail"]) for f in reports.of("mode")} == {
+            ("base", "ValueError: no such luck"),
+            ("broken", "ValueError: nor such"),
+        }
+
     def test_the_model_is_left_as_it_was(self):
         one = problem()
         before = [p.detach().clone() for p in one.model.parameters()]
