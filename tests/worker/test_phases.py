@@ -36,6 +36,7 @@ from fgbench.worker.training import (
     tune,
 )
 from tests.builders import tiny_matched
+from tests.simulated_cuda import simulate
 
 SPECS = ("backprop", "forward")
 KINDS = (
@@ -236,6 +237,12 @@ class TestMemory:
         parameters, state, gradients, _ = self.kinds("backprop", arch="logreg", optimizer="adam")
         assert (parameters, state) == (size, 2 * size + 2 * 4)  # two moments, and a step count a tensor
         assert gradients == pytest.approx(size, abs=64)
+
+    def test_a_captured_step_is_measured_uncaptured(self, monkeypatch):
+        """Its activations lie in the graph's pool: a replay allocates none."""
+        simulate(monkeypatch)
+        for spec in ("base", *SPECS):
+            assert self.kinds(spec, execution="cudagraph") == self.kinds(spec)
 
     def test_a_method_that_fails_is_reported_and_the_next_measured(self, breaking):
         breaking(MemoryError("no room"), in_step=False)
