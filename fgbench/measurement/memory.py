@@ -145,6 +145,7 @@ def _all(events: Iterable[Any]) -> Iterator[Any]:
 def _peak_on_cuda(prepare: Callable[[], Callable[[], object]], device: torch.device) -> Peak:
     import torch
 
+    _make_workspaces(device)
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated(device)
     reserved_before = torch.cuda.memory_reserved(device)
@@ -167,6 +168,19 @@ def _peak_on_cuda(prepare: Callable[[], Callable[[], object]], device: torch.dev
         torch.cuda.max_memory_reserved(device) - reserved_before,
         *((traced.kept, traced.made, traced.passing) if traced else ()),
     )
+
+
+def _make_workspaces(device: torch.device) -> None:
+    """cuBLAS keeps a workspace of up to 32 MiB for each thread and stream, from its first product there.
+
+    Made here, in this thread and in that of backward passes, it is no step's.
+    """
+    import torch
+
+    x = torch.zeros(16, 16, device=device, requires_grad=True)
+    with torch.enable_grad():
+        torch.nn.functional.linear(x, x, x[0]).sum().backward()
+    torch.cuda.synchronize(device)
 
 
 def _traced_on_cuda(device: torch.device, warm_at: int) -> Peak | None:

@@ -1,8 +1,13 @@
-"""The memory phase: peak bytes of a step of each method by kind, untimed."""
+"""The memory phase: peak bytes of a step of each method by kind, untimed.
+
+A step that is captured in a CUDA graph is measured uncaptured: what it makes on its way lies in a pool
+that the capture fills and the graph holds as long as it lives, and no replay allocates any of it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import cycle
 
@@ -10,7 +15,7 @@ from torch import Tensor, nn
 
 from fgbench import methods
 from fgbench.measurement.memory import Peak, edge, peak_of_step
-from fgbench.methods import Batch, Step
+from fgbench.methods import Batch, Conditions, Step
 from fgbench.worker.matched import Matched
 from fgbench.worker.reporting import Report, failures_reported
 from fgbench.worker.timing import BASE, LEARNING_RATE, base_step
@@ -60,12 +65,17 @@ def _bytes_of_optimizer(step: Step) -> int:
     return sum(t.numel() * t.element_size() for t in tensors)
 
 
+def _uncaptured(matched: Matched, spec: str) -> Conditions:
+    conditions = matched.conditions_of(spec)
+    return replace(conditions, execution="eager") if conditions.captured else conditions
+
+
 def _prepare(matched: Matched, spec: str, batches: Sequence[Batch], made: list[Step]) -> Callable[[], object]:
-    supply = cycle(batches)
+    supply, conditions_of = cycle(batches), partial(_uncaptured, matched)
     if spec == BASE:
-        return base_step(matched.problem(batches))
+        return base_step(replace(matched.problem(batches), conditions_of=conditions_of))
     step = methods.prepare(
-        methods.find(spec), matched.copy_of_model(), matched.loss, matched.seed, matched.conditions_of(spec)
+        methods.find(spec), matched.copy_of_model(), matched.loss, matched.seed, conditions_of(spec)
     )
     made.append(step)
 

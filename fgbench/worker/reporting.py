@@ -25,10 +25,13 @@ def failures_reported(report: Report, method: str) -> Iterator[None]:
 
 def report_failure(report: Report, method: str, error: Exception) -> None:
     """Report an exception as status `oom` or `error` with one line of detail."""
-    detail = " ".join(f"{type(error).__name__}: {error}".split())
+    detail = in_one_line(error)
     out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
         words in detail.lower() for words in OUT_OF_MEMORY_WORDS
     )
-    report(
-        "failed", method=method, status="oom" if out_of_memory else "error", detail=detail[:LONGEST_DETAIL]
-    )
+    report("failed", method=method, status="oom" if out_of_memory else "error", detail=detail)
+
+
+def in_one_line(error: Exception) -> str:
+    """Its kind and what it says, of limited length."""
+    return " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_DETAIL]

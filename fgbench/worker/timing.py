@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from fgbench import methods
+from fgbench.errors import UsageError
 from fgbench.measurement.clock import Clock, clock_for
 from fgbench.measurement.gauge import gauge_for
 from fgbench.measurement.interleave import (
@@ -30,7 +31,7 @@ from fgbench.measurement.interleave import (
 from fgbench.methods import PLAIN, Batch, Conditions, Loss, Step
 from fgbench.methods._compile import compiled
 from fgbench.oracle import check_base, check_step
-from fgbench.worker.reporting import LONGEST_DETAIL, Report, failures_reported
+from fgbench.worker.reporting import Report, failures_reported, in_one_line
 from fgbench.worker.slow import slowed
 
 BASE, AA, WHOLE, SLOWED = "base", "aa", "whole", "slowed"
@@ -90,10 +91,18 @@ def time_methods(
     The number of rounds is fixed before the first of them, from the warm-up's times: it does not
     depend on what the rounds show. A method that fails, or whose step is wrong, is reported and
     left out. With `slowed_by` every method but the reference runs once more, slower by that share.
+
+    Raises:
+        UsageError: the base fails, or its loss is wrong: there is nothing to put a step over.
     """
     clock = problem.clock
-    arms = [Arm(BASE, base_step(problem))]
-    arms[0].step()
+    try:
+        arms = [Arm(BASE, base_step(problem))]
+        arms[0].step()
+    except Exception as error:
+        raise UsageError(
+            f"the base, which every step is put over, cannot be timed: {in_one_line(error)}"
+        ) from error
     steps: dict[str, Step] = {}
     for spec in specs:
         arms += _arms(problem, spec, process, report, steps, repeat=spec == reference)
@@ -153,8 +162,7 @@ def find_modes(
                     )
                 arm = Arm(name, _over(trial.batches, _method_step(trial, spec, process)))
         except Exception as error:
-            detail = " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_DETAIL]
-            report("mode", **way, seconds=None, detail=detail)
+            report("mode", **way, seconds=None, detail=in_one_line(error))
             continue
         arms.append(arm)
         owners[name] = way

@@ -1,7 +1,8 @@
 """Every method's step as a GPU would run it, without one: on tensors that have a device and no memory.
 
 Nothing in a step may wait for the device or copy between it and the host. Checks that are made once, at
-the first step, may.
+the first step, may. Reverse mode asks the driver for the device, and there is none: steps that have it
+by right run on the CPU under the same eyes, and in all others it fails.
 """
 
 from __future__ import annotations
@@ -19,16 +20,18 @@ from torch.utils._pytree import tree_leaves
 
 from fgbench import methods, registry
 from fgbench.errors import UsageError
+from fgbench.methods import _pushforward
+from fgbench.methods._pushforward import PushforwardStep
 from fgbench.pushforward import engine, structures
 from tests.builders import cross_entropy
-from tests.conformance.test_methods import IN_SHAPE, PARTICULAR, every_spec, small_model
+from tests.conformance.test_methods import IN_SHAPE, PARTICULAR, every_spec, small_batch, small_model
 
 # The last is what linalg.cholesky and its like do after their kernel.
 WAITS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::linalg_cholesky", "aten::_linalg_check_errors")
 COPIES = ("aten::copy_", "aten::_to_copy")
-LOCAL = ("local-guess", "local-losses")
+WITH_REVERSE = ("backprop", "dfa", "fdfa", "local-guess", "local-losses")  # within layers or blocks, or whole
+MORE_THAN_LINEAR = ("cnn", "resnet", "vit")  # layers whose own chain rule, of activity, is reverse mode's
 HARDLY_ROOM = ("forward:tangents=3,structure=rank-one,combine=projection", "logreg")
-NO_REVERSE = "reverse mode asks the driver for the device, and there is none"
 GENERATOR = torch.Generator
 
 
@@ -42,13 +45,21 @@ class HostNumbers(TorchDispatchMode):
 
 
 class NeverWaits(TorchDispatchMode):
-    """Refuses what makes the host wait for the device, and copies between the two."""
+    """Refuses what makes the host wait for the device, and copies between the two.
+
+    With `everywhere` the CPU counts as a device that is waited for.
+    """
+
+    def __init__(self, *, everywhere: bool = False) -> None:
+        super().__init__()
+        self.everywhere = everywhere
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         name, kwargs = func._schema.name, kwargs or {}
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         devices = {t.device.type for t in tensors}
-        assert name not in WAITS or devices == {"cpu"}, f"{name} waits for the device"
+        at_once = devices == {"cpu"} and not self.everywhere
+        assert name not in WAITS or at_once, f"{name} waits for the device"
         masked = name == "aten::index" and any(t.dtype == torch.bool for t in tensors[1:])
         assert not masked, "a mask as an index waits for the device"
         if name in COPIES:
@@ -64,7 +75,8 @@ def fake_cuda(monkeypatch: pytest.MonkeyPatch, model: nn.Module, samples_meet: b
     monkeypatch.setattr(torch, "Generator", lambda device=None: GENERATOR())
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device=None: torch.empty(0, device="cpu"))
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device=None: None)
-    monkeypatch.setattr(engine, "_same", lambda one, other: True)
+    monkeypatch.setattr(engine, "_same", lambda *_arguments: True)
+    monkeypatch.setattr(engine.Pushforward, "_state", lambda *_arguments: ())
     monkeypatch.setattr(engine.Pushforward, "samples_meet", lambda *_arguments: samples_meet)
     with mode, HostNumbers():
         for module in model.modules():
@@ -86,30 +98,48 @@ def fake_batch() -> methods.Batch:
     return x, torch.empty(16, dtype=torch.int64, device="cuda")
 
 
+def has_reverse_mode(spec: str, arch: str) -> bool:
+    """Whether reverse mode belongs into its step: a call of it anywhere else is a fault, and found."""
+    through_layers = "structure=activity" in spec and arch in MORE_THAN_LINEAR
+    return spec.split(":")[0] in WITH_REVERSE or through_layers
+
+
 @pytest.mark.parametrize("arch", registry.names("architectures"))
 @pytest.mark.parametrize("spec", every_spec())
 def test_a_step_never_waits_for_the_device(monkeypatch, spec, arch):
-    if spec.startswith(LOCAL):
-        pytest.skip("its networks move from one device to another, which these tensors do not take")
     if (spec, arch) == HARDLY_ROOM:
         pytest.skip("so few numbers that tangents may depend on each other: looked at, as it says")
     model = small_model(arch, torch.float32)
+    try:
+        if has_reverse_mode(spec, arch):
+            value = step_on_the_cpu(spec, model)
+        else:
+            value = step_on_cuda(monkeypatch, spec, model)
+    except UsageError as error:
+        if spec.startswith(PARTICULAR):
+            pytest.skip(str(error))
+        raise
+    assert value.shape == ()
+
+
+def step_on_cuda(monkeypatch: pytest.MonkeyPatch, spec: str, model: nn.Module) -> Tensor:
+    """The loss of a second step, nothing of which waited."""
     meet = any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
     with fake_cuda(monkeypatch, model, meet):
-        try:
-            step = methods.find(spec).prepare(model, cross_entropy, 0)
-            step(fake_batch(), 0.1)
-            with NeverWaits():
-                value = step(fake_batch(), 0.1)
-        except UsageError as error:
-            if spec.startswith(PARTICULAR):
-                pytest.skip(str(error))
-            raise
-        except RuntimeError as error:
-            if "hasPrimaryContext" in str(error):
-                pytest.skip(NO_REVERSE)
-            raise
-    assert (value.device.type, value.shape) == ("cuda", ())
+        step = methods.find(spec).prepare(model, cross_entropy, 0)
+        step(fake_batch(), 0.1)
+        with NeverWaits():
+            value = step(fake_batch(), 0.1)
+    assert value.device.type == "cuda"
+    return value
+
+
+def step_on_the_cpu(spec: str, model: nn.Module) -> Tensor:
+    """The same where copies between devices cannot be told."""
+    step = methods.find(spec).prepare(model, cross_entropy, 0)
+    step(small_batch(torch.float32), 0.1)
+    with NeverWaits(everywhere=True):
+        return step(small_batch(torch.float32), 0.1)
 
 
 @pytest.mark.parametrize(
@@ -135,3 +165,27 @@ def test_it_finds_the_cholesky_that_waited(monkeypatch):
     monkeypatch.setattr(structures, "cholesky", torch.linalg.cholesky)
     with pytest.raises(AssertionError, match="_linalg_check_errors waits"):
         test_a_step_never_waits_for_the_device(monkeypatch, "forward:tangents=3,structure=orthonormal", "mlp")
+
+
+@pytest.mark.parametrize("spec", ["backprop", "local-losses"])
+def test_what_waits_on_the_way_back_is_refused_too(monkeypatch, spec):
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        if output.requires_grad:
+            output.register_hook(lambda slope: slope * float(slope.sum()))
+        return nn.functional.cross_entropy(output, target)
+
+    monkeypatch.setitem(globals(), "cross_entropy", loss)
+    with pytest.raises(AssertionError, match="_local_scalar_dense waits"):
+        step_on_the_cpu(spec, small_model("mlp", torch.float32))
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU reverse mode runs on such tensors")
+def test_reverse_mode_where_none_belongs_is_found(monkeypatch):
+    class WithReverse(PushforwardStep):
+        def _update(self, learning_rate: float) -> None:
+            with torch.enable_grad():
+                torch.autograd.grad(self.parameters[0].sum(), self.parameters[0])
+
+    monkeypatch.setattr(_pushforward, "PushforwardStep", WithReverse)
+    with pytest.raises(RuntimeError, match="hasPrimaryContext"):
+        test_a_step_never_waits_for_the_device(monkeypatch, "forward", "mlp")

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from fgbench.measurement.memory import (
     MEASURED_STEPS,
     WARM_UP_STEPS,
     Change,
     Peak,
+    _peak_on_cuda,
     edge,
     peak_of_changes,
     peak_of_step,
@@ -161,6 +164,58 @@ class TestPeakOfChanges:
         changes = [Change(5, 1, 8), Change(6, 2, 4), Change(7, 2, -4), Change(9, 3, 2), Change(10, 1, -8)]
         assert peak_of_changes(changes, 4, [8]) == Peak(12, None, 0, 8, 4)
         assert peak_of_changes(changes, 4, []) == Peak(12, None, 0, 0, 12)
+
+
+class ScriptedMemory(TorchDispatchMode):
+    """CUDA's allocator on a CPU: what is told to be allocated, and cuBLAS's workspaces at first products."""
+
+    WORKSPACE = 32 * KB * KB
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.allocated = self.highest = 0
+        self.workspaces: set[bool] = set()  # of the thread that goes forward, and of the one that goes back
+
+    def allocate(self, size: int) -> None:
+        self.allocated += size
+        self.highest = max(self.highest, self.allocated)
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        going_back = torch._C._current_graph_task_id() >= 0
+        if func._schema.name in ("aten::mm", "aten::addmm") and going_back not in self.workspaces:
+            self.workspaces.add(going_back)
+            self.allocate(self.WORKSPACE)
+        return func(*args, **(kwargs or {}))
+
+    def reset(self, device: object) -> None:
+        self.highest = self.allocated
+
+    def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        for name in ("memory_allocated", "memory_reserved"):
+            monkeypatch.setattr(torch.cuda, name, lambda device: self.allocated)
+        for name in ("max_memory_allocated", "max_memory_reserved"):
+            monkeypatch.setattr(torch.cuda, name, lambda device: self.highest)
+        monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", self.reset)
+        for name in ("empty_cache", "synchronize"):
+            monkeypatch.setattr(torch.cuda, name, lambda device=None: None)
+
+
+def test_cublas_workspaces_are_no_steps(monkeypatch):
+    """Neither that of the forward pass nor that of autograd's thread, whichever step is first."""
+    memory = ScriptedMemory()
+    memory.install(monkeypatch)
+    weight = torch.zeros(4, 4, requires_grad=True)
+
+    def step() -> None:
+        memory.allocate(KB)
+        (torch.ones(4, 4) @ weight @ weight).sum().backward()
+        memory.allocate(-KB)
+
+    with memory:
+        first, second = (_peak_on_cuda(lambda: step, CPU) for _ in range(2))
+    assert memory.workspaces == {True, False}
+    assert (first.allocated, second.allocated) == (KB, KB)
+    assert first.reserved == KB
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -14,7 +14,8 @@ from fgbench.methods import Batch, Conditions
 from fgbench.methods._cudagraph import WARM_UP_CALLS, Graph
 from fgbench.oracle import WrongStepError, check_base, check_step
 from fgbench.training.beginning import Beginning
-from tests.builders import cross_entropy, flat, tiny_batch, tiny_mlp
+from fgbench.worker.timing import Problem, time_methods
+from tests.builders import cross_entropy, flat, tiny_batch, tiny_matched, tiny_mlp
 from tests.simulated_cuda import SimulatedCuda, SimulatedGraph, simulate
 
 CAPTURED = Conditions("cudagraph")
@@ -184,6 +185,19 @@ def test_a_base_that_repeats_its_first_batch_is_not_timed(cuda, monkeypatch):
     with pytest.raises(WrongStepError, match="the base's loss"):
         check_base(
             Graph(lambda x, y: cross_entropy(model(x), y).detach(), list), model, cross_entropy, batches(3), 0
+        )
+
+
+def test_a_base_that_is_wrong_ends_the_timing_with_one_line(cuda, monkeypatch):
+    """And no traceback: the runner puts the line into every method's row."""
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", Stuck)
+    matched = tiny_matched()
+    problem = Problem(matched.model, matched.loss, matched.batches(3), 0, lambda _: CAPTURED)
+    with pytest.raises(
+        UsageError, match=r"the base, which every step is put over, cannot be timed.*off by a share"
+    ):
+        time_methods(
+            problem, ("backprop",), "backprop", process=0, seconds=0.01, report=lambda *_a, **_k: None
         )
 
 

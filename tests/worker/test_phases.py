@@ -36,6 +36,7 @@ from fgbench.worker.training import (
     tune,
 )
 from tests.builders import tiny_matched
+from tests.simulated_cuda import simulate
 
 SPECS = ("backprop", "forward")
 KINDS = (
@@ -206,6 +207,19 @@ class TestTiming:
         assert isinstance(step, DirectStep)
         assert matched.conditions_of("forward").update == ""
 
+    def test_where_no_mode_takes_anything_each_says_why(self, monkeypatch, breaking):
+        def fails(problem: Problem) -> None:
+            raise ValueError("no such luck")
+
+        monkeypatch.setattr("fgbench.worker.timing.base_step", fails)
+        breaking(ValueError("nor such"))
+        reports = Reports()
+        find_modes(problem(), ("broken",), ("eager", "compile"), ("sgd",), 0.05, reports)
+        assert {(f["method"], f["detail"]) for f in reports.of("mode")} == {
+            ("base", "ValueError: no such luck"),
+            ("broken", "ValueError: nor such"),
+        }
+
     def test_the_model_is_left_as_it_was(self):
         one = problem()
         before = [p.detach().clone() for p in one.model.parameters()]
@@ -262,6 +276,12 @@ class TestMemory:
         assert results + passing - tangents < 1.5 * size, "two gradients"
         backprop = sum(self.kinds("backprop:update=fused", **shape))
         assert parameters + state + results + passing - tangents < backprop + 0.5 * size
+
+    def test_a_captured_step_is_measured_uncaptured(self, monkeypatch):
+        """Its activations lie in the graph's pool: a replay allocates none."""
+        simulate(monkeypatch)
+        for spec in ("base", *SPECS):
+            assert self.kinds(spec, execution="cudagraph") == self.kinds(spec)
 
     def test_a_method_that_fails_is_reported_and_the_next_measured(self, breaking):
         breaking(MemoryError("no room"), in_step=False)
