@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from fgbench.measurement.load import WINDOW_SECONDS
 from fgbench.options import OR
 from fgbench.plan import BEST, Config, Plan
 from fgbench.training.search import TYPICAL_RUNS
 
 MODES_SHARE = 0.2  # of the timing budget, on top of it, to find each method's execution mode
+LOAD_SHARE = 0.5  # likewise, at most, for windows in which each method is alone on a GPU
 STARTUP_SECONDS = 6.0  # of a process, and
 EVALUATION_SHARE = 0.2  # of training on top of it: for the estimate of time left
 
@@ -16,12 +18,19 @@ def estimated_seconds(plan: Plan) -> float:
     return seconds_of(plan.config, len(plan.groups))
 
 
+def load_seconds(config: Config, methods: int) -> float:
+    """The window of each of so many methods: what energy needs, or what the budget has."""
+    return min(WINDOW_SECONDS, LOAD_SHARE * config.max_measure_seconds / max(methods, 1))
+
+
 def seconds_of(config: Config, groups: int) -> float:
     """About how long a config takes for so many matched groups."""
     timing = config.processes * STARTUP_SECONDS + config.max_measure_seconds if config.time else 0.0
     if config.time and config.isolated:
         arms = 1 + len(config.methods)
         timing += config.processes * arms * STARTUP_SECONDS + config.max_measure_seconds
+    if config.time and config.device.startswith("cuda"):
+        timing += len(config.methods) * load_seconds(config, len(config.methods)) + STARTUP_SECONDS
     if config.execution == BEST:
         timing += MODES_SHARE * config.max_measure_seconds + 2 * STARTUP_SECONDS
     optimizers = len(config.optimizer.split(OR))
