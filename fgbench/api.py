@@ -245,8 +245,8 @@ def load(path: str | os.PathLike[str], table: str = "summary") -> pd.DataFrame:
 
     Args:
         path: a run's folder or any folder above.
-        table: `summary` (a row a method of a group), or a CSV's name: jobs, samples, ratios, memory,
-            search, curves, targets.
+        table: `summary` (a row a method of a group), or a CSV's name: jobs, samples, ratios, load,
+            memory, search, curves, targets.
 
     Raises:
         ResultsError: no run there, or a damaged one.

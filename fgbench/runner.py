@@ -8,8 +8,16 @@ from dataclasses import replace
 from typing import Any
 
 from fgbench import methods
-from fgbench.estimate import EVALUATION_SHARE, STARTUP_SECONDS, choosing_processes, choosing_seconds
+from fgbench.estimate import (
+    EVALUATION_SHARE,
+    LOAD_SHARE,
+    STARTUP_SECONDS,
+    choosing_processes,
+    choosing_seconds,
+    load_seconds,
+)
 from fgbench.group_jobs import GroupJobs
+from fgbench.measurement.load import WINDOW_SECONDS
 from fgbench.measurement.lock import timing_lock
 from fgbench.measurement.statistics import two_stage_size
 from fgbench.plan import BEST, Plan
@@ -76,6 +84,7 @@ class GroupRun(GroupJobs):
         if self.plan.config.time:
             self._time()
             self._alone()
+            self._load()
             self._store_ratios()
             self._memory()
         if self.plan.config.train:
@@ -206,8 +215,29 @@ class GroupRun(GroupJobs):
 
     def _store_ratios(self) -> None:
         facts = {"group": self.group.name, "reference": self.plan.reference, "stopped": self.stopped}
-        found = ratios(self._rows("samples"), self.plan.reference, self.plan.config.processes)
+        load = self._rows("load")
+        joules = dict(zip(load["method"], load["joules"], strict=True))
+        found = ratios(self._rows("samples"), self.plan.reference, self.plan.config.processes, joules)
         self.folder.replace_group("ratios", self.group.name, [{**facts, **ratio.row()} for ratio in found])
+
+    # ---- load
+
+    def _load(self) -> None:
+        """What a step of each method costs a GPU beside time; its share of the budget is on top of that."""
+        if not self.group.device.startswith("cuda") or self._finished("load"):
+            return
+        specs, config = self.methods, self.plan.config
+        seconds = load_seconds(config, len(specs))
+        if seconds < WINDOW_SECONDS:
+            self.watcher.note(
+                f"{self.group.name}: energy is not read: it takes a window of {WINDOW_SECONDS:g} s a method; "
+                f"--max-measure-seconds {len(specs) * WINDOW_SECONDS / LOAD_SHARE:g} has room for them."
+            )
+        self.watcher.phase(self.group, "load of the GPU", len(specs) * seconds + STARTUP_SECONDS)
+        with self._jobs("load", specs, seed=SEARCH_SEED) as jobs:
+            for event in self._work("load", jobs, SEARCH_SEED, seconds=seconds):
+                if event.pop("event") == "load":
+                    self.folder.append("load", {"group": self.group.name, **event})
 
     # ---- memory
 

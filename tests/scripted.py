@@ -75,6 +75,7 @@ class Script:
             "modes": self.modes,
             "time": self.time,
             "alone": self.alone,
+            "load": self.load,
             "memory": self.memory,
             "tune": self.tune,
             "train": self.train,
@@ -109,6 +110,11 @@ class Script:
         yield event("rounds", rounds=6)
         for number in range(6):
             yield round_of(request, number, arms=[request["alone"]])
+
+    def load(self, request: dict[str, Any]) -> Events:
+        for method in request["methods"]:
+            joules = 3.0 * SECONDS.get(method, 4.0) if request["seconds"] >= 5 else None
+            yield event("load", method=method, steps=9, seconds=1.0, busy_seconds=0.5, joules=joules)
 
     def memory(self, request: dict[str, Any]) -> Events:
         for method in ("base", *request["methods"]):

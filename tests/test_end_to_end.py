@@ -30,7 +30,9 @@ def test_it_is_done_and_every_job_is_ok(run):
     jobs = run.read("jobs")
     assert list(jobs["detail"].dropna()) == []
     assert set(jobs["status"]) == {"ok"}
-    assert all((run.path / f"{table}.csv").exists() for table in TABLES if table not in ("targets", "modes"))
+    assert all(
+        (run.path / f"{table}.csv").exists() for table in TABLES if table not in ("targets", "modes", "load")
+    )
 
 
 def test_weights_and_batches_are_equal_across_methods_processes_and_phases(run):

@@ -437,3 +437,46 @@ def test_a_run_that_an_error_ended_has_no_time_to_a_target(ran):
     done = ran(Script(train=train), time=False)
     assert done.statuses("train")["forward"] == "error"
     assert {r["method"] for r in done.rows("targets")} == {"backprop"}
+
+
+class TestLoadOfAGpu:
+    """A phase of its own, on a GPU alone."""
+
+    def on(self, tmp_path, monkeypatch, device: str = "cuda:0", **changes: Any) -> Done:
+        script = Script()
+        monkeypatch.setattr(group_jobs, "work", script)
+        plan = Plan(config(device=device, train=False, **changes), (tiny_group(device=device),))
+        folder, watcher = run_folder(tmp_path, plan.groups), Recorder()
+        run_plan(plan, folder, {g.name: "c0" for g in plan.groups}, watcher)
+        return Done(folder, script, watcher)
+
+    def test_every_method_has_its_window_and_energy_goes_into_the_ratios(self, tmp_path, monkeypatch):
+        done = self.on(tmp_path, monkeypatch, max_measure_seconds=45.0)
+        (request,) = done.script.of_phase("load")
+        assert (request["methods"], request["seconds"]) == (["backprop", "forward"], 5.0)
+        assert {r["method"]: r["busy_seconds"] for r in done.rows("load")} == {
+            "backprop": 0.5,
+            "forward": 0.5,
+        }
+        joules = {(r["role"], r["method"]): r["joules"] for r in done.rows("ratios")}
+        assert (joules["method", "backprop"], joules["method", "forward"]) == (12.0, 18.0)
+        assert pd.isna(joules["aa", "backprop"])
+        assert set(done.statuses("load").values()) == {"ok"}
+        assert not done.watcher.notes
+
+    def test_where_windows_do_not_fit_into_half_of_the_budget_energy_is_not_read_and_that_is_said(
+        self, tmp_path, monkeypatch
+    ):
+        done = self.on(tmp_path, monkeypatch, max_measure_seconds=10.0)
+        (request,) = done.script.of_phase("load")
+        assert request["seconds"] == 2.5
+        (note,) = done.watcher.notes
+        assert "energy is not read" in note
+        assert "--max-measure-seconds 20 " in note
+        assert len(done.rows("load")) == 2
+        assert {r["joules"] for r in done.rows("ratios") if not pd.isna(r["joules"])} == set()
+
+    def test_a_cpu_has_none(self, tmp_path, monkeypatch):
+        done = self.on(tmp_path, monkeypatch, device="cpu")
+        assert not done.script.of_phase("load")
+        assert done.rows("load") == []

@@ -8,6 +8,7 @@ from fgbench.charts import Chart
 from fgbench.charts._comparison import Comparison
 from fgbench.charts._parts import bars, depth_axis, failures, lines_by_depth, rows_height
 from fgbench.charts._style import add_legend, height_over_legend, new_figure
+from fgbench.measurement.load import WINDOW_SECONDS
 from fgbench.report.figures import joules
 
 LABEL = "Energy of a step (J)"
@@ -17,7 +18,7 @@ def _draw(comparison: Comparison) -> Figure | str:
     if comparison.rows["joules"].isna().all():
         return "no energy (a GPU counts it)"
     by_depth = len(comparison.depths) > 1
-    lines = [comparison.sentence, f"Median over timed blocks. {failures(comparison, 'joules')}"]
+    lines = [comparison.sentence, f"Over a window of {WINDOW_SECONDS:g} s. {failures(comparison, 'joules')}"]
     height = height_over_legend if by_depth else rows_height
     title = f"Energy of a training step{', by depth' * by_depth}"
     figure = new_figure(title, lines, height(comparison.methods))

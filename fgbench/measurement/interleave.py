@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -45,8 +46,7 @@ class Sample:
         seconds: host seconds per step.
         device_seconds: device seconds per step, None without a device queue.
         enqueue_seconds: host seconds per step until the last was queued, None likewise.
-        sm_clock_mhz, power_watts, temperature_celsius, throttle: of the device at the block's end.
-        joules: that the device drew, per step.
+        sm_clock_mhz, power_watts, temperature_celsius, throttle: of the device when all of it was queued.
     """
 
     arm: str
@@ -61,7 +61,6 @@ class Sample:
     power_watts: float | None = None
     temperature_celsius: float | None = None
     throttle: str | None = None
-    joules: float | None = None
 
 
 def with_block(arm: Arm, clock: Clock, block_seconds: float, minimum: int) -> Arm:
@@ -77,6 +76,21 @@ def with_block(arm: Arm, clock: Clock, block_seconds: float, minimum: int) -> Ar
     while _reading(arm, clock).seconds < block_seconds:
         arm = replace(arm, steps=2 * arm.steps)
     return arm
+
+
+def with_fitting_block(arm: Arm, clock: Clock, share: float, shortest: float, longest: float) -> Arm:
+    """The arm with as many steps as fit `share` together with its lead-in, within limits; one at least.
+
+    Args:
+        arm: with a block that a clock can time, as `with_block` gives; timed once more here.
+        clock: what times it.
+        share: seconds that the arm has in a round.
+        shortest: seconds of a block that the clock needs, whatever the share is.
+        longest: seconds of a block that are of use.
+    """
+    seconds = _reading(arm, clock).seconds / arm.steps
+    fitting = min(share / seconds - LEAD_IN_STEPS, longest / seconds)
+    return replace(arm, steps=max(1, math.ceil(shortest / seconds), int(fitting)))
 
 
 def run_rounds(
@@ -144,7 +158,6 @@ def _sample(arm: Arm, clock: Clock, index: int, position: int, warm_up: bool) ->
         reading.state.power_watts,
         reading.state.temperature_celsius,
         reading.state.throttle,
-        a_step(reading.joules),
     )
 
 

@@ -13,6 +13,7 @@ from fgbench.measurement.interleave import WARM_UP_TOLERANCE, WARM_UP_WINDOW, st
 from fgbench.measurement.statistics import Estimate
 from fgbench.report.figures import interval, missing, number, seconds
 from fgbench.summary.ratios import AA_ROLE, ALONE_ROLE, METHOD_ROLE, estimate
+from fgbench.summary.table import HOST, UNKNOWN
 
 AA_SHARE = 0.25  # of the difference claimed, by which the A/A interval may leave out 1
 FEW_SEEDS = 3
@@ -20,7 +21,6 @@ DRIFT = 0.05  # of step times over a process
 SLOT_EFFECT, SLOT_CHANCE = 0.01, 0.001  # of a place in the round, and its chance if places were alike
 OUTLIER, OUTLIER_SHARE = 1.5, 0.05  # times its arm's median, and the share of blocks that is worth a line
 THROTTLED_SHARE = 0.05  # of blocks
-LAUNCH_BOUND = 0.9  # of a block's time passed when the last of its work was queued
 COARSE = 0.4  # of a time to target, from one evaluation to the next
 PRODUCT = 1.1  # by which the ratio while training may be beyond the interval of the timed one
 ARM = ["group", "role", "method", "process"]
@@ -135,11 +135,16 @@ def _timing_doubts(timed: pd.DataFrame) -> Iterator[str]:
 
 
 def _launch_doubts(summary: pd.DataFrame) -> Iterator[str]:
-    for _, row in summary[summary["enqueue_share"] > LAUNCH_BOUND].iterrows():
+    for _, row in summary[summary["bound_by"] == HOST].iterrows():
         yield (
-            f"{row['group']}, {row['method']} is launch-bound: {row['enqueue_share']:.0%} of a block's time "
-            "had passed when its last work was queued, so that R measures Python, not the GPU; try --exec "
-            "cudagraph or a larger --batch."
+            f"{row['group']}, {row['method']} is launch-bound: the GPU is at work in {row['busy_share']:.0%} "
+            "of a step's time and waits for the host in the rest, so that R measures Python, not the GPU; "
+            "try --exec cudagraph or a larger --batch."
+        )
+    for _, row in summary[summary["bound_by"] == UNKNOWN].iterrows():
+        yield (
+            f"{row['group']}, {row['method']}: whether it is launch-bound is unknown: a step has more work "
+            "than the GPU's launch queue holds, or waits for the GPU, so that the host cannot run ahead."
         )
 
 

@@ -14,7 +14,6 @@ from rich.markup import escape
 from rich.table import Table
 
 from fgbench.options import OR
-from fgbench.report.doubts import LAUNCH_BOUND
 from fgbench.report.figures import (
     NOTHING,
     interval,
@@ -26,8 +25,10 @@ from fgbench.report.figures import (
     target_words,
 )
 from fgbench.summary.parts import ORDER
+from fgbench.summary.table import HOST, UNKNOWN
 from fgbench.summary.targets import TARGET
 
+BOUND = {HOST: "\n[yellow]launch-bound[/yellow]", UNKNOWN: "\n[yellow]launch-bound?[/yellow]"}
 METHOD_WIDTH = 28  # of the column, before a long spec is folded
 
 
@@ -99,9 +100,7 @@ def _time_columns(shown: pd.Series) -> dict[str, Callable[[pd.Series], str]]:
 
 
 def _r(row: pd.Series) -> str:
-    share = row["enqueue_share"]
-    bound = "\n[yellow]launch-bound[/yellow]" if not missing(share) and share > LAUNCH_BOUND else ""
-    return _figure(row, "r") + bound
+    return _figure(row, "r") + BOUND.get(row["bound_by"], "")
 
 
 def _within(row: pd.Series) -> str:

@@ -21,6 +21,7 @@ TABLES_OF = {
     "modes": ("modes",),
     "time": ("samples", "parts"),
     "alone": ("samples",),
+    "load": ("load",),
     "memory": ("memory",),
     "tune": ("search",),
     "train": ("curves",),

@@ -4,8 +4,8 @@ Missing is empty, never 0. Types: `str`, `int`, `float` (inf and nan allowed), `
 """
 
 # 1: the first. 2: jobs.optimizer; parts; `forward` is fgbench's own engine. 3: what ADDED says; modes.
-# 4: what ADDED says; a search chooses by the time to the targets; `backprop` takes the fastest update,
-# jobs.update: up to 3 it meant `update=fused`.
+# 4: load, which samples.joules was before; what ADDED says; a search chooses by the time to the targets;
+# `backprop` takes the fastest update, jobs.update: up to 3 it meant `update=fused`.
 SCHEMA_VERSION = 4
 OLDEST_READABLE = 2
 
@@ -39,7 +39,7 @@ TABLES: dict[str, dict[str, str]] = {
     "jobs": {
         "job": "str",
         **_GROUP,
-        "phase": "str",  # modes | time | alone | memory | tune | train
+        "phase": "str",  # modes | time | alone | load | memory | tune | train
         "arch": "str",
         "dataset": "str",
         "depth": "int",
@@ -77,7 +77,20 @@ TABLES: dict[str, dict[str, str]] = {
         "seconds": "float",  # host, per step
         "device_seconds": "float",  # CUDA events, per step; empty on a CPU
         "enqueue_seconds": "float",  # host, per step, until the last of it was queued; empty on a CPU
-        # Of the GPU by NVML at the block's end; energy over the block, per step.
+        # Of the GPU by NVML when all of the block was queued.
+        "sm_clock_mhz": "float",
+        "power_watts": "float",
+        "temperature_celsius": "float",
+        "throttle": "str",
+        "joules": "float",  # empty: a block is too short for the counter
+    },
+    # On a GPU: a method alone in a window of seconds, and behind a queued sleep.
+    "load": {
+        **_GROUP,
+        "steps": "int",
+        "seconds": "float",  # host, per step
+        "busy_seconds": "float",  # device, per step; empty where one does not fit into the launch queue
+        # By NVML in the window: median, all that throttled, and energy per step, of windows of 5 s.
         "sm_clock_mhz": "float",
         "power_watts": "float",
         "temperature_celsius": "float",
@@ -114,7 +127,7 @@ TABLES: dict[str, dict[str, str]] = {
         "r_alone": "float",  # R of methods timed one after the other, each alone in its processes
         "r_alone_low": "float",
         "r_alone_high": "float",
-        "joules": "float",  # per step, median over blocks
+        "joules": "float",  # per step, from load
         "processes": "int",
         "rounds": "int",  # measured, over all processes
         "stopped": "str",  # precision | time | quick | interrupted

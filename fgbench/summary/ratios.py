@@ -34,7 +34,7 @@ class Ratio:
         ratio: over the reference of the same round.
         within: the ratio again, by the rounds alone, processes pooled: what one process would claim.
         alone: R of the method and the base each timed alone; NOTHING where they were not.
-        joules: per step, the median over its blocks; NaN where no energy was read.
+        joules: per step; NaN where no energy was read.
         processes: how many.
         rounds: measured, over all processes.
     """
@@ -67,20 +67,22 @@ class Ratio:
         }
 
 
-def ratios(samples: pd.DataFrame, reference: str, pilot: int) -> list[Ratio]:
+def ratios(
+    samples: pd.DataFrame, reference: str, pilot: int, joules: Mapping[str, float] | None = None
+) -> list[Ratio]:
     """R and the ratio of every arm of one group.
 
     Args:
         samples: rows of samples.csv of one group; warm-up samples are left out here.
         reference: the method that ratios are over.
         pilot: processes that were decided on before any of them ran; see `two_stage_interval`.
+        joules: per step, of the methods whose energy was read.
     """
     steady = samples[~samples["warm_up"].astype(bool)]
     measured = _complete(steady[steady["role"] != ALONE_ROLE])
     if measured.empty:
         return []
     alone = _alone(steady[steady["role"] == ALONE_ROLE])
-    joules = measured.groupby(["role", "method"])["joules"].median()
     wide = measured.pivot_table(
         index=["process", "round"], columns=["role", "method"], values="seconds", aggfunc="first", sort=False
     )
@@ -92,7 +94,7 @@ def ratios(samples: pd.DataFrame, reference: str, pilot: int) -> list[Ratio]:
         replace(
             ratio,
             alone=alone.get(ratio.method, NOTHING) if ratio.role != AA_ROLE else NOTHING,
-            joules=float(joules.get((ratio.role, ratio.method), math.nan)),
+            joules=(joules or {}).get(ratio.method, math.nan) if ratio.role == METHOD_ROLE else math.nan,
         )
         for ratio in found
     ]

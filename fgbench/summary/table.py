@@ -26,6 +26,8 @@ GROUP_COLUMNS = (
     "optimizer",
 )
 
+HOST, DEVICE, UNKNOWN = "host", "device", "unknown"  # which of the two a step waits for
+LAUNCH_BOUND = 0.8  # of a step's time, in which the GPU is at work
 
 RATIO_COLUMNS = (
     *("seconds", "r", "r_low", "r_high", "r_alone", "r_alone_low", "r_alone_high"),
@@ -46,13 +48,14 @@ def summarise(run: RunFolder) -> pd.DataFrame:
     `protocol` that it comes from, `target_loss` or `target_accuracy` of the headline target, `t_median`
     by Kaplan and Meier, `t_resolution` of its evaluations, `reached` of `runs`, `validation_accuracy`,
     `evaluation_share` of training's seconds, `train_seconds` of the longest run, `status`;
-    `ratio_within_low` and `_high`, the interval by the rounds alone; `enqueue_share`, of a step's time
-    until its work was queued. What was not measured is NA.
+    `ratio_within_low` and `_high`, the interval by the rounds alone; `busy_share`, of a step's time in
+    which a GPU is at work, and whether it is `bound_by` the host, the device, or that is unknown. What was
+    not measured is NA.
 
     Raises:
         ResultsError: a damaged table.
     """
-    tables = {name: run.read(name) for name in ("jobs", "ratios", "memory", "curves", "samples")}
+    tables = {name: run.read(name) for name in ("jobs", "ratios", "memory", "curves", "load")}
     tables["targets"] = stored_targets(run)
     facts = run.facts()
     rows = [
@@ -107,7 +110,8 @@ def _cells_of(tables: dict[str, pd.DataFrame], method: str, reference: str) -> d
     own = {name: table[table["method"] == method] for name, table in tables.items()}
     return {
         **_ratio_cells(own["ratios"]),
-        **_step_cells(own["jobs"], own["samples"]),
+        **_step_cells(own["jobs"]),
+        **_load_cells(own["load"]),
         "peak_bytes": _first(own["memory"][own["memory"]["kind"] == "peak_allocated"], "bytes"),
         **target_cells(headline(tables["targets"]), method, reference),
         **_final_cells(own["curves"], own["jobs"]),
@@ -121,14 +125,17 @@ def _ratio_cells(ratios: pd.DataFrame) -> dict[str, Any]:
     return {column: _first(own, column) for column in RATIO_COLUMNS}
 
 
-def _step_cells(jobs: pd.DataFrame, samples: pd.DataFrame) -> dict[str, Any]:
-    timed = samples[(samples["role"] == METHOD_ROLE) & ~samples["warm_up"].astype(bool)]
-    share = (timed["enqueue_seconds"] / timed["seconds"]).median()
+def _load_cells(load: pd.DataFrame) -> dict[str, Any]:
+    """Launch-bound is what the device is done with well before the host: by its time behind a sleep."""
+    share = (load["busy_seconds"] / load["seconds"]).median()
+    if pd.isna(share):
+        return {"busy_share": None, "bound_by": UNKNOWN if len(load) else None}
+    return {"busy_share": float(share), "bound_by": HOST if share < LAUNCH_BOUND else DEVICE}
+
+
+def _step_cells(jobs: pd.DataFrame) -> dict[str, Any]:
     first = jobs["first_call_seconds"].max()
-    cells = {
-        "first_call_seconds": None if pd.isna(first) else float(first),
-        "enqueue_share": None if pd.isna(share) else float(share),
-    }
+    cells = {"first_call_seconds": None if pd.isna(first) else float(first)}
     last = jobs[jobs["phase"] != "modes"].tail(1)
     return cells | {
         "mode": _first(last, "execution"),

@@ -40,6 +40,7 @@ def _do(request: dict[str, Any], channel: TextIO) -> None:
     from fgbench.plan import Group
     from fgbench.training.choice import Goal
     from fgbench.worker.checkpoint import Checkpoint
+    from fgbench.worker.load import measure_load
     from fgbench.worker.matched import build_matched
     from fgbench.worker.memory import measure_memory
     from fgbench.worker.timing import BATCHES, MODES, find_modes, time_alone, time_methods
@@ -77,6 +78,8 @@ def _do(request: dict[str, Any], channel: TextIO) -> None:
         case "alone":
             problem = matched.problem(matched.batches(BATCHES))
             time_alone(problem, request["alone"], request["process"], request["seconds"], report)
+        case "load":
+            measure_load(matched.problem(matched.batches(BATCHES)), specs, request["seconds"], report)
         case "memory":
             measure_memory(matched, specs, report)
         case "tune":

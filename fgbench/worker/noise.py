@@ -50,7 +50,8 @@ def measure_noise(
     for arm in made:
         arm.step()
     clock = problem.clock
-    run_arms(with_blocks(made, problem, clock), clock, seconds, random.Random(process), report)
+    made = with_blocks(made, problem, clock, seconds)
+    run_arms(made, clock, seconds, random.Random(process), report)
 
 
 def _units(problem: Problem, batches: Sequence[Batch], count: int) -> Callable[[], Tensor]:

@@ -22,11 +22,13 @@ from fgbench.measurement.clock import Clock, clock_for
 from fgbench.measurement.gauge import gauge_for
 from fgbench.measurement.interleave import (
     MINIMUM_ROUNDS,
+    WARM_UP_WINDOW,
     Arm,
     round_seconds,
     run_rounds,
     warm_up,
     with_block,
+    with_fitting_block,
 )
 from fgbench.methods import PLAIN, Batch, Conditions, Loss, Step
 from fgbench.methods._compile import compiled
@@ -38,7 +40,8 @@ BASE, AA, WHOLE, SLOWED = "base", "aa", "whole", "slowed"
 BATCHES = 8  # cycled through; gathered before anything is timed
 LEARNING_RATE = 1e-6  # small enough to leave the weights where they are
 BLOCK_SECONDS = {"cpu": 0.010, "cuda": 0.200}  # far above the clock's resolution and overhead
-MINIMUM_STEPS = {"cpu": 1, "cuda": 10}
+SHORTEST_BLOCK = 0.020  # of a GPU, seconds: synchronising takes a thousandth of it
+TRIAL_BLOCK = 0.005  # from which a GPU's blocks are reckoned
 WARM_UP_SHARE = 0.3  # of a process's time, at most
 MAXIMUM_ROUNDS = 40
 MODES = {"cpu": ("eager", "compile"), "cuda": ("eager", "compile", "cudagraph")}
@@ -110,7 +113,7 @@ def time_methods(
         for spec in [s for s in steps if s != reference]:
             twin = _over(problem.batches, _method_step(problem, spec, process))
             arms.append(Arm(f"{SLOWED} {spec}", slowed(twin, slowed_by, clock, problem.device)))
-    arms = with_blocks(arms, problem, clock)
+    arms = with_blocks(arms, problem, clock, seconds)
     # Seeded by the process too: every process sees other orders.
     run_arms(arms, clock, seconds, random.Random(f"{problem.seed}/{process}"), report)
     time_parts(steps, problem, clock, seconds * PARTS_SHARE, report)
@@ -128,7 +131,8 @@ def time_alone(problem: Problem, spec: str, process: int, seconds: float, report
             arms[0].step()
         else:
             arms = [Arm(spec, _over(problem.batches, _method_step(problem, spec, process)))]
-        run_arms(with_blocks(arms, problem, clock), clock, seconds, random.Random(process), report)
+        arms = with_blocks(arms, problem, clock, seconds)
+        run_arms(arms, clock, seconds, random.Random(process), report)
 
 
 def find_modes(
@@ -167,7 +171,7 @@ def find_modes(
         arms.append(arm)
         owners[name] = way
     if arms:
-        found = _median_seconds(with_blocks(arms, problem, clock), clock, seconds, process)
+        found = _median_seconds(with_blocks(arms, problem, clock, seconds), clock, seconds, process)
         for name, way in owners.items():
             report("mode", **way, seconds=found[name])
 
@@ -206,10 +210,19 @@ def _remember(history: dict[str, list[float]], event: str, **facts: Any) -> None
             history[sample["arm"]].append(sample["seconds"])
 
 
-def with_blocks(arms: Sequence[Arm], problem: Problem, clock: Clock) -> list[Arm]:
-    """The arms with as many steps in a block as the device's clock needs."""
-    kind = problem.device.type
-    return [with_block(arm, clock, BLOCK_SECONDS[kind], MINIMUM_STEPS[kind]) for arm in arms]
+def with_blocks(arms: Sequence[Arm], problem: Problem, clock: Clock, seconds: float) -> list[Arm]:
+    """The arms with as many steps in a block as the device's clock needs.
+
+    On a GPU the blocks also fit into the `seconds` of `run_arms`: two windows of warm-up into its share, and
+    the least number of rounds into the rest. Finding them takes up to 40 ms an arm, beside that.
+    """
+    if problem.device.type == "cpu":
+        return [with_block(arm, clock, BLOCK_SECONDS["cpu"], minimum=1) for arm in arms]
+    warm_up_round = WARM_UP_SHARE * seconds / (2 * WARM_UP_WINDOW)
+    share = min(warm_up_round, (1 - WARM_UP_SHARE) * seconds / MINIMUM_ROUNDS) / max(len(arms), 1)
+    tried = [with_block(arm, clock, TRIAL_BLOCK, minimum=1) for arm in arms]
+    tried = [with_block(arm, clock, TRIAL_BLOCK, arm.steps) for arm in tried]  # the device was idle, and slow
+    return [with_fitting_block(arm, clock, share, SHORTEST_BLOCK, BLOCK_SECONDS["cuda"]) for arm in tried]
 
 
 def base_step(problem: Problem) -> Callable[[], Tensor]:

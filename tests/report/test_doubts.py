@@ -159,10 +159,14 @@ def test_throttling_is_said_with_reason_share_and_clocks() -> None:
 
 
 def test_a_cell_that_waits_for_the_host_is_called_launch_bound() -> None:
-    summary = group(enqueue_share=0.97)
-    (doubt,) = said(summary)
-    assert "forward is launch-bound: 97%" in doubt
-    assert said(group(enqueue_share=0.5)) == []
+    (doubt,) = said(group(busy_share=0.4, bound_by="host"))
+    assert "forward is launch-bound: the GPU is at work in 40%" in doubt
+    assert said(group(busy_share=0.97, bound_by="device")) == []
+
+
+def test_where_the_launch_queue_is_too_short_nobody_is_called_launch_bound() -> None:
+    (doubt,) = said(group(bound_by="unknown"))
+    assert "forward: whether it is launch-bound is unknown" in doubt
 
 
 @pytest.mark.parametrize(("low", "high", "differs"), [(3.2, 3.4, True), (2.6, 2.8, True), (3.0, 3.3, False)])

@@ -34,7 +34,6 @@ def samples(
                         "method": method,
                         "warm_up": cold,
                         "seconds": seconds * (warm_up if cold else 1 + drift * number),
-                        "joules": 100 * seconds,
                     }
                 )
     return pd.DataFrame(rows)
@@ -163,3 +162,9 @@ class TestLive:
         live = LiveRatios("backprop")
         live.add([{"arm": "base", "seconds": 1.0}, {"arm": "forward", "seconds": 6.0}])
         assert str(live) == ""
+
+
+def test_energy_is_the_methods_own_and_not_their_repeats():
+    found = by_arm(ratios(samples([ONE]), "backprop", 1, {"backprop": 3.0}))
+    assert found["method", "backprop"].joules == 3.0
+    assert all(math.isnan(found[arm].joules) for arm in (("method", "forward"), ("aa", "backprop")))

@@ -320,3 +320,17 @@ def test_what_evaluation_cost(tmp_path):
     )
     row = summarise(folder).set_index("method").loc["backprop"]
     assert (row["evaluation_share"], row["train_seconds"]) == (0.1, 5.0)
+
+
+@pytest.mark.parametrize(
+    ("busy", "share", "said"), [(0.79, 0.79, "host"), (0.81, 0.81, "device"), (None, None, "unknown")]
+)
+def test_a_step_is_bound_by_the_host_where_the_device_is_idle_for_a_fifth_of_it(tmp_path, busy, share, said):
+    folder = run_folder(tmp_path, [GROUP])
+    folder.append(
+        "load", {"group": GROUP.name, "method": "forward", "steps": 9, "seconds": 1.0, "busy_seconds": busy}
+    )
+    table = summarise(folder).set_index("method")
+    assert table.loc["forward", "bound_by"] == said
+    assert table.loc["forward", "busy_share"] == share or share is None
+    assert pd.isna(table.loc["backprop", "bound_by"]), "not read"
