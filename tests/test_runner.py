@@ -11,6 +11,7 @@ import pandas as pd
 import pytest
 
 from fgbench import group_jobs
+from fgbench.estimate import STARTUP_SECONDS, seconds_of
 from fgbench.plan import Plan
 from fgbench.runner import FIRST_SEED, SEARCH_SEED, run_plan
 from fgbench.store.run_folder import RunFolder, find_runs
@@ -475,6 +476,11 @@ class TestLoadOfAGpu:
         assert "--max-measure-seconds 20 " in note
         assert len(done.rows("load")) == 2
         assert {r["joules"] for r in done.rows("ratios") if not pd.isna(r["joules"])} == set()
+
+    def test_the_estimate_counts_the_windows(self):
+        asked = config(device="cuda:0", train=False, max_measure_seconds=45.0)
+        on_cpu = dataclasses.replace(asked, device="cpu")
+        assert seconds_of(asked, 2) - seconds_of(on_cpu, 2) == pytest.approx(2 * (2 * 5.0 + STARTUP_SECONDS))
 
     def test_a_cpu_has_none(self, tmp_path, monkeypatch):
         done = self.on(tmp_path, monkeypatch, device="cpu")

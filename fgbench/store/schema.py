@@ -4,7 +4,7 @@ Missing is empty, never 0. Types: `str`, `int`, `float` (inf and nan allowed), `
 """
 
 # 1: the first. 2: jobs.optimizer; parts; `forward` is fgbench's own engine. 3: what ADDED says; modes.
-# 4: load, which samples.joules was before; what ADDED says; a search chooses by the time to the targets;
+# 4: load, with the energy that samples had; what ADDED says; a search chooses by the time to the targets;
 # `backprop` takes the fastest update, jobs.update: up to 3 it meant `update=fused`.
 SCHEMA_VERSION = 4
 OLDEST_READABLE = 2

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
+import pandas as pd
 import pytest
 import torch
 
@@ -12,14 +13,8 @@ from fgbench.measurement.clock import CudaClock, Reading
 from fgbench.measurement.gauge import Blind, State
 from fgbench.measurement.interleave import Arm
 from fgbench.measurement.load import WINDOW_SECONDS, Load, under_load
-from fgbench.summary.table import DEVICE, HOST, LAUNCH_BOUND, UNKNOWN
+from fgbench.summary.table import DEVICE, HOST, UNKNOWN, _load_cells
 from tests.simulated_queue import CAPACITY, SimulatedQueue
-
-
-def label(load: Load) -> str:
-    if load.busy_seconds is None:
-        return UNKNOWN
-    return HOST if load.busy_seconds < LAUNCH_BOUND * load.seconds else DEVICE
 
 
 @pytest.mark.parametrize(
@@ -41,7 +36,8 @@ def test_launch_bound_is_what_keeps_a_device_waiting_whatever_the_queue_holds(
     queue.install(monkeypatch)
     clock = CudaClock(torch.device("cuda:0"), Blind())
     load = under_load(Arm("a", queue.step(launches, seconds, host), steps=20), clock, 0.05)
-    assert label(load) == said, load
+    row = pd.DataFrame([asdict(load)]).astype({"busy_seconds": float})  # as it is stored
+    assert _load_cells(row)["bound_by"] == said, load
     assert load.seconds == pytest.approx(launches * max(seconds, host), rel=0.1)
     if said != UNKNOWN:
         assert load.busy_seconds == pytest.approx(launches * seconds, rel=0.01)
