@@ -150,9 +150,13 @@ class ActivityStep(Step):
     @torch.no_grad()
     def _update(self, learning_rate: float) -> None:
         weights = self._weigh(self.by_sample)
-        gradients = {id(p): torch.zeros_like(p) for p in self.parameters}
+        gradients: dict[int, Tensor] = {}
         for parameter, gradient in additions(self.sites, weights):
-            gradients[id(parameter)] += gradient
+            key, gradient = id(parameter), gradient.to(parameter.dtype)
+            gradients[key] = gradients[key] + gradient if key in gradients else gradient
+        for parameter in self.parameters:  # of no layer, or of one that was not passed
+            if id(parameter) not in gradients:
+                gradients[id(parameter)] = torch.zeros_like(parameter)
         by_name = trainable(self.model)
         for name, tangent in self.free.items():
             tangent.add_to(gradients[id(by_name[name])], self._weigh_whole(self.by_sample))
