@@ -99,7 +99,6 @@ class ActivityStep(Step):
         # Of parameters without a layer; which these are the first batch shows.
         self.drawer = Drawer(trainable(model), options.tangents, options.entries, seed + 1)
         self.noise: dict[torch.Size, dict[str, Tensor]] = {}
-        self.buffers: dict[torch.Size, list[Tensor]] = {}  # that the noise lies in
         self.program: Program | None = None
 
     def parts(self, batch: Batch, learning_rate: float) -> dict[str, Part]:
@@ -128,15 +127,14 @@ class ActivityStep(Step):
     def _draw(self, batch: Batch) -> None:
         """Noise for the layers that a batch of this shape met before; the first time as it goes."""
         self.get_ready(batch)
-        for buffer in self.buffers.setdefault(batch[0].shape, []):
-            self.fill(buffer)
+        for noise in self.noise.setdefault(batch[0].shape, {}).values():
+            self.fill(noise)
         self.free: dict[str, Tangent] = dict(self.drawer.draw().by_name)
 
     @torch.no_grad()
     def _forward(self, batch: Batch) -> None:
         assert self.program is not None
-        held = self.noise.setdefault(batch[0].shape, {})
-        met = len(held)
+        held = self.noise[batch[0].shape]
 
         def noise(site: str, output: Tensor) -> Tensor:
             if site not in held:
@@ -148,10 +146,6 @@ class ActivityStep(Step):
         context = ActivityContext(self.options.tangents, noise, tangents)
         self.value, self.by_sample = self.pushforward.run(self.program, context, batch)
         self.sites = context.sites
-        if len(held) > met:  # the next step's, of the layers met now
-            shapes = [n.shape for n in held.values()]
-            self.buffers[batch[0].shape], views = self.fill.room(shapes, self.value)
-            self.noise[batch[0].shape] = dict(zip(held, views, strict=True))
 
     @torch.no_grad()
     def _update(self, learning_rate: float) -> None:
