@@ -18,6 +18,7 @@ from fgbench.training.randomness import OwnRandomness
 # Largest error of an estimate as a share of it, by the lowest dtype met on the way; wrong code is off by
 # shares of 1.
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
+TF32 = TOLERANCE[torch.float16]  # as many bits in a product's factors
 # A tangent nearly orthogonal to the gradient leaves little but rounding: then another one decides.
 TRIES = 3
 REPLAYS = 2  # of a captured step that are held: the first may be right as what was captured
@@ -65,7 +66,7 @@ def check_base(evaluate: Loss, model: nn.Module, loss: Loss, batches: Sequence[B
         with _same_masks(seed, (x, y)), torch.no_grad():
             true = loss(copy.deepcopy(model)(x), y)
         error = abs(float(value) - float(true)) / max(abs(float(true)), SMALLEST)
-        if not error <= TOLERANCE[true.dtype]:
+        if not error <= _tolerances(x.device)[true.dtype]:
             raise WrongStepError(f"the base's loss is off by a share of {error:.2g}. Not timed.")
 
 
@@ -97,10 +98,16 @@ def _error_of_step(
         errors.append(off / max(norm(wanted), SMALLEST))
         errors.append(abs(float(value) - true_loss) / max(abs(true_loss), SMALLEST))
     error = max(errors) if all(map(math.isfinite, errors)) else math.inf
-    tolerance = max(precisions.loosest(TOLERANCE), step.tolerance)
+    tolerance = max(precisions.loosest(_tolerances(batch[0].device)), step.tolerance)
     if error <= tolerance:
         _check_draws(step, estimates)
     return error, tolerance
+
+
+def _tolerances(device: torch.device) -> dict[torch.dtype, float]:
+    """By dtype; a GPU may have been told to round the factors of float32 products to TF32."""
+    rounded = device.type == "cuda" and torch.get_float32_matmul_precision() != "highest"
+    return TOLERANCE | ({torch.float32: TF32} if rounded else {})
 
 
 def _check_draws(step: Step, estimates: Sequence[Sequence[Tensor]]) -> None:

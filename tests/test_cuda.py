@@ -9,59 +9,121 @@ from statistics import median
 
 import pytest
 import torch
+from torch import nn
 
-from fgbench import methods, oracle
-from fgbench.architectures import build
+from fgbench import methods, oracle, registry
 from fgbench.errors import UsageError
 from fgbench.measurement.clock import clock_for
 from fgbench.methods import Conditions
 from fgbench.store.run_folder import find_runs
 from fgbench.worker.matched import float32_precision
 from fgbench.worker.slow import slowed
-from tests.builders import cross_entropy
+from tests.builders import built_model, cross_entropy
 from tests.conformance.test_methods import PARTICULAR, every_spec
 
-pytestmark = [
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
-    pytest.mark.real_time,  # one GPU for all
+pytestmark = pytest.mark.real_time  # one GPU for all
+DEVICE = "cuda"
+NAMES, ARCHS = registry.names("methods"), registry.names("architectures")
+PRECISIONS = {
+    "float64": (torch.float64, "ieee"),
+    "float32": (torch.float32, "ieee"),
+    "tf32": (torch.float32, "tf32"),
+    "bfloat16": (torch.bfloat16, "ieee"),
+}
+CAPTURED = [
+    *("backprop", "backprop:update=in-backward", "forward", "forward:structure=rank-one"),
+    *("forward:tangents=4", "forward:tangents=4,chunk=2", "forward:structure=sphere"),
+    *("forward:structure=activity", "forward:tangents=4,structure=activity"),
+    *("forward:tangents=3,structure=orthonormal", "forward:tangents=3,combine=projection"),
+]
+COMPILED = [
+    "backprop",
+    "forward",
+    "forward:structure=rank-one",
+    "forward:structure=sphere",
+    "forward:tangents=4",
 ]
 
 
-@pytest.mark.parametrize("arch", ["mlp", "cnn"])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-@pytest.mark.parametrize("name", every_spec())
-def test_every_methods_step_is_what_reverse_mode_says(name, dtype, arch):
+@pytest.fixture(autouse=True)
+def gpu():
+    if not torch.cuda.is_available():
+        pytest.skip("needs a GPU")
     float32_precision("ieee")
-    model = build(arch, 2, 16, (1, 8, 8), 4).to("cuda", dtype)
-    x = torch.randn(32, 1, 8, 8, dtype=dtype, device="cuda")
-    y = torch.randint(4, (32,), device="cuda")
+    yield
+    float32_precision("ieee")
+
+
+def model_of(arch: str, dtype: torch.dtype = torch.float32, width: int = 16) -> nn.Module:
+    torch.manual_seed(1)
+    return built_model(arch, None, width, (1, 8, 8), 4).to(DEVICE, dtype).train()
+
+
+def batch_of(dtype: torch.dtype = torch.float32) -> methods.Batch:
+    generator = torch.Generator().manual_seed(2)
+    x = torch.randn(32, 1, 8, 8, generator=generator)
+    return x.to(DEVICE, dtype), (torch.arange(32) % 4).to(DEVICE)
+
+
+def check(
+    spec: str, arch: str, dtype: torch.dtype = torch.float32, conditions: Conditions = methods.PLAIN
+) -> None:
+    """Against reverse mode; a particular method may refuse the model."""
     try:
-        oracle.check_step(methods.find(name), model, cross_entropy, (x, y), seed=0)
+        oracle.check_step(
+            methods.find(spec), model_of(arch, dtype), cross_entropy, batch_of(dtype), 0, conditions
+        )
     except UsageError as error:
-        if name.startswith(PARTICULAR):
+        if spec.startswith(PARTICULAR):
             pytest.skip(str(error))
         raise
 
 
-@pytest.mark.parametrize("name", ["backprop", "forward", "forward:structure=rank-one", "forward:tangents=4"])
-def test_a_captured_step_is_what_reverse_mode_says_and_draws_fresh_tangents(name):
+def every_step() -> list[tuple[str, str, str]]:
+    """Every spec on every architecture in float32; every method on each in the other precisions."""
+    exact = [(spec, arch, "float32") for spec in every_spec() for arch in ARCHS]
+    return exact + [(n, a, p) for p in PRECISIONS if p != "float32" for n in NAMES for a in ARCHS]
+
+
+@pytest.mark.parametrize(("spec", "arch", "precision"), every_step(), ids=str)
+def test_every_methods_step_is_what_reverse_mode_says(spec, arch, precision):
+    dtype, products = PRECISIONS[precision]
+    float32_precision(products)
+    check(spec, arch, dtype)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("arch", ["mlp", "cnn", "resnet", "vit"])
+@pytest.mark.parametrize("spec", CAPTURED)
+def test_a_captured_step_is_what_reverse_mode_says_and_draws_fresh_tangents(spec, arch, optimizer):
     """The oracle compares two replays too: their tangents have to differ."""
-    float32_precision("ieee")
-    model = build("mlp", 2, 64, (1, 8, 8), 4).to("cuda")
-    x, y = torch.randn(32, 1, 8, 8, device="cuda"), torch.randint(4, (32,), device="cuda")
-    oracle.check_step(
-        methods.find(name), model, cross_entropy, (x, y), seed=0, conditions=Conditions("cudagraph")
-    )
+    if "in-backward" in spec and optimizer != "sgd":
+        pytest.skip("updates by plain SGD")
+    check(spec, arch, conditions=Conditions("cudagraph", optimizer))
 
 
-def test_a_captured_step_trains_as_an_eager_one():
-    x, y = torch.randn(32, 1, 8, 8, device="cuda"), torch.randint(4, (32,), device="cuda")
-    one = build("mlp", 2, 64, (1, 8, 8), 4).to("cuda")
+@pytest.mark.parametrize("arch", ["mlp", "cnn", "resnet", "vit"])
+@pytest.mark.parametrize("spec", COMPILED)
+def test_a_compiled_step_is_what_reverse_mode_says(spec, arch):
+    check(spec, arch, conditions=Conditions("compile"))
+
+
+@pytest.mark.parametrize("execution", ["eager", "compile"])
+@pytest.mark.parametrize("spec", ["backprop", "forward", "forward:structure=rank-one"])
+def test_a_step_under_adam_is_what_reverse_mode_says(spec, execution):
+    check(spec, "mlp", conditions=Conditions(execution, "adam"))
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+def test_a_captured_step_trains_as_an_eager_one(optimizer):
+    batch, one = batch_of(), model_of("mlp", width=64)
     other = copy.deepcopy(one)
-    eager = methods.prepare(methods.find("backprop"), one, cross_entropy, 0)
-    graph = methods.prepare(methods.find("backprop"), other, cross_entropy, 0, Conditions("cudagraph"))
+    eager, graph = (
+        methods.prepare(methods.find("backprop"), own, cross_entropy, 0, Conditions(execution, optimizer))
+        for own, execution in ((one, "eager"), (other, "cudagraph"))
+    )
     for _ in range(5):
-        torch.testing.assert_close(graph((x, y), 0.1), eager((x, y), 0.1))
+        torch.testing.assert_close(graph(batch, 0.01), eager(batch, 0.01))
     for a, b in zip(one.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(a, b)
 

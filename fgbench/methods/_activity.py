@@ -153,8 +153,8 @@ class ActivityStep(Step):
         by_name = trainable(self.model)
         gradients = {id(by_name[name]): torch.zeros_like(by_name[name]) for name in self.free}
         for parameter, gradient in additions(self.sites, weights):
-            before = gradients.get(id(parameter))
-            gradients[id(parameter)] = gradient if before is None else before + gradient
+            before, own = gradients.get(id(parameter)), gradient.to(parameter.dtype)
+            gradients[id(parameter)] = own if before is None else before + own
         for name, tangent in self.free.items():
             tangent.add_to(gradients[id(by_name[name])], self._weigh_whole(self.by_sample))
         unused = (p for p in self.parameters if id(p) not in gradients)

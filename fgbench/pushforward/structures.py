@@ -7,7 +7,7 @@ and all come from a generator of their own.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -16,6 +16,8 @@ from torch import Tensor
 from fgbench.pushforward.tangents import Full, RankOne, Redrawn, Tangent
 
 ENTRIES = ("gaussian", "rademacher")
+LINE = 16  # numbers: 64 bytes of float32
+FEW = 2**16  # of which a byte each is no memory
 FULL_STRUCTURES = ("gaussian", "rademacher", "sphere", "orthonormal", "fixed-angle")
 
 
@@ -135,11 +137,15 @@ class Drawer:
         return Redrawn(again, self.count)
 
     def _whole(self) -> dict[str, Tangent]:
-        """A buffer for each parameter."""
-        for parameter in self.parameters.values():
-            shape = (self.count, *parameter.shape)
-            self.buffers.append(parameter.new_empty(shape, requires_grad=False))
-        return {name: Full(buffer) for name, buffer in zip(self.parameters, self.buffers, strict=True)}
+        """All entries of a dtype in one buffer."""
+        entries: dict[str, Tensor] = {}
+        for dtype in dict.fromkeys(p.dtype for p in self.parameters.values()):
+            own = {n: p for n, p in self.parameters.items() if p.dtype == dtype}
+            shapes = [(self.count, *p.shape) for p in own.values()]
+            buffers, views = self.fill.room(shapes, next(iter(own.values())))
+            self.buffers += buffers
+            entries |= zip(own, views, strict=True)
+        return {name: Full(entries[name]) for name in self.parameters}
 
     def _factored(self) -> dict[str, Tangent]:
         """All factors in one buffer, as they are few: one draw fills it."""
@@ -171,6 +177,19 @@ class Fill:
     def __init__(self, entries: str, generator: torch.Generator) -> None:
         self.entries, self.generator = entries, generator
         self.words: Tensor | None = None
+
+    def room(self, shapes: Sequence[Sequence[int]], like: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+        """Memory of these shapes in one piece, so that few launches fill it.
+
+        Returns:
+            What is to be filled, and views of it of the shapes, each of which begins at a cache line.
+            Signs are filled by as many as the largest has, as their random bits take a byte each.
+        """
+        sizes = [-(-math.prod(shape) // LINE) * LINE for shape in shapes]
+        whole = like.new_empty(sum(sizes), requires_grad=False)
+        pieces = zip(whole.split(sizes), shapes, strict=True)
+        views = [piece[: math.prod(shape)].view(*shape) for piece, shape in pieces]
+        return [whole] if self.entries == "gaussian" else list(whole.split(max(FEW, *sizes))), views
 
     def __call__(self, tensor: Tensor) -> Tensor:
         """In place."""
