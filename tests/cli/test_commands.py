@@ -132,7 +132,7 @@ def test_list_names_everything_registered_with_its_options() -> None:
     for name in ("mlp", "cnn", "logreg", "digits", "fashion-mnist", "synthetic", "backprop", "forward"):
         assert re.search(rf"^\s*{name}\b", listed, re.MULTILINE), name
     assert "structure=gaussian" in listed
-    assert "update=fused" in listed
+    assert "update=best" in listed
 
 
 def test_doctor_says_what_is_here_and_measures_the_noise() -> None:
