@@ -446,7 +446,8 @@ class TestLoadOfAGpu:
     def on(self, tmp_path, monkeypatch, device: str = "cuda:0", **changes: Any) -> Done:
         script = Script()
         monkeypatch.setattr(group_jobs, "work", script)
-        plan = Plan(config(device=device, train=False, **changes), (tiny_group(device=device),))
+        asked = config(device=device, train=False, methods=("backprop:update=fused", "forward"), **changes)
+        plan = Plan(asked, (tiny_group(device=device),))
         folder, watcher = run_folder(tmp_path, plan.groups), Recorder()
         run_plan(plan, folder, {g.name: "c0" for g in plan.groups}, watcher)
         return Done(folder, script, watcher)
@@ -454,14 +455,14 @@ class TestLoadOfAGpu:
     def test_every_method_has_its_window_and_energy_goes_into_the_ratios(self, tmp_path, monkeypatch):
         done = self.on(tmp_path, monkeypatch, max_measure_seconds=45.0)
         (request,) = done.script.of_phase("load")
-        assert (request["methods"], request["seconds"]) == (["backprop", "forward"], 5.0)
+        assert (request["methods"], request["seconds"]) == (["backprop:update=fused", "forward"], 5.0)
         assert {r["method"]: r["busy_seconds"] for r in done.rows("load")} == {
-            "backprop": 0.5,
+            "backprop:update=fused": 0.5,
             "forward": 0.5,
         }
         joules = {(r["role"], r["method"]): r["joules"] for r in done.rows("ratios")}
-        assert (joules["method", "backprop"], joules["method", "forward"]) == (12.0, 18.0)
-        assert pd.isna(joules["aa", "backprop"])
+        assert (joules["method", "backprop:update=fused"], joules["method", "forward"]) == (12.0, 18.0)
+        assert pd.isna(joules["aa", "backprop:update=fused"])
         assert set(done.statuses("load").values()) == {"ok"}
         assert not done.watcher.notes
 

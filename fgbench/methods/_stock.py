@@ -26,7 +26,7 @@ class StockStep(ForwardStep):
         self.parameters = list(by_name.values())
         # A tensor for each tangent, not views of one: dual numbers take a tangent whose memory is laid
         # out as its primal's and copy any other, which would cost a copy of all parameters a step.
-        self.drawer = Drawer(by_name, 1, structure, seed)
+        self.drawer = Drawer(by_name, 1, structure, seed, together=False)
         # Aliases outside autograd: dual numbers on them leave no trace on the parameters.
         self.primals = {name: p.detach() for name, p in by_name.items()}
         self.buffers = dict(model.named_buffers())

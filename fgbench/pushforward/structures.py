@@ -79,6 +79,7 @@ class Drawer:
         angle: in degrees, of `fixed-angle`.
         seed: of all that it draws.
         keep: keep full tangents in memory until the update; if not, they are drawn again from seeds.
+        together: full tangents lie in one buffer, which few launches fill; if not, each in its own.
     """
 
     def __init__(
@@ -91,8 +92,10 @@ class Drawer:
         entries: str = "rademacher",
         angle: float = 90.0,
         keep: bool = True,
+        together: bool = True,
     ) -> None:
         self.parameters, self.count, self.structure, self.angle = dict(parameters), count, structure, angle
+        self.together = together
         self.size = sum(p.numel() for p in self.parameters.values())
         first = next(iter(self.parameters.values()))
         self.generator = torch.Generator(first.device).manual_seed(seed)
@@ -137,7 +140,12 @@ class Drawer:
         return Redrawn(again, self.count)
 
     def _whole(self) -> dict[str, Tangent]:
-        """All entries of a dtype in one buffer."""
+        """All entries of a dtype in one buffer, or each tangent's in its own."""
+        if not self.together:
+            self.buffers = [
+                p.new_empty((self.count, *p.shape), requires_grad=False) for p in self.parameters.values()
+            ]
+            return {n: Full(buffer) for n, buffer in zip(self.parameters, self.buffers, strict=True)}
         entries: dict[str, Tensor] = {}
         for dtype in dict.fromkeys(p.dtype for p in self.parameters.values()):
             own = {n: p for n, p in self.parameters.items() if p.dtype == dtype}
