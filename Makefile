@@ -11,7 +11,7 @@ bench: $(INSTALLED)
 
 # The forward-mode engine beside its targets: about 20 minutes on one thread.
 bench-engine: $(INSTALLED)
-	$(VENV)/bin/python -m fgbench.suites.engine
+	$(VENV)/bin/python -m fgbench.experiments.engine
 	$(VENV)/bin/fgbench plot results/engine
 
 # A process a core, and a file of tests in one of them: what a file's tests share is made once.

@@ -15,20 +15,20 @@ import pandas as pd
 
 from fgbench import methods as registered
 from fgbench.errors import UsageError
-from fgbench.estimate import CHOOSING_PROCESSES
 from fgbench.measurement.lock import timing_lock
+from fgbench.running.client import WorkerDiedError, work
+from fgbench.running.estimate import CHOOSING_PROCESSES
 from fgbench.store.run_folder import find_runs, read_runs
 from fgbench.store.schema import TABLES
 from fgbench.summary.modes import choices
 from fgbench.summary.ratios import AA_ROLE, BASE_ROLE, METHOD_ROLE, ratios
 from fgbench.summary.table import summarise
-from fgbench.worker.client import WorkerDiedError, work
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-    from fgbench.worker.comparison import Comparison
-    from fgbench.worker.reporting import Report
+    from fgbench.running.comparison import Comparison
+    from fgbench.running.reporting import Report
 
 
 SECONDS_A_PROCESS = 1.5  # of timing: below, one more process would tell less than it costs
@@ -80,8 +80,8 @@ def compare(
     Raises:
         UsageError: no such method, option or optimiser, or a time that is not positive.
     """
-    from fgbench.methods._optimizer import canonical_optimizer
-    from fgbench.worker.comparison import Comparison
+    from fgbench.methods.steps.optimizer import canonical_optimizer
+    from fgbench.running.comparison import Comparison
 
     if not max_measure_seconds > 0:
         raise UsageError(f"max_measure_seconds {max_measure_seconds}: must be positive.")

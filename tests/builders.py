@@ -25,8 +25,8 @@ from fgbench.measurement.clock import Reading
 from fgbench.measurement.interleave import Arm
 from fgbench.methods import Batch, Step
 from fgbench.plan import Config, Group
+from fgbench.running.matched import Matched, build_matched
 from fgbench.store.run_folder import RunFolder
-from fgbench.worker.matched import Matched, build_matched
 
 cross_entropy = nn.functional.cross_entropy
 

@@ -13,7 +13,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
 
-from fgbench.methods import _cudagraph
+from fgbench.methods.steps import cudagraph
 
 WAITS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::linalg_cholesky", "aten::is_nonzero")
 
@@ -135,10 +135,10 @@ def simulate(monkeypatch: pytest.MonkeyPatch) -> SimulatedCuda:
     """CUDA graphs, captured and replayed on the CPU, until the end of a test."""
     cuda = SimulatedCuda()
     for name in ("CUDAGraph", "Stream", "current_stream", "set_stream", "stream", "graph"):
-        monkeypatch.setattr(_cudagraph.torch.cuda, name, getattr(cuda, name))
+        monkeypatch.setattr(cudagraph.torch.cuda, name, getattr(cuda, name))
     for name in ("get_rng_state", "set_rng_state"):
-        monkeypatch.setattr(_cudagraph.torch.cuda, name, getattr(cuda, name))
-    _cudagraph._aside.cache_clear()
+        monkeypatch.setattr(cudagraph.torch.cuda, name, getattr(cuda, name))
+    cudagraph._aside.cache_clear()
     on_any: Callable[..., list[str]] = lambda **_options: ["cpu", "cuda"]  # noqa: E731
     for name, module in list(sys.modules.items()):
         if name.startswith("torch.optim.") and hasattr(module, "_get_capturable_supported_devices"):

@@ -13,9 +13,9 @@ import torch
 import fgbench
 from fgbench import api
 from fgbench.errors import ResultsError, UsageError
+from fgbench.running import comparison
+from fgbench.running.client import WorkerDiedError
 from fgbench.store.schema import TABLES
-from fgbench.worker import comparison
-from fgbench.worker.client import WorkerDiedError
 from tests.builders import cross_entropy, run_folder, tiny_batch, tiny_group, tiny_mlp
 
 HERE = "ignore:fgbench.compare. measured in the calling process"
@@ -187,7 +187,7 @@ def test_compare_refuses_a_time_that_is_not_positive():
 
 
 def test_compare_gives_a_row_for_a_method_that_fails(monkeypatch):
-    from fgbench.methods._pushforward import PushforwardStep
+    from fgbench.methods.steps.pushforward import PushforwardStep
 
     monkeypatch.setattr(PushforwardStep, "expected", lambda self, gradient, *at: [0 * g for g in gradient])
     table = here()

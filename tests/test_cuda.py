@@ -11,13 +11,15 @@ import pytest
 import torch
 from torch import nn
 
-from fgbench import methods, oracle, registry
+from fgbench import methods
 from fgbench.errors import UsageError
 from fgbench.measurement.clock import clock_for
+from fgbench.measurement.slowed import slowed
 from fgbench.methods import Conditions
+from fgbench.methods.steps import oracle
+from fgbench.running.matched import float32_precision
+from fgbench.specs import registry
 from fgbench.store.run_folder import find_runs
-from fgbench.worker.matched import float32_precision
-from fgbench.worker.slow import slowed
 from tests.builders import built_model, cross_entropy
 from tests.conformance.test_methods import PARTICULAR, every_spec
 

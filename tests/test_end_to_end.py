@@ -8,7 +8,7 @@ import pytest
 
 import fgbench
 from fgbench.plan import make_plan
-from fgbench.runner import run_plan
+from fgbench.running.run import run_plan
 from fgbench.store.run_folder import RunFolder
 from fgbench.store.schema import TABLES
 from tests.builders import Recorder, config, run_folder

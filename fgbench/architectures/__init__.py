@@ -12,8 +12,8 @@ from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
 
-from fgbench import registry
 from fgbench.errors import UsageError
+from fgbench.specs import registry
 
 if TYPE_CHECKING:
     from torch import nn

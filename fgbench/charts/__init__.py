@@ -20,7 +20,7 @@ from fgbench.errors import UsageError
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from fgbench.charts._comparison import Comparison
+    from fgbench.charts.drawing.comparison import Comparison
     from fgbench.store.run_folder import RunFolder
 
 FORMATS = ("png", "svg", "pdf")
@@ -83,7 +83,7 @@ def draw_all(
     """
     if format not in FORMATS:
         raise UsageError(f"--format {format}: must be one of {', '.join(FORMATS)}.")
-    from fgbench.charts._comparison import comparisons
+    from fgbench.charts.drawing.comparison import comparisons
     from fgbench.store.run_folder import find_runs
 
     found = comparisons(find_runs(source) if isinstance(source, Path) else source)
@@ -102,7 +102,7 @@ def draw_all(
 
 def _draw(name: str, found: Sequence[Comparison], out: Path, format: str) -> list[Drawn]:
     """Every figure of one chart, and each reason for one that is left out once."""
-    from fgbench.charts._style import print_style, save
+    from fgbench.charts.drawing.style import print_style, save
 
     chart = find(name)
     shown = [c for whole in found for c in (whole.by_depth if chart.scope == "group" else [whole])]

@@ -7,9 +7,9 @@ from dataclasses import replace
 from matplotlib.figure import Figure
 
 from fgbench.charts import Chart
-from fgbench.charts._comparison import Comparison
-from fgbench.charts._parts import failures, lines_by_depth
-from fgbench.charts._style import add_legend, height_over_legend, new_figure
+from fgbench.charts.drawing.comparison import Comparison
+from fgbench.charts.drawing.parts import failures, lines_by_depth
+from fgbench.charts.drawing.style import add_legend, height_over_legend, new_figure
 from fgbench.charts.memory_by_depth import parameter_bytes, unit_of
 
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 
 from fgbench.charts import Chart
-from fgbench.charts._comparison import Comparison
-from fgbench.charts._parts import bars, depth_axis, failures, lines_by_depth, rows_height
-from fgbench.charts._style import add_legend, height_over_legend, new_figure
+from fgbench.charts.drawing.comparison import Comparison
+from fgbench.charts.drawing.parts import bars, depth_axis, failures, lines_by_depth, rows_height
+from fgbench.charts.drawing.style import add_legend, height_over_legend, new_figure
 from fgbench.measurement.load import WINDOW_SECONDS
 from fgbench.report.figures import joules
 

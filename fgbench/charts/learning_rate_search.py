@@ -10,9 +10,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fgbench.charts import Chart
-from fgbench.charts._comparison import Comparison
-from fgbench.charts._parts import log_axis
-from fgbench.charts._style import GREY, Look, add_legend, height_over_legend, new_figure
+from fgbench.charts.drawing.comparison import Comparison
+from fgbench.charts.drawing.parts import log_axis
+from fgbench.charts.drawing.style import GREY, Look, add_legend, height_over_legend, new_figure
 
 NOTE = (
     "Small marks on the line: short trials; large: whole runs; ringed: chosen. At the upper edge: diverged "

@@ -9,10 +9,10 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fgbench.charts import Chart
-from fgbench.charts._comparison import Comparison
-from fgbench.charts._parts import log_axis
-from fgbench.charts._seeds import SeedCurves, seed_curves
-from fgbench.charts._style import INK, Look, add_legend, height_over_legend, new_figure
+from fgbench.charts.drawing.comparison import Comparison
+from fgbench.charts.drawing.parts import log_axis
+from fgbench.charts.drawing.seeds import SeedCurves, seed_curves
+from fgbench.charts.drawing.style import INK, Look, add_legend, height_over_legend, new_figure
 from fgbench.measurement.statistics import expected_running_time
 from fgbench.report.figures import missing
 

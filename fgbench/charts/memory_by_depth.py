@@ -7,9 +7,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fgbench.charts import Chart
-from fgbench.charts._comparison import Comparison
-from fgbench.charts._parts import bars, failures, lines_by_depth, reference_line, rows_height
-from fgbench.charts._style import GREY, add_legend, height_over_legend, new_figure
+from fgbench.charts.drawing.comparison import Comparison
+from fgbench.charts.drawing.parts import bars, failures, lines_by_depth, reference_line, rows_height
+from fgbench.charts.drawing.style import GREY, add_legend, height_over_legend, new_figure
 from fgbench.report.figures import size
 
 UNITS = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10))

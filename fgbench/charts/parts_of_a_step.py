@@ -5,9 +5,9 @@ from __future__ import annotations
 from matplotlib.figure import Figure
 
 from fgbench.charts import Chart
-from fgbench.charts._comparison import Comparison
-from fgbench.charts._parts import reference_line, rows_height, stacked_bars
-from fgbench.charts._style import new_figure
+from fgbench.charts.drawing.comparison import Comparison
+from fgbench.charts.drawing.parts import reference_line, rows_height, stacked_bars
+from fgbench.charts.drawing.style import new_figure
 from fgbench.report.figures import number
 from fgbench.summary.parts import ORDER
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from fgbench.charts import Chart, _baydin
-from fgbench.charts._comparison import Comparison
-from fgbench.charts._parts import (
+from fgbench.charts import Chart
+from fgbench.charts.drawing import baydin
+from fgbench.charts.drawing.comparison import Comparison
+from fgbench.charts.drawing.parts import (
     basis,
     depth_axis,
     failures,
@@ -19,7 +20,7 @@ from fgbench.charts._parts import (
     rows_of_methods,
     spread_of,
 )
-from fgbench.charts._style import add_legend, height_over_legend, new_figure
+from fgbench.charts.drawing.style import add_legend, height_over_legend, new_figure
 
 
 def _draw(comparison: Comparison) -> Figure | str:
@@ -30,21 +31,21 @@ def _draw(comparison: Comparison) -> Figure | str:
     if others["ratio"].isna().all():
         return f"no timed method but {reference}"
     methods = [m for m in comparison.methods if m != reference]
-    with_paper = _baydin.applies(comparison)
+    with_paper = baydin.applies(comparison)
     by_depth = len(comparison.depths) > 1 or with_paper
     lines = [comparison.sentence, f"{basis(comparison)} {failures(comparison, 'ratio')}"]
     height = height_over_legend if by_depth else rows_height
     figure = new_figure(_title(comparison), lines, height(methods))
     ax = figure.subplots()
-    values = [*spread_of(others, "ratio"), 1.0, *(_baydin.RATIO if with_paper else ())]
+    values = [*spread_of(others, "ratio"), 1.0, *(baydin.RATIO if with_paper else ())]
     label = f"Step time / {reference}'s"
     if by_depth:
         lines_by_depth(ax, comparison, "ratio", methods)
         if len(comparison.depths) == 1:
             name_points(ax, comparison, "ratio", methods)
         if with_paper:
-            paper_line(ax, _baydin.DEPTHS, _baydin.RATIO, f"forward, {_baydin.SOURCE}")
-        depth_axis(ax, [*comparison.depths, *(_baydin.DEPTHS if with_paper else ())])
+            paper_line(ax, baydin.DEPTHS, baydin.RATIO, f"forward, {baydin.SOURCE}")
+        depth_axis(ax, [*comparison.depths, *(baydin.DEPTHS if with_paper else ())])
         log_axis(ax, "y", values)
         ax.set_ylabel(label)
         add_legend(figure, ax, methods)

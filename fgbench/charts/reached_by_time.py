@@ -7,9 +7,9 @@ import math
 from matplotlib.figure import Figure
 
 from fgbench.charts import Chart
-from fgbench.charts._comparison import Comparison
-from fgbench.charts._parts import log_axis
-from fgbench.charts._style import add_legend, height_over_legend, new_figure
+from fgbench.charts.drawing.comparison import Comparison
+from fgbench.charts.drawing.parts import log_axis
+from fgbench.charts.drawing.style import add_legend, height_over_legend, new_figure
 from fgbench.measurement.statistics import survival
 from fgbench.report.figures import target_words
 from fgbench.summary.targets import CENSORED, DIVERGED, REACHED

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from fgbench.charts import Chart, _baydin
-from fgbench.charts._comparison import Comparison
-from fgbench.charts._parts import (
+from fgbench.charts import Chart
+from fgbench.charts.drawing import baydin
+from fgbench.charts.drawing.comparison import Comparison
+from fgbench.charts.drawing.parts import (
     basis,
     depth_axis,
     failures,
@@ -17,7 +18,7 @@ from fgbench.charts._parts import (
     rows_of_methods,
     spread_of,
 )
-from fgbench.charts._style import add_legend, height_over_legend, new_figure
+from fgbench.charts.drawing.style import add_legend, height_over_legend, new_figure
 
 LABEL = "R: step time / base"
 
@@ -35,10 +36,10 @@ def _draw(comparison: Comparison) -> Figure | str:
     if by_depth:
         lines_by_depth(ax, comparison, "r", comparison.methods)
         depths = comparison.depths
-        if _baydin.applies(comparison):
-            paper_line(ax, _baydin.DEPTHS, _baydin.R_FORWARD, f"R_f, {_baydin.SOURCE}")
-            paper_line(ax, _baydin.DEPTHS, _baydin.R_BACKPROP, f"R_b, {_baydin.SOURCE}", dots=True)
-            depths, highest = [*depths, *_baydin.DEPTHS], max(highest, *_baydin.R_BACKPROP)
+        if baydin.applies(comparison):
+            paper_line(ax, baydin.DEPTHS, baydin.R_FORWARD, f"R_f, {baydin.SOURCE}")
+            paper_line(ax, baydin.DEPTHS, baydin.R_BACKPROP, f"R_b, {baydin.SOURCE}", dots=True)
+            depths, highest = [*depths, *baydin.DEPTHS], max(highest, *baydin.R_BACKPROP)
         depth_axis(ax, depths)
         ax.set_ylim(0, highest * 1.08)
         ax.set_ylabel(LABEL)

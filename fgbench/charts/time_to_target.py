@@ -12,9 +12,9 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from fgbench.charts import Chart
-from fgbench.charts._comparison import Comparison
-from fgbench.charts._parts import ROW_INCHES, beside, log_axis, name_rows, point, reach
-from fgbench.charts._style import GREY, Look, new_figure
+from fgbench.charts.drawing.comparison import Comparison
+from fgbench.charts.drawing.parts import ROW_INCHES, beside, log_axis, name_rows, point, reach
+from fgbench.charts.drawing.style import GREY, Look, new_figure
 from fgbench.report.figures import missing, number, target_words
 from fgbench.summary.targets import CENSORED, DIVERGED, REACHED
 

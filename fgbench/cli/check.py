@@ -151,7 +151,7 @@ def _measured(cells: list[Cell], asked: _Asked, slowed: float = 0.0) -> list[Run
     from fgbench.cli.start import measure
     from fgbench.plan import Config, make_plan
     from fgbench.regression.rerun import configs_of
-    from fgbench.start import new_run
+    from fgbench.running.start import new_run
 
     like = Config(
         archs=(),

@@ -24,8 +24,8 @@ def compare(
     was not measured alike (device, dtype, threads, mode, optimiser, learning rates, target) is left out, and
     said.
     """
-    from fgbench.charts._changes import draw_changes
-    from fgbench.charts._style import print_style, save
+    from fgbench.charts.drawing.changes import draw_changes
+    from fgbench.charts.drawing.style import print_style, save
     from fgbench.regression.difference import differences
     from fgbench.regression.formats import differences_as
     from fgbench.store.run_folder import find_runs

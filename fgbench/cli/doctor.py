@@ -13,7 +13,7 @@ import typer
 from fgbench.errors import UsageError
 
 if TYPE_CHECKING:
-    from fgbench.suites.noise import Experiment
+    from fgbench.experiments.noise import Experiment
 
 PROCESSES = 5  # of each of --noise's comparisons, as a run has by default
 NOISE_SECONDS = 2.5  # of each process
@@ -113,8 +113,8 @@ def _compare_known(console: Any, device: str, environment: dict[str, Any], asked
     """A/A and known differences in fresh processes: progress, then what they say."""
     from rich.progress import track
 
+    from fgbench.experiments.noise import PAIRS, Experiment, Spent, compare_known
     from fgbench.measurement.lock import timing_lock
-    from fgbench.suites.noise import PAIRS, Experiment, Spent, compare_known
 
     sets = max(1, round(asked.comparisons / (len(PAIRS) - 1)))
     spent: list[Spent] = []
@@ -179,7 +179,7 @@ def _empty_step() -> str:
 
     from fgbench.measurement.clock import HostClock
     from fgbench.measurement.interleave import Arm, with_block
-    from fgbench.worker.timing import BLOCK_SECONDS
+    from fgbench.running.timing import BLOCK_SECONDS
 
     clock = HostClock()
     nothing = Arm("nothing", lambda: None)

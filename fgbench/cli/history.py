@@ -29,8 +29,8 @@ def history(
     """
     import re
 
-    from fgbench.charts._history import draw_history
-    from fgbench.charts._style import print_style, save
+    from fgbench.charts.drawing.history import draw_history
+    from fgbench.charts.drawing.style import print_style, save
     from fgbench.regression.formats import histories_as
     from fgbench.regression.history import histories
     from fgbench.store.run_folder import find_runs

@@ -7,8 +7,8 @@ from typing import Annotated, Any
 
 import typer
 
-from fgbench import registry
 from fgbench.errors import UsageError
+from fgbench.specs import registry
 
 
 def list_registered(
@@ -36,7 +36,7 @@ def list_registered(
 def _described(registered: Any) -> str:
     from rich.markup import escape
 
-    from fgbench.options import options_of
+    from fgbench.specs.options import options_of
 
     lines = [registered.summary]
     if source := getattr(registered, "source", None):

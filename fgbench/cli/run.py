@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from fgbench import registry
 from fgbench.cli import stored
 from fgbench.cli.presets import DEFAULTS, QUICK, default_data_dir
 from fgbench.cli.values import share
 from fgbench.errors import UsageError
-from fgbench.options import OR
+from fgbench.specs import registry
+from fgbench.specs.options import OR
 
 if TYPE_CHECKING:
     from fgbench.plan import Plan
@@ -267,7 +267,7 @@ def run(
     if dry_run:
         _show_plan(plan)
         return
-    from fgbench.start import new_run
+    from fgbench.running.start import new_run
 
     for number in range(repeat):
         folder, contracts = new_run(plan, out)
@@ -297,7 +297,7 @@ def _show_plan(plan: Plan) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from fgbench.estimate import estimated_seconds
+    from fgbench.running.estimate import estimated_seconds
 
     console, table = Console(highlight=False), Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("matched group", style="bold")

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from fgbench.cli.progress import Display
-from fgbench.estimate import estimated_seconds
 from fgbench.plan import Plan
-from fgbench.runner import run_plan
+from fgbench.running.estimate import estimated_seconds
+from fgbench.running.run import run_plan
 from fgbench.store.run_folder import RunFolder
 
 

@@ -69,7 +69,7 @@ def resumed(path: Path) -> tuple[Plan, RunFolder, dict[str, str]]:
         ResultsError: no run.
     """
     from fgbench.plan import Config, make_plan
-    from fgbench.start import contracts_of, what_changed
+    from fgbench.running.start import contracts_of, what_changed
     from fgbench.store.run_folder import RunFolder
     from fgbench.store.schema import SCHEMA_VERSION
     from fgbench.version import __version__

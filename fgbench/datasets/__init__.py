@@ -8,9 +8,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from fgbench import registry
 from fgbench.errors import UsageError
-from fgbench.options import parse_options, split_spec
+from fgbench.specs import registry
+from fgbench.specs.options import parse_options, split_spec
 
 if TYPE_CHECKING:
     import torch

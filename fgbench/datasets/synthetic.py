@@ -8,7 +8,7 @@ import torch
 
 from fgbench.datasets import Dataset, Source, normalised
 from fgbench.errors import UsageError
-from fgbench.options import option
+from fgbench.specs.options import option
 
 SEED = 0
 SEPARATION = 4.0  # distance of a class's centre from the origin, in standard deviations

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from fgbench import registry
 from fgbench.errors import UsageError
 from fgbench.methods import Batch, Loss
 from fgbench.pushforward.dual import Dual
 from fgbench.pushforward.rules import loss_rule
+from fgbench.specs import registry
 
 
 @dataclass(frozen=True)

@@ -12,15 +12,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
-from fgbench import registry
 from fgbench.errors import UsageError
-from fgbench.options import canonical, parse_options, split_spec
+from fgbench.specs import registry
+from fgbench.specs.options import canonical, parse_options, split_spec
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-    from fgbench.methods._optimizer import EachItsOwn
+    from fgbench.methods.steps.optimizer import EachItsOwn
 
 Batch = tuple["Tensor", "Tensor"]
 Loss = Callable[["Tensor", "Tensor"], "Tensor"]
@@ -183,7 +183,7 @@ def prepare(method: Method, model: nn.Module, loss: Loss, seed: int, conditions:
     step = method.prepare(model, loss, seed, conditions)
     if not conditions.captured:
         return step
-    from fgbench.methods._cudagraph import CapturedStep
+    from fgbench.methods.steps.cudagraph import CapturedStep
 
     return CapturedStep(step, model)
 

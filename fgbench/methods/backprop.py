@@ -10,10 +10,10 @@ from torch import Tensor, nn
 
 from fgbench.errors import UsageError
 from fgbench.methods import BEST, PLAIN, Batch, Conditions, Loss, Method, Part, Step, trainable
-from fgbench.methods._checkpoint import Checkpointed
-from fgbench.methods._compile import compiled
-from fgbench.methods._optimizer import PLAIN_SGD, EachItsOwn, has_kernel, make_optimizer, optimize
-from fgbench.options import option
+from fgbench.methods.steps.checkpointing import Checkpointed
+from fgbench.methods.steps.compiling import compiled
+from fgbench.methods.steps.optimizer import PLAIN_SGD, EachItsOwn, has_kernel, make_optimizer, optimize
+from fgbench.specs.options import option
 
 FUSED, FOREACH, DIRECT, IN_BACKWARD = "fused", "foreach", "direct", "in-backward"
 

@@ -12,11 +12,11 @@ from torch.autograd import forward_ad
 
 from fgbench.errors import UsageError
 from fgbench.methods import PLAIN, Batch, Conditions, Loss, Method, Part, Step
-from fgbench.methods._pieces import cut
 from fgbench.methods.dfa import DfaStep
-from fgbench.options import option
+from fgbench.methods.steps.pieces import cut
 from fgbench.pushforward.context import draws_again
 from fgbench.pushforward.structures import Fill
+from fgbench.specs.options import option
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from torch import nn
 
 from fgbench.errors import UsageError
 from fgbench.methods import PLAIN, Conditions, Loss, Method, Step
-from fgbench.options import option
+from fgbench.specs.options import option
 
 
 @dataclass(frozen=True)
@@ -121,14 +121,14 @@ class Forward(Method):
     def prepare(self, model: nn.Module, loss: Loss, seed: int, conditions: Conditions = PLAIN) -> Step:
         """Bind to a model; the tangents come from `seed` alone."""
         if self.engine == "stock":
-            from fgbench.methods._stock import StockStep
+            from fgbench.methods.steps.stock import StockStep
 
             return StockStep(model, loss, seed, self.structure, conditions)
         if self.structure == "activity":
-            from fgbench.methods._activity import ActivityStep
+            from fgbench.methods.steps.activity import ActivityStep
 
             return ActivityStep(model, loss, seed, self, conditions)
-        from fgbench.methods._pushforward import PushforwardStep
+        from fgbench.methods.steps.pushforward import PushforwardStep
 
         return PushforwardStep(model, loss, seed, self, conditions)
 

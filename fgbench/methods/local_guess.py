@@ -11,15 +11,15 @@ from torch import Tensor, nn
 
 from fgbench.errors import UsageError
 from fgbench.methods import PLAIN, Batch, Conditions, Loss, Method, Step
-from fgbench.methods._activity import MEET
-from fgbench.methods._auxiliary import HELP, KINDS
-from fgbench.methods._blocks import State, activation, each
-from fgbench.methods._blockwise import Block, BlockwiseStep, by_block, in_order
-from fgbench.methods._spaces import SPACES, Guess, drops, samples_meet
-from fgbench.options import option
+from fgbench.methods.steps.activity import MEET
+from fgbench.methods.steps.auxiliary import HELP, KINDS
+from fgbench.methods.steps.blocks import State, activation, each
+from fgbench.methods.steps.blockwise import Block, BlockwiseStep, by_block, in_order
+from fgbench.methods.steps.spaces import SPACES, Guess, drops, samples_meet
 from fgbench.pushforward.context import Context, buffers_kept, draws_again
 from fgbench.pushforward.dual import Dual, primal_of
 from fgbench.pushforward.structures import Fill
+from fgbench.specs.options import option
 
 ENTRIES = {"random": "gaussian", "rademacher": "rademacher"}
 TRAINED, STILL = "trained", "still"  # sets of auxiliary networks

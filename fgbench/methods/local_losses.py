@@ -10,10 +10,10 @@ import torch
 from torch import Tensor, nn
 
 from fgbench.methods import PLAIN, Batch, Conditions, Loss, Method, Step
-from fgbench.methods._auxiliary import HELP, KINDS
-from fgbench.methods._blocks import activation, each
-from fgbench.methods._blockwise import BlockwiseStep, by_block, in_order
-from fgbench.options import option
+from fgbench.methods.steps.auxiliary import HELP, KINDS
+from fgbench.methods.steps.blocks import activation, each
+from fgbench.methods.steps.blockwise import BlockwiseStep, by_block, in_order
+from fgbench.specs.options import option
 
 
 @dataclass(frozen=True)

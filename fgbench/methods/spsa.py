@@ -11,11 +11,11 @@ from torch import Tensor, nn
 
 from fgbench.errors import UsageError
 from fgbench.methods import PLAIN, Batch, Conditions, Loss, Method, Part, Step, trainable
-from fgbench.methods._compile import compiled
-from fgbench.methods._estimate import Update
-from fgbench.options import option
+from fgbench.methods.steps.compiling import compiled
+from fgbench.methods.steps.estimate import Update
 from fgbench.pushforward.context import buffers_kept, draws_again
 from fgbench.pushforward.structures import Drawer, Tangents
+from fgbench.specs.options import option
 
 
 @dataclass(frozen=True)

@@ -16,9 +16,9 @@ import pandas as pd
 from fgbench.errors import ResultsError, UsageError
 from fgbench.measurement.environment import conditions
 from fgbench.measurement.statistics import NOTHING, Estimate, t_quantile
-from fgbench.options import OR
 from fgbench.plan import BEST
 from fgbench.report.doubts import AA_SHARE, THROTTLED_SHARE, aa_off, throttled_share
+from fgbench.specs.options import OR
 from fgbench.store.csv_table import replace_text
 from fgbench.store.run_folder import NAMES, RunFolder, environment_of
 from fgbench.summary.ratios import AA_ROLE, METHOD_ROLE, estimate

@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fgbench.options import OR
 from fgbench.report.figures import (
     NOTHING,
     interval,
@@ -24,6 +23,7 @@ from fgbench.report.figures import (
     size,
     target_words,
 )
+from fgbench.specs.options import OR
 from fgbench.summary.parts import ORDER
 from fgbench.summary.table import HOST, UNKNOWN
 from fgbench.summary.targets import TARGET

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from torch import Tensor
 
-from fgbench.oracle import norm
+from fgbench.methods.steps.oracle import norm
 
 
 def cosine(estimate: Sequence[Tensor], gradient: Sequence[Tensor]) -> float:

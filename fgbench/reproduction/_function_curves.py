@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from fgbench import functions
-from fgbench.charts._style import GREY, INK, Look, add_legend, height_over_legend, looks_of, new_figure
+from fgbench.charts.drawing.style import GREY, INK, Look, add_legend, height_over_legend, looks_of, new_figure
 from fgbench.reproduction._claims import FLOOR, HOLLOW, PAPERS
 
 CONTOURS, GRID = 16, 160  # lines, and points a side

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, FuncFormatter, LogLocator, NullLocator
 
 from fgbench import functions
-from fgbench.charts._parts import name_rows
-from fgbench.charts._style import INK, LINE_INCHES, Look, add_legend, looks_of, new_figure
+from fgbench.charts.drawing.parts import name_rows
+from fgbench.charts.drawing.style import INK, LINE_INCHES, Look, add_legend, looks_of, new_figure
 from fgbench.measurement.statistics import Estimate
 from fgbench.reproduction._claims import FLOOR, HOLLOW, PAPERS
 

@@ -21,8 +21,8 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from fgbench import architectures, methods
-from fgbench.charts._parts import log_axis
-from fgbench.charts._style import (
+from fgbench.charts.drawing.parts import log_axis
+from fgbench.charts.drawing.style import (
     Look,
     add_legend,
     height_over_legend,
@@ -37,9 +37,9 @@ from fgbench.plan import Group, resolve_device, resolve_threads
 from fgbench.pushforward.context import buffers_kept, draws_again
 from fgbench.reproduction._cosine import cosine
 from fgbench.reproduction.suite import Note
+from fgbench.running.matched import Matched, build_matched
 from fgbench.store.csv_table import replace_text
 from fgbench.training.loop import evaluate
-from fgbench.worker.matched import Matched, build_matched
 
 SAME = 0.999  # a cosine from where on an estimate is the gradient
 TABLE = "alignment.csv"

@@ -21,11 +21,11 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.special import gammaln
 
-from fgbench.charts._parts import log_axis
-from fgbench.charts._style import INK, new_figure, print_style, save
+from fgbench.charts.drawing.parts import log_axis
+from fgbench.charts.drawing.style import INK, new_figure, print_style, save
 from fgbench.errors import UsageError
 from fgbench.measurement.statistics import Estimate, mean_interval
-from fgbench.oracle import norm
+from fgbench.methods.steps.oracle import norm
 from fgbench.pushforward.combine import WAYS, coefficients, draw_independent
 from fgbench.pushforward.structures import FULL_STRUCTURES, Drawer
 from fgbench.reproduction._cosine import cosine

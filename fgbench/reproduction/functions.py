@@ -35,10 +35,10 @@ from fgbench.measurement.interleave import (
     with_block,
 )
 from fgbench.measurement.statistics import Estimate, median_interval
-from fgbench.oracle import check_step
+from fgbench.methods.steps.oracle import check_step
 from fgbench.plan import REFERENCE
 from fgbench.reproduction.suite import Note
-from fgbench.worker.reporting import failures_reported
+from fgbench.running.reporting import failures_reported
 
 KEY = ["function", "n", "method"]
 CURVE_COLUMNS = [*KEY, "seed", "iteration", "seconds", "value", "best", "x0", "x1"]
@@ -170,7 +170,7 @@ def draw(folder: Path, out: Path, claims: Mapping[str, float]) -> list[Path]:
     Returns:
         The charts' paths.
     """
-    from fgbench.charts._style import print_style, save
+    from fgbench.charts.drawing.style import print_style, save
     from fgbench.reproduction._function_curves import curves_chart
     from fgbench.reproduction._function_figures import figures_chart
 

@@ -11,12 +11,12 @@ from typing import Any
 
 import pandas as pd
 
-from fgbench.estimate import estimated_seconds, seconds_of
 from fgbench.measurement.statistics import Estimate
 from fgbench.plan import Config, Group, Plan, make_plan
 from fgbench.reproduction.suite import Note
-from fgbench.runner import run_plan
-from fgbench.start import contracts_of, new_run
+from fgbench.running.estimate import estimated_seconds, seconds_of
+from fgbench.running.run import run_plan
+from fgbench.running.start import contracts_of, new_run
 from fgbench.store.run_folder import RunFolder, find_runs
 from fgbench.summary.table import summarise
 

@@ -15,8 +15,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from fgbench.charts._parts import ROW_INCHES, beside, log_axis, name_rows, reference_line
-from fgbench.charts._style import BLUE, COLOURS, GREY, new_figure, print_style, save
+from fgbench.charts.drawing.parts import ROW_INCHES, beside, log_axis, name_rows, reference_line
+from fgbench.charts.drawing.style import BLUE, COLOURS, GREY, new_figure, print_style, save
 from fgbench.measurement.statistics import Estimate
 from fgbench.report.figures import interval, json_ready, number
 from fgbench.reproduction.claims import Outcome, Verdict

@@ -8,8 +8,8 @@ import pytest
 from matplotlib.figure import Figure
 
 from fgbench import charts
-from fgbench.charts._comparison import comparisons
-from fgbench.charts._style import print_style
+from fgbench.charts.drawing.comparison import comparisons
+from fgbench.charts.drawing.style import print_style
 from fgbench.store.run_folder import RunFolder
 
 Draw = Callable[..., "Figure | str"]

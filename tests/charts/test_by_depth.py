@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from fgbench.charts import _baydin
+from fgbench.charts.drawing import baydin
 from tests.charts import made_up
 from tests.charts.conftest import Draw
 from tests.charts.made_up import METHODS, group
@@ -46,7 +46,7 @@ def test_the_paper_s_curve_stands_beside_the_paper_s_model(tmp_path: Path, draw:
     (ax,) = draw("ratio_by_depth", many(tmp_path, width=1024)).axes
     (label,) = [text for text in ax.get_legend_handles_labels()[1] if "Baydin" in text]
     assert "Baydin et al. 2022, Fig. 6 (digitised)" in label
-    assert y(ax, label) == list(_baydin.RATIO)
+    assert y(ax, label) == list(baydin.RATIO)
 
 
 @pytest.mark.parametrize("changes", [{"width": 512}, {"arch": "cnn", "width": 1024}])
@@ -56,7 +56,7 @@ def test_it_does_not_stand_beside_another(tmp_path: Path, draw: Draw, changes: d
 
 
 def test_the_digitised_ratio_is_r_forward_over_r_backprop() -> None:
-    for forward, backprop, ratio in zip(_baydin.R_FORWARD, _baydin.R_BACKPROP, _baydin.RATIO, strict=True):
+    for forward, backprop, ratio in zip(baydin.R_FORWARD, baydin.R_BACKPROP, baydin.RATIO, strict=True):
         assert forward / backprop == pytest.approx(ratio, abs=0.006)
 
 

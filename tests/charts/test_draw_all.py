@@ -9,8 +9,8 @@ import pytest
 from typer.testing import CliRunner
 
 from fgbench import charts
-from fgbench.charts._comparison import comparisons
-from fgbench.charts._style import BLUE, looks_of
+from fgbench.charts.drawing.comparison import comparisons
+from fgbench.charts.drawing.style import BLUE, looks_of
 from fgbench.errors import ResultsError, UsageError
 from fgbench.store.run_folder import RunFolder
 from tests.charts import made_up

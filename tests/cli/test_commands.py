@@ -104,7 +104,7 @@ def test_the_command_line_starts_without_heavy_imports(entry: str) -> None:
 
 def test_completing_a_name_imports_nothing_heavy() -> None:
     code = (
-        "import sys\nfrom fgbench import registry\n"
+        "import sys\nfrom fgbench.specs import registry\n"
         "assert 'mlp' in registry.names('architectures') and 'forward' in registry.names('methods')\n"
         f"print([m for m in {HEAVY} if m in sys.modules])"
     )
@@ -443,7 +443,7 @@ def test_a_run_of_another_fgbench_or_machine_is_not_resumed(tmp_path, changes, e
     from fgbench.cli.stored import resumed
     from fgbench.errors import UsageError
     from fgbench.plan import make_plan
-    from fgbench.start import new_run
+    from fgbench.running.start import new_run
     from tests.builders import config
 
     run, _ = new_run(make_plan(config()), tmp_path)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fgbench import architectures, methods, registry
+from fgbench import architectures, methods
 from fgbench.errors import UsageError
-from fgbench.worker.matched import weights_hash
+from fgbench.running.matched import weights_hash
+from fgbench.specs import registry
 from tests.builders import built_model, cross_entropy
 
 NAMES = registry.names("architectures")

@@ -18,11 +18,12 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from fgbench import methods, registry
+from fgbench import methods
 from fgbench.errors import UsageError
-from fgbench.methods import _pushforward
-from fgbench.methods._pushforward import PushforwardStep
+from fgbench.methods.steps import pushforward
+from fgbench.methods.steps.pushforward import PushforwardStep
 from fgbench.pushforward import engine, structures
+from fgbench.specs import registry
 from tests.builders import cross_entropy
 from tests.conformance.test_methods import IN_SHAPE, PARTICULAR, every_spec, small_batch, small_model
 
@@ -186,6 +187,6 @@ def test_reverse_mode_where_none_belongs_is_found(monkeypatch):
             with torch.enable_grad():
                 torch.autograd.grad(self.parameters[0].sum(), self.parameters[0])
 
-    monkeypatch.setattr(_pushforward, "PushforwardStep", WithReverse)
+    monkeypatch.setattr(pushforward, "PushforwardStep", WithReverse)
     with pytest.raises(RuntimeError, match="hasPrimaryContext"):
         test_a_step_never_waits_for_the_device(monkeypatch, "forward", "mlp")

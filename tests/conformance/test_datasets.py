@@ -5,11 +5,12 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fgbench import datasets, registry
+from fgbench import datasets
 from fgbench.datasets import Dataset
 from fgbench.datasets._torchvision import TorchvisionSource
 from fgbench.errors import UsageError
-from fgbench.options import canonical, options_of
+from fgbench.specs import registry
+from fgbench.specs.options import canonical, options_of
 from tests.builders import data_folder
 
 NAMES = registry.names("datasets")

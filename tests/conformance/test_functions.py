@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 import torch
 
-from fgbench import functions, methods, oracle, registry
+from fgbench import functions, methods
 from fgbench.errors import UsageError
+from fgbench.methods.steps import oracle
+from fgbench.specs import registry
 from tests.conformance.test_methods import PARTICULAR
 
 NAMES = registry.names("functions")

@@ -10,10 +10,12 @@ import pytest
 import torch
 from scipy import stats
 
-from fgbench import methods, oracle, registry
+from fgbench import methods
 from fgbench.errors import UsageError
-from fgbench.options import canonical, options_of
-from fgbench.worker.matched import weights_hash
+from fgbench.methods.steps import oracle
+from fgbench.running.matched import weights_hash
+from fgbench.specs import registry
+from fgbench.specs.options import canonical, options_of
 from tests.builders import built_model, cross_entropy, flat, reverse_gradient, tiny_batch, tiny_mlp, updates
 
 DRAWS = 3000

@@ -16,10 +16,11 @@ from typing import Any
 import pytest
 import torch
 
-from fgbench import methods, registry
+from fgbench import methods
 from fgbench.errors import UsageError
 from fgbench.measurement.clock import Reading
 from fgbench.methods import Conditions
+from fgbench.specs import registry
 from fgbench.training.batches import BatchOrder
 from fgbench.training.loop import Rate, Trainee
 from tests.builders import built_model, cross_entropy, tiny_data

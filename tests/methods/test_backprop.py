@@ -7,10 +7,11 @@ import copy
 import pytest
 import torch
 
-from fgbench import methods, oracle
+from fgbench import methods
 from fgbench.errors import UsageError
 from fgbench.methods import Conditions
-from fgbench.methods._optimizer import _usable, canonical_optimizer
+from fgbench.methods.steps import oracle
+from fgbench.methods.steps.optimizer import _usable, canonical_optimizer
 from tests.builders import cross_entropy, flat, reverse_gradient, tiny_batch, tiny_mlp
 
 UPDATES = ("fused", "foreach", "direct", "in-backward")

@@ -8,10 +8,11 @@ import pytest
 import torch
 from torch import nn
 
-from fgbench import architectures, methods, oracle
+from fgbench import architectures, methods
 from fgbench.errors import UsageError
 from fgbench.methods import Conditions
-from fgbench.methods._optimizer import canonical_optimizer, make_optimizer
+from fgbench.methods.steps import compiling, oracle
+from fgbench.methods.steps.optimizer import canonical_optimizer, make_optimizer
 from tests.builders import cross_entropy, flat, tiny_batch, tiny_mlp
 
 METHODS = [
@@ -100,7 +101,6 @@ def test_compiled_step_is_what_reverse_mode_says(spec):
 
 def test_a_compiled_step_that_differs_is_refused(monkeypatch):
     """As when an inductor-compiled function loses a tangent silently."""
-    from fgbench.methods import _compile
 
     def losing(function, conditions):
         def run(*tensors):
@@ -109,7 +109,7 @@ def test_a_compiled_step_that_differs_is_refused(monkeypatch):
 
         return run
 
-    monkeypatch.setattr(_compile, "compiled", losing)
+    monkeypatch.setattr(compiling, "compiled", losing)
     with pytest.raises(oracle.WrongStepError, match="Not timed"):
         oracle.check_step(
             methods.find("forward"), tiny_mlp(), cross_entropy, tiny_batch(), 1, Conditions("compile")

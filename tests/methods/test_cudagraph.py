@@ -8,13 +8,14 @@ import pytest
 import torch
 from torch import nn
 
-from fgbench import methods, oracle
+from fgbench import methods
 from fgbench.errors import UsageError
 from fgbench.methods import Batch, Conditions
-from fgbench.methods._cudagraph import WARM_UP_CALLS, Graph
-from fgbench.oracle import WrongStepError, check_base, check_step
+from fgbench.methods.steps import oracle
+from fgbench.methods.steps.cudagraph import WARM_UP_CALLS, Graph
+from fgbench.methods.steps.oracle import WrongStepError, check_base, check_step
+from fgbench.running.timing import Problem, time_methods
 from fgbench.training.beginning import Beginning
-from fgbench.worker.timing import Problem, time_methods
 from tests.builders import cross_entropy, flat, tiny_batch, tiny_matched, tiny_mlp
 from tests.simulated_cuda import SimulatedCuda, SimulatedGraph, simulate
 

@@ -7,10 +7,11 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from fgbench import methods, oracle
+from fgbench import methods
 from fgbench.errors import UsageError
 from fgbench.methods import Conditions
 from fgbench.methods.dfa import DfaStep
+from fgbench.methods.steps import oracle
 from tests.builders import cross_entropy, reverse_gradient, tiny_batch, tiny_mlp
 from tests.methods.digits import trained
 

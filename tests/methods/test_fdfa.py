@@ -6,9 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from fgbench import methods, oracle
+from fgbench import methods
 from fgbench.errors import UsageError
-from fgbench.methods._pieces import Piece
+from fgbench.methods.steps import oracle
+from fgbench.methods.steps.pieces import Piece
 from tests.builders import cross_entropy, tiny_batch, tiny_mlp
 from tests.methods.digits import cosine, trained
 

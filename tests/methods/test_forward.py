@@ -9,9 +9,10 @@ import pytest
 import torch
 from torch import nn
 
-from fgbench import methods, oracle
+from fgbench import methods
 from fgbench.measurement.memory import peak_of_step
-from fgbench.worker.matched import weights_hash
+from fgbench.methods.steps import oracle
+from fgbench.running.matched import weights_hash
 from tests.builders import cross_entropy, flat, reverse_gradient, tiny_batch, tiny_mlp, updates
 
 STOCK = ["forward:engine=stock", "forward:engine=stock,structure=rademacher"]

@@ -9,10 +9,11 @@ import torch
 from torch import Tensor, nn
 from torch.func import functional_call
 
-from fgbench import methods, oracle
+from fgbench import methods
 from fgbench.errors import UsageError
 from fgbench.methods import Batch, Conditions
 from fgbench.methods.local_guess import STILL, TRAINED, alignment
+from fgbench.methods.steps import oracle
 from tests.builders import cross_entropy, flat, reverse_gradient, updates
 from tests.methods.blockwise import (
     small_batch,

@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from fgbench import methods, oracle
+from fgbench import methods
 from fgbench.errors import UsageError
 from fgbench.methods import Conditions
-from fgbench.methods._auxiliary import Auxiliaries
-from fgbench.methods._blocks import FirstHalf, SecondHalf, cut
+from fgbench.methods.steps import oracle
+from fgbench.methods.steps.auxiliary import Auxiliaries
+from fgbench.methods.steps.blocks import FirstHalf, SecondHalf, cut
 from tests.builders import cross_entropy, flat
 from tests.methods.blockwise import (
     small_batch,

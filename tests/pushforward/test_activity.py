@@ -11,7 +11,7 @@ from scipy import stats
 from torch import nn
 
 from fgbench import methods
-from fgbench.oracle import check_step
+from fgbench.methods.steps.oracle import check_step
 from fgbench.pushforward.engine import Pushforward
 from tests.builders import cross_entropy, flat, reverse_gradient, updates
 

@@ -14,7 +14,7 @@ from torch.nn.utils.parametrizations import spectral_norm
 
 from fgbench import methods
 from fgbench.errors import UsageError
-from fgbench.oracle import check_step
+from fgbench.methods.steps.oracle import check_step
 from fgbench.pushforward import rules
 from fgbench.pushforward.context import Context
 from fgbench.pushforward.dual import Dual

@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 from matplotlib.figure import Figure
 
-from fgbench.charts._style import print_style
+from fgbench.charts.drawing.style import print_style
 from fgbench.errors import UsageError
 from fgbench.measurement.statistics import Estimate
 from fgbench.reproduction import functions as experiment

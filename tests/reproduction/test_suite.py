@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import pytest
 
-from fgbench import architectures, functions, methods, registry
+from fgbench import architectures, functions, methods
 from fgbench.errors import UsageError
-from fgbench.methods._optimizer import canonical_optimizer
-from fgbench.options import split_spec
+from fgbench.methods.steps.optimizer import canonical_optimizer
 from fgbench.reproduction import jobs
 from fgbench.reproduction.suite import KINDS, MARKS, SCALES, load, names
+from fgbench.specs import registry
+from fgbench.specs.options import split_spec
 
 EXPERIMENTS = [(paper, e) for paper in names() for e in load(paper).experiments]
 IDS = [f"{paper}-{e.name}" for paper, e in EXPERIMENTS]

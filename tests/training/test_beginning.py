@@ -7,7 +7,7 @@ import torch
 
 from fgbench import methods
 from fgbench.methods import Conditions, Step
-from fgbench.methods._optimizer import canonical_optimizer
+from fgbench.methods.steps.optimizer import canonical_optimizer
 from fgbench.training.beginning import Beginning
 from tests.builders import cross_entropy, flat, tiny_batch, tiny_mlp
 

@@ -1,0 +1,202 @@
+"""What one figure may show together: groups that are equal in all but depth."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fgbench.charts.drawing.style import Look, looks_of
+from fgbench.measurement.environment import conditions
+from fgbench.store.run_folder import RunFolder, environment_of
+from fgbench.summary.parts import split
+from fgbench.summary.table import GROUP_COLUMNS, summarise
+from fgbench.summary.targets import headline, stored_targets
+
+SETUP = (
+    *(column for column in GROUP_COLUMNS if column != "depth"),
+    "validation_size",
+    "device_name",
+    "torch",
+    "reference",
+)
+FIGURES = (
+    *("r", "r_low", "r_high", "ratio", "ratio_low", "ratio_high", "processes", "rounds"),
+    *("joules", "peak_bytes", "target_loss", "target_accuracy", "reached", "runs", "t", "t_low", "t_high"),
+)
+TABLES = ("jobs", "memory", "curves", "targets", "search")
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Groups of one setup that differ in depth alone, each measured once.
+
+    Attributes:
+        rows: of the summary, a method of a group each, in order of depth.
+        tables: jobs, memory, curves and search of those groups, `targets` (the headline one of each),
+            `every_target`, and the `parts` of their steps.
+        looks: of every method in all the runs that are drawn, so that a method looks alike everywhere.
+        run: the run's name, where another run measured the same groups.
+        mark: tells apart what the rest of the file name does not.
+    """
+
+    rows: pd.DataFrame
+    tables: Mapping[str, pd.DataFrame]
+    looks: Mapping[str, Look]
+    run: str = ""
+    mark: str = ""
+
+    @property
+    def setup(self) -> pd.Series:
+        """What its groups have in common."""
+        return self.rows.iloc[0]
+
+    @property
+    def depths(self) -> list[int]:
+        """Ascending."""
+        return [int(depth) for depth in self.rows["depth"].unique()]
+
+    @property
+    def methods(self) -> list[str]:
+        """In the order of the legend: the reference first."""
+        return sorted(self.rows["method"].unique(), key=lambda m: (m != self.setup["reference"], m))
+
+    def row(self, method: str) -> pd.Series:
+        """A method's row of the summary, in a single group."""
+        return self.rows[self.rows["method"] == method].iloc[0]
+
+    @cached_property
+    def by_depth(self) -> list[Comparison]:
+        """Each group apart."""
+        return [self._of(self.rows[self.rows["depth"] == depth]) for depth in self.depths]
+
+    @property
+    def sentence(self) -> str:
+        """What was compared on what, for the title."""
+        s = self.setup
+        depth = f"depth {self.depths[0]}, " if len(self.depths) == 1 else ""
+        model = f"{_arch(s['arch'])}, {depth}width {s['width']}, batch {s['batch']}"
+        mode = ", ".join([s["dtype"], *self._odd])
+        parts = [model, s["dataset"], mode, _device(s), f"torch {s['torch']}", self.run]
+        return " · ".join(part for part in parts if part)
+
+    @property
+    def _odd(self) -> list[str]:
+        """Conditions that are not the default."""
+        plain = {"execution": "eager", "optimizer": "sgd"}
+        return [self.setup[name] for name, usual in plain.items() if self.setup[name] != usual]
+
+    @property
+    def slug(self) -> str:
+        """What was compared on what, for the file's name."""
+        s = self.setup
+        depth = f"d{self.depths[0]}" if len(self.depths) == 1 else "depths"
+        odd = [
+            s["dtype"] if s["dtype"] != "float32" else "",
+            *self._odd,
+        ]
+        model = [_arch(s["arch"]), depth, f"w{s['width']}", f"b{s['batch']}", s["dataset"]]
+        return re.sub(
+            r"[^a-z0-9.]+", "-", "-".join([*model, *odd, _device(s), self.run, self.mark]).lower()
+        ).strip("-")
+
+    def _of(self, rows: pd.DataFrame) -> Comparison:
+        keys = pd.MultiIndex.from_frame(rows[["run", "group"]])
+        tables = {
+            name: table[pd.MultiIndex.from_frame(table[["run", "group"]]).isin(keys)]
+            for name, table in self.tables.items()
+        }
+        return replace(self, rows=rows, tables=tables)
+
+
+def comparisons(runs: Sequence[RunFolder]) -> list[Comparison]:
+    """All comparisons that these runs allow, oldest run first.
+
+    Raises:
+        ResultsError: a damaged table.
+    """
+    parts = [part for index, run in enumerate(runs) if not (part := _summary(index, run)).empty]
+    if not parts:
+        return []
+    rows = pd.concat(parts, ignore_index=True).sort_values("depth", kind="stable")
+    tables = {name: _table(runs, name) for name in TABLES}
+    splits = [split(run).assign(run=index) for index, run in enumerate(runs)]
+    tables["parts"] = pd.concat(splits, ignore_index=True)
+    tables["every_target"] = tables["targets"]
+    tables["targets"] = _headlines(tables["targets"])
+    whole = Comparison(rows, tables, looks_of(rows["method"].unique()))
+    found = [
+        part
+        for _, setup in rows.groupby(list(SETUP), sort=False, dropna=False)
+        for part in _once(whole, setup)
+    ]
+    found.sort(key=lambda comparison: int(comparison.rows["run"].min()))
+    return _told_apart(found)
+
+
+def _once(whole: Comparison, setup: pd.DataFrame) -> Iterable[Comparison]:
+    """One comparison, or one a run where two runs measured the same method of the same group."""
+    if not setup.duplicated(["depth", "method"]).any():
+        yield whole._of(setup)
+        return
+    for _, rows in setup.groupby("run", sort=True):
+        yield replace(whole._of(rows), run=rows["run_name"].iloc[0])
+
+
+def _told_apart(found: Sequence[Comparison]) -> list[Comparison]:
+    """A mark on every comparison whose file name another one has too."""
+    count = Counter(comparison.slug for comparison in found)
+    return [replace(c, mark=_digest(c)) if count[c.slug] > 1 else c for c in found]
+
+
+def _digest(comparison: Comparison) -> str:
+    text = repr([comparison.setup[["run", *SETUP]].tolist()])
+    return hashlib.blake2b(text.encode(), digest_size=3).hexdigest()
+
+
+def _summary(index: int, run: RunFolder) -> pd.DataFrame:
+    summary = summarise(run)
+    if summary.empty:
+        return summary
+    facts = run.facts()
+    sizes = {group["name"]: group.get("validation_size") for group in facts["groups"]}
+    torch = {g["name"]: conditions(environment_of(facts, g))["torch"] for g in facts["groups"]}
+    figures = {name: pd.to_numeric(summary[name]).astype("float64") for name in FIGURES}
+    return summary.assign(
+        **figures,
+        run=index,
+        run_name=run.path.name,
+        validation_size=summary["group"].map(sizes),
+        torch=summary["group"].map(lambda group: ".".join(torch[group].split(".")[:2])),
+    )
+
+
+def _table(runs: Iterable[RunFolder], name: str) -> pd.DataFrame:
+    read = stored_targets if name == "targets" else lambda run: run.read(name)
+    frames = [read(run).assign(run=index) for index, run in enumerate(runs)]
+    return pd.concat(frames, ignore_index=True)
+
+
+def _headlines(targets: pd.DataFrame) -> pd.DataFrame:
+    own = [headline(rows) for _, rows in targets.groupby(["run", "group"], sort=False)]
+    return pd.concat(own, ignore_index=True) if own else targets
+
+
+def _arch(spec: str) -> str:
+    """The architecture's name; of a user's own its file's or package's last name and the function's."""
+    source, _, function = spec.rpartition(":")
+    return f"{Path(source).stem}.{function}" if source else spec
+
+
+def _device(setup: Mapping[str, Any] | pd.Series) -> str:
+    if setup["device"] != "cpu":
+        return str(setup["device_name"])
+    count = setup["threads"]
+    return f"{setup['device_name']}, {count} thread{'s' if count > 1 else ''}"

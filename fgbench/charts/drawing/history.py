@@ -1,0 +1,66 @@
+"""What `fgbench history` draws: a ratio run by run, the level between changes, and each change's commit."""
+
+from __future__ import annotations
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator
+
+from fgbench.charts.drawing.style import BLUE, COLOURS, INK, new_figure
+from fgbench.regression.history import Series
+
+MOST_LABELS = 12
+
+
+def draw_history(series: Series) -> Figure:
+    """One series against time, evenly spaced by run, labelled with day and commit."""
+    cell = series.points[-1].cell
+    where = (
+        f"{cell.device}, {cell.threads} thread{'s' * (cell.threads != '1')}" if cell.threads else cell.device
+    )
+    lines = [
+        f"{cell.label} · {cell.dataset} · {cell.dtype}, {cell.execution}, {cell.optimizer} · {where}",
+        "Points: a run, with its 95 % interval over processes. Lines: the mean between change points.",
+    ]
+    figure = new_figure(f"Runtime ratio to {cell.reference}, run by run", lines, 2.8)
+    ax = figure.subplots()
+    cells = [point.cell for point in series.points]
+    ax.errorbar(
+        range(len(cells)),
+        [c.ratio for c in cells],
+        yerr=[[c.ratio - c.low for c in cells], [c.high - c.ratio for c in cells]],
+        color=BLUE,
+        marker="o",
+        markersize=4,
+        linestyle="none",
+        elinewidth=0.9,
+        zorder=3,
+    )
+    for stretch in series.stretches:
+        level = series.level(stretch).value
+        ax.hlines(level, stretch[0] - 0.4, stretch[1] - 0.6, color=INK, linewidth=1.2, zorder=2)
+    for change in series.changes:
+        ax.axvline(change.at - 0.5, color=COLOURS[0], linewidth=1.1, linestyle="--", zorder=1)
+        point = series.points[change.at]
+        ax.annotate(
+            f"{change.change.value - 1:+.1%}\n{point.commit or point.started[:10]}",
+            (change.at - 0.5, 1),
+            xycoords=("data", "axes fraction"),
+            xytext=(3, -2),
+            textcoords="offset points",
+            va="top",
+            size=8,
+            color=COLOURS[0],
+        )
+    step = -(-len(cells) // MOST_LABELS)
+    places = list(range(0, len(cells), step))
+    ax.xaxis.set_major_locator(FixedLocator(places))
+    ax.set_xticklabels([_when(series, place) for place in places], rotation=40, ha="right")
+    ax.set_ylabel(f"Step time / {cell.reference}'s")
+    ax.grid(axis="y")
+    ax.margins(x=0.02)
+    return figure
+
+
+def _when(series: Series, place: int) -> str:
+    point = series.points[place]
+    return f"{point.started[5:16].replace('T', ' ')} {point.commit}".strip()

@@ -1,0 +1,247 @@
+"""Parts that charts share: figures by depth, figures of one group side by side, what is missing."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+
+from fgbench.charts.drawing.comparison import Comparison
+from fgbench.charts.drawing.style import GREY, INK, Look, folded
+from fgbench.report.figures import interval, missing, number
+
+ROW_INCHES = 0.42  # of a method where methods are rows
+AXIS_INCHES = 0.75  # of the axis below them and what is named above
+NICE = (1, 1.5, 2, 3, 4, 5, 7)  # ticks within a power of ten
+MOST_TICKS = 9
+
+
+def lines_by_depth(
+    ax: Axes, comparison: Comparison, column: str, methods: Sequence[str], unit: float = 1
+) -> None:
+    """A line a method over depth, in `unit`s, with the interval of `column` where it has one."""
+    for method in methods:
+        own = comparison.rows[comparison.rows["method"] == method].dropna(subset=[column])
+        if own.empty:
+            continue
+        look = comparison.looks[method]
+        ax.errorbar(
+            own["depth"].astype(int),
+            own[column] / unit,
+            yerr=reach(own, column),
+            color=look.colour,
+            marker=look.marker,
+            linestyle=look.line if len(own) > 1 else "none",
+            markeredgecolor="white",
+            markeredgewidth=0.6,
+            label=method,
+            zorder=3,
+        )
+
+
+def rows_height(methods: Sequence[str]) -> float:
+    """Inches of a figure whose rows are methods; options are on lines of their own."""
+    return AXIS_INCHES + ROW_INCHES * sum(max(1, 0.45 * (folded(m).count("\n") + 1)) for m in methods)
+
+
+def paper_line(
+    ax: Axes, depths: Sequence[int], values: Sequence[float], label: str, dots: bool = False
+) -> None:
+    """A published curve: thin, grey, without markers."""
+    ax.plot(depths, values, color=GREY, linewidth=1.1, linestyle=":" if dots else "--", label=label, zorder=2)
+
+
+def name_points(ax: Axes, comparison: Comparison, column: str, methods: Sequence[str]) -> None:
+    """The figures of a single group beside its points on an axis of depth."""
+    for row in (comparison.row(method) for method in methods):
+        if missing(row[column]):
+            continue
+        cells = row[column], row[f"{column}_low"], row[f"{column}_high"]
+        text = f"{number(*cells)} {interval(*cells)}"
+        ax.annotate(text, (row["depth"], row[column]), xytext=(8, 0), textcoords="offset points", va="center")
+
+
+def rows_of_methods(ax: Axes, comparison: Comparison, column: str, methods: Sequence[str]) -> None:
+    """A row a method of a single group: its point, its interval, and both in figures at the right."""
+    for place, method in enumerate(methods):
+        row = comparison.row(method)
+        if missing(row[column]):
+            beside(ax, place, "not measured")
+            continue
+        point(ax, row[column], place, reach(row.to_frame().T, column), comparison.looks[method], method)
+        cells = row[column], row[f"{column}_low"], row[f"{column}_high"]
+        beside(ax, place, f"{number(*cells)} {interval(*cells)}")
+    name_rows(ax, methods)
+
+
+def point(
+    ax: Axes, x: float, y: float, reach: list[list[float]] | None, look: Look, label: str | None
+) -> None:
+    """A method's figure with its interval along x."""
+    ax.errorbar(
+        [x],
+        [y],
+        xerr=reach,
+        color=look.colour,
+        marker=look.marker,
+        markersize=7,
+        linestyle="none",
+        markeredgecolor="white",
+        markeredgewidth=0.6,
+        label=label,
+        zorder=3,
+    )
+
+
+def bars(ax: Axes, comparison: Comparison, column: str, text: Callable[[Any], str], unit: float = 1) -> None:
+    """A row a method of a single group: its bar in `unit`s, and its figure as `text` at the right."""
+    for place, method in enumerate(comparison.methods):
+        value = comparison.row(method)[column]
+        if missing(value):
+            beside(ax, place, "not measured")
+            continue
+        ax.barh(place, value / unit, height=0.5, color=comparison.looks[method].colour, label=method)
+        beside(ax, place, text(value))
+    name_rows(ax, comparison.methods)
+
+
+def stacked_bars(
+    figure: Figure,
+    ax: Axes,
+    stacks: Mapping[str, Mapping[str, float]],
+    shades: Mapping[str, str],
+    text: Callable[[float], str],
+) -> None:
+    """A row a method: its pieces end to end in the order of `shades`, named in a legend below.
+
+    Args:
+        figure: gets the legend.
+        ax: gets the bars.
+        stacks: by method, by piece, its size.
+        shades: a colour for each piece.
+        text: of a method's sum, at the right.
+    """
+    for place, pieces in enumerate(stacks.values()):
+        left = 0.0
+        for piece in (p for p in shades if p in pieces):
+            ax.barh(
+                place,
+                pieces[piece],
+                left=left,
+                height=0.5,
+                color=shades[piece],
+                edgecolor="white",
+                linewidth=0.6,
+            )
+            left += pieces[piece]
+        beside(ax, place, text(left))
+    name_rows(ax, list(stacks))
+    present = [piece for piece in shades if any(piece in pieces for pieces in stacks.values())]
+    for piece in present:
+        ax.barh([0], [0], color=shades[piece], label=piece)
+    ax.set_xlim(0, max(sum(pieces.values()) for pieces in stacks.values()) * 1.03)
+    figure.legend(loc="outside lower center", ncols=min(len(present), 5), frameon=False)
+
+
+def name_rows(ax: Axes, methods: Sequence[str]) -> None:
+    """Methods down the y axis, the first on top."""
+    ax.set_yticks(range(len(methods)), [folded(method) for method in methods])
+    ax.set_ylim(len(methods) - 0.5, -0.5)
+    ax.tick_params(axis="y", length=0)
+    ax.spines["left"].set_visible(False)
+    ax.grid(axis="x")
+
+
+def beside(ax: Axes, place: float, text: str) -> None:
+    """A row's figures, right of the axes."""
+    ax.annotate(
+        text, (1.02, place), xycoords=("axes fraction", "data"), va="center", size=8.5, annotation_clip=False
+    )
+
+
+def depth_axis(ax: Axes, depths: Sequence[int]) -> None:
+    """A logarithmic axis of depth with a tick at what was measured, or at round depths where that is much."""
+    lowest, highest = min(depths), max(depths)
+    ax.set_xscale("log")
+    ax.set_xlim(lowest / 1.15, highest * 1.15)
+    round_ones = [
+        d * 10**power for power in range(5) for d in (1, 2, 5) if lowest <= d * 10**power <= highest
+    ]
+    ticks = sorted(set(depths)) if len(set(depths)) <= MOST_TICKS else round_ones
+    _plain_ticks(ax, "x", [float(tick) for tick in ticks])
+    ax.set_xlabel("Depth")
+    ax.grid(axis="y")
+
+
+def log_axis(ax: Axes, which: str, values: Sequence[float]) -> None:
+    """A logarithmic axis around the values, labelled with plain numbers."""
+    low, high = min(values), max(values)
+    room = max((high / low) ** 0.08, 1.08)
+    low, high = low / room, high * room
+    powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
+    nice = [n * 10.0**power for power in powers for n in NICE if low <= n * 10.0**power <= high]
+    for kept in ((1, 2, 5), (1,)):
+        if len(nice) > MOST_TICKS:
+            nice = [t for t in nice if round(t / 10 ** math.floor(math.log10(t) + 1e-9), 6) in kept]
+    getattr(ax, f"set_{which}scale")("log")
+    getattr(ax, f"set_{which}lim")(low, high)
+    _plain_ticks(ax, which, nice)
+
+
+def reference_line(ax: Axes, at: float, text: str, *, vertical: bool) -> None:
+    """A thin line across the axes, its name where it ends, outside of the data."""
+    style: dict[str, Any] = {"textcoords": "offset points", "size": 8}
+    if vertical:
+        ax.axvline(at, color=INK, linewidth=0.9, zorder=1)
+        frames = ("data", "axes fraction")
+        ax.annotate(text, (at, 1), xycoords=frames, xytext=(0, 2), ha="center", va="bottom", **style)
+    else:
+        ax.axhline(at, color=INK, linewidth=0.9, zorder=1)
+        frames = ("axes fraction", "data")
+        ax.annotate(text, (1, at), xycoords=frames, xytext=(4, 0), ha="left", va="center", **style)
+
+
+def basis(comparison: Comparison) -> str:
+    """What the intervals of timed figures rest on."""
+    rows = comparison.rows.dropna(subset=["processes"])
+    low, high = int(rows["processes"].min()), int(rows["processes"].max())
+    if high == 1:
+        return "95 % intervals over the rounds of ONE process: the spread between processes is left out."
+    return f"95 % intervals over {low if low == high else f'{low} to {high}'} processes."
+
+
+def failures(comparison: Comparison, column: str) -> str:
+    """Which methods have no figure, and what became of them."""
+    lost = comparison.rows[comparison.rows[column].isna() & (comparison.rows["status"] != "ok")]
+    texts = [f"{row['method']} at depth {row['depth']} ({row['status']})" for _, row in lost.iterrows()]
+    return f"Without a figure: {'; '.join(texts)}." if texts else ""
+
+
+def spread_of(rows: pd.DataFrame, column: str) -> list[float]:
+    """All finite values of a figure and of its interval's ends."""
+    ends = [f"{column}_low", column, f"{column}_high"]
+    values = pd.concat([rows[name] for name in ends if name in rows])
+    return [float(value) for value in values.dropna() if math.isfinite(value)]
+
+
+def reach(rows: pd.DataFrame, column: str) -> list[list[float]] | None:
+    """How far the interval goes below and above each value; 0 where there is none."""
+    if f"{column}_low" not in rows:
+        return None
+    value = rows[column]
+    below, above = value - rows[f"{column}_low"], rows[f"{column}_high"] - value
+    if below.isna().all():
+        return None
+    return [list(below.fillna(0).clip(lower=0)), list(above.fillna(0).clip(lower=0))]
+
+
+def _plain_ticks(ax: Axes, which: str, ticks: Sequence[float]) -> None:
+    axis = ax.xaxis if which == "x" else ax.yaxis
+    axis.set_major_locator(FixedLocator(list(ticks)))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(FuncFormatter(lambda tick, _: f"{tick:g}"))

@@ -1,0 +1,1 @@
+"""Experiments about fgbench itself: how fast its engine is, and how often noise fools its verdicts."""

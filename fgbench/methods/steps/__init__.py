@@ -1,0 +1,1 @@
+"""What methods share: steps of several kinds, optimisers, execution modes, estimates and the oracle."""

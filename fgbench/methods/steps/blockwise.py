@@ -1,0 +1,193 @@
+"""A step that goes block by block; the last block has the true gradient, the others what the method says."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fgbench.errors import UsageError
+from fgbench.methods import Batch, Conditions, Loss, Part, Step, trainable
+from fgbench.methods.steps.auxiliary import Auxiliaries
+from fgbench.methods.steps.blocks import State, activation, cut, each
+from fgbench.methods.steps.estimate import Update
+from fgbench.pushforward.context import buffers_kept, draws_again
+from fgbench.pushforward.engine import Pushforward
+
+
+@dataclass(frozen=True)
+class Block:
+    """A piece of the model.
+
+    Attributes:
+        module: its layers.
+        trained: their parameters that are trained, by name.
+        pushforward: it in forward mode.
+    """
+
+    module: nn.Module
+    trained: dict[str, nn.Parameter]
+    pushforward: Pushforward
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """Those that are trained."""
+        return list(self.trained.values())
+
+
+class BlockwiseStep(Step):
+    """Blocks, their auxiliary networks, and the update.
+
+    Auxiliary networks are trained by the conditions' optimiser at the step's learning rate, and are made
+    at the first batch, which shows what the blocks give.
+    """
+
+    name: str
+    """Of the method."""
+
+    def __init__(
+        self, model: nn.Module, loss: Loss, seed: int, blocks: int, aux: str, conditions: Conditions
+    ) -> None:
+        if conditions.execution != "eager":
+            raise UsageError(f"{self.name} runs eagerly, block by block: leave --exec out.")
+        self.model, self.loss, self.aux, self.conditions = model, loss, aux, conditions
+        self.asked = blocks
+        self.blocks = self.cut(model)
+        self.inner, self.last = self.blocks[:-1], self.blocks[-1]
+        self.parameters = list(trainable(model).values())
+        self.update = Update(self.parameters, conditions)
+        self.optimizer = self.update.optimizer
+        self.generator = torch.Generator(self.parameters[0].device).manual_seed(seed)
+        self.auxiliaries: dict[str, Auxiliaries] = {}
+        self.shapes: list[list[int]] | None = None
+        self.gradients: dict[int, Tensor] = {}
+
+    def cut(self, model: nn.Module) -> list[Block]:
+        """The blocks of the step's model, or of another with the same layers."""
+        modules = cut(model, self.asked, self.name)
+        return [Block(m, trainable(m), Pushforward(m, self.loss)) for m in modules]
+
+    @abstractmethod
+    def roles(self) -> dict[str, bool]:
+        """The sets of auxiliary networks that it needs, and whether they are trained."""
+
+    def parts(self, batch: Batch, learning_rate: float) -> dict[str, Part]:
+        """Draw, the way through the blocks, the last block's gradient and estimates, update."""
+        return {
+            "draw": lambda: self._draw(batch),
+            "forward": lambda: self._forward(batch),
+            "backward": self._backward,
+            "update": lambda: self._update(learning_rate),
+        }
+
+    def get_ready(self, batch: Batch) -> None:
+        """Make the auxiliary networks."""
+        if self.shapes is None:
+            self._make(*self._shapes(batch[0]))
+            for auxiliaries in self.auxiliaries.values():
+                auxiliaries.initialise(self.generator)
+
+    def _draw(self, batch: Batch) -> None:
+        """The training that auxiliary networks are owed."""
+        self.get_ready(batch)
+        for auxiliaries in self.auxiliaries.values():
+            auxiliaries.settle()
+
+    @abstractmethod
+    def _forward(self, batch: Batch) -> None:
+        """All blocks; the loss into `value`."""
+
+    def _forward_last(self, x: State, target: Tensor) -> None:
+        """The last block, recorded for reverse mode within it."""
+        with torch.enable_grad():
+            self.recorded = self.loss(self.last.module(x), target)
+        self.value = self.recorded.detach()
+
+    def _backward(self) -> None:
+        """The last block's true gradient."""
+        self._keep(self.last, torch.autograd.grad(self.recorded, self.last.parameters))
+        del self.recorded
+
+    def _keep(self, block: Block, gradients: Sequence[Tensor]) -> None:
+        self.gradients |= {id(p): g for p, g in zip(block.parameters, gradients, strict=True)}
+
+    def _update(self, learning_rate: float) -> None:
+        self.update.by_gradients([self.gradients[id(p)] for p in self.parameters], learning_rate)
+        self.gradients = {}
+        for auxiliaries in self.auxiliaries.values():
+            auxiliaries.owe(learning_rate)
+
+    @torch.no_grad()
+    def _shapes(self, x: Tensor) -> tuple[list[list[int]], int]:
+        """Of what the inner blocks give a sample, and the number of logits."""
+        shapes, state = [], x
+        with draws_again(x.device), buffers_kept(self.model):
+            for block in self.blocks:
+                state = block.module(state)
+                shapes.append(list(activation(state).shape[1:]))
+        return shapes[:-1], shapes[-1][0]
+
+    def _make(self, shapes: list[list[int]], classes: int) -> None:
+        self.shapes, self.classes = shapes, classes
+        for role, trained in self.roles().items() if shapes else ():
+            self.auxiliaries[role] = Auxiliaries(
+                self.aux,
+                shapes,
+                classes,
+                len(self.blocks),
+                self.parameters[0],
+                self.loss,
+                self.conditions if trained else None,
+            )
+
+    def state(self) -> dict[str, Any]:
+        """Of the auxiliary networks, once there are any."""
+        if self.shapes is None:
+            return {}
+        networks = {role: a.state() for role, a in self.auxiliaries.items()}
+        return {"shapes": self.shapes, "classes": self.classes, "auxiliaries": networks}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Make the auxiliary networks where there are none yet, and go on from theirs."""
+        if not state:
+            return
+        if self.shapes is None:
+            self._make(state["shapes"], state["classes"])
+        for role, own in state["auxiliaries"].items():
+            self.auxiliaries[role].load_state(own)
+
+    def generators(self) -> list[torch.Generator]:
+        """Of the auxiliary networks' weights, and of what is drawn beside them."""
+        return [self.generator]
+
+    def notes(self) -> list[str]:
+        """Where the model has fewer blocks than asked for."""
+        few = len(self.blocks) < self.asked
+        return [f"cut into {len(self.blocks)} blocks, all that the model has"] if few else []
+
+    def by_reverse_mode(self, model: nn.Module, batch: Batch) -> tuple[list[Block], list[State], list[State]]:
+        """The blocks of another model, their inputs and their outputs, all in one graph."""
+        blocks, inputs, outputs, state = self.cut(model), [], [], batch[0]
+        for block in blocks:
+            inputs.append(each(torch.Tensor.detach, state))
+            state = block.module(state)
+            outputs.append(state)
+        return blocks, inputs, outputs
+
+
+def by_block(model: nn.Module, blocks: Sequence[Block], tensors: Sequence[Tensor]) -> list[list[Tensor]]:
+    """Tensors in the order of the model's trained parameters, block by block."""
+    found = {id(p): t for p, t in zip(trainable(model).values(), tensors, strict=True)}
+    return [[found[id(p)] for p in block.parameters] for block in blocks]
+
+
+def in_order(model: nn.Module, blocks: Sequence[Block], tensors: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+    """Tensors of each block's parameters, in the order of the model's."""
+    parameters = (p for block in blocks for p in block.parameters)
+    found = {id(p): t for p, t in zip(parameters, chain(*tensors), strict=True)}
+    return [found[id(p)] for p in trainable(model).values()]

@@ -1,0 +1,141 @@
+"""Optimisers of torch.optim by spec, `adam` or `sgd:momentum=0.9,weight_decay=5e-4`."""
+
+from __future__ import annotations
+
+import ast
+import inspect
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fgbench.errors import UsageError
+from fgbench.methods import Conditions
+from fgbench.specs.options import OR, split_spec
+
+PLAIN_SGD = "sgd"
+NOT_OPTIONS = ("params", "lr", "fused", "foreach", "capturable", "differentiable", "maximize")
+
+
+def make_optimizer(
+    conditions: Conditions, parameters: Sequence[Tensor], kernel: str = "fused"
+) -> torch.optim.Optimizer:
+    """The conditions' optimiser; its learning rate is set at each step.
+
+    Args:
+        conditions: of the group.
+        parameters: to update.
+        kernel: `fused` or `foreach`; torch.optim's own choice where it is not to be had.
+
+    Raises:
+        UsageError: no such optimiser or option, or a value that it does not take.
+    """
+    spec = conditions.optimizer
+    kind, options = _parsed(spec)
+    always = {"capturable": True} if conditions.captured and has_kernel(spec, "capturable") else {}
+    for more in ({kernel: True} if has_kernel(spec, kernel) else {}, {}):
+        try:
+            return kind(list(parameters), lr=1e-3, **options, **always, **more)
+        except RuntimeError:  # no such kernel for this device or dtype
+            continue
+        except (TypeError, ValueError) as error:
+            raise UsageError(f"--optimizer {spec}: {error}.") from error
+    raise UsageError(f"--optimizer {spec}: it cannot be built for these parameters.")
+
+
+def has_kernel(spec: str, kernel: str) -> bool:
+    """Whether an optimiser can be asked for `fused`, `foreach` or `capturable` kernels."""
+    return kernel in inspect.signature(_parsed(spec)[0]).parameters
+
+
+class EachItsOwn:
+    """An optimiser for each parameter: what torch.optim's would be over all of them, one at a time.
+
+    It has what is asked of a `Step.optimizer`: its state by parameter, and that to store and to restore.
+    """
+
+    def __init__(self, conditions: Conditions, parameters: Sequence[Tensor]) -> None:
+        self.by_parameter = {p: make_optimizer(conditions, [p]) for p in parameters}
+
+    def of(self, parameter: Tensor) -> torch.optim.Optimizer:
+        """That of a parameter."""
+        return self.by_parameter[parameter]
+
+    @property
+    def state(self) -> dict[Tensor, Any]:
+        """What is remembered of each parameter."""
+        return {p: own for optimizer in self.by_parameter.values() for p, own in optimizer.state.items()}
+
+    @property
+    def param_groups(self) -> list[dict[str, Any]]:
+        """All of them, with a parameter each."""
+        return [group for optimizer in self.by_parameter.values() for group in optimizer.param_groups]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of all, in the order of the parameters."""
+        return {"each": [optimizer.state_dict() for optimizer in self.by_parameter.values()]}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a `state_dict`."""
+        for optimizer, own in zip(self.by_parameter.values(), state["each"], strict=True):
+            optimizer.load_state_dict(own)
+
+
+def each_of(optimizer: torch.optim.Optimizer | EachItsOwn | None) -> list[torch.optim.Optimizer]:
+    """PyTorch's optimisers that a step's consists of."""
+    if isinstance(optimizer, EachItsOwn):
+        return list(optimizer.by_parameter.values())
+    return [] if optimizer is None else [optimizer]
+
+
+def optimize(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
+    """One update by the gradients that the parameters hold."""
+    for group in optimizer.param_groups:
+        group["lr"] = learning_rate
+    optimizer.step()
+
+
+def canonical_optimizer(specs: str) -> str:
+    """The spec in lower case, checked; or several, each of which a search tries, with `|` between them.
+
+    Raises:
+        UsageError: as `make_optimizer`, or the same one twice.
+    """
+    found = [_canonical(spec) for spec in specs.split(OR)]
+    twice = {spec for spec in found if found.count(spec) > 1}
+    if twice:
+        raise UsageError(f"--optimizer {twice.pop()} is given twice.")
+    return OR.join(found)
+
+
+def _canonical(spec: str) -> str:
+    make_optimizer(Conditions(optimizer=spec), [torch.zeros(1, requires_grad=True)])
+    name, options = split_spec(spec)
+    return f"{name.lower()}:{options}" if options else name.lower()
+
+
+def _parsed(spec: str) -> tuple[Any, dict[str, Any]]:
+    name, text = split_spec(spec)
+    known = {n.lower(): c for n, c in vars(torch.optim).items() if _usable(c)}
+    if name.lower() not in known:
+        raise UsageError(f"--optimizer {name}: torch.optim has {', '.join(sorted(known))}.")
+    kind = known[name.lower()]
+    allowed = [p for p in inspect.signature(kind).parameters if p not in NOT_OPTIONS]
+    options = {}
+    for part in filter(None, (p.strip() for p in text.split(","))):
+        key, _, value = part.partition("=")
+        if key not in allowed:
+            raise UsageError(f"--optimizer {name} has no option '{key}': it has {', '.join(allowed)}.")
+        try:
+            options[key] = ast.literal_eval(value.capitalize() if value in ("true", "false") else value)
+        except (ValueError, SyntaxError):
+            raise UsageError(f"--optimizer {spec}: '{value}' is no value for {key}.") from None
+    return kind, options
+
+
+def _usable(owner: Any) -> bool:
+    """Those that step without a closure and over dense parameters of any shape."""
+    if not (inspect.isclass(owner) and issubclass(owner, torch.optim.Optimizer)):
+        return False
+    return owner.__name__ not in ("Optimizer", "LBFGS", "SparseAdam", "Muon")

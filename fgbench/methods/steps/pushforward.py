@@ -1,0 +1,112 @@
+"""Forward gradients with perturbed weights, on the pushforward engine."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import chain
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from fgbench.errors import UsageError
+from fgbench.methods import Batch, Conditions, Loss, trainable
+from fgbench.methods.steps.compiling import OneGraph, tensors_of, with_tensors
+from fgbench.methods.steps.estimate import ForwardStep, Update
+from fgbench.pushforward.combine import coefficients, draw_independent
+from fgbench.pushforward.engine import Pushforward, UntraceableError
+from fgbench.pushforward.structures import Drawer, Tangents, squared_length
+from fgbench.pushforward.tangents import Tangent
+
+if TYPE_CHECKING:
+    from fgbench.methods.forward import Forward
+
+
+class PushforwardStep(ForwardStep):
+    """Draw k tangents, one forward pass for all, update; nothing is materialised that has factors."""
+
+    def __init__(
+        self, model: nn.Module, loss: Loss, seed: int, options: Forward, conditions: Conditions
+    ) -> None:
+        self.by_name = trainable(model)
+        self.parameters = list(self.by_name.values())
+        self.options, self.conditions = options, conditions
+        size = sum(p.numel() for p in self.parameters)
+        if conditions.execution != "eager" and options.store == "seed":
+            raise UsageError("forward:store=seed runs eagerly: leave --exec out.")
+        spanning = options.combine == "projection" or options.structure == "orthonormal"
+        self.count = min(options.tangents, size) if spanning else options.tangents
+        self.drawer = Drawer(
+            self.by_name,
+            self.count,
+            options.structure,
+            seed,
+            entries=options.entries,
+            angle=options.angle,
+            keep=options.store == "keep",
+        )
+        self.factor = _factor(options, size, self.count)
+        self.pushforward = Pushforward(model, loss)
+        self.graph = OneGraph(self._evaluate_tensors, conditions, model)
+        self.update = Update(self.parameters, conditions)
+        self.optimizer = self.update.optimizer
+
+    def draw(self) -> None:
+        """The tangents of this step."""
+        projected = self.options.combine == "projection"
+        self.tangents: Tangents = draw_independent(self.drawer) if projected else self.drawer.draw()
+
+    def _forward(self, batch: Batch) -> None:
+        tangents = list(self.tangents.by_name.values())
+        if not self.conditions.compiled:
+            self.value, self.derivatives = self._evaluate(batch, tangents)
+            return
+        if self.pushforward.program(batch[0]) is None:
+            raise UntraceableError(", ".join(self.notes()))
+        self.value, self.derivatives = self.graph(*batch, *chain.from_iterable(map(tensors_of, tangents)))
+
+    def _evaluate_tensors(self, x: Tensor, y: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
+        tangents = with_tensors(list(self.tangents.by_name.values()), list(tensors))
+        return self._evaluate((x, y), tangents)
+
+    def _evaluate(self, batch: Batch, tangents: Sequence[Tangent]) -> tuple[Tensor, Tensor]:
+        by_parameter = dict(zip(self.by_name.values(), tangents, strict=True))
+        return self.pushforward(batch, by_parameter, self.options.chunk)
+
+    def _update(self, learning_rate: float) -> None:
+        along = self.tangents.directional(self.derivatives)
+        self.update(self.tangents.by_name, self.tangents.onto_drawn(self._weigh(along)), learning_rate)
+
+    def _weigh(self, derivatives: Tensor) -> Tensor:
+        """c such that the estimate is Σ c_i v_i, [k], of the derivatives along them, [k]."""
+        if self.options.clip:
+            derivatives = derivatives.clamp(-self.options.clip, self.options.clip)
+        return self.factor * coefficients(self.options.combine, derivatives, self.tangents)
+
+    def expected(self, gradient: Sequence[Tensor], model: nn.Module, batch: Batch) -> list[Tensor]:
+        """Σ c_i v_i with c of the true ⟨∇f, v_i⟩."""
+        full = self.tangents.full()
+        pairs = zip(gradient, full, strict=True)
+        derivatives = torch.stack([torch.tensordot(v, g, dims=g.dim()) for g, v in pairs]).sum(0)
+        weights = self._weigh(derivatives)
+        return [torch.tensordot(weights, v, dims=1) for v in full]
+
+    def generators(self) -> list[torch.Generator]:
+        """Of the tangents."""
+        return self.drawer.generators
+
+    def notes(self) -> list[str]:
+        """What fell back to PyTorch's forward mode."""
+        return self.pushforward.fallbacks
+
+
+def _factor(options: Forward, size: int, count: int) -> float:
+    """What makes E‖g‖² that of the gradient, where it is asked for."""
+    if options.scale == "none":
+        return 1.0
+    if options.combine == "projection":
+        return math.sqrt(size / count)
+    squared = squared_length(options.structure, options.entries, size, count)
+    assert squared is not None, "refused before"
+    return 1 / math.sqrt(squared) / (count if options.combine == "sum" else 1)

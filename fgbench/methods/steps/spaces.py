@@ -1,0 +1,202 @@
+"""What of a block is perturbed: weights, weights of each sample, or output (Fournier et al. 2023).
+
+A guess is a list of tensors: one for each trained parameter of a block, [*shape], or [batch, *shape]
+where each sample goes through weights of its own; or the block's output alone, [batch, …]. Derivatives
+are [batch] where samples have their own, [1] where they share one.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.func import functional_call, jvp, vjp, vmap
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.modules.dropout import _DropoutNd
+
+from fgbench.methods.steps.blocks import State, activation, each
+from fgbench.methods.steps.blockwise import Block
+from fgbench.pushforward.context import Context, draws_again
+from fgbench.pushforward.dual import Dual, dual_of, moving
+from fgbench.pushforward.engine import Pushforward
+from fgbench.pushforward.tangents import Full
+
+Guess = Sequence[Tensor]
+
+
+class Space(ABC):
+    """One of the three."""
+
+    by_sample = True
+    """Whether every sample has a guess of its own."""
+    records = False
+    """Whether reverse mode has to go back through each block at the end of the step."""
+    passes = True
+    """Whether `push` runs the block."""
+
+    def shapes(self, block: Block, output: Sequence[int], samples: int) -> list[tuple[int, ...]]:
+        """Of a guess; `output` is what the block gives a sample."""
+        return [(samples, *p.shape) for p in block.parameters]
+
+    @abstractmethod
+    def of_slope(self, block: Block, x: State, output: State, slope: Tensor) -> list[Tensor]:
+        """A loss's gradient in this space, by reverse mode in the block alone.
+
+        Args:
+            block: it.
+            x: its input.
+            output: what it gave, with its graph if the space is not `by_sample`.
+            slope: ∂(loss)/∂(activation of the output), of that shape.
+        """
+
+    @abstractmethod
+    def push(self, block: Block, x: State, output: State, guess: Guess, *, first: bool) -> State:
+        """The block's output with one tangent, that of the guess, by forward mode.
+
+        `output` is what it gave for `x` where it ran before; if not, `first`, and buffers move now.
+        """
+
+    @abstractmethod
+    def estimate(self, block: Block, output: State, guess: Guess, weights: Tensor) -> list[Tensor]:
+        """Σ weights · guess as a gradient of the block's parameters; weights: [batch] or [1]."""
+
+    def inner(self, one: Guess, other: Guess) -> Tensor:
+        """Products of two guesses, [batch] or [1]."""
+        pairs = zip(one, other, strict=True)
+        return torch.stack([(a * b).flatten(1).sum(1) for a, b in pairs]).sum(0)
+
+
+class BatchWeight(Space):
+    """Weights that the whole batch shares."""
+
+    by_sample = False
+
+    def shapes(self, block: Block, output: Sequence[int], samples: int) -> list[tuple[int, ...]]:
+        """Those of the parameters."""
+        return [tuple(p.shape) for p in block.parameters]
+
+    def of_slope(self, block: Block, x: State, output: State, slope: Tensor) -> list[Tensor]:
+        """The gradient."""
+        return _pulled(block, output, slope)
+
+    def push(self, block: Block, x: State, output: State, guess: Guess, *, first: bool) -> State:
+        """One pass on the engine."""
+        pairs = zip(block.parameters, guess, strict=True)
+        context = Context(1, {id(p): Full(g.unsqueeze(0)) for p, g in pairs}, first=first)
+        return each(_moving_one, block.pushforward.push(context, x))
+
+    def estimate(self, block: Block, output: State, guess: Guess, weights: Tensor) -> list[Tensor]:
+        """As long as it should be."""
+        return list(torch._foreach_mul(list(guess), weights[0]))
+
+    def inner(self, one: Guess, other: Guess) -> Tensor:
+        """Over all parameters of the block."""
+        return torch.stack([(a * b).sum() for a, b in zip(one, other, strict=True)]).sum(0, keepdim=True)
+
+
+class Weight(Space):
+    """Weights that every sample has for itself: as many guesses as samples, each as large as the block."""
+
+    def of_slope(self, block: Block, x: State, output: State, slope: Tensor) -> list[Tensor]:
+        """Gradients of each sample's weights."""
+
+        def of_sample(x: State, slope: Tensor) -> dict[str, Tensor]:
+            _, pull = vjp(lambda p: activation(_of_sample(block, p, x)), _held(block))  # type: ignore[misc]
+            return pull(slope)[0]
+
+        return list(vmap(of_sample)(x, slope).values())
+
+    def push(self, block: Block, x: State, output: State, guess: Guess, *, first: bool) -> State:
+        """torch.func.jvp of every sample, in one vmap: the engine's weights are the batch's."""
+
+        def of_sample(x: State, *tangents: Tensor) -> Any:
+            along = dict(zip(block.trained, tangents, strict=True))
+            return jvp(lambda p: _of_sample(block, p, x), (_held(block),), (along,))  # type: ignore[misc]
+
+        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no forward mode
+            value, tangent = vmap(of_sample)(x, *guess)
+        return each(lambda v, t: dual_of(v, t.unsqueeze(0)), value, tangent)
+
+    def estimate(self, block: Block, output: State, guess: Guess, weights: Tensor) -> list[Tensor]:
+        """The sum over samples: the loss is their mean already."""
+        return [(_spread(weights, g) * g).sum(0) for g in guess]
+
+
+class Activation(Space):
+    """The block's output, sample by sample; its weights get what this makes of them by the chain rule."""
+
+    records, passes = True, False
+
+    def shapes(self, block: Block, output: Sequence[int], samples: int) -> list[tuple[int, ...]]:
+        """That of the output."""
+        return [(samples, *output)]
+
+    def of_slope(self, block: Block, x: State, output: State, slope: Tensor) -> list[Tensor]:
+        """The slope itself."""
+        return [slope]
+
+    def push(self, block: Block, x: State, output: State, guess: Guess, *, first: bool) -> State:
+        """What skips the block's layers stays still."""
+        if isinstance(output, tuple):
+            activated, *rest = (part.detach() for part in output)
+            return dual_of(activated, guess[0].unsqueeze(0)), *map(_moving_one, rest)
+        return dual_of(output.detach(), guess[0].unsqueeze(0))
+
+    def estimate(self, block: Block, output: State, guess: Guess, weights: Tensor) -> list[Tensor]:
+        """Back through the block alone."""
+        return _pulled(block, output, _spread(weights, guess[0]) * guess[0])
+
+
+SPACES: dict[str, Callable[[], Space]] = {
+    "weight": Weight,
+    "batch-weight": BatchWeight,
+    "activation": Activation,
+}
+
+
+def samples_meet(pushforward: Pushforward, x: State) -> bool:
+    """Whether a tangent of the first sample of a block's input reaches what it gives for others."""
+
+    def on_the_first(part: Tensor) -> Dual:
+        tangent = torch.zeros_like(part).unsqueeze(0)
+        tangent[0, 0] = torch.linspace(0.5, 1.5, part[0].numel()).view_as(part[0])
+        return dual_of(part, tangent)
+
+    first = activation(x)
+    if len(first) == 1 or not first.is_floating_point():
+        return True  # for all that can be told
+    met: list[bool] = []
+    with draws_again(first.device):
+        output = pushforward.push(Context(1, {}, first=False), each(on_the_first, x))
+    each(lambda part: met.append(bool(part.tangents[0, 1:].any())), output)
+    return any(met)
+
+
+def drops(module: nn.Module) -> bool:
+    """Whether it has dropout."""
+    return any(isinstance(m, _DropoutNd) and m.p > 0 for m in module.modules())
+
+
+def _pulled(block: Block, output: State, cotangent: Tensor) -> list[Tensor]:
+    return list(torch.autograd.grad(activation(output), block.parameters, cotangent, retain_graph=True))
+
+
+def _held(block: Block) -> dict[str, Tensor]:
+    return {name: p.detach() for name, p in block.trained.items()}
+
+
+def _of_sample(block: Block, parameters: dict[str, Tensor], x: State) -> State:
+    output = functional_call(block.module, parameters, (each(lambda part: part.unsqueeze(0), x),))
+    return each(lambda part: part.squeeze(0), output)
+
+
+def _moving_one(value: Any) -> Dual:
+    return moving(value, 1)
+
+
+def _spread(weights: Tensor, like: Tensor) -> Tensor:
+    """[batch] or [1], to multiply [batch, …]."""
+    return weights.view(-1, *[1] * (like.dim() - 1))

@@ -1,0 +1,71 @@
+"""Forward gradients out of the box: `torch.func.jvp` on the whole model, one tangent a step."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from fgbench.methods import PLAIN, Batch, Conditions, Loss, trainable
+from fgbench.methods.steps.compiling import compiled
+from fgbench.methods.steps.estimate import ForwardStep, Update
+from fgbench.pushforward.structures import Drawer, Tangents
+
+
+class StockStep(ForwardStep):
+    """Draw v, one forward pass for f and ∇f·v, update; no reverse mode and no host synchronisation."""
+
+    def __init__(
+        self, model: nn.Module, loss: Loss, seed: int, structure: str, conditions: Conditions = PLAIN
+    ) -> None:
+        self.model, self.loss = model, loss
+        by_name = trainable(model)
+        self.parameters = list(by_name.values())
+        # A tensor for each tangent, not views of one: dual numbers take a tangent whose memory is laid
+        # out as its primal's and copy any other, which would cost a copy of all parameters a step.
+        self.drawer = Drawer(by_name, 1, structure, seed, together=False)
+        # Aliases outside autograd: dual numbers on them leave no trace on the parameters.
+        self.primals = {name: p.detach() for name, p in by_name.items()}
+        self.buffers = dict(model.named_buffers())
+        self.update = Update(self.parameters, conditions)
+        self.optimizer = self.update.optimizer
+        self.jvp = compiled(self._jvp, conditions)
+
+    def draw(self) -> None:
+        """The tangent of this step."""
+        self.tangents: Tangents = self.drawer.draw()
+
+    @torch.no_grad()
+    def _forward(self, batch: Batch) -> None:
+        tangents = {name: t.full()[0] for name, t in self.tangents.by_name.items()}
+        with sdpa_kernel(SDPBackend.MATH):  # fused attention has no forward mode (pytorch #128971)
+            self.value, self.directional_derivative, moved = self.jvp(tangents, *batch)
+        for name, statistic in moved.items():
+            self.buffers[name].copy_(statistic)
+
+    def _jvp(self, tangents: dict[str, Tensor], x: Tensor, y: Tensor) -> tuple[Any, ...]:
+        return torch.func.jvp(
+            lambda parameters: self._loss(parameters, x, y), (self.primals,), (tangents,), has_aux=True
+        )
+
+    def _loss(self, parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        # Buffers are copied in and out: batch norm's running statistics would become dual otherwise.
+        buffers = {name: buffer.clone() for name, buffer in self.buffers.items()}
+        output = torch.func.functional_call(self.model, {**parameters, **buffers}, (x,))
+        return self.loss(output, y), buffers
+
+    def _update(self, learning_rate: float) -> None:
+        self.update(self.tangents.by_name, self.directional_derivative.unsqueeze(0), learning_rate)
+
+    def generators(self) -> list[torch.Generator]:
+        """Of the tangents."""
+        return self.drawer.generators
+
+    def expected(self, gradient: Sequence[Tensor], model: nn.Module, batch: Batch) -> list[Tensor]:
+        """⟨∇f, v⟩ v with the v of the last step."""
+        tangents = [t[0] for t in self.tangents.full()]
+        derivative = torch.stack([(g * v).sum() for g, v in zip(gradient, tangents, strict=True)]).sum()
+        return [derivative * v for v in tangents]

@@ -1,0 +1,78 @@
+"""Checkpoints of a training worker: all of its jobs between two turns, with what they reported."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+from typing import Any
+
+import torch
+
+from fgbench.running.reporting import Report
+from fgbench.training.loop import Trainee
+
+SECONDS_BETWEEN = 60.0
+
+
+@dataclass
+class Checkpoint:
+    """A file that holds the latest state of some trainees that take turns.
+
+    Attributes:
+        path: of the file; None keeps nothing.
+        seconds: between two states, at least.
+        told: every report so far, in order: a worker that goes on gives them again.
+    """
+
+    path: Path | None
+    seconds: float = SECONDS_BETWEEN
+    told: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    saved_at: float = field(default_factory=monotonic)
+
+    def telling(self, report: Report) -> Report:
+        """A report that is remembered too."""
+
+        def tell(event: str, **facts: Any) -> None:
+            self.told.append((event, facts))
+            report(event, **facts)
+
+        return tell
+
+    def restore(
+        self, trainees: Mapping[str, Trainee], rng: random.Random, report: Report
+    ) -> list[str] | None:
+        """Bring trainees and generator to the stored state and report all of it again.
+
+        Returns:
+            The names of those that go on; None where nothing was stored.
+        """
+        if self.path is None or not self.path.exists():
+            return None
+        state = torch.load(self.path, weights_only=True)
+        rng.setstate(state["rng"])
+        for name, own in state["trainees"].items():
+            trainees[name].restore(own)
+        for event, facts in state["told"]:
+            self.telling(report)(event, **facts)
+        return list(state["trainees"])
+
+    def keep(self, trainees: Mapping[str, Trainee], alive: Sequence[str], rng: random.Random) -> None:
+        """Store the state, where the last one is old enough."""
+        if self.path is None or monotonic() - self.saved_at < self.seconds:
+            return
+        state = {
+            "rng": rng.getstate(),
+            "told": self.told,
+            "trainees": {name: trainees[name].state() for name in alive},
+        }
+        beside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        with suppress(OSError):  # a full disk costs the checkpoint, not the training
+            self.path.parent.mkdir(exist_ok=True)
+            torch.save(state, beside)
+            beside.replace(self.path)
+        self.saved_at = monotonic()

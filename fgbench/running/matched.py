@@ -1,0 +1,136 @@
+"""The matched group in memory: one model, one dataset, and copies of them for each method."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from fgbench import architectures, datasets, methods
+from fgbench.datasets import Dataset
+from fgbench.measurement.allocator import keep_freed_pages
+from fgbench.methods import Batch, Conditions, Loss
+from fgbench.plan import TF32, Group
+from fgbench.running.timing import Problem
+from fgbench.training.batches import BatchOrder
+
+
+@dataclass(frozen=True)
+class Matched:
+    """Everything that the jobs of a group share, at one seed.
+
+    Attributes:
+        group: the group.
+        model: initial weights, in training mode on the device; never trained itself.
+        data: on the device, in the group's dtype.
+        order: of the batches.
+        loss: cross-entropy.
+        seed: of weights, batch order and tangents.
+        executions: the mode of each method where `best` found it one of its own, `base` among them.
+        optimizers: of each method where the search found it one of its own.
+        updates: of each method that leaves its own open, by optimiser: the fastest.
+    """
+
+    group: Group
+    model: nn.Module
+    data: Dataset
+    order: BatchOrder
+    loss: Loss
+    seed: int
+    executions: Mapping[str, str] = field(default_factory=dict)
+    optimizers: Mapping[str, str] = field(default_factory=dict)
+    updates: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+
+    @property
+    def device(self) -> torch.device:
+        """Where it all is."""
+        return torch.device(self.group.device)
+
+    def copy_of_model(self) -> nn.Module:
+        """A model of one's own with the initial weights."""
+        return copy.deepcopy(self.model)
+
+    def batches(self, count: int) -> list[Batch]:
+        """The first `count` batches."""
+        return self.order.batches(self.data, 0, count)
+
+    def conditions_of(self, spec: str) -> Conditions:
+        """What a method is prepared with."""
+        group = self.group.conditions
+        optimizer = self.optimizers.get(spec, group.optimizer)
+        return replace(
+            group,
+            execution=self.executions.get(spec, group.execution),
+            optimizer=optimizer,
+            update=self.updates.get(spec, {}).get(optimizer, ""),
+        )
+
+    def problem(self, batches: Sequence[Batch]) -> Problem:
+        """What the timing phase takes."""
+        return Problem(self.model, self.loss, batches, self.seed, self.conditions_of)
+
+    def facts(self) -> dict[str, object]:
+        """What proves that jobs are matched."""
+        return {
+            "parameters": sum(p.numel() for p in methods.trainable(self.model).values()),
+            "weights_hash": weights_hash(self.model),
+            "batches_hash": self.order.digest(),
+        }
+
+
+def build_matched(
+    group: Group,
+    data_dir: str,
+    seed: int,
+    executions: Mapping[str, str] | None = None,
+    optimizers: Mapping[str, str] | None = None,
+    updates: Mapping[str, Mapping[str, str]] | None = None,
+) -> Matched:
+    """Build a group's model and data from a seed alone; weights are drawn on the CPU on any device."""
+    keep_freed_pages()
+    device = torch.device(group.device)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)  # events, streams and graphs are made on the current one
+    float32_precision("tf32" if group.dtype == TF32 else "ieee")
+    torch.set_num_threads(group.threads)
+    dtype = torch.float32 if group.dtype == TF32 else getattr(torch, group.dtype)
+    data = datasets.load(group.dataset, Path(data_dir), group.validation_size)
+    torch.manual_seed(seed)
+    model = architectures.build(group.arch, group.depth, group.width, data.in_shape, data.classes)
+    return Matched(
+        group,
+        model.to(device, dtype).train(),
+        data.to(device, dtype),
+        BatchOrder(len(data.train_x), group.batch, seed),
+        nn.functional.cross_entropy,
+        seed,
+        executions or {},
+        optimizers or {},
+        updates or {},
+    )
+
+
+def float32_precision(precision: str) -> None:
+    """`ieee` or `tf32` for all: cuDNN would otherwise round convolutions to TF32, and nothing else.
+
+    By the older of torch's two ways to say so: after it every getter of both answers, while after
+    `fp32_precision` the older ones raise, `torch.get_float32_matmul_precision` among them, which
+    inductor asks.
+    """
+    rounded = precision == "tf32"
+    torch.set_float32_matmul_precision("high" if rounded else "highest")
+    torch.backends.cudnn.allow_tf32 = rounded
+
+
+def weights_hash(model: nn.Module) -> str:
+    """A hash of all parameters and buffers, names included."""
+    digest = hashlib.blake2b(digest_size=8)
+    for name, tensor in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,1 @@
+"""Specs: how a choice such as `forward:tangents=4` is written, checked and found."""

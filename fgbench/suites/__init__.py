@@ -1,1 +1,0 @@
-"""Suites: fixed sets of runs with a question of their own."""

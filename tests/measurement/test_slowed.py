@@ -1,0 +1,47 @@
+"""A slowed step takes its share longer, by the clock that it is slowed by, and does the same."""
+
+from __future__ import annotations
+
+from time import perf_counter
+
+import torch
+
+from fgbench.measurement.clock import HostClock
+from fgbench.measurement.slowed import slowed
+
+
+def test_it_waits_for_its_share_of_each_step_and_gives_the_step_s_loss(monkeypatch):
+    """On a clock of its own: a step of 1 s, and the waiting in ticks of 10 ms."""
+    now = {"time": 0.0, "ticks": 0}
+
+    def read() -> float:
+        now["time"] += 0.01
+        now["ticks"] += 1
+        return now["time"]
+
+    def step() -> torch.Tensor:
+        now["time"] += 1.0
+        return torch.tensor(3.0)
+
+    monkeypatch.setattr("fgbench.measurement.slowed.perf_counter", read)
+    run = slowed(step, 0.5, HostClock(), torch.device("cpu"))
+    assert float(run()) == 3.0
+    assert 1.5 <= now["time"] < 1.6
+    assert now["ticks"] > 40
+
+
+def test_on_the_real_clock_it_is_never_shorter_than_its_share():
+    took = {}
+
+    def step() -> torch.Tensor:
+        start = perf_counter()
+        while perf_counter() - start < 0.002:
+            pass
+        took["step"] = perf_counter() - start
+        return torch.zeros(())
+
+    run = slowed(step, 0.5, HostClock(), torch.device("cpu"))
+    for _ in range(5):
+        start = perf_counter()
+        run()
+        assert perf_counter() - start >= 1.5 * took["step"]

@@ -1,0 +1,179 @@
+"""The oracle lets right steps pass and stops every kind of wrong one."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from fgbench import architectures, methods
+from fgbench.methods import PLAIN, Batch, Conditions, Loss, Method, Part, Step
+from fgbench.methods.steps import oracle
+from fgbench.methods.steps.oracle import WrongStepError, check_step, norm
+from fgbench.methods.steps.stock import StockStep
+from tests.builders import cross_entropy, tiny_batch, tiny_mlp
+
+SEEDS = range(20)
+
+
+class Wrong(StockStep):
+    """A forward step with one mistake."""
+
+    def __init__(self, mistake: str, model: nn.Module, loss: Loss, seed: int) -> None:
+        super().__init__(model, loss, seed, "gaussian")
+        self.mistake = mistake
+
+    @torch.no_grad()
+    def __call__(self, batch: Batch, learning_rate: float) -> Tensor:
+        self.draw()
+        drawn = {name: t.full()[0] for name, t in self.tangents.by_name.items()}
+        tangents = dict(drawn)
+        if self.mistake == "bias has no tangent":
+            tangents = {k: torch.zeros_like(v) if k.endswith("bias") else v for k, v in tangents.items()}
+        value, derivative, _ = torch.func.jvp(
+            lambda parameters: self._loss(parameters, *batch), (self.primals,), (tangents,), has_aux=True
+        )
+        if self.mistake == "off by 2":
+            derivative = 2 * derivative
+        if self.mistake == "sum over the batch":
+            derivative = len(batch[1]) * derivative
+        if self.mistake == "first sample only":
+            _, derivative, _ = torch.func.jvp(
+                lambda p: self._loss(p, batch[0][:1], batch[1][:1]),
+                (self.primals,),
+                (tangents,),
+                has_aux=True,
+            )
+        if self.mistake == "wrong sign":
+            derivative = -derivative
+        for name, primal in self.primals.items():
+            if self.mistake == "bias is not updated" and name.endswith("bias"):
+                continue
+            primal.addcmul_(drawn[name], derivative, value=-learning_rate)
+        if self.mistake == "nan":
+            next(iter(self.primals.values())).fill_(torch.nan)
+        return 1.01 * value if self.mistake == "wrong loss" else value
+
+
+@dataclass(frozen=True)
+class WrongMethod(Method):
+    mistake: str = ""
+    queries = 1
+    summary = source = "wrong on purpose"
+
+    def prepare(self, model: nn.Module, loss: Loss, seed: int, conditions: Conditions = PLAIN) -> Step:
+        return Wrong(self.mistake, model, loss, seed)
+
+
+class BiaslessBackprop(Step):
+    """Reverse mode that forgets the biases."""
+
+    def __init__(self, model: nn.Module, loss: Loss) -> None:
+        self.model, self.loss = model, loss
+        self.parameters = list(methods.trainable(model).values())
+
+    def parts(self, batch: Batch, learning_rate: float) -> dict[str, Part]:
+        raise NotImplementedError
+
+    def __call__(self, batch: Batch, learning_rate: float) -> Tensor:
+        value = self.loss(self.model(batch[0]), batch[1])
+        for parameter, g in zip(self.parameters, torch.autograd.grad(value, self.parameters), strict=True):
+            if parameter.ndim > 1:
+                parameter.data.sub_(g, alpha=learning_rate)
+        return value.detach()
+
+    def expected(self, gradient: Sequence[Tensor], model: nn.Module, batch: Batch) -> list[Tensor]:
+        return list(gradient)
+
+
+@dataclass(frozen=True)
+class BiaslessMethod(Method):
+    queries = 1
+    summary = source = "wrong on purpose"
+
+    def prepare(self, model: nn.Module, loss: Loss, seed: int, conditions: Conditions = PLAIN) -> Step:
+        return BiaslessBackprop(model, loss)
+
+
+def mnist_like(dtype: torch.dtype) -> tuple[nn.Module, Batch]:
+    """Where biases are one parameter in hundreds, and so a missing one is hardest to see."""
+    torch.manual_seed(0)
+    model = architectures.build("mlp", 2, 64, (1, 28, 28), 10).to(dtype).train()
+    return model, (torch.randn(32, 1, 28, 28).to(dtype), torch.arange(32) % 10)
+
+
+MISTAKES = [
+    "off by 2",
+    "bias has no tangent",
+    "bias is not updated",
+    "sum over the batch",
+    "first sample only",
+    "wrong sign",
+    "wrong loss",
+    "nan",
+]
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_caught_in_float64_whatever_the_seed(mistake):
+    for seed in SEEDS:
+        with pytest.raises(WrongStepError, match="Not timed"):
+            check_step(WrongMethod(mistake), tiny_mlp(), cross_entropy, tiny_batch(), seed)
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_caught_in_float32_nearly_always(mistake):
+    """A missing bias shows only as far as its share of ∇f·v: at most one seed in twenty may hide it."""
+    model, batch = mnist_like(torch.float32)
+    missed = 0
+    for seed in SEEDS:
+        try:
+            check_step(WrongMethod(mistake), model, cross_entropy, batch, seed)
+            missed += 1
+        except WrongStepError:
+            pass
+    assert missed <= 1, missed
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
+def test_backprop_without_its_biases_is_caught(dtype):
+    model, batch = mnist_like(dtype)
+    with pytest.raises(WrongStepError):
+        check_step(BiaslessMethod(), model, cross_entropy, batch, seed=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("spec", ["backprop", "backprop:update=in-backward", "forward"])
+def test_a_right_step_passes_whatever_the_seed(spec, dtype):
+    model, batch = mnist_like(dtype)
+    for seed in SEEDS:
+        check_step(methods.find(spec), model, cross_entropy, batch, seed)
+
+
+def test_checking_leaves_the_model_as_it_was():
+    model = tiny_mlp()
+    before = [p.detach().clone() for p in model.parameters()]
+    check_step(methods.find("forward"), model, cross_entropy, tiny_batch(), seed=0)
+    assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
+    assert all(p.grad is None for p in model.parameters())
+
+
+def test_message_says_by_how_much_it_is_off():
+    with pytest.raises(WrongStepError, match=r"off by a share of 1 from"):
+        check_step(WrongMethod("off by 2"), tiny_mlp(), cross_entropy, tiny_batch(), seed=0)
+
+
+def test_norm_is_over_all_tensors_together():
+    assert norm([torch.tensor([3.0]), torch.tensor([[4.0], [12.0]])]) == 13
+
+
+def test_products_rounded_to_tf32_are_held_to_its_bits_on_a_gpu_alone(monkeypatch):
+    """Rounding a product's factors to eleven bits is off by up to 0.003 on a small MLP, emulated."""
+    cpu, cuda = torch.device("cpu"), torch.device("cuda")
+    assert oracle._tolerances(cuda) == oracle.TOLERANCE
+    monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
+    assert oracle._tolerances(cpu) == oracle.TOLERANCE
+    assert oracle._tolerances(cuda)[torch.float32] == oracle.TOLERANCE[torch.float16]

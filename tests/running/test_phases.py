@@ -1,0 +1,451 @@
+"""The worker's phases in this process: what they report, and that a failing method is only that."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+
+from fgbench import methods
+from fgbench.running.memory import measure_memory
+from fgbench.running.reporting import LONGEST_DETAIL, failures_reported, report_failure
+from fgbench.running.timing import (
+    MAXIMUM_ROUNDS,
+    MINIMUM_ROUNDS,
+    Problem,
+    find_modes,
+    time_alone,
+    time_methods,
+)
+from fgbench.running.training import (
+    JUDGED_POINTS,
+    LEAST_POINTS,
+    POINTS,
+    Pace,
+    Protocol,
+    evaluation_grid,
+    short_grid,
+    train,
+    tune,
+)
+from fgbench.training.choice import Goal
+from fgbench.training.loop import STRETCH, Budget, Grid
+from fgbench.training.search import TRIAL_SHARE
+from tests.builders import tiny_matched
+from tests.simulated_cuda import simulate
+
+SPECS = ("backprop", "forward")
+KINDS = (
+    "peak_parameters",
+    "peak_optimizer_state",
+    "peak_gradients_and_tangents",
+    "peak_activations_and_temporaries",
+)
+
+
+class Reports:
+    def __init__(self) -> None:
+        self.events: list[tuple[str, dict[str, Any]]] = []
+
+    def __call__(self, event: str, **facts: Any) -> None:
+        json.dumps(facts)  # it has to go through a pipe
+        self.events.append((event, facts))
+
+    def of(self, event: str) -> list[dict[str, Any]]:
+        return [facts for name, facts in self.events if name == event]
+
+
+@dataclass(frozen=True)
+class Breaking(methods.Method):
+    """A method that fails: when it is prepared, or in its step."""
+
+    error: Exception
+    in_step: bool = True
+    queries = 1
+    summary = source = "fails on purpose"
+
+    def prepare(self, model, loss, seed, conditions=None):
+        if not self.in_step:
+            raise self.error
+        step = methods.find("backprop").prepare(model, loss, seed)
+
+        def fail(batch, learning_rate):
+            raise self.error
+
+        step.parts = fail
+        return step
+
+
+@pytest.fixture
+def breaking(monkeypatch):
+    """Registers `broken`, which fails as told."""
+    really = methods.find
+
+    def install(error: Exception, in_step: bool = True) -> None:
+        monkeypatch.setattr(
+            methods, "find", lambda spec: Breaking(error, in_step) if spec == "broken" else really(spec)
+        )
+
+    return install
+
+
+def problem() -> Problem:
+    matched = tiny_matched()
+    return Problem(matched.model, matched.loss, matched.batches(4), matched.seed)
+
+
+@pytest.mark.usefixtures("short_blocks")
+class TestTiming:
+    def timed(self, specs=SPECS, seconds: float = 0.01) -> Reports:
+        reports = Reports()
+        time_methods(problem(), specs, "backprop", process=0, seconds=seconds, report=reports)
+        return reports
+
+    def test_base_methods_and_the_a_a_repeat_are_in_every_round(self):
+        reports = self.timed()
+        assert not reports.of("failed")
+        for facts in reports.of("samples"):
+            assert sorted(s["arm"] for s in facts["samples"]) == ["aa", "backprop", "base", "forward"]
+            assert [s["position"] for s in facts["samples"]] == [0, 1, 2, 3]
+
+    def test_rounds_are_announced_before_the_first_of_them_and_kept_to(self):
+        reports = self.timed()
+        names = [name for name, _ in reports.events]
+        at = names.index("rounds")
+        (rounds,) = [facts["rounds"] for facts in reports.of("rounds")]
+        warm = [s["warm_up"] for n, facts in reports.events[:at] if n == "samples" for s in facts["samples"]]
+        after = [facts for name, facts in reports.events[at + 1 :] if name == "samples"]
+        measured = [s["warm_up"] for facts in after for s in facts["samples"]]
+        assert all(warm)
+        assert not any(measured)
+        assert len(measured) == 4 * rounds
+        assert MINIMUM_ROUNDS <= rounds <= MAXIMUM_ROUNDS
+        assert rounds % 2 == 0
+
+    def test_a_method_that_fails_is_reported_and_left_out(self, breaking):
+        breaking(ValueError("no such luck"))
+        reports = self.timed(("backprop", "broken"))
+        assert reports.of("failed") == [
+            {"method": "broken", "status": "error", "detail": "ValueError: no such luck"}
+        ]
+        arms = {s["arm"] for facts in reports.of("samples") for s in facts["samples"]}
+        assert arms == {"base", "backprop", "aa"}
+
+    def test_a_wrong_method_is_not_timed(self, monkeypatch):
+        from fgbench.methods.steps.pushforward import PushforwardStep
+
+        right = PushforwardStep.expected
+        monkeypatch.setattr(PushforwardStep, "expected", lambda self, *at: [2 * e for e in right(self, *at)])
+        (failed,) = self.timed().of("failed")
+        assert (failed["method"], failed["status"]) == ("forward", "error")
+        assert "Not timed" in failed["detail"]
+
+    def test_the_first_call_is_reported_and_what_the_wall_time_went_into(self):
+        reports = self.timed()
+        assert {f["method"] for f in reports.of("first_call")} == set(SPECS)
+        (spent,) = reports.of("spent")
+        assert spent["wall"] == pytest.approx(spent["timed"] + spent["lead_in"] + spent["harness"])
+
+    @pytest.mark.parametrize("spec", ["base", "forward"])
+    def test_alone_there_is_nothing_between(self, spec):
+        reports = Reports()
+        time_alone(problem(), spec, 0, 0.01, reports)
+        assert {s["arm"] for facts in reports.of("samples") for s in facts["samples"]} == {spec}
+
+    def test_alone_a_method_that_fails_is_reported(self, breaking):
+        breaking(MemoryError("no room"), in_step=False)
+        reports = Reports()
+        time_alone(problem(), "broken", 0, 0.01, reports)
+        assert reports.of("failed")[0]["status"] == "oom"
+        assert not reports.of("samples")
+
+    def modes(self, specs, modes=("eager",), optimizers=("sgd",)) -> list[dict[str, Any]]:
+        reports = Reports()
+        find_modes(problem(), specs, modes, optimizers, 0.05, reports)
+        return reports.of("mode")
+
+    def test_the_base_and_every_method_are_timed_in_every_mode_and_what_one_refuses_is_said(
+        self, monkeypatch
+    ):
+        monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))  # which is quick
+        specs = ("backprop:update=fused", "forward:structure=activity")
+        modes = {(f["method"], f["execution"]): f for f in self.modes(specs, ("eager", "compile"))}
+        assert set(modes) == {(m, e) for m in ("base", *specs) for e in ("eager", "compile")}
+        refused = modes.pop(("forward:structure=activity", "compile"))
+        assert refused["seconds"] is None
+        assert "runs eagerly" in refused["detail"]
+        assert all(f["seconds"] > 0 for f in modes.values())
+
+    def test_every_update_of_backprop_is_timed_under_every_optimiser_and_nothing_that_has_no_choice(self):
+        found = self.modes((*SPECS, "backprop:update=fused"), optimizers=("sgd", "adam"))
+        assert all(f["seconds"] > 0 for f in found)
+        assert [(f["method"], f["optimizer"], f["update"]) for f in found] == [
+            *(("backprop", "sgd", u) for u in ("fused", "foreach", "direct", "in-backward")),
+            *(("backprop", "adam", u) for u in ("fused", "foreach", "in-backward")),
+        ]
+
+    def test_an_update_that_is_wrong_is_not_timed(self, monkeypatch):
+        from fgbench.methods.backprop import DirectStep
+
+        monkeypatch.setattr(DirectStep, "_update", lambda self, learning_rate: None)
+        seconds = {f["update"]: f["seconds"] for f in self.modes(("backprop",))}
+        assert seconds.pop("direct") is None
+        assert all(seconds.values())
+
+    def test_the_update_that_was_found_is_the_one_that_is_timed_measured_and_trained(self):
+        from fgbench.methods.backprop import DirectStep
+
+        matched = replace(tiny_matched(), updates={"backprop": {"sgd": "direct"}})
+        assert matched.conditions_of("backprop").update == "direct"
+        step = methods.prepare(
+            methods.find("backprop"), matched.model, matched.loss, 0, matched.conditions_of("backprop")
+        )
+        assert isinstance(step, DirectStep)
+        assert matched.conditions_of("forward").update == ""
+
+    def test_where_no_mode_takes_anything_each_says_why(self, monkeypatch, breaking):
+        def fails(problem: Problem) -> None:
+            raise ValueError("no such luck")
+
+        monkeypatch.setattr("fgbench.running.timing.base_step", fails)
+        breaking(ValueError("nor such"))
+        reports = Reports()
+        find_modes(problem(), ("broken",), ("eager", "compile"), ("sgd",), 0.05, reports)
+        assert {(f["method"], f["detail"]) for f in reports.of("mode")} == {
+            ("base", "ValueError: no such luck"),
+            ("broken", "ValueError: nor such"),
+        }
+
+    def test_the_model_is_left_as_it_was(self):
+        one = problem()
+        before = [p.detach().clone() for p in one.model.parameters()]
+        time_methods(one, SPECS, "backprop", process=0, seconds=0.01, report=Reports())
+        assert all(torch.equal(a, b) for a, b in zip(before, one.model.parameters(), strict=True))
+
+
+class TestMemory:
+    def test_the_model_the_base_and_every_method_are_reported(self):
+        reports = Reports()
+        matched = tiny_matched()
+        measure_memory(matched, SPECS, reports)
+        found = {(f["method"], f["kind"]): f["bytes"] for f in reports.of("memory")}
+        size = 4 * matched.facts()["parameters"]  # type: ignore[operator]
+        assert found["base", "parameters"] == size
+        kinds = ("peak_allocated", *KINDS)
+        assert set(found) == {("base", "parameters"), *((m, k) for m in ("base", *SPECS) for k in kinds)}
+        for method in ("base", *SPECS):
+            assert found[method, "peak_allocated"] == sum(found[method, kind] for kind in KINDS)
+            assert found[method, "peak_parameters"] == size
+
+    def kinds(self, spec: str, **changes: Any) -> list[int]:
+        reports = Reports()
+        measure_memory(tiny_matched(**changes), (spec,), reports)
+        found = {f["kind"]: f["bytes"] for f in reports.of("memory") if f["method"] == spec}
+        return [found[kind] for kind in KINDS]
+
+    def test_kinds_of_an_mlp_are_those_counted_by_hand(self):
+        batch, width, inputs, classes = 64, 256, 36, 4
+        shape = {"depth": 2, "width": width, "batch": batch}
+        size = 4 * (inputs * width + width + width**2 + width + width * classes + classes)
+        # A layer's input and its output live at once; a tangent goes with each.
+        layers = 2 * 4 * batch * width
+        small = pytest.approx(0, abs=4 * batch * classes + 64)  # the loss's own: what the count leaves out
+        assert self.kinds("base", **shape) == [size, 0, 0, layers]
+        parameters, state, tangents, passing = self.kinds("forward", **shape)
+        assert (parameters, state, tangents - size, passing - 2 * layers) == (size, 0, small, small)
+        parameters, state, tangents, passing = self.kinds("forward:tangents=4,combine=mean", **shape)
+        assert (parameters, state, tangents - 4 * size, passing - 5 * layers) == (size, 0, small, small)
+
+    def test_a_gradient_of_one_layer_and_adams_state_are_counted_exactly(self):
+        size = 4 * (36 * 4 + 4)
+        parameters, state, gradients, _ = self.kinds("backprop", arch="logreg", optimizer="adam")
+        assert (parameters, state) == (size, 2 * size + 2 * 4)  # two moments, and a step count a tensor
+        assert gradients == pytest.approx(size, abs=64)
+
+    @pytest.mark.parametrize("spec", ["forward:structure=rademacher", "forward:structure=activity", "dfa"])
+    def test_under_an_optimiser_a_method_holds_one_gradient_at_a_time_as_backprop_does(self, spec):
+        """Beside parameters, Adam's moments and tangents there is one gradient at its peak, not two."""
+        shape = {"depth": 2, "width": 64, "batch": 4, "optimizer": "adam"}
+        size = self.kinds("base", **shape)[0]
+        parameters, state, results, passing = self.kinds(spec, **shape)
+        tangents = size if spec.endswith("rademacher") else 0
+        assert results + passing - tangents < 1.5 * size, "two gradients"
+        backprop = sum(self.kinds("backprop:update=fused", **shape))
+        assert parameters + state + results + passing - tangents < backprop + 0.5 * size
+
+    def test_a_captured_step_is_measured_uncaptured(self, monkeypatch):
+        """Its activations lie in the graph's pool: a replay allocates none."""
+        simulate(monkeypatch)
+        for spec in ("base", *SPECS):
+            assert self.kinds(spec, execution="cudagraph") == self.kinds(spec)
+
+    def test_a_method_that_fails_is_reported_and_the_next_measured(self, breaking):
+        breaking(MemoryError("no room"), in_step=False)
+        reports = Reports()
+        measure_memory(tiny_matched(), ("broken", "backprop"), reports)
+        assert reports.of("failed") == [
+            {"method": "broken", "status": "oom", "detail": "MemoryError: no room"}
+        ]
+        assert [f["method"] for f in reports.of("memory")] == ["base", *["base"] * 5, *["backprop"] * 5]
+
+
+class TestTuning:
+    def test_a_given_rate_needs_pacing_only(self):
+        reports = Reports()
+        tune(tiny_matched(), SPECS, Protocol(Budget(0.05)), None, reports)
+        assert [name for name, _ in reports.events] == ["grid"]
+
+    def test_every_method_is_searched_on_the_same_grid_and_its_choice_had_a_whole_run(self):
+        reports = Reports()
+        tune(tiny_matched(), SPECS, Protocol(Budget(0.03)), Goal(), reports)
+        trials = reports.of("trial")
+        by_method = {
+            m: [t["learning_rate"] for t in trials if t["method"] == m and not t["full"]] for m in SPECS
+        }
+        assert by_method["backprop"][:6] == by_method["forward"][:6]
+        for tuned in reports.of("tuned"):
+            assert (tuned["method"], tuned["learning_rate"], True) in [
+                (t["method"], t["learning_rate"], t["full"]) for t in trials
+            ]
+
+    def test_a_method_that_fails_is_reported_and_the_others_searched(self, breaking):
+        breaking(ValueError("no"))
+        reports = Reports()
+        tune(tiny_matched(), ("broken", "backprop"), Protocol(Budget(0.02)), Goal(), reports)
+        assert [f["method"] for f in reports.of("failed")] == ["broken"]
+        assert [t["method"] for t in reports.of("tuned")] == ["backprop"]
+
+    def test_of_several_optimisers_the_lowest_loss_decides_and_one_that_does_not_go_is_left_out(self):
+        reports = Reports()
+        specs = ("backprop", "backprop:update=direct")
+        tune(tiny_matched(optimizer="sgd|adam"), specs, Protocol(Budget(0.03)), Goal("0"), reports)
+        tuned = {f["method"]: f for f in reports.of("tuned")}
+        assert tuned["backprop:update=direct"]["optimizer"] == "sgd"
+        whole = [t for t in reports.of("trial") if t["method"] == "backprop" and t["full"]]
+        assert {t["optimizer"] for t in reports.of("trial") if t["method"] == "backprop"} == {"sgd", "adam"}
+        best = min(whole, key=lambda t: t["validation_loss"])
+        assert tuned["backprop"]["optimizer"] == best["optimizer"]
+        assert tuned["backprop"]["learning_rate"] == best["learning_rate"]
+
+    def test_where_all_fail_there_is_no_grid(self, breaking):
+        breaking(ValueError("no"))
+        reports = Reports()
+        tune(tiny_matched(), ("broken",), Protocol(Budget(0.02)), Goal(), reports)
+        assert [name for name, _ in reports.events] == ["failed"]
+
+    def test_grid_is_smooth_for_the_quickest(self):
+        assert evaluation_grid([Pace(0.001, 0.0), Pace(0.002, 0.0)], 6.0) == Grid(6000 // POINTS, STRETCH)
+
+    def test_grid_leaves_the_slowest_its_points(self):
+        every = evaluation_grid([Pace(0.001, 0.0), Pace(0.1, 0.0)], 6.0).every
+        assert 6.0 / 0.1 / every >= LEAST_POINTS
+
+    def test_grid_is_smooth_for_whoever_takes_most_steps_within_the_budget(self):
+        assert evaluation_grid([Pace(0.001, 0.0, 600), Pace(0.002, 0.0, 1200)], 6.0).every == 1200 / POINTS
+
+    def test_grid_is_one_step_at_least(self):
+        assert evaluation_grid([Pace(5.0, 1.0)], 6.0) == Grid(1, 1)
+
+    def test_short_trials_of_quick_and_slow_are_judged_by_equally_many_steps(self):
+        paces, seconds = [Pace(0.001, 0.0), Pace(0.03, 0.0)], 6.0
+        grid = short_grid(paces, seconds, evaluation_grid(paces, seconds).every)
+        for pace in paces:
+            steps, at = TRIAL_SHARE * seconds / pace.step, 0
+            seen = []
+            while at + grid.after(at) <= steps:
+                at += grid.after(at)
+                seen.append(at)
+            assert len(seen) > JUDGED_POINTS
+            assert seen[-1] - seen[-JUDGED_POINTS] == (JUDGED_POINTS - 1) * grid.every
+        assert short_grid(paces, seconds, every=2) == Grid(2, 2)
+        assert short_grid([Pace(5.0, 0.0)], seconds, every=1) == Grid(1, 1)
+
+    def test_where_evaluation_is_dear_the_start_is_less_close(self):
+        cheap, dear = (evaluation_grid([Pace(0.001, cost)], 60.0, every=400) for cost in (0.01, 0.5))
+        assert cheap == Grid(400, STRETCH)
+        assert dear.first > STRETCH
+        assert dear.close_points() * 0.5 <= 0.25 * 60
+
+
+class TestTraining:
+    def trained(self, specs=SPECS, rate: float = 0.05, budget: Budget = Budget(0.05)) -> Reports:  # noqa: B008
+        reports = Reports()
+        train(tiny_matched(1), dict.fromkeys(specs, rate), Protocol(budget, every=5, first=5), reports)
+        return reports
+
+    def test_all_start_at_the_same_loss_and_share_the_grid(self):
+        reports = self.trained()
+        starts = {f["validation_loss"] for f in reports.of("point") if f["iteration"] == 0}
+        assert len(starts) == 1
+        assert all(f["iteration"] % 5 == 0 for f in reports.of("point"))
+        for method in SPECS:
+            own = [f["iteration"] for f in reports.of("point") if f["method"] == method]
+            assert own == [5 * i for i in range(len(own))]
+
+    def test_equal_steps_or_equal_queries_end_every_run_where_they_should(self):
+        def last(budget: Budget) -> dict[str, int]:
+            reports = self.trained(("backprop", "forward", "forward:tangents=5", "spsa"), budget=budget)
+            return {f["method"]: f["iteration"] for f in reports.of("point")}
+
+        assert set(last(Budget(60.0, iterations=12)).values()) == {12}
+        assert last(Budget(60.0, queries=24)) == {
+            "backprop": 24 // 3,
+            "forward": 24 // 2,
+            "forward:tangents=5": 24 // 6,
+            "spsa": 24 // 2,
+        }
+
+    def test_a_run_of_steps_alone_is_the_same_bit_for_bit(self):
+        one, other = (
+            [
+                {k: v for k, v in f.items() if not k.endswith("_seconds")}
+                for f in self.trained(budget=Budget(60.0, iterations=20)).of("point")
+                if f["iteration"]
+            ]
+            for _ in range(2)
+        )
+        assert len(one) == 2 * 4
+        assert one == other
+
+    def test_a_run_whose_loss_is_not_finite_is_diverged(self):
+        reports = self.trained(("backprop",), rate=1e38)
+        assert [f["status"] for f in reports.of("failed")] == ["diverged"]
+        assert reports.events[-2][0] == "point"
+
+    def test_a_method_that_fails_leaves_the_others_training(self, breaking):
+        breaking(RuntimeError("CUDA out of memory. Tried to allocate"))
+        reports = self.trained(("broken", "backprop"))
+        assert [(f["method"], f["status"]) for f in reports.of("failed")] == [("broken", "oom")]
+        assert {f["method"] for f in reports.of("point")} == {"backprop"}
+
+
+class TestReporting:
+    @pytest.mark.parametrize(
+        ("error", "status"),
+        [
+            (MemoryError(), "oom"),
+            (torch.OutOfMemoryError("CUDA out of memory"), "oom"),
+            (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "oom"),
+            (RuntimeError("shapes do not match"), "error"),
+        ],
+        ids=str,
+    )
+    def test_running_out_of_memory_is_told_from_other_errors(self, error, status):
+        reports = Reports()
+        report_failure(reports, "m", error)
+        assert reports.of("failed")[0]["status"] == status
+
+    def test_detail_is_one_line_of_limited_length(self):
+        reports = Reports()
+        report_failure(reports, "m", ValueError("one\ntwo " + "x" * 9999))
+        detail = reports.of("failed")[0]["detail"]
+        assert detail.startswith("ValueError: one two x")
+        assert len(detail) == LONGEST_DETAIL
+
+    def test_ctrl_c_is_not_a_failure(self):
+        with pytest.raises(KeyboardInterrupt), failures_reported(Reports(), "m"):
+            raise KeyboardInterrupt
