@@ -179,7 +179,7 @@ def _empty_step() -> str:
 
     from fgbench.measurement.clock import HostClock
     from fgbench.measurement.interleave import Arm, with_block
-    from fgbench.running.timing import BLOCK_SECONDS
+    from fgbench.running.arms import BLOCK_SECONDS
 
     clock = HostClock()
     nothing = Arm("nothing", lambda: None)

@@ -21,7 +21,8 @@ from fgbench.report.doubts import AA_SHARE, THROTTLED_SHARE, aa_off, throttled_s
 from fgbench.specs.options import OR
 from fgbench.store.csv_table import replace_text
 from fgbench.store.run_folder import NAMES, RunFolder, environment_of
-from fgbench.summary.ratios import AA_ROLE, METHOD_ROLE, estimate
+from fgbench.store.schema import Role
+from fgbench.summary.ratios import estimate
 from fgbench.summary.table import summarise
 
 # What a row is of, and what has to be equal for two of them to compare.
@@ -234,12 +235,12 @@ def read_baseline(path: Path) -> list[Cell]:
     return cells
 
 
-def cells_of_run(run: RunFolder, role: str = METHOD_ROLE) -> list[Cell]:
+def cells_of_run(run: RunFolder, role: str = Role.METHOD) -> list[Cell]:
     """The cells of one run.
 
     Args:
         run: whose.
-        role: METHOD_ROLE, or SLOWED_ROLE for the methods' repeats that were slower on purpose.
+        role: Role.METHOD, or Role.SLOWED for the methods' repeats that were slower on purpose.
 
     Raises:
         ResultsError: a damaged table.
@@ -252,9 +253,9 @@ def cells_of_run(run: RunFolder, role: str = METHOD_ROLE) -> list[Cell]:
     cells = []
     for _, row in summary[summary["method"] != summary["reference"]].iterrows():
         own = ratios[ratios["group"] == row["group"]]
-        aa = own[own["role"] == AA_ROLE]
+        aa = own[own["role"] == Role.AA]
         figures = own[(own["method"] == row["method"]) & (own["role"] == role)]
-        if role != METHOD_ROLE and figures.empty:
+        if role != Role.METHOD and figures.empty:
             continue
         figure = figures.iloc[0] if len(figures) else row
         known = not pd.isna(figure["ratio_low"]) and figure["processes"] > 1

@@ -13,7 +13,7 @@ from fgbench.regression.baseline import Cell, cells_of_run, pooled
 from fgbench.regression.verdict import LOOKS, Answer, Verdict, change_of, check, settled
 from fgbench.store.experiment import store_experiment
 from fgbench.store.run_folder import RunFolder
-from fgbench.summary.ratios import METHOD_ROLE, SLOWED_ROLE
+from fgbench.store.schema import Role
 
 MOST_FALSE, LEAST_FOUND = 0.02, 0.95  # of checks: called a regression without one; one that is found
 
@@ -77,10 +77,10 @@ def on_runs(
         ResultsError: a run has no slowed repeats, or is damaged.
     """
     trials = []
-    for role in (METHOD_ROLE, SLOWED_ROLE):
+    for role in (Role.METHOD, Role.SLOWED):
         measured = [_known(look, role, baseline) for look in looks]
         for number in range(checks or len(looks)):
-            share = _slowdown(looks[number]) if role == SLOWED_ROLE else 0.0
+            share = _slowdown(looks[number]) if role == Role.SLOWED else 0.0
             for cell in baseline:
                 verdicts = _looks(cell, measured[number : number + LOOKS], tolerance)
                 trials.append(_trial(number, "run", share, verdicts))
@@ -96,7 +96,7 @@ def _known(look: Sequence[RunFolder], role: str, baseline: Sequence[Cell]) -> li
     found = {cell.identity for cell in cells}
     missing = [cell.label for cell in baseline if cell.identity not in found]
     if missing:
-        slowed = " slowed; measure with --slowed 10%" * (role == SLOWED_ROLE)
+        slowed = " slowed; measure with --slowed 10%" * (role == Role.SLOWED)
         raise ResultsError(f"{look[0].path}: has no {missing[0]}{slowed}.")
     return cells
 

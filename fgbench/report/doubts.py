@@ -12,7 +12,8 @@ from scipy import stats
 from fgbench.measurement.interleave import WARM_UP_TOLERANCE, WARM_UP_WINDOW, steady
 from fgbench.measurement.statistics import Estimate
 from fgbench.report.figures import interval, missing, number, seconds
-from fgbench.summary.ratios import AA_ROLE, ALONE_ROLE, METHOD_ROLE, estimate
+from fgbench.store.schema import Role
+from fgbench.summary.ratios import estimate
 from fgbench.summary.table import HOST, UNKNOWN
 
 AA_SHARE = 0.25  # of the difference claimed, by which the A/A interval may leave out 1
@@ -34,11 +35,11 @@ def doubts(summary: pd.DataFrame, ratios: pd.DataFrame, samples: pd.DataFrame) -
         ratios: rows of ratios.csv, the A/A repeats among them.
         samples: rows of samples.csv.
     """
-    timed = samples[~samples["warm_up"].astype(bool) & (samples["role"] != ALONE_ROLE)]
+    timed = samples[~samples["warm_up"].astype(bool) & (samples["role"] != Role.ALONE)]
     return [
         *_aa_doubts(ratios),
         *_precision_doubts(summary),
-        *_warm_up_doubts(samples[samples["role"] != ALONE_ROLE]),
+        *_warm_up_doubts(samples[samples["role"] != Role.ALONE]),
         *_timing_doubts(timed),
         *_launch_doubts(summary),
         *_alone_doubts(ratios),
@@ -86,8 +87,8 @@ def throttled_share(samples: pd.DataFrame) -> float:
 
 
 def _aa_doubts(ratios: pd.DataFrame) -> Iterator[str]:
-    for _, row in ratios[ratios["role"] == AA_ROLE].iterrows():
-        own = ratios[(ratios["group"] == row["group"]) & (ratios["role"] == METHOD_ROLE)]
+    for _, row in ratios[ratios["role"] == Role.AA].iterrows():
+        own = ratios[(ratios["group"] == row["group"]) & (ratios["role"] == Role.METHOD)]
         aa, others = estimate(row, "ratio"), own[own["method"] != row["reference"]]
         faults = {r["method"]: aa_fault(aa, estimate(r, "ratio")) for _, r in others.iterrows()}
         if doubtful := [method for method, fault in faults.items() if fault]:

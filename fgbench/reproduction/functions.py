@@ -38,6 +38,7 @@ from fgbench.measurement.statistics import Estimate, median_interval
 from fgbench.methods.steps.oracle import check_step
 from fgbench.plan import REFERENCE
 from fgbench.reproduction.suite import Note
+from fgbench.running.messages import Failed, Message
 from fgbench.running.reporting import failures_reported
 
 KEY = ["function", "n", "method"]
@@ -274,8 +275,9 @@ def _timed(case: Case, dtype: torch.dtype, seconds: float) -> tuple[list[dict[st
     """Every timed block, and of methods that fail or are wrong why they have none."""
     failures: list[str] = []
 
-    def report(_: str, method: str, detail: str, **__: Any) -> None:
-        failures.append(f"{method}: not timed. {detail}")
+    def report(event: Message) -> None:
+        if isinstance(event, Failed):
+            failures.append(f"{event.method}: not timed. {event.detail}")
 
     clock, arms = HostClock(), []
     for spec in case.learning_rates:

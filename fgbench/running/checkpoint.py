@@ -9,11 +9,10 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
-from typing import Any
 
 import torch
 
-from fgbench.running.reporting import Report
+from fgbench.running.messages import Message, Report, decode, encode
 from fgbench.training.loop import Trainee
 
 SECONDS_BETWEEN = 60.0
@@ -25,21 +24,23 @@ class Checkpoint:
 
     Attributes:
         path: of the file; None keeps nothing.
+        kinds: the classes of the events that are remembered.
         seconds: between two states, at least.
-        told: every report so far, in order: a worker that goes on gives them again.
+        told: every event so far, in order, as a line: a worker that goes on reports them again.
     """
 
     path: Path | None
+    kinds: tuple[type[Message], ...] = ()
     seconds: float = SECONDS_BETWEEN
-    told: list[tuple[str, dict[str, Any]]] = field(default_factory=list)
+    told: list[str] = field(default_factory=list)
     saved_at: float = field(default_factory=monotonic)
 
     def telling(self, report: Report) -> Report:
         """A report that is remembered too."""
 
-        def tell(event: str, **facts: Any) -> None:
-            self.told.append((event, facts))
-            report(event, **facts)
+        def tell(event: Message) -> None:
+            self.told.append(encode(event))
+            report(event)
 
         return tell
 
@@ -57,8 +58,8 @@ class Checkpoint:
         rng.setstate(state["rng"])
         for name, own in state["trainees"].items():
             trainees[name].restore(own)
-        for event, facts in state["told"]:
-            self.telling(report)(event, **facts)
+        for line in state["told"]:
+            self.telling(report)(decode(line, self.kinds))
         return list(state["trainees"])
 
     def keep(self, trainees: Mapping[str, Trainee], alive: Sequence[str], rng: random.Random) -> None:

@@ -3,6 +3,21 @@
 Missing is empty, never 0. Types: `str`, `int`, `float` (inf and nan allowed), `bool` (0 or 1).
 """
 
+from enum import StrEnum
+
+
+class Role(StrEnum):
+    """What a timed arm is in its matched group: the column `role`."""
+
+    BASE = "base"  # one plain evaluation of the loss, the unit of R
+    METHOD = "method"  # a method's step
+    AA = "aa"  # the reference's step once more: identical code, so any difference is noise
+    ALONE = "alone"  # a step, or the base, with no other arm in its process
+    SLOWED = "slowed"  # a method's step once more, made slower by a known share
+
+
+BASE = "base"  # stands where a method's spec does in rows of the base
+
 # 1: the first. 2: jobs.optimizer; parts; `forward` is fgbench's own engine. 3: what ADDED says; modes.
 # 4: load, with the energy that samples had; what ADDED says; a search chooses by the time to the targets;
 # `backprop` takes the fastest update, jobs.update: up to 3 it meant `update=fused`.

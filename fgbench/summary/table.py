@@ -10,7 +10,8 @@ import pandas as pd
 
 from fgbench.measurement.statistics import mean_interval
 from fgbench.store.run_folder import RunFolder
-from fgbench.summary.ratios import AA_ROLE, METHOD_ROLE, cells
+from fgbench.store.schema import Role
+from fgbench.summary.ratios import cells
 from fgbench.summary.targets import headline, stored_targets, target_cells
 
 GROUP_COLUMNS = (
@@ -103,7 +104,7 @@ def protocol(config: Mapping[str, Any]) -> str:
 def aa_rows(run: RunFolder) -> pd.DataFrame:
     """The A/A repeat of each group: the reference against itself."""
     ratios = run.read("ratios")
-    return ratios[ratios["role"] == AA_ROLE]
+    return ratios[ratios["role"] == Role.AA]
 
 
 def _cells_of(tables: dict[str, pd.DataFrame], method: str, reference: str) -> dict[str, Any]:
@@ -121,7 +122,7 @@ def _cells_of(tables: dict[str, pd.DataFrame], method: str, reference: str) -> d
 
 
 def _ratio_cells(ratios: pd.DataFrame) -> dict[str, Any]:
-    own = ratios[ratios["role"] == METHOD_ROLE]
+    own = ratios[ratios["role"] == Role.METHOD]
     return {column: _first(own, column) for column in RATIO_COLUMNS}
 
 

@@ -20,7 +20,7 @@ from fgbench.regression.baseline import (
     read_baseline,
     write_baseline,
 )
-from fgbench.summary.ratios import SLOWED_ROLE
+from fgbench.store.schema import Role
 from tests.charts import made_up
 from tests.charts.made_up import METHODS, group
 from tests.regression.test_verdict import CELL
@@ -118,7 +118,7 @@ def test_a_run_s_slowed_repeats_are_cells_of_their_own(tmp_path):
     run = timed(tmp_path)
     slow = {"group": group(8).name, "method": METHODS[1], "role": "slowed", "reference": METHODS[0]}
     run.append("ratios", slow | {"processes": 5, "rounds": 30, "ratio": 9, "ratio_low": 8, "ratio_high": 10})
-    (cell,) = cells_of_run(run, SLOWED_ROLE)
+    (cell,) = cells_of_run(run, Role.SLOWED)
     assert (cell.method, cell.ratio, cell.runs) == (METHODS[1], 9.0, 1)
     assert cell.ratio not in {c.ratio for c in cells_of([run])}
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from fgbench.running.checkpoint import Checkpoint
-from fgbench.running.training import Protocol, train
+from fgbench.running.messages import Failed, Message
+from fgbench.running.phases.train import Evaluated, train
+from fgbench.running.trainees import Protocol
 from fgbench.training.loop import Budget
 from tests.builders import tiny_matched
 
@@ -23,6 +26,7 @@ SPECS = (
     "local-losses",
     "local-guess:guess=ntk,target=local",
 )
+KINDS = (Evaluated, Failed)
 PROTOCOL = Protocol(Budget(600.0, iterations=30), decay=0.01, every=3, first=3)
 
 
@@ -36,13 +40,14 @@ def curve(
     """Reports of a training, in order and without its times; ends early after so many."""
     found: list[tuple[str, dict[str, Any]]] = []
 
-    def report(event: str, **facts: Any) -> None:
+    def report(event: Message) -> None:
         if len(found) == stop_after:
             raise StoppedError
-        found.append((event, {k: repr(v) for k, v in facts.items() if not k.endswith("_seconds")}))
+        facts = asdict(event).items()
+        found.append((type(event).__name__, {k: repr(v) for k, v in facts if not k.endswith("_seconds")}))
 
     rates = rates or dict.fromkeys(SPECS, 0.05)
-    train(tiny_matched(1, **changes), rates, PROTOCOL, report, Checkpoint(path, seconds=0.0))
+    train(tiny_matched(1, **changes), rates, PROTOCOL, report, Checkpoint(path, KINDS, seconds=0.0))
     return found
 
 
@@ -59,7 +64,7 @@ def test_it_goes_on_bit_for_bit(tmp_path, optimizer, stop_after):
 def test_one_that_diverged_stays_so_and_the_others_go_on(tmp_path):
     rates = {"backprop": 1e38, "forward": 0.05}
     whole = curve(None, rates=rates)
-    assert [event for event, _ in whole].count("failed") == 1
+    assert [event for event, _ in whole].count("Failed") == 1
     with pytest.raises(StoppedError):
         curve(tmp_path / "state.pt", 9, rates=rates)
     assert curve(tmp_path / "state.pt", rates=rates) == whole
@@ -68,14 +73,15 @@ def test_one_that_diverged_stays_so_and_the_others_go_on(tmp_path):
 def test_times_go_on_too(tmp_path):
     seconds: list[float] = []
 
-    def report(event: str, **facts: Any) -> None:
-        seconds.append(facts["train_seconds"])
+    def report(event: Message) -> None:
+        assert isinstance(event, Evaluated)
+        seconds.append(event.train_seconds)
 
     path = tmp_path / "state.pt"
-    train(tiny_matched(1), {"backprop": 0.05}, PROTOCOL, report, Checkpoint(path, seconds=0.0))
+    train(tiny_matched(1), {"backprop": 0.05}, PROTOCOL, report, Checkpoint(path, KINDS, seconds=0.0))
     before = list(seconds)
     seconds.clear()
-    train(tiny_matched(1), {"backprop": 0.05}, PROTOCOL, report, Checkpoint(path))
+    train(tiny_matched(1), {"backprop": 0.05}, PROTOCOL, report, Checkpoint(path, KINDS))
     assert seconds == before, "all was done: it is reported again, as it was"
 
 
@@ -86,5 +92,5 @@ def test_a_disk_that_is_full_costs_the_checkpoint_alone(tmp_path):
 
 def test_a_young_state_is_not_replaced(tmp_path):
     path = tmp_path / "state.pt"
-    train(tiny_matched(1), {"backprop": 0.05}, PROTOCOL, lambda event, **facts: None, Checkpoint(path, 600.0))
+    train(tiny_matched(1), {"backprop": 0.05}, PROTOCOL, lambda event: None, Checkpoint(path, KINDS, 600.0))
     assert not path.exists()

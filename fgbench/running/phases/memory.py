@@ -7,34 +7,84 @@ that the capture fills and the graph holds as long as it lives, and no replay al
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from itertools import cycle
+from typing import ClassVar
 
 from torch import Tensor, nn
 
 from fgbench import methods
 from fgbench.measurement.memory import Peak, edge, peak_of_step
 from fgbench.methods import Batch, Conditions, Step
+from fgbench.plan import Config
+from fgbench.running.arms import LEARNING_RATE, base_step
+from fgbench.running.group_run import GroupRun
 from fgbench.running.matched import Matched
-from fgbench.running.reporting import Report, failures_reported
-from fgbench.running.timing import BASE, LEARNING_RATE, base_step
+from fgbench.running.messages import Message, Report
+from fgbench.running.phase import STARTUP_SECONDS, OfGroup, Phase, Tables, every_row
+from fgbench.running.reporting import failures_reported
+from fgbench.store.schema import BASE
 
 BATCHES = 2
 RESULTS = ("draw", "backward")  # parts of a step that leave tangents or gradients
 
 
+@dataclass(frozen=True)
+class PeakFound(Message):
+    """Bytes of one kind at a method's peak, or of the model itself: a row of memory.csv."""
+
+    method: str
+    kind: str
+    bytes: int
+
+
+class Memory(Phase):
+    """What a step of each method needs at its peak."""
+
+    name = "memory"
+    request = OfGroup
+    reports = (PeakFound,)
+    tables: ClassVar[Tables] = {"memory": every_row}
+
+    def asked(self, config: Config) -> bool:
+        """Wherever steps are timed."""
+        return config.time
+
+    def after(self, config: Config) -> tuple[str, ...]:
+        """After what is timed, so that the first figures come first."""
+        return ("time", "alone", "load")
+
+    def seconds(self, config: Config) -> float:
+        """Of one process."""
+        return STARTUP_SECONDS
+
+    def run(self, group: GroupRun) -> None:
+        """One process for all methods."""
+        if group.finished(self.name):
+            return
+        group.begin("peak memory", STARTUP_SECONDS)
+        with group.jobs(self.name, group.methods) as jobs:
+            for event in group.work(self, jobs):
+                if isinstance(event, PeakFound):
+                    group.store("memory", asdict(event))
+
+    def measure(self, matched: Matched, asked: OfGroup, report: Report) -> None:
+        """The base and every method."""
+        measure_memory(matched, asked.methods, report)
+
+
 def measure_memory(matched: Matched, specs: Sequence[str], report: Report) -> None:
     """Report the model's own bytes, and the peak of the base and of each method by kind."""
     size = bytes_of_model(matched.model)
-    report("memory", method=BASE, kind="parameters", bytes=size)
+    report(PeakFound(BASE, "parameters", size))
     batches = matched.batches(BATCHES)
     for spec in (BASE, *specs):
         with failures_reported(report, spec):
             made: list[Step] = []
             peak = peak_of_step(partial(_prepare, matched, spec, batches, made), matched.device)
             for kind, amount in _kinds(peak, size, made).items():
-                report("memory", method=spec, kind=kind, bytes=amount)
+                report(PeakFound(spec, kind, amount))
 
 
 def bytes_of_model(model: nn.Module) -> int:
@@ -86,3 +136,6 @@ def _prepare(matched: Matched, spec: str, batches: Sequence[Batch], made: list[S
                 edge()
 
     return run
+
+
+phase = Memory()
