@@ -108,6 +108,7 @@ class Script:
             "time": self.time,
             "alone": self.alone,
             "load": self.load,
+            "cost": self.cost,
             "memory": self.memory,
             "tune": self.tune,
             "train": self.train,
@@ -152,6 +153,15 @@ class Script:
         for method in request["methods"]:
             joules = 3.0 * SECONDS.get(method, 4.0) if request["seconds"] >= 5 else None
             yield event("Loaded", method=method, steps=9, seconds=1.0, busy_seconds=0.5, joules=joules)
+
+    def cost(self, request: dict[str, Any]) -> Events:
+        """A floor of half of what is timed."""
+        for method in ("base", *request["methods"]):
+            rates = {"flops_per_second": 200.0, "bytes_per_second": 20.0}
+            floor = SECONDS.get(method, 4.0) / 2
+            yield event(
+                "Counted", method=method, flops=100, bytes=10, operations=3, **rates, floor_seconds=floor
+            )
 
     def memory(self, request: dict[str, Any]) -> Events:
         for method in ("base", *request["methods"]):

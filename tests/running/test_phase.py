@@ -17,7 +17,7 @@ from fgbench.store.schema import TABLES
 from tests.builders import Recorder, config, run_folder, tiny_group
 from tests.scripted import Script
 
-NAMES = ("alone", "load", "memory", "modes", "time", "train", "tune")
+NAMES = ("alone", "cost", "load", "memory", "modes", "time", "train", "tune")
 
 # The number of the group's layers, asked of a worker, and a row of memory.csv: a phase in forty lines.
 TOY = """
@@ -77,14 +77,14 @@ def test_every_table_that_a_phase_fills_has_the_columns_that_tell_its_units_apar
 @pytest.mark.parametrize(
     ("changes", "names"),
     [
-        ({}, ["modes", "time", "memory", "tune", "train"]),
-        ({"isolated": True}, ["modes", "time", "alone", "memory", "tune", "train"]),
-        ({"device": "cuda:0", "train": False}, ["modes", "time", "load", "memory"]),
+        ({}, ["modes", "time", "cost", "memory", "tune", "train"]),
+        ({"isolated": True}, ["modes", "time", "alone", "cost", "memory", "tune", "train"]),
+        ({"device": "cuda:0", "train": False}, ["modes", "time", "load", "cost", "memory"]),
         ({"time": False}, ["modes", "tune", "train"]),
-        ({"methods": ("forward",), "train": False}, ["time", "memory"]),
+        ({"methods": ("forward",), "train": False}, ["time", "cost", "memory"]),
         (
             {"optimizer": "sgd|adam", "learning_rate": None},
-            ["modes", "tune", "time", "memory", "train"],
+            ["modes", "tune", "time", "cost", "memory", "train"],
         ),
     ],
 )
@@ -106,7 +106,7 @@ def test_the_first_process_of_timing_alone_compiles_afresh(tmp_path, monkeypatch
     assert requests == [
         *(("modes", False), ("modes", False)),
         *(("time", True), ("time", False)),
-        ("memory", False),
+        *(("cost", False), ("memory", False)),
     ]
 
 
@@ -120,14 +120,14 @@ def test_a_new_phase_is_one_file(tmp_path, monkeypatch):
     monkeypatch.setattr(phases, "phases", lambda: (*real, toy.phase))
     monkeypatch.setattr("fgbench.running.recovery.phases", phases.phases)
     asked = config(train=False, methods=("forward",))
-    assert {phase.name for phase in in_order(asked)} == {"time", "memory", "toy"}
+    assert {phase.name for phase in in_order(asked)} == {"time", "cost", "memory", "toy"}
     assert seconds_of(asked, 2) > 2000
     script = Script(toy=lambda request: iter([]))
     monkeypatch.setattr(group_run, "work", script)
     plan = Plan(asked, (tiny_group(),))
     folder = run_folder(tmp_path, plan.groups, config={"methods": ["forward"]})
     run_plan(plan, folder, {tiny_group().name: "c0"}, Recorder())
-    assert sorted(r["phase"] for r in script.requests) == ["memory", "time", "toy"]
+    assert sorted(r["phase"] for r in script.requests) == ["cost", "memory", "time", "toy"]
     assert "toy" in set(folder.read("jobs")["phase"])
     again = Script()
     monkeypatch.setattr(group_run, "work", again)

@@ -14,6 +14,7 @@ from fgbench.running.arms import MAXIMUM_ROUNDS, Problem
 from fgbench.running.choices import Choices
 from fgbench.running.messages import Message, decode, encode
 from fgbench.running.phases.alone import time_alone
+from fgbench.running.phases.cost import measure_cost
 from fgbench.running.phases.memory import measure_memory
 from fgbench.running.phases.modes import find_modes
 from fgbench.running.phases.time import MINIMUM_ROUNDS, time_methods
@@ -289,6 +290,28 @@ class TestMemory:
             {"method": "broken", "status": "oom", "detail": "MemoryError: no room"}
         ]
         assert [f["method"] for f in reports.of("PeakFound")] == ["base", *["base"] * 5, *["backprop"] * 5]
+
+
+class TestCost:
+    def test_the_base_and_every_method_are_counted_and_the_floor_is_the_roofline(self):
+        matched, reports = tiny_matched(depth=2, width=512, batch=32), Reports()
+        problem = matched.problem()
+        measure_cost(problem, SPECS, reports)
+        found = {f["method"]: f for f in reports.of("Counted")}
+        assert set(found) == {"base", *SPECS}
+        assert found["base"]["flops"] == 2 * 32 * (36 * 512 + 512 * 512 + 512 * 4)
+        for spec, facts in found.items():
+            assert facts["floor_seconds"] == max(
+                facts["flops"] / facts["flops_per_second"], facts["bytes"] / facts["bytes_per_second"]
+            ), spec
+        assert found["base"]["operations"] < found["backprop"]["operations"]
+
+    def test_a_method_that_fails_is_reported_and_the_others_counted(self, breaking):
+        breaking(ValueError("no such luck"))
+        reports = Reports()
+        measure_cost(problem(), ("broken", "backprop"), reports)
+        assert [f["method"] for f in reports.of("Failed")] == ["broken"]
+        assert [f["method"] for f in reports.of("Counted")] == ["base", "backprop"]
 
 
 class TestTuning:

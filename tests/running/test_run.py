@@ -16,6 +16,7 @@ from fgbench.running.client import WorkerDiedError
 from fgbench.running.estimate import seconds_of
 from fgbench.running.group_run import FIRST_SEED, SEARCH_SEED
 from fgbench.running.phase import STARTUP_SECONDS
+from fgbench.running.phases import phases
 from fgbench.running.run import run_plan
 from fgbench.store.run_folder import RunFolder, find_runs
 from fgbench.training.loop import STRETCH
@@ -82,7 +83,7 @@ class TestAWholeRun:
         done = ran(learning_rate=None)
         assert done.raised is None
         assert done.folder.facts()["status"] == "done"
-        for table in ("jobs", "samples", "ratios", "memory", "search", "curves", "targets"):
+        for table in ("jobs", "samples", "ratios", "cost", "memory", "search", "curves", "targets"):
             assert done.rows(table), table
 
     def test_jobs_hold_what_proves_them_matched(self, ran):
@@ -91,8 +92,8 @@ class TestAWholeRun:
             ("w", "b", 9, "c0")
         }
         assert len({j["job"] for j in jobs}) == len(jobs)
-        # The choice of an update, 1 process, memory, tuning and 2 seeds, of 2 methods each.
-        assert len(jobs) == 2 * (1 + 1 + 1 + 1 + 2)
+        # The choice of an update, 1 process, cost, memory, tuning and 2 seeds, of 2 methods each.
+        assert len(jobs) == 2 * (1 + 1 + 1 + 1 + 1 + 2)
 
     def test_ratios_leave_the_warm_up_out_and_say_they_are_quick(self, ran):
         rows = {(r["role"], r["method"]): r for r in ran().rows("ratios")}
@@ -168,7 +169,7 @@ class TestAWholeRun:
         assert {j["queries"] for j in done.rows("jobs") if j["phase"] == "train"} == {2, 3}
 
     def test_time_only_and_train_only_leave_the_other_half_out(self, ran):
-        assert {r["phase"] for r in ran(train=False).script.requests} == {"modes", "time", "memory"}
+        assert {r["phase"] for r in ran(train=False).script.requests} == {"modes", "time", "cost", "memory"}
         assert {r["phase"] for r in ran(time=False).script.requests} == {"modes", "tune", "train"}
 
     def test_groups_run_one_after_the_other_and_keep_their_rows(self, ran):
@@ -429,7 +430,7 @@ def test_every_phase_holds_the_device(ran, monkeypatch):
     seen: dict[str, list[str]] = {}
     monkeypatch.setattr(runner, "timing_lock", lock)
     ran(Watching(), learning_rate=None, execution="best", isolated=True)
-    assert seen == {phase: ["cpu"] for phase in ("modes", "time", "alone", "memory", "tune", "train")}
+    assert seen == {phase.name: ["cpu"] for phase in phases() if phase.name != "load"}
 
 
 def test_a_run_that_an_error_ended_has_no_time_to_a_target(ran):
@@ -442,6 +443,24 @@ def test_a_run_that_an_error_ended_has_no_time_to_a_target(ran):
     done = ran(Script(train=train), time=False)
     assert done.statuses("train")["forward"] == "error"
     assert {r["method"] for r in done.rows("targets")} == {"backprop"}
+
+
+class TestCost:
+    def test_base_and_methods_have_a_row_each(self, ran):
+        rows = {r["method"]: r["floor_seconds"] for r in ran().rows("cost")}
+        assert rows == {"base": 0.5, "backprop": 2.0, "forward": 3.0}
+
+    def test_a_floor_above_what_was_timed_is_wrong_and_is_said_and_not_stored(self, ran):
+        def cost(request: dict[str, Any]) -> Events:
+            for happened in Script().cost(request):
+                wrong = {"floor_seconds": 6.5} if happened["method"] == "forward" else {}
+                yield {**happened, **wrong}
+
+        done = ran(Script(cost=cost), train=False)
+        assert {r["method"] for r in done.rows("cost")} == {"base", "backprop"}
+        (job,) = [j for j in done.rows("jobs") if j["phase"] == "cost" and j["method"] == "forward"]
+        assert "its floor of 6.5 s a step is wrong: a step was timed at 6 s" in job["detail"]
+        assert any("forward: no floor" in note for note in done.watcher.notes)
 
 
 class TestLoadOfAGpu:
