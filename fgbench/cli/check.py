@@ -11,6 +11,7 @@ import typer
 
 from fgbench.cli.values import share
 from fgbench.errors import UsageError
+from fgbench.plan.config import Config
 
 if TYPE_CHECKING:
     from fgbench.regression.baseline import Cell
@@ -61,8 +62,8 @@ def check(
     ] = None,
     max_measure_seconds: Annotated[
         float, typer.Option(help="Of --run: seconds of timing for one matched group, each time.")
-    ] = 45.0,
-    device: Annotated[str, typer.Option(help="Of --run: auto, cpu, cuda or cuda:N.")] = "auto",
+    ] = Config.max_measure_seconds,
+    device: Annotated[str, typer.Option(help="Of --run: auto, cpu, cuda or cuda:N.")] = Config.device,
 ) -> None:
     """Say whether a runtime ratio got worse: PASS, IMPROVED, REGRESSED, INCONCLUSIVE or INVALID for each.
 
@@ -125,7 +126,7 @@ def _judge(held: list[Cell], margin: float, allow_mismatch: bool, asked: _Asked)
 def _test_itself(held: list[Cell], margin: float, slowdown: float, asked: _Asked) -> int:
     """Judge what is known to be slower, and what is known not to be; 0 where the check tells them apart."""
     from fgbench.measurement.environment import describe_environment
-    from fgbench.plan import resolve_device, resolve_threads
+    from fgbench.plan.machine import resolve_device, resolve_threads
     from fgbench.regression.formats import self_test_table
     from fgbench.regression.self_test import findings, on_data, on_runs, store
     from fgbench.store.run_folder import find_runs
@@ -147,33 +148,12 @@ def _test_itself(held: list[Cell], margin: float, slowdown: float, asked: _Asked
 
 
 def _measured(cells: list[Cell], asked: _Asked, slowed: float = 0.0) -> list[RunFolder]:
-    from fgbench.cli.presets import DEFAULTS, default_data_dir
     from fgbench.cli.start import measure
-    from fgbench.plan import Config, make_plan
+    from fgbench.plan import make_plan
     from fgbench.regression.rerun import configs_of
     from fgbench.running.start import new_run
 
-    like = Config(
-        archs=(),
-        depths=None,
-        width=None,
-        batch=1,
-        dataset="",
-        validation_size=int(DEFAULTS["validation_size"]),
-        data_dir=default_data_dir(),
-        methods=(),
-        seeds=1,
-        target_loss="auto",
-        learning_rate=None,
-        max_train_seconds=DEFAULTS["max_train_seconds"],
-        precision=PRECISION,
-        max_measure_seconds=asked.seconds,
-        processes=int(DEFAULTS["processes"]),
-        device=asked.device,
-        dtype="",
-        threads=None,
-        slowed=slowed,
-    )
+    like = Config(precision=PRECISION, max_measure_seconds=asked.seconds, device=asked.device, slowed=slowed)
     folders = []
     for plan in [make_plan(config) for config in configs_of(cells, like)]:
         folder, contracts = new_run(plan, asked.out or Path("results"))

@@ -53,9 +53,9 @@ def doctor(
     """Show versions, devices, the noise floor of this machine, and what is missing."""
     from rich.console import Console
 
-    from fgbench.cli.presets import default_data_dir
     from fgbench.measurement.environment import describe_environment
-    from fgbench.plan import resolve_device, resolve_threads
+    from fgbench.plan.config import default_data_dir
+    from fgbench.plan.machine import resolve_device, resolve_threads
 
     if comparisons < 1:
         raise UsageError(f"--comparisons {comparisons}: must be at least 1.")

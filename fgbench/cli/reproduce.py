@@ -58,7 +58,7 @@ def reproduce(
     ),
 ) -> None:
     """Run a paper's experiments, and say of each of its claims whether it was reproduced here."""
-    from fgbench.cli.presets import default_data_dir
+    from fgbench.plan.config import default_data_dir
     from fgbench.reproduction.suite import SCALES, load
 
     if scale not in SCALES:
@@ -90,7 +90,7 @@ def _reproduce(suite: Suite, chosen: Sequence[Experiment], scale: str, folder: P
     from rich.console import Console
 
     from fgbench.measurement.environment import describe_environment
-    from fgbench.plan import resolve_device, resolve_threads
+    from fgbench.plan.machine import resolve_device, resolve_threads
     from fgbench.reproduction.report import draw_claims, show, store
 
     found: dict[str, list[Outcome]] = {}

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from fgbench.cli import stored
-from fgbench.cli.presets import DEFAULTS, QUICK, default_data_dir
+from fgbench.cli.presets import QUICK
 from fgbench.cli.values import share
 from fgbench.errors import UsageError
+from fgbench.plan.config import Config, default_data_dir
 from fgbench.specs import registry
 from fgbench.specs.options import OR
 
@@ -26,7 +27,7 @@ SEARCH = "search"
 
 
 def _default(name: str) -> str:
-    return f"(default: {DEFAULTS[name]:g}; --quick: {QUICK[name]:g})"
+    return f"(default: {getattr(Config, name):g}; --quick: {QUICK[name]:g})"
 
 
 def run(
@@ -37,7 +38,7 @@ def run(
             help="Architecture, or your own: path/to/file.py:build, package.module:build. Repeatable.",
             autocompletion=lambda: registry.names("architectures"),
         ),
-    ] = ["mlp"],  # noqa: B006
+    ] = list(Config.archs),  # noqa: B006
     depth: Annotated[
         list[int] | None,
         typer.Option(
@@ -47,21 +48,21 @@ def run(
     width: Annotated[
         int | None, typer.Option(help="Units or channels of a layer. (default: the architecture's)")
     ] = None,
-    batch: Annotated[int, typer.Option(help="Samples a step.")] = 64,
+    batch: Annotated[int, typer.Option(help="Samples a step.")] = Config.batch,
     dataset: Annotated[
         str,
         typer.Option(
             help="Dataset, with options as in synthetic:shape=3x32x32.",
             autocompletion=lambda: registry.names("datasets"),
         ),
-    ] = "digits",
+    ] = Config.dataset,
     method: Annotated[
         list[str],
         typer.Option(
             help="Method, with options as in forward:structure=rademacher. Repeatable.",
             autocompletion=lambda: registry.names("methods"),
         ),
-    ] = ["backprop", "forward"],  # noqa: B006
+    ] = list(Config.methods),  # noqa: B006
     seeds: Annotated[
         int | None, typer.Option(help=f"Training runs of each method, a seed each. {_default('seeds')}")
     ] = None,
@@ -71,11 +72,11 @@ def run(
             help="Validation loss to reach (nats): a number, several with commas, auto (the lowest that "
             "every run reached), or backprop-best."
         ),
-    ] = "auto",
+    ] = Config.target_loss,
     target_accuracy: Annotated[
         str,
         typer.Option(help="Validation accuracy to reach, as in 0.9, or several with commas. (default: none)"),
-    ] = "",
+    ] = Config.target_accuracy,
     lr: Annotated[
         str,
         typer.Option(
@@ -84,7 +85,7 @@ def run(
     ] = SEARCH,
     lr_decay: Annotated[
         float, typer.Option(help="Shrinks the learning rate by exp(-lr_decay · i) at step i.")
-    ] = 0.0,
+    ] = Config.lr_decay,
     max_train_seconds: Annotated[
         float | None,
         typer.Option(
@@ -110,7 +111,7 @@ def run(
     ] = None,
     precision: Annotated[
         float, typer.Option(help="Wanted half-width of a ratio's 95 % interval, as a share.")
-    ] = 0.02,
+    ] = Config.precision,
     max_measure_seconds: Annotated[
         float | None,
         typer.Option(
@@ -133,10 +134,10 @@ def run(
     ] = False,
     device: Annotated[
         str, typer.Option(help="auto (the GPU where there is one), cpu, cuda or cuda:N.")
-    ] = "auto",
+    ] = Config.device,
     dtype: Annotated[
         str, typer.Option(help="float32, float64, bfloat16, or tf32 on a GPU: float32 rounded in products.")
-    ] = "float32",
+    ] = Config.dtype,
     execution: Annotated[
         str,
         typer.Option(
@@ -145,14 +146,14 @@ def run(
             help="eager; compile: torch.compile; cudagraph: a step captured whole, on a GPU; best: each "
             "method, and the base, in the mode that is fastest for it.",
         ),
-    ] = "eager",
+    ] = Config.execution,
     optimizer: Annotated[
         list[str],
         typer.Option(
             help="Of torch.optim, for every method: sgd, adam, sgd:momentum=0.9,nesterov=true. Repeatable: "
             "each method's search then takes the best of them."
         ),
-    ] = ["sgd"],  # noqa: B006
+    ] = [Config.optimizer],  # noqa: B006
     threads: Annotated[
         int | None,
         typer.Option(help="CPU threads of a job, no more than usable cores. (default: torch's own)"),
@@ -173,7 +174,7 @@ def run(
             help="i/n: every n-th matched group alone; `fgbench merge` joins what n runs bring. "
             "(default: all groups)"
         ),
-    ] = "",
+    ] = Config.shard,
     like: Annotated[
         Path | None,
         typer.Option(
@@ -210,7 +211,7 @@ def run(
     Every combination of --arch and --depth is one matched group: same initial weights, same batches,
     same device. Writes a folder of CSVs; `fgbench plot` draws them.
     """
-    from fgbench.plan import Config, make_plan
+    from fgbench.plan import make_plan
 
     given = {name for name in ctx.params if ctx.get_parameter_source(name).name == "COMMANDLINE"}  # type: ignore[union-attr]
     if resume is not None:
@@ -218,10 +219,11 @@ def run(
             raise UsageError("--resume goes on with the options that the run began with: give no others.")
         _resume(resume, json_, dry_run)
         return
-    preset = QUICK if quick else DEFAULTS
 
     def chosen(name: str, given: float | None) -> Any:
-        return preset[name] if given is None else given
+        if given is not None:
+            return given
+        return QUICK[name] if quick else getattr(Config, name)
 
     if repeat < 1:
         raise UsageError(f"--repeat {repeat}: must be at least 1.")

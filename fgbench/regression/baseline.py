@@ -16,7 +16,7 @@ import pandas as pd
 from fgbench.errors import ResultsError, UsageError
 from fgbench.measurement.environment import conditions
 from fgbench.measurement.statistics import NOTHING, Estimate, t_quantile
-from fgbench.plan import BEST
+from fgbench.methods import BEST
 from fgbench.report.doubts import AA_SHARE, THROTTLED_SHARE, aa_off, throttled_share
 from fgbench.specs.options import OR
 from fgbench.store.csv_table import replace_text

@@ -36,7 +36,7 @@ from fgbench.measurement.interleave import (
 )
 from fgbench.measurement.statistics import Estimate, median_interval
 from fgbench.methods.steps.oracle import check_step
-from fgbench.plan import REFERENCE
+from fgbench.plan.config import REFERENCE
 from fgbench.reproduction.suite import Note
 from fgbench.running.reporting import failures_reported
 

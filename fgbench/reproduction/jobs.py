@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -22,26 +21,6 @@ from fgbench.summary.table import summarise
 
 FIGURES = ("ratio", "r", "t_ratio", "n_ratio", "t", "validation_loss")
 PLAIN = ("peak_bytes", "learning_rate", "validation_accuracy")  # without an interval
-DEFAULTS = Config(
-    archs=("mlp",),
-    depths=None,
-    width=None,
-    batch=64,
-    dataset="mnist",
-    validation_size=2000,
-    data_dir="",
-    methods=("backprop", "forward"),
-    seeds=3,
-    target_loss="auto",
-    learning_rate=None,
-    max_train_seconds=6.0,
-    precision=0.02,
-    max_measure_seconds=45.0,
-    processes=5,
-    device="auto",
-    dtype="float32",
-    threads=None,
-)
 
 
 def configs(settings: Mapping[str, Any]) -> dict[str, Config]:
@@ -56,8 +35,8 @@ def configs(settings: Mapping[str, Any]) -> dict[str, Config]:
 def _config(options: Mapping[str, Any]) -> Config:
     known = {field.name for field in fields(Config)}
     assert options.keys() <= known, f"a suite has options that no run has: {options.keys() - known}"
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
-    return Config(**{**vars(DEFAULTS), "data_dir": os.environ.get("FGBENCH_DATA", ""), **values})
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+    return Config(**values)
 
 
 def seconds(settings: Mapping[str, Any]) -> float:
