@@ -17,11 +17,11 @@ from fgbench.errors import ResultsError, UsageError
 from fgbench.measurement.environment import conditions
 from fgbench.measurement.statistics import NOTHING, Estimate, t_quantile
 from fgbench.methods import BEST
-from fgbench.report.doubts import AA_SHARE, THROTTLED_SHARE, aa_off, throttled_share
 from fgbench.specs.options import OR
 from fgbench.store.csv_table import replace_text
 from fgbench.store.run_folder import NAMES, RunFolder, environment_of
 from fgbench.summary.ratios import AA_ROLE, METHOD_ROLE, estimate
+from fgbench.summary.soundness import AA_SHARE, THROTTLED_SHARE, aa_off, throttled_share
 from fgbench.summary.table import summarise
 
 # What a row is of, and what has to be equal for two of them to compare.
