@@ -24,7 +24,7 @@ DONE = "done"  # a file in the folder of an experiment that ended
 
 
 def _papers() -> list[str]:
-    from fgbench.reproduction.suite import names
+    from fgbench.reproduction.loading import names
 
     return list(names())
 
@@ -59,7 +59,8 @@ def reproduce(
 ) -> None:
     """Run a paper's experiments, and say of each of its claims whether it was reproduced here."""
     from fgbench.plan.config import default_data_dir
-    from fgbench.reproduction.suite import SCALES, load
+    from fgbench.reproduction.loading import load
+    from fgbench.reproduction.scale import SCALES
 
     if scale not in SCALES:
         raise UsageError(f"--scale {scale}: must be one of {', '.join(SCALES)}.")
@@ -155,7 +156,8 @@ def _list(papers: Sequence[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from fgbench.reproduction.suite import SCALES, load
+    from fgbench.reproduction.loading import load
+    from fgbench.reproduction.scale import SCALES
 
     console = Console(highlight=False)
     for paper in papers:

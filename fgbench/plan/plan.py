@@ -51,7 +51,7 @@ def make_plan(config: Config) -> Plan:
         raise UsageError(
             f"--batch {config.batch}: {config.dataset} has only {len(data.train_x)} training samples."
         )
-    groups = _groups(config, device, threads)
+    groups = groups_of(config, device, threads)
     _check_names(groups)
     for group in groups:
         architectures.build(group.arch, group.depth, group.width, data.in_shape, data.classes)
@@ -70,18 +70,18 @@ def _canonical(config: Config) -> Config:
     )
 
 
-def _groups(config: Config, device: str, threads: int) -> tuple[Group, ...]:
-    """A group for each architecture and depth, each once."""
-    grid = [
-        (arch, depth)
-        for arch in config.archs
-        for depth in config.depths or (architectures.find(arch).default_depth,)
-    ]
+def groups_of(config: Config, device: str, threads: int) -> tuple[Group, ...]:
+    """A group for each architecture and depth, each once, whatever the shard.
+
+    Raises:
+        UsageError: no such architecture.
+    """
+    families = [(arch, architectures.find(arch)) for arch in config.archs]
     groups = (
         Group(
             arch,
             depth,
-            config.width or architectures.find(arch).default_width,
+            config.width or family.default_width,
             config.batch,
             config.dataset,
             config.validation_size,
@@ -91,7 +91,8 @@ def _groups(config: Config, device: str, threads: int) -> tuple[Group, ...]:
             config.execution,
             config.optimizer,
         )
-        for arch, depth in grid
+        for arch, family in families
+        for depth in config.depths or (family.default_depth,)
     )
     return tuple(dict.fromkeys(groups))
 

@@ -94,6 +94,19 @@ def measure(settings: Mapping[str, Any], folder: Path, note: Note) -> None:
     replace_text(folder / TABLE, pd.DataFrame(rows, columns=COLUMNS).to_csv(index=False))
 
 
+def figure_names(settings: Mapping[str, Any]) -> set[str]:
+    """Those of `figures`.
+
+    Raises:
+        UsageError: no such method.
+    """
+    return {
+        f"{method}/{figure}"
+        for method in methods.canonical_specs(tuple(settings["methods"]))
+        for figure in ("alignment", "inner", "loss")
+    }
+
+
 def figures(folder: Path) -> dict[str, Estimate]:
     """`METHOD/alignment`, `METHOD/inner` and `METHOD/loss`, means over seeds with 95 % t-intervals.
 

@@ -34,6 +34,7 @@ from fgbench.store.csv_table import replace_text
 
 TABLE = "approximation.csv"
 FIGURES = ("cosine", "norm")
+EXCESS = "excess"
 ENDS = ("", "_low", "_high")  # of a figure's columns
 PANELS = (("cosine", "mean"), ("cosine", "projection"), ("norm", "mean"), ("norm", "sum"))
 PIECE = 4096  # entries of the gradient in one tensor: the float64 copy that a Gram matrix needs stays small
@@ -68,11 +69,19 @@ class Cell:
     @property
     def key(self) -> str:
         """What its figures' keys begin with."""
-        return f"{self.structure}/{self.way}/n={self.n}/k={self.k}"
+        return _key(self.structure, self.way, self.n, self.k)
 
     def figure(self, name: str) -> Estimate:
         """One of `FIGURES`."""
         return {"cosine": self.cosine, "norm": self.norm}[name]
+
+
+def _key(structure: str, way: str, n: int, k: int) -> str:
+    return f"{structure}/{way}/n={n}/k={k}"
+
+
+def _has_theory(structure: str, way: str) -> bool:
+    return way == "projection" or structure == "gaussian"
 
 
 def expected_cosine(k: float, n: float, way: str = "projection") -> float:
@@ -132,6 +141,19 @@ def measure(settings: Mapping[str, Any], folder: Path, note: Note) -> None:
     _write(folder / TABLE, cells)
 
 
+def figure_names(settings: Mapping[str, Any]) -> set[str]:
+    """Those of `figures`; raises as `measure`."""
+    _check(settings)
+    return {
+        f"{_key(structure, way, n, k)}/{figure}"
+        for structure in settings["structures"]
+        for way in settings["ways"]
+        for n in settings["dimensions"]
+        for k in settings["tangents"]
+        for figure in (*FIGURES, *([EXCESS] if _has_theory(structure, way) else []))
+    }
+
+
 def figures(folder: Path) -> dict[str, Estimate]:
     """Means over draws with 95 % t-intervals, by `structure/way/n=N/k=K/` and one of three names.
 
@@ -142,9 +164,9 @@ def figures(folder: Path) -> dict[str, Estimate]:
     for cell in _read(folder / TABLE):
         for name in FIGURES:
             found[f"{cell.key}/{name}"] = cell.figure(name)
-        if cell.way == "projection" or cell.structure == "gaussian":
+        if _has_theory(cell.structure, cell.way):
             theory = expected_cosine(cell.used, cell.n, cell.way)
-            found[f"{cell.key}/excess"] = Estimate(*(x / theory for x in astuple(cell.cosine)))
+            found[f"{cell.key}/{EXCESS}"] = Estimate(*(x / theory for x in astuple(cell.cosine)))
     return found
 
 

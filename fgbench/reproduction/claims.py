@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from fgbench.measurement.statistics import NOTHING, Estimate
-from fgbench.reproduction.suite import SCALES, SMOKE, Claim
+from fgbench.reproduction.scale import SCALES, SMOKE
+from fgbench.reproduction.suite import Claim
 
 
 class Verdict(Enum):
