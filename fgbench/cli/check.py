@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fgbench.cli.choices import CheckFormat, Inconclusive
 from fgbench.cli.values import share
 from fgbench.errors import UsageError
 from fgbench.plan.config import Config
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from fgbench.regression.verdict import Verdict
     from fgbench.store.run_folder import RunFolder
 
-INCONCLUSIVE = ("pass", "fail")
+ANEW, SELF_TEST = "Measuring anew", "Proving that it can fail"  # panels of --help
 PRECISION = 0.01  # wanted half-width of a ratio, so that a change of some percent shows
 
 
@@ -26,44 +27,58 @@ def check(
     results: Annotated[
         Path | None, typer.Argument(help="The run to judge, or a folder that holds several.")
     ] = None,
-    baseline: Annotated[Path, typer.Option(help="What `fgbench baseline` wrote.")] = Path("baseline.csv"),
+    baseline: Annotated[Path, typer.Option(help="The file that `fgbench baseline` wrote.")] = Path(
+        "baseline.csv"
+    ),
     tolerance: Annotated[
         str,
-        typer.Option(help="By how much a ratio may grow: 5% or 0.05. No less than the A/A floor can pass."),
+        typer.Option(
+            help="By how much a ratio may grow, as in 5% or 0.05; no less than noise between equal methods."
+        ),
     ] = "5%",
+    inconclusive: Annotated[
+        Inconclusive, typer.Option(help="Whether what cannot be told may pass (exit code 0) or fails (3).")
+    ] = Inconclusive.FAIL,
     allow_mismatch: Annotated[
         bool,
         typer.Option("--allow-mismatch", help="Compare results of another device or torch all the same."),
     ] = False,
-    inconclusive: Annotated[
-        str, typer.Option(help="Whether what cannot be told may pass (exit code 0) or fails (3).")
-    ] = "fail",
-    format: Annotated[str, typer.Option(help="table, markdown, junit, github or json.")] = "table",
+    format: Annotated[CheckFormat, typer.Option(help="How the verdicts are printed.")] = CheckFormat.TABLE,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The folder that gets the runs of --run (default: results), and what --self-test finds."
+        ),
+    ] = None,
     run: Annotated[
         bool,
         typer.Option(
-            "--run", help="Measure what the baseline lists, and again where the answer is not yet clear."
+            "--run",
+            help="Measure what the baseline lists, and again where the answer is not yet clear.",
+            rich_help_panel=ANEW,
         ),
     ] = False,
+    max_measure_seconds: Annotated[
+        float,
+        typer.Option(
+            help="Time one matched group for at most so many seconds, each time.", rich_help_panel=ANEW
+        ),
+    ] = Config.max_measure_seconds,
+    device: Annotated[
+        str, typer.Option(help="Measure on auto, cpu, cuda or cuda:N.", rich_help_panel=ANEW)
+    ] = Config.device,
     self_test: Annotated[
         bool,
         typer.Option(
             "--self-test",
-            help="Prove that the check can fail: judge a known slowdown in copies of the baseline and in "
-            "runs (of --run, or stored ones with --slowed).",
+            help="Judge a known slowdown, in copies of the baseline and in runs (of --run, or stored ones "
+            "with --slowed), to prove that the check can fail.",
+            rich_help_panel=SELF_TEST,
         ),
     ] = False,
-    slowdown: Annotated[str, typer.Option(help="Of --self-test: by how much a step is slowed.")] = "10%",
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder that gets the runs of --run (default: results), and what --self-test finds."
-        ),
-    ] = None,
-    max_measure_seconds: Annotated[
-        float, typer.Option(help="Of --run: seconds of timing for one matched group, each time.")
-    ] = Config.max_measure_seconds,
-    device: Annotated[str, typer.Option(help="Of --run: auto, cpu, cuda or cuda:N.")] = Config.device,
+    slowdown: Annotated[
+        str, typer.Option(help="By how much a step is slowed.", rich_help_panel=SELF_TEST)
+    ] = "10%",
 ) -> None:
     """Say whether a runtime ratio got worse: PASS, IMPROVED, REGRESSED, INCONCLUSIVE or INVALID for each.
 
@@ -75,10 +90,6 @@ def check(
 
     if (run and results is not None) or not (run or self_test or results is not None):
         raise UsageError("check needs either a folder of results or --run, which measures them.")
-    if format not in FORMATS:
-        raise UsageError(f"--format {format}: must be one of {', '.join(FORMATS)}.")
-    if inconclusive not in INCONCLUSIVE:
-        raise UsageError(f"--inconclusive {inconclusive}: must be one of {', '.join(INCONCLUSIVE)}.")
     margin, slower = share("--tolerance", tolerance), share("--slowdown", slowdown)
     if self_test and slower <= margin:
         raise UsageError(f"--slowdown {slowdown}: must be more than the tolerance of {margin:.0%}.")
@@ -89,8 +100,8 @@ def check(
     if self_test:
         raise typer.Exit(_test_itself(held, margin, slower, asked))
     verdicts = _judge(held, margin, allow_mismatch, asked)
-    print(FORMATS[format](verdicts).rstrip())
-    raise typer.Exit(exit_code(verdicts, inconclusive_passes=inconclusive == "pass"))
+    print(FORMATS[format.value](verdicts).rstrip())
+    raise typer.Exit(exit_code(verdicts, inconclusive_passes=inconclusive is Inconclusive.PASS))
 
 
 @dataclass(frozen=True)
