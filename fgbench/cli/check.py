@@ -15,7 +15,7 @@ from fgbench.errors import UsageError
 from fgbench.plan.config import Config
 
 if TYPE_CHECKING:
-    from fgbench.regression.baseline import Cell
+    from fgbench.regression.baseline import Entry
     from fgbench.regression.verdict import Verdict
     from fgbench.store.run_folder import RunFolder
 
@@ -113,28 +113,28 @@ class _Asked:
     device: str
 
 
-def _judge(held: list[Cell], margin: float, allow_mismatch: bool, asked: _Asked) -> list[Verdict]:
-    """By stored runs; or by a run of what the baseline lists, and others of what they leave open."""
-    from fgbench.regression.baseline import cells_of
+def _judge(held: list[Entry], margin: float, allow_mismatch: bool, asked: _Asked) -> list[Verdict]:
+    """Judge stored runs; or measure what the baseline lists, and again what is not yet clear."""
+    from fgbench.regression.baseline import entries_of
     from fgbench.regression.verdict import check as judge
     from fgbench.regression.verdict import settled
     from fgbench.store.run_folder import find_runs
 
     if asked.results is not None:
-        return judge(held, cells_of(find_runs(asked.results)), margin, allow_mismatch=allow_mismatch)
+        return judge(held, entries_of(find_runs(asked.results)), margin, allow_mismatch=allow_mismatch)
     runs: list[RunFolder] = []
     left, looks = held, 0
     while left:
         runs += _measured(left, asked)
         looks += 1
-        verdicts = judge(held, cells_of(runs), margin, allow_mismatch=allow_mismatch)
-        left = [v.cell for v in verdicts if v.cell in left and not settled(v, looks)]
+        verdicts = judge(held, entries_of(runs), margin, allow_mismatch=allow_mismatch)
+        left = [v.entry for v in verdicts if v.entry in left and not settled(v, looks)]
         if left:
             print(f"fgbench: {len(left)} of {len(held)} not clear yet: measured again", file=sys.stderr)
     return verdicts
 
 
-def _test_itself(held: list[Cell], margin: float, slowdown: float, asked: _Asked) -> int:
+def _test_itself(held: list[Entry], margin: float, slowdown: float, asked: _Asked) -> int:
     """Judge what is known to be slower, and what is known not to be; 0 where the check tells them apart."""
     from fgbench.measurement.environment import describe_environment
     from fgbench.plan.machine import resolve_device, resolve_threads
@@ -142,23 +142,23 @@ def _test_itself(held: list[Cell], margin: float, slowdown: float, asked: _Asked
     from fgbench.regression.self_test import findings, on_data, on_runs, store
     from fgbench.store.run_folder import find_runs
 
-    trials = on_data(held, slowdown, margin)
+    probes = on_data(held, slowdown, margin)
     if asked.run:
         from fgbench.regression.verdict import LOOKS
 
         looks = [_measured(held, asked, slowdown) for _ in range(LOOKS)]
-        trials += on_runs(held, looks, margin, checks=1)
+        probes += on_runs(held, looks, margin, checks=1)
     elif asked.results is not None:
-        trials += on_runs(held, [[run] for run in find_runs(asked.results)], margin)
-    print(self_test_table(trials).rstrip())
+        probes += on_runs(held, [[run] for run in find_runs(asked.results)], margin)
+    print(self_test_table(probes).rstrip())
     if asked.out is not None:
         device = resolve_device(asked.device)
         facts = {"tolerance": margin, "environment": describe_environment(device, resolve_threads(None))}
-        store(asked.out, trials, facts)
-    return 0 if all(finding.works for finding in findings(trials)) else 1
+        store(asked.out, probes, facts)
+    return 0 if all(finding.works for finding in findings(probes)) else 1
 
 
-def _measured(cells: list[Cell], asked: _Asked, slowed: float = 0.0) -> list[RunFolder]:
+def _measured(entries: list[Entry], asked: _Asked, slowed: float = 0.0) -> list[RunFolder]:
     from fgbench.cli.start import measure
     from fgbench.plan import make_plan
     from fgbench.regression.rerun import configs_of
@@ -166,7 +166,7 @@ def _measured(cells: list[Cell], asked: _Asked, slowed: float = 0.0) -> list[Run
 
     like = Config(precision=PRECISION, max_measure_seconds=asked.seconds, device=asked.device, slowed=slowed)
     folders = []
-    for plan in [make_plan(config) for config in configs_of(cells, like)]:
+    for plan in [make_plan(config) for config in configs_of(entries, like)]:
         folder, contracts = new_run(plan, asked.out or Path("results"))
         measure(plan, folder, contracts)
         folders.append(folder)

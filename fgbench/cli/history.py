@@ -43,8 +43,15 @@ def history(
         folder.mkdir(parents=True, exist_ok=True)
         with print_style():
             for series in found:
-                cell = series.points[-1].cell
-                where = (cell.label, cell.dataset, cell.device, cell.threads, cell.dtype, cell.execution)
+                entry = series.points[-1].entry
+                where = (
+                    entry.label,
+                    entry.dataset,
+                    entry.device,
+                    entry.threads,
+                    entry.dtype,
+                    entry.execution,
+                )
                 slug = re.sub(r"[^a-z0-9.]+", "-", "-".join(where).lower()).strip("-")
                 path = folder / f"history_{slug}.png"
                 save(draw_history(series), path)

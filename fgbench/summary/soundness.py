@@ -38,7 +38,7 @@ def aa_fault(aa: Estimate, ratio: Estimate) -> str:
 
 
 def throttled_share(samples: pd.DataFrame) -> float:
-    """Of blocks, those in which the GPU was throttled; 0 where no gauge told.
+    """The share of blocks in which the GPU was throttled; 0 where nothing was read from the GPU.
 
     In a file a block without throttling has an empty cell, as one without a gauge: its clock tells them
     apart.
