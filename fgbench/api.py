@@ -17,6 +17,7 @@ import pandas as pd
 from fgbench import methods as registered
 from fgbench.errors import UsageError
 from fgbench.measurement.lock import timing_lock
+from fgbench.plan.config import REFERENCE, Config
 from fgbench.running.client import WorkerDiedError, work
 from fgbench.running.messages import Failed, Message, Refused
 from fgbench.store.run_folder import find_runs, read_runs
@@ -46,13 +47,13 @@ def compare(
     model: nn.Module,
     loss: Callable[[Tensor, Tensor], Tensor],
     batch: tuple[Tensor, Tensor],
-    methods: Sequence[str] = ("backprop", "forward"),
+    methods: Sequence[str] = Config.methods,
     *,
     reference: str | None = None,
     max_measure_seconds: float = 10.0,
     seed: int = 0,
-    execution: str = "eager",
-    optimizer: str = "sgd",
+    execution: str = Config.execution,
+    optimizer: str = Config.optimizer,
 ) -> pd.DataFrame:
     """Time a training step of each method on a model and a batch, interleaved, as `fgbench run` does.
 
@@ -97,7 +98,7 @@ def compare(
         (reference,) = registered.canonical_specs([reference])
         if reference not in specs:
             raise UsageError(f"reference {reference}: must be among the methods, {', '.join(specs)}.")
-    over = reference or ("backprop" if "backprop" in specs else specs[0])
+    over = reference or (REFERENCE if REFERENCE in specs else specs[0])
     conditions = registered.Conditions(execution, optimizer)
     comparison = Comparison(model, loss, batch, over, seed, conditions)
     with timing_lock(device, warnings.warn), tempfile.TemporaryDirectory(prefix="fgbench-") as folder:

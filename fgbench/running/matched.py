@@ -15,7 +15,8 @@ from fgbench import architectures, datasets, methods
 from fgbench.datasets import Dataset
 from fgbench.measurement.allocator import keep_freed_pages
 from fgbench.methods import Batch, Conditions, Loss
-from fgbench.plan import TF32, Group
+from fgbench.plan import Group
+from fgbench.plan.config import TF32
 from fgbench.running.arms import BATCHES, Problem
 from fgbench.running.choices import Choices
 from fgbench.running.messages import Built

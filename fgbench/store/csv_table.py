@@ -84,7 +84,7 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def _columns(columns: Mapping[str, str], lines: list[bytes]) -> dict[str, Any]:
-    """All lines at once, column by column.
+    """Read all lines at once, column by column.
 
     Raises:
         ValueError, OverflowError, csv.Error: a line does not fit; which one is not known.

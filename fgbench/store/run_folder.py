@@ -61,7 +61,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """An existing run.
+        """Open an existing run.
 
         Raises:
             ResultsError: `run.json` is absent, damaged or of another schema version.
@@ -126,7 +126,7 @@ class RunFolder:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Nobody else writes to it meanwhile.
+        """Hold the run, so that nobody else writes to it meanwhile.
 
         Raises:
             UsageError: another fgbench does.
