@@ -37,7 +37,7 @@ class _Entry:
     title: str
     kind: KindName
     all: Table
-    smoke: Table
+    smoke: Table | None = None
     laptop: Table | None = None
     full: Table | None = None
     claims: list[Table] | None = None

@@ -89,7 +89,11 @@ CLAIM = "paper.toml, experiment speed, claim 'forward is faster'"
         ("width = 8", "wide = 8", "paper.toml, experiment speed, smoke: a run has no option wide."),
         ("[experiments.all.runs.paper]", "", "paper.toml, experiment speed, smoke: 'runs' is missing."),
         ('archs = ["mlp"]', 'archs = ["lenet"]', "experiment speed, smoke: no architecture 'lenet': there"),
-        ("[experiments.smoke]", "[experiments.tiny]", "paper.toml, experiment speed, smoke: is missing."),
+        (
+            "[experiments.smoke]",
+            "[experiments.tiny]",
+            "experiment speed, tiny: no such key, there are name,",
+        ),
         ('source = "Somebody 2024"', "", "paper.toml, source: is missing."),
         ('source = "Somebody 2024"', "source = ", "paper.toml: is no TOML: Invalid value (at line 3"),
     ],
