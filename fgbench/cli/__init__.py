@@ -17,6 +17,7 @@ from fgbench.cli.history import history
 from fgbench.cli.list import list_registered
 from fgbench.cli.merge import merge
 from fgbench.cli.plot import plot
+from fgbench.cli.report import report
 from fgbench.cli.reproduce import reproduce
 from fgbench.cli.run import run
 from fgbench.cli.signals import OrderlyStop
@@ -51,6 +52,7 @@ def _options(
 
 app.command()(run)
 app.command()(plot)
+app.command()(report)
 app.command()(merge)
 app.command()(baseline)
 app.command()(check)
