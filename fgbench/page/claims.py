@@ -68,4 +68,5 @@ def _claim(line: str) -> Claim:
     verdict, _, why = cells[-1].partition(": ")
     if len(cells) != CELLS or verdict not in VERDICTS:
         raise ValueError(f"not a row of claims: {line[:60]}")
-    return Claim(*cells[:-1], verdict, why)
+    experiment, text, paper, measured, _ = cells
+    return Claim(experiment, text, paper, measured, verdict, why)

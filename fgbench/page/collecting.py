@@ -34,8 +34,8 @@ class Found:
         """The verdicts of a comparison's matched groups."""
         return [
             sentence
-            for (run, _), group in comparison.rows.groupby(["run", "group"], sort=False)
-            for sentence in findings(group, aa_rows(self.runs[run]))
+            for _, group in comparison.rows.groupby(["run", "group"], sort=False)
+            for sentence in findings(group, aa_rows(self.runs[group["run"].iloc[0]]))
         ]
 
     def runs_of(self, comparison: Comparison) -> list[RunFolder]:
@@ -83,9 +83,9 @@ def _flat(facts: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str
 def samples_of(found: Found, comparison: Comparison) -> list[dict[str, Any]]:
     """A row a method and depth: how many blocks were timed in how many processes, and their quartiles."""
     rows = []
-    for (run, group), own in comparison.rows.groupby(["run", "group"], sort=False):
-        timed = found.runs[run].read("samples")
-        timed = timed[(timed["group"] == group) & (timed["role"] == METHOD_ROLE)]
+    for _, own in comparison.rows.groupby(["run", "group"], sort=False):
+        timed = found.runs[own["run"].iloc[0]].read("samples")
+        timed = timed[(timed["group"] == own["group"].iloc[0]) & (timed["role"] == METHOD_ROLE)]
         timed = timed[~timed["warm_up"].astype(bool)]
         for method, blocks in timed.groupby("method", sort=False):
             quartiles = blocks["seconds"].quantile([0.25, 0.5, 0.75])

@@ -70,7 +70,7 @@ def _by_depth(found: Found, name: str) -> Iterator[list[str]]:
 def _depth_cell(own: pd.DataFrame, depth: int, name: str) -> str:
     if depth not in own.index:
         return NOTHING
-    row = own.loc[depth]
+    row = own.loc[[depth]].iloc[0]
     return size(row[name]) if name == "peak_bytes" else _figure(row, name)
 
 

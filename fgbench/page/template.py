@@ -149,8 +149,8 @@ def _bar(value: float, low: Any, high: Any, least: float, most: float) -> Bar | 
         return None
     ends = [value if missing(end) or not 0 < end < math.inf else end for end in (low, high)]
     places = [2 + 96 * math.log(x / least) / math.log(most / least) for x in (value, *ends, 1.0)]
-    one = places[3] if least <= 1 <= most else None
-    return Bar(*(round(place, 1) for place in places[:3]), None if one is None else round(one, 1))
+    at, start, end, one = (round(place, 1) for place in places)
+    return Bar(at, start, end, one if least <= 1 <= most else None)
 
 
 def _natural(text: str) -> tuple[int, float, str]:
