@@ -18,6 +18,7 @@ from fgbench.cli.list import list_registered
 from fgbench.cli.merge import merge
 from fgbench.cli.plain_words import in_plain_words
 from fgbench.cli.plot import plot
+from fgbench.cli.report import report
 from fgbench.cli.reproduce import reproduce
 from fgbench.cli.run import run
 from fgbench.cli.run_options import HelpLast
@@ -53,6 +54,7 @@ def _options(
 
 app.command(cls=HelpLast)(run)
 app.command()(plot)
+app.command()(report)
 app.command()(merge)
 app.command()(baseline)
 app.command()(check)

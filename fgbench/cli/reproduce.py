@@ -89,7 +89,8 @@ def reproduce(
 def _reproduce(suite: Suite, chosen: Sequence[Experiment], scale: str, folder: Path) -> None:
     from rich.console import Console
 
-    from fgbench.measurement.environment import describe_environment
+    from fgbench.measurement.environment import describe_environment, usable_cores
+    from fgbench.page import write_page
     from fgbench.plan.machine import resolve_device, resolve_threads
     from fgbench.reproduction.report import draw_claims, show, store
 
@@ -109,7 +110,8 @@ def _reproduce(suite: Suite, chosen: Sequence[Experiment], scale: str, folder: P
         charts += draw_claims(experiment, found[experiment.name], suite.source, out)
         store(folder, suite, found, facts)
     show(suite, found, scale, console)
-    console.print(f"[dim]{len(charts)} charts and claims.md in[/dim] {folder}", soft_wrap=True)
+    write_page(folder, folder / "report.html", processes=usable_cores())
+    console.print(f"[dim]{len(charts)} charts, claims.md and report.html in[/dim] {folder}", soft_wrap=True)
 
 
 def _outcomes(experiment: Experiment, scale: str, folder: Path) -> list[Outcome]:

@@ -71,6 +71,7 @@ def test_it_ends_with_the_claims_and_measures_nothing_twice(paper, tmp_path):
     assert [c["verdict"] for c in claims["claims"]] == ["reproduced", "not reproduced"]
     assert "| projection | as theory says | 1 (§1) [R] |" in (folder / "claims.md").read_text()
     assert list((folder / "charts" / "projection").glob("claims_*.png"))
+    assert ">as theory says</th>" in (folder / "report.html").read_text()
     table = folder / "projection" / "approximation.csv"
     before = table.stat().st_mtime_ns
     _, error = said(paper, "--resume", str(folder))
