@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,16 +14,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from fgbench.errors import UsageError
 from fgbench.methods import Batch, Conditions, Loss, Part, Step, trainable
 from fgbench.methods.steps.estimate import Update
+from fgbench.methods.steps.options import ForwardOptions
 from fgbench.pushforward.activity import ActivityContext, additions
 from fgbench.pushforward.context import draws_again
 from fgbench.pushforward.engine import Pushforward
 from fgbench.pushforward.program import Program
 from fgbench.pushforward.structures import Drawer, Fill
 from fgbench.pushforward.tangents import Tangent
-
-if TYPE_CHECKING:
-    from fgbench.methods.forward import Forward
-
 
 MEET = "samples meet: the whole batch shares its derivative"
 
@@ -84,7 +81,7 @@ class ActivityStep(Step):
     """
 
     def __init__(
-        self, model: nn.Module, loss: Loss, seed: int, options: Forward, conditions: Conditions
+        self, model: nn.Module, loss: Loss, seed: int, options: ForwardOptions, conditions: Conditions
     ) -> None:
         if conditions.compiled:
             raise UsageError("forward:structure=activity runs eagerly: leave --exec out.")

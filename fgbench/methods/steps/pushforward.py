@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import chain
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -14,20 +13,18 @@ from fgbench.errors import UsageError
 from fgbench.methods import Batch, Conditions, Loss, trainable
 from fgbench.methods.steps.compiling import OneGraph, tensors_of, with_tensors
 from fgbench.methods.steps.estimate import ForwardStep, Update
+from fgbench.methods.steps.options import ForwardOptions
 from fgbench.pushforward.combine import coefficients, draw_independent
 from fgbench.pushforward.engine import Pushforward, UntraceableError
 from fgbench.pushforward.structures import Drawer, Tangents, squared_length
 from fgbench.pushforward.tangents import Tangent
-
-if TYPE_CHECKING:
-    from fgbench.methods.forward import Forward
 
 
 class PushforwardStep(ForwardStep):
     """Draw k tangents, one forward pass for all, update; nothing is materialised that has factors."""
 
     def __init__(
-        self, model: nn.Module, loss: Loss, seed: int, options: Forward, conditions: Conditions
+        self, model: nn.Module, loss: Loss, seed: int, options: ForwardOptions, conditions: Conditions
     ) -> None:
         self.by_name = trainable(model)
         self.parameters = list(self.by_name.values())
@@ -101,7 +98,7 @@ class PushforwardStep(ForwardStep):
         return self.pushforward.fallbacks
 
 
-def _factor(options: Forward, size: int, count: int) -> float:
+def _factor(options: ForwardOptions, size: int, count: int) -> float:
     """What makes E‖g‖² that of the gradient, where it is asked for."""
     if options.scale == "none":
         return 1.0
