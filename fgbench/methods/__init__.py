@@ -69,6 +69,12 @@ class Step(ABC):
     tolerance: ClassVar[float] = 0.0
     """By what share the estimate is off by design, as finite differences are."""
 
+    cycle: int = 1
+    """After how many steps what they do comes around again: a mean of whole cycles is fair to each kind."""
+
+    left_alone: frozenset[int] = frozenset()
+    """Places of the parameters that the last step left as they are, their optimiser's state too."""
+
     optimizer: torch.optim.Optimizer | EachItsOwn | None = None
     """The optimiser that it steps with, where there is one: its state is memory that is kept."""
 

@@ -39,6 +39,10 @@ class Forward(ForwardOptions):
             from fgbench.methods.steps.activity import ActivityStep
 
             return ActivityStep(model, loss, seed, self, conditions)
+        if self.layers == "one":
+            from fgbench.methods.steps.one_layer import OneLayerStep
+
+            return OneLayerStep(model, loss, seed, self, conditions)
         from fgbench.methods.steps.pushforward import PushforwardStep
 
         return PushforwardStep(model, loss, seed, self, conditions)

@@ -111,8 +111,9 @@ def time_methods(
         arms += _arms(problem, spec, process, report, steps, repeat=spec == reference)
     if slowed_by:
         for spec in [s for s in steps if s != reference]:
-            twin = _over(problem.batches, _method_step(problem, spec, process))
-            arms.append(Arm(f"{SLOWED} {spec}", slowed(twin, slowed_by, clock, problem.device)))
+            step = _method_step(problem, spec, process)
+            slower = slowed(_over(problem.batches, step), slowed_by, clock, problem.device)
+            arms.append(Arm(f"{SLOWED} {spec}", slower, cycle=step.cycle))
     arms = with_blocks(arms, problem, clock, seconds)
     # Seeded by the process too: every process sees other orders.
     run_arms(arms, clock, seconds, random.Random(f"{problem.seed}/{process}"), report)
@@ -130,7 +131,7 @@ def time_alone(problem: Problem, spec: str, process: int, seconds: float, report
             arms = [Arm(BASE, base_step(problem))]
             arms[0].step()
         else:
-            arms = [Arm(spec, _over(problem.batches, _method_step(problem, spec, process)))]
+            arms = [_arm(spec, problem, _method_step(problem, spec, process))]
         arms = with_blocks(arms, problem, clock, seconds)
         run_arms(arms, clock, seconds, random.Random(process), report)
 
@@ -164,7 +165,7 @@ def find_modes(
                     check_step(
                         methods.find(spec), trial.model, trial.loss, trial.batches[0], trial.seed, conditions
                     )
-                arm = Arm(name, _over(trial.batches, _method_step(trial, spec, process)))
+                arm = _arm(name, trial, _method_step(trial, spec, process))
         except Exception as error:
             report("mode", **way, seconds=None, detail=in_one_line(error))
             continue
@@ -244,7 +245,7 @@ def time_parts(
     """Time the parts of each method's step apart from each other, and whole steps in the same rounds.
 
     Reports the median of each, and of the whole, which the parts should add up to: synchronising
-    between them costs a GPU its overlap.
+    between them costs a GPU its overlap. Where steps differ in kind it is one over means of whole cycles.
     """
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
     supply, spent = cycle(problem.batches), 0.0
@@ -252,14 +253,19 @@ def time_parts(
         if index >= MINIMUM_ROUNDS and (spent > seconds or index >= MAXIMUM_ROUNDS):
             break
         for name, step in steps.items():
-            batch = next(supply)
-            whole = {WHOLE: partial(step, batch, LEARNING_RATE)}
-            parts = step.parts(batch, LEARNING_RATE)
-            if len(parts) == 1:  # a CUDA graph is whole
+            if index * step.cycle >= 2 * MINIMUM_ROUNDS and spent > seconds:
                 continue
-            for part, run in (whole | parts if index % 2 else parts | whole).items():
-                reading = clock.time(run).seconds
-                found[name, part].append(reading)
+            took: dict[str, float] = defaultdict(float)
+            for _ in range(step.cycle):
+                batch = next(supply)
+                whole = {WHOLE: partial(step, batch, LEARNING_RATE)}
+                parts = step.parts(batch, LEARNING_RATE)
+                if len(parts) == 1:  # a CUDA graph is whole
+                    break
+                for part, run in (whole | parts if index % 2 else parts | whole).items():
+                    took[part] += clock.time(run).seconds
+            for part, reading in took.items():
+                found[name, part].append(reading / step.cycle)
                 spent += reading
     rows = [{"method": m, "part": p, "seconds": median(s)} for (m, p), s in found.items()]
     report("parts", parts=rows)
@@ -282,7 +288,7 @@ def _arms(
         steps[spec] = first
         if notes := first.notes():
             report("noted", method=spec, notes=notes)
-        return [Arm(n, _over(problem.batches, s)) for n, s in zip((spec, AA), prepared, strict=False)]
+        return [_arm(n, problem, s) for n, s in zip((spec, AA), prepared, strict=False)]
     return []
 
 
@@ -294,6 +300,10 @@ def _method_step(problem: Problem, spec: str, process: int) -> Step:
     if problem.device.type == "cuda":
         torch.cuda.synchronize(problem.device)
     return step
+
+
+def _arm(name: str, problem: Problem, step: Step) -> Arm:
+    return Arm(name, _over(problem.batches, step), cycle=step.cycle)
 
 
 def _over(batches: Sequence[Batch], step: Step) -> Callable[[], Tensor]:

@@ -1,10 +1,67 @@
 """Options of forward gradients, and which of them do not go together."""
 
 from dataclasses import dataclass
+from typing import Any, Protocol
 
 from fgbench.errors import UsageError
 from fgbench.methods import Method
 from fgbench.specs.options import option
+
+
+class LayerOptions(Protocol):
+    """How the one layer is drawn that a step perturbs."""
+
+    @property
+    def sampling(self) -> str:
+        """`size`, `uniform` or `adaptive`."""
+
+    @property
+    def floor(self) -> float:
+        """The share of uniform probabilities in adaptive ones."""
+
+    @property
+    def bound(self) -> float:
+        """The largest 1/p; 0 for none."""
+
+
+def layers_option() -> Any:
+    """Whether a step perturbs all layers or one."""
+    return option(
+        "all",
+        "which layers a step perturbs: all; or one, drawn with a probability p, whose estimate weighs 1/p. "
+        "With several tangents, as many draws. The other layers are left alone, and so is what the optimiser "
+        "remembers of them: momentum, Adam's moments and weight decay count a layer's own draws",
+        choices=("all", "one"),
+    )
+
+
+def sampling_option() -> Any:
+    """How probable each layer is."""
+    return option(
+        "size",
+        "p of layers=one. size: as large a share as of the numbers that are perturbed; uniform: the same for "
+        "each layer; adaptive: in proportion to √(M/c), with M the running mean of the layer's squared "
+        "estimates and c what a step costs from there on, by size until each layer was drawn",
+        choices=("size", "uniform", "adaptive"),
+    )
+
+
+def floor_option() -> Any:
+    """What keeps adaptive probabilities from zero."""
+    return option(0.1, "the share of uniform probabilities in those of sampling=adaptive", minimum=0.001)
+
+
+def bound_option() -> Any:
+    """What keeps weights from being large."""
+    return option(0.0, "the largest 1/p of layers=one, at least the number of layers; 0 for none", minimum=0)
+
+
+def contradictions_of_layers(options: LayerOptions, layers: str) -> list[tuple[bool, str]]:
+    """What of these options does not go together, and what to say."""
+    return [
+        (options.floor > 1, "floor must be at most 1"),
+        (bool(options.bound) and layers == "all", "bound is of layers=one"),
+    ]
 
 
 @dataclass(frozen=True)
@@ -57,6 +114,10 @@ class ForwardOptions(Method):
         "pushforward: fgbench's rules; stock: torch.func.jvp, out of the box",
         choices=("pushforward", "stock"),
     )
+    layers: str = layers_option()
+    sampling: str = sampling_option()
+    floor: float = floor_option()
+    bound: float = bound_option()
 
     def __post_init__(self) -> None:
         """Refuse what does not go together, before anything runs."""
@@ -65,6 +126,27 @@ class ForwardOptions(Method):
                 raise UsageError(f"forward: {text}.")
 
     def _contradictions(self) -> list[tuple[bool, str]]:
+        return [
+            *self._of_tangents(),
+            *self._of_one_layer(),
+            *contradictions_of_layers(self, self.layers),
+        ]
+
+    def _of_one_layer(self) -> list[tuple[bool, str]]:
+        one = self.layers == "one"
+        together = self.combine == "projection" or self.structure in ("orthonormal", "fixed-angle")
+        return [
+            (one and self.engine == "stock", "engine=stock perturbs all layers: leave layers=one out"),
+            (
+                one and together,
+                "layers=one draws each tangent in a layer of its own: leave combine=projection, "
+                "structure=orthonormal and structure=fixed-angle out",
+            ),
+            (one and self.structure == "activity", "not yet"),
+            (one and self.scale == "variance", "scale=variance is of tangents of all layers"),
+        ]
+
+    def _of_tangents(self) -> list[tuple[bool, str]]:
         stock = self.engine == "stock"
         activity = self.structure == "activity"
         single = self.combine == "mean" and not (self.chunk or self.clip) and self.scale == "none"

@@ -68,12 +68,17 @@ class PushforwardStep(ForwardStep):
         return self._evaluate((x, y), tangents)
 
     def _evaluate(self, batch: Batch, tangents: Sequence[Tangent]) -> tuple[Tensor, Tensor]:
-        by_parameter = dict(zip(self.by_name.values(), tangents, strict=True))
+        by_parameter = {self.by_name[n]: t for n, t in zip(self.tangents.by_name, tangents, strict=True)}
         return self.pushforward(batch, by_parameter, self.options.chunk)
 
     def _update(self, learning_rate: float) -> None:
         along = self.tangents.directional(self.derivatives)
-        self.update(self.tangents.by_name, self.tangents.onto_drawn(self._weigh(along)), learning_rate)
+        coefficients = self.tangents.onto_drawn(self._weigh(along))
+        self.update(self.tangents.by_name, coefficients, learning_rate, self._perturbed())
+
+    def _perturbed(self) -> list[Tensor]:
+        """The parameters that have tangents in this step."""
+        return [self.by_name[name] for name in self.tangents.by_name]
 
     def _weigh(self, derivatives: Tensor) -> Tensor:
         """c such that the estimate is Σ c_i v_i, [k], of the derivatives along them, [k]."""
