@@ -43,6 +43,8 @@ TOGETHER = [
     "forward:tangents=3,structure=rank-one,layers=one,sampling=adaptive,bound=5",
     "forward:tangents=5,structure=sphere,chunk=2,store=seed,layers=one",
     "forward:tangents=3,combine=sum,layers=one",
+    "spsa:layers=one",
+    "spsa:structure=rademacher,layers=one,sampling=adaptive",
     "forward:tangents=3,clip=0.01,layers=one,sampling=uniform",
     *(f"local-guess:guess={g},space={s}" for g in ("random", "ntk") for s in ("weight", "activation")),
     "local-guess:target=local,guess=fixed-ntk,space=activation",
