@@ -1,5 +1,6 @@
 """Forward gradients: Σ (∇f·v) v over k random tangents a step, without reverse mode."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -35,17 +36,20 @@ class Forward(ForwardOptions):
             from fgbench.methods.steps.stock import StockStep
 
             return StockStep(model, loss, seed, self.structure, conditions)
-        if self.structure == "activity":
-            from fgbench.methods.steps.activity import ActivityStep
+        return _kind_of_step(self)(model, loss, seed, self, conditions)
 
-            return ActivityStep(model, loss, seed, self, conditions)
-        if self.layers == "one":
-            from fgbench.methods.steps.one_layer import OneLayerStep
 
-            return OneLayerStep(model, loss, seed, self, conditions)
-        from fgbench.methods.steps.pushforward import PushforwardStep
+def _kind_of_step(options: ForwardOptions) -> Callable[..., Step]:
+    one = options.layers == "one"
+    if options.structure == "activity":
+        from fgbench.methods.steps.activity import ActivityStep
+        from fgbench.methods.steps.one_layer_activity import OneLayerActivityStep
 
-        return PushforwardStep(model, loss, seed, self, conditions)
+        return OneLayerActivityStep if one else ActivityStep
+    from fgbench.methods.steps.one_layer import OneLayerStep
+    from fgbench.methods.steps.pushforward import PushforwardStep
+
+    return OneLayerStep if one else PushforwardStep
 
 
 method = Forward

@@ -131,7 +131,7 @@ class SpsaStep(Step):
             self.update(self.z.by_name, weighed.unsqueeze(0), learning_rate, moved)
         if self.sampler:
             size = self.sampler.units[self.drawn.units[0]].size
-            self.sampler.note(self.drawn, slope.square().unsqueeze(0) * size)
+            self.sampler.note(self.drawn.units, slope.square().unsqueeze(0) * size)
 
     def state(self) -> dict[str, Any]:
         """That of the draws of layers."""

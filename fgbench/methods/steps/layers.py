@@ -166,10 +166,10 @@ class Sampler:
         found = {d.units: d for d in (self._at((a + b) / 2) for a, b in pairwise(edges))}
         return list(found.values())
 
-    def note(self, draw: Draw, squares: Tensor) -> None:
-        """Remember what ‖estimate‖² of each tangent's unit was, [k] on the device, without 1/p."""
+    def note(self, units: Sequence[int], squares: Tensor) -> None:
+        """Remember what ‖estimate‖² of these units was, one number each on the device, without 1/p."""
         if self.adaptive:
-            self.latest.append(_Squares(draw.units, squares))
+            self.latest.append(_Squares(tuple(units), squares))
 
     def _learn(self) -> None:
         """Take in what the cycle before the last saw: the device is past it, where it is not far behind."""

@@ -83,7 +83,7 @@ class OneLayerStep(PushforwardStep):
         if self.sampler.adaptive:
             along = self.tangents.directional(self.derivatives)
             sizes = along.new_tensor([self.sampler.units[unit].size for unit in self.drawn.units])
-            self.sampler.note(self.drawn, along.square() * sizes)
+            self.sampler.note(self.drawn.units, along.square() * sizes)
 
     def _weigh(self, derivatives: Tensor) -> Tensor:
         """c of the tangents, [k], 1/p among them."""

@@ -142,7 +142,6 @@ class ForwardOptions(Method):
                 "layers=one draws each tangent in a layer of its own: leave combine=projection, "
                 "structure=orthonormal and structure=fixed-angle out",
             ),
-            (one and self.structure == "activity", "not yet"),
             (one and self.scale == "variance", "scale=variance is of tangents of all layers"),
         ]
 

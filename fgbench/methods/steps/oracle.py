@@ -79,6 +79,7 @@ def _error_of_step(
     with PrecisionsMet() as precisions:
         true_loss, gradient = _reverse_mode(copy.deepcopy(model), loss, batch, seed)
     step = prepare(method, copy.deepcopy(model), loss, seed, conditions)
+    step.get_ready(batch)  # of which kinds its steps are
     before = [p.detach().clone() for p in step.parameters]
     # An update as large as the weights: its rounding is then as small as theirs.
     size, slope = norm(before), norm(gradient)
