@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -132,6 +132,10 @@ class SpsaStep(Step):
         if self.sampler:
             size = self.sampler.units[self.drawn.units[0]].size
             self.sampler.note(self.drawn.units, slope.square().unsqueeze(0) * size)
+
+    def each_kind(self) -> Iterator[None]:
+        """Layers that may need more memory than the others."""
+        return self.sampler.each_worst() if self.sampler else super().each_kind()
 
     def state(self) -> dict[str, Any]:
         """That of the draws of layers."""

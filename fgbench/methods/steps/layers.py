@@ -15,7 +15,7 @@ from __future__ import annotations
 import math
 import random
 from bisect import bisect_right
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, pairwise
@@ -122,6 +122,7 @@ class Sampler:
         round_of_all = math.ceil(min(len(units), LONGEST_CYCLE) / count)
         self.cycle = round_of_all * math.ceil(SHORTEST_CYCLE / round_of_all)
         self.strata: list[int] = []  # that are left of this cycle
+        self.forced: Draw | None = None
         self.costs = [1.0] * len(units)
         self.means = [0.0] * len(units)
         self.seen = [0] * len(units)
@@ -139,6 +140,8 @@ class Sampler:
         """The units of the next step. Probabilities change between two cycles only: within one they would
         depend on which strata are left, and the estimate would be biased.
         """
+        if self.forced is not None:
+            return self.forced
         if not self.strata:
             self._learn()
             self.strata = self.random.sample(range(self.cycle), self.cycle)
@@ -165,6 +168,24 @@ class Sampler:
         edges = sorted({0.0, *ends, 1.0})
         found = {d.units: d for d in (self._at((a + b) / 2) for a, b in pairwise(edges))}
         return list(found.values())
+
+    def each_worst(self) -> Iterator[None]:
+        """Draw one set of layers again and again, in each turn of the loop another.
+
+        The first of each size of layer is worst with one tangent: its tangent lives longest. With several
+        the first and the largest ones are.
+        """
+        places = range(len(self.units))
+        sizes = [unit.size for unit in self.units]
+        if self.count == 1:
+            sets: list[tuple[int, ...]] = [(sizes.index(size),) for size in dict.fromkeys(sizes)]
+        else:
+            by_size = sorted(places, key=lambda i: -sizes[i])
+            sets = [tuple(sorted(s[i % len(s)] for i in range(self.count))) for s in (list(places), by_size)]
+        for units in sets:
+            self.forced = Draw(units, tuple(self.probabilities[unit] for unit in units))
+            yield
+        self.forced = None
 
     def note(self, units: Sequence[int], squares: Tensor) -> None:
         """Remember what ‖estimate‖² of these units was, one number each on the device, without 1/p."""

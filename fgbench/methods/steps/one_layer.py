@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
@@ -104,6 +104,10 @@ class OneLayerStep(PushforwardStep):
                 for name, v in own.items():
                     found[self.place[name]] += share / p * along * v
         return found
+
+    def each_kind(self) -> Iterator[None]:
+        """Layers that may need more memory than the others."""
+        yield from self.sampler.each_worst()
 
     def state(self) -> dict[str, Any]:
         """That of the draws of layers."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -170,6 +170,11 @@ class OneLayerActivityStep(ActivityStep):
 
     def _layers(self, model: nn.Module) -> list[nn.Module]:
         return [model.get_submodule(name) for name in self.all_layers]
+
+    def each_kind(self) -> Iterator[None]:
+        """Layers that may need more memory than the others."""
+        assert self.sampler is not None
+        yield from self.sampler.each_worst()
 
     def state(self) -> dict[str, Any]:
         """That of the draws of layers."""
