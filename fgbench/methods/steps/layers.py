@@ -30,6 +30,7 @@ from fgbench.methods import trainable
 from fgbench.methods.steps.options import LayerOptions
 from fgbench.pushforward.context import buffers_kept, draws_again
 
+ON_THE_HOST = "forward:layers=one draws layers on the host, as no CUDA graph can: --exec eager or compile."
 LONGEST_CYCLE = 16  # steps: what a step costs changes little from a layer to the next
 SHORTEST_CYCLE = 4  # steps: squared estimates of the cycle before are there when the next one asks for them
 NEWEST = 0.05  # share of the latest estimate in a running mean of squares, once there are 20

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fgbench.errors import UsageError
 from fgbench.methods import Batch, Conditions, Loss, Part
 from fgbench.methods.steps.compiling import OneGraph
-from fgbench.methods.steps.layers import Draw, Sampler, costs, units_of
+from fgbench.methods.steps.layers import ON_THE_HOST, Draw, Sampler, costs, units_of
 from fgbench.methods.steps.options import ForwardOptions
 from fgbench.methods.steps.pushforward import PushforwardStep
 from fgbench.pushforward.context import buffers_kept, draws_again
@@ -28,9 +28,7 @@ class OneLayerStep(PushforwardStep):
         self, model: nn.Module, loss: Loss, seed: int, options: ForwardOptions, conditions: Conditions
     ) -> None:
         if conditions.captured:
-            raise UsageError(
-                "forward:layers=one draws layers on the host, as no CUDA graph can: --exec eager or compile."
-            )
+            raise UsageError(ON_THE_HOST)
         super().__init__(model, loss, seed, options, conditions)
         self.model = model
         self.sampler = Sampler(units_of(model), self.count, options, seed)
