@@ -45,8 +45,6 @@ ALLOWED = {
     ("experiments.engine", "cli"): "a script that gives `fgbench run` its commands",
     ("methods", "methods.steps.optimizer"): "only the type of an attribute, under TYPE_CHECKING",
     ("methods", "methods.steps.cudagraph"): "made only where a step is captured, inside a function",
-    ("methods.steps.activity", "methods.forward"): "being undone: options of their own",
-    ("methods.steps.pushforward", "methods.forward"): "being undone: options of their own",
 }
 
 

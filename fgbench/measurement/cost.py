@@ -6,7 +6,7 @@ at the rate of the best matrix product, nor than its bytes at the bandwidth of m
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -84,6 +84,15 @@ def count(run: Callable[[], object]) -> Work:
         run()
     moved = sum(counter.read.values()) + sum(counter.written.values())
     return Work(flops.get_total_flops(), moved, counter.operations, frozenset(counter.products))
+
+
+def mean_work(works: Sequence[Work]) -> Work:
+    """Of steps that differ in kind: the mean of their counts, and all of their shapes."""
+    flops, moved, operations = (
+        round(sum(amounts) / len(works))
+        for amounts in zip(*((w.flops, w.bytes, w.operations) for w in works), strict=True)
+    )
+    return Work(flops, moved, operations, frozenset().union(*(w.products for w in works)))
 
 
 @dataclass

@@ -30,11 +30,13 @@ class Arm(Generic[K]):
         key: what it is known by, unique among the arms: a name, or any value that can be hashed.
         step: a step of a method, the base, or the A/A repeat.
         steps: in a timed block; arms of any speed then get blocks of about the same length.
+        cycle: after how many steps what they do comes around again: blocks hold whole cycles.
     """
 
     key: K
     step: Callable[[], object]
     steps: int = 1
+    cycle: int = 1
 
 
 @dataclass(frozen=True)
@@ -74,9 +76,9 @@ def with_block(arm: Arm[K], clock: Clock, block_seconds: float, minimum: int) ->
         arm: called at least once before, so that nothing is compiled now.
         clock: what times it.
         block_seconds: long enough for the clock's resolution and overhead.
-        minimum: steps at the least.
+        minimum: steps at the least, or a cycle where that is more.
     """
-    arm = replace(arm, steps=minimum)
+    arm = replace(arm, steps=_whole_cycles(minimum, arm.cycle))
     while _reading(arm, clock).seconds < block_seconds:
         arm = replace(arm, steps=2 * arm.steps)
     return arm
@@ -94,7 +96,12 @@ def with_fitting_block(arm: Arm[K], clock: Clock, share: float, shortest: float,
     """
     seconds = _reading(arm, clock).seconds / arm.steps
     fitting = min(share / seconds - LEAD_IN_STEPS, longest / seconds)
-    return replace(arm, steps=max(1, math.ceil(shortest / seconds), int(fitting)))
+    steps = max(1, math.ceil(shortest / seconds), int(fitting))
+    return replace(arm, steps=_whole_cycles(steps, arm.cycle))
+
+
+def _whole_cycles(steps: int, cycle: int) -> int:
+    return math.ceil(steps / cycle) * cycle
 
 
 def run_rounds(

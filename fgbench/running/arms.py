@@ -166,6 +166,11 @@ def over(batches: Sequence[Batch], step: Step) -> Callable[[], Tensor]:
     return lambda: step(next(supply), LEARNING_RATE)
 
 
+def step_arm(key: K, problem: Problem, step: Step) -> Arm[K]:
+    """A step over the problem's batches; its blocks hold whole cycles of what it does."""
+    return Arm(key, over(problem.batches, step), cycle=step.cycle)
+
+
 def with_blocks(arms: Sequence[Arm[K]], problem: Problem, clock: Clock, seconds: float) -> list[Arm[K]]:
     """The arms with as many steps in a block as the device's clock needs.
 

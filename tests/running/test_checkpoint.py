@@ -20,6 +20,8 @@ SPECS = (
     "forward",
     "forward:structure=activity",
     "forward:store=seed",
+    "forward:structure=rank-one,layers=one,sampling=adaptive",
+    "forward:structure=activity,layers=one,sampling=adaptive",
     "spsa",
     "dfa",
     "fdfa",

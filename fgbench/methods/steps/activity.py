@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,16 +14,13 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from fgbench.errors import UsageError
 from fgbench.methods import Batch, Conditions, Loss, Part, Step, trainable
 from fgbench.methods.steps.estimate import Update
+from fgbench.methods.steps.options import ForwardOptions
 from fgbench.pushforward.activity import ActivityContext, additions
 from fgbench.pushforward.context import draws_again
 from fgbench.pushforward.engine import Pushforward
 from fgbench.pushforward.program import Program
 from fgbench.pushforward.structures import Drawer, Fill
 from fgbench.pushforward.tangents import Tangent
-
-if TYPE_CHECKING:
-    from fgbench.methods.forward import Forward
-
 
 MEET = "samples meet: the whole batch shares its derivative"
 
@@ -84,7 +81,7 @@ class ActivityStep(Step):
     """
 
     def __init__(
-        self, model: nn.Module, loss: Loss, seed: int, options: Forward, conditions: Conditions
+        self, model: nn.Module, loss: Loss, seed: int, options: ForwardOptions, conditions: Conditions
     ) -> None:
         if conditions.compiled:
             raise UsageError("forward:structure=activity runs eagerly: leave --exec out.")
@@ -149,17 +146,21 @@ class ActivityStep(Step):
 
     @torch.no_grad()
     def _update(self, learning_rate: float) -> None:
-        weights = self._weigh(self.by_sample)
+        gradients = self._gradients()
+        unused = (p for p in self.parameters if id(p) not in gradients)
+        gradients |= {id(p): torch.zeros_like(p) for p in unused}
+        self.update.by_gradients([gradients[id(p)] for p in self.parameters], learning_rate)
+
+    def _gradients(self) -> dict[int, Tensor]:
+        """The estimate, by the id of each parameter that was perturbed or whose layer was."""
         by_name = trainable(self.model)
         gradients = {id(by_name[name]): torch.zeros_like(by_name[name]) for name in self.free}
-        for parameter, gradient in additions(self.sites, weights):
+        for parameter, gradient in additions(self.sites, self._weigh(self.by_sample)):
             before, own = gradients.get(id(parameter)), gradient.to(parameter.dtype)
             gradients[id(parameter)] = own if before is None else before + own
         for name, tangent in self.free.items():
             tangent.add_to(gradients[id(by_name[name])], self._weigh_whole(self.by_sample))
-        unused = (p for p in self.parameters if id(p) not in gradients)
-        gradients |= {id(p): torch.zeros_like(p) for p in unused}
-        self.update.by_gradients([gradients[id(p)] for p in self.parameters], learning_rate)
+        return gradients
 
     def _weigh(self, by_sample: Tensor) -> Tensor:
         """Weights of the noise, [k, B] or [k, 1], of the derivatives by sample."""
@@ -177,7 +178,8 @@ class ActivityStep(Step):
         """The same noise against ∂f/∂z of reverse mode, layer by layer."""
         with draws_again(batch[0].device, bool(self.free)):
             output, calls = self._calls(model, batch[0])
-        slopes = torch.autograd.grad(self.pushforward.loss(output, batch[1]), [c.output for c in calls])
+        value, outputs = self.pushforward.loss(output, batch[1]), [c.output for c in calls]
+        slopes = torch.autograd.grad(value, outputs) if calls else ()
         by_sample = self._by_sample(model, batch, slopes)
         weights = self._weigh(by_sample)
         named = trainable(model)
@@ -214,10 +216,17 @@ class ActivityStep(Step):
         """The layers of a copy of the model that are perturbed at their outputs."""
         return [model.get_submodule(name) for name in {self.names[id(s.module)] for s in self.sites}]
 
+    def _layers(self, model: nn.Module) -> list[nn.Module]:
+        """The layers of a copy of the model that may be perturbed at their outputs."""
+        return self._perturbed(model)
+
     def _by_sample(self, model: nn.Module, batch: Batch, slopes: Sequence[Tensor]) -> Tensor:
         """⟨∂f/∂z, ε⟩ of each sample, [k, B], over all layers and free parameters."""
         pairs = zip(self.sites, slopes, strict=True)
-        by_sample = torch.stack([self._by_rows(site.noise * slope) for site, slope in pairs]).sum(0)
+        by_sample = batch[0].new_zeros(self.options.tangents, 1 if self.together else len(batch[0]))
+        by_sample = by_sample.to(self.parameters[0].dtype)
+        for site, slope in pairs:
+            by_sample += self._by_rows(site.noise * slope)
         if not self.free:
             return by_sample
         # What the free parameters add to each sample's derivative: ⟨∂f/∂output, output's tangent⟩.
@@ -232,7 +241,7 @@ class ActivityStep(Step):
             with (
                 sdpa_kernel(SDPBackend.MATH),
                 draws_again(batch[0].device),
-                _parameters_still(self._perturbed(model)),  # they are perturbed at their outputs
+                _parameters_still(self._layers(model)),  # they are perturbed at their outputs
             ):
                 output, tangent = torch.func.jvp(output_of, (moved,), (tangents,))  # type: ignore[misc]
             output = output.detach().requires_grad_()

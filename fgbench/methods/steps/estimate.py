@@ -52,16 +52,37 @@ class Update:
         self.graph = OneGraph(self._add_tensors, conditions)
 
     @torch.no_grad()
-    def __call__(self, tangents: Mapping[str, Tangent], coefficients: Tensor, learning_rate: float) -> None:
-        """Update by the estimate Σ coefficients[i] · tangent i; coefficients: [k]."""
-        if self.optimizer is None:
-            self._add(self.parameters, list(tangents.values()), coefficients * -learning_rate)
-            return
-        gradients = [torch.zeros_like(p) for p in self.parameters]
-        self._add(gradients, list(tangents.values()), coefficients)
-        self.by_gradients(gradients, learning_rate)
+    def __call__(
+        self,
+        tangents: Mapping[str, Tangent],
+        coefficients: Tensor,
+        learning_rate: float,
+        parameters: Sequence[Tensor] | None = None,
+    ) -> None:
+        """Update by the estimate Σ coefficients[i] · tangent i.
 
-    def _add(self, targets: list[Tensor], tangents: list[Tangent], coefficients: Tensor) -> None:
+        Args:
+            tangents: of the parameters, in their order.
+            coefficients: [k].
+            learning_rate: of this update.
+            parameters: those that are updated, all where they are left out; the others stay as they are,
+                and so does what the optimiser remembers of them.
+        """
+        parameters = self.parameters if parameters is None else parameters
+        if self.optimizer is None:
+            self._add(parameters, list(tangents.values()), coefficients * -learning_rate)
+            return
+        gradients = [torch.zeros_like(p) for p in parameters]
+        self._add(gradients, list(tangents.values()), coefficients)
+        self.by_gradients(gradients, learning_rate, parameters)
+
+    @torch.no_grad()
+    def get_ready(self, tangents: Mapping[str, Tangent], parameters: Sequence[Tensor]) -> None:
+        """Compile what an update of these parameters takes, on copies of them."""
+        copies, kinds = [p.detach().clone() for p in parameters], list(tangents.values())
+        self._add(copies, kinds, copies[0].new_zeros(kinds[0].count))
+
+    def _add(self, targets: Sequence[Tensor], tangents: list[Tangent], coefficients: Tensor) -> None:
         if not self.compiled:
             for target, tangent in zip(targets, tangents, strict=True):
                 tangent.add_to(target, coefficients)
@@ -70,19 +91,25 @@ class Update:
         self.graph(coefficients, *targets, *chain.from_iterable(map(tensors_of, tangents)))
 
     def _add_tensors(self, coefficients: Tensor, *tensors: Tensor) -> None:
-        targets = tensors[: len(self.parameters)]
+        targets = tensors[: len(self.kinds)]
         tangents = with_tensors(self.kinds, list(tensors[len(targets) :]))
         for target, tangent in zip(targets, tangents, strict=True):
             tangent.add_to(target, coefficients)
 
     @torch.no_grad()
-    def by_gradients(self, gradients: Sequence[Tensor], learning_rate: float) -> None:
-        """Update by estimates as large as the parameters; nothing here holds on to them."""
+    def by_gradients(
+        self,
+        gradients: Sequence[Tensor],
+        learning_rate: float,
+        parameters: Sequence[Tensor] | None = None,
+    ) -> None:
+        """Update by estimates as large as the parameters, all or those given; nothing here keeps them."""
+        parameters = self.parameters if parameters is None else list(parameters)
         if self.optimizer is None:
-            torch._foreach_add_(self.parameters, list(gradients), alpha=-learning_rate)
+            torch._foreach_add_(parameters, list(gradients), alpha=-learning_rate)
             return
-        for parameter, gradient in zip(self.parameters, gradients, strict=True):
+        for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         optimize(self.optimizer, learning_rate)
-        for parameter in self.parameters:
+        for parameter in parameters:
             parameter.grad = None  # before the next ones are made: backprop does not hold two either

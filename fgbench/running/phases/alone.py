@@ -16,7 +16,7 @@ from fgbench.running.arms import (
     Spent,
     base_arm,
     method_step,
-    over,
+    step_arm,
     timed_rounds,
     with_blocks,
 )
@@ -106,7 +106,7 @@ def time_alone(problem: Problem, spec: str, process: int, seconds: float, report
         if spec == BASE:
             arms = [Arm(key, base_arm(problem).step)]
         else:
-            arms = [Arm(key, over(problem.batches, method_step(problem, spec, process)))]
+            arms = [step_arm(key, problem, method_step(problem, spec, process))]
         arms = with_blocks(arms, problem, clock, seconds)
         for samples in timed_rounds(arms, clock, seconds, random.Random(process), report):
             report(Samples.of(samples))

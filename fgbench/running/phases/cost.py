@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from typing import ClassVar
 
-import torch
-
-from fgbench.measurement.cost import Rates, Work, byte_rate, count, product_rate
+from fgbench.measurement.cost import Rates, Work, byte_rate, count, mean_work, product_rate
 from fgbench.methods import Conditions
 from fgbench.plan import Config
 from fgbench.running.arms import LEARNING_RATE, Problem, base_step, method_step
@@ -88,7 +87,7 @@ def measure_cost(problem: Problem, specs: Sequence[str], report: Report) -> None
     works: dict[str, Work] = {}
     for spec in (BASE, *specs):
         with failures_reported(report, spec):
-            works[spec] = count(_step(problem, spec))
+            works[spec] = _count(problem, spec)
     shapes = frozenset(shape for work in works.values() for shape in work.products)
     dtype = next(problem.model.parameters()).dtype
     flops = product_rate(shapes, problem.device, dtype, problem.clock)
@@ -102,18 +101,15 @@ def _eagerly(conditions_of: Callable[[str], Conditions]) -> Callable[[str], Cond
     return lambda spec: replace(conditions_of(spec), execution="eager")
 
 
-def _step(problem: Problem, spec: str) -> Callable[[], object]:
-    """A step that has been called before, so that nothing is set up while it is counted."""
+def _count(problem: Problem, spec: str) -> Work:
+    """Of a step that was called before, so that nothing is set up now; the mean over a cycle of steps."""
     if spec == BASE:
-        step = base_step(problem)
-        step()
-        return step
-    prepared = method_step(problem, spec, process=0)
-
-    def run() -> torch.Tensor:
-        return prepared(problem.batches[0], LEARNING_RATE)
-
-    return run
+        run = base_step(problem)
+        run()
+        return count(run)
+    step = method_step(problem, spec, process=0)
+    works = [count(partial(step, problem.batches[0], LEARNING_RATE)) for _ in range(step.cycle)]
+    return mean_work(works)
 
 
 phase = Cost()

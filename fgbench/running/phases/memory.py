@@ -130,10 +130,13 @@ def _prepare(matched: Matched, spec: str, batches: Sequence[Batch], made: list[S
     made.append(step)
 
     def run() -> None:
-        for name, part in step.parts(next(supply), LEARNING_RATE).items():
-            part()
-            if name in RESULTS:
-                edge()
+        batch = next(supply)
+        step.get_ready(batch)
+        for _ in step.each_kind():
+            for name, part in step.parts(batch, LEARNING_RATE).items():
+                part()
+                if name in RESULTS:
+                    edge()
 
     return run
 

@@ -17,7 +17,7 @@ from fgbench.measurement.interleave import Arm
 from fgbench.methods import Conditions
 from fgbench.methods.steps.oracle import check_step
 from fgbench.plan import BEST, Config
-from fgbench.running.arms import Problem, base_arm, method_step, over, timed_rounds, with_blocks
+from fgbench.running.arms import Problem, base_arm, method_step, step_arm, timed_rounds, with_blocks
 from fgbench.running.group_run import GroupRun
 from fgbench.running.matched import Matched
 from fgbench.running.messages import Message, Report
@@ -198,7 +198,7 @@ def _arm(problem: Problem, way: Way, process: int) -> Arm[Way]:
     if process == 0:
         method = methods.find(way.method)
         check_step(method, trial.model, trial.loss, trial.batches[0], trial.seed, way.conditions)
-    return Arm(way, over(trial.batches, method_step(trial, way.method, process)))
+    return step_arm(way, trial, method_step(trial, way.method, process))
 
 
 def _median_seconds(arms: Sequence[Arm[Way]], clock: Clock, seconds: float, process: int) -> dict[Way, float]:

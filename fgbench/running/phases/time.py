@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import random
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import count, cycle
@@ -20,7 +20,7 @@ from fgbench.measurement.clock import Clock
 from fgbench.measurement.interleave import MINIMUM_ROUNDS, Arm
 from fgbench.measurement.slowed import slowed
 from fgbench.measurement.statistics import two_stage_size
-from fgbench.methods import Step
+from fgbench.methods import Batch, Step
 from fgbench.methods.steps.oracle import check_step
 from fgbench.plan import Config
 from fgbench.running.arms import (
@@ -34,6 +34,7 @@ from fgbench.running.arms import (
     base_arm,
     method_step,
     over,
+    step_arm,
     timed_rounds,
     with_blocks,
 )
@@ -241,13 +242,13 @@ def time_methods(
             own = {Role.METHOD: step}
             if spec == reference:
                 own[Role.AA] = method_step(problem, spec, process)
-            arms += [Arm(ArmKey(role, spec), over(problem.batches, s)) for role, s in own.items()]
+            arms += [step_arm(ArmKey(role, spec), problem, s) for role, s in own.items()]
             steps[spec] = step
     if slowed_by:
         for spec in [s for s in steps if s != reference]:
-            twin = over(problem.batches, method_step(problem, spec, process))
-            slower = slowed(twin, slowed_by, clock, problem.device)
-            arms.append(Arm(ArmKey(Role.SLOWED, spec), slower))
+            step = method_step(problem, spec, process)
+            slower = slowed(over(problem.batches, step), slowed_by, clock, problem.device)
+            arms.append(Arm(ArmKey(Role.SLOWED, spec), slower, cycle=step.cycle))
     arms = with_blocks(arms, problem, clock, seconds)
     # Seeded by the process too: every process sees other orders.
     rng = random.Random(f"{problem.seed}/{process}")
@@ -276,7 +277,7 @@ def time_parts(steps: Mapping[str, Step], problem: Problem, clock: Clock, second
     """The parts of each method's step, timed apart from each other, and whole steps in the same rounds.
 
     Gives the median of each, and of the whole, which the parts should add up to: synchronising between
-    them costs a GPU its overlap.
+    them costs a GPU its overlap. Where steps differ in kind it is a median over means of whole cycles.
     """
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
     supply, spent = cycle(problem.batches), 0.0
@@ -284,16 +285,28 @@ def time_parts(steps: Mapping[str, Step], problem: Problem, clock: Clock, second
         if index >= MINIMUM_ROUNDS and (spent > seconds or index >= MAXIMUM_ROUNDS):
             break
         for name, step in steps.items():
-            batch = next(supply)
-            whole = {WHOLE: partial(step, batch, LEARNING_RATE)}
-            parts = step.parts(batch, LEARNING_RATE)
-            if len(parts) == 1:  # a CUDA graph is whole
+            if index * step.cycle >= 2 * MINIMUM_ROUNDS and spent > seconds:
                 continue
-            for part, run in (whole | parts if index % 2 else parts | whole).items():
-                reading = clock.time(run).seconds
+            for part, reading in _cycle_of_parts(step, supply, clock, whole_first=index % 2 == 1).items():
                 found[name, part].append(reading)
                 spent += reading
     return tuple(Part(method, part, median(seconds)) for (method, part), seconds in found.items())
+
+
+def _cycle_of_parts(
+    step: Step, supply: Iterator[Batch], clock: Clock, *, whole_first: bool
+) -> dict[str, float]:
+    """Mean seconds of each part over one cycle of steps; none where a step is a CUDA graph, and whole."""
+    took: dict[str, float] = defaultdict(float)
+    for _ in range(step.cycle):
+        batch = next(supply)
+        whole = {WHOLE: partial(step, batch, LEARNING_RATE)}
+        parts = step.parts(batch, LEARNING_RATE)
+        if len(parts) == 1:
+            break
+        for part, run in (whole | parts if whole_first else parts | whole).items():
+            took[part] += clock.time(run).seconds / step.cycle
+    return took
 
 
 phase = Time()
