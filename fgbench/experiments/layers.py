@@ -109,9 +109,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 def _rows(case: Case, seconds: float, draws: int) -> Iterator[dict[str, Any]]:
     model, batch = case.build()
     specs = [BACKPROP, *(kind.spec for kind in KINDS)]
-    timed = api.compare(
-        model, nn.functional.cross_entropy, batch, specs, max_measure_seconds=seconds
-    ).set_index("method")
+    loss = nn.functional.cross_entropy
+    compared = api.compare(model, loss, batch, specs, max_measure_seconds=seconds)
+    timed = compared[compared["role"] == "method"].set_index("method")
     moments = Moments(model, batch, draws)
     for kind in KINDS:
         own = timed.loc[methods.canonical_specs([kind.spec])[0]]

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fgbench import architectures, methods
-from fgbench.experiments.layers import CASES, KINDS, Kind, Moments, draw_all, frontier
+from fgbench.experiments.layers import CASES, KINDS, Case, Kind, Moments, draw_all, frontier, main
 from tests.builders import cross_entropy, flat, reverse_gradient, tiny_batch, tiny_mlp, updates
 
 
@@ -51,3 +51,25 @@ def test_it_is_drawn(tmp_path):
     draw_all(pd.DataFrame(rows).assign(ratio_low=0.1, ratio_high=99.0), tmp_path)
     assert "frontier" in (tmp_path / "layers-mlp-d2.svg").read_text()
     assert (tmp_path / "layers-mlp-d2.png").stat().st_size > 10_000
+
+
+def test_its_table_has_every_kind_beside_the_fastest_backprop(tmp_path, monkeypatch):
+    """Timing is made up; moments are those of a small model."""
+
+    def compare(model, loss, batch, specs, **options):
+        own = dict.fromkeys(("r", "ratio", "ratio_low", "ratio_high", "processes", "rounds"), 2.0)
+        names = methods.canonical_specs(specs)
+        rows = [{"method": name, "role": "method", "update": "direct"} | own for name in names]
+        return pd.DataFrame([{"method": "backprop", "role": "aa", "update": "direct"} | own, *rows])
+
+    monkeypatch.setattr("fgbench.compare", compare)
+    monkeypatch.setattr(Case, "build", lambda self: (tiny_mlp(), tiny_batch()))
+    monkeypatch.setattr("fgbench.experiments.layers.LEARNING_IN", 10)
+    threads = torch.get_num_threads()
+    main(["--case", "mlp-d2", "--draws", "3", "--out", str(tmp_path), "--threads", str(threads)])
+    rows = pd.read_csv(tmp_path / "layers.csv")
+    assert len(rows) == len(KINDS)
+    assert set(rows["over"]) == {"direct"}
+    assert rows["second_moment"].gt(0).all()
+    assert rows["draws"].notna().tolist() == [kind.structure == "activity" for kind in KINDS]
+    assert (tmp_path / "layers-mlp-d2.png").exists()
