@@ -145,10 +145,10 @@ class Drawer:
                 for name, tangent in drawn.items():
                     for part in vars(tangent).values():
                         _fill_rows(self.fill, part.zero_(), rows[name])
-        sizes = torch.zeros(self.count, dtype=torch.float64)
+        sizes = torch.zeros(self.count, dtype=torch.float64, device=self.generator.device)
         for name, parameter in some.items():
             sizes[rows[name].start : rows[name].stop] += parameter.numel()
-        return self._mixed(drawn, sizes.to(self.generator.device))
+        return self._mixed(drawn, sizes)
 
     def _mixed(self, drawn: Mapping[str, Tangent], size: float | Tensor) -> Tangents:
         """`size` is how many numbers each tangent has, all of them or [k]."""

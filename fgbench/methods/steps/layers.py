@@ -103,7 +103,12 @@ class Draw:
     def weights(self, like: Tensor) -> Tensor | float:
         """1/p of each tangent: [k], or a number where there is one."""
         weights = [1 / p for p in self.probabilities]
-        return weights[0] if len(weights) == 1 else like.new_tensor(weights)
+        return weights[0] if len(weights) == 1 else filled(weights, like)
+
+
+def filled(values: Sequence[float], like: Tensor) -> Tensor:
+    """Numbers of the host on the device, one by one filled in: a copy would have the host wait."""
+    return torch.stack([like.new_full((), value) for value in values])
 
 
 class Sampler:

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fgbench.errors import UsageError
 from fgbench.methods import Batch, Conditions, Loss, Part
 from fgbench.methods.steps.compiling import OneGraph
-from fgbench.methods.steps.layers import ON_THE_HOST, Draw, Sampler, costs, units_of
+from fgbench.methods.steps.layers import ON_THE_HOST, Draw, Sampler, costs, filled, units_of
 from fgbench.methods.steps.options import ForwardOptions
 from fgbench.methods.steps.pushforward import PushforwardStep
 from fgbench.pushforward.context import buffers_kept, draws_again
@@ -80,7 +80,7 @@ class OneLayerStep(PushforwardStep):
         super()._update(learning_rate)
         if self.sampler.adaptive:
             along = self.tangents.directional(self.derivatives)
-            sizes = along.new_tensor([self.sampler.units[unit].size for unit in self.drawn.units])
+            sizes = filled([self.sampler.units[unit].size for unit in self.drawn.units], along)
             self.sampler.note(self.drawn.units, along.square() * sizes)
 
     def _weigh(self, derivatives: Tensor) -> Tensor:
