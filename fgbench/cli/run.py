@@ -161,7 +161,7 @@ def _show_plan(plan: Plan) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from fgbench.running.estimate import estimated_seconds
+    from fgbench.running.duration import expected_seconds
 
     console, table = Console(highlight=False), Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("matched group", style="bold")
@@ -169,7 +169,7 @@ def _show_plan(plan: Plan) -> None:
     for group in plan.groups:
         table.add_row(group.name, group.sentence)
     console.print(table)
-    minutes = estimated_seconds(plan) / 60
+    minutes = expected_seconds(plan) / 60
     methods, groups = plan.config.methods, len(plan.groups)
     phases = [
         name for name, asked in (("timing", plan.config.time), ("training", plan.config.train)) if asked

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 from fgbench.errors import UsageError
 from fgbench.methods import PLAIN, Batch, Conditions, Loss, Method, Part, Step, trainable
 from fgbench.methods.steps.compiling import compiled
-from fgbench.methods.steps.estimate import Update
 from fgbench.methods.steps.layers import Draw, Sampler, costs, units_of
 from fgbench.methods.steps.options import (
     bound_option,
@@ -21,6 +20,7 @@ from fgbench.methods.steps.options import (
     layers_option,
     sampling_option,
 )
+from fgbench.methods.steps.update import Update
 from fgbench.pushforward.context import buffers_kept, draws_again
 from fgbench.pushforward.structures import Drawer, Tangents
 from fgbench.specs.options import option

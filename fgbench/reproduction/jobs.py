@@ -16,7 +16,7 @@ from fgbench.methods import canonical_specs
 from fgbench.plan import Config, Group, Plan, make_plan
 from fgbench.plan.plan import groups_of
 from fgbench.reproduction.suite import Note
-from fgbench.running.estimate import estimated_seconds, seconds_of
+from fgbench.running.duration import expected_seconds, seconds_of
 from fgbench.running.run import run_plan
 from fgbench.running.start import contracts_of, new_run
 from fgbench.store.run_folder import RunFolder, find_runs
@@ -82,13 +82,13 @@ def measure(settings: Mapping[str, Any], folder: Path, note: Note) -> None:
     """A run's folder for each, in a folder of the run's name; what is finished is not measured again."""
     found = configs(settings)
     plans = {name: make_plan(config) for name, config in found.items()}
-    whole = sum(estimated_seconds(plan) for plan in plans.values())
+    whole = sum(expected_seconds(plan) for plan in plans.values())
     done = 0.0
     for name, plan in plans.items():
-        share = estimated_seconds(plan) / whole
+        share = expected_seconds(plan) / whole
         run, contracts = _begun(plan, folder / name)
         if run.facts()["status"] != "done":
-            run_plan(plan, run, contracts, _Told(note, done, share, estimated_seconds(plan)))
+            run_plan(plan, run, contracts, _Told(note, done, share, expected_seconds(plan)))
         done += share
 
 

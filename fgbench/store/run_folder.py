@@ -120,9 +120,9 @@ class RunFolder:
         """Whether anything of the table's kind was stored."""
         return self._file(table).exists()
 
-    def checkpoint(self, name: str) -> Path:
+    def snapshot(self, name: str) -> Path:
         """Where a worker keeps the state of what it trains; gone when that is done."""
-        return self.path / "checkpoints" / f"{name}.pt"
+        return self.path / "snapshots" / f"{name}.pt"
 
     @contextmanager
     def held(self) -> Iterator[None]:

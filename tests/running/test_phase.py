@@ -10,7 +10,7 @@ import pytest
 
 from fgbench.plan import Plan
 from fgbench.running import group_run, phases
-from fgbench.running.estimate import seconds_of
+from fgbench.running.duration import seconds_of
 from fgbench.running.phases import find, in_order
 from fgbench.running.run import run_plan
 from fgbench.store.schema import TABLES

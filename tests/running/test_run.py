@@ -13,7 +13,7 @@ import pytest
 from fgbench.plan import Plan
 from fgbench.running import group_run
 from fgbench.running.client import WorkerDiedError
-from fgbench.running.estimate import seconds_of
+from fgbench.running.duration import seconds_of
 from fgbench.running.group_run import FIRST_SEED, SEARCH_SEED
 from fgbench.running.phase import STARTUP_SECONDS
 from fgbench.running.phases import phases

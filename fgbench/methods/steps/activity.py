@@ -13,8 +13,8 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fgbench.errors import UsageError
 from fgbench.methods import Batch, Conditions, Loss, Part, Step, trainable
-from fgbench.methods.steps.estimate import Update
 from fgbench.methods.steps.options import ForwardOptions
+from fgbench.methods.steps.update import Update
 from fgbench.pushforward.activity import ActivityContext, additions
 from fgbench.pushforward.context import draws_again
 from fgbench.pushforward.engine import Pushforward

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from fgbench.errors import UsageError
 from fgbench.methods import Batch, Conditions, Loss, trainable
 from fgbench.methods.steps.compiling import OneGraph, tensors_of, with_tensors
-from fgbench.methods.steps.estimate import ForwardStep, Update
 from fgbench.methods.steps.options import ForwardOptions
+from fgbench.methods.steps.update import ForwardStep, Update
 from fgbench.pushforward.combine import coefficients, draw_independent
 from fgbench.pushforward.engine import Pushforward, UntraceableError
 from fgbench.pushforward.structures import Drawer, Tangents, squared_length

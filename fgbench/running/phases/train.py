@@ -11,13 +11,13 @@ from typing import ClassVar
 
 from fgbench import methods
 from fgbench.plan import Config
-from fgbench.running.checkpoint import Checkpoint
 from fgbench.running.group_run import FIRST_SEED, GroupRun, worker_died
 from fgbench.running.matched import Matched
 from fgbench.running.messages import Failed, Message, Report
 from fgbench.running.phase import STARTUP_SECONDS, OfGroup, Phase, Tables, every_row
 from fgbench.running.phases.tune import EVALUATION_SHARE, Tuning, tuning
 from fgbench.running.reporting import failures_reported, report_failure
+from fgbench.running.snapshot import Snapshot
 from fgbench.running.trainees import Protocol, trainee
 from fgbench.store.jobs import leaves_out
 from fgbench.summary.targets import target_rows, targets_of
@@ -31,12 +31,12 @@ class TrainRequest(OfGroup):
     Attributes:
         protocol: of all jobs.
         learning_rates: by method.
-        checkpoint: path of the file that holds the state between turns.
+        snapshot: path of the file that holds the state between turns.
     """
 
     protocol: Protocol
     learning_rates: dict[str, float]
-    checkpoint: str
+    snapshot: str
 
 
 @dataclass(frozen=True)
@@ -100,11 +100,11 @@ class Train(Phase):
         text = f"training, seed {number + 1} of {config.seeds}"
         group.begin(text, len(rates) * seconds * (1 + EVALUATION_SHARE) + STARTUP_SECONDS)
         spent = dict.fromkeys(rates, 0.0)
-        checkpoint = group.folder.checkpoint(f"{group.group.name}-{seed}")
+        snapshot = group.folder.snapshot(f"{group.group.name}-{seed}")
         asked = {
             "protocol": Protocol.of(config, grid.every, grid.first),
             "learning_rates": rates,
-            "checkpoint": str(checkpoint.absolute()),
+            "snapshot": str(snapshot.absolute()),
         }
         with group.jobs(self.name, list(rates), seed=seed) as jobs:
             for spec, job in jobs.items():
@@ -121,18 +121,18 @@ class Train(Phase):
                     f"{text}, {event.method}: validation loss {event.validation_loss:.3g}",
                 )
         if not worker_died(jobs):  # otherwise a resume goes on from it
-            _remove(checkpoint)
+            _remove(snapshot)
 
     def measure(self, matched: Matched, asked: TrainRequest, report: Report) -> None:
         """One seed."""
-        checkpoint = Checkpoint(Path(asked.checkpoint), (Evaluated, Failed))
-        train(matched, asked.learning_rates, asked.protocol, report, checkpoint)
+        snapshot = Snapshot(Path(asked.snapshot), (Evaluated, Failed))
+        train(matched, asked.learning_rates, asked.protocol, report, snapshot)
 
 
-def _remove(checkpoint: Path) -> None:
-    checkpoint.unlink(missing_ok=True)
+def _remove(snapshot: Path) -> None:
+    snapshot.unlink(missing_ok=True)
     with suppress(OSError):  # it holds others
-        checkpoint.parent.rmdir()
+        snapshot.parent.rmdir()
 
 
 def store_targets(group: GroupRun) -> None:
@@ -158,10 +158,10 @@ def train(
     rates: Mapping[str, float],
     protocol: Protocol,
     report: Report,
-    checkpoint: Checkpoint | None = None,
+    snapshot: Snapshot | None = None,
 ) -> None:
-    """Train all methods of the group in turns; report every evaluation, those before a checkpoint too."""
-    kept, rng = checkpoint or Checkpoint(None), random.Random(matched.seed)
+    """Train all methods of the group in turns; report every evaluation, those before a snapshot too."""
+    kept, rng = snapshot or Snapshot(None), random.Random(matched.seed)
     tell = kept.telling(report)
     trainees = {}
     for spec, rate in rates.items():

@@ -6,7 +6,7 @@ from fgbench.plan import Config, Plan
 from fgbench.running.phases import in_order
 
 
-def estimated_seconds(plan: Plan) -> float:
+def expected_seconds(plan: Plan) -> float:
     """About how long a plan takes."""
     return seconds_of(plan.config, len(plan.groups))
 

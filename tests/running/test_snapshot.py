@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from fgbench.running.checkpoint import Checkpoint
 from fgbench.running.messages import Failed, Message
 from fgbench.running.phases.train import Evaluated, train
+from fgbench.running.snapshot import Snapshot
 from fgbench.running.trainees import Protocol
 from fgbench.training.loop import Budget
 from tests.builders import tiny_matched
@@ -49,7 +49,7 @@ def curve(
         found.append((type(event).__name__, {k: repr(v) for k, v in facts if not k.endswith("_seconds")}))
 
     rates = rates or dict.fromkeys(SPECS, 0.05)
-    train(tiny_matched(1, **changes), rates, PROTOCOL, report, Checkpoint(path, KINDS, seconds=0.0))
+    train(tiny_matched(1, **changes), rates, PROTOCOL, report, Snapshot(path, KINDS, seconds=0.0))
     return found
 
 
@@ -80,10 +80,10 @@ def test_times_go_on_too(tmp_path):
         seconds.append(event.train_seconds)
 
     path = tmp_path / "state.pt"
-    train(tiny_matched(1), {"backprop": 0.05}, PROTOCOL, report, Checkpoint(path, KINDS, seconds=0.0))
+    train(tiny_matched(1), {"backprop": 0.05}, PROTOCOL, report, Snapshot(path, KINDS, seconds=0.0))
     before = list(seconds)
     seconds.clear()
-    train(tiny_matched(1), {"backprop": 0.05}, PROTOCOL, report, Checkpoint(path, KINDS))
+    train(tiny_matched(1), {"backprop": 0.05}, PROTOCOL, report, Snapshot(path, KINDS))
     assert seconds == before, "all was done: it is reported again, as it was"
 
 
@@ -94,5 +94,5 @@ def test_a_disk_that_is_full_costs_the_checkpoint_alone(tmp_path):
 
 def test_a_young_state_is_not_replaced(tmp_path):
     path = tmp_path / "state.pt"
-    train(tiny_matched(1), {"backprop": 0.05}, PROTOCOL, lambda event: None, Checkpoint(path, KINDS, 600.0))
+    train(tiny_matched(1), {"backprop": 0.05}, PROTOCOL, lambda event: None, Snapshot(path, KINDS, 600.0))
     assert not path.exists()

@@ -1,4 +1,4 @@
-"""Checkpoints of a training worker: all of its jobs between two turns, with what they reported."""
+"""Snapshots of a training worker: all of its jobs between two turns, with what they reported."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SECONDS_BETWEEN = 60.0
 
 
 @dataclass
-class Checkpoint:
+class Snapshot:
     """A file that holds the latest state of some trainees that take turns.
 
     Attributes:
@@ -72,7 +72,7 @@ class Checkpoint:
             "trainees": {name: trainees[name].state() for name in alive},
         }
         beside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        with suppress(OSError):  # a full disk costs the checkpoint, not the training
+        with suppress(OSError):  # a full disk costs the snapshot, not the training
             self.path.parent.mkdir(exist_ok=True)
             torch.save(state, beside)
             beside.replace(self.path)
