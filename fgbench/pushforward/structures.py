@@ -145,7 +145,8 @@ class Drawer:
                 for name, tangent in drawn.items():
                     for part in vars(tangent).values():
                         _fill_rows(self.fill, part.zero_(), rows[name])
-        sizes = torch.zeros(self.count, dtype=torch.float64, device=self.generator.device)
+        device = next(iter(some.values())).device
+        sizes = torch.zeros(self.count, dtype=torch.float64, device=device)
         for name, parameter in some.items():
             sizes[rows[name].start : rows[name].stop] += parameter.numel()
         return self._mixed(drawn, sizes)
