@@ -129,7 +129,7 @@ class SpsaStep(Step):
             self._move(self.epsilon * self.one)
             moved = [self.by_name[name] for name in self.z.by_name]
             self.update(self.z.by_name, weighed.unsqueeze(0), learning_rate, moved)
-        if self.sampler:
+        if self.sampler and self.sampler.adaptive:
             size = self.sampler.units[self.drawn.units[0]].size
             self.sampler.note(self.drawn.units, slope.square().unsqueeze(0) * size)
 

@@ -145,6 +145,8 @@ class Drawer:
                 for name, tangent in drawn.items():
                     for part in vars(tangent).values():
                         _fill_rows(self.fill, part.zero_(), rows[name])
+        if self.structure not in MIXINGS:
+            return Tangents(drawn)
         device = next(iter(some.values())).device
         sizes = torch.zeros(self.count, dtype=torch.float64, device=device)
         for name, parameter in some.items():
