@@ -69,7 +69,7 @@ def test_what_is_nested_comes_back_as_what_it_was():
         choices=Choices(updates={"backprop": {"sgd": "direct"}}),
         protocol=Protocol(Budget(math.inf, iterations=3), 0.1, 5),
         learning_rates={"forward:tangents=4": 1e-3},
-        checkpoint="a path",
+        snapshot="a path",
     )
     found = from_json(TrainRequest, to_json(request))
     assert found == request
