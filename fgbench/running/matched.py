@@ -21,6 +21,7 @@ from fgbench.running.arms import BATCHES, Problem
 from fgbench.running.choices import Choices
 from fgbench.running.messages import Built
 from fgbench.training.batches import BatchOrder
+from fgbench.training.losses import loss_of
 
 
 @dataclass(frozen=True)
@@ -32,7 +33,7 @@ class Matched:
         model: initial weights, in training mode on the device; never trained itself.
         data: on the device, in the group's dtype.
         order: of the batches.
-        loss: cross-entropy.
+        loss: cross-entropy, over all tokens of a text.
         seed: of weights, batch order and tangents.
         choices: what each method has of its own.
     """
@@ -93,7 +94,7 @@ def build_matched(group: Group, data_dir: str, seed: int, choices: Choices | Non
         model.to(device, dtype).train(),
         data.to(device, dtype),
         BatchOrder(len(data.train_x), group.batch, seed),
-        nn.functional.cross_entropy,
+        loss_of(data.train_y),
         seed,
         choices or Choices(),
     )

@@ -89,7 +89,8 @@ def measure_memory(matched: Matched, specs: Sequence[str], report: Report) -> No
 
 def bytes_of_model(model: nn.Module) -> int:
     """Of its parameters and buffers."""
-    return sum(t.numel() * t.element_size() for t in model.state_dict().values())
+    tied_once = {t.data_ptr(): t for t in model.state_dict().values()}
+    return sum(t.numel() * t.element_size() for t in tied_once.values())
 
 
 def _kinds(peak: Peak, parameters: int, made: Sequence[Step]) -> dict[str, int]:
