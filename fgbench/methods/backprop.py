@@ -7,6 +7,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
 from fgbench.errors import UsageError
 from fgbench.methods import BEST, PLAIN, Batch, Conditions, Loss, Method, Part, Step, trainable
@@ -39,6 +40,13 @@ class Backprop(Method):
         choices=("layer", "sqrt"),
     )
 
+    accumulate: int = option(
+        1,
+        "micro-batches that a batch is cut into, a pass for each, their gradients added up: the same step of a "
+        "mean loss for less memory",
+        minimum=1,
+    )
+
     summary: ClassVar[str] = "reverse-mode gradient, the optimiser's own update"
     source: ClassVar[str] = (
         "torch.optim, fused and foreach; PyTorch's optimizer-in-backward tutorial; torch.utils.checkpoint "
@@ -61,32 +69,72 @@ class Backprop(Method):
         """Bind to a model; `seed` is not used, nothing is drawn."""
         if self.checkpoint and conditions.execution != "eager":
             raise UsageError("backprop:checkpoint=true runs eagerly: leave --exec out.")
+        if self.accumulate > 1:
+            _refuse_batch_statistics(model, self.accumulate)
         call = Checkpointed(model, self.segments) if self.checkpoint else model
         update = (conditions.update or FUSED) if self.update == BEST else self.update
-        steps: dict[str, Callable[[list[nn.Parameter], Loss, Conditions], Step]] = {
+        steps: dict[str, Callable[..., Step]] = {
             FUSED: OptimizerStep,
             FOREACH: partial(OptimizerStep, kernel=FOREACH),
             DIRECT: DirectStep,
             IN_BACKWARD: InBackwardStep,
         }
-        return steps[update](list(trainable(model).values()), lambda x, y: loss(call(x), y), conditions)
+        parameters = list(trainable(model).values())
+        return steps[update](parameters, lambda x, y: loss(call(x), y), conditions, self.accumulate)
+
+
+def _refuse_batch_statistics(model: nn.Module, accumulate: int) -> None:
+    for name, module in model.named_modules():
+        if isinstance(module, _BatchNorm) and (module.training or not module.track_running_stats):
+            raise UsageError(
+                f"backprop:accumulate={accumulate}: '{name}' normalises by the statistics of a batch, which "
+                "micro-batches do not have: leave accumulate out."
+            )
 
 
 class _BackpropStep(Step):
-    """The forward pass, and what the estimate is."""
+    """The passes forward and back, and what the estimate is."""
 
-    def __init__(self, parameters: Sequence[Tensor], evaluate: Loss, conditions: Conditions) -> None:
-        """`evaluate` gives the loss of a batch's input and target."""
-        self.parameters = parameters
+    def __init__(
+        self, parameters: Sequence[Tensor], evaluate: Loss, conditions: Conditions, accumulate: int = 1
+    ) -> None:
+        """`evaluate` gives the loss of a batch's input and target, `accumulate` is of micro-batches."""
+        self.parameters, self.accumulate = parameters, accumulate
         self.evaluate = compiled(evaluate, conditions)
+        self.complete = True  # once this pass is through, gradients are those of the whole batch
+
+    def _passes(self, batch: Batch) -> dict[str, Part]:
+        """What leaves a gradient with each parameter."""
+        if self.accumulate > 1:
+            return {"forward and backward": lambda: self._by_micro_batches(batch)}
+        return {"forward": lambda: self._forward(batch), "backward": self._backward}
 
     def _forward(self, batch: Batch) -> None:
+        self._begin()
         self.recorded = self.evaluate(*batch)
         self.value = self.recorded.detach()
+
+    def _begin(self) -> None:
+        """Before the first pass."""
 
     def _backward(self) -> None:
         self.recorded.backward()
         del self.recorded
+
+    def _by_micro_batches(self, batch: Batch) -> None:
+        """Their losses weigh as many samples as each has: together they are the mean over the batch."""
+        samples, value = len(batch[0]), None
+        if samples < self.accumulate:
+            raise UsageError(f"backprop:accumulate={self.accumulate}: a batch has only {samples} samples.")
+        self._begin()
+        pairs = list(zip(*(t.tensor_split(self.accumulate) for t in batch), strict=True))
+        for number, (x, y) in enumerate(pairs, 1):
+            self.complete = number == len(pairs)
+            own = self.evaluate(x, y) * (len(x) / samples)
+            own.backward()
+            value = own.detach() if value is None else value + own.detach()
+        assert value is not None
+        self.value = value
 
     def expected(self, gradient: Sequence[Tensor], model: nn.Module, batch: Batch) -> list[Tensor]:
         """The gradient itself."""
@@ -97,39 +145,37 @@ class OptimizerStep(_BackpropStep):
     """Backward pass, then the optimiser's step over all parameters; gradients are fresh, never zeroed."""
 
     def __init__(
-        self, parameters: Sequence[Tensor], evaluate: Loss, conditions: Conditions, kernel: str = FUSED
+        self,
+        parameters: Sequence[Tensor],
+        evaluate: Loss,
+        conditions: Conditions,
+        accumulate: int = 1,
+        kernel: str = FUSED,
     ) -> None:
-        super().__init__(parameters, evaluate, conditions)
+        super().__init__(parameters, evaluate, conditions, accumulate)
         self.own = self.optimizer = make_optimizer(conditions, self.parameters, kernel)
 
-    def _forward(self, batch: Batch) -> None:
+    def _begin(self) -> None:
         self.own.zero_grad(set_to_none=True)
-        super()._forward(batch)
 
     def parts(self, batch: Batch, learning_rate: float) -> dict[str, Part]:
         """Forward pass, backward pass, update."""
-        return {
-            "forward": lambda: self._forward(batch),
-            "backward": self._backward,
-            "update": lambda: optimize(self.own, learning_rate),
-        }
+        return {**self._passes(batch), "update": lambda: optimize(self.own, learning_rate)}
 
 
 class DirectStep(_BackpropStep):
     """Backward pass, then one addition of all gradients to all parameters, without an optimiser."""
 
-    def __init__(self, parameters: Sequence[Tensor], evaluate: Loss, conditions: Conditions) -> None:
-        super().__init__(parameters, evaluate, conditions)
+    def __init__(
+        self, parameters: Sequence[Tensor], evaluate: Loss, conditions: Conditions, accumulate: int = 1
+    ) -> None:
+        super().__init__(parameters, evaluate, conditions, accumulate)
         if conditions.optimizer != PLAIN_SGD:
             raise UsageError("backprop:update=direct updates by plain SGD: leave --optimizer out.")
 
     def parts(self, batch: Batch, learning_rate: float) -> dict[str, Part]:
         """Forward pass, backward pass, update."""
-        return {
-            "forward": lambda: self._forward(batch),
-            "backward": self._backward,
-            "update": lambda: self._update(learning_rate),
-        }
+        return {**self._passes(batch), "update": lambda: self._update(learning_rate)}
 
     @torch.no_grad()
     def _update(self, learning_rate: float) -> None:
@@ -144,10 +190,13 @@ class InBackwardStep(_BackpropStep):
 
     Plain SGD adds the gradient itself; any other optimiser is one of its own for each parameter, as in
     PyTorch's recipe, which is the same update: none of those that are taken looks at two parameters.
+    With micro-batches gradients live until the last of them, which is the one that updates.
     """
 
-    def __init__(self, parameters: Sequence[Tensor], evaluate: Loss, conditions: Conditions) -> None:
-        super().__init__(parameters, evaluate, conditions)
+    def __init__(
+        self, parameters: Sequence[Tensor], evaluate: Loss, conditions: Conditions, accumulate: int = 1
+    ) -> None:
+        super().__init__(parameters, evaluate, conditions, accumulate)
         self.learning_rate = 0.0
         if conditions.optimizer == PLAIN_SGD:
             update = self._add
@@ -159,17 +208,23 @@ class InBackwardStep(_BackpropStep):
 
     @torch.no_grad()
     def _add(self, parameter: Tensor) -> None:
+        if not self.complete:
+            return
         assert parameter.grad is not None
         parameter.add_(parameter.grad, alpha=-self.learning_rate)
         parameter.grad = None
 
     def _optimize(self, parameter: Tensor) -> None:
+        if not self.complete:
+            return
         optimize(self.own.of(parameter), self.learning_rate)
         parameter.grad = None
 
     def parts(self, batch: Batch, learning_rate: float) -> dict[str, Part]:
         """Forward pass, then a backward pass that updates as it goes."""
         self.learning_rate = learning_rate
+        if self.accumulate > 1:
+            return {"step": lambda: self._by_micro_batches(batch)}
         return {"forward": lambda: self._forward(batch), "backward and update": self._backward}
 
 

@@ -33,7 +33,8 @@ FALSE_ALARMS = 1e-4  # of a whole test of unbiasedness, over all components
 IN_SHAPE, CLASSES = (1, 8, 8), 5
 
 # Those that may refuse a model, in a line that says why.
-PARTICULAR = ("local-losses", "local-guess", "dfa", "fdfa")
+MICRO_BATCHES = ("backprop:accumulate=4", "backprop:update=in-backward,checkpoint=true,accumulate=3")
+PARTICULAR = ("local-losses", "local-guess", "dfa", "fdfa", *MICRO_BATCHES)
 
 # Options that mean something only together.
 TOGETHER = [
@@ -64,6 +65,7 @@ TOGETHER = [
     "backprop:checkpoint=true",
     "backprop:checkpoint=true,segments=sqrt",
     "backprop:checkpoint=true,update=in-backward",
+    *MICRO_BATCHES,
 ]
 
 

@@ -27,7 +27,7 @@ from fgbench.running.reporting import failures_reported
 from fgbench.store.schema import BASE
 
 BATCHES = 2
-RESULTS = ("draw", "backward")  # parts of a step that leave tangents or gradients
+RESULTS = ("draw", "backward", "forward and backward")  # parts of a step that leave tangents or gradients
 
 
 @dataclass(frozen=True)
