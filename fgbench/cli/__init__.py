@@ -18,6 +18,7 @@ from fgbench.cli.list import list_registered
 from fgbench.cli.merge import merge
 from fgbench.cli.plain_words import in_plain_words
 from fgbench.cli.plot import plot
+from fgbench.cli.pretrain import pretrain
 from fgbench.cli.report import report
 from fgbench.cli.reproduce import reproduce
 from fgbench.cli.run import run
@@ -61,6 +62,7 @@ app.command()(check)
 app.command()(compare)
 app.command()(history)
 app.command()(reproduce)
+app.command()(pretrain)
 app.command("list")(list_registered)
 app.command()(doctor)
 

@@ -45,6 +45,8 @@ def run(
     precision: ask.Precision = Config.precision,
     isolated: ask.Isolated = False,
     slowed: ask.Slowed = "0",
+    start: ask.Start = Config.start,
+    train: ask.Trained = Config.trained,
     train_only: ask.TrainOnly = False,
     seeds: ask.Seeds = None,
     target_loss: ask.TargetLoss = Config.target_loss,
@@ -116,6 +118,8 @@ def run(
         max_queries=max_queries,
         evaluate_every=evaluate_every,
         slowed=share("--slowed", slowed),
+        start=start,
+        trained=train,
     )
     if like is not None:
         config = stored.like(like, config, given)

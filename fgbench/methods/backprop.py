@@ -42,8 +42,8 @@ class Backprop(Method):
 
     accumulate: int = option(
         1,
-        "micro-batches that a batch is cut into, a pass for each, their gradients added up: the same step of a "
-        "mean loss for less memory",
+        "micro-batches that a batch is cut into, a pass for each, their gradients added up: the same step of "
+        "a mean loss for less memory",
         minimum=1,
     )
 

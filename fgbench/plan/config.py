@@ -9,6 +9,7 @@ from typing import Any
 
 from fgbench.errors import ResultsError
 from fgbench.methods import PLAIN
+from fgbench.plan.group import ALL
 
 
 class Dtype(StrEnum):
@@ -44,7 +45,8 @@ class Config:
     share; max_measure_seconds is for one group's timing over all its processes; max_train_seconds is
     for one training job; threads None means torch's own number; isolated also times every method alone;
     shard is `i/n`, or empty for all groups; slowed is the share by which each method is made slower in a
-    timing of its own, 0 for no such timing.
+    timing of its own, 0 for no such timing; start is a file of weights that all begin from, empty for
+    random ones; trained says which parameters learn.
     """
 
     archs: tuple[str, ...] = ("mlp",)
@@ -77,6 +79,8 @@ class Config:
     max_queries: int | None = None
     evaluate_every: int | None = None
     slowed: float = 0.0
+    start: str = ""
+    trained: str = ALL
 
     @classmethod
     def from_facts(cls, facts: dict[str, Any]) -> Config:

@@ -18,6 +18,7 @@ from fgbench.report.figures import (
     interval,
     joules,
     missing,
+    model_words,
     number,
     seconds,
     size,
@@ -74,7 +75,8 @@ def _headings(part: Part, first: pd.Series) -> tuple[str, ...]:
     if part is Part.TIME:
         return tuple(_time_columns(first))
     own = ("\noptimizer",) if first["optimizers_differ"] else ()
-    return *own, "\nlr", _target_title(first), "T\nratio", "steps\nratio", "validation\nloss"
+    bits = () if missing(first.get("bits_per_byte")) else ("bits\na byte",)
+    return *own, "\nlr", _target_title(first), "T\nratio", "steps\nratio", "validation\nloss", *bits
 
 
 def _time_columns(shown: pd.Series) -> dict[str, Callable[[pd.Series], str]]:
@@ -114,7 +116,8 @@ def _figures(part: Part, row: pd.Series, shown: pd.Series) -> tuple[str, ...]:
         return tuple(figure(row) for figure in _time_columns(shown).values())
     rate = NOTHING if missing(row["learning_rate"]) else f"{row['learning_rate']:.3g}"
     own = (folded_optimizer(row),) if shown["optimizers_differ"] else ()
-    return *own, rate, _time(row), _figure(row, "t_ratio"), _figure(row, "n_ratio"), _loss(row)
+    bits = () if missing(shown.get("bits_per_byte")) else (_figure(row, "bits_per_byte"),)
+    return *own, rate, _time(row), _figure(row, "t_ratio"), _figure(row, "n_ratio"), _loss(row), *bits
 
 
 def folded_optimizer(row: pd.Series) -> str:
@@ -145,9 +148,10 @@ def title(row: pd.Series) -> str:
     """What was compared, on what."""
     count = row["threads"]
     threads = f", {count} thread{'s' if count > 1 else ''}" if row["device"] == "cpu" else ""
+    model = f"{row['arch']}, depth {row['depth']}, width {row['width']}, batch {row['batch']}"
+    model = ", ".join(filter(None, (model, model_words(row))))
     return (
-        f"{row['arch']}, depth {row['depth']}, width {row['width']}, batch {row['batch']} · "
-        f"{row['dataset']} · {row['dtype']}, {row['execution']}, {row['optimizer']} · "
+        f"{model} · {row['dataset']} · {row['dtype']}, {row['execution']}, {row['optimizer']} · "
         f"{row['device']} ({row['device_name']}{threads})"
     )
 

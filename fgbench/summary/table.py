@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -25,7 +26,9 @@ GROUP_COLUMNS = (
     "threads",
     "execution",
     "optimizer",
+    "trained",
 )
+USUAL = {"trained": "all"}  # what runs of before there was a choice have
 
 HOST, DEVICE, UNKNOWN = "host", "device", "unknown"  # which of the two a step waits for
 LAUNCH_BOUND = 0.8  # of a step's time, in which the GPU is at work
@@ -45,7 +48,8 @@ def summarise(run: RunFolder) -> pd.DataFrame:
     `seconds` and `joules` per step, `first_call_seconds` (the slowest process's: compilation and all);
     `r`, `r_alone` (timed with nothing between), `ratio` (over the `reference`), `t` (expected seconds to
     the target), `t_ratio` and `n_ratio` (its factor in iterations), `validation_loss`, each with `_low`
-    and `_high`; `peak_bytes`, `learning_rate` and the
+    and `_high`; `bits_per_byte`, the same where bytes of a text are predicted; `parameters`, n, those that
+    are trained; `start`, the file that all begin from; `peak_bytes`, `learning_rate` and the
     `protocol` that it comes from, `target_loss` or `target_accuracy` of the headline target, `t_median`
     by Kaplan and Meier, `t_resolution` of its evaluations, `reached` of `runs`, `validation_accuracy`,
     `evaluation_share` of training's seconds, `train_seconds` of the longest run, `status`;
@@ -63,7 +67,8 @@ def summarise(run: RunFolder) -> pd.DataFrame:
     rows = [
         {
             "group": group["name"],
-            **{column: group[column] for column in GROUP_COLUMNS},
+            **{column: group[column] if column in group else USUAL[column] for column in GROUP_COLUMNS},
+            "start": Path(group.get("start", "")).name,
             "device_name": group.get("device_name", facts["environment"]["device_name"]),
             "method": method,
             "reference": facts["reference"],
@@ -72,6 +77,7 @@ def summarise(run: RunFolder) -> pd.DataFrame:
                 {name: t[t["group"] == group["name"]] for name, t in tables.items()},
                 method,
                 facts["reference"],
+                of_bytes=group.get("of_bytes", False),
             ),
         }
         for group in facts["groups"]
@@ -108,7 +114,9 @@ def aa_rows(run: RunFolder) -> pd.DataFrame:
     return ratios[ratios["role"] == Role.AA]
 
 
-def _cells_of(tables: dict[str, pd.DataFrame], method: str, reference: str) -> dict[str, Any]:
+def _cells_of(
+    tables: dict[str, pd.DataFrame], method: str, reference: str, *, of_bytes: bool
+) -> dict[str, Any]:
     own = {name: table[table["method"] == method] for name, table in tables.items()}
     return {
         **_ratio_cells(own["ratios"]),
@@ -117,7 +125,8 @@ def _cells_of(tables: dict[str, pd.DataFrame], method: str, reference: str) -> d
         **_cost_cells(tables["cost"], _first(_of_role(own["ratios"]), "seconds"), method, reference),
         "peak_bytes": _first(own["memory"][own["memory"]["kind"] == "peak_allocated"], "bytes"),
         **target_cells(headline(tables["targets"]), method, reference),
-        **_final_cells(own["curves"], own["jobs"]),
+        "parameters": _first(tables["jobs"].dropna(subset=["parameters"]), "parameters"),
+        **_final_cells(own["curves"], own["jobs"], of_bytes=of_bytes),
         **_evaluation_cells(own["curves"]),
         "status": _status(own["jobs"]),
     }
@@ -162,13 +171,15 @@ def _step_cells(jobs: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _final_cells(curves: pd.DataFrame, jobs: pd.DataFrame) -> dict[str, Any]:
+def _final_cells(curves: pd.DataFrame, jobs: pd.DataFrame, *, of_bytes: bool) -> dict[str, Any]:
     last = curves.groupby("job", sort=False).tail(1)
     losses = [x for x in last["validation_loss"] if math.isfinite(x)]
     complete = len(losses) == len(last)  # a mean over the survivors would flatter
+    bits = [loss / math.log(2) for loss in losses] if complete and of_bytes else []
     return {
         "learning_rate": _first(jobs[jobs["phase"] == "train"], "learning_rate"),
         **cells("validation_loss", mean_interval(losses if complete else [])),
+        **cells("bits_per_byte", mean_interval(bits)),
         "validation_accuracy": float(last["validation_accuracy"].mean()) if len(last) else None,
     }
 

@@ -15,6 +15,7 @@ import pandas as pd
 
 from fgbench.charts.drawing.style import Look, looks_of
 from fgbench.measurement.environment import conditions
+from fgbench.report.figures import model_words
 from fgbench.store.run_folder import RunFolder, environment_of
 from fgbench.summary.parts import split
 from fgbench.summary.table import GROUP_COLUMNS, summarise
@@ -84,7 +85,8 @@ class Comparison:
         depth = f"depth {self.depths[0]}, " if len(self.depths) == 1 else ""
         model = f"{_arch(s['arch'])}, {depth}width {s['width']}, batch {s['batch']}"
         mode = ", ".join([s["dtype"], *self._odd])
-        parts = [model, s["dataset"], mode, _device(s), f"torch {s['torch']}", self.run]
+        known = model_words(s if len(self.depths) == 1 else s.drop("parameters", errors="ignore"))
+        parts = [model, known, s["dataset"], mode, _device(s), f"torch {s['torch']}", self.run]
         return " · ".join(part for part in parts if part)
 
     @property
@@ -101,6 +103,7 @@ class Comparison:
         odd = [
             s["dtype"] if s["dtype"] != "float32" else "",
             *self._odd,
+            s["trained"] if s["trained"] != "all" else "",
         ]
         model = [_arch(s["arch"]), depth, f"w{s['width']}", f"b{s['batch']}", s["dataset"]]
         return re.sub(
