@@ -12,7 +12,7 @@ from fgbench.cli import run_options as ask
 from fgbench.cli import stored
 from fgbench.cli.choices import ExecutionMode
 from fgbench.cli.presets import QUICK
-from fgbench.cli.values import share
+from fgbench.cli.values import share, size
 from fgbench.errors import UsageError
 from fgbench.plan.config import Config, Dtype, default_data_dir
 from fgbench.specs.options import OR
@@ -44,6 +44,7 @@ def run(
     max_measure_seconds: ask.MaxMeasureSeconds = None,
     precision: ask.Precision = Config.precision,
     isolated: ask.Isolated = False,
+    memory_budget: ask.MemoryBudget = "",
     slowed: ask.Slowed = "0",
     start: ask.Start = Config.start,
     train: ask.Trained = Config.trained,
@@ -120,6 +121,7 @@ def run(
         slowed=share("--slowed", slowed),
         start=start,
         trained=train,
+        memory_budget=size("--memory-budget", memory_budget),
     )
     if like is not None:
         config = stored.like(like, config, given)

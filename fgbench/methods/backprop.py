@@ -1,18 +1,23 @@
 """Backpropagation, as strong as PyTorch has it: the baseline of every ratio."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _BatchNorm
 
 from fgbench.errors import UsageError
 from fgbench.methods import BEST, PLAIN, Batch, Conditions, Loss, Method, Part, Step, trainable
 from fgbench.methods.steps.checkpointing import Checkpointed
 from fgbench.methods.steps.compiling import compiled
+from fgbench.methods.steps.micro_batches import (
+    accumulate_option,
+    counts,
+    micro_batches,
+    refuse_batch_statistics,
+)
 from fgbench.methods.steps.optimizer import PLAIN_SGD, EachItsOwn, has_kernel, make_optimizer, optimize
 from fgbench.specs.options import option
 
@@ -40,12 +45,7 @@ class Backprop(Method):
         choices=("layer", "sqrt"),
     )
 
-    accumulate: int = option(
-        1,
-        "micro-batches that a batch is cut into, a pass for each, their gradients added up: the same step of "
-        "a mean loss for less memory",
-        minimum=1,
-    )
+    accumulate: int = accumulate_option()
 
     summary: ClassVar[str] = "reverse-mode gradient, the optimiser's own update"
     source: ClassVar[str] = (
@@ -65,12 +65,26 @@ class Backprop(Method):
         kernels = tuple(name for name in (FUSED, FOREACH) if has_kernel(conditions.optimizer, name))
         return (*kernels, *([DIRECT] if conditions.optimizer == PLAIN_SGD else ()), IN_BACKWARD)
 
+    def variants(self, conditions: Conditions, samples: int) -> Iterator[Method]:
+        """Updates, checkpoints and micro-batches, as far as they are open.
+
+        No micro-batches under an update in the backward pass: gradients live through all of them there too.
+        """
+        checkpoints = [(True, s) for s in ("layer", "sqrt")] if conditions.execution == "eager" else []
+        outside = DIRECT if conditions.optimizer == PLAIN_SGD else FUSED
+        for update in (outside, IN_BACKWARD) if self.update == BEST else (self.update,):
+            for checkpoint, segments in [(False, "layer"), *checkpoints]:
+                if self.checkpoint and (checkpoint, segments) != (True, self.segments):
+                    continue
+                for count in counts(samples) if self.accumulate == 1 else (self.accumulate,):
+                    if count == self.accumulate or update != IN_BACKWARD:
+                        yield Backprop(update, checkpoint, segments, count)
+
     def prepare(self, model: nn.Module, loss: Loss, seed: int, conditions: Conditions = PLAIN) -> Step:
         """Bind to a model; `seed` is not used, nothing is drawn."""
         if self.checkpoint and conditions.execution != "eager":
             raise UsageError("backprop:checkpoint=true runs eagerly: leave --exec out.")
-        if self.accumulate > 1:
-            _refuse_batch_statistics(model, self.accumulate)
+        refuse_batch_statistics(model, self.accumulate)
         call = Checkpointed(model, self.segments) if self.checkpoint else model
         update = (conditions.update or FUSED) if self.update == BEST else self.update
         steps: dict[str, Callable[..., Step]] = {
@@ -81,15 +95,6 @@ class Backprop(Method):
         }
         parameters = list(trainable(model).values())
         return steps[update](parameters, lambda x, y: loss(call(x), y), conditions, self.accumulate)
-
-
-def _refuse_batch_statistics(model: nn.Module, accumulate: int) -> None:
-    for name, module in model.named_modules():
-        if isinstance(module, _BatchNorm) and (module.training or not module.track_running_stats):
-            raise UsageError(
-                f"backprop:accumulate={accumulate}: '{name}' normalises by the statistics of a batch, which "
-                "micro-batches do not have: leave accumulate out."
-            )
 
 
 class _BackpropStep(Step):
@@ -123,14 +128,11 @@ class _BackpropStep(Step):
 
     def _by_micro_batches(self, batch: Batch) -> None:
         """Their losses weigh as many samples as each has: together they are the mean over the batch."""
-        samples, value = len(batch[0]), None
-        if samples < self.accumulate:
-            raise UsageError(f"backprop:accumulate={self.accumulate}: a batch has only {samples} samples.")
         self._begin()
-        pairs = list(zip(*(t.tensor_split(self.accumulate) for t in batch), strict=True))
-        for number, (x, y) in enumerate(pairs, 1):
-            self.complete = number == len(pairs)
-            own = self.evaluate(x, y) * (len(x) / samples)
+        value = None
+        for (x, y), share, last in micro_batches(batch, self.accumulate):
+            self.complete = last
+            own = self.evaluate(x, y) * share
             own.backward()
             value = own.detach() if value is None else value + own.detach()
         assert value is not None

@@ -46,7 +46,8 @@ class Config:
     for one training job; threads None means torch's own number; isolated also times every method alone;
     shard is `i/n`, or empty for all groups; slowed is the share by which each method is made slower in a
     timing of its own, 0 for no such timing; start is a file of weights that all begin from, empty for
-    random ones; trained says which parameters learn.
+    random ones; trained says which parameters learn; memory_budget is
+    the most bytes that a step may need at its peak, None for no limit.
     """
 
     archs: tuple[str, ...] = ("mlp",)
@@ -81,6 +82,7 @@ class Config:
     slowed: float = 0.0
     start: str = ""
     trained: str = ALL
+    memory_budget: int | None = None
 
     @classmethod
     def from_facts(cls, facts: dict[str, Any]) -> Config:

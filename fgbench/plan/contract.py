@@ -14,7 +14,7 @@ from fgbench.store.schema import OLDEST_READABLE
 from fgbench.version import __version__
 
 # Fields of a group that came later: at their defaults a contract is what it was without them.
-LATER = ("trained",)
+LATER = ("trained", "memory_budget")
 
 
 def contract(group: Group, environment: dict[str, Any], data: str = "", weights: str = "") -> str:

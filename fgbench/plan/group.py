@@ -16,7 +16,7 @@ class Group:
     """A matched group: all that its jobs share. Only the method differs within it.
 
     Attributes, where the name does not say it: start is the file whose weights every job begins from;
-    trained says which parameters learn.
+    trained says which parameters learn; memory_budget is of bytes, as in the config.
     """
 
     arch: str
@@ -32,6 +32,7 @@ class Group:
     optimizer: str = PLAIN.optimizer
     start: str = ""
     trained: str = ALL
+    memory_budget: int | None = None
 
     @property
     def optimizers(self) -> tuple[str, ...]:

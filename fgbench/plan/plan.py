@@ -96,6 +96,7 @@ def groups_of(config: Config, device: str, threads: int) -> tuple[Group, ...]:
             config.optimizer,
             config.start,
             config.trained,
+            config.memory_budget,
         )
         for arch, family in families
         for depth in config.depths or (family.default_depth,)

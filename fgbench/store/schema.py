@@ -55,7 +55,7 @@ TABLES: dict[str, dict[str, str]] = {
     "jobs": {
         "job": "str",
         **_GROUP,
-        "phase": "str",  # modes | time | alone | load | cost | memory | tune | train
+        "phase": "str",  # budget | modes | time | alone | load | cost | memory | tune | train
         "arch": "str",
         "dataset": "str",
         "depth": "int",
@@ -78,7 +78,7 @@ TABLES: dict[str, dict[str, str]] = {
         "batches_hash": "str",
         "contract": "str",
         "first_call_seconds": "float",  # of time: the first step, compilation and autotuning with it
-        "status": "str",  # ok | diverged | oom | error | interrupted
+        "status": "str",  # ok | diverged | oom | error | interrupted | over budget
         "detail": "str",
     },
     # One timed block.
@@ -123,6 +123,18 @@ TABLES: dict[str, dict[str, str]] = {
         "seconds": "float",
         "chosen": "bool",  # empty while they are timed
         "detail": "str",
+    },
+    # A variant of a method under a memory budget: another way to take the same step, measured in one process.
+    "variants": {
+        **_GROUP,
+        "variant": "str",  # its spec
+        "peak_bytes": "int",
+        "beyond_bytes": "int",  # the parameters
+        "seconds": "float",
+        "r": "float",
+        "fits": "bool",
+        "chosen": "bool",  # empty while they are measured
+        "detail": "str",  # why it could not be measured
     },
     # A part of a method's step, timed apart in one process; `whole` is the step in the same rounds.
     "parts": {**_GROUP, "process": "int", "part": "str", "seconds": "float"},

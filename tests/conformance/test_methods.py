@@ -33,7 +33,11 @@ FALSE_ALARMS = 1e-4  # of a whole test of unbiasedness, over all components
 IN_SHAPE, CLASSES = (1, 8, 8), 5
 
 # Those that may refuse a model, in a line that says why.
-MICRO_BATCHES = ("backprop:accumulate=4", "backprop:update=in-backward,checkpoint=true,accumulate=3")
+MICRO_BATCHES = (
+    *("backprop:accumulate=4", "backprop:update=in-backward,checkpoint=true,accumulate=3"),
+    *("forward:tangents=3,chunk=2,accumulate=4", "forward:structure=rank-one,layers=one,accumulate=4"),
+    "spsa:accumulate=4",
+)
 PARTICULAR = ("local-losses", "local-guess", "dfa", "fdfa", *MICRO_BATCHES)
 
 # Options that mean something only together.

@@ -284,6 +284,7 @@ class TestContract:
         "execution": "compile",
         "optimizer": "adam",
         "trained": "head",
+        "memory_budget": 2**20,
     }
 
     def test_it_knows_every_field_of_a_group(self):

@@ -82,7 +82,7 @@ def measure_memory(matched: Matched, specs: Sequence[str], report: Report) -> No
     for spec in (BASE, *specs):
         with failures_reported(report, spec):
             made: list[Step] = []
-            peak = peak_of_step(partial(_prepare, matched, spec, batches, made), matched.device)
+            peak = peak_of_step(partial(prepared_step, matched, spec, batches, made), matched.device)
             for kind, amount in _kinds(peak, size, made).items():
                 report(PeakFound(spec, kind, amount))
 
@@ -121,7 +121,10 @@ def _uncaptured(matched: Matched, spec: str) -> Conditions:
     return replace(conditions, execution="eager") if conditions.captured else conditions
 
 
-def _prepare(matched: Matched, spec: str, batches: Sequence[Batch], made: list[Step]) -> Callable[[], object]:
+def prepared_step(
+    matched: Matched, spec: str, batches: Sequence[Batch], made: list[Step]
+) -> Callable[[], object]:
+    """A step over the batches, every kind of it that may need the most; its `Step` goes into `made`."""
     supply, conditions_of = cycle(batches), partial(_uncaptured, matched)
     if spec == BASE:
         return base_step(replace(matched.problem(batches), conditions_of=conditions_of))
