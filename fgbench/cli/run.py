@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from fgbench.cli import finetune_options as finetune
 from fgbench.cli import run_options as ask
 from fgbench.cli import stored
 from fgbench.cli.choices import ExecutionMode
@@ -46,8 +47,8 @@ def run(
     isolated: ask.Isolated = False,
     memory_budget: ask.MemoryBudget = "",
     slowed: ask.Slowed = "0",
-    start: ask.Start = Config.start,
-    train: ask.Trained = Config.trained,
+    start: finetune.Start = Config.start,
+    train: finetune.Trained = Config.trained,
     train_only: ask.TrainOnly = False,
     seeds: ask.Seeds = None,
     target_loss: ask.TargetLoss = Config.target_loss,

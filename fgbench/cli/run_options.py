@@ -116,24 +116,6 @@ DataDir = Annotated[
     ),
 ]
 
-Start = Annotated[
-    str,
-    typer.Option(
-        help="The file of weights that every method begins from, as `fgbench pretrain` writes it. "
-        "(default: random ones)",
-        rich_help_panel=PROBLEM,
-    ),
-]
-Trained = Annotated[
-    str,
-    typer.Option(
-        "--train",
-        help="Which parameters learn: all, head, bias, last:2 (layers or blocks), or "
-        "lora:rank=8,targets=qkv+out.",
-        rich_help_panel=PROBLEM,
-    ),
-]
-
 # ---- measuring
 
 TimeOnly = Annotated[

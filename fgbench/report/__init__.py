@@ -9,6 +9,7 @@ import pandas as pd
 from rich.console import Console
 from rich.markup import escape
 
+from fgbench.report.budget import budget_findings, budget_table
 from fgbench.report.doubts import doubts
 from fgbench.report.table import caption, group_tables, parts_table, targets_table, title
 from fgbench.report.words import findings
@@ -16,6 +17,7 @@ from fgbench.store.run_folder import RunFolder
 from fgbench.summary.parts import split
 from fgbench.summary.table import aa_rows, summarise
 from fgbench.summary.targets import by_target
+from fgbench.summary.variants import variants_of
 
 
 def show(folder: RunFolder, *, as_json: bool = False) -> bool:
@@ -26,6 +28,10 @@ def show(folder: RunFolder, *, as_json: bool = False) -> bool:
     summary = summarise(folder)
     aa, parts, targets = aa_rows(folder), split(folder), by_target(folder)
     sentences = [line for _, group in summary.groupby("group", sort=False) for line in findings(group, aa)]
+    budget = folder.facts()["config"].get("memory_budget")
+    variants = variants_of(folder)
+    for name, group in summary.groupby("group", sort=False) if budget else ():
+        sentences += budget_findings(group, variants[variants["group"] == name], budget)
     warnings = doubts(summary, folder.read("ratios"), folder.read("samples"))
     if as_json:
         rows = json.loads(summary.to_json(orient="records", double_precision=15))
@@ -34,6 +40,7 @@ def show(folder: RunFolder, *, as_json: bool = False) -> bool:
             "results": rows,
             "parts": json.loads(parts.to_json(orient="records", double_precision=15)),
             "targets": json.loads(targets.to_json(orient="records", double_precision=15)),
+            "variants": json.loads(variants.to_json(orient="records", double_precision=15)),
             "findings": sentences,
             "warnings": warnings,
         }
@@ -44,7 +51,13 @@ def show(folder: RunFolder, *, as_json: bool = False) -> bool:
     for _, group in summary.groupby("group", sort=False):
         console.print(f"[bold]{title(group.iloc[0])}[/bold]")
         own = targets[targets["group"] == group["group"].iloc[0]]
-        for table in [*group_tables(group, console), *targets_table(own), *parts_table(parts, group)]:
+        found = variants[variants["group"] == group["group"].iloc[0]]
+        for table in [
+            *group_tables(group, console),
+            *targets_table(own),
+            *(budget_table(found, budget) if budget else []),
+            *parts_table(parts, group),
+        ]:
             console.print(table)
         console.print(f"[dim]{caption(group.iloc[0])}[/dim]\n")
     for sentence in sentences:

@@ -44,7 +44,7 @@ def summarise(run: RunFolder) -> pd.DataFrame:
     """A row for each method of each group of a run.
 
     Columns: `group`, `method`, what the group is; the method's own `mode`, `own_optimizer` and, where it
-    leaves that open, `update`;
+    leaves that open, `update`, or under a memory budget the `variant` that stands for it;
     `seconds` and `joules` per step, `first_call_seconds` (the slowest process's: compilation and all);
     `r`, `r_alone` (timed with nothing between), `ratio` (over the `reference`), `t` (expected seconds to
     the target), `t_ratio` and `n_ratio` (its factor in iterations), `validation_loss`, each with `_low`
@@ -61,7 +61,9 @@ def summarise(run: RunFolder) -> pd.DataFrame:
     Raises:
         ResultsError: a damaged table.
     """
-    tables = {name: run.read(name) for name in ("jobs", "ratios", "memory", "curves", "load", "cost")}
+    tables = {
+        name: run.read(name) for name in ("jobs", "ratios", "memory", "curves", "load", "cost", "variants")
+    }
     tables["targets"] = stored_targets(run)
     facts = run.facts()
     rows = [
@@ -124,6 +126,9 @@ def _cells_of(
         **_load_cells(own["load"]),
         **_cost_cells(tables["cost"], _first(_of_role(own["ratios"]), "seconds"), method, reference),
         "peak_bytes": _first(own["memory"][own["memory"]["kind"] == "peak_allocated"], "bytes"),
+        "variant": _first(
+            own["variants"][own["variants"]["chosen"].fillna(value=False).astype(bool)], "variant"
+        ),
         **target_cells(headline(tables["targets"]), method, reference),
         "parameters": _first(tables["jobs"].dropna(subset=["parameters"]), "parameters"),
         **_final_cells(own["curves"], own["jobs"], of_bytes=of_bytes),
