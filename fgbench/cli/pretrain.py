@@ -10,7 +10,8 @@ import typer
 from fgbench.errors import UsageError
 from fgbench.plan.config import Config, default_data_dir
 
-STEPS, RATE = 500, 2e-3  # about a minute of the default model on two cores
+STEPS = 500  # about a minute of the default model on two cores
+RATE, BATCH, OPTIMIZER = 2e-3, 16, "adamw"
 
 
 def pretrain(
@@ -25,10 +26,10 @@ def pretrain(
     dataset: Annotated[
         str, typer.Option(help="The dataset; a run then goes on with another, as pydoc:part=second.")
     ] = "pydoc:part=first",
-    batch: Annotated[int, typer.Option(min=1, help="How many samples a step is taken on.")] = 16,
+    batch: Annotated[int, typer.Option(min=1, help="How many samples a step is taken on.")] = BATCH,
     steps: Annotated[int, typer.Option(min=1, help="How many steps of backprop are taken.")] = STEPS,
     lr: Annotated[float, typer.Option(help="The learning rate at first; it ends at a twentieth.")] = RATE,
-    optimizer: Annotated[str, typer.Option(help="The optimiser of torch.optim.")] = "adamw",
+    optimizer: Annotated[str, typer.Option(help="The optimiser of torch.optim.")] = OPTIMIZER,
     seed: Annotated[int, typer.Option(help="The seed of initial weights and batches.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = Config.device,
     threads: Annotated[

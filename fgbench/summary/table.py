@@ -30,6 +30,7 @@ GROUP_COLUMNS = (
 )
 USUAL = {"trained": "all"}  # what runs of before there was a choice have
 
+ACTIVATIONS = "peak_activations_and_temporaries"
 HOST, DEVICE, UNKNOWN = "host", "device", "unknown"  # which of the two a step waits for
 LAUNCH_BOUND = 0.8  # of a step's time, in which the GPU is at work
 
@@ -55,8 +56,10 @@ def summarise(run: RunFolder) -> pd.DataFrame:
     `evaluation_share` of training's seconds, `train_seconds` of the longest run, `status`;
     `ratio_within_low` and `_high`, the interval by the rounds alone; `busy_share`, of a step's time in
     which a GPU is at work, and whether it is `bound_by` the host, the device, or that is unknown; `flops`
-    of a step, `floor_ratio` (the least time that this machine needs for it over the least for a step of
-    the reference) and `floor_share` (that least time over the measured). What was not measured is NA.
+    of a step and `flop_ratio`, those over the reference's; `activation_bytes` of the peak; `rise`, of a
+    run's loss at its end above its lowest, and `diverged_share` of the runs; `floor_ratio` (the least time
+    that this machine needs for it over the least for a step of the reference) and `floor_share` (that least
+    time over the measured). What was not measured is NA.
 
     Raises:
         ResultsError: a damaged table.
@@ -125,6 +128,7 @@ def _cells_of(
         **_step_cells(own["jobs"]),
         **_load_cells(own["load"]),
         **_cost_cells(tables["cost"], _first(_of_role(own["ratios"]), "seconds"), method, reference),
+        "activation_bytes": _first(own["memory"][own["memory"]["kind"] == ACTIVATIONS], "bytes"),
         "peak_bytes": _first(own["memory"][own["memory"]["kind"] == "peak_allocated"], "bytes"),
         "variant": _first(
             own["variants"][own["variants"]["chosen"].fillna(value=False).astype(bool)], "variant"
@@ -152,9 +156,14 @@ def _cost_cells(cost: pd.DataFrame, seconds: float | None, method: str, referenc
     floor, reference_floor = _first(own, "floor_seconds"), _first(over, "floor_seconds")
     return {
         "flops": _first(own, "flops"),
-        "floor_ratio": floor / reference_floor if floor and reference_floor else None,
+        "flop_ratio": _ratio_of(_first(own, "flops"), _first(over, "flops")),
+        "floor_ratio": _ratio_of(floor, reference_floor),
         "floor_share": floor / seconds if floor and seconds else None,
     }
+
+
+def _ratio_of(value: float | None, over: float | None) -> float | None:
+    return value / over if value and over else None
 
 
 def _load_cells(load: pd.DataFrame) -> dict[str, Any]:
@@ -185,8 +194,20 @@ def _final_cells(curves: pd.DataFrame, jobs: pd.DataFrame, *, of_bytes: bool) ->
         "learning_rate": _first(jobs[jobs["phase"] == "train"], "learning_rate"),
         **cells("validation_loss", mean_interval(losses if complete else [])),
         **cells("bits_per_byte", mean_interval(bits)),
+        **cells("rise", mean_interval(_rises(curves))),
+        "diverged_share": _share_of(jobs[jobs["phase"] == "train"], "diverged"),
         "validation_accuracy": float(last["validation_accuracy"].mean()) if len(last) else None,
     }
+
+
+def _rises(curves: pd.DataFrame) -> list[float]:
+    """How far each run's loss at its end is above its lowest, of runs that stayed finite."""
+    runs = [own["validation_loss"] for _, own in curves.groupby("job", sort=False)]
+    return [float(losses.iloc[-1] - losses.min()) for losses in runs if math.isfinite(losses.iloc[-1])]
+
+
+def _share_of(jobs: pd.DataFrame, status: str) -> float | None:
+    return float((jobs["status"] == status).mean()) if len(jobs) else None
 
 
 def _evaluation_cells(curves: pd.DataFrame) -> dict[str, Any]:
