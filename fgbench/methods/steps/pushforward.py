@@ -15,6 +15,7 @@ from fgbench.methods import Batch, Conditions, Loss, trainable
 from fgbench.methods.steps.compiling import OneGraph, tensors_of, with_tensors
 from fgbench.methods.steps.estimate import ForwardStep, Update
 from fgbench.pushforward.combine import coefficients, draw_independent
+from fgbench.pushforward.context import Context
 from fgbench.pushforward.engine import Pushforward, UntraceableError
 from fgbench.pushforward.structures import Drawer, Tangents, squared_length
 from fgbench.pushforward.tangents import Tangent
@@ -62,9 +63,15 @@ class PushforwardStep(ForwardStep):
         if not self.conditions.compiled:
             self.value, self.derivatives = self._evaluate(batch, tangents)
             return
-        if self.pushforward.program(batch[0]) is None:
-            raise UntraceableError(", ".join(self.notes()))
+        self._settle(batch)
         self.value, self.derivatives = self.graph(*batch, *chain.from_iterable(map(tensors_of, tangents)))
+
+    def _settle(self, batch: Batch) -> None:
+        """Refuse a model whose course a graph cannot hold."""
+        by_id = {id(self.by_name[name]): t for name, t in self.tangents.by_name.items()}
+        why = self.pushforward.why_not_settled(Context(self.count, by_id), batch)
+        if why:
+            raise UntraceableError(why)
 
     def _evaluate_tensors(self, x: Tensor, y: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         tangents = with_tensors(list(self.tangents.by_name.values()), list(tensors))
