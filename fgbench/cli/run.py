@@ -34,7 +34,8 @@ def run(
     arch: Annotated[
         list[str],
         typer.Option(
-            help="Architecture, or your own: path/to/file.py:build, package.module:build. Repeatable.",
+            help="Architecture; your own, path/to/file.py:build or package.module:build; Hugging Face's, "
+            "hf:GPT2LMHeadModel:n_layer=4. Repeatable.",
             autocompletion=lambda: registry.names("architectures"),
         ),
     ] = ["mlp"],  # noqa: B006

@@ -59,8 +59,16 @@ def _attended(weights: Tensor, moved: Tensor, value: Any, count: int) -> Dual:
     tangents = moved @ v
     tangents.addcmul_(moved.sum(-1, keepdim=True), out, value=-1)
     if isinstance(value, Dual):
-        tangents += weights @ value.tangents
+        tangents += _weighted(weights, value.tangents)
     return dual_of(out, tangents)
+
+
+def _weighted(weights: Tensor, tangents: Tensor) -> Tensor:
+    """P v̇ for k tangents, side by side in one product: P is the largest here, and not to be copied."""
+    if len(tangents) == 1:
+        return (weights @ tangents[0]).unsqueeze(0)
+    together = weights @ tangents.movedim(0, -2).flatten(-2)
+    return together.unflatten(-1, (len(tangents), -1)).movedim(-2, 0)
 
 
 def _scores(query: Any, key: Any, scale: float, count: int) -> Tensor | None:

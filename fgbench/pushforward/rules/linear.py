@@ -26,7 +26,16 @@ def linear(context: Context, x: Any, weight: Any, bias: Any = None) -> Any:
 def linear_along(context: Context, x: Any, weight: Tensor, bias: Tensor | None, along: Tangent | None) -> Any:
     """The same with the tangents of the weight given."""
     if not isinstance(x, Dual):
-        out = _still_input(context, F.linear(x, weight, bias), bias, channel_dim=-1)
+        value = F.linear(x, weight, bias)
+        shift = context.tangent(bias)
+        if isinstance(along, RankOne) and shift is not None:  # in one pass over the tangents
+            out = empty_dual(value, context.count)
+            out.stack[0] = value
+            strength, left = _factors(x, along, value.dim() + 1)
+            begun = _spread(shift.full(), out.stack, channel_dim=-1)
+            torch.addcmul(begun, strength, left, out=out.stack[1:])
+            return out
+        out = _still_input(context, value, bias, channel_dim=-1)
         primal = x
     else:
         out = Dual(F.linear(x.stack, weight), spare=True)
@@ -37,12 +46,16 @@ def linear_along(context: Context, x: Any, weight: Tensor, bias: Tensor | None, 
     return out
 
 
+def _factors(x: Tensor, weight: RankOne, dims: int) -> tuple[Tensor, Tensor]:
+    """x·w and u of (x·w) uᵀ, to be multiplied as [k, …, m]: no matmul of a layer's size."""
+    strength = F.linear(x, weight.right).movedim(-1, 0).unsqueeze(-1)
+    return strength, weight.left.view(weight.count, *[1] * (dims - 2), -1)
+
+
 def _add_linear(tangents: Tensor, x: Tensor, weight: Tangent | None) -> None:
     """tangents [k, …, m] += x Ẇᵀ; in place."""
     if isinstance(weight, RankOne):
-        # (x·w) uᵀ: no matmul of a layer's size.
-        strength = F.linear(x, weight.right).movedim(-1, 0).unsqueeze(-1)
-        tangents.addcmul_(strength, _spread(weight.left, tangents, channel_dim=-1))
+        tangents.addcmul_(*_factors(x, weight, tangents.dim()))
     elif weight is not None:
         rows = x.reshape(1, -1, x.shape[-1])
         full = weight.full().transpose(1, 2)
