@@ -43,12 +43,13 @@ def build(spec: str, depth: int, width: int, in_shape: tuple[int, ...], classes:
         raise UsageError(
             f"--arch {spec} needs Hugging Face's transformers: pip install 'fgbench[hf]'."
         ) from error
-    kind = getattr(transformers, name, None)
-    if not (isinstance(kind, type) and issubclass(kind, nn.Module) and getattr(kind, "config_class", None)):
+    kind: Any = getattr(transformers, name, None)
+    configuration: Any = getattr(kind, "config_class", None)
+    if configuration is None or not (isinstance(kind, type) and issubclass(kind, nn.Module)):
         raise UsageError(f"--arch {spec}: transformers has no model class '{name}'.")
     options = _options(spec, given)
     tokens = int(torch.Size(in_shape).numel())
-    known = kind.config_class()
+    known = configuration()
     asked: dict[str, Any] = {"vocab_size": max(LEVELS, classes), "num_labels": classes}
     asked |= {key: None for key in ("bos_token_id", "eos_token_id", "pad_token_id") if hasattr(known, key)}
     for key in ("n_positions", "max_position_embeddings"):
@@ -56,9 +57,9 @@ def build(spec: str, depth: int, width: int, in_shape: tuple[int, ...], classes:
             asked[key] = max(tokens, 2)
     strange = [key for key in options if not hasattr(known, key)]
     if strange:
-        raise UsageError(f"--arch {spec}: {kind.config_class.__name__} has no option '{strange[0]}'.")
+        raise UsageError(f"--arch {spec}: {configuration.__name__} has no option '{strange[0]}'.")
     try:
-        model = kind(kind.config_class(**(asked | options)))
+        model = kind(configuration(**(asked | options)))
     except Exception as error:  # whatever its own checks raise
         raise UsageError(f"--arch {spec}: {' '.join(str(error).split())[:200]}") from error
     return OfImages(model, classes)

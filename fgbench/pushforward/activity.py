@@ -247,7 +247,8 @@ def _numbers(geometry: Any) -> bool:
 def _of_convolution(site: Site, cotangent: Tensor) -> list[Addition]:
     """The gradient of kernel and bias alone, without another forward convolution."""
     x, weight, *rest = site.arguments
-    bias, stride, padding, dilation, groups = (*rest, *(None, 1, 0, 1, 1)[len(rest) :])
+    left_out: list[Any] = [None, 1, 0, 1, 1]
+    bias, stride, padding, dilation, groups = [*rest, *left_out[len(rest) :]]
     sizes = [
         list(s) if isinstance(s, tuple | list) else [s] * (weight.dim() - 2)
         for s in (stride, padding, dilation)

@@ -65,12 +65,17 @@ def draws_again(device: torch.device, wanted: bool = True) -> Iterator[None]:
 
 
 @contextmanager
-def buffers_kept(model: nn.Module | None, wanted: bool = True) -> Iterator[None]:
-    """Sets a model's buffers back at the end; without a model there are none."""
+def buffers_kept(model: nn.Module | None, wanted: bool = True, *, eager: bool = False) -> Iterator[None]:
+    """Sets a model's buffers back at the end; without a model there are none.
+
+    With `eager` only those that were written: reverse mode may hold the others as they are. Of what is
+    written in compiled code that cannot be told.
+    """
     buffers = list(model.buffers()) if model is not None and wanted else []
-    before = [b.clone() for b in buffers]
+    before = [(b.clone(), b._version) for b in buffers]
     try:
         yield
     finally:
-        for buffer, value in zip(buffers, before, strict=True):
-            buffer.copy_(value)
+        for buffer, (value, version) in zip(buffers, before, strict=True):
+            if not eager or buffer._version != version:
+                buffer.copy_(value)

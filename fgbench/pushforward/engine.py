@@ -140,7 +140,8 @@ class Pushforward:
             context: with those of parameters.
             x: a tensor, a `Dual` of as many tangents as the context has, or a tuple of such.
         """
-        with buffers_kept(self.model, not context.first), as_trained(), Course(context, self._fallbacks):
+        kept = buffers_kept(self.model, not context.first, eager=True)
+        with kept, as_trained(), Course(context, self._fallbacks):
             return hide(self.model(show(x)))
 
     @torch.no_grad()

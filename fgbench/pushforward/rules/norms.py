@@ -32,6 +32,8 @@ def batch_norm(
     _no_duals(weight, bias)
     x = context.dual(x)
     primal = primal_of(x)
+    if training and not context.first:  # its statistics have moved already
+        running_mean = running_var = None
     value, mean, scale = aten.native_batch_norm(
         primal, weight, bias, running_mean, running_var, training, momentum, eps
     )

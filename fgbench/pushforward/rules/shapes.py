@@ -301,7 +301,7 @@ def where(context: Context, condition: Any, a: Any = None, b: Any = None) -> Dua
         return torch.where(condition, a, b)  # type: ignore[return-value]
     value = torch.where(condition, primal_of(a), primal_of(b))
     moved = [_aligned(x, value).tangents if isinstance(x, Dual) else 0 for x in (a, b)]
-    tangents = torch.where(condition, *moved).to(value.dtype)
+    tangents: Tensor = torch.where(condition, moved[0], moved[1]).to(value.dtype)  # type: ignore[arg-type]
     return Dual(torch.cat([value.unsqueeze(0), tangents.expand(-1, *value.shape)]), spare=True)
 
 
