@@ -7,6 +7,7 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,23 +17,25 @@ import pandas as pd
 from fgbench import methods as registered
 from fgbench.errors import UsageError
 from fgbench.measurement.lock import timing_lock
+from fgbench.plan.config import REFERENCE, Config
 from fgbench.running.client import WorkerDiedError, work
-from fgbench.running.estimate import CHOOSING_PROCESSES
+from fgbench.running.messages import Failed, Message, Refused
 from fgbench.store.run_folder import find_runs, read_runs
-from fgbench.store.schema import TABLES
+from fgbench.store.schema import TABLES, Role
 from fgbench.summary.modes import choices
-from fgbench.summary.ratios import AA_ROLE, BASE_ROLE, METHOD_ROLE, ratios
+from fgbench.summary.ratios import ratios
 from fgbench.summary.table import summarise
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
     from fgbench.running.comparison import Comparison
-    from fgbench.running.reporting import Report
+    from fgbench.running.messages import Report
 
 
 SECONDS_A_PROCESS = 1.5  # of timing: below, one more process would tell less than it costs
 MOST_PROCESSES = 5
+FINDING_PROCESSES = 3  # of them, at most, also find backprop's fastest update
 UPDATES_SHARE = 0.2  # of the seconds, on top of them, to find backprop's fastest update
 HERE = (
     "measured in the calling process ({why}): its intervals leave out the spread between processes, freed "
@@ -44,13 +47,13 @@ def compare(
     model: nn.Module,
     loss: Callable[[Tensor, Tensor], Tensor],
     batch: tuple[Tensor, Tensor],
-    methods: Sequence[str] = ("backprop", "forward"),
+    methods: Sequence[str] = Config.methods,
     *,
     reference: str | None = None,
     max_measure_seconds: float = 10.0,
     seed: int = 0,
-    execution: str = "eager",
-    optimizer: str = "sgd",
+    execution: str = Config.execution,
+    optimizer: str = Config.optimizer,
 ) -> pd.DataFrame:
     """Time a training step of each method on a model and a batch, interleaved, as `fgbench run` does.
 
@@ -95,7 +98,7 @@ def compare(
         (reference,) = registered.canonical_specs([reference])
         if reference not in specs:
             raise UsageError(f"reference {reference}: must be among the methods, {', '.join(specs)}.")
-    over = reference or ("backprop" if "backprop" in specs else specs[0])
+    over = reference or (REFERENCE if REFERENCE in specs else specs[0])
     conditions = registered.Conditions(execution, optimizer)
     comparison = Comparison(model, loss, batch, over, seed, conditions)
     with timing_lock(device, warnings.warn), tempfile.TemporaryDirectory(prefix="fgbench-") as folder:
@@ -158,32 +161,33 @@ def _in_worker(
 ) -> None:
     import torch
 
-    request = {
-        "phase": "compare",
-        "stored": str(stored),
-        "path": sys.path,
-        "threads": torch.get_num_threads(),
-        "methods": list(specs),
-        "over": comparison.over,
-        "seed": comparison.seed,
-        "execution": comparison.conditions.execution,
-        "optimizer": comparison.conditions.optimizer,
-        "updates": updates,
-        "seconds": seconds,
-        "number": number,
-    }
+    from fgbench.running.comparison import Compare, ComparisonRequest, Unloadable
+
+    request = ComparisonRequest(
+        stored=str(stored),
+        path=tuple(sys.path),
+        threads=torch.get_num_threads(),
+        methods=tuple(specs),
+        over=comparison.over,
+        seed=comparison.seed,
+        execution=comparison.conditions.execution,
+        optimizer=comparison.conditions.optimizer,
+        updates=updates,
+        seconds=seconds,
+        number=number,
+    )
     try:
-        for event in work(request):
-            match event.pop("event"):
-                case "unloadable":
-                    raise _NotElsewhereError(f"another process cannot load it, {event['detail']}")
-                case "usage_error":
-                    raise UsageError(event["message"])
-                case name:
-                    report(name, **event)
+        for event in work(Compare(), request):
+            match event:
+                case Unloadable():
+                    raise _NotElsewhereError(f"another process cannot load it, {event.detail}")
+                case Refused():
+                    raise UsageError(event.message)
+                case _:
+                    report(event)
     except WorkerDiedError as died:
         for spec in specs:
-            report("failed", method=spec, status=died.status, detail=f"its process ended early: {died}")
+            report(Failed(spec, died.status, f"its process ended early: {died}"))
 
 
 class _Told:
@@ -196,16 +200,17 @@ class _Told:
         self.failed: dict[str, dict[str, Any]] = {}
         self.process = 0
 
-    def __call__(self, event: str, **facts: Any) -> None:
-        if event == "mode":
-            self.modes.append({"process": self.process, **facts})
-        if event == "failed":
-            self.failed.setdefault(facts["method"], {"role": METHOD_ROLE, **facts})
-        for sample in facts["samples"] if event == "samples" else ():
-            arm = sample["arm"]
-            role = {BASE_ROLE: BASE_ROLE, AA_ROLE: AA_ROLE}.get(arm, METHOD_ROLE)
-            method = self.over if arm == AA_ROLE else arm
-            self.samples.append({**sample, "process": self.process, "role": role, "method": method})
+    def __call__(self, event: Message) -> None:
+        from fgbench.running.arms import Samples
+        from fgbench.running.phases.modes import Mode
+
+        match event:
+            case Mode():
+                self.modes.append({"process": self.process, **asdict(event)})
+            case Failed():
+                self.failed.setdefault(event.method, {"role": Role.METHOD, **asdict(event)})
+            case Samples():
+                self.samples += [{"process": self.process, **asdict(sample)} for sample in event.samples]
 
     def measure(
         self,
@@ -219,7 +224,7 @@ class _Told:
         count = max(1, min(most, int(seconds / SECONDS_A_PROCESS)))
         updates: dict[str, str] = {}
         if comparison.leaves_open(specs):
-            finding = min(count, CHOOSING_PROCESSES)
+            finding = min(count, FINDING_PROCESSES)
             for self.process in range(finding):
                 job(comparison, specs, None, UPDATES_SHARE * seconds / finding, self.process, self)
             self.failed = {}  # a process that died of a way to update: the times decide

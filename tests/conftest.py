@@ -53,6 +53,6 @@ def own_temporary_folder(tmp_path_factory):
 @pytest.fixture
 def short_blocks(monkeypatch):
     """Timed blocks of a tenth of a millisecond: for tests of what is timed, not of how long."""
-    from fgbench.running import timing
+    from fgbench.running import arms
 
-    monkeypatch.setattr(timing, "BLOCK_SECONDS", {"cpu": 1e-4, "cuda": 1e-4})
+    monkeypatch.setattr(arms, "BLOCK_SECONDS", {"cpu": 1e-4, "cuda": 1e-4})

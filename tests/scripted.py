@@ -1,17 +1,34 @@
-"""Scripted workers: what a runner is told, without anything being measured."""
+"""Scripted workers: what a runner is told, without anything being measured.
+
+Scripts speak in dictionaries; what they say goes through JSON and comes out as the runner gets it.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
+from fgbench.running.client import WorkerDiedError
+from fgbench.running.messages import MalformedMessageError, Message, decode, to_json
+from fgbench.running.task import Task
+
 Events = Iterator[dict[str, Any]]
-BUILT = {"event": "built", "parameters": 9, "weights_hash": "w", "batches_hash": "b"}
+BUILT = {"event": "Built", "parameters": 9, "weights_hash": "w", "batches_hash": "b"}
 SECONDS = {"base": 1.0, "backprop": 4.0, "forward": 6.0}
 
 
 def event(name: str, **facts: Any) -> dict[str, Any]:
     return {"event": name, **facts}
+
+
+def read(task: Task, happened: dict[str, Any]) -> Message:
+    """The event as the runner reads it."""
+    facts = {key: value for key, value in happened.items() if key != "event"}
+    try:
+        return decode(json.dumps({"kind": happened["event"], "facts": facts}), task.events)
+    except MalformedMessageError as error:
+        raise WorkerDiedError("error", str(error)) from error
 
 
 def round_of(
@@ -21,11 +38,12 @@ def round_of(
     factor: float = 1.0,
     arms: Sequence[str] = (),
 ) -> dict[str, Any]:
+    named = arms or ["base", *request["methods"], "aa"]
     return event(
-        "samples",
+        "Samples",
         samples=[
             {
-                "arm": arm,
+                **arm_of(arm, request),
                 "round": number,
                 "position": position,
                 "warm_up": warm_up,
@@ -33,14 +51,28 @@ def round_of(
                 "seconds": SECONDS.get(arm, 4.0) * (factor if arm == "forward" else 1.0),
                 "device_seconds": None,
             }
-            for position, arm in enumerate(arms or ["base", *request["methods"], "aa"])
+            for position, arm in enumerate(named)
         ],
+    )
+
+
+def arm_of(name: str, request: dict[str, Any]) -> dict[str, str]:
+    """Role and method of `base`, `aa`, `slowed METHOD` or `METHOD`."""
+    role, _, slowed = name.partition(" ")
+    if request["phase"] == "alone":
+        return {"role": "alone", "method": name}
+    if name == "aa":
+        return {"role": "aa", "method": request["reference"]}
+    return (
+        {"role": role, "method": slowed or name}
+        if slowed or name == "base"
+        else {"role": "method", "method": name}
     )
 
 
 def point(method: str, iteration: int, loss: float) -> dict[str, Any]:
     return event(
-        "point",
+        "Evaluated",
         method=method,
         iteration=iteration,
         train_seconds=0.01 * iteration,
@@ -64,7 +96,7 @@ def tuned(method: str, optimizer: str, rate: float, *others: float) -> dict[str,
         for tried in (rate, *others)
     ]
     facts = {"optimizer": optimizer, "learning_rate": rate, "chosen_by": "time to loss 1"}
-    return event("tuned", method=method, scored=scored, **facts)
+    return event("Tuned", method=method, scored=scored, **facts)
 
 
 class Script:
@@ -76,6 +108,7 @@ class Script:
             "time": self.time,
             "alone": self.alone,
             "load": self.load,
+            "cost": self.cost,
             "memory": self.memory,
             "tune": self.tune,
             "train": self.train,
@@ -83,14 +116,19 @@ class Script:
         self.phases |= replaced
         self.requests: list[dict[str, Any]] = []
 
-    def __call__(self, request: dict[str, Any]) -> Events:
-        self.requests.append(request)
+    def __call__(self, task: Task, request: Message) -> Iterator[Message]:
+        asked = {"phase": getattr(task, "name", ""), **json.loads(to_json(request))}
+        self.requests.append(asked)
+        for happened in self.tell(asked):
+            yield read(task, happened)
+
+    def tell(self, request: dict[str, Any]) -> Events:
         yield dict(BUILT)
         yield from self.phases[request["phase"]](request)
 
     def time(self, request: dict[str, Any]) -> Events:
         yield round_of(request, 0, warm_up=True, factor=30.0)
-        yield event("rounds", rounds=6)
+        yield event("Rounds", rounds=6)
         for number in range(6):
             yield round_of(request, number)
 
@@ -99,33 +137,42 @@ class Script:
         if not request["best"]:
             for update, seconds in (("fused", 2.0), ("direct", 1.0)):
                 facts = {"execution": request["group"]["execution"], "optimizer": "sgd", "seconds": seconds}
-                yield event("mode", method="backprop", update=update, **facts)
+                yield event("Mode", method="backprop", update=update, **facts)
             return
         for method in ("base", *request["methods"]):
             for mode, seconds in (("eager", 2.0), ("compile", 1.0 if method == "base" else 3.0)):
                 facts = {"optimizer": "sgd", "update": "direct" if method == "backprop" else ""}
-                yield event("mode", method=method, execution=mode, seconds=seconds, **facts)
+                yield event("Mode", method=method, execution=mode, seconds=seconds, **facts)
 
     def alone(self, request: dict[str, Any]) -> Events:
-        yield event("rounds", rounds=6)
+        yield event("Rounds", rounds=6)
         for number in range(6):
             yield round_of(request, number, arms=[request["alone"]])
 
     def load(self, request: dict[str, Any]) -> Events:
         for method in request["methods"]:
             joules = 3.0 * SECONDS.get(method, 4.0) if request["seconds"] >= 5 else None
-            yield event("load", method=method, steps=9, seconds=1.0, busy_seconds=0.5, joules=joules)
+            yield event("Loaded", method=method, steps=9, seconds=1.0, busy_seconds=0.5, joules=joules)
+
+    def cost(self, request: dict[str, Any]) -> Events:
+        """A floor of half of what is timed."""
+        for method in ("base", *request["methods"]):
+            rates = {"flops_per_second": 200.0, "bytes_per_second": 20.0}
+            floor = SECONDS.get(method, 4.0) / 2
+            yield event(
+                "Counted", method=method, flops=100, bytes=10, operations=3, **rates, floor_seconds=floor
+            )
 
     def memory(self, request: dict[str, Any]) -> Events:
         for method in ("base", *request["methods"]):
-            yield event("memory", method=method, kind="peak_allocated", bytes=1000)
+            yield event("PeakFound", method=method, kind="peak_allocated", bytes=1000)
 
     def tune(self, request: dict[str, Any]) -> Events:
-        yield event("grid", every=10, first=1, queries=dict.fromkeys(request["methods"], 2))
+        yield event("GridFound", every=10, first=1, queries=dict.fromkeys(request["methods"], 2))
         for method in request["methods"] if request["goal"] else ():
             for rate, full in ((0.1, False), (0.1, True), (0.0316, True)):
                 yield event(
-                    "trial",
+                    "Trial",
                     method=method,
                     seed=request["seed"],
                     optimizer="sgd",

@@ -15,6 +15,7 @@ from fgbench import api
 from fgbench.errors import ResultsError, UsageError
 from fgbench.running import comparison
 from fgbench.running.client import WorkerDiedError
+from fgbench.running.comparison import ComparisonRequest
 from fgbench.store.schema import TABLES
 from tests.builders import cross_entropy, run_folder, tiny_batch, tiny_group, tiny_mlp
 
@@ -63,12 +64,17 @@ class TestInFreshProcesses:
         monkeypatch.setattr(comparison, "keep_freed_pages", lambda: pytest.fail("the caller's malloc"))
         requests = []
         really = api.work
-        monkeypatch.setattr(api, "work", lambda request: (requests.append(request), really(request))[1])
+
+        def work(task, request):
+            requests.append(request)
+            return really(task, request)
+
+        monkeypatch.setattr(api, "work", work)
         before = settings()
         table = compared()
         assert settings() == before
         assert held == ["cpu"]
-        assert [(r["number"], r["updates"] is None) for r in requests] == [
+        assert [(r.number, r.updates is None) for r in requests] == [
             *((0, True), (1, True)),
             *((0, False), (1, False)),
         ]
@@ -84,12 +90,20 @@ class TestInFreshProcesses:
         monkeypatch.setattr(comparison, "keep_freed_pages", lambda: told.append("pages"))
         monkeypatch.setattr(comparison, "float32_precision", told.append)
         monkeypatch.setattr(torch, "set_num_threads", lambda count: told.append(count))
-        request = {"threads": 3, "path": [], "stored": str(tmp_path / "absent")}
-        comparison.do_comparison(request, lambda event, **facts: told.append(event))
-        assert told == ["pages", "ieee", 3, "unloadable"]
+        where = {"stored": str(tmp_path / "absent"), "path": (), "threads": 3}
+        what = {
+            "methods": ("backprop",),
+            "over": "backprop",
+            "seed": 0,
+            "execution": "eager",
+            "optimizer": "sgd",
+        }
+        request = ComparisonRequest(**where, **what, updates=None, seconds=1.0, number=0)
+        comparison.Compare().work(request, lambda event: told.append(type(event)))
+        assert told == ["pages", "ieee", 3, comparison.Unloadable]
 
     def test_a_worker_that_dies_is_a_row_for_each_method(self, monkeypatch):
-        def die(request):
+        def die(_task, _request):
             raise WorkerDiedError("oom", "killed")
             yield
 

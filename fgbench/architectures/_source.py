@@ -11,9 +11,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 
-import fgbench
-
 INSTALLED = ("site-packages", "dist-packages")
+FGBENCH = Path(__file__).resolve().parents[1]
 
 
 def digest(start: Path) -> str:
@@ -39,7 +38,7 @@ def digest(start: Path) -> str:
 
 def _is_local(file: Path) -> bool:
     python = (Path(sysconfig.get_path(name)).resolve() for name in ("stdlib", "platstdlib"))
-    elsewhere = (*python, Path(fgbench.__file__).resolve().parent)
+    elsewhere = (*python, FGBENCH)
     return not set(INSTALLED) & set(file.parts) and not any(map(file.is_relative_to, elsewhere))
 
 

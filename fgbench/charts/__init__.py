@@ -87,6 +87,13 @@ def draw_all(
     from fgbench.store.run_folder import find_runs
 
     found = comparisons(find_runs(source) if isinstance(source, Path) else source)
+    return draw_comparisons(found, out, format, processes=processes)
+
+
+def draw_comparisons(
+    found: Sequence[Comparison], out: Path, format: str = "png", *, processes: int = 1
+) -> list[Drawn]:
+    """Draw every chart of comparisons that were read already, as `draw_all` does."""
     try:
         out.mkdir(parents=True, exist_ok=True)
         draw = partial(_draw, found=found, out=out, format=format)

@@ -10,6 +10,7 @@ from fgbench.charts.drawing.parts import rows_height, stacked_bars
 from fgbench.charts.drawing.style import new_figure
 from fgbench.charts.memory_by_depth import unit_of
 from fgbench.report.figures import size
+from fgbench.store.schema import BASE
 
 # Dark to light, what stays before what passes.
 SHADES = {
@@ -25,7 +26,7 @@ def _draw(comparison: Comparison) -> Figure | str:
     kinds = memory["kind"].str.removeprefix("peak_").str.replace("_", " ")
     own = memory.assign(kind=kinds)[memory["kind"].str.startswith("peak_") & kinds.isin(SHADES)]
     own = own[own["bytes"] > 0]
-    methods = [m for m in ("base", *comparison.methods) if m in set(own["method"])]
+    methods = [m for m in (BASE, *comparison.methods) if m in set(own["method"])]
     if not methods:
         return "no memory by kind"
     sums = own.groupby("method")["bytes"].sum()

@@ -16,9 +16,12 @@ from fgbench.cli.doctor import doctor
 from fgbench.cli.history import history
 from fgbench.cli.list import list_registered
 from fgbench.cli.merge import merge
+from fgbench.cli.plain_words import in_plain_words
 from fgbench.cli.plot import plot
+from fgbench.cli.report import report
 from fgbench.cli.reproduce import reproduce
 from fgbench.cli.run import run
+from fgbench.cli.run_options import HelpLast
 from fgbench.cli.signals import OrderlyStop
 from fgbench.errors import UsageError
 from fgbench.version import __version__
@@ -49,8 +52,9 @@ def _options(
     pass
 
 
-app.command()(run)
+app.command(cls=HelpLast)(run)
 app.command()(plot)
+app.command()(report)
 app.command()(merge)
 app.command()(baseline)
 app.command()(check)
@@ -78,7 +82,7 @@ def main() -> None:
         # Typer brings its own click or the installed one: its errors are known by what they can do.
         if not hasattr(error, "format_message"):
             raise
-        code = _say(error.format_message() or "see fgbench --help", USAGE)
+        code = _say(in_plain_words(error.format_message()) or "see fgbench --help", USAGE)
     if code == INTERRUPTED:  # or Typer made it so
         code = _say(f"interrupted by {stop.name}", BY_SIGNAL + stop.number)
     sys.exit(code or 0)

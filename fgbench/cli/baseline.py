@@ -16,14 +16,14 @@ def baseline(
     out: Annotated[Path, typer.Option(help="The CSV to write.")] = Path("baseline.csv"),
 ) -> None:
     """Write the ratio of every method, with its interval and what it was measured on, one a row."""
-    from fgbench.regression.baseline import cells_of, write_baseline
+    from fgbench.regression.baseline import entries_of, write_baseline
     from fgbench.store.run_folder import find_runs
 
-    cells = cells_of(find_runs(results))
-    for cell in cells:
-        if cell.fault:
-            print(f"fgbench: left out {cell.label}: {cell.fault}", file=sys.stderr)
-    sound = [cell for cell in cells if not cell.fault]
+    entries = entries_of(find_runs(results))
+    for entry in entries:
+        if entry.fault:
+            print(f"fgbench: left out {entry.label}: {entry.fault}", file=sys.stderr)
+    sound = [entry for entry in entries if not entry.fault]
     if not sound:
         raise UsageError(f"{results}: holds no ratio with an interval; run with two processes or more.")
     write_baseline(out, sound)

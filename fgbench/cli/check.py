@@ -9,15 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fgbench.cli.choices import CheckFormat, Inconclusive
 from fgbench.cli.values import share
 from fgbench.errors import UsageError
+from fgbench.plan.config import Config
 
 if TYPE_CHECKING:
-    from fgbench.regression.baseline import Cell
+    from fgbench.regression.baseline import Entry
     from fgbench.regression.verdict import Verdict
     from fgbench.store.run_folder import RunFolder
 
-INCONCLUSIVE = ("pass", "fail")
+ANEW, SELF_TEST = "Measuring anew", "Proving that it can fail"  # panels of --help
 PRECISION = 0.01  # wanted half-width of a ratio, so that a change of some percent shows
 
 
@@ -25,44 +27,58 @@ def check(
     results: Annotated[
         Path | None, typer.Argument(help="The run to judge, or a folder that holds several.")
     ] = None,
-    baseline: Annotated[Path, typer.Option(help="What `fgbench baseline` wrote.")] = Path("baseline.csv"),
+    baseline: Annotated[Path, typer.Option(help="The file that `fgbench baseline` wrote.")] = Path(
+        "baseline.csv"
+    ),
     tolerance: Annotated[
         str,
-        typer.Option(help="By how much a ratio may grow: 5% or 0.05. No less than the A/A floor can pass."),
+        typer.Option(
+            help="By how much a ratio may grow, as in 5% or 0.05; no less than noise between equal methods."
+        ),
     ] = "5%",
+    inconclusive: Annotated[
+        Inconclusive, typer.Option(help="Whether what cannot be told may pass (exit code 0) or fails (3).")
+    ] = Inconclusive.FAIL,
     allow_mismatch: Annotated[
         bool,
         typer.Option("--allow-mismatch", help="Compare results of another device or torch all the same."),
     ] = False,
-    inconclusive: Annotated[
-        str, typer.Option(help="Whether what cannot be told may pass (exit code 0) or fails (3).")
-    ] = "fail",
-    format: Annotated[str, typer.Option(help="table, markdown, junit, github or json.")] = "table",
+    format: Annotated[CheckFormat, typer.Option(help="How the verdicts are printed.")] = CheckFormat.TABLE,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="The folder that gets the runs of --run (default: results), and what --self-test finds."
+        ),
+    ] = None,
     run: Annotated[
         bool,
         typer.Option(
-            "--run", help="Measure what the baseline lists, and again where the answer is not yet clear."
+            "--run",
+            help="Measure what the baseline lists, and again where the answer is not yet clear.",
+            rich_help_panel=ANEW,
         ),
     ] = False,
+    max_measure_seconds: Annotated[
+        float,
+        typer.Option(
+            help="Time one matched group for at most so many seconds, each time.", rich_help_panel=ANEW
+        ),
+    ] = Config.max_measure_seconds,
+    device: Annotated[
+        str, typer.Option(help="Measure on auto, cpu, cuda or cuda:N.", rich_help_panel=ANEW)
+    ] = Config.device,
     self_test: Annotated[
         bool,
         typer.Option(
             "--self-test",
-            help="Prove that the check can fail: judge a known slowdown in copies of the baseline and in "
-            "runs (of --run, or stored ones with --slowed).",
+            help="Judge a known slowdown, in copies of the baseline and in runs (of --run, or stored ones "
+            "with --slowed), to prove that the check can fail.",
+            rich_help_panel=SELF_TEST,
         ),
     ] = False,
-    slowdown: Annotated[str, typer.Option(help="Of --self-test: by how much a step is slowed.")] = "10%",
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            help="Folder that gets the runs of --run (default: results), and what --self-test finds."
-        ),
-    ] = None,
-    max_measure_seconds: Annotated[
-        float, typer.Option(help="Of --run: seconds of timing for one matched group, each time.")
-    ] = 45.0,
-    device: Annotated[str, typer.Option(help="Of --run: auto, cpu, cuda or cuda:N.")] = "auto",
+    slowdown: Annotated[
+        str, typer.Option(help="By how much a step is slowed.", rich_help_panel=SELF_TEST)
+    ] = "10%",
 ) -> None:
     """Say whether a runtime ratio got worse: PASS, IMPROVED, REGRESSED, INCONCLUSIVE or INVALID for each.
 
@@ -74,10 +90,6 @@ def check(
 
     if (run and results is not None) or not (run or self_test or results is not None):
         raise UsageError("check needs either a folder of results or --run, which measures them.")
-    if format not in FORMATS:
-        raise UsageError(f"--format {format}: must be one of {', '.join(FORMATS)}.")
-    if inconclusive not in INCONCLUSIVE:
-        raise UsageError(f"--inconclusive {inconclusive}: must be one of {', '.join(INCONCLUSIVE)}.")
     margin, slower = share("--tolerance", tolerance), share("--slowdown", slowdown)
     if self_test and slower <= margin:
         raise UsageError(f"--slowdown {slowdown}: must be more than the tolerance of {margin:.0%}.")
@@ -88,8 +100,8 @@ def check(
     if self_test:
         raise typer.Exit(_test_itself(held, margin, slower, asked))
     verdicts = _judge(held, margin, allow_mismatch, asked)
-    print(FORMATS[format](verdicts).rstrip())
-    raise typer.Exit(exit_code(verdicts, inconclusive_passes=inconclusive == "pass"))
+    print(FORMATS[format.value](verdicts).rstrip())
+    raise typer.Exit(exit_code(verdicts, inconclusive_passes=inconclusive is Inconclusive.PASS))
 
 
 @dataclass(frozen=True)
@@ -101,81 +113,60 @@ class _Asked:
     device: str
 
 
-def _judge(held: list[Cell], margin: float, allow_mismatch: bool, asked: _Asked) -> list[Verdict]:
-    """By stored runs; or by a run of what the baseline lists, and others of what they leave open."""
-    from fgbench.regression.baseline import cells_of
+def _judge(held: list[Entry], margin: float, allow_mismatch: bool, asked: _Asked) -> list[Verdict]:
+    """Judge stored runs; or measure what the baseline lists, and again what is not yet clear."""
+    from fgbench.regression.baseline import entries_of
     from fgbench.regression.verdict import check as judge
     from fgbench.regression.verdict import settled
     from fgbench.store.run_folder import find_runs
 
     if asked.results is not None:
-        return judge(held, cells_of(find_runs(asked.results)), margin, allow_mismatch=allow_mismatch)
+        return judge(held, entries_of(find_runs(asked.results)), margin, allow_mismatch=allow_mismatch)
     runs: list[RunFolder] = []
     left, looks = held, 0
     while left:
         runs += _measured(left, asked)
         looks += 1
-        verdicts = judge(held, cells_of(runs), margin, allow_mismatch=allow_mismatch)
-        left = [v.cell for v in verdicts if v.cell in left and not settled(v, looks)]
+        verdicts = judge(held, entries_of(runs), margin, allow_mismatch=allow_mismatch)
+        left = [v.entry for v in verdicts if v.entry in left and not settled(v, looks)]
         if left:
             print(f"fgbench: {len(left)} of {len(held)} not clear yet: measured again", file=sys.stderr)
     return verdicts
 
 
-def _test_itself(held: list[Cell], margin: float, slowdown: float, asked: _Asked) -> int:
+def _test_itself(held: list[Entry], margin: float, slowdown: float, asked: _Asked) -> int:
     """Judge what is known to be slower, and what is known not to be; 0 where the check tells them apart."""
     from fgbench.measurement.environment import describe_environment
-    from fgbench.plan import resolve_device, resolve_threads
+    from fgbench.plan.machine import resolve_device, resolve_threads
     from fgbench.regression.formats import self_test_table
     from fgbench.regression.self_test import findings, on_data, on_runs, store
     from fgbench.store.run_folder import find_runs
 
-    trials = on_data(held, slowdown, margin)
+    probes = on_data(held, slowdown, margin)
     if asked.run:
         from fgbench.regression.verdict import LOOKS
 
         looks = [_measured(held, asked, slowdown) for _ in range(LOOKS)]
-        trials += on_runs(held, looks, margin, checks=1)
+        probes += on_runs(held, looks, margin, checks=1)
     elif asked.results is not None:
-        trials += on_runs(held, [[run] for run in find_runs(asked.results)], margin)
-    print(self_test_table(trials).rstrip())
+        probes += on_runs(held, [[run] for run in find_runs(asked.results)], margin)
+    print(self_test_table(probes).rstrip())
     if asked.out is not None:
         device = resolve_device(asked.device)
         facts = {"tolerance": margin, "environment": describe_environment(device, resolve_threads(None))}
-        store(asked.out, trials, facts)
-    return 0 if all(finding.works for finding in findings(trials)) else 1
+        store(asked.out, probes, facts)
+    return 0 if all(finding.works for finding in findings(probes)) else 1
 
 
-def _measured(cells: list[Cell], asked: _Asked, slowed: float = 0.0) -> list[RunFolder]:
-    from fgbench.cli.presets import DEFAULTS, default_data_dir
+def _measured(entries: list[Entry], asked: _Asked, slowed: float = 0.0) -> list[RunFolder]:
     from fgbench.cli.start import measure
-    from fgbench.plan import Config, make_plan
+    from fgbench.plan import make_plan
     from fgbench.regression.rerun import configs_of
     from fgbench.running.start import new_run
 
-    like = Config(
-        archs=(),
-        depths=None,
-        width=None,
-        batch=1,
-        dataset="",
-        validation_size=int(DEFAULTS["validation_size"]),
-        data_dir=default_data_dir(),
-        methods=(),
-        seeds=1,
-        target_loss="auto",
-        learning_rate=None,
-        max_train_seconds=DEFAULTS["max_train_seconds"],
-        precision=PRECISION,
-        max_measure_seconds=asked.seconds,
-        processes=int(DEFAULTS["processes"]),
-        device=asked.device,
-        dtype="",
-        threads=None,
-        slowed=slowed,
-    )
+    like = Config(precision=PRECISION, max_measure_seconds=asked.seconds, device=asked.device, slowed=slowed)
     folders = []
-    for plan in [make_plan(config) for config in configs_of(cells, like)]:
+    for plan in [make_plan(config) for config in configs_of(entries, like)]:
         folder, contracts = new_run(plan, asked.out or Path("results"))
         measure(plan, folder, contracts)
         folders.append(folder)

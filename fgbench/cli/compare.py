@@ -7,16 +7,15 @@ from typing import Annotated
 
 import typer
 
+from fgbench.cli.choices import TableFormat
 from fgbench.errors import ResultsError, UsageError
-
-FORMATS = ("table", "markdown", "json")
 
 
 def compare(
     a: Annotated[Path, typer.Argument(help="A run's folder, or one that holds several: before.")],
     b: Annotated[Path, typer.Argument(help="The same: after.")],
     out: Annotated[Path | None, typer.Option(help="Folder for the chart. (default: charts inside B)")] = None,
-    format: Annotated[str, typer.Option(help="table, markdown or json.")] = "table",
+    format: Annotated[TableFormat, typer.Option(help="How it is printed.")] = TableFormat.TABLE,
 ) -> None:
     """Say what changed from A to B, by how much, and how sure that is; draw it.
 
@@ -30,14 +29,12 @@ def compare(
     from fgbench.regression.formats import differences_as
     from fgbench.store.run_folder import find_runs
 
-    if format not in FORMATS:
-        raise UsageError(f"--format {format}: must be one of {', '.join(FORMATS)}.")
     found = differences(find_runs(a), find_runs(b))
     both = [difference for difference in found if difference.change.value > 0]
     if not both:
         why = "; ".join(dict.fromkeys(d.why for d in found)) or "nothing was measured"
         raise ResultsError(f"{a} and {b} have no figure of the same thing in common: {why}.")
-    print(differences_as(format, found).rstrip())
+    print(differences_as(format.value, found).rstrip())
     path = (out or b / "charts") / "changes.png"
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -45,5 +42,5 @@ def compare(
             save(draw_changes(both, a.name, b.name), path)
     except OSError as error:
         raise UsageError(f"--out {path.parent}: cannot be written ({error.strerror}).") from error
-    if format == "table":
+    if format is TableFormat.TABLE:
         print(f"drawn {path}")

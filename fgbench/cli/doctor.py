@@ -53,9 +53,9 @@ def doctor(
     """Show versions, devices, the noise floor of this machine, and what is missing."""
     from rich.console import Console
 
-    from fgbench.cli.presets import default_data_dir
     from fgbench.measurement.environment import describe_environment
-    from fgbench.plan import resolve_device, resolve_threads
+    from fgbench.plan.config import default_data_dir
+    from fgbench.plan.machine import resolve_device, resolve_threads
 
     if comparisons < 1:
         raise UsageError(f"--comparisons {comparisons}: must be at least 1.")
@@ -110,7 +110,7 @@ def _missing(data_dir: Path, environment: dict[str, Any]) -> list[str]:
 
 
 def _compare_known(console: Any, device: str, environment: dict[str, Any], asked: _Asked) -> None:
-    """A/A and known differences in fresh processes: progress, then what they say."""
+    """Compare equal and known unequal work in fresh processes; show the progress, then what was found."""
     from rich.progress import track
 
     from fgbench.experiments.noise import PAIRS, Experiment, Spent, compare_known
@@ -174,12 +174,12 @@ def _on_errors() -> Any:
 
 
 def _empty_step() -> str:
-    """What the harness itself puts into a timed sample."""
+    """Print how much of a timed sample is the cost of timing itself."""
     from statistics import median
 
     from fgbench.measurement.clock import HostClock
     from fgbench.measurement.interleave import Arm, with_block
-    from fgbench.running.timing import BLOCK_SECONDS
+    from fgbench.running.arms import BLOCK_SECONDS
 
     clock = HostClock()
     nothing = Arm("nothing", lambda: None)
@@ -193,7 +193,7 @@ def _empty_step() -> str:
 
 
 def _noise(device: str, threads: int, seconds: float) -> str:
-    """An A/A comparison of a small backprop step, in this process."""
+    """Compare a small backprop step with itself in this process, and print how far apart it seems."""
     import torch
 
     from fgbench.api import compare

@@ -7,10 +7,9 @@ from typing import Annotated
 
 import typer
 
+from fgbench.cli.choices import TableFormat
 from fgbench.cli.values import share
 from fgbench.errors import ResultsError, UsageError
-
-FORMATS = ("table", "markdown", "json")
 
 
 def history(
@@ -21,7 +20,7 @@ def history(
     tolerance: Annotated[
         str, typer.Option(help="Share that a change has to exceed to be marked: machines drift.")
     ] = "2%",
-    format: Annotated[str, typer.Option(help="table, markdown or json.")] = "table",
+    format: Annotated[TableFormat, typer.Option(help="How it is printed.")] = TableFormat.TABLE,
 ) -> None:
     """Draw every ratio against time and commit, and mark where it changed for good.
 
@@ -35,23 +34,28 @@ def history(
     from fgbench.regression.history import histories
     from fgbench.store.run_folder import find_runs
 
-    if format not in FORMATS:
-        raise UsageError(f"--format {format}: must be one of {', '.join(FORMATS)}.")
     found = histories(find_runs(results), share("--tolerance", tolerance))
     if not found:
         raise ResultsError(f"{results}: holds no ratio with an interval; run with two processes or more.")
-    print(histories_as(format, found).rstrip())
+    print(histories_as(format.value, found).rstrip())
     folder = out or results / "charts"
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with print_style():
             for series in found:
-                cell = series.points[-1].cell
-                where = (cell.label, cell.dataset, cell.device, cell.threads, cell.dtype, cell.execution)
+                entry = series.points[-1].entry
+                where = (
+                    entry.label,
+                    entry.dataset,
+                    entry.device,
+                    entry.threads,
+                    entry.dtype,
+                    entry.execution,
+                )
                 slug = re.sub(r"[^a-z0-9.]+", "-", "-".join(where).lower()).strip("-")
                 path = folder / f"history_{slug}.png"
                 save(draw_history(series), path)
-                if format == "table":
+                if format is TableFormat.TABLE:
                     print(f"drawn {path}")
     except OSError as error:
         raise UsageError(f"--out {folder}: cannot be written ({error.strerror}).") from error

@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from fgbench.cli.choices import ChartFormat
+
 
 def plot(
     results: Annotated[Path, typer.Argument(help="A run's folder, or one that holds many.")] = Path(
@@ -15,7 +17,7 @@ def plot(
     out: Annotated[
         Path | None, typer.Option(help="Folder for the charts. (default: charts inside RESULTS)")
     ] = None,
-    format: Annotated[str, typer.Option(help="png, svg or pdf.")] = "png",
+    format: Annotated[ChartFormat, typer.Option(help="The format of the charts.")] = ChartFormat.PNG,
 ) -> None:
     """Draw what was measured: runtime ratio, runtimes, memory, loss curves, time to target.
 
@@ -28,7 +30,7 @@ def plot(
     from fgbench.measurement.environment import usable_cores
 
     console = Console(highlight=False, soft_wrap=True)
-    for drawn in draw_all(results, out or results / "charts", format, processes=usable_cores()):
+    for drawn in draw_all(results, out or results / "charts", format.value, processes=usable_cores()):
         if drawn.path:
             console.print(f"[green]drawn[/green] {escape(str(drawn.path))}")
         else:

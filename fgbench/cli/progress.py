@@ -54,7 +54,7 @@ class Display:
         self.bar.stop()
 
     def phase(self, group: Group, text: str, seconds: float) -> None:
-        """The next phase: the bar moves on to where the last one ends."""
+        """Begin the next phase: the bar moves to where the phase before ends."""
         self.before += self.seconds
         self.seconds, self.group = seconds, group.name
         self._show(0.0, text)
@@ -62,11 +62,11 @@ class Display:
             print(f"{group.name}: {text}", file=sys.stderr, flush=True)
 
     def progress(self, share: float, text: str) -> None:
-        """Where the phase stands."""
+        """Show how far the current phase is."""
         self._show(share, text)
 
     def note(self, text: str) -> None:
-        """A line that stays."""
+        """Print a line that stays on the screen."""
         self.console.print(f"[yellow]note[/yellow] {text}", highlight=False)
 
     def _show(self, share: float, text: str) -> None:

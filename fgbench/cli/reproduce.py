@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fgbench.errors import UsageError
+from fgbench.reproduction.scale import SCALES, Scale
 
 if TYPE_CHECKING:
     from rich.progress import Progress
@@ -24,7 +25,7 @@ DONE = "done"  # a file in the folder of an experiment that ended
 
 
 def _papers() -> list[str]:
-    from fgbench.reproduction.suite import names
+    from fgbench.reproduction.loading import names
 
     return list(names())
 
@@ -37,11 +38,12 @@ def reproduce(
         list[str] | None, typer.Option(help="An experiment of the paper. Repeatable. (default: all)")
     ] = None,
     scale: Annotated[
-        str,
+        Scale,
         typer.Option(
-            help="smoke: proof that each runs; laptop: results on a CPU; full: the paper's own size."
+            help="smoke only proves that each experiment runs, laptop gives results on a CPU, and full is "
+            "the paper's own size."
         ),
-    ] = "laptop",
+    ] = Scale.LAPTOP,
     list_: Annotated[
         bool, typer.Option("--list", help="Every experiment, and about how long it takes here.")
     ] = False,
@@ -58,11 +60,9 @@ def reproduce(
     ),
 ) -> None:
     """Run a paper's experiments, and say of each of its claims whether it was reproduced here."""
-    from fgbench.cli.presets import default_data_dir
-    from fgbench.reproduction.suite import SCALES, load
+    from fgbench.plan.config import default_data_dir
+    from fgbench.reproduction.loading import load
 
-    if scale not in SCALES:
-        raise UsageError(f"--scale {scale}: must be one of {', '.join(SCALES)}.")
     os.environ["FGBENCH_DATA"] = data_dir or default_data_dir()
     if list_:
         _list([paper] if paper else _papers())
@@ -75,7 +75,7 @@ def reproduce(
     folder = resume or out / f"{started}-{paper}-{scale}"
     try:
         folder.mkdir(parents=True, exist_ok=resume is not None)
-        _reproduce(suite, chosen, scale, folder)
+        _reproduce(suite, chosen, scale.value, folder)
     except KeyboardInterrupt:
         print(
             f"fgbench: go on with: fgbench reproduce {paper} --scale {scale} --resume {folder}",
@@ -89,8 +89,9 @@ def reproduce(
 def _reproduce(suite: Suite, chosen: Sequence[Experiment], scale: str, folder: Path) -> None:
     from rich.console import Console
 
-    from fgbench.measurement.environment import describe_environment
-    from fgbench.plan import resolve_device, resolve_threads
+    from fgbench.measurement.environment import describe_environment, usable_cores
+    from fgbench.page import write_page
+    from fgbench.plan.machine import resolve_device, resolve_threads
     from fgbench.reproduction.report import draw_claims, show, store
 
     found: dict[str, list[Outcome]] = {}
@@ -109,7 +110,8 @@ def _reproduce(suite: Suite, chosen: Sequence[Experiment], scale: str, folder: P
         charts += draw_claims(experiment, found[experiment.name], suite.source, out)
         store(folder, suite, found, facts)
     show(suite, found, scale, console)
-    console.print(f"[dim]{len(charts)} charts and claims.md in[/dim] {folder}", soft_wrap=True)
+    write_page(folder, folder / "report.html", processes=usable_cores())
+    console.print(f"[dim]{len(charts)} charts, claims.md and report.html in[/dim] {folder}", soft_wrap=True)
 
 
 def _outcomes(experiment: Experiment, scale: str, folder: Path) -> list[Outcome]:
@@ -155,7 +157,7 @@ def _list(papers: Sequence[str]) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from fgbench.reproduction.suite import SCALES, load
+    from fgbench.reproduction.loading import load
 
     console = Console(highlight=False)
     for paper in papers:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Any
 
 import typer
 
+from fgbench.cli import run_options as ask
 from fgbench.cli import stored
-from fgbench.cli.presets import DEFAULTS, QUICK, default_data_dir
+from fgbench.cli.choices import ExecutionMode
+from fgbench.cli.presets import QUICK
 from fgbench.cli.values import share
 from fgbench.errors import UsageError
-from fgbench.specs import registry
+from fgbench.plan.config import Config, Dtype, default_data_dir
 from fgbench.specs.options import OR
 
 if TYPE_CHECKING:
@@ -22,214 +24,67 @@ if TYPE_CHECKING:
 NOTHING_MEASURED = 1  # exit code of a run in which every job failed
 
 
-SEARCH = "search"
-
-
-def _default(name: str) -> str:
-    return f"(default: {DEFAULTS[name]:g}; --quick: {QUICK[name]:g})"
-
-
 def run(
     ctx: typer.Context,
-    arch: Annotated[
-        list[str],
-        typer.Option(
-            help="Architecture; your own, path/to/file.py:build or package.module:build; Hugging Face's, "
-            "hf:GPT2LMHeadModel:n_layer=4. Repeatable.",
-            autocompletion=lambda: registry.names("architectures"),
-        ),
-    ] = ["mlp"],  # noqa: B006
-    depth: Annotated[
-        list[int] | None,
-        typer.Option(
-            help="Layers as the architecture counts them. Repeatable. (default: the architecture's)"
-        ),
-    ] = None,
-    width: Annotated[
-        int | None, typer.Option(help="Units or channels of a layer. (default: the architecture's)")
-    ] = None,
-    batch: Annotated[int, typer.Option(help="Samples a step.")] = 64,
-    dataset: Annotated[
-        str,
-        typer.Option(
-            help="Dataset, with options as in synthetic:shape=3x32x32.",
-            autocompletion=lambda: registry.names("datasets"),
-        ),
-    ] = "digits",
-    method: Annotated[
-        list[str],
-        typer.Option(
-            help="Method, with options as in forward:structure=rademacher. Repeatable.",
-            autocompletion=lambda: registry.names("methods"),
-        ),
-    ] = ["backprop", "forward"],  # noqa: B006
-    seeds: Annotated[
-        int | None, typer.Option(help=f"Training runs of each method, a seed each. {_default('seeds')}")
-    ] = None,
-    target_loss: Annotated[
-        str,
-        typer.Option(
-            help="Validation loss to reach (nats): a number, several with commas, auto (the lowest that "
-            "every run reached), or backprop-best."
-        ),
-    ] = "auto",
-    target_accuracy: Annotated[
-        str,
-        typer.Option(help="Validation accuracy to reach, as in 0.9, or several with commas. (default: none)"),
-    ] = "",
-    lr: Annotated[
-        str,
-        typer.Option(
-            help="Learning rate of every method, or search: for each its own, on a seed of its own."
-        ),
-    ] = SEARCH,
-    lr_decay: Annotated[
-        float, typer.Option(help="Shrinks the learning rate by exp(-lr_decay · i) at step i.")
-    ] = 0.0,
-    max_train_seconds: Annotated[
-        float | None,
-        typer.Option(
-            help=f"Training seconds of one run, evaluation excluded. {_default('max_train_seconds')}"
-        ),
-    ] = None,
-    max_iterations: Annotated[
-        int | None, typer.Option(help="Steps of one training run, at most. (default: no limit)")
-    ] = None,
-    max_queries: Annotated[
-        int | None,
-        typer.Option(
-            help="Evaluations of the model in one training run, at most: backprop's step counts 3, a forward "
-            "step 1 + k, spsa's and dfa's 2, fdfa's 3. (default: no limit)"
-        ),
-    ] = None,
-    evaluate_every: Annotated[
-        int | None,
-        typer.Option(
-            help="Steps between evaluations, at most: they are closer at the start. (default: found from the "
-            "methods' pace)"
-        ),
-    ] = None,
-    precision: Annotated[
-        float, typer.Option(help="Wanted half-width of a ratio's 95 % interval, as a share.")
-    ] = 0.02,
-    max_measure_seconds: Annotated[
-        float | None,
-        typer.Option(
-            help="Seconds of timing for one matched group, process start-up excluded. "
-            + _default("max_measure_seconds")
-        ),
-    ] = None,
-    processes: Annotated[
-        int | None,
-        typer.Option(help=f"Fresh processes to time in, at least. {_default('processes')}"),
-    ] = None,
-    quick: Annotated[
-        bool, typer.Option("--quick", help="A first look: one process, one seed, a few seconds of each.")
-    ] = False,
-    time_only: Annotated[bool, typer.Option("--time-only", help="Time and memory, no training.")] = False,
-    train_only: Annotated[bool, typer.Option("--train-only", help="Training, no timing.")] = False,
-    isolated: Annotated[
-        bool,
-        typer.Option("--isolated", help="Time every method alone too, and say where that R is another."),
-    ] = False,
-    device: Annotated[
-        str, typer.Option(help="auto (the GPU where there is one), cpu, cuda or cuda:N.")
-    ] = "auto",
-    dtype: Annotated[
-        str, typer.Option(help="float32, float64, bfloat16, or tf32 on a GPU: float32 rounded in products.")
-    ] = "float32",
-    execution: Annotated[
-        str,
-        typer.Option(
-            "--exec",
-            "--execution",
-            help="eager; compile: torch.compile; cudagraph: a step captured whole, on a GPU; best: each "
-            "method, and the base, in the mode that is fastest for it.",
-        ),
-    ] = "eager",
-    optimizer: Annotated[
-        list[str],
-        typer.Option(
-            help="Of torch.optim, for every method: sgd, adam, sgd:momentum=0.9,nesterov=true. Repeatable: "
-            "each method's search then takes the best of them."
-        ),
-    ] = ["sgd"],  # noqa: B006
-    threads: Annotated[
-        int | None,
-        typer.Option(help="CPU threads of a job, no more than usable cores. (default: torch's own)"),
-    ] = None,
-    validation_size: Annotated[
-        int | None,
-        typer.Option(
-            help=f"Held-out samples that a loss is evaluated on, at most. {_default('validation_size')}"
-        ),
-    ] = None,
-    data_dir: Annotated[
-        str | None,
-        typer.Option(help="Folder of downloaded data. (default: $FGBENCH_DATA, or ~/.cache/fgbench)"),
-    ] = None,
-    shard: Annotated[
-        str,
-        typer.Option(
-            help="i/n: every n-th matched group alone; `fgbench merge` joins what n runs bring. "
-            "(default: all groups)"
-        ),
-    ] = "",
-    like: Annotated[
-        Path | None,
-        typer.Option(
-            help="A stored run whose options are the defaults: alone, it repeats that run. (default: none)"
-        ),
-    ] = None,
-    resume: Annotated[
-        Path | None,
-        typer.Option(
-            help="A run that was cut off: go on with it where it stopped. No other options. (default: none)"
-        ),
-    ] = None,
-    slowed: Annotated[
-        str,
-        typer.Option(
-            help="Time each method once more, made slower by this share, as in 10%: proof that it would be "
-            "seen. (default: not)"
-        ),
-    ] = "0",
-    repeat: Annotated[
-        int,
-        typer.Option(help="Do it so many times, a folder each: how much runs differ is then known."),
-    ] = 1,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Print what would be measured and how long it would take.")
-    ] = False,
-    out: Annotated[Path, typer.Option(help="Folder that gets a folder for this run.")] = Path("results"),
-    json_: Annotated[
-        bool, typer.Option("--json", help="Print the result as JSON, and nothing else, on standard output.")
-    ] = False,
+    arch: ask.Arch = list(Config.archs),  # noqa: B006
+    depth: ask.Depth = None,
+    method: ask.Method = list(Config.methods),  # noqa: B006
+    dataset: ask.Dataset = Config.dataset,
+    batch: ask.Batch = Config.batch,
+    quick: ask.Quick = False,
+    width: ask.Width = None,
+    dtype: ask.Precise = Dtype(Config.dtype),  # noqa: B008
+    validation_size: ask.ValidationSize = None,
+    data_dir: ask.DataDir = None,
+    time_only: ask.TimeOnly = False,
+    device: ask.Device = Config.device,
+    threads: ask.Threads = Config.threads,
+    execution: ask.Execution = ExecutionMode(Config.execution),  # noqa: B008
+    processes: ask.Processes = None,
+    max_measure_seconds: ask.MaxMeasureSeconds = None,
+    precision: ask.Precision = Config.precision,
+    isolated: ask.Isolated = False,
+    slowed: ask.Slowed = "0",
+    train_only: ask.TrainOnly = False,
+    seeds: ask.Seeds = None,
+    target_loss: ask.TargetLoss = Config.target_loss,
+    target_accuracy: ask.TargetAccuracy = Config.target_accuracy,
+    lr: ask.LearningRate = ask.SEARCH,
+    lr_decay: ask.LrDecay = Config.lr_decay,
+    optimizer: ask.Optimizer = [Config.optimizer],  # noqa: B006
+    max_train_seconds: ask.MaxTrainSeconds = None,
+    max_iterations: ask.MaxIterations = None,
+    max_queries: ask.MaxQueries = None,
+    evaluate_every: ask.EvaluateEvery = None,
+    out: ask.Out = Path("results"),
+    json_: ask.AsJson = False,
+    dry_run: ask.DryRun = False,
+    repeat: ask.Repeat = 1,
+    shard: ask.Shard = Config.shard,
+    like: ask.Like = None,
+    resume: ask.Resume = None,
 ) -> None:
     """Measure methods against each other on matched jobs: runtime ratio, memory, time to a target loss.
 
     Every combination of --arch and --depth is one matched group: same initial weights, same batches,
     same device. Writes a folder of CSVs; `fgbench plot` draws them.
     """
-    from fgbench.plan import Config, make_plan
-
     given = {name for name in ctx.params if ctx.get_parameter_source(name).name == "COMMANDLINE"}  # type: ignore[union-attr]
     if resume is not None:
         if given - {"resume", "json_", "dry_run"}:
             raise UsageError("--resume goes on with the options that the run began with: give no others.")
         _resume(resume, json_, dry_run)
         return
-    preset = QUICK if quick else DEFAULTS
-
-    def chosen(name: str, given: float | None) -> Any:
-        return preset[name] if given is None else given
-
-    if repeat < 1:
-        raise UsageError(f"--repeat {repeat}: must be at least 1.")
     if repeat > 1 and json_:
         raise UsageError("--json is one object: give it without --repeat.")
     if time_only and train_only:
         raise UsageError("--time-only and --train-only leave nothing to do together: give one of them.")
+
+    def chosen(name: str, given: float | None) -> Any:
+        if given is not None:
+            return given
+        return QUICK[name] if quick else getattr(Config, name)
+
     config = Config(
         archs=tuple(arch),
         depths=tuple(depth) if depth else None,
@@ -247,9 +102,9 @@ def run(
         max_measure_seconds=chosen("max_measure_seconds", max_measure_seconds),
         processes=chosen("processes", processes),
         device=device,
-        dtype=dtype,
+        dtype=dtype.value,
         threads=threads,
-        execution=execution,
+        execution=execution.value,
         optimizer=OR.join(optimizer),
         time=not train_only,
         train=not time_only,
@@ -264,24 +119,32 @@ def run(
     )
     if like is not None:
         config = stored.like(like, config, given)
+    _measure(config, out, repeat, like, as_json=json_, dry_run=dry_run)
+
+
+def _measure(
+    config: Config, out: Path, repeat: int, like: Path | None, *, as_json: bool, dry_run: bool
+) -> None:
+    """As many runs as asked for, each in a folder of its own; or what they would be."""
+    from fgbench.plan import make_plan
+    from fgbench.running.start import new_run
+
     plan = make_plan(config)
     if dry_run:
         _show_plan(plan)
         return
-    from fgbench.running.start import new_run
-
     for number in range(repeat):
         folder, contracts = new_run(plan, out)
         if like is not None and not number:
             stored.note_what_differs(like, contracts)
-        _run(plan, folder, contracts, json_)
+        _run(plan, folder, contracts, as_json)
 
 
 def _learning_rate(asked: str) -> float | None:
     try:
-        return None if asked == SEARCH else float(asked)
+        return None if asked == ask.SEARCH else float(asked)
     except ValueError:
-        raise UsageError(f"--lr {asked}: must be a number or {SEARCH}.") from None
+        raise UsageError(f"--lr {asked}: must be a number or {ask.SEARCH}.") from None
 
 
 def _resume(path: Path, as_json: bool, dry_run: bool) -> None:
@@ -298,7 +161,7 @@ def _show_plan(plan: Plan) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    from fgbench.running.estimate import estimated_seconds
+    from fgbench.running.duration import expected_seconds
 
     console, table = Console(highlight=False), Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("matched group", style="bold")
@@ -306,7 +169,7 @@ def _show_plan(plan: Plan) -> None:
     for group in plan.groups:
         table.add_row(group.name, group.sentence)
     console.print(table)
-    minutes = estimated_seconds(plan) / 60
+    minutes = expected_seconds(plan) / 60
     methods, groups = plan.config.methods, len(plan.groups)
     phases = [
         name for name, asked in (("timing", plan.config.time), ("training", plan.config.train)) if asked

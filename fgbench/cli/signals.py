@@ -48,7 +48,7 @@ class OrderlyStop:
 
     @property
     def name(self) -> str:
-        """Of the signal."""
+        """The name of the signal that asked for the end."""
         return signal.Signals(self.number).name
 
 

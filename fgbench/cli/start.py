@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from fgbench.cli.progress import Display
 from fgbench.plan import Plan
-from fgbench.running.estimate import estimated_seconds
+from fgbench.running.duration import expected_seconds
 from fgbench.running.run import run_plan
 from fgbench.store.run_folder import RunFolder
 
 
 def measure(plan: Plan, folder: RunFolder, contracts: dict[str, str]) -> None:
     """Run a plan into its folder and show how far it is."""
-    with Display(estimated_seconds(plan)) as display:
+    with Display(expected_seconds(plan)) as display:
         run_plan(plan, folder, contracts, display)

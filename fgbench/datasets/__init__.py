@@ -40,7 +40,7 @@ class Dataset:
 
     @property
     def contents(self) -> str:
-        """A hash of all images and labels, of the raw ones: normalising rounds otherwise elsewhere."""
+        """A hash of all raw images and labels; normalised ones are rounded differently on other machines."""
         digest = hashlib.blake2b(digest_size=8)
         own = (self.train_x, self.train_y, self.validation_x, self.validation_y)
         for tensor in self.raw or own:

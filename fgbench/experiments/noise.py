@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from fgbench.experiments.known_work import KnownWork, KnownWorkRequest, RoundTimed
 from fgbench.measurement.interleave import MINIMUM_ROUNDS
 from fgbench.measurement.statistics import (
     CONFIDENCE,
@@ -26,7 +27,9 @@ from fgbench.measurement.statistics import (
     median_interval,
     t_quantile,
 )
+from fgbench.running import arms
 from fgbench.running.client import work
+from fgbench.running.messages import Message
 from fgbench.store.experiment import store_experiment
 
 UNITS = 20  # pieces of equal work in a step; one more is a difference of 5 %
@@ -89,15 +92,8 @@ def compare_known(
         logs: dict[tuple[str, str], list[list[float]]] = defaultdict(list)
         step_seconds: list[float] = []
         for process in range(processes):
-            request = {
-                "phase": "noise",
-                "arms": ARMS,
-                "device": device,
-                "threads": threads,
-                "process": number * processes + process,
-                "seconds": seconds,
-            }
-            rounds = _rounds(work(request), spent)
+            request = KnownWorkRequest(ARMS, device, threads, number * processes + process, seconds)
+            rounds = _rounds(work(KnownWork(), request), spent)
             step_seconds += [r["a"] for r in rounds]
             for pair in PAIRS:
                 logs[pair].append([math.log(r[pair[0]] / r[pair[1]]) for r in rounds])
@@ -105,13 +101,13 @@ def compare_known(
         yield [_comparison(number, pair, by_process, step) for pair, by_process in logs.items()]
 
 
-def _rounds(events: Iterator[dict[str, Any]], spent: list[Spent]) -> list[dict[str, float]]:
+def _rounds(events: Iterator[Message], spent: list[Spent]) -> list[dict[str, float]]:
     rounds = []
     for event in events:
-        if event["event"] == "samples" and not event["samples"][0]["warm_up"]:
-            rounds.append({s["arm"]: s["seconds"] for s in event["samples"]})
-        if event["event"] == "spent":
-            shares = (event[part] / event["wall"] for part in ("timed", "lead_in", "harness"))
+        if isinstance(event, RoundTimed):
+            rounds.append(event.seconds)
+        if isinstance(event, arms.Spent):
+            shares = (part / event.wall for part in (event.timed, event.lead_in, event.harness))
             spent.append(Spent(*shares))
     assert len(rounds) >= MINIMUM_ROUNDS
     return rounds

@@ -37,7 +37,7 @@ class Reading:
 
 
 class Clock(Protocol):
-    """Times a block; what a test replaces by a scripted one."""
+    """What times a block; tests use one whose times are written in advance."""
 
     def time(self, block: Callable[[], object]) -> Reading:
         """Run the block once and say how long it took."""

@@ -45,14 +45,14 @@ class Gauge(Protocol):
     """Reads a device's state; what a test replaces by a scripted one."""
 
     def read(self) -> State:
-        """Now."""
+        """Read the device's state now."""
 
 
 class Blind:
     """For a device that shows nothing."""
 
     def read(self) -> State:
-        """Nothing."""
+        """Read nothing: every value is None."""
         return State()
 
 
@@ -64,7 +64,7 @@ class Nvml:
     """
 
     def __init__(self, device: torch.device) -> None:
-        """Raises whatever NVML raises where there is none."""
+        """Open the device by NVML; raises whatever NVML raises where there is none."""
         import pynvml
         import torch
 
@@ -85,7 +85,7 @@ class Nvml:
         return self.nvml.nvmlDeviceGetDeviceHandleFromMigDeviceHandle(handle), True
 
     def read(self) -> State:
-        """Now; some tens of microseconds."""
+        """Read the device's state now, which takes some tens of microseconds."""
         nvml, handle = self.nvml, self.handle
         return State(
             self._told(lambda: float(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM))),

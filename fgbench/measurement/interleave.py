@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from statistics import median
+from typing import Generic, TypeVar
 
 from fgbench.measurement.clock import Clock, Reading
 from fgbench.measurement.schedule import mirrored_rounds
@@ -18,27 +19,32 @@ MINIMUM_ROUNDS = 6  # of a process; below, the order-statistic interval does not
 LEAD_IN_STEPS = 1  # untimed steps before a block: its caches hold its own arm's data, not the last one's
 
 
+K = TypeVar("K", bound=Hashable)
+
+
 @dataclass(frozen=True)
-class Arm:
+class Arm(Generic[K]):
     """One thing to time.
 
     Attributes:
-        name: of it, unique among the arms.
+        key: what it is known by, unique among the arms: a name, or any value that can be hashed.
         step: a step of a method, the base, or the A/A repeat.
         steps: in a timed block; arms of any speed then get blocks of about the same length.
+        cycle: after how many steps what they do comes around again: blocks hold whole cycles.
     """
 
-    name: str
+    key: K
     step: Callable[[], object]
     steps: int = 1
+    cycle: int = 1
 
 
 @dataclass(frozen=True)
-class Sample:
+class Sample(Generic[K]):
     """One timed block.
 
     Attributes:
-        arm: name of the arm.
+        arm: key of the arm.
         round: index of the round, counted through warm-up and measurement apart.
         position: place within the round, from 0.
         warm_up: taken before the arms were steady; kept, never part of an estimate.
@@ -49,7 +55,7 @@ class Sample:
         sm_clock_mhz, power_watts, temperature_celsius, throttle: of the device when all of it was queued.
     """
 
-    arm: str
+    arm: K
     round: int
     position: int
     warm_up: bool
@@ -63,22 +69,22 @@ class Sample:
     throttle: str | None = None
 
 
-def with_block(arm: Arm, clock: Clock, block_seconds: float, minimum: int) -> Arm:
+def with_block(arm: Arm[K], clock: Clock, block_seconds: float, minimum: int) -> Arm[K]:
     """The arm with as many steps as make its block last at least `block_seconds`, by doubling.
 
     Args:
         arm: called at least once before, so that nothing is compiled now.
         clock: what times it.
         block_seconds: long enough for the clock's resolution and overhead.
-        minimum: steps at the least.
+        minimum: steps at the least, or a cycle where that is more.
     """
-    arm = replace(arm, steps=minimum)
+    arm = replace(arm, steps=_whole_cycles(minimum, arm.cycle))
     while _reading(arm, clock).seconds < block_seconds:
         arm = replace(arm, steps=2 * arm.steps)
     return arm
 
 
-def with_fitting_block(arm: Arm, clock: Clock, share: float, shortest: float, longest: float) -> Arm:
+def with_fitting_block(arm: Arm[K], clock: Clock, share: float, shortest: float, longest: float) -> Arm[K]:
     """The arm with as many steps as fit `share` together with its lead-in, within limits; one at least.
 
     Args:
@@ -90,26 +96,31 @@ def with_fitting_block(arm: Arm, clock: Clock, share: float, shortest: float, lo
     """
     seconds = _reading(arm, clock).seconds / arm.steps
     fitting = min(share / seconds - LEAD_IN_STEPS, longest / seconds)
-    return replace(arm, steps=max(1, math.ceil(shortest / seconds), int(fitting)))
+    steps = max(1, math.ceil(shortest / seconds), int(fitting))
+    return replace(arm, steps=_whole_cycles(steps, arm.cycle))
+
+
+def _whole_cycles(steps: int, cycle: int) -> int:
+    return math.ceil(steps / cycle) * cycle
 
 
 def run_rounds(
-    arms: Sequence[Arm], clock: Clock, rounds: int, rng: random.Random, *, warm_up: bool = False
-) -> Iterator[list[Sample]]:
+    arms: Sequence[Arm[K]], clock: Clock, rounds: int, rng: random.Random, *, warm_up: bool = False
+) -> Iterator[list[Sample[K]]]:
     """Time every arm once a round; gives a round's samples when the round is done."""
     for index, order in enumerate(mirrored_rounds(arms, rounds, rng)):
         yield [_sample(arm, clock, index, position, warm_up) for position, arm in enumerate(order)]
 
 
 def warm_up(
-    arms: Sequence[Arm], clock: Clock, rng: random.Random, max_seconds: float
-) -> Iterator[list[Sample]]:
+    arms: Sequence[Arm[K]], clock: Clock, rng: random.Random, max_seconds: float
+) -> Iterator[list[Sample[K]]]:
     """Rounds until every arm is steady: the medians of two successive windows agree within a tenth.
 
     Ends also after `WARM_UP_MAX_ROUNDS` or `max_seconds` of timed work, whichever is first, though
     never before one window is full.
     """
-    history: dict[str, list[float]] = {arm.name: [] for arm in arms}
+    history: dict[K, list[float]] = {arm.key: [] for arm in arms}
     spent = 0.0
     for samples in run_rounds(arms, clock, WARM_UP_MAX_ROUNDS, rng, warm_up=True):
         yield samples
@@ -121,7 +132,7 @@ def warm_up(
             return
 
 
-def round_seconds(samples: Sequence[Sample]) -> float:
+def round_seconds(samples: Sequence[Sample[K]]) -> float:
     """About how long a round took, lead-in steps included."""
     return sum(sample.seconds * (sample.steps + LEAD_IN_STEPS) for sample in samples)
 
@@ -138,7 +149,7 @@ def steady(histories: Iterable[Sequence[float]]) -> bool:
     )
 
 
-def _sample(arm: Arm, clock: Clock, index: int, position: int, warm_up: bool) -> Sample:
+def _sample(arm: Arm[K], clock: Clock, index: int, position: int, warm_up: bool) -> Sample[K]:
     _repeat(arm.step, LEAD_IN_STEPS)
     reading = _reading(arm, clock)
 
@@ -146,7 +157,7 @@ def _sample(arm: Arm, clock: Clock, index: int, position: int, warm_up: bool) ->
         return None if amount is None else amount / arm.steps
 
     return Sample(
-        arm.name,
+        arm.key,
         index,
         position,
         warm_up,
@@ -161,7 +172,7 @@ def _sample(arm: Arm, clock: Clock, index: int, position: int, warm_up: bool) ->
     )
 
 
-def _reading(arm: Arm, clock: Clock) -> Reading:
+def _reading(arm: Arm[K], clock: Clock) -> Reading:
     return clock.time(lambda: _repeat(arm.step, arm.steps))
 
 

@@ -9,7 +9,7 @@ from statistics import median
 from typing import Protocol
 
 from fgbench.measurement.clock import Clock, Reading
-from fgbench.measurement.interleave import Arm
+from fgbench.measurement.interleave import Arm, K
 
 WINDOW_SECONDS = 5.0  # NVML's counter of energy moves ten to fifty times a second: known to a percent
 QUEUED_STEPS = 32  # behind a sleep, at most; fewer where the launch queue does not hold them
@@ -47,7 +47,7 @@ class Load:
     joules: float | None
 
 
-def under_load(arm: Arm, clock: DeviceClock, seconds: float) -> Load:
+def under_load(arm: Arm[K], clock: DeviceClock, seconds: float) -> Load:
     """Repeat an arm's block for `seconds`, and then queue it behind a sleep.
 
     The first block is before the window. The gauge is read with work still queued at both ends of it, so
@@ -75,7 +75,7 @@ def under_load(arm: Arm, clock: DeviceClock, seconds: float) -> Load:
     )
 
 
-def _busy_seconds(arm: Arm, clock: DeviceClock, window: Sequence[Reading]) -> float | None:
+def _busy_seconds(arm: Arm[K], clock: DeviceClock, window: Sequence[Reading]) -> float | None:
     """Per step: of as many steps as the launch queue holds, halving their number until they fit."""
     enqueue = median((r.enqueue_seconds or r.seconds) / arm.steps for r in window)
     steps = min(arm.steps, QUEUED_STEPS)
@@ -89,7 +89,7 @@ def _busy_seconds(arm: Arm, clock: DeviceClock, window: Sequence[Reading]) -> fl
     return None
 
 
-def _steps(arm: Arm, count: int) -> Callable[[], object]:
+def _steps(arm: Arm[K], count: int) -> Callable[[], object]:
     return partial(_repeat, arm.step, count)
 
 

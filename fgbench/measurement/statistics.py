@@ -1,4 +1,4 @@
-"""Statistics: intervals that hold for what was measured, and none where too little was.
+"""Statistics: 95 % confidence intervals, and none where there are too few samples for one.
 
 Every ratio is handled by its logarithm. Within one process: the median of the rounds, with the
 exact order-statistic interval of the sign test. Over processes: the mean of the processes' medians,
@@ -29,7 +29,7 @@ class Estimate:
 
     @property
     def has_interval(self) -> bool:
-        """Whether there was enough to bound it."""
+        """Whether there were enough samples for an interval."""
         return not (math.isnan(self.low) or math.isnan(self.high))
 
     @property
@@ -144,7 +144,7 @@ class Runs:
     earliest: Sequence[float] | None = None
 
     def without(self, i: int) -> Runs:
-        """All but the i-th."""
+        """The same runs without the i-th."""
         return Runs([*self.spent[:i], *self.spent[i + 1 :]], [*self.reached[:i], *self.reached[i + 1 :]])
 
     @property
@@ -154,7 +154,7 @@ class Runs:
 
     @property
     def log_earliest(self) -> float:
-        """The same of the earliest times."""
+        """The logarithm of the expected running time if every target was reached at its earliest."""
         return _log(expected_running_time(self._earliest, self.reached))
 
     @property

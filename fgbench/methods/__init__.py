@@ -8,7 +8,7 @@ holds the method's own work and nothing else, and never waits for the device.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -69,6 +69,12 @@ class Step(ABC):
     tolerance: ClassVar[float] = 0.0
     """By what share the estimate is off by design, as finite differences are."""
 
+    cycle: int = 1
+    """After how many steps what they do comes around again: a mean of whole cycles is fair to each kind."""
+
+    left_alone: frozenset[int] = frozenset()
+    """Places of the parameters that the last step left as they are, their optimiser's state too."""
+
     optimizer: torch.optim.Optimizer | EachItsOwn | None = None
     """The optimiser that it steps with, where there is one: its state is memory that is kept."""
 
@@ -91,6 +97,10 @@ class Step(ABC):
         for part in self.parts(batch, learning_rate).values():
             part()
         return self.value
+
+    def each_kind(self) -> Iterator[None]:
+        """Have the next step be of a kind that may need the most memory, another in each turn of the loop."""
+        yield
 
     @abstractmethod
     def expected(self, gradient: Sequence[Tensor], model: nn.Module, batch: Batch) -> list[Tensor]:

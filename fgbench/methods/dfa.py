@@ -12,8 +12,8 @@ from torch import Tensor, nn
 
 from fgbench.errors import UsageError
 from fgbench.methods import PLAIN, Batch, Conditions, Loss, Method, Part, Step, trainable
-from fgbench.methods.steps.estimate import Update
 from fgbench.methods.steps.pieces import cut
+from fgbench.methods.steps.update import Update
 from fgbench.pushforward.context import draws_again
 
 

@@ -1,111 +1,23 @@
 """Forward gradients: Σ (∇f·v) v over k random tangents a step, without reverse mode."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import nn
 
-from fgbench.errors import UsageError
-from fgbench.methods import PLAIN, Conditions, Loss, Method, Step
-from fgbench.specs.options import option
+from fgbench.methods import PLAIN, Conditions, Loss, Step
+from fgbench.methods.steps.options import ForwardOptions
 
 
 @dataclass(frozen=True)
-class Forward(Method):
+class Forward(ForwardOptions):
     """Forward gradient descent on fgbench's own forward mode, or on PyTorch's."""
-
-    tangents: int = option(1, "k, tangents a step", minimum=1)
-    structure: str = option(
-        "gaussian",
-        "how a tangent's entries depend on each other. gaussian: not at all, N(0, 1), as published; "
-        "rademacher: not at all, ±1; sphere: uniform on the sphere of radius √n; rank-one: u wᵀ for each "
-        "weight; orthonormal: at right angles, each of length √n; fixed-angle: each at one angle to the "
-        "first; activity: noise on layers' outputs, sample by sample",
-        choices=(
-            "gaussian",
-            "rademacher",
-            "sphere",
-            "rank-one",
-            "orthonormal",
-            "fixed-angle",
-            "activity",
-        ),
-    )
-    entries: str = option(
-        "rademacher",
-        "of rank-one's factors and of activity's noise: rademacher ±1, or gaussian",
-        choices=("rademacher", "gaussian"),
-    )
-    angle: float = option(45.0, "degrees to the first tangent, of structure=fixed-angle", minimum=1)
-    combine: str = option(
-        "mean",
-        "of k single forward gradients: mean; sum; projection, the gradient's orthogonal projection on "
-        "their span (FROG)",
-        choices=("mean", "sum", "projection"),
-    )
-    chunk: int = option(0, "tangents taken at once, where memory is short; 0 for all", minimum=0)
-    store: str = option(
-        "keep",
-        "full tangents between drawing and update: keep them in memory, or draw them again from a seed",
-        choices=("keep", "seed"),
-    )
-    clip: float = option(0.0, "largest size of a directional derivative; 0 for no limit", minimum=0)
-    scale: str = option(
-        "none",
-        "of the estimate: none; variance, shorter, so that E‖g‖² = ‖∇f‖² (biased)",
-        choices=("none", "variance"),
-    )
-    engine: str = option(
-        "pushforward",
-        "pushforward: fgbench's rules; stock: torch.func.jvp, out of the box",
-        choices=("pushforward", "stock"),
-    )
 
     summary: ClassVar[str] = "forward gradient (∇f·v) v over k tangents, no reverse mode"
     source: ClassVar[str] = (
         "Baydin et al. 2022 (arXiv 2202.08587); Flügel et al. 2024 (2410.17764); Ren et al. 2023 (2210.03310)"
     )
-
-    def __post_init__(self) -> None:
-        """Refuse what does not go together, before anything runs."""
-        for wrong, text in self._contradictions():
-            if wrong:
-                raise UsageError(f"forward: {text}.")
-
-    def _contradictions(self) -> list[tuple[bool, str]]:
-        stock = self.engine == "stock"
-        activity = self.structure == "activity"
-        single = self.combine == "mean" and not (self.chunk or self.clip) and self.scale == "none"
-        rotated = self.structure in ("gaussian", "sphere", "orthonormal")
-        known = self.structure not in ("fixed-angle", "activity") and not (
-            self.structure == "rank-one" and self.entries == "gaussian"
-        )
-        return [
-            (
-                stock and (self.structure not in ("gaussian", "rademacher") or self.tangents > 1),
-                "engine=stock has one tangent, structure gaussian or rademacher",
-            ),
-            (
-                stock and not (single and self.store == "keep"),
-                "engine=stock has no combine, chunk, store, clip or scale",
-            ),
-            (activity and self.combine == "projection", "structure=activity has no span to project on"),
-            (activity and bool(self.chunk), "structure=activity takes its tangents at once: leave chunk out"),
-            (
-                self.store == "seed" and self.structure in ("rank-one", "activity"),
-                f"structure={self.structure} stores no full tangents: leave store=seed out",
-            ),
-            (
-                self.scale == "variance" and not known,
-                "scale=variance needs a structure whose second moment is known: gaussian, rademacher, "
-                "sphere, orthonormal, or rank-one with entries=rademacher",
-            ),
-            (
-                self.scale == "variance" and self.combine == "projection" and not rotated,
-                "scale=variance of a projection needs structure gaussian, sphere or orthonormal",
-            ),
-            (self.angle > 90, "angle must be at most 90 degrees"),
-        ]
 
     @property
     def unbiased(self) -> bool:
@@ -124,13 +36,20 @@ class Forward(Method):
             from fgbench.methods.steps.stock import StockStep
 
             return StockStep(model, loss, seed, self.structure, conditions)
-        if self.structure == "activity":
-            from fgbench.methods.steps.activity import ActivityStep
+        return _kind_of_step(self)(model, loss, seed, self, conditions)
 
-            return ActivityStep(model, loss, seed, self, conditions)
-        from fgbench.methods.steps.pushforward import PushforwardStep
 
-        return PushforwardStep(model, loss, seed, self, conditions)
+def _kind_of_step(options: ForwardOptions) -> Callable[..., Step]:
+    one = options.layers == "one"
+    if options.structure == "activity":
+        from fgbench.methods.steps.activity import ActivityStep
+        from fgbench.methods.steps.one_layer_activity import OneLayerActivityStep
+
+        return OneLayerActivityStep if one else ActivityStep
+    from fgbench.methods.steps.one_layer import OneLayerStep
+    from fgbench.methods.steps.pushforward import PushforwardStep
+
+    return OneLayerStep if one else PushforwardStep
 
 
 method = Forward

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +12,15 @@ from torch import Tensor, nn
 from fgbench.errors import UsageError
 from fgbench.methods import PLAIN, Batch, Conditions, Loss, Method, Part, Step, trainable
 from fgbench.methods.steps.compiling import compiled
-from fgbench.methods.steps.estimate import Update
+from fgbench.methods.steps.layers import Draw, Sampler, costs, units_of
+from fgbench.methods.steps.options import (
+    bound_option,
+    contradictions_of_layers,
+    floor_option,
+    layers_option,
+    sampling_option,
+)
+from fgbench.methods.steps.update import Update
 from fgbench.pushforward.context import buffers_kept, draws_again
 from fgbench.pushforward.structures import Drawer, Tangents
 from fgbench.specs.options import option
@@ -28,9 +36,19 @@ class Spsa(Method):
         "entries of z: gaussian N(0, 1), as in MeZO; rademacher ±1",
         choices=("gaussian", "rademacher"),
     )
+    layers: str = layers_option()
+    sampling: str = sampling_option()
+    floor: float = floor_option()
+    bound: float = bound_option()
 
     summary: ClassVar[str] = "zeroth order: (f(θ+εz) − f(θ−εz)) / 2ε · z, z drawn again from its seed"
     source: ClassVar[str] = "MeZO, Malladi et al. 2023 (arXiv 2305.17333), Algorithm 1; Spall 1992"
+
+    def __post_init__(self) -> None:
+        """Refuse what does not go together, before anything runs."""
+        for wrong, text in contradictions_of_layers(self, self.layers):
+            if wrong:
+                raise UsageError(f"spsa: {text}.")
 
     @property
     def queries(self) -> int:
@@ -53,9 +71,12 @@ class SpsaStep(Step):
         self, model: nn.Module, loss: Loss, seed: int, options: Spsa, conditions: Conditions
     ) -> None:
         self.model, self.loss, self.epsilon = model, loss, options.epsilon
-        by_name = trainable(model)
-        self.parameters = list(by_name.values())
-        self.drawer = Drawer(by_name, 1, options.structure, seed, keep=False)
+        self.by_name = trainable(model)
+        self.parameters = list(self.by_name.values())
+        self.sampler = Sampler(units_of(model), 1, options, seed) if options.layers == "one" else None
+        self.cycle = self.sampler.cycle if self.sampler else 1
+        self.ready = False
+        self.drawer = Drawer(self.by_name, 1, options.structure, seed, keep=False)
         self.evaluate = compiled(lambda x, y: loss(model(x), y), conditions)
         self.update = Update(self.parameters, conditions)
         self.optimizer = self.update.optimizer
@@ -65,9 +86,26 @@ class SpsaStep(Step):
         """Both evaluations with their moves, then the update; z is drawn in each of them."""
         return {"forward": lambda: self._forward(batch), "update": lambda: self._update(learning_rate)}
 
+    def get_ready(self, batch: Batch) -> None:
+        """Count what each layer costs, where that matters."""
+        if self.sampler and self.sampler.adaptive and not self.ready:
+            self.sampler.costs = costs(self.model, batch[0], self.sampler.units)
+        self.ready = True
+
+    def _draw(self) -> None:
+        """The z of this step: of all parameters, or of a layer's."""
+        if self.sampler is None:
+            self.z: Tangents = self.drawer.draw()
+            return
+        self.drawn: Draw = self.sampler.draw()
+        names = self.sampler.units[self.drawn.units[0]].names
+        self.z = self.drawer.draw_rows({name: range(1) for name in names})
+        self.left_alone = frozenset(i for i, name in enumerate(self.by_name) if name not in self.z.by_name)
+
     @torch.no_grad()
     def _forward(self, batch: Batch) -> None:
-        self.z: Tangents = self.drawer.draw()
+        self.get_ready(batch)
+        self._draw()
         self._move(self.epsilon * self.one)
         with draws_again(batch[0].device):
             above = self.evaluate(*batch)
@@ -78,16 +116,35 @@ class SpsaStep(Step):
         self.directional_derivative = (above - below) / (2 * self.epsilon)
 
     def _move(self, factor: Tensor) -> None:
-        for parameter, z in zip(self.parameters, self.z.by_name.values(), strict=True):
-            z.add_to(parameter.detach(), factor)
+        for name, z in self.z.by_name.items():
+            z.add_to(self.by_name[name].detach(), factor)
 
     @torch.no_grad()
     def _update(self, learning_rate: float) -> None:
+        slope = self.directional_derivative
+        weighed = slope if self.sampler is None else slope / self.drawn.probabilities[0]
         if self.update.optimizer is None:
-            self._move(self.epsilon * self.one - learning_rate * self.directional_derivative)
-            return
-        self._move(self.epsilon * self.one)
-        self.update(self.z.by_name, self.directional_derivative.unsqueeze(0), learning_rate)
+            self._move(self.epsilon * self.one - learning_rate * weighed)
+        else:
+            self._move(self.epsilon * self.one)
+            moved = [self.by_name[name] for name in self.z.by_name]
+            self.update(self.z.by_name, weighed.unsqueeze(0), learning_rate, moved)
+        if self.sampler and self.sampler.adaptive:
+            size = self.sampler.units[self.drawn.units[0]].size
+            self.sampler.note(self.drawn.units, slope.square().unsqueeze(0) * size)
+
+    def each_kind(self) -> Iterator[None]:
+        """Layers that may need more memory than the others."""
+        return self.sampler.each_worst() if self.sampler else super().each_kind()
+
+    def state(self) -> dict[str, Any]:
+        """That of the draws of layers."""
+        return self.sampler.state() if self.sampler else {}
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on drawing from there."""
+        if self.sampler:
+            self.sampler.load_state(state)
 
     def generators(self) -> list[torch.Generator]:
         """Of the seeds."""
@@ -100,14 +157,16 @@ class SpsaStep(Step):
         """
         model = model.double()
         x, y = (t.double() if t.is_floating_point() else t for t in batch)
-        z = [t[0].double() for t in self.z.full()]
+        z = {name: t.full()[0].double() for name, t in self.z.by_name.items()}
         losses = []
         for shift in (self.epsilon, -self.epsilon):
-            pairs = zip(trainable(model).items(), z, strict=True)
-            moved = {name: p.detach() + shift * v for (name, p), v in pairs}
+            moved = {n: p.detach() for n, p in trainable(model).items()}
+            moved |= {name: moved[name] + shift * v for name, v in z.items()}
             with draws_again(x.device), buffers_kept(model):
                 losses.append(self.loss(torch.func.functional_call(model, moved, (x,)), y).detach())
-        return [(losses[0] - losses[1]) / (2 * self.epsilon) * v for v in z]
+        slope = (losses[0] - losses[1]) / (2 * self.epsilon)
+        weighed = slope if self.sampler is None else slope / self.drawn.probabilities[0]
+        return [weighed * z[name] if name in z else torch.zeros_like(p) for name, p in moved.items()]
 
 
 method = Spsa

@@ -7,7 +7,7 @@ meet, each has its own derivative d_b, and the variance of the others stays out 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -82,12 +82,14 @@ class Site:
     """An operation whose output was perturbed in this pass.
 
     Attributes:
+        number: of the operation, among those of layers.
         function: torch's.
         arguments, options: what it was given, without tangents.
         noise: [k, *output].
         layout: where samples are in it; None where they share one derivative.
     """
 
+    number: int
     function: Any
     arguments: tuple[Any, ...]
     options: dict[str, Any]
@@ -112,7 +114,8 @@ class ActivityContext(Context):
     Attributes:
         sites: the operations passed, in order.
         free: ids of trained parameters that some other function was given.
-        layouts: of the operations by number, those that are perturbed; None for all.
+        layouts: of the operations that can be perturbed, by number; None for all.
+        wanted: the numbers of those that are, in this pass; None for all that can be.
     """
 
     noisy = True
@@ -123,6 +126,7 @@ class ActivityContext(Context):
         noise: Callable[[int, Tensor], Tensor],
         tangents: Mapping[int, Tangent],
         layouts: Mapping[int, Layout] | None = None,
+        wanted: Collection[int] | None = None,
     ) -> None:
         """Begin a pass.
 
@@ -130,17 +134,18 @@ class ActivityContext(Context):
             count: k.
             noise: gives [k, *output] for a site's number and its output.
             tangents: of parameters that belong to no layer.
-            layouts: where samples are in the outputs of operations, by number; others stand still.
+            layouts: where samples are in the outputs of operations, by number; others are no layers'.
+            wanted: the numbers of operations that are perturbed, where not all of them are.
         """
         super().__init__(count, tangents)
-        self.layouts, self.met = layouts, 0
+        self.layouts, self.wanted, self.met = layouts, wanted, 0
         self.noise = noise
         self.sites: list[Site] = []
         self.free: set[int] = set()
 
     def again(self) -> ActivityContext:
         """The same for another pass."""
-        return ActivityContext(self.count, self.noise, self.tangents, self.layouts)
+        return ActivityContext(self.count, self.noise, self.tangents, self.layouts, self.wanted)
 
     def at(self, function: Any, arguments: Any, options: Any) -> Callable[..., Any] | None:
         """What runs in the place of a function whose output is perturbed; None for any other."""
@@ -148,9 +153,12 @@ class ActivityContext(Context):
         if function in LAYERS:
             if not any(p.requires_grad for p in given):
                 return None
-            self.met += 1
-            if self.layouts is None or self.met - 1 in self.layouts:
-                return _perturbed(function, self.met - 1)
+            number, self.met = self.met, self.met + 1
+            if self.layouts is None or number in self.layouts:
+                if self.wanted is None or number in self.wanted:
+                    return _perturbed(function, number)
+                # A parameter that moves in another function stands still in a layer's own.
+                return _standing(function) if any(id(p) in self.tangents for p in given) else None
         self.free.update(id(p) for p in given if p.requires_grad)
         return None
 
@@ -163,8 +171,9 @@ def _perturbed(function: Any, number: int) -> Callable[..., Any]:
     def perturbed(context: ActivityContext, *arguments: Any, **options: Any) -> Dual:
         output = _still_layer(context, function, rule, arguments, options)
         value = primal_of(output)
-        noise = context.noise(len(context.sites), value)
+        noise = context.noise(number, value)
         site = Site(
+            number,
             function,
             tuple(map_duals(primal_of, arguments)),
             dict(map_duals(primal_of, options)),
@@ -186,6 +195,17 @@ def _perturbed(function: Any, number: int) -> Callable[..., Any]:
         return output
 
     return perturbed
+
+
+@cache
+def _standing(function: Any) -> Callable[..., Any]:
+    """A layer's operation whose parameters stand still, and whose output is not perturbed."""
+    rule = read_all().get(function)
+
+    def standing(context: Context, *arguments: Any, **options: Any) -> Any:
+        return _still_layer(context, function, rule, arguments, options)
+
+    return standing
 
 
 def _still_layer(context: Context, function: Any, rule: Any, arguments: Any, options: Any) -> Any:

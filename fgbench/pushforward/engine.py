@@ -90,12 +90,11 @@ class Pushforward:
 
     def _key(self, context: Context, batch: Batch) -> Any:
         x, y = batch
-        noise = (
-            (*context.layouts,) if isinstance(context, ActivityContext) and context.layouts else context.noisy
-        )
-        return (
-            self.model.training, x.shape, x.dtype, x.device, y.shape, y.dtype, noise, *context.tangents
-        )  # fmt: skip
+        noise: Any = None
+        if isinstance(context, ActivityContext):
+            noise = (context.layouts and (*context.layouts,), context.wanted and (*context.wanted,))
+        kind = self.model.training, x.shape, x.dtype, x.device, y.shape, y.dtype
+        return *kind, noise, *context.tangents
 
     def _followed(self, context: Context, batch: Batch, record: Record | None = None) -> Any:
         """The loss, with its tangents, by the model's own Python."""
@@ -167,12 +166,12 @@ class Pushforward:
 
         return layouts(run, x)
 
-    def free_parameters(self, x: Tensor, layouts: dict[int, Layout] | None) -> set[int]:
-        """Ids of the trained parameters that no layer's perturbed operation has to itself."""
+    def met(self, x: Tensor, layouts: dict[int, Layout] | None) -> ActivityContext:
+        """A pass with noise of zero: the operations that can be perturbed, and the other parameters."""
+        context = ActivityContext(1, lambda site, z: torch.zeros_like(z).unsqueeze(0), {}, layouts)
         with torch.no_grad(), draws_again(x.device), buffers_kept(self.model):
-            context = ActivityContext(1, lambda site, z: torch.zeros_like(z).unsqueeze(0), {}, layouts)
             self.push(context, x)
-        return context.free
+        return context
 
 
 def _derivatives(context: Context, value: Any) -> tuple[Tensor, Tensor]:

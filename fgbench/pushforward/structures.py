@@ -118,52 +118,92 @@ class Drawer:
     def draw(self) -> Tangents:
         """The next step's; those of the last are overwritten, or forgotten where none are kept."""
         if not self.keep:
-            drawn: dict[str, Tangent] = {name: self._redrawn(p) for name, p in self.parameters.items()}
+            drawn: dict[str, Tangent] = {n: self._redrawn(p) for n, p in self.parameters.items()}
         else:
             if not self.kept:
-                self.kept = self._factored() if self.structure == "rank-one" else self._whole()
+                self.buffers, self.kept = self._memory(self.parameters)
             for buffer in self.buffers:
                 self.fill(buffer)
             drawn = self.kept
+        return self._mixed(drawn, self.size)
+
+    def draw_rows(self, rows: Mapping[str, range]) -> Tangents:
+        """The next step's of some parameters alone, in memory that nothing else holds.
+
+        Args:
+            rows: by name of the parameter, which of the k tangents are drawn; it is zero in the others.
+        """
+        some = {name: self.parameters[name] for name in rows}
+        if not self.keep:
+            drawn: dict[str, Tangent] = {n: self._redrawn(p, rows[n]) for n, p in some.items()}
+        else:
+            buffers, drawn = self._memory(some)
+            if self.count == 1:
+                for buffer in buffers:
+                    self.fill(buffer)
+            else:
+                for name, tangent in drawn.items():
+                    for part in vars(tangent).values():
+                        _fill_rows(self.fill, part.zero_(), rows[name])
+        if self.structure not in MIXINGS:
+            return Tangents(drawn)
+        device = next(iter(some.values())).device
+        sizes = torch.zeros(self.count, dtype=torch.float64, device=device)
+        for name, parameter in some.items():
+            sizes[rows[name].start : rows[name].stop] += parameter.numel()
+        return self._mixed(drawn, sizes)
+
+    def _mixed(self, drawn: Mapping[str, Tangent], size: float | Tensor) -> Tangents:
+        """`size` is how many numbers each tangent has, all of them or [k]."""
         mixing = MIXINGS.get(self.structure)
         if mixing is None:
             return Tangents(drawn)
-        return Tangents(drawn, mixing(_gram(drawn), self.size, self.angle))
+        return Tangents(drawn, mixing(_gram(drawn), size, self.angle))
 
-    def _redrawn(self, parameter: Tensor) -> Tangent:
+    def _redrawn(self, parameter: Tensor, rows: range | None = None) -> Tangent:
         shape, seed = (self.count, *parameter.shape), int(torch.randint(2**62, (), generator=self.seeds))
 
         def again() -> Tensor:
             self.generator.manual_seed(seed)
-            return self.fill(parameter.new_empty(shape, requires_grad=False))
+            if rows is None or len(rows) == self.count:
+                return self.fill(parameter.new_empty(shape, requires_grad=False))
+            return _fill_rows(self.fill, parameter.new_zeros(shape, requires_grad=False), rows)
 
         return Redrawn(again, self.count)
 
-    def _whole(self) -> dict[str, Tangent]:
+    def _memory(self, parameters: Mapping[str, Tensor]) -> tuple[list[Tensor], dict[str, Tangent]]:
+        """Buffers to fill, and the tangents that lie in them."""
+        return self._factored(parameters) if self.structure == "rank-one" else self._whole(parameters)
+
+    def _whole(self, parameters: Mapping[str, Tensor]) -> tuple[list[Tensor], dict[str, Tangent]]:
         """All entries of a dtype in one buffer, or each tangent's in its own."""
         if not self.together:
-            self.buffers = [
-                p.new_empty((self.count, *p.shape), requires_grad=False) for p in self.parameters.values()
-            ]
-            return {n: Full(buffer) for n, buffer in zip(self.parameters, self.buffers, strict=True)}
+            own = {n: p.new_empty((self.count, *p.shape), requires_grad=False) for n, p in parameters.items()}
+            return list(own.values()), {n: Full(buffer) for n, buffer in own.items()}
+        buffers: list[Tensor] = []
         entries: dict[str, Tensor] = {}
-        for dtype in dict.fromkeys(p.dtype for p in self.parameters.values()):
-            own = {n: p for n, p in self.parameters.items() if p.dtype == dtype}
+        for dtype in dict.fromkeys(p.dtype for p in parameters.values()):
+            own = {n: p for n, p in parameters.items() if p.dtype == dtype}
             shapes = [(self.count, *p.shape) for p in own.values()]
-            buffers, views = self.fill.room(shapes, next(iter(own.values())))
-            self.buffers += buffers
+            filled, views = self.fill.room(shapes, next(iter(own.values())))
+            buffers += filled
             entries |= zip(own, views, strict=True)
-        return {name: Full(entries[name]) for name in self.parameters}
+        return buffers, {name: Full(entries[name]) for name in parameters}
 
-    def _factored(self) -> dict[str, Tangent]:
+    def _factored(self, parameters: Mapping[str, Tensor]) -> tuple[list[Tensor], dict[str, Tangent]]:
         """All factors in one buffer, as they are few: one draw fills it."""
-        sizes = [self.count * n for p in self.parameters.values() for n in _factors(p)]
-        like = next(iter(self.parameters.values()))
-        self.buffers.append(like.new_empty(sum(sizes), requires_grad=False))
-        pieces = iter(self.buffers[0].split(sizes))
-        return {
-            name: _factored(p, self.count, next(pieces), next(pieces)) for name, p in self.parameters.items()
-        }
+        sizes = [self.count * n for p in parameters.values() for n in _factors(p)]
+        like = next(iter(parameters.values()))
+        buffer = like.new_empty(sum(sizes), requires_grad=False)
+        pieces = iter(buffer.split(sizes))
+        factored = {n: _factored(p, self.count, next(pieces), next(pieces)) for n, p in parameters.items()}
+        return [buffer], factored
+
+
+def _fill_rows(fill: Fill, tensor: Tensor, rows: range) -> Tensor:
+    """Some of the first dimension, in place."""
+    fill(tensor[rows.start : rows.stop])
+    return tensor
 
 
 def _factored(parameter: Tensor, count: int, left: Tensor, right: Tensor) -> Tangent:
@@ -222,19 +262,19 @@ def cholesky(gram: Tensor) -> Tensor:
     return torch.where(info == 0, factor, torch.nan)
 
 
-def _sphere(gram: Tensor, size: int, angle: float) -> Tensor:
+def _sphere(gram: Tensor, size: float | Tensor, angle: float) -> Tensor:
     """Each scaled to length √n."""
-    return torch.diag(math.sqrt(size) * gram.diagonal().rsqrt())
+    return torch.diag(size**0.5 * gram.diagonal().rsqrt())
 
 
-def _orthonormal(gram: Tensor, size: int, angle: float) -> Tensor:
+def _orthonormal(gram: Tensor, size: float | Tensor, angle: float) -> Tensor:
     """Gram–Schmidt by the Cholesky factor, then length √n."""
     factor = cholesky(gram)
     identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
-    return math.sqrt(size) * torch.linalg.solve_triangular(factor, identity, upper=False)
+    return size**0.5 * torch.linalg.solve_triangular(factor, identity, upper=False)
 
 
-def _fixed_angle(gram: Tensor, size: int, angle: float) -> Tensor:
+def _fixed_angle(gram: Tensor, size: float | Tensor, angle: float) -> Tensor:
     """cos α · v_1 + sin α · (what of v_i is at right angles to v_1), each of length √n."""
     identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     along = gram[0] / gram[0, 0]
@@ -245,10 +285,10 @@ def _fixed_angle(gram: Tensor, size: int, angle: float) -> Tensor:
     mixing = math.sin(turn) * aside / length.unsqueeze(1)
     mixing += math.cos(turn) * identity[0] / gram[0, 0].sqrt()
     mixing[0] = identity[0] / gram[0, 0].sqrt()
-    return math.sqrt(size) * mixing
+    return size**0.5 * mixing
 
 
-Mixing = Callable[[Tensor, int, float], Tensor]
+Mixing = Callable[[Tensor, float | Tensor, float], Tensor]
 MIXINGS: dict[str, Mixing] = {"sphere": _sphere, "orthonormal": _orthonormal, "fixed-angle": _fixed_angle}
 
 

@@ -16,12 +16,13 @@ import pandas as pd
 from fgbench.errors import ResultsError, UsageError
 from fgbench.measurement.environment import conditions
 from fgbench.measurement.statistics import NOTHING, Estimate, t_quantile
-from fgbench.plan import BEST
-from fgbench.report.doubts import AA_SHARE, THROTTLED_SHARE, aa_off, throttled_share
+from fgbench.methods import BEST
 from fgbench.specs.options import OR
 from fgbench.store.csv_table import replace_text
 from fgbench.store.run_folder import NAMES, RunFolder, environment_of
-from fgbench.summary.ratios import AA_ROLE, METHOD_ROLE, estimate
+from fgbench.store.schema import Role
+from fgbench.summary.ratios import estimate
+from fgbench.summary.soundness import AA_SHARE, THROTTLED_SHARE, aa_off, throttled_share
 from fgbench.summary.table import summarise
 
 # What a row is of, and what has to be equal for two of them to compare.
@@ -34,7 +35,7 @@ WORTH = 0.05  # a change that baselines are to show; the A/A repeat has to hold 
 
 
 @dataclass(frozen=True, order=True)
-class Cell:
+class Entry:
     """The ratio of one method of one matched group, by one run or by several.
 
     Attributes, where the name does not say it: `device` is the processor's or the GPU's name; `threads` and
@@ -84,26 +85,26 @@ class Cell:
 
     @property
     def identity(self) -> tuple[Any, ...]:
-        """What it is the ratio of."""
+        """Which method of which group, over which reference, it is the ratio of."""
         return tuple(getattr(self, name) for name in IDENTITY)
 
     @property
     def conditions(self) -> tuple[str, ...]:
-        """What it was measured under."""
+        """The conditions that it was measured under."""
         return tuple(getattr(self, name) for name in CONDITIONS)
 
     @property
     def label(self) -> str:
-        """For a reader."""
+        """Its name in tables and messages."""
         return f"{self.arch}-d{self.depth}-w{self.width}-b{self.batch} {self.method}"
 
 
 FIGURES = ("ratio", "low", "high", "spread", "within", "floor")  # written with five digits
-COLUMNS = tuple(f.name for f in fields(Cell) if f.name not in ("fault", "aa"))
+COLUMNS = tuple(f.name for f in fields(Entry) if f.name not in ("fault", "aa"))
 OLDER_COLUMNS = COLUMNS[: COLUMNS.index("cuda")]  # of a baseline that says less; torch's minor version alone
 
 
-def differing(then: Cell, now: Cell) -> list[tuple[str, str, str]]:
+def differing(then: Entry, now: Entry) -> list[tuple[str, str, str]]:
     """Each condition that differs: in a word, what it was, what it is; an older file may not say it."""
     known = CONDITIONS if then.data and now.data else [n for n in CONDITIONS if n in OLDER_COLUMNS]
     found = []
@@ -116,8 +117,8 @@ def differing(then: Cell, now: Cell) -> list[tuple[str, str, str]]:
     return found
 
 
-def another_contract(then: Cell, now: Cell) -> str:
-    """That two cells of the same conditions are not of the same thing, in words; empty where they are."""
+def another_contract(then: Entry, now: Entry) -> str:
+    """That two entries of the same conditions are not of the same thing, in words; empty where they are."""
     if then.contract == now.contract:
         return ""
     if then.data and now.data:
@@ -125,41 +126,41 @@ def another_contract(then: Cell, now: Cell) -> str:
     return "another contract: an older fgbench's does not say of what"
 
 
-def chosen_otherwise(then: Cell, now: Cell) -> str:
+def chosen_otherwise(then: Entry, now: Entry) -> str:
     """That `best` or the search took something else, which compares; empty where it did not."""
     if then.chosen == now.chosen or not (then.data and now.data):
         return ""
     return f"chosen {then.chosen or 'nothing'} then, {now.chosen or 'nothing'} now"
 
 
-def cells_of(runs: Iterable[RunFolder]) -> list[Cell]:
+def entries_of(runs: Iterable[RunFolder]) -> list[Entry]:
     """The ratio of every method but the reference, sorted; of what several runs measured the mean.
 
-    Where runs of one cell have different contracts, those like the latest count.
+    Where runs of one entry have different contracts, those like the latest count.
 
     Raises:
         ResultsError: a damaged run.
     """
-    found: dict[tuple[Any, ...], list[Cell]] = {}
+    found: dict[tuple[Any, ...], list[Entry]] = {}
     for run in runs:
-        for cell in cells_of_run(run):
-            found.setdefault((cell.identity, cell.conditions), []).append(cell)
+        for entry in entries_of_run(run):
+            found.setdefault((entry.identity, entry.conditions), []).append(entry)
     return sorted(pooled(own) for own in found.values())
 
 
-def pooled(cells: Sequence[Cell]) -> Cell:
-    """One cell of several runs' cells, in the order of the runs: the run is the sample.
+def pooled(entries: Sequence[Entry]) -> Entry:
+    """One entry of several runs' entries, in the order of the runs: the run is the sample.
 
     Runs minutes apart differ by more than the processes of one: the interval is a t-interval over
     runs, with no less spread than the processes of each leave open.
     """
-    alike = [cell for cell in cells if cell.contract == cells[-1].contract]
-    sound = [cell for cell in alike if not cell.fault]
+    alike = [entry for entry in entries if entry.contract == entries[-1].contract]
+    sound = [entry for entry in alike if not entry.fault]
     if len(sound) < 2:
         return (sound or alike)[-1]
-    logs = [math.log(cell.ratio) for cell in sound]
+    logs = [math.log(entry.ratio) for entry in sound]
     mean, runs = fmean(logs), len(logs)
-    spread, within = stdev(logs), math.sqrt(fmean(cell.within**2 for cell in sound))
+    spread, within = stdev(logs), math.sqrt(fmean(entry.within**2 for entry in sound))
     reach = t_quantile(runs - 1) * max(spread, within) / math.sqrt(runs)
     return replace(
         sound[-1],
@@ -172,22 +173,22 @@ def pooled(cells: Sequence[Cell]) -> Cell:
         within=within,
         floor=_pooled_floor(sound),
         aa=NOTHING,
-        rounds=sum(cell.rounds for cell in sound),
+        rounds=sum(entry.rounds for entry in sound),
     )
 
 
-def _pooled_floor(cells: Sequence[Cell]) -> float:
+def _pooled_floor(entries: Sequence[Entry]) -> float:
     """How far the A/A repeats of several runs may be from 1 together: the more runs, the less."""
-    repeats = [cell.aa for cell in cells if cell.aa.has_interval]
-    if len(repeats) < len(cells):
-        return median(cell.floor for cell in cells)
+    repeats = [entry.aa for entry in entries if entry.aa.has_interval]
+    if len(repeats) < len(entries):
+        return median(entry.floor for entry in entries)
     reaches = [math.log(aa.high / aa.low) / 2 for aa in repeats]
     mean = fmean(math.log(aa.value) for aa in repeats)
     return math.expm1(abs(mean) + math.sqrt(fmean(reach**2 for reach in reaches) / len(reaches)))
 
 
-def write_baseline(path: Path, cells: Sequence[Cell]) -> None:
-    """Write cells as a CSV, sorted, so that a diff shows what changed.
+def write_baseline(path: Path, entries: Sequence[Entry]) -> None:
+    """Write entries as a CSV, sorted, so that a diff shows what changed.
 
     Raises:
         UsageError: the file cannot be written.
@@ -195,8 +196,8 @@ def write_baseline(path: Path, cells: Sequence[Cell]) -> None:
     lines = io.StringIO()
     writer = csv.DictWriter(lines, COLUMNS, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
-    for cell in sorted(cells):
-        row = {**vars(cell)}
+    for entry in sorted(entries):
+        row = {**vars(entry)}
         writer.writerow(row | {k: f"{row[k]:.5g}" for k in FIGURES})
     try:
         replace_text(path, lines.getvalue())
@@ -204,8 +205,8 @@ def write_baseline(path: Path, cells: Sequence[Cell]) -> None:
         raise UsageError(f"--out {path}: cannot be written ({error.strerror}).") from error
 
 
-def read_baseline(path: Path) -> list[Cell]:
-    """The cells of a baseline.
+def read_baseline(path: Path) -> list[Entry]:
+    """The entries of a baseline.
 
     Raises:
         ResultsError: it cannot be read, or is no baseline; names the line.
@@ -219,27 +220,29 @@ def read_baseline(path: Path) -> list[Cell]:
     if columns not in (COLUMNS, OLDER_COLUMNS):
         raise ResultsError(f"{path}: is no baseline of this version; `fgbench baseline` writes one.")
     known = {"int": int, "float": float, "str": str}
-    kinds = {f.name: known[str(f.type)] for f in fields(Cell) if f.name in COLUMNS}
-    cells = []
+    kinds = {f.name: known[str(f.type)] for f in fields(Entry) if f.name in COLUMNS}
+    entries = []
     for row in reader:
         try:
-            cell = Cell(**{name: kinds[name](row[name]) for name in columns})
-            sound = 0 < cell.low <= cell.ratio <= cell.high < math.inf and min(cell.degrees, cell.runs) >= 1
-            sound = sound and min(cell.spread, cell.within, cell.floor) >= 0
+            entry = Entry(**{name: kinds[name](row[name]) for name in columns})
+            sound = (
+                0 < entry.low <= entry.ratio <= entry.high < math.inf and min(entry.degrees, entry.runs) >= 1
+            )
+            sound = sound and min(entry.spread, entry.within, entry.floor) >= 0
         except (TypeError, ValueError):
             sound = False
         if not sound or None in row or None in row.values():  # a cell too many, or too few
             raise ResultsError(f"{path}:{reader.line_num}: not a row of a baseline.")
-        cells.append(cell)
-    return cells
+        entries.append(entry)
+    return entries
 
 
-def cells_of_run(run: RunFolder, role: str = METHOD_ROLE) -> list[Cell]:
-    """The cells of one run.
+def entries_of_run(run: RunFolder, role: str = Role.METHOD) -> list[Entry]:
+    """The entries of one run.
 
     Args:
         run: whose.
-        role: METHOD_ROLE, or SLOWED_ROLE for the methods' repeats that were slower on purpose.
+        role: Role.METHOD, or Role.SLOWED for the methods' repeats that were slower on purpose.
 
     Raises:
         ResultsError: a damaged table.
@@ -249,12 +252,12 @@ def cells_of_run(run: RunFolder, role: str = METHOD_ROLE) -> list[Cell]:
     choices = _choices(summary)
     ratios, samples = run.read("ratios"), run.read("samples")
     steady = samples[~samples["warm_up"].astype(bool)]
-    cells = []
+    entries = []
     for _, row in summary[summary["method"] != summary["reference"]].iterrows():
         own = ratios[ratios["group"] == row["group"]]
-        aa = own[own["role"] == AA_ROLE]
+        aa = own[own["role"] == Role.AA]
         figures = own[(own["method"] == row["method"]) & (own["role"] == role)]
-        if role != METHOD_ROLE and figures.empty:
+        if role != Role.METHOD and figures.empty:
             continue
         figure = figures.iloc[0] if len(figures) else row
         known = not pd.isna(figure["ratio_low"]) and figure["processes"] > 1
@@ -266,8 +269,8 @@ def cells_of_run(run: RunFolder, role: str = METHOD_ROLE) -> list[Cell]:
         group = groups[row["group"]]
         where: dict[str, Any] = {**conditions(environment_of(facts, group))}
         named = ("arch", "dataset", "optimizer", "method", "reference", "dtype", "execution")
-        cells.append(
-            Cell(
+        entries.append(
+            Entry(
                 **{name: row[name] for name in named},
                 **whole,
                 device=row["device_name"],
@@ -291,7 +294,7 @@ def cells_of_run(run: RunFolder, role: str = METHOD_ROLE) -> list[Cell]:
                 fault=_fault(row, aa, steady[steady["group"] == row["group"]], known=known),
             )
         )
-    return cells
+    return entries
 
 
 def _choices(summary: pd.DataFrame) -> dict[tuple[str, str], str]:

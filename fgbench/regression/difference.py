@@ -12,11 +12,11 @@ import pandas as pd
 from fgbench.measurement.statistics import NOTHING, Estimate
 from fgbench.regression.baseline import (
     IDENTITY,
-    Cell,
+    Entry,
     another_contract,
-    cells_of,
     chosen_otherwise,
     differing,
+    entries_of,
 )
 from fgbench.regression.verdict import change_of
 from fgbench.report.figures import target_words
@@ -52,7 +52,7 @@ class Difference:
 
     @property
     def words(self) -> str:
-        """What may be said of it."""
+        """The answer: what may be said of the change."""
         if math.isnan(self.change.value):
             return "not comparable"
         if not self.change.has_interval and self.figure != MEMORY:
@@ -76,40 +76,44 @@ def differences(a: Sequence[RunFolder], b: Sequence[RunFolder]) -> list[Differen
         ResultsError: a damaged run.
     """
     sides = _rows(a), _rows(b)
-    return [*_runtimes(cells_of(a), cells_of(b)), *_others(MEMORY, *sides), *_others(TIME_TO_TARGET, *sides)]
+    return [
+        *_runtimes(entries_of(a), entries_of(b)),
+        *_others(MEMORY, *sides),
+        *_others(TIME_TO_TARGET, *sides),
+    ]
 
 
-def _runtimes(a: Sequence[Cell], b: Sequence[Cell]) -> list[Difference]:
-    left = {(cell.identity, cell.conditions): cell for cell in b}
+def _runtimes(a: Sequence[Entry], b: Sequence[Entry]) -> list[Difference]:
+    left = {(entry.identity, entry.conditions): entry for entry in b}
     found = []
-    for cell in a:
-        same = [other for other in left.values() if other.identity == cell.identity]
-        alike = [other for other in same if not _apart(cell, other)]
+    for entry in a:
+        same = [other for other in left.values() if other.identity == entry.identity]
+        alike = [other for other in same if not _apart(entry, other)]
         if alike:
-            other = next((o for o in alike if not differing(cell, o)), alike[0])
-            found.append(_runtime(cell, left.pop((other.identity, other.conditions))))
+            other = next((o for o in alike if not differing(entry, o)), alike[0])
+            found.append(_runtime(entry, left.pop((other.identity, other.conditions))))
         else:
-            found.append(_missing(cell, _apart(cell, same[0]) if same else "only in A", in_a=True))
-    seen = {cell.identity: cell for cell in reversed(a)}
-    for cell in left.values():
-        near = seen.get(cell.identity)
-        why = "only in B" if near is None else _apart(near, cell)
-        found.append(_missing(cell, why or "its like in A is compared with another", in_a=False))
+            found.append(_missing(entry, _apart(entry, same[0]) if same else "only in A", in_a=True))
+    seen = {entry.identity: entry for entry in reversed(a)}
+    for entry in left.values():
+        near = seen.get(entry.identity)
+        why = "only in B" if near is None else _apart(near, entry)
+        found.append(_missing(entry, why or "its like in A is compared with another", in_a=False))
     return found
 
 
-def _apart(a: Cell, b: Cell) -> str:
-    """What has to be equal and differs; empty where nothing does."""
+def _apart(a: Entry, b: Entry) -> str:
+    """In words, what has to be equal for a comparison and is not; empty where all of it is."""
     return "; ".join(f"{name} {one} → {other}" for name, one, other in differing(a, b) if name in APART)
 
 
 def _unlike(then: Mapping[str, str], now: Mapping[str, str]) -> str:
-    """What differs; empty where nothing does."""
+    """In words, what differs; empty where nothing does."""
     pairs = [(name, value or "none", now[name] or "none") for name, value in then.items()]
     return "; ".join(f"{name} {one} → {other}" for name, one, other in pairs if one != other)
 
 
-def _runtime(a: Cell, b: Cell) -> Difference:
+def _runtime(a: Entry, b: Entry) -> Difference:
     figures = _ratio(a), _ratio(b)
     fault = a.fault or b.fault
     if fault:
@@ -124,13 +128,13 @@ def _runtime(a: Cell, b: Cell) -> Difference:
     )
 
 
-def _ratio(cell: Cell) -> Estimate:
-    return Estimate(cell.ratio, cell.low, cell.high)
+def _ratio(entry: Entry) -> Estimate:
+    return Estimate(entry.ratio, entry.low, entry.high)
 
 
-def _missing(cell: Cell, why: str, *, in_a: bool) -> Difference:
-    own, nothing = _ratio(cell), Estimate(math.nan)
-    return Difference(cell.label, RUNTIME, *((own, nothing) if in_a else (nothing, own)), nothing, why=why)
+def _missing(entry: Entry, why: str, *, in_a: bool) -> Difference:
+    own, nothing = _ratio(entry), Estimate(math.nan)
+    return Difference(entry.label, RUNTIME, *((own, nothing) if in_a else (nothing, own)), nothing, why=why)
 
 
 @dataclass(frozen=True)
@@ -146,7 +150,7 @@ class _Row:
         return tuple(self.summary[name] for name in IDENTITY)
 
     def figure(self, name: str) -> Estimate:
-        """NaN where there is none to compare."""
+        """A figure of the row, NaN where there is none to compare."""
         row = self.summary
         if name == MEMORY:
             return estimate({MEMORY: row["peak_bytes"]}, MEMORY)

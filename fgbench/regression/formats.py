@@ -20,7 +20,7 @@ from rich.table import Table
 from fgbench.measurement.statistics import Estimate
 from fgbench.regression.difference import MEMORY, Difference
 from fgbench.regression.history import Series
-from fgbench.regression.self_test import Trial, findings
+from fgbench.regression.self_test import Probe, findings
 from fgbench.regression.verdict import Answer, Verdict
 from fgbench.report.figures import interval, json_ready, number, size
 
@@ -37,14 +37,14 @@ HEADINGS = ("", "baseline", "now", "change", "could have caught")
 
 
 def summary_line(verdicts: Sequence[Verdict]) -> str:
-    """How many of each."""
+    """How many verdicts there are of each answer."""
     count = Counter(verdict.answer for verdict in verdicts)
     parts = [f"{count[answer]} {answer.value}" for answer in Answer if count[answer]]
     return ", ".join(parts) if parts else "nothing to check"
 
 
 def as_table(verdicts: Sequence[Verdict]) -> str:
-    """For a terminal."""
+    """The verdicts as a table for a terminal."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("verdict", no_wrap=True)
     for heading in HEADINGS:
@@ -57,14 +57,14 @@ def as_table(verdicts: Sequence[Verdict]) -> str:
     return _printed(table, summary_line(verdicts))
 
 
-def self_test_table(trials: Sequence[Trial]) -> str:
-    """What the gate said of what is known, for a terminal."""
+def self_test_table(probes: Sequence[Probe]) -> str:
+    """The self-test as a table for a terminal: what the check answered where the truth is known."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for heading in ("known", "checks", "said", "by one run", "power", "smallest", ""):
         table.add_column(heading, justify="left" if heading in ("known", "said", "") else "right")
-    found = findings(trials)
+    found = findings(probes)
     for finding in found:
-        own = [t for t in trials if (t.source, t.slowed) == (finding.source, finding.slowed)]
+        own = [t for t in probes if (t.source, t.slowed) == (finding.source, finding.slowed)]
         what = f"{finding.slowed:.0%} slower" if finding.slowed else "unchanged"
         said = ", ".join(f"{count} {answer}" for answer, count in finding.answers.items())
         works = "[green]right[/]" if finding.works else "[bold red]WRONG[/]"
@@ -87,7 +87,7 @@ def self_test_table(trials: Sequence[Trial]) -> str:
 
 
 def _middle(values: Iterable[float]) -> float:
-    """The median of those that there are: an invalid check has none."""
+    """The median of the values that there are; a check that was invalid has none."""
     return median([value for value in values if not math.isnan(value)] or [math.nan])
 
 
@@ -101,7 +101,7 @@ def _printed(table: Table, line: str = "") -> str:
 
 
 def as_markdown(verdicts: Sequence[Verdict]) -> str:
-    """For a pull request's comment or a job's summary."""
+    """The verdicts as Markdown, for a pull request's comment or a job's summary."""
     rows = [(f"**{verdict.answer.value}**", *_row(verdict), verdict.why) for verdict in verdicts]
     table = _rows_as("markdown", ("verdict", *HEADINGS, ""), rows, ())
     return "\n".join(["### fgbench check", "", summary_line(verdicts), "", table])
@@ -111,7 +111,7 @@ def as_github(verdicts: Sequence[Verdict]) -> str:
     """Annotations: an error for what regressed or is invalid, a warning for what is not clear."""
     kinds = {Answer.REGRESSED: "error", Answer.INVALID: "error", Answer.INCONCLUSIVE: "warning"}
     lines = [
-        f"::{kinds[v.answer]} title=fgbench {v.answer.value}::{v.cell.label}: {_sentence(v)}"
+        f"::{kinds[v.answer]} title=fgbench {v.answer.value}::{v.entry.label}: {_sentence(v)}"
         for v in verdicts
         if v.answer in kinds
     ]
@@ -133,7 +133,7 @@ def as_junit(verdicts: Sequence[Verdict]) -> str:
     )
     for verdict in verdicts:
         case = ElementTree.SubElement(
-            suite, "testcase", classname=verdict.cell.device, name=verdict.cell.label
+            suite, "testcase", classname=verdict.entry.device, name=verdict.entry.label
         )
         if kind := kinds.get(verdict.answer):
             ElementTree.SubElement(case, kind, message=f"{verdict.answer.value}: {_sentence(verdict)}")
@@ -141,7 +141,7 @@ def as_junit(verdicts: Sequence[Verdict]) -> str:
 
 
 def as_json(verdicts: Sequence[Verdict]) -> str:
-    """For a script; what there is no figure for is null."""
+    """The verdicts as JSON for a script; a figure that there is not is null."""
     rows = [{**asdict(verdict), "answer": verdict.answer.value} for verdict in verdicts]
     return json.dumps({"summary": summary_line(verdicts), "verdicts": json_ready(rows)}, indent=2)
 
@@ -243,11 +243,11 @@ FORMATS: dict[str, Callable[[Sequence[Verdict]], str]] = {
 
 
 def _row(verdict: Verdict) -> list[str]:
-    then = verdict.cell if verdict.answer is not Answer.NEW else None
+    then = verdict.entry if verdict.answer is not Answer.NEW else None
     figures = [number(c.ratio, c.low, c.high) if c else "–" for c in (then, verdict.now)]
     smallest = "–" if math.isnan(verdict.smallest) else f"{verdict.smallest:+.1%}"
     return [
-        verdict.cell.label,
+        verdict.entry.label,
         *figures,
         _percent(Estimate(verdict.change, verdict.low, verdict.high)),
         smallest,

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fgbench.measurement.statistics import Estimate, difference_interval, mean_interval
-from fgbench.regression.baseline import Cell, cells_of_run
+from fgbench.regression.baseline import Entry, entries_of_run
 from fgbench.store.run_folder import RunFolder
 
 FALSE_ALARMS = 0.01  # of a series without a change, at each test
@@ -27,13 +27,13 @@ class Point:
         started: when, as ISO 8601 in UTC.
         commit: of the folder that fgbench was called in, or of fgbench itself; empty where unknown.
         run: name of the run's folder.
-        cell: the ratio with all that it depends on.
+        entry: the ratio with all that it depends on.
     """
 
     started: str
     commit: str
     run: str
-    cell: Cell
+    entry: Entry
 
 
 @dataclass(frozen=True)
@@ -58,12 +58,12 @@ class Series:
 
     @property
     def label(self) -> str:
-        """For a reader."""
-        return self.points[-1].cell.label
+        """Its name in tables and charts."""
+        return self.points[-1].entry.label
 
     @property
     def stretches(self) -> list[tuple[int, int]]:
-        """From and up to: the points between changes."""
+        """The stretches between changes, each as its first point and the point after its last."""
         bounds = [0, *(change.at for change in self.changes), len(self.points)]
         return list(pairwise(bounds))
 
@@ -87,10 +87,10 @@ def histories(runs: Sequence[RunFolder], tolerance: float) -> list[Series]:
         facts = run.facts()
         environment = facts["environment"]
         commit = environment.get("git") or environment.get("fgbench_git") or ""
-        for cell in cells_of_run(run):
-            if not cell.fault:
-                key = (cell.identity, cell.device, cell.dtype, cell.threads, cell.execution)
-                found.setdefault(key, []).append(Point(facts["started"], commit, run.path.name, cell))
+        for entry in entries_of_run(run):
+            if not entry.fault:
+                key = (entry.identity, entry.device, entry.dtype, entry.threads, entry.execution)
+                found.setdefault(key, []).append(Point(facts["started"], commit, run.path.name, entry))
     return [_series(points, math.log1p(tolerance)) for _, points in sorted(found.items())]
 
 
@@ -106,7 +106,7 @@ def _series(points: Sequence[Point], least: float) -> Series:
 
 
 def _logs(points: Sequence[Point]) -> list[float]:
-    return [math.log(point.cell.ratio) for point in points]
+    return [math.log(point.entry.ratio) for point in points]
 
 
 def _step(before: Sequence[float], after: Sequence[float]) -> Estimate:

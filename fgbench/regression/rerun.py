@@ -7,23 +7,23 @@ from collections.abc import Iterable
 from typing import Any
 
 from fgbench.plan import Config
-from fgbench.regression.baseline import Cell
+from fgbench.regression.baseline import Entry
 
-# What cells have to share to be measured in one run; depth may differ.
+# What entries have to share to be measured in one run; depth may differ.
 SHARED = ("arch", "dataset", "width", "batch", "optimizer", "reference", "dtype", "threads", "execution")
 
 
-def configs_of(cells: Iterable[Cell], like: Config) -> list[Config]:
-    """A config for each run that the cells need: their own options, and timing alone.
+def configs_of(entries: Iterable[Entry], like: Config) -> list[Config]:
+    """A config for each run that the entries need: their own options, and timing alone.
 
     Args:
-        cells: of a baseline.
+        entries: of a baseline.
         like: what they do not say: processes, seconds, precision, held-out samples, device.
     """
     methods: dict[tuple[object, ...], dict[int, list[str]]] = {}
-    for cell in cells:
-        shared = tuple(getattr(cell, name) for name in SHARED)
-        methods.setdefault(shared, {}).setdefault(cell.depth, []).append(cell.method)
+    for entry in entries:
+        shared = tuple(getattr(entry, name) for name in SHARED)
+        methods.setdefault(shared, {}).setdefault(entry.depth, []).append(entry.method)
     runs: dict[tuple[Any, ...], list[int]] = {}
     for shared, by_depth in methods.items():
         for depth, own in by_depth.items():

@@ -1,4 +1,4 @@
-"""Self-test: the gate is given what it has to find, a known slowdown, and what it must let through."""
+"""Self-test: the check is given a known slowdown, which it has to find, and none, which it must let pass."""
 
 from __future__ import annotations
 
@@ -9,22 +9,22 @@ from pathlib import Path
 from typing import Any
 
 from fgbench.errors import ResultsError
-from fgbench.regression.baseline import Cell, cells_of_run, pooled
+from fgbench.regression.baseline import Entry, entries_of_run, pooled
 from fgbench.regression.verdict import LOOKS, Answer, Verdict, change_of, check, settled
 from fgbench.store.experiment import store_experiment
 from fgbench.store.run_folder import RunFolder
-from fgbench.summary.ratios import METHOD_ROLE, SLOWED_ROLE
+from fgbench.store.schema import Role
 
 MOST_FALSE, LEAST_FOUND = 0.02, 0.95  # of checks: called a regression without one; one that is found
 
 
 @dataclass(frozen=True)
-class Trial:
+class Probe:
     """One check whose right answer is known.
 
     Attributes:
         number: of the check.
-        cell: label of the ratio.
+        cell: label of the ratio; a column of stored files, hence its name.
         source: `data`, a copy of the baseline; or `run`, what a run measured.
         slowed: by what share the method was slower than when the baseline was measured.
         first: the answer by one run.
@@ -49,21 +49,21 @@ class Trial:
     power: float
 
 
-def on_data(baseline: Sequence[Cell], slowdown: float, tolerance: float) -> list[Trial]:
+def on_data(baseline: Sequence[Entry], slowdown: float, tolerance: float) -> list[Probe]:
     """Copies of the baseline as if each row had been measured again, in one run, as it was and slower."""
-    trials = []
+    probes = []
     for share in (0.0, slowdown):
-        copies = [replace(_scaled(cell, 1 + share), runs=1, spread=0.0) for cell in baseline]
-        trials += [_trial(0, "data", share, [v]) for v in check(baseline, copies, tolerance)]
-    return trials
+        copies = [replace(_scaled(entry, 1 + share), runs=1, spread=0.0) for entry in baseline]
+        probes += [_probe(0, "data", share, [v]) for v in check(baseline, copies, tolerance)]
+    return probes
 
 
 def on_runs(
-    baseline: Sequence[Cell],
+    baseline: Sequence[Entry],
     looks: Sequence[Sequence[RunFolder]],
     tolerance: float,
     checks: int | None = None,
-) -> list[Trial]:
+) -> list[Probe]:
     """Every look begins a check: of the methods as they are, and of their repeats that were slowed.
 
     Args:
@@ -76,61 +76,61 @@ def on_runs(
     Raises:
         ResultsError: a run has no slowed repeats, or is damaged.
     """
-    trials = []
-    for role in (METHOD_ROLE, SLOWED_ROLE):
+    probes = []
+    for role in (Role.METHOD, Role.SLOWED):
         measured = [_known(look, role, baseline) for look in looks]
         for number in range(checks or len(looks)):
-            share = _slowdown(looks[number]) if role == SLOWED_ROLE else 0.0
-            for cell in baseline:
-                verdicts = _looks(cell, measured[number : number + LOOKS], tolerance)
-                trials.append(_trial(number, "run", share, verdicts))
-    return trials
+            share = _slowdown(looks[number]) if role == Role.SLOWED else 0.0
+            for entry in baseline:
+                verdicts = _looks(entry, measured[number : number + LOOKS], tolerance)
+                probes.append(_probe(number, "run", share, verdicts))
+    return probes
 
 
 def _slowdown(look: Sequence[RunFolder]) -> float:
     return float(look[0].facts()["config"]["slowed"])
 
 
-def _known(look: Sequence[RunFolder], role: str, baseline: Sequence[Cell]) -> list[Cell]:
-    cells = [cell for run in look for cell in cells_of_run(run, role)]
-    found = {cell.identity for cell in cells}
-    missing = [cell.label for cell in baseline if cell.identity not in found]
+def _known(look: Sequence[RunFolder], role: str, baseline: Sequence[Entry]) -> list[Entry]:
+    entries = [entry for run in look for entry in entries_of_run(run, role)]
+    found = {entry.identity for entry in entries}
+    missing = [entry.label for entry in baseline if entry.identity not in found]
     if missing:
-        slowed = " slowed; measure with --slowed 10%" * (role == SLOWED_ROLE)
+        slowed = " slowed; measure with --slowed 10%" * (role == Role.SLOWED)
         raise ResultsError(f"{look[0].path}: has no {missing[0]}{slowed}.")
-    return cells
+    return entries
 
 
-def _looks(cell: Cell, measured: Sequence[Sequence[Cell]], tolerance: float) -> list[Verdict]:
+def _looks(entry: Entry, measured: Sequence[Sequence[Entry]], tolerance: float) -> list[Verdict]:
     """The verdict after each look, as long as the gate would look again."""
     verdicts: list[Verdict] = []
     for count in range(1, len(measured) + 1):
-        own = [c for cells in measured[:count] for c in cells if c.identity == cell.identity]
-        verdicts += check([cell], [pooled(own)], tolerance)
+        own = [c for entries in measured[:count] for c in entries if c.identity == entry.identity]
+        verdicts += check([entry], [pooled(own)], tolerance)
         if settled(verdicts[-1], count):
             break
     return verdicts
 
 
-def _trial(number: int, source: str, share: float, verdicts: Sequence[Verdict]) -> Trial:
+def _probe(number: int, source: str, share: float, verdicts: Sequence[Verdict]) -> Probe:
     first, last = verdicts[0], verdicts[-1]
     if first.now is None or math.isnan(first.smallest):
         power = 0.0
     else:
         beyond = math.log((1 + share) / (1 + first.margin))
-        power = change_of(first.cell, first.now).power(beyond)
+        power = change_of(first.entry, first.now).power(beyond)
     figures = (first.change, first.low, first.high, first.smallest)
     answers = (first.answer.value, last.answer.value)
-    return Trial(number, first.cell.label, source, share, *answers, len(verdicts), *figures, power)
+    return Probe(number, first.entry.label, source, share, *answers, len(verdicts), *figures, power)
 
 
-def _scaled(cell: Cell, factor: float) -> Cell:
-    return replace(cell, **{name: factor * getattr(cell, name) for name in ("ratio", "low", "high")})
+def _scaled(entry: Entry, factor: float) -> Entry:
+    return replace(entry, **{name: factor * getattr(entry, name) for name in ("ratio", "low", "high")})
 
 
 @dataclass(frozen=True)
 class Finding:
-    """What the trials of one kind say of the gate.
+    """What the probes of one kind say of the gate.
 
     Attributes:
         source, slowed: the kind.
@@ -151,18 +151,18 @@ class Finding:
 
     @property
     def works(self) -> bool:
-        """Whether the gate did here what it is for."""
+        """Whether the check found the slowdown, or let what is not slower pass."""
         if self.slowed:
             return self.regressed >= LEAST_FOUND * self.checks
         return self.regressed <= MOST_FALSE * self.checks
 
 
-def findings(trials: Sequence[Trial]) -> list[Finding]:
-    """One for each source and slowdown."""
-    kinds = dict.fromkeys((trial.source, trial.slowed) for trial in trials)
+def findings(probes: Sequence[Probe]) -> list[Finding]:
+    """A finding for each source and slowdown."""
+    kinds = dict.fromkeys((probe.source, probe.slowed) for probe in probes)
     found = []
     for source, share in kinds:
-        own = [t for t in trials if (t.source, t.slowed) == (source, share)]
+        own = [t for t in probes if (t.source, t.slowed) == (source, share)]
         given = [t.answer for t in own]
         name = Answer.REGRESSED.value
         found.append(
@@ -179,12 +179,12 @@ def findings(trials: Sequence[Trial]) -> list[Finding]:
     return found
 
 
-def store(folder: Path, trials: Sequence[Trial], facts: dict[str, Any]) -> None:
-    """Write `gate.csv`, a trial a row, and `gate.json`, the findings beside the facts.
+def store(folder: Path, probes: Sequence[Probe], facts: dict[str, Any]) -> None:
+    """Write `gate.csv`, a probe a row, and `gate.json`, the findings beside the facts.
 
     Raises:
         UsageError: the folder cannot be written.
     """
-    rows = [{k: f"{v:.5g}" if isinstance(v, float) else v for k, v in asdict(t).items()} for t in trials]
-    found = [{**asdict(finding), "works": finding.works} for finding in findings(trials)]
+    rows = [{k: f"{v:.5g}" if isinstance(v, float) else v for k, v in asdict(t).items()} for t in probes]
+    found = [{**asdict(finding), "works": finding.works} for finding in findings(probes)]
     store_experiment(folder, "gate", rows, {**facts, "findings": found})

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from fgbench.measurement.statistics import Estimate, detectable, power, t_quantile
-from fgbench.regression.baseline import Cell, another_contract, chosen_otherwise, differing
+from fgbench.regression.baseline import Entry, another_contract, chosen_otherwise, differing
 
 ONE_RUN_EACH = "one run then, one now: how much runs differ is not known; --repeat makes several"
 
@@ -17,7 +17,7 @@ LOOKS = 3  # runs that `check --run` takes at most before it says what it has
 
 
 class Answer(Enum):
-    """What may be said of a ratio."""
+    """The answers that a check can give for a ratio."""
 
     PASS = "PASS"
     IMPROVED = "IMPROVED"
@@ -34,7 +34,7 @@ class Verdict:
 
     Attributes:
         answer: the verdict.
-        cell: of the baseline; for NEW the measured one.
+        entry: of the baseline; for NEW the measured one.
         now: what was measured; None where nothing was.
         change, low, high: ratio now over ratio then, with its 95 % interval; NaN without one.
         margin: a change beyond 1 + margin counts as one: the tolerance, or the A/A floor where larger.
@@ -45,8 +45,8 @@ class Verdict:
     """
 
     answer: Answer
-    cell: Cell
-    now: Cell | None = None
+    entry: Entry
+    now: Entry | None = None
     change: float = math.nan
     low: float = math.nan
     high: float = math.nan
@@ -56,9 +56,9 @@ class Verdict:
 
 
 def check(
-    baseline: Sequence[Cell], measured: Sequence[Cell], tolerance: float, *, allow_mismatch: bool = False
+    baseline: Sequence[Entry], measured: Sequence[Entry], tolerance: float, *, allow_mismatch: bool = False
 ) -> list[Verdict]:
-    """A verdict for each cell of the baseline, then the cells that are new.
+    """A verdict for each entry of the baseline, then the entries that are new.
 
     Args:
         baseline: what to hold on to.
@@ -68,14 +68,14 @@ def check(
     """
     left = list(measured)
     verdicts = []
-    for cell in baseline:
-        now = _partner(cell, left)
+    for entry in baseline:
+        now = _partner(entry, left)
         if now is None:
-            verdicts.append(Verdict(Answer.INVALID, cell, why="missing: nothing measured for it"))
+            verdicts.append(Verdict(Answer.INVALID, entry, why="missing: nothing measured for it"))
             continue
         left.remove(now)
-        verdicts.append(_judged(cell, now, tolerance, allow_mismatch))
-    return [*verdicts, *(Verdict(Answer.NEW, cell, cell, why=cell.fault) for cell in left)]
+        verdicts.append(_judged(entry, now, tolerance, allow_mismatch))
+    return [*verdicts, *(Verdict(Answer.NEW, entry, entry, why=entry.fault) for entry in left)]
 
 
 def settled(verdict: Verdict, looks: int) -> bool:
@@ -95,31 +95,31 @@ def exit_code(verdicts: Sequence[Verdict], *, inconclusive_passes: bool = False)
     return 3 if Answer.INCONCLUSIVE in answers and not inconclusive_passes else 0
 
 
-def _partner(cell: Cell, measured: Sequence[Cell]) -> Cell | None:
-    """The measured cell of the same conditions, or else the first of the same identity."""
-    same = [other for other in measured if other.identity == cell.identity]
-    alike = [other for other in same if not differing(cell, other)]
+def _partner(entry: Entry, measured: Sequence[Entry]) -> Entry | None:
+    """The measured entry of the same conditions, or else the first of the same identity."""
+    same = [other for other in measured if other.identity == entry.identity]
+    alike = [other for other in same if not differing(entry, other)]
     return next(iter([*alike, *same]), None)
 
 
-def _judged(cell: Cell, now: Cell, tolerance: float, allow_mismatch: bool) -> Verdict:
+def _judged(entry: Entry, now: Entry, tolerance: float, allow_mismatch: bool) -> Verdict:
     if now.fault:
-        return Verdict(Answer.INVALID, cell, now, why=now.fault)
-    mismatch = _mismatch(cell, now)
+        return Verdict(Answer.INVALID, entry, now, why=now.fault)
+    mismatch = _mismatch(entry, now)
     if mismatch and not allow_mismatch:
-        return Verdict(Answer.INVALID, cell, now, why=f"{mismatch} (--allow-mismatch compares all the same)")
-    floor = max(cell.floor, now.floor)
+        return Verdict(Answer.INVALID, entry, now, why=f"{mismatch} (--allow-mismatch compares all the same)")
+    floor = max(entry.floor, now.floor)
     margin = max(tolerance, floor)
-    change = change_of(cell, now)
+    change = change_of(entry, now)
     ratio = change.ratio
-    if cell.runs == now.runs == 1:
+    if entry.runs == now.runs == 1:
         answer, also, smallest = Answer.INCONCLUSIVE, ONE_RUN_EACH, math.nan
     else:
         answer = _answer(ratio, 1 + tolerance, floor)
         also = _over_tolerance(floor, tolerance) if answer is Answer.INCONCLUSIVE else ""
         smallest = (1 + margin) * math.exp(change.detectable) - 1
-    why = "; ".join(filter(None, (mismatch, chosen_otherwise(cell, now), also)))
-    return Verdict(answer, cell, now, ratio.value, ratio.low, ratio.high, margin, smallest, why)
+    why = "; ".join(filter(None, (mismatch, chosen_otherwise(entry, now), also)))
+    return Verdict(answer, entry, now, ratio.value, ratio.low, ratio.high, margin, smallest, why)
 
 
 @dataclass(frozen=True)
@@ -148,8 +148,8 @@ class Change:
         return power(difference / self.error, self.degrees)
 
 
-def change_of(then: Cell, now: Cell) -> Change:
-    """The change from one cell to another.
+def change_of(then: Entry, now: Entry) -> Change:
+    """The change from one entry to another.
 
     Over runs, with one spread for both sides: Student's two-sample t, where the spread is no smaller
     than the processes of a run leave open. With one run a side nothing tells how much runs differ:
@@ -187,7 +187,7 @@ def _over_tolerance(floor: float, tolerance: float) -> str:
     )
 
 
-def _welch(one: Cell, other: Cell) -> tuple[float, float]:
+def _welch(one: Entry, other: Entry) -> tuple[float, float]:
     """Standard error of the difference of the logarithms, and its degrees of freedom."""
     squares = [one.within**2, other.within**2]
     total = sum(squares)
@@ -197,6 +197,6 @@ def _welch(one: Cell, other: Cell) -> tuple[float, float]:
     return math.sqrt(total), total**2 / sum(square**2 / degrees for square, degrees in parts)
 
 
-def _mismatch(cell: Cell, now: Cell) -> str:
-    found = [f"{name} {then} then, {this} now" for name, then, this in differing(cell, now)]
-    return "; ".join(found) or another_contract(cell, now)
+def _mismatch(entry: Entry, now: Entry) -> str:
+    found = [f"{name} {then} then, {this} now" for name, then, this in differing(entry, now)]
+    return "; ".join(found) or another_contract(entry, now)

@@ -10,17 +10,16 @@ import pandas as pd
 from scipy import stats
 
 from fgbench.measurement.interleave import WARM_UP_TOLERANCE, WARM_UP_WINDOW, steady
-from fgbench.measurement.statistics import Estimate
 from fgbench.report.figures import interval, missing, number, seconds
-from fgbench.summary.ratios import AA_ROLE, ALONE_ROLE, METHOD_ROLE, estimate
+from fgbench.store.schema import Role
+from fgbench.summary.ratios import estimate
+from fgbench.summary.soundness import THROTTLED_SHARE, aa_fault, throttled_share
 from fgbench.summary.table import HOST, UNKNOWN
 
-AA_SHARE = 0.25  # of the difference claimed, by which the A/A interval may leave out 1
 FEW_SEEDS = 3
 DRIFT = 0.05  # of step times over a process
 SLOT_EFFECT, SLOT_CHANCE = 0.01, 0.001  # of a place in the round, and its chance if places were alike
 OUTLIER, OUTLIER_SHARE = 1.5, 0.05  # times its arm's median, and the share of blocks that is worth a line
-THROTTLED_SHARE = 0.05  # of blocks
 COARSE = 0.4  # of a time to target, from one evaluation to the next
 PRODUCT = 1.1  # by which the ratio while training may be beyond the interval of the timed one
 ARM = ["group", "role", "method", "process"]
@@ -34,11 +33,11 @@ def doubts(summary: pd.DataFrame, ratios: pd.DataFrame, samples: pd.DataFrame) -
         ratios: rows of ratios.csv, the A/A repeats among them.
         samples: rows of samples.csv.
     """
-    timed = samples[~samples["warm_up"].astype(bool) & (samples["role"] != ALONE_ROLE)]
+    timed = samples[~samples["warm_up"].astype(bool) & (samples["role"] != Role.ALONE)]
     return [
         *_aa_doubts(ratios),
         *_precision_doubts(summary),
-        *_warm_up_doubts(samples[samples["role"] != ALONE_ROLE]),
+        *_warm_up_doubts(samples[samples["role"] != Role.ALONE]),
         *_timing_doubts(timed),
         *_launch_doubts(summary),
         *_alone_doubts(ratios),
@@ -49,45 +48,9 @@ def doubts(summary: pd.DataFrame, ratios: pd.DataFrame, samples: pd.DataFrame) -
     ]
 
 
-def aa_off(aa: Estimate) -> float:
-    """By how much the A/A interval leaves out 1, as a difference of logarithms; 0 where it holds it."""
-    low, high = (aa.low, aa.high) if aa.has_interval else (aa.value, aa.value)
-    return 0.0 if math.isnan(aa.value) else max(math.log(low), -math.log(high), 0.0)
-
-
-def aa_fault(aa: Estimate, ratio: Estimate) -> str:
-    """What the A/A repeat holds against a ratio: a clause about the reference, empty where nothing.
-
-    A ratio whose interval leaves out 1 claims the difference of its logarithm, any other that there is none
-    beyond its interval. The repeat's interval may leave out 1 by a quarter of that; to bear out a difference
-    it has to be narrower than it.
-    """
-    if not ratio.has_interval:
-        return ""  # it claims nothing
-    differs = ratio.low > 1 or ratio.high < 1
-    ends = (ratio.value,) if differs else (ratio.low, ratio.high)
-    claimed = max(abs(math.log(end)) for end in ends)
-    if aa_off(aa) > AA_SHARE * claimed:
-        return "differs from itself"
-    if differs and aa.has_interval and math.log(aa.high / aa.low) / 2 > claimed:
-        return "is not known to be equal to itself as closely as that"
-    return ""
-
-
-def throttled_share(samples: pd.DataFrame) -> float:
-    """Of blocks, those in which the GPU was throttled; 0 where no gauge told.
-
-    In a file a block without throttling has an empty cell, as one without a gauge: its clock tells them
-    apart.
-    """
-    throttled = samples["throttle"].fillna("") != ""
-    told = throttled | samples["throttle"].notna() | samples["sm_clock_mhz"].notna()
-    return float(throttled.sum() / told.sum()) if told.any() else 0.0
-
-
 def _aa_doubts(ratios: pd.DataFrame) -> Iterator[str]:
-    for _, row in ratios[ratios["role"] == AA_ROLE].iterrows():
-        own = ratios[(ratios["group"] == row["group"]) & (ratios["role"] == METHOD_ROLE)]
+    for _, row in ratios[ratios["role"] == Role.AA].iterrows():
+        own = ratios[(ratios["group"] == row["group"]) & (ratios["role"] == Role.METHOD)]
         aa, others = estimate(row, "ratio"), own[own["method"] != row["reference"]]
         faults = {r["method"]: aa_fault(aa, estimate(r, "ratio")) for _, r in others.iterrows()}
         if doubtful := [method for method, fault in faults.items() if fault]:

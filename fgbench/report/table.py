@@ -84,6 +84,7 @@ def _time_columns(shown: pd.Series) -> dict[str, Callable[[pd.Series], str]]:
         "R\nalone": lambda row: _figure(row, "r_alone"),
         f"ratio to\n{shown['reference']}": lambda row: _figure(row, "ratio"),
         "by rounds\nalone": _within,
+        "of\nfloor": lambda row: NOTHING if missing(row["floor_share"]) else f"{row['floor_share']:.0%}",
         "\nmode": lambda row: NOTHING if missing(row["mode"]) else str(row["mode"]),
         "first\ncall": lambda row: seconds(row["first_call_seconds"]),
         "energy\na step": lambda row: joules(row["joules"]),
@@ -92,6 +93,7 @@ def _time_columns(shown: pd.Series) -> dict[str, Callable[[pd.Series], str]]:
     absent = {
         "R\nalone": missing(shown["r_alone"]),
         "by rounds\nalone": missing(shown["processes"]) or shown["processes"] < 2,
+        "of\nfloor": missing(shown["floor_share"]),
         "\nmode": not shown["modes_differ"],
         "first\ncall": not shown["modes_differ"] and shown["execution"] == "eager",
         "energy\na step": missing(shown["joules"]),
@@ -162,6 +164,8 @@ def caption(row: pd.Series) -> str:
             if count > 1
             else f"ONE process, {rounds} rounds: the intervals leave out the spread between processes"
         )
+    if not missing(row["floor_share"]):
+        lines.append("of floor: the share of a step that this machine needs at least, by its FLOPs and bytes")
     if not missing(row.get("update")):
         lines.append(f"{row['method']} updates {row['update']}: the fastest of its ways here, in all figures")
     if not missing(row["runs"]):

@@ -7,9 +7,9 @@ from collections.abc import Iterator, Sequence
 import pandas as pd
 
 from fgbench.measurement.statistics import Estimate
-from fgbench.report.doubts import aa_fault
 from fgbench.report.figures import interval, missing, number, target_words
 from fgbench.summary.ratios import estimate
+from fgbench.summary.soundness import aa_fault
 
 
 def findings(group: pd.DataFrame, aa: pd.DataFrame) -> list[str]:

@@ -8,7 +8,6 @@ is a small difference of weights.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -33,7 +32,9 @@ from fgbench.charts.drawing.style import (
 )
 from fgbench.measurement.statistics import Estimate, mean_interval
 from fgbench.methods import Batch, Step, trainable
-from fgbench.plan import Group, resolve_device, resolve_threads
+from fgbench.plan import Config, Group
+from fgbench.plan.config import default_data_dir
+from fgbench.plan.machine import resolve_device, resolve_threads
 from fgbench.pushforward.context import buffers_kept, draws_again
 from fgbench.reproduction._cosine import cosine
 from fgbench.reproduction.suite import Note
@@ -45,7 +46,6 @@ SAME = 0.999  # a cosine from where on an estimate is the gradient
 TABLE = "alignment.csv"
 COLUMNS = ("method", "seed", "step", "block", "cosine", "loss")
 ALL = "all"  # blocks together
-VALIDATION_SIZE = 2000
 SHAPE, CLASSES = (1, 28, 28), 10  # as in MNIST, for an estimate of time
 FLOPS_PER_SECOND = 3e10  # of a core in float64
 BACKWARD = 2  # passes forward that one backward costs
@@ -92,6 +92,19 @@ def measure(settings: Mapping[str, Any], folder: Path, note: Note) -> None:
             found = _run(matched, spec, rate, settings["steps"], settings["every"])
             rows += [{"method": spec, "seed": seed, **row} for row in found]
     replace_text(folder / TABLE, pd.DataFrame(rows, columns=COLUMNS).to_csv(index=False))
+
+
+def figure_names(settings: Mapping[str, Any]) -> set[str]:
+    """Those of `figures`.
+
+    Raises:
+        UsageError: no such method.
+    """
+    return {
+        f"{method}/{figure}"
+        for method in methods.canonical_specs(tuple(settings["methods"]))
+        for figure in ("alignment", "inner", "loss")
+    }
 
 
 def figures(folder: Path) -> dict[str, Estimate]:
@@ -142,17 +155,17 @@ def _group(settings: Mapping[str, Any]) -> Group:
         settings["dataset"],
         _validation_size(settings),
         "float64",
-        resolve_device(settings.get("device", "auto")),
+        resolve_device(settings.get("device", Config.device)),
         resolve_threads(settings.get("threads")),
     )
 
 
 def _validation_size(settings: Mapping[str, Any]) -> int:
-    return int(settings.get("validation_size", VALIDATION_SIZE))
+    return int(settings.get("validation_size", Config.validation_size))
 
 
 def _data_dir(settings: Mapping[str, Any]) -> str:
-    return str(settings.get("data_dir") or os.environ.get("FGBENCH_DATA") or "~/.cache/fgbench")
+    return str(settings.get("data_dir") or default_data_dir())
 
 
 def _run(matched: Matched, spec: str, rate: float, steps: int, every: int) -> Iterator[dict[str, Any]]:

@@ -34,6 +34,7 @@ from fgbench.store.csv_table import replace_text
 
 TABLE = "approximation.csv"
 FIGURES = ("cosine", "norm")
+EXCESS = "excess"
 ENDS = ("", "_low", "_high")  # of a figure's columns
 PANELS = (("cosine", "mean"), ("cosine", "projection"), ("norm", "mean"), ("norm", "sum"))
 PIECE = 4096  # entries of the gradient in one tensor: the float64 copy that a Gram matrix needs stays small
@@ -53,7 +54,7 @@ SECONDS_PER_DRAW, SECONDS_PER_ENTRY, SECONDS_PER_GRAM_PRODUCT = 4e-4, 4e-9, 6e-1
 
 
 @dataclass(frozen=True)
-class Cell:
+class GridPoint:
     """A row of the table: `used` is the number of tangents, k or n where that is less."""
 
     structure: str
@@ -68,11 +69,19 @@ class Cell:
     @property
     def key(self) -> str:
         """What its figures' keys begin with."""
-        return f"{self.structure}/{self.way}/n={self.n}/k={self.k}"
+        return _key(self.structure, self.way, self.n, self.k)
 
     def figure(self, name: str) -> Estimate:
         """One of `FIGURES`."""
         return {"cosine": self.cosine, "norm": self.norm}[name]
+
+
+def _key(structure: str, way: str, n: int, k: int) -> str:
+    return f"{structure}/{way}/n={n}/k={k}"
+
+
+def _has_theory(structure: str, way: str) -> bool:
+    return way == "projection" or structure == "gaussian"
 
 
 def expected_cosine(k: float, n: float, way: str = "projection") -> float:
@@ -102,18 +111,18 @@ def _mean_of_chi(m: float) -> float:
 
 def seconds(settings: Mapping[str, Any]) -> float:
     """About how long `measure` takes on one CPU core, in seconds."""
-    return sum(_seconds(settings, n, k) for _, n, k in _cells(settings))
+    return sum(_seconds(settings, n, k) for _, n, k in _points(settings))
 
 
 def measure(settings: Mapping[str, Any], folder: Path, note: Note) -> None:
-    """Estimate random gradients from random tangents; write a row a cell into `approximation.csv`.
+    """Estimate random gradients from random tangents; write a row a point into `approximation.csv`.
 
     Args:
         settings: `dimensions`, `tangents`, `ways`, `structures` and `draws`; `angle` in degrees of the
             structure `fixed-angle`, 45 where it is not given. More tangents than dimensions mean as many
             as dimensions, as in the paper.
         folder: is there.
-        note: is told the cell that comes next and the share of the work that is done.
+        note: is told the point that comes next and the share of the work that is done.
 
     Raises:
         UsageError: a way or a structure that is none; structures that need more than a vector are none.
@@ -121,15 +130,28 @@ def measure(settings: Mapping[str, Any], folder: Path, note: Note) -> None:
     """
     _check(settings)
     whole, done = seconds(settings), 0.0
-    cells: list[Cell] = []
-    for structure, n, used in _cells(settings):
+    points: list[GridPoint] = []
+    for structure, n, used in _points(settings):
         note(f"{structure}, n = {n}, k = {used}", done / whole)
         for way, found in _draws(settings, structure, n, used).items():
             means = [mean_interval(found[name]) for name in FIGURES]
             asked = (k for k in settings["tangents"] if min(k, n) == used)
-            cells += [Cell(structure, way, n, k, used, settings["draws"], *means) for k in asked]
+            points += [GridPoint(structure, way, n, k, used, settings["draws"], *means) for k in asked]
         done += _seconds(settings, n, used)
-    _write(folder / TABLE, cells)
+    _write(folder / TABLE, points)
+
+
+def figure_names(settings: Mapping[str, Any]) -> set[str]:
+    """Those of `figures`; raises as `measure`."""
+    _check(settings)
+    return {
+        f"{_key(structure, way, n, k)}/{figure}"
+        for structure in settings["structures"]
+        for way in settings["ways"]
+        for n in settings["dimensions"]
+        for k in settings["tangents"]
+        for figure in (*FIGURES, *([EXCESS] if _has_theory(structure, way) else []))
+    }
 
 
 def figures(folder: Path) -> dict[str, Estimate]:
@@ -139,12 +161,12 @@ def figures(folder: Path) -> dict[str, Estimate]:
     one where theory is exact.
     """
     found = {}
-    for cell in _read(folder / TABLE):
+    for point in _read(folder / TABLE):
         for name in FIGURES:
-            found[f"{cell.key}/{name}"] = cell.figure(name)
-        if cell.way == "projection" or cell.structure == "gaussian":
-            theory = expected_cosine(cell.used, cell.n, cell.way)
-            found[f"{cell.key}/excess"] = Estimate(*(x / theory for x in astuple(cell.cosine)))
+            found[f"{point.key}/{name}"] = point.figure(name)
+        if _has_theory(point.structure, point.way):
+            theory = expected_cosine(point.used, point.n, point.way)
+            found[f"{point.key}/{EXCESS}"] = Estimate(*(x / theory for x in astuple(point.cosine)))
     return found
 
 
@@ -156,16 +178,16 @@ def draw(folder: Path, out: Path, claims: Mapping[str, float]) -> list[Path]:
         out: is there.
         claims: published values by figure key, drawn as hollow diamonds.
     """
-    cells = [cell for cell in _read(folder / TABLE) if cell.used == cell.k]  # the others repeat k = n
+    points = [point for point in _read(folder / TABLE) if point.used == point.k]  # the others repeat k = n
     paths = []
     with print_style():
-        for structure in dict.fromkeys(cell.structure for cell in cells):
+        for structure in dict.fromkeys(point.structure for point in points):
             paths.append(out / f"approximation_{structure}.png")
-            save(_chart(structure, [c for c in cells if c.structure == structure], claims), paths[-1])
+            save(_chart(structure, [c for c in points if c.structure == structure], claims), paths[-1])
     return paths
 
 
-def _cells(settings: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
+def _points(settings: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
     """Structure, n, and each number of tangents that is used there once."""
     for structure in settings["structures"]:
         for n in settings["dimensions"]:
@@ -190,7 +212,7 @@ def _check(settings: Mapping[str, Any]) -> None:
 
 def _draws(settings: Mapping[str, Any], structure: str, n: int, k: int) -> dict[str, dict[str, list[float]]]:
     """By way and figure, its value at each draw; all ways see the same gradients and tangents."""
-    # A cell's numbers depend on nothing but the cell, whatever else is measured.
+    # A point's numbers depend on nothing but the point, whatever else is measured.
     first, second = np.random.SeedSequence([*structure.encode(), n, k]).generate_state(2)
     generator = torch.Generator().manual_seed(int(first))
     pieces = torch.zeros(n).split(PIECE)
@@ -211,79 +233,83 @@ def _draws(settings: Mapping[str, Any], structure: str, n: int, k: int) -> dict[
         for way in settings["ways"]:
             weights = tangents.onto_drawn(coefficients(way, derivatives, tangents))
             estimate = [torch.zeros_like(g) for g in gradient]
-            for part, target in zip(parts, estimate, strict=True):
-                part.add_to(target, weights)
+            for part, total in zip(parts, estimate, strict=True):
+                part.add_to(total, weights)
             found[way]["cosine"].append(cosine(estimate, gradient))
             found[way]["norm"].append(norm(estimate) / norm(gradient))
     return found
 
 
-def _write(path: Path, cells: Sequence[Cell]) -> None:
+def _write(path: Path, points: Sequence[GridPoint]) -> None:
     rows = []
-    for cell in cells:
+    for point in points:
         ends = {
             name + end: value
             for name in FIGURES
-            for end, value in zip(ENDS, astuple(cell.figure(name)), strict=True)
+            for end, value in zip(ENDS, astuple(point.figure(name)), strict=True)
         }
-        rows.append({**{f: v for f, v in vars(cell).items() if f not in FIGURES}, **ends})
+        rows.append({**{f: v for f, v in vars(point).items() if f not in FIGURES}, **ends})
     replace_text(path, pd.DataFrame(rows).to_csv(index=False))
 
 
-def _read(path: Path) -> list[Cell]:
-    cells = []
+def _read(path: Path) -> list[GridPoint]:
+    points = []
     for row in pd.read_csv(path).to_dict("records"):
         values: dict[str, Any] = {str(column): value for column, value in row.items()}
         means = {name: Estimate(*(values.pop(name + end) for end in ENDS)) for name in FIGURES}
-        cells.append(Cell(**{**values, **means}))
-    return cells
+        points.append(GridPoint(**{**values, **means}))
+    return points
 
 
-def _chart(structure: str, cells: Sequence[Cell], claims: Mapping[str, float]) -> Figure:
-    panels = [panel for panel in PANELS if panel[1] in {cell.way for cell in cells}]
+def _chart(structure: str, points: Sequence[GridPoint], claims: Mapping[str, float]) -> Figure:
+    panels = [panel for panel in PANELS if panel[1] in {point.way for point in points}]
     lines = [
-        f"Means over {cells[0].draws} draws of a gradient and of k tangents in Rⁿ, with 95 % t-intervals.",
+        f"Means over {points[0].draws} draws of a gradient and of k tangents in Rⁿ, with 95 % t-intervals.",
         r"Theory's cosine: $\bar\chi_k/\bar\chi_n$ projected, $\bar\chi_k/\bar\chi_{n+k-1}$ else (Gaussian).",
     ]
     title = f"{structure.capitalize()} tangents: direction and length of the estimated gradient"
     rows = math.ceil(len(panels) / 2)
     figure = new_figure(title, lines, PANEL_INCHES * rows + 0.5)
     axes = list(figure.subplots(rows, 2, squeeze=False).flat)
-    colours = _colours(sorted({cell.k for cell in cells}))
+    colours = _colours(sorted({point.k for point in points}))
     for ax, (name, way) in zip(axes, panels, strict=False):
-        _panel(ax, name, [cell for cell in cells if cell.way == way], colours, claims)
+        _panel(ax, name, [point for point in points if point.way == way], colours, claims)
         ax.set_title(way, size=9)
     for ax in axes[len(panels) :]:
         ax.set_visible(False)
     axes[0].plot([], [], color=INK, linewidth=1, label="theory")
-    if any(f"{cell.key}/{name}" in claims for cell in cells for name in FIGURES):
+    if any(f"{point.key}/{name}" in claims for point in points for name in FIGURES):
         axes[0].plot([], [], label="claimed", **CLAIM)
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=LEGEND_COLUMNS)
     return figure
 
 
 def _panel(
-    ax: Axes, name: str, cells: Sequence[Cell], colours: Mapping[int, Any], claims: Mapping[str, float]
+    ax: Axes,
+    name: str,
+    points: Sequence[GridPoint],
+    colours: Mapping[int, Any],
+    claims: Mapping[str, float],
 ) -> None:
     """Cosine by n or length by n/k, a colour for each k."""
     expected = {"cosine": expected_cosine, "norm": expected_norm}[name]
     for k, colour in colours.items():
-        own = [cell for cell in cells if cell.k == k]
+        own = [point for point in points if point.k == k]
         if not own:
             continue
         unit = 1 if name == "cosine" else k
         sizes = np.geomspace(min(c.n for c in own), max(c.n for c in own), 100)
         theory = [expected(k, n, own[0].way) for n in sizes]
         ax.plot(sizes / unit, theory, color=colour, linewidth=1, zorder=2)
-        for cell in own:
-            found = cell.figure(name)
+        for point in own:
+            found = point.figure(name)
             reach = [[found.value - found.low], [found.high - found.value]] if found.has_interval else None
-            label = f"k = {k}" if cell is own[0] else None
-            ax.errorbar([cell.n / unit], [found.value], reach, color=colour, label=label, **POINT)
-            if claim := claims.get(f"{cell.key}/{name}"):
-                ax.plot([cell.n / unit], [claim], **CLAIM)
-    log_axis(ax, "x", [cell.n / (1 if name == "cosine" else cell.k) for cell in cells])
-    values = [cell.figure(name).value for cell in cells]
+            label = f"k = {k}" if point is own[0] else None
+            ax.errorbar([point.n / unit], [found.value], reach, color=colour, label=label, **POINT)
+            if claim := claims.get(f"{point.key}/{name}"):
+                ax.plot([point.n / unit], [claim], **CLAIM)
+    log_axis(ax, "x", [point.n / (1 if name == "cosine" else point.k) for point in points])
+    values = [point.figure(name).value for point in points]
     log_axis(ax, "y", [min(values) / ROOM_FOR_INTERVALS, max(values)])
     ax.set_xlabel("n" if name == "cosine" else "n / k")
     ax.set_ylabel("Cosine with ∇f" if name == "cosine" else "|estimate| / |∇f|")

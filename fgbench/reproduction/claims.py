@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from enum import Enum
 
 from fgbench.measurement.statistics import NOTHING, Estimate
-from fgbench.reproduction.suite import SCALES, SMOKE, Claim
+from fgbench.reproduction.scale import SCALES, SMOKE
+from fgbench.reproduction.suite import Claim
 
 
 class Verdict(Enum):
@@ -38,6 +39,9 @@ class Outcome:
     against: Estimate = NOTHING
 
 
+Said = tuple[Verdict, str]  # a verdict and why
+
+
 def judge(claim: Claim, figures: Mapping[str, Estimate], scale: str) -> Outcome:
     """Hold a claim against what was measured.
 
@@ -45,41 +49,53 @@ def judge(claim: Claim, figures: Mapping[str, Estimate], scale: str) -> Outcome:
     memory is, and what a method that draws nothing comes to.
     """
     measured, against = (figures.get(name, NOTHING) for name in (claim.figure, claim.than))
+    if why := _not_comparable(claim, measured, scale):
+        said = (Verdict.NOT_COMPARABLE, why)
+    elif math.isinf(measured.value):
+        said = (Verdict.NOT_REPRODUCED, "no run here got there")
+    elif claim.test == "near":
+        said = _near(claim, measured)
+    else:
+        said = _beyond(claim, measured, against if claim.than else Estimate(claim.bound))
+    return Outcome(claim, measured, *said, against)
 
-    def outcome(verdict: Verdict, why: str = "") -> Outcome:
-        return Outcome(claim, measured, verdict, why, against)
 
+def _not_comparable(claim: Claim, measured: Estimate, scale: str) -> str:
+    """Why nothing can be said, whatever was measured; empty where something can."""
     if scale == SMOKE:
-        return outcome(Verdict.NOT_COMPARABLE, "smoke only proves that it runs")
+        return "smoke only proves that it runs"
     if claim.test == "none":
-        return outcome(Verdict.NOT_COMPARABLE, claim.why)
+        return claim.why
     if SCALES.index(scale) < SCALES.index(claim.needs):
-        return outcome(Verdict.NOT_COMPARABLE, claim.why or f"needs --scale {claim.needs}")
-    if math.isnan(measured.value):
-        return outcome(Verdict.NOT_COMPARABLE, "nothing was measured for it")
-    if math.isinf(measured.value):
-        return outcome(Verdict.NOT_REPRODUCED, "no run here got there")
+        return claim.why or f"needs --scale {claim.needs}"
+    return "nothing was measured for it" if math.isnan(measured.value) else ""
+
+
+def _near(claim: Claim, measured: Estimate) -> Said:
+    """Whether the whole interval is within the tolerance of the paper's value."""
+    assert claim.value is not None
     low, high = _ends(measured)
-    if claim.test == "near":
-        assert claim.value is not None
-        reach = 1 + claim.tolerance
-        least, most = sorted((claim.value / reach, claim.value * reach))
-        if high < least or low > most:
-            return outcome(Verdict.NOT_REPRODUCED, f"beyond {claim.tolerance:.0%} of the paper's")
-        if low < least or high > most:
-            return outcome(Verdict.NOT_COMPARABLE, "the interval is wider than the tolerance: measure longer")
-        return outcome(Verdict.REPRODUCED)
-    bound = against if claim.than else Estimate(claim.bound)
+    reach = 1 + claim.tolerance
+    least, most = sorted((claim.value / reach, claim.value * reach))
+    if high < least or low > most:
+        return Verdict.NOT_REPRODUCED, f"beyond {claim.tolerance:.0%} of the paper's"
+    if low < least or high > most:
+        return Verdict.NOT_COMPARABLE, "the interval is wider than the tolerance: measure longer"
+    return Verdict.REPRODUCED, ""
+
+
+def _beyond(claim: Claim, measured: Estimate, bound: Estimate) -> Said:
+    """Whether the whole interval is on the claimed side of a bound, which may have an interval too."""
     if math.isnan(bound.value):
-        return outcome(Verdict.NOT_COMPARABLE, f"nothing was measured for {claim.than}")
-    least, most = _ends(bound)
+        return Verdict.NOT_COMPARABLE, f"nothing was measured for {claim.than}"
+    (low, high), (least, most) = _ends(measured), _ends(bound)
     if claim.test == "above":
         low, high, least, most = -high, -low, -most, -least
     if high < least:
-        return outcome(Verdict.REPRODUCED)
+        return Verdict.REPRODUCED, ""
     if low > most:
-        return outcome(Verdict.NOT_REPRODUCED, "the other way round")
-    return outcome(Verdict.NOT_COMPARABLE, "the intervals overlap: measure longer")
+        return Verdict.NOT_REPRODUCED, "the other way round"
+    return Verdict.NOT_COMPARABLE, "the intervals overlap: measure longer"
 
 
 def _ends(estimate: Estimate) -> tuple[float, float]:

@@ -36,13 +36,15 @@ from fgbench.measurement.interleave import (
 )
 from fgbench.measurement.statistics import Estimate, median_interval
 from fgbench.methods.steps.oracle import check_step
-from fgbench.plan import REFERENCE
+from fgbench.plan.config import REFERENCE
 from fgbench.reproduction.suite import Note
+from fgbench.running.messages import Failed, Message
 from fgbench.running.reporting import failures_reported
 
 KEY = ["function", "n", "method"]
 CURVE_COLUMNS = [*KEY, "seed", "iteration", "seconds", "value", "best", "x0", "x1"]
 TIMING_COLUMNS = [*KEY, "round", "position", "warm_up", "steps", "seconds"]
+FIGURES = ("final", "best", "time_ratio")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
 POINTS = {True: 200, False: 40}  # of a curve, by whether it is also a path in the plane
 # Short blocks and many rounds: steps are so short that another program's slices would fill a long block.
@@ -133,6 +135,16 @@ def measure(settings: Mapping[str, Any], folder: Path, note: Note) -> None:
             for failure in failures:
                 note(f"{case.name}, {failure}", done / total)
     note("done", 1.0)
+
+
+def figure_names(settings: Mapping[str, Any]) -> set[str]:
+    """Those of `figures`, whether the method draws or not; raises as `measure`."""
+    return {
+        f"{case.name}/{spec}/{figure}"
+        for case in _cases(settings)
+        for spec in case.learning_rates
+        for figure in FIGURES
+    }
 
 
 def figures(folder: Path) -> dict[str, Estimate]:
@@ -274,8 +286,9 @@ def _timed(case: Case, dtype: torch.dtype, seconds: float) -> tuple[list[dict[st
     """Every timed block, and of methods that fail or are wrong why they have none."""
     failures: list[str] = []
 
-    def report(_: str, method: str, detail: str, **__: Any) -> None:
-        failures.append(f"{method}: not timed. {detail}")
+    def report(event: Message) -> None:
+        if isinstance(event, Failed):
+            failures.append(f"{event.method}: not timed. {event.detail}")
 
     clock, arms = HostClock(), []
     for spec in case.learning_rates:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import fields, replace
 from pathlib import Path
@@ -11,10 +10,13 @@ from typing import Any
 
 import pandas as pd
 
+from fgbench.errors import UsageError
 from fgbench.measurement.statistics import Estimate
+from fgbench.methods import canonical_specs
 from fgbench.plan import Config, Group, Plan, make_plan
+from fgbench.plan.plan import groups_of
 from fgbench.reproduction.suite import Note
-from fgbench.running.estimate import estimated_seconds, seconds_of
+from fgbench.running.duration import expected_seconds, seconds_of
 from fgbench.running.run import run_plan
 from fgbench.running.start import contracts_of, new_run
 from fgbench.store.run_folder import RunFolder, find_runs
@@ -22,42 +24,25 @@ from fgbench.summary.table import summarise
 
 FIGURES = ("ratio", "r", "t_ratio", "n_ratio", "t", "validation_loss")
 PLAIN = ("peak_bytes", "learning_rate", "validation_accuracy")  # without an interval
-DEFAULTS = Config(
-    archs=("mlp",),
-    depths=None,
-    width=None,
-    batch=64,
-    dataset="mnist",
-    validation_size=2000,
-    data_dir="",
-    methods=("backprop", "forward"),
-    seeds=3,
-    target_loss="auto",
-    learning_rate=None,
-    max_train_seconds=6.0,
-    precision=0.02,
-    max_measure_seconds=45.0,
-    processes=5,
-    device="auto",
-    dtype="float32",
-    threads=None,
-)
 
 
 def configs(settings: Mapping[str, Any]) -> dict[str, Config]:
     """A config a run, by its name: what `all` and the scale say, over it what the run says itself.
 
     Keys of a run are the fields of `Config`, lists for tuples.
+
+    Raises:
+        UsageError: an option that a run does not have.
     """
     shared = {key: value for key, value in settings.items() if key != "runs"}
     return {name: _config({**shared, **own}) for name, own in settings["runs"].items()}
 
 
 def _config(options: Mapping[str, Any]) -> Config:
-    known = {field.name for field in fields(Config)}
-    assert options.keys() <= known, f"a suite has options that no run has: {options.keys() - known}"
-    values = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
-    return Config(**{**vars(DEFAULTS), "data_dir": os.environ.get("FGBENCH_DATA", ""), **values})
+    if unknown := options.keys() - {field.name for field in fields(Config)}:
+        raise UsageError(f"a run has no option {', '.join(sorted(unknown))}.")
+    values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
+    return Config(**values)
 
 
 def seconds(settings: Mapping[str, Any]) -> float:
@@ -97,13 +82,13 @@ def measure(settings: Mapping[str, Any], folder: Path, note: Note) -> None:
     """A run's folder for each, in a folder of the run's name; what is finished is not measured again."""
     found = configs(settings)
     plans = {name: make_plan(config) for name, config in found.items()}
-    whole = sum(estimated_seconds(plan) for plan in plans.values())
+    whole = sum(expected_seconds(plan) for plan in plans.values())
     done = 0.0
     for name, plan in plans.items():
-        share = estimated_seconds(plan) / whole
+        share = expected_seconds(plan) / whole
         run, contracts = _begun(plan, folder / name)
         if run.facts()["status"] != "done":
-            run_plan(plan, run, contracts, _Told(note, done, share, estimated_seconds(plan)))
+            run_plan(plan, run, contracts, _Told(note, done, share, expected_seconds(plan)))
         done += share
 
 
@@ -117,6 +102,21 @@ def _begun(plan: Plan, folder: Path) -> tuple[RunFolder, dict[str, str]]:
         if (found, asked) == (contracts, plan.config):
             return run, contracts
     return new_run(plan, folder)
+
+
+def figure_names(settings: Mapping[str, Any]) -> set[str]:
+    """Those of `figures`, of every run, group and method.
+
+    Raises:
+        UsageError: an option, a method or an architecture that there is none.
+    """
+    return {
+        f"{name}/{group.name}/{method}/{figure}"
+        for name, config in configs(settings).items()
+        for group in groups_of(config, "cpu", 1)
+        for method in canonical_specs(config.methods)
+        for figure in (*FIGURES, *PLAIN)
+    }
 
 
 def figures(folder: Path) -> dict[str, Estimate]:

@@ -1,23 +1,22 @@
-"""A paper's suite: its experiments at three scales, and what it claims, read from TOML."""
+"""A paper's suite: its experiments at three scales, and what it claims."""
 
 from __future__ import annotations
 
 import importlib
-import tomllib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cache
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Any, Literal, Protocol, cast
+
+from pydantic import ConfigDict, model_validator
+from pydantic.dataclasses import dataclass as checked_dataclass
 
 from fgbench.errors import UsageError
 from fgbench.measurement.statistics import Estimate
 
-SMOKE = "smoke"
-SCALES = (SMOKE, "laptop", "full")
-KINDS = ("jobs", "functions", "approximation", "alignment")
+STRICT = ConfigDict(extra="forbid", strict=True)
+KindName = Literal["jobs", "functions", "approximation", "alignment"]
 MARKS = {"R": "read in the source", "D": "digitised from a figure, ±3 %", "C": "computed, an oracle"}
-FOLDER = Path(__file__).parent.parent / "suites"
 
 Note = Callable[[str, float], None]
 """Told what is being done, and the share that is done."""
@@ -32,6 +31,9 @@ class Kind(Protocol):
     def measure(self, settings: Mapping[str, Any], folder: Path, note: Note) -> None:
         """Measure into a folder's CSVs; `note` is told what is done and how far it is, from 0 to 1."""
 
+    def figure_names(self, settings: Mapping[str, Any]) -> set[str]:
+        """The names of all figures that a measurement with these settings can give."""
+
     def figures(self, folder: Path) -> dict[str, Estimate]:
         """What those CSVs say, by name."""
 
@@ -39,7 +41,7 @@ class Kind(Protocol):
         """Charts as PNG, with the paper's values by the figure's name."""
 
 
-@dataclass(frozen=True)
+@checked_dataclass(frozen=True, config=STRICT)
 class Claim:
     """What a paper says of one figure.
 
@@ -61,14 +63,22 @@ class Claim:
     text: str
     where: str
     figure: str
-    test: str
-    mark: str = ""
+    test: Literal["near", "below", "above", "none"]
+    mark: Literal["", "R", "D", "C"] = ""
     value: float | None = None
     bound: float = 1.0
     than: str = ""
     tolerance: float = 0.1
-    needs: str = "laptop"
+    needs: Literal["smoke", "laptop", "full"] = "laptop"
     why: str = ""
+
+    @model_validator(mode="after")
+    def _number_and_mark(self) -> Claim:
+        if self.test == "near" and self.value is None:
+            raise ValueError("a claim that is near a value needs the key 'value'")
+        if (self.value is None) != (not self.mark):
+            raise ValueError("the keys 'value' and 'mark' go together: a number says where it comes from")
+        return self
 
     @property
     def of_the_paper(self) -> bool:
@@ -116,29 +126,3 @@ class Suite:
             if name not in known:
                 raise UsageError(f"--only {name}: {self.name} has {', '.join(known)}.")
         return [e for e in self.experiments if not names or e.name in names]
-
-
-@cache
-def names() -> tuple[str, ...]:
-    """The papers, sorted."""
-    return tuple(sorted(file.stem for file in FOLDER.glob("*.toml")))
-
-
-def load(name: str) -> Suite:
-    """The suite of a paper.
-
-    Raises:
-        UsageError: no such paper.
-    """
-    if name not in names():
-        raise UsageError(f"no paper '{name}': there are {', '.join(names())}.")
-    table = tomllib.loads((FOLDER / f"{name}.toml").read_text())
-    experiments = [_experiment(entry) for entry in table["experiments"]]
-    return Suite(name, table["title"], table["source"], experiments)
-
-
-def _experiment(entry: Mapping[str, Any]) -> Experiment:
-    shared = entry.get("all", {})
-    scales = {scale: {**shared, **entry.get(scale, {})} for scale in SCALES}
-    claims = [Claim(**claim) for claim in entry.get("claims", ())]
-    return Experiment(entry["name"], entry["title"], entry["kind"], scales, claims)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
@@ -10,7 +9,10 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import IO, Any
+from typing import IO
+
+from fgbench.running.messages import Done, MalformedMessageError, Message, decode, to_json
+from fgbench.running.task import Task
 
 KILLED = "killed (signal 9), as the kernel does when memory runs out"
 
@@ -23,15 +25,16 @@ class WorkerDiedError(Exception):
         self.status, self.detail = status, detail
 
 
-def work(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def work(task: Task, request: Message) -> Iterator[Message]:
     """Start a worker, hand it the request and give its events; it dies with this generator.
 
     It dies with this process too, whatever ends that: see `lifeline`.
 
     Raises:
-        WorkerDiedError: it ended before it was done.
+        WorkerDiedError: it ended before it was done, or reported what is no event of its task.
     """
-    with tempfile.TemporaryFile("w+") as errors, _cache(request) as variables:
+    cold = task.compiles_afresh(request)
+    with tempfile.TemporaryFile("w+") as errors, _cache(cold) as variables:
         # A session of its own: Ctrl-C reaches the runner alone, which then ends the worker.
         process = subprocess.Popen(
             [sys.executable, "-m", "fgbench.running.worker"],
@@ -46,13 +49,13 @@ def work(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
         assert process.stdout is not None
         try:
             with suppress(BrokenPipeError):  # it died at once: the end of its output says so
-                process.stdin.write(json.dumps(request) + "\n")
+                process.stdin.write(f'{{"task": "{task.address}", "request": {to_json(request)}}}\n')
                 process.stdin.flush()  # and left open: its end is the runner's
             for line in process.stdout:
                 if not line.endswith("\n"):
                     break  # torn: it died while it wrote
-                event = json.loads(line)
-                if event["event"] == "done":
+                event = _event(line, task)
+                if isinstance(event, Done):
                     return
                 yield event
             raise _death(process.wait(), errors)
@@ -60,14 +63,21 @@ def work(request: dict[str, Any]) -> Iterator[dict[str, Any]]:
             _end(process)
 
 
+def _event(line: str, task: Task) -> Message:
+    try:
+        return decode(line, task.events)
+    except MalformedMessageError as error:
+        raise WorkerDiedError("error", str(error)) from error
+
+
 @contextmanager
-def _cache(request: dict[str, Any]) -> Iterator[dict[str, str]]:
-    """The first process of a timing compiles as on a machine that never did."""
-    if request.get("process") != 0:
+def _cache(cold: bool) -> Iterator[dict[str, str]]:
+    """A process that is to compile afresh does so as on a machine that never compiled."""
+    if not cold:
         yield {}
         return
-    with tempfile.TemporaryDirectory(prefix="fgbench-cold-", ignore_cleanup_errors=True) as cold:
-        yield {"TORCHINDUCTOR_CACHE_DIR": cold}
+    with tempfile.TemporaryDirectory(prefix="fgbench-cold-", ignore_cleanup_errors=True) as folder:
+        yield {"TORCHINDUCTOR_CACHE_DIR": folder}
 
 
 def _end(process: subprocess.Popen[str]) -> None:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
@@ -15,9 +14,12 @@ from torch import nn
 from fgbench import methods
 from fgbench.measurement.allocator import keep_freed_pages
 from fgbench.methods import Batch, Conditions, Loss
+from fgbench.running.arms import Problem, Rounds, Samples, Spent
 from fgbench.running.matched import float32_precision
-from fgbench.running.reporting import Report
-from fgbench.running.timing import Problem, find_modes, time_methods
+from fgbench.running.messages import Message, Report
+from fgbench.running.phases.modes import Mode, find_modes
+from fgbench.running.phases.time import Parts, time_methods
+from fgbench.running.task import Task
 
 
 @dataclass(frozen=True)
@@ -44,7 +46,7 @@ class Comparison:
         self, specs: Sequence[str], updates: dict[str, str], seconds: float, process: int, report: Report
     ) -> None:
         """Time all methods, interleaved."""
-        time_methods(self._problem(updates), specs, self.over, process, seconds, report)
+        time_methods(self._problem(updates), tuple(specs), self.over, process, seconds, report)
 
     def _problem(self, updates: dict[str, str]) -> Problem:
         conditions_of = partial(_with_update, self.conditions, updates)
@@ -55,24 +57,63 @@ def _with_update(conditions: Conditions, updates: dict[str, str], spec: str) -> 
     return Conditions(conditions.execution, conditions.optimizer, updates.get(spec, ""))
 
 
-def do_comparison(request: dict[str, Any], report: Report) -> None:
-    """A worker's part: load what the caller stored, and time it as a run's phases do.
+@dataclass(frozen=True)
+class ComparisonRequest(Message):
+    """What one process is asked.
 
-    Reports `unloadable` where this process cannot load it, as a class of the caller's own script.
+    Attributes:
+        stored: path of the file that holds model, loss and batch.
+        path: where the caller's modules are looked for.
+        threads: of the CPU.
+        methods: the specs to compare.
+        over: the reference among them.
+        seed: that tangents follow from.
+        execution, optimizer: of all methods.
+        updates: of those that leave theirs open; None where they are to be found.
+        seconds: to time for, about.
+        number: of the process.
     """
-    keep_freed_pages()
-    float32_precision("ieee")
-    torch.set_num_threads(request["threads"])
-    sys.path += [folder for folder in request["path"] if folder not in sys.path]
-    try:
-        model, loss, batch = torch.load(Path(request["stored"]), weights_only=False)
-    except Exception as error:  # whatever the caller's classes raise
-        report("unloadable", detail=" ".join(f"{type(error).__name__}: {error}".split()))
-        return
-    conditions = Conditions(request["execution"], request["optimizer"])
-    comparison = Comparison(model, loss, batch, request["over"], request["seed"], conditions)
-    own = request["seconds"], request["number"], report
-    if request["updates"] is None:
-        comparison.find_updates(request["methods"], *own)
-    else:
-        comparison.time(request["methods"], request["updates"], *own)
+
+    stored: str
+    path: tuple[str, ...]
+    threads: int
+    methods: tuple[str, ...]
+    over: str
+    seed: int
+    execution: str
+    optimizer: str
+    updates: dict[str, str] | None
+    seconds: float
+    number: int
+
+
+@dataclass(frozen=True)
+class Unloadable(Message):
+    """The process cannot load what the caller stored, as a class of the caller's own script."""
+
+    detail: str
+
+
+class Compare(Task):
+    """A worker's part of `fgbench.compare`: load what the caller stored, and time it as a run's phases do."""
+
+    request = ComparisonRequest
+    reports = (Mode, Rounds, Samples, Parts, Spent, Unloadable)
+
+    def work(self, asked: ComparisonRequest, report: Report) -> None:
+        """Find updates, or time."""
+        keep_freed_pages()
+        float32_precision("ieee")
+        torch.set_num_threads(asked.threads)
+        sys.path += [folder for folder in asked.path if folder not in sys.path]
+        try:
+            model, loss, batch = torch.load(Path(asked.stored), weights_only=False)
+        except Exception as error:  # whatever the caller's classes raise
+            report(Unloadable(" ".join(f"{type(error).__name__}: {error}".split())))
+            return
+        conditions = Conditions(asked.execution, asked.optimizer)
+        comparison = Comparison(model, loss, batch, asked.over, asked.seed, conditions)
+        if asked.updates is None:
+            comparison.find_updates(asked.methods, asked.seconds, asked.number, report)
+        else:
+            comparison.time(asked.methods, asked.updates, asked.seconds, asked.number, report)

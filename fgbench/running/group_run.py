@@ -1,4 +1,4 @@
-"""A matched group's jobs: their rows, their workers, and what becomes of them when one fails."""
+"""One matched group on its way through the phases: its jobs, its workers, and what is known of both."""
 
 from __future__ import annotations
 
@@ -10,15 +10,46 @@ from typing import Any
 import pandas as pd
 
 from fgbench.plan import Group, Plan
+from fgbench.running.choices import Choices
 from fgbench.running.client import WorkerDiedError, work
-from fgbench.running.recovery import ENDED_EARLY, Unit, leaves_out
+from fgbench.running.messages import Built, Failed, FirstCall, Message, Noted, Refused
+from fgbench.running.task import Task
 from fgbench.running.watcher import Watcher
+from fgbench.store.jobs import ENDED_EARLY, leaves_out
 from fgbench.store.run_folder import RunFolder
+
+SEARCH_SEED = 0  # of all that is not a measured training run
+FIRST_SEED = 1  # of those; the search has a seed of its own
+
+Jobs = dict[str, dict[str, Any]]
+"""The rows of jobs.csv that a phase is about to write, by method."""
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What is done again as a whole after an interruption: a phase of a group, or one process or seed of it.
+
+    Attributes:
+        group: its name.
+        phase: its name.
+        index: number of the process or the seed; None where the phase has but one.
+    """
+
+    group: str
+    phase: str
+    index: int | None = None
 
 
 @dataclass
-class GroupJobs:
-    """What every phase of a matched group needs: which methods are left, and workers that report."""
+class GroupRun:
+    """What every phase of a matched group needs.
+
+    Attributes:
+        done: the units that an earlier try finished.
+        left_out: methods that failed before: a step that is wrong or does not fit is not tried again.
+        choices: what earlier phases chose for the methods.
+        noted: what the watcher was told of steps; each line is told once.
+    """
 
     plan: Plan
     group: Group
@@ -26,20 +57,12 @@ class GroupJobs:
     folder: RunFolder
     watcher: Watcher
     done: Set[Unit] = frozenset()
-    """What an earlier try finished."""
     left_out: set[str] = field(default_factory=set)
-    """Methods that failed before: a step that is wrong or does not fit is not tried again."""
+    choices: Choices = field(default_factory=Choices)
     noted: set[str] = field(default_factory=set)
-    """What the watcher was told of steps."""
-    executions: dict[str, str] = field(default_factory=dict)
-    """The mode of each method, and of the base, where each has its own."""
-    optimizers: dict[str, str] = field(default_factory=dict)
-    """The optimiser of each method, where each has its own."""
-    updates: dict[str, dict[str, str]] = field(default_factory=dict)
-    """The update of each method that leaves its own open, by optimiser."""
 
     def __post_init__(self) -> None:
-        jobs = self._rows("jobs")
+        jobs = self.rows("jobs")
         self.left_out |= set(jobs[leaves_out(jobs)]["method"])
 
     @property
@@ -47,103 +70,128 @@ class GroupJobs:
         """Those still in the running."""
         return [m for m in self.plan.config.methods if m not in self.left_out]
 
-    def _finished(self, phase: str, index: int | None = None) -> bool:
+    def finished(self, phase: str, index: int | None = None) -> bool:
+        """Whether an earlier try finished the phase, or one of its processes or seeds."""
         return Unit(self.group.name, phase, index) in self.done
 
-    def _rows(self, table: str) -> pd.DataFrame:
+    # ---- tables and the watcher
+
+    def rows(self, table: str) -> pd.DataFrame:
         """The group's own rows of a table."""
         rows = self.folder.read(table)
         return rows[rows["group"] == self.group.name]
 
-    @contextmanager
-    def _jobs(
-        self,
-        phase: str,
-        specs: list[str],
-        seed: int,
-        process: int | None = None,
-        rates: dict[str, float] | None = None,
-    ) -> Iterator[dict[str, dict[str, Any]]]:
-        """The phase's jobs by method; stored as rows on leaving, however that comes about."""
-        jobs: dict[str, dict[str, Any]] = {
-            spec: {
-                "job": f"{self.group.name}/{spec}/{phase}/{seed if process is None else process}",
-                "group": self.group.name,
-                "method": spec,
-                "phase": phase,
-                **{k: v for k, v in asdict(self.group).items() if k != "validation_size"},
-                "execution": self.executions.get(spec, self.group.execution),
-                "optimizer": self.optimizers.get(spec, self.group.optimizer),
-                "seed": seed,
-                "process": process,
-                "learning_rate": (rates or {}).get(spec),
-                "contract": self.contract,
-                "status": "ok",
-            }
-            for spec in specs
-        }
-        try:
-            yield jobs
-        except KeyboardInterrupt as stopped:
-            self._fail(jobs, "interrupted", str(stopped) or "by the user")
-            raise
-        except WorkerDiedError as died:
-            self._fail(jobs, died.status, f"{ENDED_EARLY}{died.detail}")
-            self.watcher.note(f"{self.group.name}: the {phase} process ended early: {died.detail}")
-        except BaseException as error:  # the run ends here, not the jobs: they can be taken up again
-            self._fail(jobs, "interrupted", f"{type(error).__name__}: {error}")
-            raise
-        finally:
-            for spec, job in jobs.items():
-                job["update"] = self.updates.get(spec, {}).get(job["optimizer"])
-            self.folder.append("jobs", *jobs.values())
+    def store(self, table: str, *rows: dict[str, Any]) -> None:
+        """Append rows to a table, as the group's."""
+        self.folder.append(table, *({"group": self.group.name, **row} for row in rows))
 
-    def _fail(self, jobs: dict[str, dict[str, Any]], status: str, detail: str) -> None:
-        for job in jobs.values():
-            if job["status"] == "ok":
-                job |= {"status": status, "detail": detail}
+    def replace(self, table: str, rows: list[dict[str, Any]]) -> None:
+        """Put rows in the place of all that the group has in a table."""
+        own = [{**row, "group": self.group.name} for row in rows]
+        self.folder.replace_group(table, self.group.name, own)
 
-    def _note(self, job: dict[str, Any], text: str) -> None:
-        """Into the job's row, and told once."""
-        job["detail"] = text
-        line = f"{self.group.name}, {job['method']}: {text}"
+    def begin(self, text: str, seconds: float) -> None:
+        """Tell the watcher that something begins that should last about `seconds`."""
+        self.watcher.phase(self.group, text, seconds)
+
+    def note(self, text: str, method: str = "") -> None:
+        """Tell the watcher what the reader should know, once."""
+        line = f"{self.group.name}{f', {method}' if method else ''}: {text}"
         if line not in self.noted:
             self.noted.add(line)
             self.watcher.note(line)
 
-    def _work(
-        self, phase: str, jobs: dict[str, dict[str, Any]], seed: int, **more: Any
-    ) -> Iterator[dict[str, Any]]:
-        """The events of a worker that does one phase; facts and failures go into the jobs' rows."""
-        request = {
+    # ---- jobs and workers
+
+    @contextmanager
+    def jobs(
+        self, phase: str, methods: list[str], seed: int = SEARCH_SEED, process: int | None = None
+    ) -> Iterator[Jobs]:
+        """The phase's jobs by method; stored as rows on leaving, however that comes about."""
+        jobs = {spec: self._job(phase, spec, seed, process) for spec in methods}
+        try:
+            yield jobs
+        except KeyboardInterrupt as stopped:
+            _end(jobs, "interrupted", str(stopped) or "by the user")
+            raise
+        except WorkerDiedError as died:
+            _end(jobs, died.status, f"{ENDED_EARLY}{died.detail}")
+            self.watcher.note(f"{self.group.name}: the {phase} process ended early: {died.detail}")
+        except BaseException as error:  # the run ends here, not the jobs: they can be taken up again
+            _end(jobs, "interrupted", f"{type(error).__name__}: {error}")
+            raise
+        finally:
+            for spec, job in jobs.items():
+                job["update"] = self.choices.update_of(spec, job["optimizer"])
+            self.store("jobs", *jobs.values())
+
+    def _job(self, phase: str, spec: str, seed: int, process: int | None) -> dict[str, Any]:
+        return {
+            "job": f"{self.group.name}/{spec}/{phase}/{seed if process is None else process}",
+            "method": spec,
             "phase": phase,
-            "group": asdict(self.group),
-            "data_dir": self.plan.config.data_dir,
+            **{k: v for k, v in asdict(self.group).items() if k != "validation_size"},
+            "execution": self.choices.executions.get(spec, self.group.execution),
+            "optimizer": self.choices.optimizers.get(spec, self.group.optimizer),
             "seed": seed,
-            "methods": list(jobs),
-            "executions": self.executions,
-            "optimizers": self.optimizers,
-            "updates": self.updates,
-            **more,
+            "process": process,
+            "contract": self.contract,
+            "status": "ok",
         }
-        for event in work(request):
-            match event["event"]:
-                case "built":
-                    facts = {k: v for k, v in event.items() if k != "event"}
+
+    def work(self, task: Task, jobs: Jobs, seed: int = SEARCH_SEED, **asked: Any) -> Iterator[Message]:
+        """The events of a worker that does a task for the group.
+
+        Facts and failures of the jobs go into their rows; the task's own events are given.
+
+        Args:
+            task: one whose requests are `OfGroup`.
+            jobs: of the methods that it is asked to do.
+            seed: that model, batches and tangents follow from.
+            asked: what the task's request has beside.
+        """
+        kind: Any = task.request
+        request = kind(
+            group=self.group,
+            data_dir=self.plan.config.data_dir,
+            seed=seed,
+            methods=tuple(jobs),
+            choices=self.choices,
+            **asked,
+        )
+        for event in work(task, request):
+            match event:
+                case Built():
                     for job in jobs.values():
-                        job |= facts
-                case "failed" if event["method"] in jobs:
-                    jobs[event["method"]] |= {"status": event["status"], "detail": event["detail"]}
-                    if event["status"] != "diverged":
-                        self.left_out.add(event["method"])
-                    self.watcher.note(
-                        f"{self.group.name}, {event['method']}: {event['status']}: {event['detail']}"
-                    )
-                case "first_call" if event["method"] in jobs:
-                    jobs[event["method"]]["first_call_seconds"] = event["seconds"]
-                case "noted" if event["method"] in jobs:
-                    self._note(jobs[event["method"]], "; ".join(event["notes"]))
-                case "usage_error":
-                    raise WorkerDiedError("error", event["message"])
+                        job |= asdict(event)
+                case Refused():
+                    raise WorkerDiedError("error", event.message)
+                case FirstCall() if event.method in jobs:
+                    jobs[event.method]["first_call_seconds"] = event.seconds
+                case Noted() if event.method in jobs:
+                    jobs[event.method]["detail"] = "; ".join(event.notes)
+                    self.note("; ".join(event.notes), event.method)
+                case Failed():
+                    self._fail(event, jobs)
                 case _:
                     yield event
+
+    def _fail(self, event: Failed, jobs: Jobs) -> None:
+        """A method's failure, into its row; one of the base or of a repeat has none."""
+        if event.method not in jobs:
+            return
+        jobs[event.method] |= {"status": event.status, "detail": event.detail}
+        if event.status != "diverged":
+            self.left_out.add(event.method)
+        self.watcher.note(f"{self.group.name}, {event.method}: {event.status}: {event.detail}")
+
+
+def worker_died(jobs: Jobs) -> bool:
+    """Whether the worker of a phase's jobs ended before it was done."""
+    return any(job.get("detail", "").startswith(ENDED_EARLY) for job in jobs.values())
+
+
+def _end(jobs: Jobs, status: str, detail: str) -> None:
+    for job in jobs.values():
+        if job["status"] == "ok":
+            job |= {"status": status, "detail": detail}

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -15,8 +15,11 @@ from fgbench import architectures, datasets, methods
 from fgbench.datasets import Dataset
 from fgbench.measurement.allocator import keep_freed_pages
 from fgbench.methods import Batch, Conditions, Loss
-from fgbench.plan import TF32, Group
-from fgbench.running.timing import Problem
+from fgbench.plan import Group
+from fgbench.plan.config import TF32
+from fgbench.running.arms import BATCHES, Problem
+from fgbench.running.choices import Choices
+from fgbench.running.messages import Built
 from fgbench.training.batches import BatchOrder
 
 
@@ -31,9 +34,7 @@ class Matched:
         order: of the batches.
         loss: cross-entropy.
         seed: of weights, batch order and tangents.
-        executions: the mode of each method where `best` found it one of its own, `base` among them.
-        optimizers: of each method where the search found it one of its own.
-        updates: of each method that leaves its own open, by optimiser: the fastest.
+        choices: what each method has of its own.
     """
 
     group: Group
@@ -42,9 +43,7 @@ class Matched:
     order: BatchOrder
     loss: Loss
     seed: int
-    executions: Mapping[str, str] = field(default_factory=dict)
-    optimizers: Mapping[str, str] = field(default_factory=dict)
-    updates: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    choices: Choices = field(default_factory=Choices)
 
     @property
     def device(self) -> torch.device:
@@ -61,36 +60,23 @@ class Matched:
 
     def conditions_of(self, spec: str) -> Conditions:
         """What a method is prepared with."""
-        group = self.group.conditions
-        optimizer = self.optimizers.get(spec, group.optimizer)
-        return replace(
-            group,
-            execution=self.executions.get(spec, group.execution),
-            optimizer=optimizer,
-            update=self.updates.get(spec, {}).get(optimizer, ""),
+        return self.choices.conditions_of(self.group, spec)
+
+    def problem(self, batches: Sequence[Batch] | None = None) -> Problem:
+        """What is timed, over the first batches where none are given."""
+        given = self.batches(BATCHES) if batches is None else batches
+        return Problem(self.model, self.loss, given, self.seed, self.conditions_of)
+
+    def facts(self) -> Built:
+        """What proves that jobs are matched."""
+        return Built(
+            sum(p.numel() for p in methods.trainable(self.model).values()),
+            weights_hash(self.model),
+            self.order.digest(),
         )
 
-    def problem(self, batches: Sequence[Batch]) -> Problem:
-        """What the timing phase takes."""
-        return Problem(self.model, self.loss, batches, self.seed, self.conditions_of)
 
-    def facts(self) -> dict[str, object]:
-        """What proves that jobs are matched."""
-        return {
-            "parameters": sum(p.numel() for p in methods.trainable(self.model).values()),
-            "weights_hash": weights_hash(self.model),
-            "batches_hash": self.order.digest(),
-        }
-
-
-def build_matched(
-    group: Group,
-    data_dir: str,
-    seed: int,
-    executions: Mapping[str, str] | None = None,
-    optimizers: Mapping[str, str] | None = None,
-    updates: Mapping[str, Mapping[str, str]] | None = None,
-) -> Matched:
+def build_matched(group: Group, data_dir: str, seed: int, choices: Choices | None = None) -> Matched:
     """Build a group's model and data from a seed alone; weights are drawn on the CPU on any device."""
     keep_freed_pages()
     device = torch.device(group.device)
@@ -109,9 +95,7 @@ def build_matched(
         BatchOrder(len(data.train_x), group.batch, seed),
         nn.functional.cross_entropy,
         seed,
-        executions or {},
-        optimizers or {},
-        updates or {},
+        choices or Choices(),
     )
 
 

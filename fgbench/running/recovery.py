@@ -2,41 +2,22 @@
 
 A run is made of units, each begun and ended by one worker or one set of them: a process of timing, a
 seed of training. A unit is finished when every method has its row in `jobs.csv` there; the rows of
-one that is not are taken out, and it is done again. So is one of tuning or training whose worker died:
-what comes after it would stand on a part of it.
+one that is not are taken out, and it is done again. So is one whose worker died, in a phase whose
+results would otherwise stand on a part of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
+from fgbench.running.group_run import Unit
+from fgbench.running.phase import Phase
+from fgbench.running.phases import find, phases
+from fgbench.store.csv_table import records
+from fgbench.store.jobs import died, leaves_out
 from fgbench.store.run_folder import RunFolder
-
-INDEX = {"time": "process", "alone": "process", "train": "seed"}  # what counts a phase's units
-TABLES_OF = {
-    "modes": ("modes",),
-    "time": ("samples", "parts"),
-    "alone": ("samples",),
-    "load": ("load",),
-    "memory": ("memory",),
-    "tune": ("search",),
-    "train": ("curves",),
-}
-TRIED_AGAIN = ("tune", "train")  # where the worker died; what timing and memory have measured stands
-ENDED_EARLY = "its process ended early: "  # begins the detail of jobs whose worker died
-
-
-@dataclass(frozen=True)
-class Unit:
-    """One phase of one group, and which of its processes or seeds; None where it has but one."""
-
-    group: str
-    phase: str
-    index: int | None = None
 
 
 def recover(folder: RunFolder) -> set[Unit]:
@@ -48,17 +29,15 @@ def recover(folder: RunFolder) -> set[Unit]:
     jobs = folder.read("jobs")
     done = finished(jobs, folder.facts()["config"]["methods"])
     _keep(folder, "jobs", jobs, done)
-    for table in {table for tables in TABLES_OF.values() for table in tables}:
+    for table in {table for phase in phases() for table in phase.tables}:
         _keep(folder, table, folder.read(table), done)
     return done
 
 
 def finished(jobs: pd.DataFrame, methods: list[str]) -> set[Unit]:
-    """The units in which every method has ended, or was left out after it failed in another.
-
-    None of tuning or training whose worker died.
-    """
-    to_do = (jobs["status"] == "interrupted") | (died(jobs) & jobs["phase"].isin(TRIED_AGAIN))
+    """The units in which every method has ended, or was left out after it failed in another."""
+    again = [phase.name for phase in phases() if not phase.stands_after_death]
+    to_do = (jobs["status"] == "interrupted") | (died(jobs) & jobs["phase"].isin(again))
     unfinished = {unit_of_job(row) for row in jobs[to_do].to_dict("records")}
     ended = jobs[~to_do]
     failed = ended[leaves_out(ended)].groupby("group")["method"].agg(set).to_dict()
@@ -69,23 +48,9 @@ def finished(jobs: pd.DataFrame, methods: list[str]) -> set[Unit]:
     return whole - unfinished
 
 
-def leaves_out(jobs: pd.DataFrame) -> pd.Series:
-    """Whether each job failed so that no later unit of its group tries the method.
-
-    One whose worker died does not: which method the worker died of, nobody knows.
-    """
-    return jobs["status"].isin(("oom", "error")) & ~died(jobs)
-
-
-def died(jobs: pd.DataFrame) -> pd.Series:
-    """Whether each job ended because its worker did."""
-    return jobs["detail"].astype("string").str.startswith(ENDED_EARLY).fillna(value=False).astype(bool)
-
-
 def unit_of_job(job: Any) -> Unit:
     """The unit that a row of jobs.csv belongs to."""
-    column = INDEX.get(job["phase"])
-    return Unit(job["group"], job["phase"], None if column is None else int(job[column]))
+    return _unit(find(job["phase"]), job)
 
 
 def _keep(folder: RunFolder, table: str, rows: pd.DataFrame, done: set[Unit]) -> None:
@@ -93,17 +58,11 @@ def _keep(folder: RunFolder, table: str, rows: pd.DataFrame, done: set[Unit]) ->
         folder.replace(table, [row for row in records(rows) if _unit_of(table, row) in done])
 
 
-def records(rows: pd.DataFrame) -> Iterator[dict[Any, Any]]:
-    """A table's rows as they were written: what is missing stays empty."""
-    cells = rows.astype(object)
-    yield from cells.where(cells.notna(), None).to_dict("records")  # missing stays empty
-
-
 def _unit_of(table: str, row: Any) -> Unit:
     if table == "jobs":
         return unit_of_job(row)
-    if table == "samples":
-        return Unit(row["group"], "alone" if row["role"] == "alone" else "time", int(row["process"]))
-    phase = next(phase for phase, tables in TABLES_OF.items() if table in tables)
-    column = INDEX.get(phase)
-    return Unit(row["group"], phase, None if column is None else int(row[column]))
+    return _unit(next(p for p in phases() if table in p.tables and p.tables[table](row)), row)
+
+
+def _unit(phase: Phase, row: Any) -> Unit:
+    return Unit(row["group"], phase.name, int(row[phase.unit]) if phase.unit else None)

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 
-Report = Callable[..., None]
-"""Called with the name of the event and its facts."""
+from fgbench.running.messages import Failed, Report
 
 OUT_OF_MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory")
 LONGEST_DETAIL = 500
@@ -29,7 +28,7 @@ def report_failure(report: Report, method: str, error: Exception) -> None:
     out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
         words in detail.lower() for words in OUT_OF_MEMORY_WORDS
     )
-    report("failed", method=method, status="oom" if out_of_memory else "error", detail=detail)
+    report(Failed(method, "oom" if out_of_memory else "error", detail))
 
 
 def in_one_line(error: Exception) -> str:

@@ -10,7 +10,8 @@ from typing import Any
 
 from fgbench.architectures import source_digest
 from fgbench.measurement.environment import conditions, describe_environment
-from fgbench.plan import Config, Plan, contract
+from fgbench.plan import Config, Plan
+from fgbench.plan.contract import contract
 from fgbench.store.run_folder import NAMES, RunFolder, environment_of
 
 

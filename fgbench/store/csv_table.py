@@ -6,7 +6,7 @@ import csv
 import io
 import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -84,7 +84,7 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def _columns(columns: Mapping[str, str], lines: list[bytes]) -> dict[str, Any]:
-    """All lines at once, column by column.
+    """Read all lines at once, column by column.
 
     Raises:
         ValueError, OverflowError, csv.Error: a line does not fit; which one is not known.
@@ -178,3 +178,9 @@ def _frame(columns: Mapping[str, str], cells: Mapping[str, Any], rows: int = 0) 
     """Every column of the schema; those without cells, of an older file, are missing throughout."""
     missing = [""] * rows
     return pd.DataFrame({c: cells[c] if c in cells else _array(kind, missing) for c, kind in columns.items()})
+
+
+def records(rows: pd.DataFrame) -> Iterator[dict[Any, Any]]:
+    """A table's rows as they were written: what is missing is None."""
+    cells = rows.astype(object)
+    yield from cells.where(cells.notna(), None).to_dict("records")

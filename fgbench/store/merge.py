@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from fgbench.errors import UsageError
-from fgbench.running.recovery import records
+from fgbench.store.csv_table import records
 from fgbench.store.run_folder import RunFolder
 from fgbench.store.schema import TABLES
 

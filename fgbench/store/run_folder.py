@@ -61,7 +61,7 @@ class RunFolder:
 
     @classmethod
     def open(cls, path: Path) -> RunFolder:
-        """An existing run.
+        """Open an existing run.
 
         Raises:
             ResultsError: `run.json` is absent, damaged or of another schema version.
@@ -120,13 +120,13 @@ class RunFolder:
         """Whether anything of the table's kind was stored."""
         return self._file(table).exists()
 
-    def checkpoint(self, name: str) -> Path:
+    def snapshot(self, name: str) -> Path:
         """Where a worker keeps the state of what it trains; gone when that is done."""
-        return self.path / "checkpoints" / f"{name}.pt"
+        return self.path / "snapshots" / f"{name}.pt"
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        """Nobody else writes to it meanwhile.
+        """Hold the run, so that nobody else writes to it meanwhile.
 
         Raises:
             UsageError: another fgbench does.

@@ -3,10 +3,26 @@
 Missing is empty, never 0. Types: `str`, `int`, `float` (inf and nan allowed), `bool` (0 or 1).
 """
 
+from enum import StrEnum
+
+
+class Role(StrEnum):
+    """What a timed arm is in its matched group: the column `role`."""
+
+    BASE = "base"  # one plain evaluation of the loss, the unit of R
+    METHOD = "method"  # a method's step
+    AA = "aa"  # the reference's step once more: identical code, so any difference is noise
+    ALONE = "alone"  # a step, or the base, with no other arm in its process
+    SLOWED = "slowed"  # a method's step once more, made slower by a known share
+
+
+BASE = "base"  # stands where a method's spec does in rows of the base
+
 # 1: the first. 2: jobs.optimizer; parts; `forward` is fgbench's own engine. 3: what ADDED says; modes.
 # 4: load, with the energy that samples had; what ADDED says; a search chooses by the time to the targets;
 # `backprop` takes the fastest update, jobs.update: up to 3 it meant `update=fused`.
-SCHEMA_VERSION = 4
+# 5: cost.
+SCHEMA_VERSION = 5
 OLDEST_READABLE = 2
 
 # Columns that a version added; an older file's rows read as missing there.
@@ -39,7 +55,7 @@ TABLES: dict[str, dict[str, str]] = {
     "jobs": {
         "job": "str",
         **_GROUP,
-        "phase": "str",  # modes | time | alone | load | memory | tune | train
+        "phase": "str",  # modes | time | alone | load | cost | memory | tune | train
         "arch": "str",
         "dataset": "str",
         "depth": "int",
@@ -134,6 +150,16 @@ TABLES: dict[str, dict[str, str]] = {
     },
     # A method of a group: peak bytes, by kind.
     "memory": {**_GROUP, "kind": "str", "bytes": "int"},
+    # A method of a group, and its base: what an eager step costs, and this machine's rates at its best.
+    "cost": {
+        **_GROUP,
+        "flops": "int",  # of products, convolutions and attention
+        "bytes": "int",  # of tensors from outside the step, read and written once each
+        "operations": "int",  # started one by one
+        "flops_per_second": "float",  # of the best matrix product at the run's shapes
+        "bytes_per_second": "float",  # of STREAM's triad on as many bytes
+        "floor_seconds": "float",  # a step takes no less: the roofline
+    },
     # One trial of the learning-rate search.
     "search": {
         **_GROUP,

@@ -1,1 +1,1 @@
-"""Summaries: what the raw rows say, derived from them alone and rebuilt at will."""
+"""Summaries: figures that are computed from the stored raw rows alone, and can be computed again."""

@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Mapping
 
 from fgbench.measurement.statistics import median_interval
 
@@ -16,13 +15,12 @@ class LiveRatios:
         self.reference = reference
         self.logs: dict[str, list[float]] = {}
 
-    def add(self, samples: Sequence[dict[str, Any]]) -> None:
-        """Take in the samples of one round: `arm` and `seconds` of each."""
-        seconds = {sample["arm"]: sample["seconds"] for sample in samples}
+    def add(self, seconds: Mapping[str, float]) -> None:
+        """Take in one round: the seconds of a step of each method."""
         over = seconds.get(self.reference)
-        for arm, value in seconds.items():
-            if over is not None and arm not in (self.reference, "base", "aa"):
-                self.logs.setdefault(arm, []).append(math.log(value / over))
+        for method, value in seconds.items():
+            if over is not None and method != self.reference:
+                self.logs.setdefault(method, []).append(math.log(value / over))
 
     def __str__(self) -> str:
         """As in `forward 1.83 ± 0.02 × backprop`."""

@@ -35,7 +35,7 @@ class Choice:
 
 
 def choices(modes: pd.DataFrame) -> Iterator[Choice]:
-    """One for each method, and for each of its optimisers where its update depends on it.
+    """A choice for each method, and for each of its optimisers where its update depends on that.
 
     The median over processes decides, of a candidate's seconds over the mean of all in its process. The
     first optimiser's fastest mode is the method's; what did not come through in every process is out.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 from fgbench.store.run_folder import RunFolder
-from fgbench.summary.ratios import METHOD_ROLE
+from fgbench.store.schema import Role
 
 WHOLE = "whole"
 ORDER = ("draw", "forward", "backward", "backward and update", "update")
@@ -26,7 +26,7 @@ def split(run: RunFolder) -> pd.DataFrame:
     if parts.empty:
         return pd.DataFrame(columns=columns)
     ratios = run.read("ratios")
-    own = ratios[ratios["role"] == METHOD_ROLE].set_index(["group", "method"])["r"]
+    own = ratios[ratios["role"] == Role.METHOD].set_index(["group", "method"])["r"]
     key = ["group", "method"]
     seconds = parts.groupby([*key, "part"], sort=False)["seconds"].median().reset_index()
     whole = seconds[seconds["part"] == WHOLE].set_index(key)["seconds"]

@@ -17,9 +17,7 @@ from fgbench.measurement.statistics import (
     median_interval,
     two_stage_interval,
 )
-
-BASE_ROLE, METHOD_ROLE, AA_ROLE, ALONE_ROLE = "base", "method", "aa", "alone"
-SLOWED_ROLE = "slowed"  # a method once more, slower by a known share
+from fgbench.store.schema import BASE, Role
 
 
 @dataclass(frozen=True)
@@ -79,22 +77,22 @@ def ratios(
         joules: per step, of the methods whose energy was read.
     """
     steady = samples[~samples["warm_up"].astype(bool)]
-    measured = _complete(steady[steady["role"] != ALONE_ROLE])
+    measured = _complete(steady[steady["role"] != Role.ALONE])
     if measured.empty:
         return []
-    alone = _alone(steady[steady["role"] == ALONE_ROLE])
+    alone = _alone(steady[steady["role"] == Role.ALONE])
     wide = measured.pivot_table(
         index=["process", "round"], columns=["role", "method"], values="seconds", aggfunc="first", sort=False
     )
-    base = wide.get((BASE_ROLE, BASE_ROLE))
-    over = wide.get((METHOD_ROLE, reference))
+    base = wide.get((Role.BASE, BASE))
+    over = wide.get((Role.METHOD, reference))
     arms: list[tuple[str, str]] = list(wide.columns)  # type: ignore[arg-type]
     found = [_ratio(role, method, wide[role, method], base, over, pilot) for role, method in arms]
     return [
         replace(
             ratio,
-            alone=alone.get(ratio.method, NOTHING) if ratio.role != AA_ROLE else NOTHING,
-            joules=(joules or {}).get(ratio.method, math.nan) if ratio.role == METHOD_ROLE else math.nan,
+            alone=alone.get(ratio.method, NOTHING) if ratio.role != Role.AA else NOTHING,
+            joules=(joules or {}).get(ratio.method, math.nan) if ratio.role == Role.METHOD else math.nan,
         )
         for ratio in found
     ]
@@ -104,9 +102,9 @@ def _alone(samples: pd.DataFrame) -> dict[str, Estimate]:
     """R of each method over the base, where each was timed alone: nothing pairs them but the machine."""
     by_process = samples.groupby(["method", "process"])["seconds"].median().map(math.log)
     logs = {str(method): list(values) for method, values in by_process.groupby(level="method")}
-    if BASE_ROLE not in logs:
+    if BASE not in logs:
         return {}
-    return {m: difference_interval(values, logs[BASE_ROLE]).exponentiated() for m, values in logs.items()}
+    return {m: difference_interval(values, logs[BASE]).exponentiated() for m, values in logs.items()}
 
 
 def _complete(measured: pd.DataFrame) -> pd.DataFrame:

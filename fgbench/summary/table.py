@@ -10,7 +10,8 @@ import pandas as pd
 
 from fgbench.measurement.statistics import mean_interval
 from fgbench.store.run_folder import RunFolder
-from fgbench.summary.ratios import AA_ROLE, METHOD_ROLE, cells
+from fgbench.store.schema import Role
+from fgbench.summary.ratios import cells
 from fgbench.summary.targets import headline, stored_targets, target_cells
 
 GROUP_COLUMNS = (
@@ -49,13 +50,14 @@ def summarise(run: RunFolder) -> pd.DataFrame:
     by Kaplan and Meier, `t_resolution` of its evaluations, `reached` of `runs`, `validation_accuracy`,
     `evaluation_share` of training's seconds, `train_seconds` of the longest run, `status`;
     `ratio_within_low` and `_high`, the interval by the rounds alone; `busy_share`, of a step's time in
-    which a GPU is at work, and whether it is `bound_by` the host, the device, or that is unknown. What was
-    not measured is NA.
+    which a GPU is at work, and whether it is `bound_by` the host, the device, or that is unknown; `flops`
+    of a step, `floor_ratio` (the least time that this machine needs for it over the least for a step of
+    the reference) and `floor_share` (that least time over the measured). What was not measured is NA.
 
     Raises:
         ResultsError: a damaged table.
     """
-    tables = {name: run.read(name) for name in ("jobs", "ratios", "memory", "curves", "load")}
+    tables = {name: run.read(name) for name in ("jobs", "ratios", "memory", "curves", "load", "cost")}
     tables["targets"] = stored_targets(run)
     facts = run.facts()
     rows = [
@@ -103,7 +105,7 @@ def protocol(config: Mapping[str, Any]) -> str:
 def aa_rows(run: RunFolder) -> pd.DataFrame:
     """The A/A repeat of each group: the reference against itself."""
     ratios = run.read("ratios")
-    return ratios[ratios["role"] == AA_ROLE]
+    return ratios[ratios["role"] == Role.AA]
 
 
 def _cells_of(tables: dict[str, pd.DataFrame], method: str, reference: str) -> dict[str, Any]:
@@ -112,6 +114,7 @@ def _cells_of(tables: dict[str, pd.DataFrame], method: str, reference: str) -> d
         **_ratio_cells(own["ratios"]),
         **_step_cells(own["jobs"]),
         **_load_cells(own["load"]),
+        **_cost_cells(tables["cost"], _first(_of_role(own["ratios"]), "seconds"), method, reference),
         "peak_bytes": _first(own["memory"][own["memory"]["kind"] == "peak_allocated"], "bytes"),
         **target_cells(headline(tables["targets"]), method, reference),
         **_final_cells(own["curves"], own["jobs"]),
@@ -121,8 +124,23 @@ def _cells_of(tables: dict[str, pd.DataFrame], method: str, reference: str) -> d
 
 
 def _ratio_cells(ratios: pd.DataFrame) -> dict[str, Any]:
-    own = ratios[ratios["role"] == METHOD_ROLE]
-    return {column: _first(own, column) for column in RATIO_COLUMNS}
+    return {column: _first(_of_role(ratios), column) for column in RATIO_COLUMNS}
+
+
+def _of_role(ratios: pd.DataFrame) -> pd.DataFrame:
+    """A method's own step, without its repeats."""
+    return ratios[ratios["role"] == Role.METHOD]
+
+
+def _cost_cells(cost: pd.DataFrame, seconds: float | None, method: str, reference: str) -> dict[str, Any]:
+    """The FLOPs of a step, its floor over the reference's floor, and the share of its time that is floor."""
+    own, over = cost[cost["method"] == method], cost[cost["method"] == reference]
+    floor, reference_floor = _first(own, "floor_seconds"), _first(over, "floor_seconds")
+    return {
+        "flops": _first(own, "flops"),
+        "floor_ratio": floor / reference_floor if floor and reference_floor else None,
+        "floor_share": floor / seconds if floor and seconds else None,
+    }
 
 
 def _load_cells(load: pd.DataFrame) -> dict[str, Any]:

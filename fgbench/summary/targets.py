@@ -17,7 +17,7 @@ from fgbench.measurement.statistics import (
     ert_ratio_interval,
     median_time,
 )
-from fgbench.running.recovery import leaves_out
+from fgbench.store.jobs import leaves_out
 from fgbench.store.run_folder import RunFolder
 from fgbench.summary.ratios import cells
 from fgbench.training.target import against_target, best_held, common_target

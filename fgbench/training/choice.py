@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from fgbench.training.loop import Point
 from fgbench.training.target import against_target, best_held, common_target, lowest_held
@@ -109,24 +108,6 @@ class Choice:
     run: WholeRun
     by: str
     scored: Sequence[tuple[WholeRun, int, float | None]]
-
-    def facts(self) -> dict[str, Any]:
-        """What is reported of it."""
-        return {
-            "optimizer": self.run.optimizer,
-            "learning_rate": self.run.learning_rate,
-            "chosen_by": self.by,
-            "scored": [
-                {
-                    "optimizer": run.optimizer,
-                    "learning_rate": run.learning_rate,
-                    "chosen": run is self.run,
-                    "targets_reached": reached,
-                    "target_seconds": seconds,
-                }
-                for run, reached, seconds in self.scored
-            ],
-        }
 
 
 def choose(runs: Sequence[WholeRun], bounds: Sequence[Bound]) -> Choice:

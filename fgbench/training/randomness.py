@@ -41,7 +41,7 @@ class OwnRandomness:
                 random.setstate(before)
 
     def state(self) -> dict[str, Any]:
-        """Of the generators, for a checkpoint."""
+        """Of the generators, for a snapshot."""
         return {"host": self.host, "on_devices": self.on_devices, "python": self.python}
 
     def restore(self, state: Mapping[str, Any]) -> None:

@@ -12,7 +12,7 @@ HOLD = 3  # evaluations running at or below the target before it counts as reach
 
 @dataclass(frozen=True)
 class Outcome:
-    """A run against a target.
+    """What became of a run's way to a target.
 
     Attributes:
         reached: it was at or below the target for `HOLD` evaluations running.

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from fgbench.cli import app
 from fgbench.errors import UsageError
-from fgbench.reproduction import suite
+from fgbench.reproduction import loading
 
 TOML = """
 title = "A paper"
@@ -49,11 +49,11 @@ bound = 0.0
 def paper(tmp_path, monkeypatch):
     (tmp_path / "suites").mkdir()
     (tmp_path / "suites" / "a1900.toml").write_text(TOML)
-    monkeypatch.setattr(suite, "FOLDER", tmp_path / "suites")
+    monkeypatch.setattr(loading, "FOLDER", tmp_path / "suites")
     monkeypatch.setenv("FGBENCH_DATA", str(tmp_path))
-    suite.names.cache_clear()
+    loading.names.cache_clear()
     yield "a1900"
-    suite.names.cache_clear()
+    loading.names.cache_clear()
 
 
 def said(*arguments: str):
@@ -71,6 +71,7 @@ def test_it_ends_with_the_claims_and_measures_nothing_twice(paper, tmp_path):
     assert [c["verdict"] for c in claims["claims"]] == ["reproduced", "not reproduced"]
     assert "| projection | as theory says | 1 (§1) [R] |" in (folder / "claims.md").read_text()
     assert list((folder / "charts" / "projection").glob("claims_*.png"))
+    assert ">as theory says</th>" in (folder / "report.html").read_text()
     table = folder / "projection" / "approximation.csv"
     before = table.stat().st_mtime_ns
     _, error = said(paper, "--resume", str(folder))
@@ -99,7 +100,6 @@ def test_the_list_has_every_experiment_with_its_times(paper):
     [
         ([], "reproduce needs a paper: a1900"),
         (["b1900"], "no paper 'b1900': there are a1900"),
-        (["a1900", "--scale", "huge"], "--scale huge: must be one of smoke"),
         (["a1900", "--only", "fig1"], "--only fig1: a1900 has projection"),
         (["a1900", "--out", "/proc/nowhere"], "cannot be written"),
     ],

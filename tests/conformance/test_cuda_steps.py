@@ -109,6 +109,8 @@ def has_reverse_mode(spec: str, arch: str) -> bool:
 def test_a_step_never_waits_for_the_device(monkeypatch, spec, arch):
     if (spec, arch) == HARDLY_ROOM:
         pytest.skip("so few numbers that tangents may depend on each other: looked at, as it says")
+    if "sampling=adaptive" in spec:
+        pytest.skip("copies what it learns from without waiting, behind an event that only a GPU has")
     model = small_model(arch, torch.float32)
     try:
         if has_reverse_mode(spec, arch):

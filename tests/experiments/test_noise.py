@@ -12,7 +12,9 @@ from scipy import stats
 
 from fgbench.errors import UsageError
 from fgbench.experiments import noise
+from fgbench.experiments.known_work import RoundTimed
 from fgbench.experiments.noise import KNOWN, PAIRS, Comparison, Experiment, Spent, compare_known, findings
+from fgbench.running import arms
 
 PROCESSES = 5
 
@@ -69,16 +71,10 @@ def test_the_experiment_is_stored_whole(tmp_path):
 
 
 def test_it_finds_the_ratio_that_workers_report(monkeypatch):
-    def work(request):
-        for number in range(8):
-            yield {
-                "event": "samples",
-                "samples": [
-                    {"arm": arm, "seconds": units * (1 + 0.001 * number), "warm_up": number == 0}
-                    for arm, units in request["arms"].items()
-                ],
-            }
-        yield {"event": "spent", "wall": 10.0, "timed": 8.0, "lead_in": 1.5, "harness": 0.5}
+    def work(_task, request):
+        for number in range(1, 8):
+            yield RoundTimed({arm: units * (1 + 0.001 * number) for arm, units in request.arms.items()})
+        yield arms.Spent(wall=10.0, timed=8.0, lead_in=1.5, harness=0.5)
 
     monkeypatch.setattr(noise, "work", work)
     spent: list[Spent] = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from statistics import median
 
 import pytest
@@ -15,6 +16,7 @@ from fgbench.measurement.interleave import (
     steady,
     warm_up,
     with_block,
+    with_fitting_block,
 )
 from tests.builders import FakeClock, ScriptedArm, steady_arm
 
@@ -181,3 +183,14 @@ class TestDrift:
         ]
         rounds = [{s.arm: s.seconds for s in samples} for samples in timed(arms, clock, rounds=40)]
         assert median(r["b"] / r["a"] for r in rounds) == pytest.approx(self.TRUE, rel=1e-3)
+
+
+def test_a_block_holds_whole_cycles_of_steps_that_differ():
+    """Steps of 1, 2 and 3 seconds in turn: every block of whole cycles takes 2 seconds a step."""
+    clock = FakeClock()
+    scripted = ScriptedArm("layers", clock, lambda _c, call: 1.0 + call % 3)
+    arm = replace(scripted.arm(), cycle=3)
+    assert with_block(arm, clock, 10.0, minimum=1).steps == 6
+    assert with_fitting_block(replace(arm, steps=3), clock, share=11.0, shortest=0.1, longest=8.0).steps == 6
+    rounds = run_rounds([with_block(arm, clock, 10.0, minimum=1)], clock, 4, random.Random(0))
+    assert {s.seconds for samples in rounds for s in samples} == {2.0}

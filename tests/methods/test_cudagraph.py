@@ -14,7 +14,8 @@ from fgbench.methods import Batch, Conditions
 from fgbench.methods.steps import oracle
 from fgbench.methods.steps.cudagraph import WARM_UP_CALLS, Graph
 from fgbench.methods.steps.oracle import WrongStepError, check_base, check_step
-from fgbench.running.timing import Problem, time_methods
+from fgbench.running.arms import Problem
+from fgbench.running.phases.time import time_methods
 from fgbench.training.beginning import Beginning
 from tests.builders import cross_entropy, flat, tiny_batch, tiny_matched, tiny_mlp
 from tests.simulated_cuda import SimulatedCuda, SimulatedGraph, simulate

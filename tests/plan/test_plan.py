@@ -13,7 +13,10 @@ import torch
 from fgbench import architectures
 from fgbench.errors import ResultsError, UsageError
 from fgbench.measurement.environment import usable_cores
-from fgbench.plan import Config, Group, _check_device, contract, make_plan, resolve_device, resolve_threads
+from fgbench.plan import Config, Group, make_plan
+from fgbench.plan.checks import check_device
+from fgbench.plan.contract import contract
+from fgbench.plan.machine import resolve_device, resolve_threads
 from tests.builders import TINY_DATA, config, tiny_group
 
 ENVIRONMENT = {
@@ -123,8 +126,8 @@ class TestBadInput:
     def test_a_cuda_graph_holds_one_learning_rate(self):
         for execution in ("cudagraph", "best"):
             with pytest.raises(UsageError, match="--lr-decay: a CUDA graph holds one learning rate"):
-                _check_device(config(lr_decay=1e-4, execution=execution), "cuda:0")
-        _check_device(config(lr_decay=1e-4, execution="best"), "cpu")
+                check_device(config(lr_decay=1e-4, execution=execution), "cuda:0")
+        check_device(config(lr_decay=1e-4, execution="best"), "cpu")
 
 
 class TestUsersOwnArchitecture:
@@ -308,12 +311,12 @@ class TestContract:
     def test_it_changes_with_the_data_and_with_fgbench(self, monkeypatch):
         before = contract(tiny_group(), ENVIRONMENT, "data")
         assert contract(tiny_group(), ENVIRONMENT, "other data") != before
-        monkeypatch.setattr("fgbench.plan.__version__", "99")
+        monkeypatch.setattr("fgbench.plan.contract.__version__", "99")
         assert contract(tiny_group(), ENVIRONMENT, "data") != before
 
     def test_it_changes_where_older_results_cannot_be_read(self, monkeypatch):
         before = contract(tiny_group(), ENVIRONMENT)
-        monkeypatch.setattr("fgbench.plan.OLDEST_READABLE", 99)
+        monkeypatch.setattr("fgbench.plan.contract.OLDEST_READABLE", 99)
         assert contract(tiny_group(), ENVIRONMENT) != before
 
     @pytest.mark.parametrize("change", [{"load_1min": 9.0}, {"cuda": "13.2"}], ids=str)  # on a CPU

@@ -135,6 +135,6 @@ def test_batches_of_other_sizes_have_noise_of_their_own():
     for samples in (4, 2, 4, 3):
         step((x[:samples], target[:samples]), 0.1)
         assert all(s.noise.shape[1] == samples for s in step.sites)
-    first = [n.clone() for n in step.noise[x[:4].shape]]
+    first = [n.clone() for n in step.noise[x[:4].shape].values()]
     step((x, target), 0.1)
-    assert not any(torch.equal(a, b) for a, b in zip(first, step.noise[x.shape], strict=True))
+    assert not any(torch.equal(a, b) for a, b in zip(first, step.noise[x.shape].values(), strict=True))

@@ -13,23 +13,23 @@ from fgbench.regression.baseline import (
     COLUMNS,
     OLDER_COLUMNS,
     another_contract,
-    cells_of,
-    cells_of_run,
     differing,
+    entries_of,
+    entries_of_run,
     pooled,
     read_baseline,
     write_baseline,
 )
-from fgbench.summary.ratios import SLOWED_ROLE
+from fgbench.store.schema import Role
 from tests.charts import made_up
 from tests.charts.made_up import METHODS, group
-from tests.regression.test_verdict import CELL
+from tests.regression.test_verdict import ENTRY
 
 
 def test_it_is_read_back_as_it_was_written_and_sorted(tmp_path):
-    cells = [dataclasses.replace(CELL, depth=depth) for depth in (16, 1, 8)]
-    write_baseline(tmp_path / "b.csv", cells)
-    assert read_baseline(tmp_path / "b.csv") == sorted(cells)
+    entries = [dataclasses.replace(ENTRY, depth=depth) for depth in (16, 1, 8)]
+    write_baseline(tmp_path / "b.csv", entries)
+    assert read_baseline(tmp_path / "b.csv") == sorted(entries)
     lines = (tmp_path / "b.csv").read_text().splitlines()
     assert lines[0] == ",".join(COLUMNS)
     assert [line.split(",")[2] for line in lines[1:]] == ["1", "8", "16"]
@@ -38,7 +38,7 @@ def test_it_is_read_back_as_it_was_written_and_sorted(tmp_path):
 def test_the_same_cells_are_the_same_bytes(tmp_path):
     for name in ("one", "two"):
         write_baseline(
-            tmp_path / name, [CELL, dataclasses.replace(CELL, depth=1)][:: 1 if name == "one" else -1]
+            tmp_path / name, [ENTRY, dataclasses.replace(ENTRY, depth=1)][:: 1 if name == "one" else -1]
         )
     assert (tmp_path / "one").read_bytes() == (tmp_path / "two").read_bytes()
 
@@ -56,7 +56,7 @@ def test_the_same_cells_are_the_same_bytes(tmp_path):
 )
 def test_a_damaged_one_is_named_with_its_line(tmp_path, old, new, line):
     path = tmp_path / "b.csv"
-    write_baseline(path, [CELL])
+    write_baseline(path, [ENTRY])
     path.write_text(path.read_text().replace(old, new, 1))
     with pytest.raises(ResultsError, match=line):
         read_baseline(path)
@@ -66,7 +66,7 @@ def test_one_that_is_not_there_or_cannot_be_written_is_one_line(tmp_path):
     with pytest.raises(ResultsError, match="cannot be read"):
         read_baseline(tmp_path / "absent.csv")
     with pytest.raises(UsageError, match="--out"):
-        write_baseline(tmp_path / "no" / "b.csv", [CELL])
+        write_baseline(tmp_path / "no" / "b.csv", [ENTRY])
 
 
 def timed(root, **changes):
@@ -80,35 +80,37 @@ def timed(root, **changes):
 
 
 def test_the_cells_of_a_run_are_its_ratios_and_its_own_noise(tmp_path):
-    cells = cells_of([timed(tmp_path)])
-    assert [c.method for c in cells] == sorted(METHODS[1:])
-    for cell in cells:
-        ratio = made_up.ratio(cell.method, 8)
-        assert (cell.ratio, cell.low, cell.high) == pytest.approx((ratio, 0.9 * ratio, 1.1 * ratio))
-        assert (cell.degrees, cell.threads, cell.torch, cell.fault) == (4, "2", "2.0.0", "")
-        assert cell.floor == pytest.approx(0.02)
+    entries = entries_of([timed(tmp_path)])
+    assert [c.method for c in entries] == sorted(METHODS[1:])
+    for entry in entries:
+        ratio = made_up.ratio(entry.method, 8)
+        assert (entry.ratio, entry.low, entry.high) == pytest.approx((ratio, 0.9 * ratio, 1.1 * ratio))
+        assert (entry.degrees, entry.threads, entry.torch, entry.fault) == (4, "2", "2.0.0", "")
+        assert entry.floor == pytest.approx(0.02)
 
 
 def test_of_several_runs_it_is_the_mean_with_the_spread_between_them(tmp_path):
     runs = [timed(tmp_path / name, ratio_high=high) for name, high in (("1", 1.02), ("2", 1.04), ("3", 1.1))]
-    alone = cells_of(runs[:1])[0]
-    cell = cells_of(runs)[0]
-    assert (cell.ratio, cell.runs, cell.degrees) == (pytest.approx(alone.ratio), 3, 2)
+    alone = entries_of(runs[:1])[0]
+    entry = entries_of(runs)[0]
+    assert (entry.ratio, entry.runs, entry.degrees) == (pytest.approx(alone.ratio), 3, 2)
     reaches = [math.log(high / 0.99) / 2 for high in (1.02, 1.04, 1.1)]
     together = math.sqrt(sum(r * r for r in reaches)) / 3
-    assert math.log1p(cell.floor) == pytest.approx(math.log(1.004) + together), "three runs know it better"
-    assert cell.rounds == 3 * alone.rounds
-    assert cell.spread == 0.0
+    assert math.log1p(entry.floor) == pytest.approx(math.log(1.004) + together), "three runs know it better"
+    assert entry.rounds == 3 * alone.rounds
+    assert entry.spread == 0.0
     reach = 4.303 * alone.within / math.sqrt(3)
-    assert math.log(cell.high / cell.ratio) == pytest.approx(reach, rel=1e-3), "processes differ all the same"
+    assert math.log(entry.high / entry.ratio) == pytest.approx(reach, rel=1e-3), (
+        "processes differ all the same"
+    )
 
 
 def test_pooling_takes_means_of_logarithms_leaves_faults_out_and_heeds_the_latest_contract():
-    then = [dataclasses.replace(CELL, ratio=ratio, runs=1, spread=0.0, within=0.0) for ratio in (1.0, 4.0)]
-    cell = pooled(then)
-    assert (cell.ratio, cell.spread) == pytest.approx((2.0, math.log(4) / math.sqrt(2)))
+    then = [dataclasses.replace(ENTRY, ratio=ratio, runs=1, spread=0.0, within=0.0) for ratio in (1.0, 4.0)]
+    entry = pooled(then)
+    assert (entry.ratio, entry.spread) == pytest.approx((2.0, math.log(4) / math.sqrt(2)))
     faulty = dataclasses.replace(then[0], ratio=math.nan, fault="A/A failed")
-    assert pooled([*then, faulty]) == cell
+    assert pooled([*then, faulty]) == entry
     assert pooled([faulty]).fault == "A/A failed"
     other = dataclasses.replace(then[0], contract="c1")
     assert pooled([*then, other]) == other
@@ -118,9 +120,9 @@ def test_a_run_s_slowed_repeats_are_cells_of_their_own(tmp_path):
     run = timed(tmp_path)
     slow = {"group": group(8).name, "method": METHODS[1], "role": "slowed", "reference": METHODS[0]}
     run.append("ratios", slow | {"processes": 5, "rounds": 30, "ratio": 9, "ratio_low": 8, "ratio_high": 10})
-    (cell,) = cells_of_run(run, SLOWED_ROLE)
-    assert (cell.method, cell.ratio, cell.runs) == (METHODS[1], 9.0, 1)
-    assert cell.ratio not in {c.ratio for c in cells_of([run])}
+    (entry,) = entries_of_run(run, Role.SLOWED)
+    assert (entry.method, entry.ratio, entry.runs) == (METHODS[1], 9.0, 1)
+    assert entry.ratio not in {c.ratio for c in entries_of([run])}
 
 
 def off(root, low):
@@ -128,11 +130,11 @@ def off(root, low):
 
 
 def test_what_cannot_be_judged_has_a_fault(tmp_path):
-    assert {c.fault.split(":")[0] for c in cells_of([off(tmp_path / "off", 1.03)])} == {"A/A failed"}
-    assert {c.fault for c in cells_of([off(tmp_path / "near", 1.01)])} == {""}, "less than matters"
-    assert {c.fault for c in cells_of([timed(tmp_path / "wide", ratio=1.2, ratio_high=1.5)])} == {""}
+    assert {c.fault.split(":")[0] for c in entries_of([off(tmp_path / "off", 1.03)])} == {"A/A failed"}
+    assert {c.fault for c in entries_of([off(tmp_path / "near", 1.01)])} == {""}, "less than matters"
+    assert {c.fault for c in entries_of([timed(tmp_path / "wide", ratio=1.2, ratio_high=1.5)])} == {""}
     none = made_up.run(tmp_path / "none", [group(8)], timed=False)
-    assert {c.fault for c in cells_of([none])} >= {"not measured"}
+    assert {c.fault for c in entries_of([none])} >= {"not measured"}
 
 
 @pytest.mark.parametrize(
@@ -144,16 +146,16 @@ def test_a_power_cap_is_how_a_gpu_runs_and_no_fault(tmp_path, throttle, fault):
     block |= {"warm_up": False, "steps": 10, "seconds": 0.1, "sm_clock_mhz": 1500}
     for number in range(10):
         run.append("samples", block | {"round": number, "throttle": throttle if number % 2 else ""})
-    assert {cell.fault for cell in cells_of([run])} == {fault}
+    assert {entry.fault for entry in entries_of([run])} == {fault}
 
 
 def test_an_older_one_is_read_and_what_it_does_not_say_does_not_differ(tmp_path):
-    write_baseline(tmp_path / "b.csv", [CELL])
+    write_baseline(tmp_path / "b.csv", [ENTRY])
     rows = csv.DictReader((tmp_path / "b.csv").open())
     lines = [",".join(OLDER_COLUMNS), *(",".join(row[name] for name in OLDER_COLUMNS) for row in rows)]
     (tmp_path / "old.csv").write_text("\n".join(lines) + "\n")
     (then,) = read_baseline(tmp_path / "old.csv")
-    now = dataclasses.replace(CELL, torch="2.15.1", cores="4", data="d", contract="c1")
+    now = dataclasses.replace(ENTRY, torch="2.15.1", cores="4", data="d", contract="c1")
     assert (then.torch, differing(then, now)) == ("2.15", [])
     assert "older fgbench" in another_contract(then, now)
     assert differing(then, dataclasses.replace(now, torch="2.16.0")) == [("torch", "2.15", "2.16")]
@@ -169,4 +171,4 @@ def test_what_best_chose_is_in_the_cell_of_the_method_and_its_reference(tmp_path
         mode = "eager" if method == METHODS[0] else "compile"
         row = {"group": group(8).name, "method": method, "phase": "time", "execution": mode, "status": "ok"}
         run.append("jobs", {"job": method, **row})
-    assert {c.chosen for c in cells_of([run])} == {"compile / eager"}
+    assert {c.chosen for c in entries_of([run])} == {"compile / eager"}

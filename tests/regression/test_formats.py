@@ -10,14 +10,14 @@ import pytest
 
 from fgbench.regression.formats import FORMATS, summary_line
 from fgbench.regression.verdict import check
-from tests.regression.test_verdict import CELL, TOLERANCE, scaled
+from tests.regression.test_verdict import ENTRY, TOLERANCE, scaled
 
 
 @pytest.fixture
 def verdicts():
-    cells = [dataclasses.replace(CELL, depth=depth) for depth in (1, 2, 3, 4, 5)]
-    now = [scaled(f, c) for f, c in zip((1.0, 0.8, 1.2, 1.05), cells, strict=False)]
-    return check(cells, [*now, dataclasses.replace(CELL, depth=99)], TOLERANCE)
+    entries = [dataclasses.replace(ENTRY, depth=depth) for depth in (1, 2, 3, 4, 5)]
+    now = [scaled(f, c) for f, c in zip((1.0, 0.8, 1.2, 1.05), entries, strict=False)]
+    return check(entries, [*now, dataclasses.replace(ENTRY, depth=99)], TOLERANCE)
 
 
 def test_the_summary_counts_each_answer(verdicts):

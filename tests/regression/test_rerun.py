@@ -6,18 +6,18 @@ import dataclasses
 
 from fgbench.regression.rerun import configs_of
 from tests.builders import config
-from tests.regression.test_verdict import CELL
+from tests.regression.test_verdict import ENTRY
 
 LIKE = config(processes=7, max_measure_seconds=33.0)
 
 
 def test_depths_that_share_the_rest_are_one_run_with_the_reference():
-    cells = [
-        dataclasses.replace(CELL, depth=depth, method=method)
+    entries = [
+        dataclasses.replace(ENTRY, depth=depth, method=method)
         for depth in (1, 8)
         for method in ("forward", "spsa")
     ]
-    (found,) = configs_of(cells, LIKE)
+    (found,) = configs_of(entries, LIKE)
     assert (found.archs, found.depths, found.width, found.batch) == (("mlp",), (1, 8), 1024, 64)
     assert found.methods == ("backprop", "forward", "spsa")
     assert (found.threads, found.execution, found.dtype, found.dataset) == (2, "eager", "float32", "digits")
@@ -33,11 +33,11 @@ def test_what_differs_in_more_than_depth_is_a_run_of_its_own():
         {"arch": "cnn"},
         {"depth": 9, "method": "spsa"},
     ]
-    cells = [CELL, *(dataclasses.replace(CELL, **other) for other in others)]
-    found = configs_of(cells, LIKE)
+    entries = [ENTRY, *(dataclasses.replace(ENTRY, **other) for other in others)]
+    found = configs_of(entries, LIKE)
     assert len(found) == 6
     assert {c.threads for c in found} == {2, None}
     listed = {
         (c.archs[0], d, c.batch, c.execution, m) for c in found for d in c.depths for m in c.methods[1:]
     }
-    assert listed == {(c.arch, c.depth, c.batch, c.execution, c.method) for c in cells}
+    assert listed == {(c.arch, c.depth, c.batch, c.execution, c.method) for c in entries}

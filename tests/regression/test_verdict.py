@@ -10,11 +10,11 @@ import pytest
 from scipy import stats
 
 from fgbench.measurement.statistics import Estimate
-from fgbench.regression.baseline import CONDITIONS, Cell, pooled
+from fgbench.regression.baseline import CONDITIONS, Entry, pooled
 from fgbench.regression.verdict import LOOKS, Answer, Change, Verdict, change_of, check, exit_code, settled
 from fgbench.store.run_folder import NAMES
 
-CELL = Cell(
+ENTRY = Entry(
     arch="mlp",
     dataset="digits",
     depth=8,
@@ -43,13 +43,13 @@ CELL = Cell(
 TOLERANCE = 0.05
 
 
-def scaled(factor: float, cell: Cell = CELL, **changes: object) -> Cell:
-    figures = {name: factor * getattr(cell, name) for name in ("ratio", "low", "high")}
-    return dataclasses.replace(cell, **figures, **changes)
+def scaled(factor: float, entry: Entry = ENTRY, **changes: object) -> Entry:
+    figures = {name: factor * getattr(entry, name) for name in ("ratio", "low", "high")}
+    return dataclasses.replace(entry, **figures, **changes)
 
 
-def answer(now: Cell, **options: object) -> Answer:
-    (verdict,) = check([CELL], [now], TOLERANCE, **options)  # type: ignore[arg-type]
+def answer(now: Entry, **options: object) -> Answer:
+    (verdict,) = check([ENTRY], [now], TOLERANCE, **options)  # type: ignore[arg-type]
     return verdict.answer
 
 
@@ -69,7 +69,7 @@ def test_the_whole_interval_of_the_change_decides(factor, expected):
 
 
 def test_a_wide_interval_is_not_clear_and_says_what_it_could_have_seen():
-    (verdict,) = check([CELL], [dataclasses.replace(CELL, spread=0.2)], TOLERANCE)
+    (verdict,) = check([ENTRY], [dataclasses.replace(ENTRY, spread=0.2)], TOLERANCE)
     assert verdict.answer is Answer.INCONCLUSIVE
     assert verdict.low < 1 < verdict.high
     assert verdict.smallest > 0.2
@@ -92,7 +92,7 @@ def test_runs_that_agree_by_luck_are_no_surer_than_their_processes():
 
 
 def test_with_one_run_each_nothing_is_told_apart_and_the_line_says_what_would():
-    single = dataclasses.replace(CELL, runs=1, spread=0.0)
+    single = dataclasses.replace(ENTRY, runs=1, spread=0.0)
     for factor in (0.5, 1.0, 2.0):
         (verdict,) = check([single], [scaled(factor, single)], TOLERANCE)
         assert verdict.answer is Answer.INCONCLUSIVE
@@ -102,9 +102,9 @@ def test_with_one_run_each_nothing_is_told_apart_and_the_line_says_what_would():
 
 
 def test_between_single_runs_the_interval_is_welch_s():
-    one, other = (dataclasses.replace(CELL, runs=1, spread=0.0, **own) for own in ({}, {"degrees": 2}))
-    total = 2 * CELL.within**2
-    degrees = total**2 / (CELL.within**4 / 4 + CELL.within**4 / 2)
+    one, other = (dataclasses.replace(ENTRY, runs=1, spread=0.0, **own) for own in ({}, {"degrees": 2}))
+    total = 2 * ENTRY.within**2
+    degrees = total**2 / (ENTRY.within**4 / 4 + ENTRY.within**4 / 2)
     reach = stats.t.ppf(0.975, degrees) * math.sqrt(total)
     assert math.log(change_of(one, other).ratio.high) == pytest.approx(reach)
 
@@ -112,15 +112,15 @@ def test_between_single_runs_the_interval_is_welch_s():
 def test_the_margin_is_the_machine_s_own_floor_where_that_is_larger():
     noisy = scaled(1.10, floor=0.15)
     assert answer(noisy) is not Answer.REGRESSED
-    (verdict,) = check([CELL], [noisy], TOLERANCE)
+    (verdict,) = check([ENTRY], [noisy], TOLERANCE)
     assert verdict.margin == 0.15
-    (verdict,) = check([dataclasses.replace(CELL, floor=0.15)], [scaled(1.10)], TOLERANCE)
+    (verdict,) = check([dataclasses.replace(ENTRY, floor=0.15)], [scaled(1.10)], TOLERANCE)
     assert verdict.margin == 0.15
 
 
 def test_what_passes_is_within_the_tolerance_however_noisy_the_machine():
     """The A/A floor of 9.5 % once let a change of [1.07, 1.09] pass a tolerance of 5 %."""
-    worse = dataclasses.replace(CELL, runs=20, spread=0.005)
+    worse = dataclasses.replace(ENTRY, runs=20, spread=0.005)
     for then, now in (
         (dataclasses.replace(worse, floor=0.095), worse),
         (worse, scaled(1, worse, floor=0.095)),
@@ -150,7 +150,7 @@ def test_a_regression_as_large_as_the_tolerance_hardly_ever_passes(floor):
 
 @pytest.mark.parametrize("name", CONDITIONS)
 def test_other_conditions_do_not_compare_silently(name):
-    then = dataclasses.replace(CELL, data="d0")
+    then = dataclasses.replace(ENTRY, data="d0")
     other = dataclasses.replace(then, **{name: "other"})
     (verdict,) = check([then], [other], TOLERANCE)
     assert verdict.answer is Answer.INVALID
@@ -162,37 +162,37 @@ def test_other_conditions_do_not_compare_silently(name):
 
 
 def test_torchs_patch_version_is_a_condition():
-    then = dataclasses.replace(CELL, data="d0", torch="2.15.0")
+    then = dataclasses.replace(ENTRY, data="d0", torch="2.15.0")
     (verdict,) = check([then], [dataclasses.replace(then, torch="2.15.1")], TOLERANCE)
     assert (verdict.answer, "torch 2.15.0 then, 2.15.1 now" in verdict.why) == (Answer.INVALID, True)
 
 
 def test_that_best_chose_otherwise_is_said_and_compares():
-    then = dataclasses.replace(CELL, data="d0", chosen="eager / eager")
+    then = dataclasses.replace(ENTRY, data="d0", chosen="eager / eager")
     (verdict,) = check([then], [dataclasses.replace(then, chosen="compile / eager")], TOLERANCE)
     assert verdict.answer is Answer.PASS
     assert verdict.why == "chosen eager / eager then, compile / eager now"
 
 
 def test_another_contract_is_another_thing():
-    (verdict,) = check([CELL], [dataclasses.replace(CELL, contract="c1")], TOLERANCE)
+    (verdict,) = check([ENTRY], [dataclasses.replace(ENTRY, contract="c1")], TOLERANCE)
     assert (verdict.answer, "another contract" in verdict.why) == (Answer.INVALID, True)
 
 
 def test_the_partner_is_the_one_of_the_same_conditions():
-    compiled = dataclasses.replace(CELL, execution="compile", ratio=9.0, low=8.9, high=9.1)
-    (verdict, new) = check([CELL], [compiled, CELL], TOLERANCE)
+    compiled = dataclasses.replace(ENTRY, execution="compile", ratio=9.0, low=8.9, high=9.1)
+    (verdict, new) = check([ENTRY], [compiled, ENTRY], TOLERANCE)
     assert (verdict.answer, verdict.change) == (Answer.PASS, 1.0)
-    assert (new.answer, new.cell) == (Answer.NEW, compiled)
+    assert (new.answer, new.entry) == (Answer.NEW, compiled)
 
 
 def test_a_fault_and_a_missing_row_are_invalid_and_a_new_row_is_listed():
-    faulty = dataclasses.replace(CELL, fault="A/A failed", ratio=math.nan, low=math.nan, high=math.nan)
+    faulty = dataclasses.replace(ENTRY, fault="A/A failed", ratio=math.nan, low=math.nan, high=math.nan)
     assert answer(faulty) is Answer.INVALID
-    (missing,) = check([CELL], [], TOLERANCE)
+    (missing,) = check([ENTRY], [], TOLERANCE)
     assert (missing.answer, "missing" in missing.why) == (Answer.INVALID, True)
-    other = dataclasses.replace(CELL, depth=9)
-    assert [v.answer for v in check([CELL], [CELL, other], TOLERANCE)] == [Answer.PASS, Answer.NEW]
+    other = dataclasses.replace(ENTRY, depth=9)
+    assert [v.answer for v in check([ENTRY], [ENTRY, other], TOLERANCE)] == [Answer.PASS, Answer.NEW]
 
 
 @pytest.mark.parametrize(
@@ -209,35 +209,35 @@ def test_a_fault_and_a_missing_row_are_invalid_and_a_new_row_is_listed():
     ],
 )
 def test_exit_codes(factors, code):
-    cells = [dataclasses.replace(CELL, depth=i + 1) for i in range(len(factors))]
-    pairs = zip(cells, factors, strict=True)
-    now = [scaled(factor, cell) for cell, factor in pairs if factor is not None]
-    verdicts = check(cells, now, TOLERANCE)
+    entries = [dataclasses.replace(ENTRY, depth=i + 1) for i in range(len(factors))]
+    pairs = zip(entries, factors, strict=True)
+    now = [scaled(factor, entry) for entry, factor in pairs if factor is not None]
+    verdicts = check(entries, now, TOLERANCE)
     assert exit_code(verdicts) == code
     assert exit_code(verdicts, inconclusive_passes=True) == (0 if code == 3 else code)
 
 
 def test_new_rows_alone_are_nothing_measured():
-    assert exit_code(check([], [CELL], TOLERANCE)) == 4
+    assert exit_code(check([], [ENTRY], TOLERANCE)) == 4
 
 
 PROCESSES = 5
 
 
-def one_run(ratio: float, within: float = 0.0, degrees: int = PROCESSES - 1) -> Cell:
-    """A cell as a single run finds it, its processes' standard error `within`."""
+def one_run(ratio: float, within: float = 0.0, degrees: int = PROCESSES - 1) -> Entry:
+    """An entry as a single run finds it, its processes' standard error `within`."""
     reach = math.exp(stats.t.ppf(0.975, degrees) * within)
     figures = {"ratio": ratio, "low": ratio / reach, "high": ratio * reach}
-    return dataclasses.replace(CELL, **figures, runs=1, spread=0.0, within=within, degrees=degrees)
+    return dataclasses.replace(ENTRY, **figures, runs=1, spread=0.0, within=within, degrees=degrees)
 
 
-def drawn(rng: np.random.Generator, truth: float, between: float, runs: int = 1) -> Cell:
+def drawn(rng: np.random.Generator, truth: float, between: float, runs: int = 1) -> Entry:
     """Runs that differ by `between`, each of processes that differ by half of it."""
-    cells = []
+    entries = []
     for _ in range(runs):
         logs = rng.normal(math.log(truth) + rng.normal(0, between), between / 2, PROCESSES)
-        cells.append(one_run(math.exp(logs.mean()), logs.std(ddof=1) / math.sqrt(PROCESSES)))
-    return pooled(cells)
+        entries.append(one_run(math.exp(logs.mean()), logs.std(ddof=1) / math.sqrt(PROCESSES)))
+    return pooled(entries)
 
 
 def looked_at(rng: np.random.Generator, now: float, between: float) -> Answer:
@@ -319,4 +319,4 @@ def test_power_is_how_often_it_is_found():
     ],
 )
 def test_a_regression_is_said_after_two_runs_and_nothing_goes_on_for_ever(answer, looks, enough):
-    assert settled(Verdict(answer, CELL), looks) is enough
+    assert settled(Verdict(answer, ENTRY), looks) is enough

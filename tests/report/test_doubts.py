@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 
 from fgbench.measurement.statistics import mean_interval
-from fgbench.report.doubts import aa_fault, doubts
+from fgbench.report.doubts import doubts
+from fgbench.summary.soundness import aa_fault
 from tests.report.made_up import group, ratio_rows, samples
 
 ROUNDS = 40

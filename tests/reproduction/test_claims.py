@@ -15,7 +15,7 @@ YES, NO, OPEN = Verdict.REPRODUCED, Verdict.NOT_REPRODUCED, Verdict.NOT_COMPARAB
 
 
 def claim(test: str, **more) -> Claim:
-    return Claim("a claim", "a table", "figure", test, **more)
+    return Claim("a claim", "a table", "figure", test, "R" if "value" in more else "", **more)
 
 
 def verdict(claim: Claim, measured: Estimate, scale: str = "laptop", **others: Estimate) -> Verdict:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from fgbench.errors import UsageError
 from fgbench.reproduction import jobs
 from fgbench.store.run_folder import find_runs
 from tests.charts import made_up
@@ -16,7 +17,7 @@ def test_what_a_run_says_itself_goes_before_what_all_share():
     assert [c.width for c in found.values()] == [8, 16]
     assert [c.seeds for c in found.values()] == [2, 2]
     assert found["two"].methods == ("backprop",)
-    with pytest.raises(AssertionError, match="colour"):
+    with pytest.raises(UsageError, match="a run has no option colour"):
         jobs.configs({"runs": {"one": {"colour": 1}}})
 
 

@@ -1,4 +1,4 @@
-"""The papers' suites: every experiment can be planned at every scale, and every number has its mark."""
+"""The papers' suites: they load, which checks their claims, and every experiment can be planned."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from fgbench import architectures, functions, methods
 from fgbench.errors import UsageError
 from fgbench.methods.steps.optimizer import canonical_optimizer
 from fgbench.reproduction import jobs
-from fgbench.reproduction.suite import KINDS, MARKS, SCALES, load, names
+from fgbench.reproduction.loading import load, names
+from fgbench.reproduction.scale import SCALES
 from fgbench.specs import registry
 from fgbench.specs.options import split_spec
 
 EXPERIMENTS = [(paper, e) for paper in names() for e in load(paper).experiments]
 IDS = [f"{paper}-{e.name}" for paper, e in EXPERIMENTS]
-TESTS = ("near", "below", "above", "none")
 
 
 def test_the_three_papers_are_there():
@@ -26,7 +26,6 @@ def test_the_three_papers_are_there():
 @pytest.mark.parametrize(("paper", "experiment"), EXPERIMENTS, ids=IDS)
 class TestEveryExperiment:
     def test_its_kind_estimates_it_at_every_scale_and_smoke_is_the_shortest(self, paper, experiment):
-        assert experiment.kind in KINDS
         smoke, laptop, full = (experiment.by.seconds(experiment.settings(scale)) for scale in SCALES)
         assert 0 < smoke < 120
         assert smoke <= laptop <= full
@@ -49,31 +48,6 @@ class TestEveryExperiment:
                     methods.canonical_specs(tuple(case["learning_rates"]))
             if experiment.kind == "alignment":
                 methods.canonical_specs(tuple(settings["methods"]))
-
-    def test_a_number_of_the_paper_has_its_mark_and_its_place(self, paper, experiment):
-        for claim in experiment.claims:
-            assert claim.test in TESTS
-            assert (claim.mark in MARKS) == (claim.value is not None), claim.text
-            assert claim.where
-            assert (claim.test == "near") <= (claim.value is not None)
-            assert claim.needs in SCALES
-
-    def test_a_claim_s_figure_is_one_that_some_scale_measures(self, paper, experiment):
-        if experiment.kind != "jobs":
-            return
-        measured = set()
-        for scale in SCALES[1:]:
-            for name, config in jobs.configs(experiment.settings(scale)).items():
-                for arch in config.archs:
-                    family = architectures.find(arch)
-                    for depth in config.depths or (family.default_depth,):
-                        width = config.width or family.default_width
-                        group = f"{arch}-d{depth}-w{width}-b{config.batch}"
-                        measured |= {f"{name}/{group}/{method}" for method in config.methods}
-        for claim in experiment.claims:
-            for figure in filter(None, (claim.figure, claim.than)):
-                assert figure.rpartition("/")[0] in measured, figure
-                assert figure.rpartition("/")[2] in (*jobs.FIGURES, *jobs.PLAIN)
 
 
 def test_only_takes_names_that_there_are():

@@ -11,7 +11,7 @@ import pytest
 import torch
 
 from fgbench.measurement.interleave import MINIMUM_ROUNDS, WARM_UP_WINDOW
-from fgbench.running.timing import BLOCK_SECONDS, SHORTEST_BLOCK, WARM_UP_SHARE, run_arms, with_blocks
+from fgbench.running.arms import BLOCK_SECONDS, SHORTEST_BLOCK, WARM_UP_SHARE, timed_rounds, with_blocks
 from tests.builders import FakeClock, ScriptedArm, steady_arm
 
 GPU: Any = SimpleNamespace(device=torch.device("cuda:0"))
@@ -29,18 +29,15 @@ def blocks(made: list[ScriptedArm], clock: FakeClock, seconds: float = A_PROCESS
 def test_the_wanted_rounds_and_a_whole_warm_up_fit_into_the_seconds_of_a_process(count, step):
     clock, rounds, warm_up = FakeClock(), [], []
 
-    def report(event: str, **facts: Any) -> None:
-        if event == "samples":
-            (warm_up if facts["samples"][0]["warm_up"] else rounds).append(facts["samples"])
-
     # Unlike each other, as a base and its methods are.
     arms = [steady_arm(str(i), clock, step * (1 + i / 2)).arm() for i in range(count)]
-    run_arms(with_blocks(arms, GPU, clock, A_PROCESS), clock, A_PROCESS, random.Random(0), report)
+    for samples in timed_rounds(with_blocks(arms, GPU, clock, A_PROCESS), clock, A_PROCESS, random.Random(0)):
+        (warm_up if samples[0].warm_up else rounds).append(samples)
     assert clock.now <= 1.1 * A_PROCESS
     assert len(rounds) >= MINIMUM_ROUNDS
     if count * step <= 0.032:  # beyond, blocks are as short as the clock bears and are still too many
         assert len(warm_up) == 2 * WARM_UP_WINDOW, "it ends because arms are steady, not because time is up"
-    lengths = [s["seconds"] * s["steps"] for samples in rounds for s in samples]
+    lengths = [s.seconds * s.steps for samples in rounds for s in samples]
     assert 0.999 * SHORTEST_BLOCK <= min(lengths) <= max(lengths) <= 1.001 * BLOCK_SECONDS["cuda"]
 
 

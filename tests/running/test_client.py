@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-import dataclasses
 import subprocess
 import sys
 import textwrap
+from typing import Any
 
 import pytest
 
+from fgbench.plan import Group
 from fgbench.running import client
+from fgbench.running.choices import Choices
 from fgbench.running.client import KILLED, WorkerDiedError, work
+from fgbench.running.messages import Built, FirstCall, Refused
+from fgbench.running.phase import OfGroup
+from fgbench.running.phases import find
 from tests.builders import tiny_group
 
 
@@ -31,32 +36,49 @@ def program(monkeypatch):
     return install
 
 
-def request(**changes: object) -> dict[str, object]:
-    plain = {
-        "phase": "memory",
-        "group": dataclasses.asdict(tiny_group()),
-        "data_dir": "nowhere",
-        "seed": 0,
-        "methods": ["backprop"],
-        "executions": {},
-        "optimizers": {},
-    }
-    return {**plain, **changes}
+TASK = find("memory")
+
+
+def request(group: Group | None = None, **changes: object) -> OfGroup:
+    plain: dict[str, Any] = {"data_dir": "nowhere", "seed": 0, "methods": ("backprop",), "choices": Choices()}
+    return OfGroup(group=group or tiny_group(), **{**plain, **changes})
 
 
 def test_events_come_as_they_are_sent_until_done(program):
     program("""
         import sys, json
         request = json.loads(sys.stdin.readline())
-        print(json.dumps({"event": "a", "phase": request["phase"]}))
-        print(json.dumps({"event": "b", "loss": float("nan")}))
-        print(json.dumps({"event": "done"}))
-        print(json.dumps({"event": "too late"}))
+        print(json.dumps({"kind": "Refused", "facts": {"message": request["task"]}}))
+        print(json.dumps({"kind": "FirstCall", "facts": {"method": "m", "seconds": float("nan")}}))
+        print(json.dumps({"kind": "Done", "facts": {}}))
+        print(json.dumps({"kind": "too late"}))
     """)
-    events = list(work(request()))
-    assert [e["event"] for e in events] == ["a", "b"]
-    assert events[0]["phase"] == "memory"
-    assert events[1]["loss"] != events[1]["loss"]
+    first, second = work(TASK, request())
+    assert first == Refused("fgbench.running.phases.memory:Memory")
+    assert isinstance(second, FirstCall)
+    assert second.seconds != second.seconds
+
+
+@pytest.mark.parametrize(
+    ("line", "detail"),
+    [
+        ('{"kind": "Nonsense", "facts": {}}', "unknown event Nonsense"),
+        ('{"kind": "Failed", "facts": {"method": "m", "status": "oom"}}', "malformed Failed: detail: "),
+        ('{"kind": "FirstCall", "facts": {"method": "m", "seconds": "1"}}', "malformed FirstCall: seconds: "),
+        ('{"kind": "Done", "facts": {"more": 1}}', "malformed Done: more: "),
+        ("Hello", "not an event: Hello"),
+    ],
+)
+def test_an_event_that_is_unknown_or_malformed_ends_the_worker_and_is_named(program, line, detail):
+    program(f"""
+        import sys
+        sys.stdin.readline()
+        print({line!r})
+    """)
+    with pytest.raises(WorkerDiedError) as died:
+        list(work(TASK, request()))
+    assert died.value.status == "error"
+    assert died.value.detail.startswith(detail)
 
 
 @pytest.mark.parametrize(
@@ -74,39 +96,40 @@ def test_a_worker_that_ends_before_it_is_done_is_said_with_its_last_words(progra
     program(f"""
         import sys, os, json
         sys.stdin.readline()
-        print(json.dumps({{"event": "a"}}), flush=True)
+        print(json.dumps({{"kind": "Refused", "facts": {{"message": "a"}}}}), flush=True)
         {end}
     """)
     seen = []
     with pytest.raises(WorkerDiedError) as died:
-        seen.extend(work(request()))
+        seen.extend(work(TASK, request()))
     assert (died.value.status, died.value.detail) == (status, detail)
 
 
 def test_a_worker_that_never_reads_its_request_is_one_that_died(program):
     program("import os; os.close(0); raise SystemExit('could not start')")
     with pytest.raises(WorkerDiedError, match="could not start"):
-        list(work(request(padding="x" * 10**6)))
+        list(work(TASK, request(data_dir="x" * 10**6)))
 
 
 def test_the_worker_dies_with_the_generator(program):
     (started) = program("""
         import sys, json, time
-        print(json.dumps({"event": "a"}), flush=True)
+        print(json.dumps({"kind": "Refused", "facts": {"message": "a"}}), flush=True)
         time.sleep(600)
     """)
-    events = work(request())
+    events = work(TASK, request())
     next(events)
     events.close()
     assert started[0].poll() is not None
 
 
 def test_a_real_worker_reports_what_it_built_and_bad_input_in_one_line():
-    events = list(work(request()))
-    assert [e["event"] for e in events] == ["built", *["memory"] * 11]
-    bad = list(work(request(group=dataclasses.asdict(tiny_group(arch="nonsense")))))
-    assert [e["event"] for e in bad] == ["usage_error"]
-    assert "no architecture 'nonsense'" in bad[0]["message"]
+    events = list(work(TASK, request()))
+    assert [type(e).__name__ for e in events] == ["Built", *["PeakFound"] * 11]
+    bad = list(work(TASK, request(tiny_group(arch="nonsense"))))
+    (refused,) = bad
+    assert isinstance(refused, Refused)
+    assert "no architecture 'nonsense'" in refused.message
 
 
 def test_what_a_users_model_prints_stays_out_of_the_reports(tmp_path):
@@ -116,5 +139,5 @@ def test_what_a_users_model_prints_stays_out_of_the_reports(tmp_path):
         "    print('build'); os.write(1, b'raw')\n"
         "    return nn.Sequential(nn.Flatten(), nn.Linear(36, classes))\n"
     )
-    group = dataclasses.asdict(tiny_group(arch=f"{tmp_path}/loud.py:build"))
-    assert next(e["event"] for e in work(request(group=group))) == "built"
+    group = tiny_group(arch=f"{tmp_path}/loud.py:build")
+    assert isinstance(next(work(TASK, request(group))), Built)

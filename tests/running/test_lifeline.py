@@ -138,9 +138,14 @@ def test_a_terminal_that_is_closed_ends_the_run_and_its_folder_is_closed_too(han
 RUNNER = """
 import subprocess, sys
 from fgbench.running import client
+from fgbench.running.messages import Done
+from fgbench.running.task import Task
 start = subprocess.Popen
 client.subprocess.Popen = lambda _command, **options: start([sys.executable, *sys.argv[1:]], **options)
-list(client.work({}))
+class Nothing(Task):
+    request = Done
+    def work(self, asked, report): ...
+list(client.work(Nothing(), Done()))
 """
 WORKER = """
 import ctypes, os, subprocess, sys, time
@@ -163,7 +168,8 @@ time.sleep(600)
 def test_kill_9_of_the_runner_ends_the_worker_too(tmp_path, how):
     pids = tmp_path / "pids"
     runner = subprocess.Popen([sys.executable, "-c", RUNNER, "-c", WORKER, pids, how])
-    assert until(pids.exists, 240), runner.poll()
+    assert until(lambda: pids.exists() or runner.poll() is not None, 240)
+    assert runner.poll() is None
     worker, child = map(int, pids.read_text().split())
     assert alive(worker) and alive(child)
     runner.kill()
@@ -180,7 +186,8 @@ def test_without_the_kernel_s_help_the_pipe_s_end_takes_the_whole_group(tmp_path
     pids = tmp_path / "pids"
     alone = WORKER.replace("watch(pipe)", "ctypes.CDLL(None).prctl(1, 0); watch(pipe)")
     runner = subprocess.Popen([sys.executable, "-c", RUNNER, "-c", alone, pids, "asleep"])
-    assert until(pids.exists, 240), runner.poll()
+    assert until(lambda: pids.exists() or runner.poll() is not None, 240)
+    assert runner.poll() is None
     worker, child = map(int, pids.read_text().split())
     runner.kill()
     runner.wait()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from dataclasses import asdict
 
 import pytest
 
 from fgbench.measurement.clock import Reading
 from fgbench.measurement.gauge import State
-from fgbench.running import load as module
-from fgbench.running.load import measure_load
-from fgbench.running.timing import Problem
+from fgbench.running.arms import Problem
+from fgbench.running.messages import Message
+from fgbench.running.phases import load as module
+from fgbench.running.phases.load import measure_load
 from fgbench.store.schema import TABLES
 from tests.builders import tiny_matched
 
@@ -36,16 +37,16 @@ def test_every_method_that_works_is_loaded_and_a_failing_one_is_only_that(monkey
     monkeypatch.setattr(module, "CudaClock", Gpu)
     matched, events = tiny_matched(), []
 
-    def report(event: str, **facts: Any) -> None:
-        events.append({"event": event, **facts})
+    def report(event: Message) -> None:
+        events.append({"event": type(event).__name__, **asdict(event)})
 
     problem = Problem(matched.model, matched.loss, matched.batches(2), matched.seed)
     before = [p.detach().clone() for p in matched.model.parameters()]
     measure_load(problem, ("backprop", "no-such-method", "forward"), 5.0, report)
     assert [(e["event"], e["method"]) for e in events] == [
-        ("load", "backprop"),
-        ("failed", "no-such-method"),
-        ("load", "forward"),
+        ("Loaded", "backprop"),
+        ("Failed", "no-such-method"),
+        ("Loaded", "forward"),
     ]
     assert set(TABLES["load"]) - set(events[0]) == {"group"}
     assert (events[2]["busy_seconds"], events[2]["seconds"]) == (0.5, 1.0)

@@ -16,9 +16,9 @@ from tests.builders import tiny_matched
 def test_a_seed_gives_the_same_weights_and_batches_another_seed_others():
     one, same, other = tiny_matched(1).facts(), tiny_matched(1).facts(), tiny_matched(2).facts()
     assert one == same
-    assert one["weights_hash"] != other["weights_hash"]
-    assert one["batches_hash"] != other["batches_hash"]
-    assert one["parameters"] == 36 * 16 + 16 + 16 * 4 + 4
+    assert one.weights_hash != other.weights_hash
+    assert one.batches_hash != other.batches_hash
+    assert one.parameters == 36 * 16 + 16 + 16 * 4 + 4
 
 
 def test_a_copy_has_the_initial_weights_and_training_it_leaves_the_original():
@@ -39,7 +39,7 @@ def test_model_and_data_have_the_groups_dtype(dtype):
     assert matched.data.train_x.dtype == matched.data.validation_x.dtype == wanted
     assert matched.data.train_y.dtype == torch.int64
     assert matched.model.training
-    assert matched.facts()["weights_hash"]
+    assert matched.facts().weights_hash
 
 
 def test_hash_sees_names_values_and_buffers_of_any_shape_and_dtype():

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -11,29 +10,21 @@ import pytest
 import torch
 
 from fgbench import methods
-from fgbench.running.memory import measure_memory
+from fgbench.running.arms import MAXIMUM_ROUNDS, Problem
+from fgbench.running.choices import Choices
+from fgbench.running.messages import Message, decode, encode
+from fgbench.running.phases.alone import time_alone
+from fgbench.running.phases.cost import measure_cost
+from fgbench.running.phases.memory import measure_memory
+from fgbench.running.phases.modes import find_modes
+from fgbench.running.phases.time import MINIMUM_ROUNDS, time_methods
+from fgbench.running.phases.train import train
+from fgbench.running.phases.tune import tune
 from fgbench.running.reporting import LONGEST_DETAIL, failures_reported, report_failure
-from fgbench.running.timing import (
-    MAXIMUM_ROUNDS,
-    MINIMUM_ROUNDS,
-    Problem,
-    find_modes,
-    time_alone,
-    time_methods,
-)
-from fgbench.running.training import (
-    JUDGED_POINTS,
-    LEAST_POINTS,
-    POINTS,
-    Pace,
-    Protocol,
-    evaluation_grid,
-    short_grid,
-    train,
-    tune,
-)
+from fgbench.running.trainees import Protocol
 from fgbench.training.choice import Goal
 from fgbench.training.loop import STRETCH, Budget, Grid
+from fgbench.training.pacing import JUDGED_POINTS, LEAST_POINTS, POINTS, Pace, evaluation_grid, short_grid
 from fgbench.training.search import TRIAL_SHARE
 from tests.builders import tiny_matched
 from tests.simulated_cuda import simulate
@@ -51,9 +42,10 @@ class Reports:
     def __init__(self) -> None:
         self.events: list[tuple[str, dict[str, Any]]] = []
 
-    def __call__(self, event: str, **facts: Any) -> None:
-        json.dumps(facts)  # it has to go through a pipe
-        self.events.append((event, facts))
+    def __call__(self, event: Message) -> None:
+        there = decode(encode(event), [type(event)])  # it has to go through a pipe
+        assert repr(there) == repr(event), "repr: NaN is not itself"
+        self.events.append((type(event).__name__, asdict(there)))
 
     def of(self, event: str) -> list[dict[str, Any]]:
         return [facts for name, facts in self.events if name == event]
@@ -107,18 +99,24 @@ class TestTiming:
 
     def test_base_methods_and_the_a_a_repeat_are_in_every_round(self):
         reports = self.timed()
-        assert not reports.of("failed")
-        for facts in reports.of("samples"):
-            assert sorted(s["arm"] for s in facts["samples"]) == ["aa", "backprop", "base", "forward"]
+        assert not reports.of("Failed")
+        for facts in reports.of("Samples"):
+            arms = sorted((s["role"], s["method"]) for s in facts["samples"])
+            assert arms == [
+                ("aa", "backprop"),
+                ("base", "base"),
+                ("method", "backprop"),
+                ("method", "forward"),
+            ]
             assert [s["position"] for s in facts["samples"]] == [0, 1, 2, 3]
 
     def test_rounds_are_announced_before_the_first_of_them_and_kept_to(self):
         reports = self.timed()
         names = [name for name, _ in reports.events]
-        at = names.index("rounds")
-        (rounds,) = [facts["rounds"] for facts in reports.of("rounds")]
-        warm = [s["warm_up"] for n, facts in reports.events[:at] if n == "samples" for s in facts["samples"]]
-        after = [facts for name, facts in reports.events[at + 1 :] if name == "samples"]
+        at = names.index("Rounds")
+        (rounds,) = [facts["rounds"] for facts in reports.of("Rounds")]
+        warm = [s["warm_up"] for n, facts in reports.events[:at] if n == "Samples" for s in facts["samples"]]
+        after = [facts for name, facts in reports.events[at + 1 :] if name == "Samples"]
         measured = [s["warm_up"] for facts in after for s in facts["samples"]]
         assert all(warm)
         assert not any(measured)
@@ -129,44 +127,45 @@ class TestTiming:
     def test_a_method_that_fails_is_reported_and_left_out(self, breaking):
         breaking(ValueError("no such luck"))
         reports = self.timed(("backprop", "broken"))
-        assert reports.of("failed") == [
+        assert reports.of("Failed") == [
             {"method": "broken", "status": "error", "detail": "ValueError: no such luck"}
         ]
-        arms = {s["arm"] for facts in reports.of("samples") for s in facts["samples"]}
-        assert arms == {"base", "backprop", "aa"}
+        arms = {(s["role"], s["method"]) for facts in reports.of("Samples") for s in facts["samples"]}
+        assert arms == {("base", "base"), ("method", "backprop"), ("aa", "backprop")}
 
     def test_a_wrong_method_is_not_timed(self, monkeypatch):
         from fgbench.methods.steps.pushforward import PushforwardStep
 
         right = PushforwardStep.expected
         monkeypatch.setattr(PushforwardStep, "expected", lambda self, *at: [2 * e for e in right(self, *at)])
-        (failed,) = self.timed().of("failed")
+        (failed,) = self.timed().of("Failed")
         assert (failed["method"], failed["status"]) == ("forward", "error")
         assert "Not timed" in failed["detail"]
 
     def test_the_first_call_is_reported_and_what_the_wall_time_went_into(self):
         reports = self.timed()
-        assert {f["method"] for f in reports.of("first_call")} == set(SPECS)
-        (spent,) = reports.of("spent")
+        assert {f["method"] for f in reports.of("FirstCall")} == set(SPECS)
+        (spent,) = reports.of("Spent")
         assert spent["wall"] == pytest.approx(spent["timed"] + spent["lead_in"] + spent["harness"])
 
     @pytest.mark.parametrize("spec", ["base", "forward"])
     def test_alone_there_is_nothing_between(self, spec):
         reports = Reports()
         time_alone(problem(), spec, 0, 0.01, reports)
-        assert {s["arm"] for facts in reports.of("samples") for s in facts["samples"]} == {spec}
+        arms = {(s["role"], s["method"]) for facts in reports.of("Samples") for s in facts["samples"]}
+        assert arms == {("alone", spec)}
 
     def test_alone_a_method_that_fails_is_reported(self, breaking):
         breaking(MemoryError("no room"), in_step=False)
         reports = Reports()
         time_alone(problem(), "broken", 0, 0.01, reports)
-        assert reports.of("failed")[0]["status"] == "oom"
-        assert not reports.of("samples")
+        assert reports.of("Failed")[0]["status"] == "oom"
+        assert not reports.of("Samples")
 
     def modes(self, specs, modes=("eager",), optimizers=("sgd",)) -> list[dict[str, Any]]:
         reports = Reports()
         find_modes(problem(), specs, modes, optimizers, 0.05, reports)
-        return reports.of("mode")
+        return reports.of("Mode")
 
     def test_the_base_and_every_method_are_timed_in_every_mode_and_what_one_refuses_is_said(
         self, monkeypatch
@@ -199,7 +198,7 @@ class TestTiming:
     def test_the_update_that_was_found_is_the_one_that_is_timed_measured_and_trained(self):
         from fgbench.methods.backprop import DirectStep
 
-        matched = replace(tiny_matched(), updates={"backprop": {"sgd": "direct"}})
+        matched = replace(tiny_matched(), choices=Choices(updates={"backprop": {"sgd": "direct"}}))
         assert matched.conditions_of("backprop").update == "direct"
         step = methods.prepare(
             methods.find("backprop"), matched.model, matched.loss, 0, matched.conditions_of("backprop")
@@ -211,11 +210,11 @@ class TestTiming:
         def fails(problem: Problem) -> None:
             raise ValueError("no such luck")
 
-        monkeypatch.setattr("fgbench.running.timing.base_step", fails)
+        monkeypatch.setattr("fgbench.running.arms.base_step", fails)
         breaking(ValueError("nor such"))
         reports = Reports()
         find_modes(problem(), ("broken",), ("eager", "compile"), ("sgd",), 0.05, reports)
-        assert {(f["method"], f["detail"]) for f in reports.of("mode")} == {
+        assert {(f["method"], f["detail"]) for f in reports.of("Mode")} == {
             ("base", "ValueError: no such luck"),
             ("broken", "ValueError: nor such"),
         }
@@ -232,8 +231,8 @@ class TestMemory:
         reports = Reports()
         matched = tiny_matched()
         measure_memory(matched, SPECS, reports)
-        found = {(f["method"], f["kind"]): f["bytes"] for f in reports.of("memory")}
-        size = 4 * matched.facts()["parameters"]  # type: ignore[operator]
+        found = {(f["method"], f["kind"]): f["bytes"] for f in reports.of("PeakFound")}
+        size = 4 * matched.facts().parameters
         assert found["base", "parameters"] == size
         kinds = ("peak_allocated", *KINDS)
         assert set(found) == {("base", "parameters"), *((m, k) for m in ("base", *SPECS) for k in kinds)}
@@ -244,7 +243,7 @@ class TestMemory:
     def kinds(self, spec: str, **changes: Any) -> list[int]:
         reports = Reports()
         measure_memory(tiny_matched(**changes), (spec,), reports)
-        found = {f["kind"]: f["bytes"] for f in reports.of("memory") if f["method"] == spec}
+        found = {f["kind"]: f["bytes"] for f in reports.of("PeakFound") if f["method"] == spec}
         return [found[kind] for kind in KINDS]
 
     def test_kinds_of_an_mlp_are_those_counted_by_hand(self):
@@ -287,27 +286,49 @@ class TestMemory:
         breaking(MemoryError("no room"), in_step=False)
         reports = Reports()
         measure_memory(tiny_matched(), ("broken", "backprop"), reports)
-        assert reports.of("failed") == [
+        assert reports.of("Failed") == [
             {"method": "broken", "status": "oom", "detail": "MemoryError: no room"}
         ]
-        assert [f["method"] for f in reports.of("memory")] == ["base", *["base"] * 5, *["backprop"] * 5]
+        assert [f["method"] for f in reports.of("PeakFound")] == ["base", *["base"] * 5, *["backprop"] * 5]
+
+
+class TestCost:
+    def test_the_base_and_every_method_are_counted_and_the_floor_is_the_roofline(self):
+        matched, reports = tiny_matched(depth=2, width=512, batch=32), Reports()
+        problem = matched.problem()
+        measure_cost(problem, SPECS, reports)
+        found = {f["method"]: f for f in reports.of("Counted")}
+        assert set(found) == {"base", *SPECS}
+        assert found["base"]["flops"] == 2 * 32 * (36 * 512 + 512 * 512 + 512 * 4)
+        for spec, facts in found.items():
+            assert facts["floor_seconds"] == max(
+                facts["flops"] / facts["flops_per_second"], facts["bytes"] / facts["bytes_per_second"]
+            ), spec
+        assert found["base"]["operations"] < found["backprop"]["operations"]
+
+    def test_a_method_that_fails_is_reported_and_the_others_counted(self, breaking):
+        breaking(ValueError("no such luck"))
+        reports = Reports()
+        measure_cost(problem(), ("broken", "backprop"), reports)
+        assert [f["method"] for f in reports.of("Failed")] == ["broken"]
+        assert [f["method"] for f in reports.of("Counted")] == ["base", "backprop"]
 
 
 class TestTuning:
     def test_a_given_rate_needs_pacing_only(self):
         reports = Reports()
         tune(tiny_matched(), SPECS, Protocol(Budget(0.05)), None, reports)
-        assert [name for name, _ in reports.events] == ["grid"]
+        assert [name for name, _ in reports.events] == ["GridFound"]
 
     def test_every_method_is_searched_on_the_same_grid_and_its_choice_had_a_whole_run(self):
         reports = Reports()
         tune(tiny_matched(), SPECS, Protocol(Budget(0.03)), Goal(), reports)
-        trials = reports.of("trial")
+        trials = reports.of("Trial")
         by_method = {
             m: [t["learning_rate"] for t in trials if t["method"] == m and not t["full"]] for m in SPECS
         }
         assert by_method["backprop"][:6] == by_method["forward"][:6]
-        for tuned in reports.of("tuned"):
+        for tuned in reports.of("Tuned"):
             assert (tuned["method"], tuned["learning_rate"], True) in [
                 (t["method"], t["learning_rate"], t["full"]) for t in trials
             ]
@@ -316,17 +337,17 @@ class TestTuning:
         breaking(ValueError("no"))
         reports = Reports()
         tune(tiny_matched(), ("broken", "backprop"), Protocol(Budget(0.02)), Goal(), reports)
-        assert [f["method"] for f in reports.of("failed")] == ["broken"]
-        assert [t["method"] for t in reports.of("tuned")] == ["backprop"]
+        assert [f["method"] for f in reports.of("Failed")] == ["broken"]
+        assert [t["method"] for t in reports.of("Tuned")] == ["backprop"]
 
     def test_of_several_optimisers_the_lowest_loss_decides_and_one_that_does_not_go_is_left_out(self):
         reports = Reports()
         specs = ("backprop", "backprop:update=direct")
         tune(tiny_matched(optimizer="sgd|adam"), specs, Protocol(Budget(0.03)), Goal("0"), reports)
-        tuned = {f["method"]: f for f in reports.of("tuned")}
+        tuned = {f["method"]: f for f in reports.of("Tuned")}
         assert tuned["backprop:update=direct"]["optimizer"] == "sgd"
-        whole = [t for t in reports.of("trial") if t["method"] == "backprop" and t["full"]]
-        assert {t["optimizer"] for t in reports.of("trial") if t["method"] == "backprop"} == {"sgd", "adam"}
+        whole = [t for t in reports.of("Trial") if t["method"] == "backprop" and t["full"]]
+        assert {t["optimizer"] for t in reports.of("Trial") if t["method"] == "backprop"} == {"sgd", "adam"}
         best = min(whole, key=lambda t: t["validation_loss"])
         assert tuned["backprop"]["optimizer"] == best["optimizer"]
         assert tuned["backprop"]["learning_rate"] == best["learning_rate"]
@@ -335,7 +356,7 @@ class TestTuning:
         breaking(ValueError("no"))
         reports = Reports()
         tune(tiny_matched(), ("broken",), Protocol(Budget(0.02)), Goal(), reports)
-        assert [name for name, _ in reports.events] == ["failed"]
+        assert [name for name, _ in reports.events] == ["Failed"]
 
     def test_grid_is_smooth_for_the_quickest(self):
         assert evaluation_grid([Pace(0.001, 0.0), Pace(0.002, 0.0)], 6.0) == Grid(6000 // POINTS, STRETCH)
@@ -379,17 +400,17 @@ class TestTraining:
 
     def test_all_start_at_the_same_loss_and_share_the_grid(self):
         reports = self.trained()
-        starts = {f["validation_loss"] for f in reports.of("point") if f["iteration"] == 0}
+        starts = {f["validation_loss"] for f in reports.of("Evaluated") if f["iteration"] == 0}
         assert len(starts) == 1
-        assert all(f["iteration"] % 5 == 0 for f in reports.of("point"))
+        assert all(f["iteration"] % 5 == 0 for f in reports.of("Evaluated"))
         for method in SPECS:
-            own = [f["iteration"] for f in reports.of("point") if f["method"] == method]
+            own = [f["iteration"] for f in reports.of("Evaluated") if f["method"] == method]
             assert own == [5 * i for i in range(len(own))]
 
     def test_equal_steps_or_equal_queries_end_every_run_where_they_should(self):
         def last(budget: Budget) -> dict[str, int]:
             reports = self.trained(("backprop", "forward", "forward:tangents=5", "spsa"), budget=budget)
-            return {f["method"]: f["iteration"] for f in reports.of("point")}
+            return {f["method"]: f["iteration"] for f in reports.of("Evaluated")}
 
         assert set(last(Budget(60.0, iterations=12)).values()) == {12}
         assert last(Budget(60.0, queries=24)) == {
@@ -403,7 +424,7 @@ class TestTraining:
         one, other = (
             [
                 {k: v for k, v in f.items() if not k.endswith("_seconds")}
-                for f in self.trained(budget=Budget(60.0, iterations=20)).of("point")
+                for f in self.trained(budget=Budget(60.0, iterations=20)).of("Evaluated")
                 if f["iteration"]
             ]
             for _ in range(2)
@@ -413,14 +434,14 @@ class TestTraining:
 
     def test_a_run_whose_loss_is_not_finite_is_diverged(self):
         reports = self.trained(("backprop",), rate=1e38)
-        assert [f["status"] for f in reports.of("failed")] == ["diverged"]
-        assert reports.events[-2][0] == "point"
+        assert [f["status"] for f in reports.of("Failed")] == ["diverged"]
+        assert reports.events[-2][0] == "Evaluated"
 
     def test_a_method_that_fails_leaves_the_others_training(self, breaking):
         breaking(RuntimeError("CUDA out of memory. Tried to allocate"))
         reports = self.trained(("broken", "backprop"))
-        assert [(f["method"], f["status"]) for f in reports.of("failed")] == [("broken", "oom")]
-        assert {f["method"] for f in reports.of("point")} == {"backprop"}
+        assert [(f["method"], f["status"]) for f in reports.of("Failed")] == [("broken", "oom")]
+        assert {f["method"] for f in reports.of("Evaluated")} == {"backprop"}
 
 
 class TestReporting:
@@ -437,12 +458,12 @@ class TestReporting:
     def test_running_out_of_memory_is_told_from_other_errors(self, error, status):
         reports = Reports()
         report_failure(reports, "m", error)
-        assert reports.of("failed")[0]["status"] == status
+        assert reports.of("Failed")[0]["status"] == status
 
     def test_detail_is_one_line_of_limited_length(self):
         reports = Reports()
         report_failure(reports, "m", ValueError("one\ntwo " + "x" * 9999))
-        detail = reports.of("failed")[0]["detail"]
+        detail = reports.of("Failed")[0]["detail"]
         assert detail.startswith("ValueError: one two x")
         assert len(detail) == LONGEST_DETAIL
 

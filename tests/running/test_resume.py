@@ -20,8 +20,9 @@ import pytest
 
 from fgbench.errors import UsageError
 from fgbench.plan import Plan
-from fgbench.running import group_run as group_jobs
-from fgbench.running.recovery import Unit, finished
+from fgbench.running import group_run
+from fgbench.running.group_run import Unit
+from fgbench.running.recovery import finished
 from fgbench.running.run import run_plan
 from fgbench.store.run_folder import RunFolder
 from fgbench.store.schema import TABLES
@@ -41,21 +42,21 @@ PAUSE = 0.0005  # between two reports of a worker: a kill then falls anywhere in
 class Faulty(Script):
     """One method does not fit into memory from the second process on, one diverges with every seed."""
 
-    def __call__(self, request: dict[str, Any]) -> Events:
-        for happened in super().__call__(request):
+    def tell(self, request: dict[str, Any]) -> Events:
+        for happened in super().tell(request):
             time.sleep(PAUSE)
             yield happened
 
     def time(self, request: dict[str, Any]) -> Events:
         if request["process"] == 1:
-            yield event("failed", method="forward:tangents=4", status="oom", detail="no room")
+            yield event("Failed", method="forward:tangents=4", status="oom", detail="no room")
             request = {**request, "methods": [m for m in request["methods"] if m != "forward:tangents=4"]}
         yield from super().time(request)
 
     def train(self, request: dict[str, Any]) -> Events:
         yield point("spsa", 0, 3.0)
         yield point("spsa", 10, float("nan"))
-        yield event("failed", method="spsa", status="diverged", detail="no longer finite")
+        yield event("Failed", method="spsa", status="diverged", detail="no longer finite")
         rates = {m: r for m, r in request["learning_rates"].items() if m != "spsa"}
         yield from super().train({**request, "learning_rates": rates})
 
@@ -65,7 +66,7 @@ def go(path: Path, file_limit: int | None = None) -> None:
     if file_limit is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_limit, file_limit))
-    group_jobs.work = Faulty()  # type: ignore[assignment]
+    group_run.work = Faulty()  # type: ignore[assignment]
     run_plan(PLAN, RunFolder.open(path), {g.name: "c0" for g in PLAN.groups}, Recorder())
 
 
@@ -115,7 +116,7 @@ def whole(server, tmp_path_factory) -> tuple[dict[str, Counter[str]], float]:
 
 def resumed(folder: RunFolder, monkeypatch: pytest.MonkeyPatch) -> Script:
     script = Faulty()
-    monkeypatch.setattr(group_jobs, "work", script)
+    monkeypatch.setattr(group_run, "work", script)
     run_plan(PLAN, folder, {g.name: "c0" for g in PLAN.groups}, Recorder())
     assert folder.facts()["status"] == "done"
     return script
@@ -158,7 +159,7 @@ def test_a_full_disk_ends_the_run_and_a_resume_completes_it(server, whole, limit
 
 def test_a_folder_that_cannot_be_written_any_more_is_one_line(tmp_path, monkeypatch):
     folder = new_folder(tmp_path)
-    monkeypatch.setattr(group_jobs, "work", Faulty())
+    monkeypatch.setattr(group_run, "work", Faulty())
     (folder.path / "samples.csv").mkdir()
     with pytest.raises(UsageError, match=r"samples\.csv"):
         run_plan(PLAN, folder, {g.name: "c0" for g in PLAN.groups}, Recorder())
@@ -193,7 +194,7 @@ def test_a_worker_that_died_is_tried_again_elsewhere_and_not_here(tmp_path, monk
             raise KeyboardInterrupt
 
     folder = new_folder(tmp_path)
-    monkeypatch.setattr(group_jobs, "work", Dying())
+    monkeypatch.setattr(group_run, "work", Dying())
     with pytest.raises(KeyboardInterrupt):
         run_plan(PLAN, folder, {g.name: "c0" for g in PLAN.groups}, Recorder())
     script = resumed(folder, monkeypatch)
@@ -209,8 +210,8 @@ def killed_in(phase: str, events: int) -> Script:
     class Killed(Script):
         tried = False
 
-        def __call__(self, request: dict[str, Any]) -> Events:
-            for number, happened in enumerate(super().__call__(request)):
+        def tell(self, request: dict[str, Any]) -> Events:
+            for number, happened in enumerate(super().tell(request)):
                 if request["phase"] == phase and not self.tried and number == events:
                     self.tried = True
                     raise WorkerDiedError("oom", "killed")
@@ -227,7 +228,7 @@ def test_tuning_and_training_whose_worker_died_are_done_again_and_nothing_else(
 ):
     """The half of the methods that a tuning had come to must not stand for all of them."""
     folder = new_folder(tmp_path)
-    monkeypatch.setattr(group_jobs, "work", killed_in(phase, events))
+    monkeypatch.setattr(group_run, "work", killed_in(phase, events))
     run_plan(PLAN, folder, {g.name: "c0" for g in PLAN.groups}, Recorder())
     first = PLAN.groups[0].name
     before = folder.read("curves")
@@ -247,11 +248,11 @@ def test_tuning_and_training_whose_worker_died_are_done_again_and_nothing_else(
 def test_the_checkpoint_of_a_seed_whose_worker_died_stays_until_it_is_finished(tmp_path, monkeypatch):
     folder = new_folder(tmp_path)
     script = killed_in("train", 3)
-    monkeypatch.setattr(group_jobs, "work", script)
-    checkpoint = folder.checkpoint(f"{PLAN.groups[0].name}-1")
-    checkpoint.parent.mkdir(exist_ok=True)
-    checkpoint.touch()
+    monkeypatch.setattr(group_run, "work", script)
+    snapshot = folder.snapshot(f"{PLAN.groups[0].name}-1")
+    snapshot.parent.mkdir(exist_ok=True)
+    snapshot.touch()
     run_plan(PLAN, folder, {g.name: "c0" for g in PLAN.groups}, Recorder())
-    assert checkpoint.exists()
+    assert snapshot.exists()
     resumed(folder, monkeypatch)
-    assert not checkpoint.exists()
+    assert not snapshot.exists()

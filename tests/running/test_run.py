@@ -11,10 +11,13 @@ import pandas as pd
 import pytest
 
 from fgbench.plan import Plan
-from fgbench.running import group_run as group_jobs
+from fgbench.running import group_run
 from fgbench.running.client import WorkerDiedError
-from fgbench.running.estimate import STARTUP_SECONDS, seconds_of
-from fgbench.running.run import FIRST_SEED, SEARCH_SEED, run_plan
+from fgbench.running.duration import seconds_of
+from fgbench.running.group_run import FIRST_SEED, SEARCH_SEED
+from fgbench.running.phase import STARTUP_SECONDS
+from fgbench.running.phases import phases
+from fgbench.running.run import run_plan
 from fgbench.store.run_folder import RunFolder, find_runs
 from fgbench.training.loop import STRETCH
 from tests.builders import Recorder, config, run_folder, tiny_group
@@ -39,7 +42,7 @@ class Done:
 def ran(tmp_path, monkeypatch) -> Callable[..., Done]:
     def run(script: Script | None = None, groups: int = 1, **changes: Any) -> Done:
         script = script or Script()
-        monkeypatch.setattr(group_jobs, "work", script)
+        monkeypatch.setattr(group_run, "work", script)
         asked = config(**changes)
         depths = range(1, groups + 1)
         plan = Plan(asked, tuple(tiny_group(depth=d, optimizer=asked.optimizer) for d in depths))
@@ -80,7 +83,7 @@ class TestAWholeRun:
         done = ran(learning_rate=None)
         assert done.raised is None
         assert done.folder.facts()["status"] == "done"
-        for table in ("jobs", "samples", "ratios", "memory", "search", "curves", "targets"):
+        for table in ("jobs", "samples", "ratios", "cost", "memory", "search", "curves", "targets"):
             assert done.rows(table), table
 
     def test_jobs_hold_what_proves_them_matched(self, ran):
@@ -89,8 +92,8 @@ class TestAWholeRun:
             ("w", "b", 9, "c0")
         }
         assert len({j["job"] for j in jobs}) == len(jobs)
-        # The choice of an update, 1 process, memory, tuning and 2 seeds, of 2 methods each.
-        assert len(jobs) == 2 * (1 + 1 + 1 + 1 + 2)
+        # The choice of an update, 1 process, cost, memory, tuning and 2 seeds, of 2 methods each.
+        assert len(jobs) == 2 * (1 + 1 + 1 + 1 + 1 + 2)
 
     def test_ratios_leave_the_warm_up_out_and_say_they_are_quick(self, ran):
         rows = {(r["role"], r["method"]): r for r in ran().rows("ratios")}
@@ -112,7 +115,7 @@ class TestAWholeRun:
 
     def test_a_method_s_slowed_repeat_is_asked_for_and_stored_under_its_role(self, ran):
         def timed(request):
-            yield event("rounds", rounds=6)
+            yield event("Rounds", rounds=6)
             for number in range(6):
                 yield round_of(request, number, arms=["base", *request["methods"], "slowed forward", "aa"])
 
@@ -166,7 +169,7 @@ class TestAWholeRun:
         assert {j["queries"] for j in done.rows("jobs") if j["phase"] == "train"} == {2, 3}
 
     def test_time_only_and_train_only_leave_the_other_half_out(self, ran):
-        assert {r["phase"] for r in ran(train=False).script.requests} == {"modes", "time", "memory"}
+        assert {r["phase"] for r in ran(train=False).script.requests} == {"modes", "time", "cost", "memory"}
         assert {r["phase"] for r in ran(time=False).script.requests} == {"modes", "tune", "train"}
 
     def test_groups_run_one_after_the_other_and_keep_their_rows(self, ran):
@@ -183,7 +186,7 @@ class TestAWholeRun:
 class TestHowManyProcesses:
     def factors(self, *factors: float) -> Script:
         def time(request: dict[str, Any]) -> Events:
-            yield event("rounds", rounds=6)
+            yield event("Rounds", rounds=6)
             for number in range(6):
                 yield round_of(request, number, factor=factors[request["process"] % len(factors)])
 
@@ -217,7 +220,7 @@ class TestModes:
         done = ran(execution="best", isolated=True)
         found = {"base": "compile", "backprop": "eager", "forward": "eager"}
         for phase in ("time", "alone", "memory", "tune", "train"):
-            assert all(r["executions"] == found for r in done.script.of_phase(phase)), phase
+            assert all(r["choices"]["executions"] == found for r in done.script.of_phase(phase)), phase
         assert {j["execution"] for j in done.rows("jobs") if j["phase"] == "time"} == {"eager"}
         assert len(done.rows("modes")) == 6 * len(done.script.of_phase("modes"))
         chosen = {r["method"]: r["execution"] for r in done.rows("modes") if r["chosen"]}
@@ -238,7 +241,7 @@ class TestUpdates:
         assert phases[:4] == ["modes", "modes", "modes", "time"]
         assert [r["number"] for r in done.script.of_phase("modes")] == [0, 1, 2]
         for phase in ("time", "alone", "memory", "tune", "train"):
-            assert all(r["updates"] == self.OWN for r in done.script.of_phase(phase)), phase
+            assert all(r["choices"]["updates"] == self.OWN for r in done.script.of_phase(phase)), phase
         jobs = [j for j in done.rows("jobs") if j["phase"] != "modes"]
         assert {(j["method"], j["update"]) for j in jobs if j["method"] == "backprop"} == {
             ("backprop", "direct")
@@ -259,12 +262,12 @@ class TestUpdates:
 class TestOptimizers:
     def test_where_several_are_searched_each_method_is_timed_and_trained_with_its_own(self, ran):
         def tune(request: dict[str, Any]) -> Events:
-            yield event("grid", every=10, first=1, queries=dict.fromkeys(request["methods"], 2))
+            yield event("GridFound", every=10, first=1, queries=dict.fromkeys(request["methods"], 2))
             for method, optimizer in (("backprop", "adam"), ("forward", "sgd")):
                 for name, loss in (("sgd", 1.0), ("adam", 2.0)):
                     facts = {"learning_rate": 0.1, "full": True, "train_seconds": 0.1, "iterations": 10}
                     own = {"method": method, "seed": 0, "optimizer": name, "status": "ok"}
-                    yield event("trial", **own, **facts, validation_loss=loss)
+                    yield event("Trial", **own, **facts, validation_loss=loss)
                 yield tuned(method, optimizer, 0.1)
 
         monkey = Script(tune=tune)
@@ -272,7 +275,9 @@ class TestOptimizers:
         phases = [request["phase"] for request in done.script.requests]
         assert phases.index("tune") < phases.index("time")
         own = {"backprop": "adam", "forward": "sgd"}
-        assert all(r["optimizers"] == own for r in done.script.requests if r["phase"] in ("time", "train"))
+        assert all(
+            r["choices"]["optimizers"] == own for r in done.script.requests if r["phase"] in ("time", "train")
+        )
         jobs = [j for j in done.rows("jobs") if j["phase"] == "train"]
         assert {(j["method"], j["optimizer"]) for j in jobs} == set(own.items())
         chosen = [(r["method"], r["optimizer"]) for r in done.rows("search") if r["chosen"]]
@@ -299,7 +304,7 @@ class TestFailures:
     def failing(self, status: str = "error") -> Script:
         def time(request: dict[str, Any]) -> Events:
             if "forward" in request["methods"]:
-                yield event("failed", method="forward", status=status, detail="wrong by 2")
+                yield event("Failed", method="forward", status=status, detail="wrong by 2")
             yield from Script().time({**request, "methods": ["backprop"]})
 
         return Script(time=time)
@@ -339,7 +344,7 @@ class TestFailures:
 
     def test_a_bad_input_that_only_the_worker_sees_is_rows(self, ran):
         def time(request: dict[str, Any]) -> Events:
-            yield event("usage_error", message="own.py: build raised")
+            yield event("Refused", message="own.py: build raised")
 
         done = ran(Script(time=time), train=False)
         assert done.raised is None
@@ -352,7 +357,7 @@ class TestFailures:
                 yield point("backprop", 10 * number, loss)
             yield point("forward", 0, 3.0)
             yield point("forward", 10, float("nan"))
-            yield event("failed", method="forward", status="diverged", detail="no longer finite")
+            yield event("Failed", method="forward", status="diverged", detail="no longer finite")
 
         done = ran(Script(train=train), time=False)
         assert done.statuses("train") == {"backprop": "ok", "forward": "diverged"}
@@ -418,14 +423,14 @@ def test_every_phase_holds_the_device(ran, monkeypatch):
         held.pop()
 
     class Watching(Script):
-        def __call__(self, request: dict[str, Any]) -> Events:
+        def tell(self, request: dict[str, Any]) -> Events:
             seen[request["phase"]] = list(held)
-            yield from super().__call__(request)
+            yield from super().tell(request)
 
     seen: dict[str, list[str]] = {}
     monkeypatch.setattr(runner, "timing_lock", lock)
     ran(Watching(), learning_rate=None, execution="best", isolated=True)
-    assert seen == {phase: ["cpu"] for phase in ("modes", "time", "alone", "memory", "tune", "train")}
+    assert seen == {phase.name: ["cpu"] for phase in phases() if phase.name != "load"}
 
 
 def test_a_run_that_an_error_ended_has_no_time_to_a_target(ran):
@@ -433,11 +438,29 @@ def test_a_run_that_an_error_ended_has_no_time_to_a_target(ran):
         for number, loss in enumerate((3.0, 1.0, 1.0, 1.0)):
             yield point("backprop", 10 * number, loss)
         yield point("forward", 0, 3.0)
-        yield event("failed", method="forward", status="error", detail="in its first step")
+        yield event("Failed", method="forward", status="error", detail="in its first step")
 
     done = ran(Script(train=train), time=False)
     assert done.statuses("train")["forward"] == "error"
     assert {r["method"] for r in done.rows("targets")} == {"backprop"}
+
+
+class TestCost:
+    def test_base_and_methods_have_a_row_each(self, ran):
+        rows = {r["method"]: r["floor_seconds"] for r in ran().rows("cost")}
+        assert rows == {"base": 0.5, "backprop": 2.0, "forward": 3.0}
+
+    def test_a_floor_above_what_was_timed_is_wrong_and_is_said_and_not_stored(self, ran):
+        def cost(request: dict[str, Any]) -> Events:
+            for happened in Script().cost(request):
+                wrong = {"floor_seconds": 6.5} if happened["method"] == "forward" else {}
+                yield {**happened, **wrong}
+
+        done = ran(Script(cost=cost), train=False)
+        assert {r["method"] for r in done.rows("cost")} == {"base", "backprop"}
+        (job,) = [j for j in done.rows("jobs") if j["phase"] == "cost" and j["method"] == "forward"]
+        assert "its floor of 6.5 s a step is wrong: a step was timed at 6 s" in job["detail"]
+        assert any("forward: no floor" in note for note in done.watcher.notes)
 
 
 class TestLoadOfAGpu:
@@ -445,7 +468,7 @@ class TestLoadOfAGpu:
 
     def on(self, tmp_path, monkeypatch, device: str = "cuda:0", **changes: Any) -> Done:
         script = Script()
-        monkeypatch.setattr(group_jobs, "work", script)
+        monkeypatch.setattr(group_run, "work", script)
         asked = config(device=device, train=False, methods=("backprop:update=fused", "forward"), **changes)
         plan = Plan(asked, (tiny_group(device=device),))
         folder, watcher = run_folder(tmp_path, plan.groups), Recorder()

@@ -155,12 +155,12 @@ class TestLive:
         live = LiveRatios("backprop")
         assert str(live) == ""
         for _ in range(6):
-            live.add([{"arm": arm, "seconds": seconds} for arm, seconds in ONE.items()])
+            live.add({arm: seconds for arm, seconds in ONE.items() if arm not in ("base", "aa")})
         assert str(live) == "forward 1.50 ± 0.00 × backprop"
 
     def test_without_the_reference_there_is_nothing_to_show(self):
         live = LiveRatios("backprop")
-        live.add([{"arm": "base", "seconds": 1.0}, {"arm": "forward", "seconds": 6.0}])
+        live.add({"forward": 6.0})
         assert str(live) == ""
 
 

@@ -334,3 +334,22 @@ def test_a_step_is_bound_by_the_host_where_the_device_is_idle_for_a_fifth_of_it(
     assert table.loc["forward", "bound_by"] == said
     assert table.loc["forward", "busy_share"] == share or share is None
     assert pd.isna(table.loc["backprop", "bound_by"]), "not read"
+
+
+def test_a_floor_is_over_the_references_and_over_what_was_measured(tmp_path):
+    folder = run_folder(tmp_path, [GROUP])
+    rates = {"flops_per_second": 1e9, "bytes_per_second": 1e9, "bytes": 1, "operations": 1}
+    for method, floor, seconds in (("backprop", 0.4, 0.5), ("forward", 0.2, 0.8)):
+        own = {"group": GROUP.name, "method": method}
+        folder.append("cost", {**own, "flops": 100, **rates, "floor_seconds": floor})
+        folder.append("ratios", {**own, "role": "method", "reference": "backprop", "seconds": seconds})
+    folder.append("ratios", {"group": GROUP.name, "method": "forward", "role": "slowed", "seconds": 9.0})
+    table = summarise(folder).set_index("method")
+    assert table.loc["forward", ["floor_ratio", "floor_share", "flops"]].tolist() == [0.5, 0.25, 100]
+    assert table.loc["backprop", ["floor_ratio", "floor_share"]].tolist() == [1.0, 0.8]
+
+
+def test_without_a_floor_there_is_none(tmp_path):
+    table = summarise(run_folder(tmp_path, [GROUP])).set_index("method")
+    assert table["floor_ratio"].isna().all()
+    assert table["floor_share"].isna().all()

@@ -87,9 +87,3 @@ def test_targets_are_numbers_or_follow_from_the_searchs_own_whole_runs(goal, bou
 def test_there_is_no_target_without_progress():
     assert Goal("auto").bounds({"backprop": [run(0.1, 3.0, 3.0, 4.0, 4.0)]}) == []
     assert Goal("auto").bounds({}) == []
-
-
-def test_what_is_reported_goes_through_a_pipe():
-    facts = choose([LOW, SOON], AT_1).facts()
-    assert (facts["optimizer"], facts["learning_rate"], facts["chosen_by"]) == ("sgd", 0.1, "time to loss 1")
-    assert [(r["learning_rate"], r["chosen"]) for r in facts["scored"]] == [(0.01, False), (0.1, True)]

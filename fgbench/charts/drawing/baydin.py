@@ -7,7 +7,7 @@ ten runs, on the authors' own forward-mode engine and device; digitised, ±3 %.
 from __future__ import annotations
 
 from fgbench.charts.drawing.comparison import Comparison
-from fgbench.plan import REFERENCE
+from fgbench.plan.config import REFERENCE
 
 SOURCE = "Baydin et al. 2022, Fig. 6 (digitised)"
 DEPTHS = (1, 5, 10, 20, 30, 40, 50, 60, 70, 80, 90, 100)

@@ -13,21 +13,23 @@ MOST_LABELS = 12
 
 def draw_history(series: Series) -> Figure:
     """One series against time, evenly spaced by run, labelled with day and commit."""
-    cell = series.points[-1].cell
+    entry = series.points[-1].entry
     where = (
-        f"{cell.device}, {cell.threads} thread{'s' * (cell.threads != '1')}" if cell.threads else cell.device
+        f"{entry.device}, {entry.threads} thread{'s' * (entry.threads != '1')}"
+        if entry.threads
+        else entry.device
     )
     lines = [
-        f"{cell.label} · {cell.dataset} · {cell.dtype}, {cell.execution}, {cell.optimizer} · {where}",
+        f"{entry.label} · {entry.dataset} · {entry.dtype}, {entry.execution}, {entry.optimizer} · {where}",
         "Points: a run, with its 95 % interval over processes. Lines: the mean between change points.",
     ]
-    figure = new_figure(f"Runtime ratio to {cell.reference}, run by run", lines, 2.8)
+    figure = new_figure(f"Runtime ratio to {entry.reference}, run by run", lines, 2.8)
     ax = figure.subplots()
-    cells = [point.cell for point in series.points]
+    entries = [point.entry for point in series.points]
     ax.errorbar(
-        range(len(cells)),
-        [c.ratio for c in cells],
-        yerr=[[c.ratio - c.low for c in cells], [c.high - c.ratio for c in cells]],
+        range(len(entries)),
+        [c.ratio for c in entries],
+        yerr=[[c.ratio - c.low for c in entries], [c.high - c.ratio for c in entries]],
         color=BLUE,
         marker="o",
         markersize=4,
@@ -51,11 +53,11 @@ def draw_history(series: Series) -> Figure:
             size=8,
             color=COLOURS[0],
         )
-    step = -(-len(cells) // MOST_LABELS)
-    places = list(range(0, len(cells), step))
+    step = -(-len(entries) // MOST_LABELS)
+    places = list(range(0, len(entries), step))
     ax.xaxis.set_major_locator(FixedLocator(places))
     ax.set_xticklabels([_when(series, place) for place in places], rotation=40, ha="right")
-    ax.set_ylabel(f"Step time / {cell.reference}'s")
+    ax.set_ylabel(f"Step time / {entry.reference}'s")
     ax.grid(axis="y")
     ax.margins(x=0.02)
     return figure

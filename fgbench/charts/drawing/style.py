@@ -12,7 +12,7 @@ import matplotlib
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from fgbench.plan import REFERENCE
+from fgbench.plan.config import REFERENCE
 
 # Okabe and Ito's palette without its yellow, which vanishes on paper, and its black, kept for lines
 # that are no method's. Backprop is always the blue.

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +15,8 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from fgbench.errors import UsageError
 from fgbench.methods import Batch, Conditions, Loss, Part, Step, trainable
-from fgbench.methods.steps.estimate import Update
+from fgbench.methods.steps.options import ForwardOptions
+from fgbench.methods.steps.update import Update
 from fgbench.pushforward.activity import LAYERS, ActivityContext, Outer, Site, additions
 from fgbench.pushforward.context import draws_again
 from fgbench.pushforward.course import body_of
@@ -23,19 +25,16 @@ from fgbench.pushforward.samples import Layout
 from fgbench.pushforward.structures import Drawer, Fill
 from fgbench.pushforward.tangents import Tangent
 
-if TYPE_CHECKING:
-    from fgbench.methods.forward import Forward
-
-
 MEET = "samples meet: the whole batch shares its derivative"
 
 
 class _Layers(TorchFunctionMode):
     """Meets every operation of a layer in a model's own Python."""
 
-    def __init__(self, layouts: Mapping[int, Layout] | None) -> None:
+    def __init__(self, wanted: Collection[int] | None) -> None:
+        """`wanted`: the numbers of operations that are perturbed; None for all."""
         super().__init__()
-        self.layouts, self.met = layouts, 0
+        self.wanted, self.met = wanted, 0
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         body = body_of(func)
@@ -51,7 +50,7 @@ class _Layers(TorchFunctionMode):
     def perturbed(self) -> bool:
         """Whether the operation at hand is."""
         self.met += 1
-        return self.layouts is None or self.met - 1 in self.layouts
+        return self.wanted is None or self.met - 1 in self.wanted
 
 
 @dataclass(frozen=True)
@@ -82,8 +81,8 @@ class _Call:
 class _Calls(_Layers):
     """Remembers the operations whose parameters are trained."""
 
-    def __init__(self, layouts: Mapping[int, Layout] | None) -> None:
-        super().__init__(layouts)
+    def __init__(self, wanted: Collection[int] | None) -> None:
+        super().__init__(wanted)
         self.calls: list[_Call] = []
 
     def layer(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -98,8 +97,8 @@ class _Calls(_Layers):
 class _Still(_Layers):
     """Layers compute with their parameters as they are now, whatever stands in for these elsewhere."""
 
-    def __init__(self, own: dict[int, Tensor], trained: set[int], layouts: Any) -> None:
-        super().__init__(layouts)
+    def __init__(self, own: dict[int, Tensor], trained: set[int], wanted: Collection[int] | None) -> None:
+        super().__init__(wanted)
         self.own, self.trained = own, trained
 
     def layer(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
@@ -118,7 +117,7 @@ class ActivityStep(Step):
     """
 
     def __init__(
-        self, model: nn.Module, loss: Loss, seed: int, options: Forward, conditions: Conditions
+        self, model: nn.Module, loss: Loss, seed: int, options: ForwardOptions, conditions: Conditions
     ) -> None:
         if conditions.compiled:
             raise UsageError("forward:structure=activity runs eagerly: leave --exec out.")
@@ -131,7 +130,8 @@ class ActivityStep(Step):
         self.fill = Fill(options.entries, generator)
         # Of parameters that another function than a layer's uses; which these are the first batch shows.
         self.drawer = Drawer(trainable(model), options.tangents, options.entries, seed + 1)
-        self.noise: dict[torch.Size, list[Tensor]] = {}
+        self.noise: dict[torch.Size, dict[int, Tensor]] = {}
+        self.wanted: Collection[int] | None = None  # operations that this step perturbs; None for all
         self.ready = False
 
     def parts(self, batch: Batch, learning_rate: float) -> dict[str, Part]:
@@ -147,51 +147,69 @@ class ActivityStep(Step):
         if self.ready:
             return
         self.layouts = self.pushforward.layouts(batch[0])
-        free = self.pushforward.free_parameters(batch[0], self.layouts)
-        self.drawer.parameters = {n: p for n, p in trainable(self.model).items() if id(p) in free}
+        met = self.pushforward.met(batch[0], self.layouts)
+        self.drawer.parameters = {n: p for n, p in trainable(self.model).items() if id(p) in met.free}
+        self._prepare(batch[0], met.sites)
         self.ready = True
+
+    def _prepare(self, x: Tensor, sites: Sequence[Site]) -> None:
+        """What a kind of step needs to know of the operations that are perturbed."""
 
     def _draw(self, batch: Batch) -> None:
         """Noise for the layers that a batch of this shape met before; the first time as it goes."""
         self.get_ready(batch)
-        for noise in self.noise.setdefault(batch[0].shape, []):
+        for noise in self.noise.setdefault(batch[0].shape, {}).values():
             self.fill(noise)
         self.free: dict[str, Tangent] = dict(self.drawer.draw().by_name)
 
+    def _noise(self, batch: Batch, number: int, output: Tensor) -> Tensor:
+        """[k, *output] of an operation, by its number."""
+        held = self.noise[batch[0].shape]
+        if number not in held:
+            held[number] = self.fill(output.new_empty(self.options.tangents, *output.shape))
+        return held[number]
+
     @torch.no_grad()
     def _forward(self, batch: Batch) -> None:
-        held = self.noise[batch[0].shape]
-
-        def noise(site: int, output: Tensor) -> Tensor:
-            if site == len(held):
-                held.append(self.fill(output.new_empty(self.options.tangents, *output.shape)))
-            return held[site]
-
         by_name = trainable(self.model)
-        tangents = {id(by_name[name]): t for name, t in self.free.items()}
-        context = ActivityContext(self.options.tangents, noise, tangents, self.layouts)
+        context = ActivityContext(
+            self.options.tangents,
+            partial(self._noise, batch),
+            {id(by_name[name]): t for name, t in self.free.items()},
+            self.layouts,
+            self.wanted,
+        )
         self.value, by_row = self.pushforward.run(context, batch)
         self.by_sample = by_samples(by_row, len(batch[0]))
         self.sites = context.sites
 
     @torch.no_grad()
     def _update(self, learning_rate: float) -> None:
-        weights = self._weigh(self.by_sample)
-        found = additions(self.sites, weights)
-        whole = self._weigh_whole(self.by_sample)
-        by_name = trainable(self.model)
         if self.optimizer is None:
-            for parameter, addition in found:
-                _add(parameter, addition, -learning_rate)
-            for name, tangent in self.free.items():
-                tangent.add_to(by_name[name], whole * -learning_rate)
+            self._descend(learning_rate)
             return
-        gradients = {id(p): torch.zeros_like(p) for p in self.parameters}
-        for parameter, addition in found:
-            _add(gradients[id(parameter)], addition, 1)
+        gradients = self._gradients()
+        unused = (p for p in self.parameters if id(p) not in gradients)
+        gradients |= {id(p): torch.zeros_like(p) for p in unused}
+        self.update.by_gradients([gradients[id(p)] for p in self.parameters], learning_rate)
+
+    def _descend(self, learning_rate: float) -> None:
+        """Add the estimate, scaled, to the parameters as it is found: no gradient is made."""
+        by_name = trainable(self.model)
+        for parameter, addition in additions(self.sites, self._weigh(self.by_sample)):
+            _add(parameter, addition, -learning_rate)
         for name, tangent in self.free.items():
-            tangent.add_to(gradients[id(by_name[name])], whole)
-        self.update.by_gradients(list(gradients.values()), learning_rate)
+            tangent.add_to(by_name[name], self._weigh_whole(self.by_sample) * -learning_rate)
+
+    def _gradients(self) -> dict[int, Tensor]:
+        """The estimate, by the id of each parameter that was perturbed or whose operation was."""
+        by_name = trainable(self.model)
+        gradients = {id(by_name[name]): torch.zeros_like(by_name[name]) for name in self.free}
+        for parameter, addition in additions(self.sites, self._weigh(self.by_sample)):
+            _add(gradients.setdefault(id(parameter), torch.zeros_like(parameter)), addition, 1)
+        for name, tangent in self.free.items():
+            tangent.add_to(gradients[id(by_name[name])], self._weigh_whole(self.by_sample))
+        return gradients
 
     def _weigh(self, by_sample: Tensor) -> Tensor:
         """Weights of the noise, [k, B] or [k, 1], of the derivatives by sample."""
@@ -207,11 +225,10 @@ class ActivityStep(Step):
 
     def expected(self, gradient: Sequence[Tensor], model: nn.Module, batch: Batch) -> list[Tensor]:
         """The same noise against ∂f/∂z of reverse mode, layer by layer."""
-        with draws_again(batch[0].device, bool(self.free)), _Calls(self.layouts) as calls:
+        with draws_again(batch[0].device, bool(self.free)), _Calls(self._perturbed()) as calls:
             output = model(batch[0])
-        slopes = torch.autograd.grad(
-            self.pushforward.loss(output, batch[1]), [c.output for c in calls.calls], materialize_grads=True
-        )
+        value, outputs = self.pushforward.loss(output, batch[1]), [c.output for c in calls.calls]
+        slopes = torch.autograd.grad(value, outputs, materialize_grads=True) if outputs else ()
         by_sample = self._by_sample(model, batch, slopes)
         weights = self._weigh(by_sample)
         named = trainable(model)
@@ -225,11 +242,16 @@ class ActivityStep(Step):
             tangent.add_to(found[name], self._weigh_whole(by_sample))
         return list(found.values())
 
+    def _perturbed(self) -> Collection[int] | None:
+        """Numbers of the operations that this step perturbs; None for all."""
+        return self.layouts if self.wanted is None else self.wanted
+
     def _by_sample(self, model: nn.Module, batch: Batch, slopes: Sequence[Tensor]) -> Tensor:
         """⟨∂f/∂z, ε⟩ of each sample, [k, B], over all layers and free parameters."""
         samples = len(batch[0])
-        pairs = zip(self.sites, slopes, strict=True)
-        by_sample = torch.stack([_gathered(site, slope, samples) for site, slope in pairs]).sum(0)
+        by_sample = torch.zeros_like(self.by_sample if self.layouts else self.by_sample[:, :1])
+        for site, slope in zip(self.sites, slopes, strict=True):
+            by_sample += _gathered(site, slope, samples)
         if not self.free:
             return by_sample
         # What the free parameters add to each sample's derivative: ⟨∂f/∂output, output's tangent⟩.

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fgbench.errors import UsageError
 from fgbench.methods import Conditions, Loss
 from fgbench.methods.steps.blocks import State, activation
-from fgbench.methods.steps.estimate import Update
+from fgbench.methods.steps.update import Update
 from fgbench.pushforward.context import Context
 from fgbench.pushforward.engine import Pushforward
 

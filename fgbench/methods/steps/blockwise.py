@@ -15,7 +15,7 @@ from fgbench.errors import UsageError
 from fgbench.methods import Batch, Conditions, Loss, Part, Step, trainable
 from fgbench.methods.steps.auxiliary import Auxiliaries
 from fgbench.methods.steps.blocks import State, activation, cut, each
-from fgbench.methods.steps.estimate import Update
+from fgbench.methods.steps.update import Update
 from fgbench.pushforward.context import buffers_kept, draws_again
 from fgbench.pushforward.engine import Pushforward
 

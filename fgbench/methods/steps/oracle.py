@@ -73,16 +73,19 @@ def check_base(evaluate: Loss, model: nn.Module, loss: Loss, batches: Sequence[B
 def _error_of_step(
     method: Method, model: nn.Module, loss: Loss, batch: Batch, seed: int, conditions: Conditions
 ) -> tuple[float, float]:
-    """By what share it is off, and by what share it may be; of a captured step, the worst of its replays."""
+    """By what share it is off, and by what share it may be: the worst of a captured step's replays, or of a
+    cycle of steps that differ in kind.
+    """
     with PrecisionsMet() as precisions:
         true_loss, gradient = _reverse_mode(copy.deepcopy(model), loss, batch, seed)
     step = prepare(method, copy.deepcopy(model), loss, seed, conditions)
+    step.get_ready(batch)  # of which kinds its steps are
     before = [p.detach().clone() for p in step.parameters]
     # An update as large as the weights: its rounding is then as small as theirs.
     size, slope = norm(before), norm(gradient)
     learning_rate = size / slope if size > 0 and slope > 0 else 1.0
     update, errors, estimates = _Update(before, conditions), [], []
-    for _ in range(REPLAYS if conditions.captured else 1):
+    for _ in range(REPLAYS if conditions.captured else step.cycle):
         with torch.no_grad():
             for parameter, value in zip(step.parameters, before, strict=True):
                 parameter.copy_(value)
@@ -90,7 +93,7 @@ def _error_of_step(
             value = step(batch, learning_rate)
         with _same_masks(seed, batch):
             estimates.append(step.expected(gradient, copy.deepcopy(model), batch))
-        wanted = update.moves(estimates[-1], learning_rate)
+        wanted = update.moves(estimates[-1], learning_rate, step.left_alone)
         moves = [
             new.detach().double() - old.double() for old, new in zip(before, step.parameters, strict=True)
         ]
@@ -99,7 +102,7 @@ def _error_of_step(
         errors.append(abs(float(value) - true_loss) / max(abs(true_loss), SMALLEST))
     error = max(errors) if all(map(math.isfinite, errors)) else math.inf
     tolerance = max(precisions.loosest(_tolerances(batch[0].device)), step.tolerance)
-    if error <= tolerance:
+    if conditions.captured and error <= tolerance:
         _check_draws(step, estimates)
     return error, tolerance
 
@@ -112,7 +115,7 @@ def _tolerances(device: torch.device) -> dict[torch.dtype, float]:
 
 def _check_draws(step: Step, estimates: Sequence[Sequence[Tensor]]) -> None:
     """A captured step draws other tangents at each replay; one without random numbers has none to draw."""
-    if len(estimates) < REPLAYS or not step.generators():
+    if not step.generators():
         return
     one, other = estimates
     along = sum(float((a.double() * b.double()).sum()) for a, b in zip(one, other, strict=True))
@@ -130,13 +133,16 @@ class _Update:
             self.after = [b.clone().requires_grad_() for b in before]
             self.optimizer = make_optimizer(Conditions(optimizer=conditions.optimizer), self.after)
 
-    def moves(self, estimate: Sequence[Tensor], learning_rate: float) -> list[Tensor]:
-        """By the estimate, in float64."""
+    def moves(
+        self, estimate: Sequence[Tensor], learning_rate: float, left_alone: frozenset[int]
+    ) -> list[Tensor]:
+        """By the estimate, in float64; the parameters at these places have none, and stay."""
         if self.optimizer is None:
             return [-learning_rate * e.double() for e in estimate]
-        for parameter, start, gradient in zip(self.after, self.before, estimate, strict=True):
+        for index, (parameter, start) in enumerate(zip(self.after, self.before, strict=True)):
             parameter.data.copy_(start)
-            parameter.grad = gradient.detach().to(parameter.dtype)
+            own = estimate[index].detach().to(parameter.dtype)
+            parameter.grad = None if index in left_alone else own
         optimize(self.optimizer, learning_rate)
         return [a.detach().double() - b.double() for a, b in zip(self.after, self.before, strict=True)]
 

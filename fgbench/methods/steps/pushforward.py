@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import chain
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
@@ -13,22 +12,20 @@ from torch import Tensor, nn
 from fgbench.errors import UsageError
 from fgbench.methods import Batch, Conditions, Loss, trainable
 from fgbench.methods.steps.compiling import OneGraph, tensors_of, with_tensors
-from fgbench.methods.steps.estimate import ForwardStep, Update
+from fgbench.methods.steps.options import ForwardOptions
+from fgbench.methods.steps.update import ForwardStep, Update
 from fgbench.pushforward.combine import coefficients, draw_independent
 from fgbench.pushforward.context import Context
 from fgbench.pushforward.engine import Pushforward, UntraceableError
 from fgbench.pushforward.structures import Drawer, Tangents, squared_length
 from fgbench.pushforward.tangents import Tangent
 
-if TYPE_CHECKING:
-    from fgbench.methods.forward import Forward
-
 
 class PushforwardStep(ForwardStep):
     """Draw k tangents, one forward pass for all, update; nothing is materialised that has factors."""
 
     def __init__(
-        self, model: nn.Module, loss: Loss, seed: int, options: Forward, conditions: Conditions
+        self, model: nn.Module, loss: Loss, seed: int, options: ForwardOptions, conditions: Conditions
     ) -> None:
         self.by_name = trainable(model)
         self.parameters = list(self.by_name.values())
@@ -78,12 +75,17 @@ class PushforwardStep(ForwardStep):
         return self._evaluate((x, y), tangents)
 
     def _evaluate(self, batch: Batch, tangents: Sequence[Tangent]) -> tuple[Tensor, Tensor]:
-        by_parameter = dict(zip(self.by_name.values(), tangents, strict=True))
+        by_parameter = {self.by_name[n]: t for n, t in zip(self.tangents.by_name, tangents, strict=True)}
         return self.pushforward(batch, by_parameter, self.options.chunk)
 
     def _update(self, learning_rate: float) -> None:
         along = self.tangents.directional(self.derivatives)
-        self.update(self.tangents.by_name, self.tangents.onto_drawn(self._weigh(along)), learning_rate)
+        coefficients = self.tangents.onto_drawn(self._weigh(along))
+        self.update(self.tangents.by_name, coefficients, learning_rate, self._perturbed())
+
+    def _perturbed(self) -> list[Tensor]:
+        """The parameters that have tangents in this step."""
+        return [self.by_name[name] for name in self.tangents.by_name]
 
     def _weigh(self, derivatives: Tensor) -> Tensor:
         """c such that the estimate is Σ c_i v_i, [k], of the derivatives along them, [k]."""
@@ -108,7 +110,7 @@ class PushforwardStep(ForwardStep):
         return self.pushforward.fallbacks
 
 
-def _factor(options: Forward, size: int, count: int) -> float:
+def _factor(options: ForwardOptions, size: int, count: int) -> float:
     """What makes E‖g‖² that of the gradient, where it is asked for."""
     if options.scale == "none":
         return 1.0

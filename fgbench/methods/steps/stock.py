@@ -11,7 +11,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fgbench.methods import PLAIN, Batch, Conditions, Loss, trainable
 from fgbench.methods.steps.compiling import compiled
-from fgbench.methods.steps.estimate import ForwardStep, Update
+from fgbench.methods.steps.update import ForwardStep, Update
 from fgbench.pushforward.structures import Drawer, Tangents
 
 

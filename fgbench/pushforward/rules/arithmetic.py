@@ -40,9 +40,9 @@ def mul(context: Context, a: Any, b: Any) -> Dual:
     if not isinstance(b, Dual):
         a, b = b, a
     if not isinstance(a, Dual):
-        return Dual(_aligned(b, a).stack * a)
+        return Dual(aligned(b, a).stack * a)
     first, second = a.primal, b.primal
-    a, b = _aligned(a, second), _aligned(b, first)
+    a, b = aligned(a, second), aligned(b, first)
     value = first * second
     out = empty_dual(value, a.count)
     out.stack[0] = value
@@ -56,13 +56,13 @@ def div(context: Context, a: Any, b: Any, *, rounding_mode: str | None = None) -
     if rounding_mode is not None:
         return torch.div(primal_of(a), primal_of(b), rounding_mode=rounding_mode)
     if not isinstance(b, Dual):
-        return Dual(_aligned(a, b).stack / b)
+        return Dual(aligned(a, b).stack / b)
     a = moving(a, b.count) if isinstance(a, Tensor) else a
     quotient = primal_of(a) / b.primal
-    b = _aligned(b, quotient)
+    b = aligned(b, quotient)
     moved = b.tangents * -quotient
     if isinstance(a, Dual):
-        moved = _aligned(a, quotient).tangents + moved
+        moved = aligned(a, quotient).tangents + moved
     return _stack(quotient, moved / b.stack[0])
 
 
@@ -108,10 +108,10 @@ def matmul(context: Context, a: Any, b: Any) -> Dual:
     if one.dim() < 2 or other.dim() < 2:
         raise NoRuleError("vectors")
     if not isinstance(a, Dual):
-        return _stack(a @ other, a @ _aligned(b, a).tangents)
+        return _stack(a @ other, a @ aligned(b, a).tangents)
     if not isinstance(b, Dual):
-        return Dual(_aligned(a, b).stack @ b, spare=True)
-    a, b = _aligned(a, other), _aligned(b, one)
+        return Dual(aligned(a, b).stack @ b, spare=True)
+    a, b = aligned(a, other), aligned(b, one)
     out = a.stack @ b.stack[0]
     out[1:] += a.stack[0] @ b.tangents
     return Dual(out, spare=True)
@@ -148,9 +148,9 @@ def _times(x: Any, factor: float) -> Any:
 def _sum(a: Any, b: Any) -> Dual:
     if not isinstance(a, Dual):
         a, b = b, a
-    a = _aligned(a, primal_of(b))
+    a = aligned(a, primal_of(b))
     if isinstance(b, Dual):
-        return Dual(a.stack + _aligned(b, a.primal).stack, spare=True)
+        return Dual(a.stack + aligned(b, a.primal).stack, spare=True)
     value = a.primal + b
     if value.dtype == a.stack.dtype:
         out = empty_dual(value, a.count)
@@ -165,7 +165,7 @@ def _stack(value: Tensor, tangents: Tensor) -> Dual:
     return dual_of(value, tangents.expand(-1, *value.shape))
 
 
-def _aligned(x: Dual, other: Any) -> Dual:
+def aligned(x: Dual, other: Any) -> Dual:
     """Its value with as many dimensions as `other`, so that both broadcast past the stack's first."""
     missing = other.dim() - x.stack.dim() + 1 if isinstance(other, Tensor) else 0
     if missing <= 0:

@@ -1,0 +1,98 @@
+"""Arms of known work: identical steps, and steps with a known share of more work, against each other."""
+
+from __future__ import annotations
+
+import copy
+import random
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from itertools import cycle
+
+import torch
+from torch import Tensor, nn
+
+from fgbench import architectures, methods
+from fgbench.measurement.allocator import keep_freed_pages
+from fgbench.measurement.interleave import Arm
+from fgbench.methods import Batch
+from fgbench.running.arms import LEARNING_RATE, Problem, Spent, timed_rounds, with_blocks
+from fgbench.running.messages import Message, Report
+from fgbench.running.task import Task
+
+IN_SHAPE, CLASSES, BATCH = (1, 16, 16), 10, 64
+BATCHES = 8
+
+
+@dataclass(frozen=True)
+class KnownWorkRequest(Message):
+    """What one process is asked.
+
+    Attributes:
+        arms: by name, how many training steps of a small MLP are one step of the arm: two arms of 20
+            are equal, one of 21 takes 1.05 times as long as one of 20.
+        device: as torch names it.
+        threads: of the CPU.
+        process: which of the comparison's fresh processes it is.
+        seconds: to time for, about.
+    """
+
+    arms: dict[str, int]
+    device: str
+    threads: int
+    process: int
+    seconds: float
+
+
+@dataclass(frozen=True)
+class RoundTimed(Message):
+    """Seconds of a step of each arm in one measured round."""
+
+    seconds: dict[str, float]
+
+
+class KnownWork(Task):
+    """Time arms that differ in nothing but how much of the same work is in a step."""
+
+    request = KnownWorkRequest
+    reports = (RoundTimed, Spent)
+
+    def work(self, asked: KnownWorkRequest, report: Report) -> None:
+        """In one process."""
+        keep_freed_pages()
+        if asked.device.startswith("cuda"):
+            torch.cuda.set_device(asked.device)
+        torch.set_num_threads(asked.threads)
+        torch.manual_seed(asked.process)
+        model = architectures.build("mlp", 2, 128, IN_SHAPE, CLASSES).to(asked.device).train()
+        batches = [_batch(asked.device) for _ in range(BATCHES)]
+        problem = Problem(model, nn.functional.cross_entropy, batches, asked.process)
+        made = [Arm(name, _units(problem, batches, count)) for name, count in asked.arms.items()]
+        for arm in made:
+            arm.step()
+        clock, rng = problem.clock, random.Random(asked.process)
+        made = with_blocks(made, problem, clock, asked.seconds)
+
+        def told(event: Message) -> None:
+            if isinstance(event, Spent):
+                report(event)
+
+        for samples in timed_rounds(made, clock, asked.seconds, rng, told):
+            if not samples[0].warm_up:
+                report(RoundTimed({sample.arm: sample.seconds for sample in samples}))
+
+
+def _batch(device: str) -> Batch:
+    return torch.randn(BATCH, *IN_SHAPE).to(device), torch.randint(CLASSES, (BATCH,)).to(device)
+
+
+def _units(problem: Problem, batches: Sequence[Batch], count: int) -> Callable[[], Tensor]:
+    method = methods.find("backprop")
+    step = methods.prepare(method, copy.deepcopy(problem.model), problem.loss, problem.seed)
+    supply = cycle(batches)
+
+    def run() -> Tensor:
+        for _ in range(count):
+            step(next(supply), LEARNING_RATE)
+        return step.value
+
+    return run

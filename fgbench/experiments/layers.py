@@ -1,0 +1,243 @@
+"""What layer-sampled tangents are worth: variance against cost, by structure, tangents and sampling.
+
+    python -m fgbench.experiments.layers --out results/layers
+
+Each point is a method on a model: R over backprop's, as `fgbench.compare` times it, and E‖g‖² over ‖∇f‖² at
+the initial weights. `layers.csv` has a row each, `layers.json` the machine, and `layers-<case>.svg` and
+`.png` draw them with the frontier, which nothing is both cheaper and less noisy than.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch
+from matplotlib.figure import Figure
+from torch import nn
+
+from fgbench import api, architectures, methods
+from fgbench.charts.drawing.style import COLOURS, GREY, MARKERS, new_figure, print_style, save
+from fgbench.measurement.environment import describe_environment
+from fgbench.methods import Batch, trainable
+from fgbench.methods.steps.layers import Draw, units_of
+from fgbench.store.experiment import store_experiment
+
+BACKPROP = "backprop"
+BATCH, CLASSES, SHAPE = 64, 10, (1, 28, 28)
+LEARNING_IN = 100  # steps before adaptive probabilities are looked at
+DRAWS = 200  # steps for a mean
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model at a depth, and the seconds of each timing."""
+
+    arch: str
+    depth: int
+    seconds: float = 40.0
+
+    @property
+    def name(self) -> str:
+        """What it is, in short."""
+        return f"{self.arch}-d{self.depth}"
+
+    def build(self) -> tuple[nn.Module, Batch]:
+        """The model at its initial weights, and a batch."""
+        torch.manual_seed(0)
+        width = architectures.find(self.arch).default_width
+        model = architectures.build(self.arch, self.depth, width, SHAPE, CLASSES)
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(BATCH, *SHAPE, generator=generator)
+        return model.train(), (x, torch.randint(CLASSES, (BATCH,), generator=generator))
+
+
+CASES = (Case("mlp", 2), Case("mlp", 8), Case("cnn", 4))
+STRUCTURES = ("rademacher", "rank-one", "activity")
+TANGENTS = (1, 4)
+SAMPLINGS = ("all", "size", "uniform", "adaptive")
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A way to draw tangents: `sampling` is `all` where every layer has them."""
+
+    structure: str
+    tangents: int
+    sampling: str
+
+    @property
+    def spec(self) -> str:
+        """As a method's."""
+        count = f"tangents={self.tangents}," if self.tangents > 1 else ""
+        one = "" if self.sampling == "all" else ",layers=one"
+        how = f",sampling={self.sampling}" if self.sampling in ("uniform", "adaptive") else ""
+        return f"forward:{count}structure={self.structure}{one}{how}"
+
+
+KINDS = [Kind(s, k, p) for s in STRUCTURES for k in TANGENTS for p in SAMPLINGS]
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measure the cases, store and draw them."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("results/layers"))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--share", type=float, default=1.0, help="of each case's seconds")
+    parser.add_argument("--draws", type=int, default=DRAWS, help="steps for a mean")
+    parser.add_argument("--case", action="append", choices=[c.name for c in CASES], help="all by default")
+    asked = parser.parse_args(arguments)
+    torch.set_num_threads(asked.threads)
+    rows: list[dict[str, Any]] = []
+    for case in CASES:
+        if case.name in (asked.case or [case.name]):
+            rows += _rows(case, case.seconds * asked.share, asked.draws)
+            facts = {
+                "command": " ".join(sys.argv),
+                "environment": describe_environment("cpu", asked.threads),
+            }
+            store_experiment(asked.out, "layers", rows, facts)
+    draw_all(pd.read_csv(asked.out / "layers.csv"), asked.out)
+
+
+def _rows(case: Case, seconds: float, draws: int) -> Iterator[dict[str, Any]]:
+    model, batch = case.build()
+    specs = [BACKPROP, *(kind.spec for kind in KINDS)]
+    loss = nn.functional.cross_entropy
+    compared = api.compare(model, loss, batch, specs, max_measure_seconds=seconds)
+    timed = compared[compared["role"] == "method"].set_index("method")
+    moments = Moments(model, batch, draws)
+    for kind in KINDS:
+        own = timed.loc[methods.canonical_specs([kind.spec])[0]]
+        yield {
+            "case": case.name,
+            "method": own.name,
+            "structure": kind.structure,
+            "tangents": kind.tangents,
+            "sampling": kind.sampling,
+            **{key: own[key] for key in ("r", "ratio", "ratio_low", "ratio_high", "processes", "rounds")},
+            "over": timed.loc[BACKPROP, "update"],
+            "second_moment": moments(kind),
+            "draws": draws if kind.structure == "activity" else None,
+        }
+
+
+class Moments:
+    """E‖g‖² / ‖∇f‖² of any kind of tangents at a model's weights.
+
+    With k tangents it is (M + k − 1)/k, M being that of one. Of one layer a step M is Σ M_l / p_l. For
+    tangents of ±1 M is n and M_l n_l ‖∇_l f‖² / ‖∇f‖², exactly; of activity both are means over steps, of
+    each layer apart, since rarely drawn ones with large weights would take very many steps.
+    """
+
+    def __init__(self, model: nn.Module, batch: Batch, draws: int) -> None:
+        self.model, self.batch, self.draws = model, batch, draws
+        value = nn.functional.cross_entropy(model(batch[0]), batch[1])
+        named = trainable(model)
+        gradient = torch.autograd.grad(value, list(named.values()))
+        squares = {n: float(g.double().square().sum()) for n, g in zip(named, gradient, strict=True)}
+        self.square = sum(squares.values())
+        self.size = sum(p.numel() for p in named.values())
+        self.of_weights = [u.size * sum(squares[n] for n in u.names) / self.square for u in units_of(model)]
+        whole = Kind("activity", 1, "all")
+        self.activity = self._mean(self._step(whole))
+        step = self._step(Kind("activity", 1, "uniform"))
+        self.of_activity = []
+        for unit in range(len(step.sampler.units)):
+            step.sampler.forced = Draw((unit,), (1.0,))
+            self.of_activity.append(self._mean(step))
+
+    def __call__(self, kind: Kind) -> float:
+        """Of a kind."""
+        activity = kind.structure == "activity"
+        if kind.sampling == "all":
+            one = self.activity if activity else float(self.size)
+        else:
+            by_layer = self.of_activity if activity else self.of_weights
+            one = sum(m / p for m, p in zip(by_layer, self._probabilities(kind), strict=True))
+        return (one + kind.tangents - 1) / kind.tangents
+
+    def _step(self, kind: Kind) -> Any:
+        model = copy.deepcopy(self.model)
+        step = methods.find(kind.spec).prepare(model, nn.functional.cross_entropy, 0)
+        step.get_ready(self.batch)
+        return step
+
+    def _probabilities(self, kind: Kind) -> list[float]:
+        """Of the layers, once they are learned."""
+        step = self._step(kind)
+        for _ in range(LEARNING_IN if kind.sampling == "adaptive" else 0):
+            step(self.batch, 0.0)
+        return list(step.sampler.probabilities)
+
+    @torch.no_grad()
+    def _mean(self, step: Any) -> float:
+        """Over steps from the same weights, by what they do to these."""
+        before = [p.detach().clone() for p in step.parameters]
+        total = 0.0
+        for _ in range(self.draws):
+            step(self.batch, 1.0)
+            for index, (parameter, value) in enumerate(zip(step.parameters, before, strict=True)):
+                if index not in step.left_alone:
+                    total += float((value - parameter).double().square().sum())
+                    parameter.copy_(value)
+        return total / self.draws / self.square
+
+
+def frontier(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows that none is better than in both ratio and second moment, by ratio."""
+    ordered = rows.sort_values(["ratio", "second_moment"])
+    best = ordered["second_moment"].cummin()
+    return ordered[(ordered["second_moment"] == best) & ~best.duplicated()]
+
+
+def draw_all(rows: pd.DataFrame, folder: Path) -> None:
+    """A figure of each case, as SVG and PNG."""
+    for name, own in rows.groupby("case"):
+        with print_style():
+            figure = draw(str(name), own)
+            for ending in ("svg", "png"):
+                save(figure, folder / f"layers-{name}.{ending}")
+
+
+def draw(name: str, rows: pd.DataFrame) -> Figure:
+    """Second moment against cost, both over backprop's: a colour a structure, a marker a sampling."""
+    draws = rows["draws"].max()
+    lines = [
+        f"{name}, batch {BATCH}; R over the fastest backprop with its 95 % interval; E‖g‖² at the initial "
+        f"weights, of activity over {draws:g} steps a layer. Hollow: four tangents. Grey line: the frontier.",
+    ]
+    figure = new_figure("Variance against cost", lines, 4.0)
+    ax = figure.subplots()
+    best = frontier(rows)
+    ax.plot(best["ratio"], best["second_moment"], color=GREY, linewidth=1.0, drawstyle="steps-post", zorder=1)
+    for row in rows.to_dict("records"):
+        colour = COLOURS[STRUCTURES.index(row["structure"])]
+        one = row["tangents"] == 1
+        ax.errorbar(
+            row["ratio"],
+            row["second_moment"],
+            xerr=[[row["ratio"] - row["ratio_low"]], [row["ratio_high"] - row["ratio"]]],
+            color=colour,
+            marker=MARKERS[SAMPLINGS.index(row["sampling"])],
+            markerfacecolor=colour if one else "white",
+            linestyle="none",
+            label=f"{row['structure']}, {row['sampling']}" if one else None,
+            linewidth=0.8,
+        )
+    ax.set(yscale="log", xscale="log", xlabel="R over backprop's", ylabel="E‖g‖² / ‖∇f‖²")
+    ax.xaxis.set_major_formatter("{x:g}")
+    ax.xaxis.set_minor_formatter("{x:g}")
+    ax.axvline(1.0, color=GREY, linewidth=0.6)
+    figure.legend(loc="outside lower center", ncols=4)
+    return figure
+
+
+if __name__ == "__main__":
+    main()

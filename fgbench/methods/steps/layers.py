@@ -1,0 +1,304 @@
+"""Layer-sampled tangents: a step perturbs one layer, drawn with probability p, and its estimate weighs 1/p.
+
+The estimate is unbiased for any p > 0, and its second moment is Σ M_l / p_l, with M_l = E‖estimate of layer
+l alone‖². Tangents of ±1 have M_l = n_l ‖∇_l f‖², so that p_l = n_l / n gives exactly n ‖∇f‖², the second
+moment of a tangent of all layers; p_l ∝ √M_l is the best, and √(M_l / c_l) where layer l costs c_l.
+
+k tangents are k draws at equal distances (systematic sampling; Madow 1949): layer l is drawn ⌊k p_l⌋ or
+⌈k p_l⌉ times, so that none is drawn twice that has p_l ≤ 1/k. Successive steps go through the strata of a
+cycle in random order: a cycle draws every layer about as often as its probability says, and each step, looked
+at alone, draws it with that probability. All is drawn on the host, and nothing waits for the device.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from bisect import bisect_right
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import accumulate, pairwise
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from fgbench.errors import UsageError
+from fgbench.methods import trainable
+from fgbench.methods.steps.options import LayerOptions
+from fgbench.pushforward.context import buffers_kept, draws_again
+
+ON_THE_HOST = "forward:layers=one draws layers on the host, as no CUDA graph can: --exec eager or compile."
+LONGEST_CYCLE = 16  # steps: what a step costs changes little from a layer to the next
+SHORTEST_CYCLE = 4  # steps: squared estimates of the cycle before are there when the next one asks for them
+NEWEST = 0.05  # share of the latest estimate in a running mean of squares, once there are 20
+
+
+@dataclass(frozen=True)
+class Unit:
+    """What is perturbed together: a layer, with the norms that follow it.
+
+    Attributes:
+        owner: the name of the module that its first parameters belong to.
+        names: of the parameters, or of what else is perturbed.
+        size: how many numbers that are.
+    """
+
+    owner: str
+    names: tuple[str, ...]
+    size: int
+
+
+def units_of(model: nn.Module) -> list[Unit]:
+    """A module's own parameters together, in the order of the model; vectors alone join the unit before.
+
+    A norm's few parameters would otherwise be drawn hardly ever, and weigh all the more when they are.
+    """
+    by_owner: dict[str, dict[str, nn.Parameter]] = {}
+    for name, parameter in trainable(model).items():
+        by_owner.setdefault(name.rpartition(".")[0], {})[name] = parameter
+    groups = [
+        (
+            Unit(owner, tuple(own), sum(p.numel() for p in own.values())),
+            all(p.dim() < 2 for p in own.values()),
+        )
+        for owner, own in by_owner.items()
+    ]
+    return joined(groups)
+
+
+def joined(groups: Sequence[tuple[Unit, bool]]) -> list[Unit]:
+    """The units, those that are marked joined to the one before, or to the first that is not."""
+    found: list[Unit] = []
+    first_alone = True
+    for unit, joins in groups:
+        if found and (joins or first_alone):
+            before = found.pop()
+            unit = Unit(before.owner, before.names + unit.names, before.size + unit.size)
+        first_alone = first_alone and joins
+        found.append(unit)
+    return found
+
+
+@dataclass(frozen=True)
+class Draw:
+    """What a step perturbs.
+
+    Attributes:
+        units: the place of the unit that each of the k tangents is in, ascending.
+        probabilities: of each of them, for one tangent.
+    """
+
+    units: tuple[int, ...]
+    probabilities: tuple[float, ...]
+
+    @property
+    def rows(self) -> dict[int, range]:
+        """The tangents of each unit that is drawn: they are successive ones."""
+        starts = {unit: self.units.index(unit) for unit in self.units}
+        return {unit: range(start, start + self.units.count(unit)) for unit, start in starts.items()}
+
+    def weights(self, like: Tensor) -> Tensor | float:
+        """1/p of each tangent: [k], or a number where there is one."""
+        weights = [1 / p for p in self.probabilities]
+        return weights[0] if len(weights) == 1 else filled(weights, like)
+
+
+def filled(values: Sequence[float], like: Tensor) -> Tensor:
+    """Numbers of the host on the device, one by one filled in: a copy would have the host wait."""
+    return torch.stack([like.new_full((), value) for value in values])
+
+
+class Sampler:
+    """Draws the units of each step, and learns their second moments where the options say so."""
+
+    def __init__(self, units: Sequence[Unit], count: int, options: LayerOptions, seed: int) -> None:
+        """Begin.
+
+        Args:
+            units: among which to draw.
+            count: k, tangents a step.
+            options: `sampling`, `floor` and `bound`.
+            seed: of the draws.
+        """
+        self.units, self.count, self.options = list(units), count, options
+        self.random = random.Random(f"layers {seed}")
+        round_of_all = math.ceil(min(len(units), LONGEST_CYCLE) / count)
+        self.cycle = round_of_all * math.ceil(SHORTEST_CYCLE / round_of_all)
+        self.strata: list[int] = []  # that are left of this cycle
+        self.forced: Draw | None = None
+        self.costs = [1.0] * len(units)
+        self.means = [0.0] * len(units)
+        self.seen = [0] * len(units)
+        # Squared estimates of the last cycle and of this one, until they are looked at.
+        self.last: list[_Squares] = []
+        self.latest: list[_Squares] = []
+        self.probabilities = self._probabilities()
+
+    @property
+    def adaptive(self) -> bool:
+        """Whether it learns."""
+        return self.options.sampling == "adaptive"
+
+    def draw(self) -> Draw:
+        """The units of the next step. Probabilities change between two cycles only: within one they would
+        depend on which strata are left, and the estimate would be biased.
+        """
+        if self.forced is not None:
+            return self.forced
+        if not self.strata:
+            self._learn()
+            self.strata = self.random.sample(range(self.cycle), self.cycle)
+        return self._at((self.strata.pop() + self.random.random()) / self.cycle)
+
+    def _at(self, share: float) -> Draw:
+        """The draw at a share, in [0, 1), of the distance between two tangents."""
+        ends = list(accumulate(self.probabilities))
+        last = len(ends) - 1  # the sum may be rounded to below 1
+        units = tuple(min(bisect_right(ends, (share + i) / self.count), last) for i in range(self.count))
+        return Draw(units, tuple(self.probabilities[unit] for unit in units))
+
+    def outcomes(self) -> list[Draw]:
+        """All that can be drawn: at most as many as there are units, where probabilities stay as they are.
+
+        Raises:
+            UsageError: there are too many to count: k adaptive tangents.
+        """
+        if self.adaptive and self.count > 1:
+            raise UsageError("sampling=adaptive with several tangents has no fixed set of layers to compile.")
+        if self.count == 1:
+            return [Draw((i,), (p,)) for i, p in enumerate(self.probabilities)]
+        ends = (end * self.count % 1.0 for end in accumulate(self.probabilities))
+        edges = sorted({0.0, *ends, 1.0})
+        found = {d.units: d for d in (self._at((a + b) / 2) for a, b in pairwise(edges))}
+        return list(found.values())
+
+    def each_worst(self) -> Iterator[None]:
+        """Draw one set of layers again and again, in each turn of the loop another.
+
+        The first of each size of layer is worst with one tangent: its tangent lives longest. With several
+        the first and the largest ones are.
+        """
+        places = range(len(self.units))
+        sizes = [unit.size for unit in self.units]
+        if self.count == 1:
+            sets: list[tuple[int, ...]] = [(sizes.index(size),) for size in dict.fromkeys(sizes)]
+        else:
+            by_size = sorted(places, key=lambda i: -sizes[i])
+            sets = [tuple(sorted(s[i % len(s)] for i in range(self.count))) for s in (list(places), by_size)]
+        for units in sets:
+            self.forced = Draw(units, tuple(self.probabilities[unit] for unit in units))
+            yield
+        self.forced = None
+
+    def note(self, units: Sequence[int], squares: Tensor) -> None:
+        """Remember what ‖estimate‖² of these units was, one number each on the device, without 1/p."""
+        if self.adaptive:
+            self.latest.append(_Squares(tuple(units), squares))
+
+    def _learn(self) -> None:
+        """Take in what the cycle before the last saw: the device is past it, where it is not far behind."""
+        for squares in self.last:
+            for unit, value in zip(squares.units, squares.values(), strict=True):
+                self.seen[unit] += 1
+                share = max(1 / self.seen[unit], NEWEST)
+                self.means[unit] += share * (value - self.means[unit])
+        self.last, self.latest = self.latest, []
+        self.probabilities = self._probabilities()
+
+    def _probabilities(self) -> list[float]:
+        count = len(self.units)
+        if self.options.sampling == "uniform":
+            return [1 / count] * count
+        shares = _normalised([float(unit.size) for unit in self.units])
+        if self.adaptive:
+            learned = [math.sqrt(m / c) for m, c in zip(self.means, self.costs, strict=True)]
+            if all(self.seen) and 0 < sum(learned) < math.inf:
+                shares = _normalised(learned)
+            floor = self.options.floor
+            shares = [(1 - floor) * s + floor / count for s in shares]
+        least = 1 / max(self.options.bound, count) if self.options.bound else 0.0
+        return _at_least(least, shares)
+
+    def state(self) -> dict[str, Any]:
+        """All that its next draws depend on, but for the costs."""
+        waiting = {name: [(s.units, s.values()) for s in getattr(self, name)] for name in ("last", "latest")}
+        kept = {name: list(getattr(self, name)) for name in KEPT}
+        return {"random": self.random.getstate(), **kept, **waiting}
+
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state`."""
+        self.random.setstate(state["random"])
+        for name in KEPT:
+            setattr(self, name, list(state[name]))
+        for name in ("last", "latest"):
+            setattr(self, name, [_Squares(tuple(units), torch.tensor(v)) for units, v in state[name]])
+
+
+KEPT = ("strata", "means", "seen", "probabilities")
+
+
+class _Squares:
+    """Numbers on their way from the device to the host."""
+
+    def __init__(self, units: tuple[int, ...], squares: Tensor) -> None:
+        self.units = units
+        self.tensor = squares.detach().to("cpu", non_blocking=True)
+        self.arrived = None
+        if squares.is_cuda:
+            self.arrived = torch.cuda.Event()
+            self.arrived.record()
+
+    def values(self) -> list[float]:
+        """One of each tangent."""
+        if self.arrived is not None:
+            self.arrived.synchronize()
+        return [float(value) for value in self.tensor]
+
+
+def _normalised(values: Sequence[float]) -> list[float]:
+    total = sum(values)
+    return [value / total for value in values]
+
+
+def _at_least(least: float, shares: Sequence[float]) -> list[float]:
+    """The shares with none below `least`, the others in their proportions to each other."""
+    low: set[int] = set()
+    while len(low) < len(shares):
+        rest = sum(s for i, s in enumerate(shares) if i not in low)
+        scale = (1 - least * len(low)) / rest
+        lower = {i for i, s in enumerate(shares) if i not in low and s * scale < least}
+        if not lower:
+            return [least if i in low else s * scale for i, s in enumerate(shares)]
+        low |= lower
+    return [1 / len(shares)] * len(shares)
+
+
+@torch.no_grad()
+def costs(model: nn.Module, x: Tensor, units: Sequence[Unit]) -> list[float]:
+    """What a step with one tangent costs by the unit it is in, in evaluations: 1, and what follows the unit.
+
+    Counted once in floating-point operations, which need no clock: the same on every machine.
+    """
+    before: dict[str, float] = {}
+
+    def entering(owner: str, *call: Any) -> None:
+        before.setdefault(owner, counter.get_total_flops())
+
+    modules = dict(model.named_modules())
+    with FlopCounterMode(display=False) as counter, draws_again(x.device), buffers_kept(model):
+        hooks = [m.register_forward_pre_hook(partial(entering, owner)) for owner, m in modules.items()]
+        model(x)
+        total = counter.get_total_flops()
+    for hook in hooks:
+        hook.remove()
+    return [1 + (1 - _entered(unit.owner, before) / total if total else 1.0) for unit in units]
+
+
+def _entered(owner: str, before: Mapping[str, float]) -> float:
+    """What ran before a module, or before the one around it where it is not called by itself."""
+    while owner and owner not in before:
+        owner = owner.rpartition(".")[0]
+    return before.get(owner, 0.0)

@@ -1,0 +1,116 @@
+"""Forward gradients with perturbed weights of one layer a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fgbench.errors import UsageError
+from fgbench.methods import Batch, Conditions, Loss, Part
+from fgbench.methods.steps.compiling import OneGraph
+from fgbench.methods.steps.layers import ON_THE_HOST, Draw, Sampler, costs, filled, units_of
+from fgbench.methods.steps.options import ForwardOptions
+from fgbench.methods.steps.pushforward import PushforwardStep
+from fgbench.pushforward.context import buffers_kept, draws_again
+
+
+class OneLayerStep(PushforwardStep):
+    """Draw layers on the host and tangents for them, one pass that moves from the first of them on, update.
+
+    What runs before the first layer is plain evaluation. Under torch.compile each set of layers that can be
+    drawn has a program of its own, all compiled before the first step: as many as there are layers.
+    """
+
+    def __init__(
+        self, model: nn.Module, loss: Loss, seed: int, options: ForwardOptions, conditions: Conditions
+    ) -> None:
+        if conditions.captured:
+            raise UsageError(ON_THE_HOST)
+        super().__init__(model, loss, seed, options, conditions)
+        self.model = model
+        self.sampler = Sampler(units_of(model), self.count, options, seed)
+        self.cycle = self.sampler.cycle
+        self.place = {name: index for index, name in enumerate(self.by_name)}
+        self.graphs: dict[tuple[int, ...], OneGraph] = {}
+        self.ready = False
+
+    def parts(self, batch: Batch, learning_rate: float) -> dict[str, Part]:
+        """Draw, the forward pass with tangents, update."""
+        self.get_ready(batch)
+        return super().parts(batch, learning_rate)
+
+    def get_ready(self, batch: Batch) -> None:
+        """Count what each layer costs, where that matters; compile a program for each possible draw."""
+        if self.ready:
+            return
+        self.ready = True
+        if self.sampler.adaptive:
+            self.sampler.costs = costs(self.model, batch[0], self.sampler.units)
+        if not self.conditions.compiled:
+            return
+        before = [generator.get_state() for generator in self.generators()]
+        for drawn in self.sampler.outcomes():
+            self._draw(drawn)
+            with draws_again(batch[0].device), buffers_kept(self.model):
+                self._forward(batch)
+            self.update.get_ready(self.tangents.by_name, self._perturbed())
+        for generator, state in zip(self.generators(), before, strict=True):
+            generator.set_state(state)
+
+    def draw(self) -> None:
+        """The layers of this step, and their tangents."""
+        self._draw(self.sampler.draw())
+
+    def _draw(self, drawn: Draw) -> None:
+        self.drawn = drawn
+        units = self.sampler.units
+        self.tangents = self.drawer.draw_rows(
+            {name: rows for unit, rows in drawn.rows.items() for name in units[unit].names}
+        )
+        self.left_alone = frozenset(p for n, p in self.place.items() if n not in self.tangents.by_name)
+        if self.conditions.compiled:
+            if drawn.units not in self.graphs:
+                self.graphs[drawn.units] = OneGraph(self._evaluate_tensors, self.conditions, self.model)
+            self.graph = self.graphs[drawn.units]
+
+    def _update(self, learning_rate: float) -> None:
+        super()._update(learning_rate)
+        if self.sampler.adaptive:
+            along = self.tangents.directional(self.derivatives)
+            sizes = filled([self.sampler.units[unit].size for unit in self.drawn.units], along)
+            self.sampler.note(self.drawn.units, along.square() * sizes)
+
+    def _weigh(self, derivatives: Tensor) -> Tensor:
+        """c of the tangents, [k], 1/p among them."""
+        return super()._weigh(derivatives) * self.drawn.weights(derivatives)
+
+    def expected(self, gradient: Sequence[Tensor], model: nn.Module, batch: Batch) -> list[Tensor]:
+        """Layer by layer Σ ⟨∇f, v⟩ v / p over the tangents in it, over k; zero where none is."""
+        found = [torch.zeros_like(g) for g in gradient]
+        full = dict(zip(self.tangents.by_name, self.tangents.full(), strict=True))
+        share = 1 if self.options.combine == "sum" else 1 / self.count
+        for unit, rows in self.drawn.rows.items():
+            names, p = self.sampler.units[unit].names, self.drawn.probabilities[rows.start]
+            for row in rows:
+                own = {name: full[name][row] for name in names}
+                along = sum((gradient[self.place[n]] * v).sum() for n, v in own.items())
+                if self.options.clip:
+                    along = torch.clamp(torch.as_tensor(along), -self.options.clip, self.options.clip)
+                for name, v in own.items():
+                    found[self.place[name]] += share / p * along * v
+        return found
+
+    def each_kind(self) -> Iterator[None]:
+        """Layers that may need more memory than the others."""
+        yield from self.sampler.each_worst()
+
+    def state(self) -> dict[str, Any]:
+        """That of the draws of layers."""
+        return self.sampler.state()
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on drawing from there."""
+        self.sampler.load_state(state)

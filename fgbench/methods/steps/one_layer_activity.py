@@ -1,0 +1,157 @@
+"""Forward gradients with the perturbed activity of one layer a step."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fgbench.errors import UsageError
+from fgbench.methods import Batch, Conditions, Loss, trainable
+from fgbench.methods.steps.activity import ActivityStep
+from fgbench.methods.steps.layers import ON_THE_HOST, Draw, Sampler, Unit, costs, joined
+from fgbench.methods.steps.options import ForwardOptions
+from fgbench.pushforward.activity import Site
+
+
+class OneLayerActivityStep(ActivityStep):
+    """Draw layers on the host and noise for their outputs, one pass that moves from there on, update them.
+
+    A layer is a weight with all operations that use it. The parameters that belong to no layer are one more
+    thing to draw. `sampling=size` counts the numbers that are perturbed of a sample.
+    """
+
+    def __init__(
+        self, model: nn.Module, loss: Loss, seed: int, options: ForwardOptions, conditions: Conditions
+    ) -> None:
+        if conditions.captured:
+            raise UsageError(ON_THE_HOST)
+        super().__init__(model, loss, seed, options, conditions)
+        self.seed = seed
+        self.sampler: Sampler | None = None  # until a first batch shows the layers
+        self.to_load: dict[str, Any] = {}
+        self.shapes: dict[tuple[torch.Size, int], torch.Size] = {}
+
+    def _prepare(self, x: Tensor, sites: Sequence[Site]) -> None:
+        units = self._units(x, sites)
+        self.sampler = Sampler(units, self.options.tangents, self.options, self.seed)
+        self.cycle = self.sampler.cycle
+        if self.sampler.adaptive:
+            self.sampler.costs = costs(self.model, x, units)
+        if self.to_load:
+            self.sampler.load_state(self.to_load)
+
+    def _units(self, x: Tensor, sites: Sequence[Site]) -> list[Unit]:
+        """The layers, each with all of its operations, and before them the free parameters."""
+        names = {id(p): name for name, p in trainable(self.model).items()}
+        by_weight: dict[int, list[Site]] = {}
+        for site in sites:
+            by_weight.setdefault(id(site.parameters[0]), []).append(site)
+        groups = [
+            (
+                Unit(
+                    names[weight].rpartition(".")[0],
+                    tuple(_name(site.number) for site in own),
+                    sum(site.noise.numel() for site in own) // len(x),
+                ),
+                all(p.dim() < 2 for site in own for p in site.parameters),
+            )
+            for weight, own in by_weight.items()
+        ]
+        free = self.drawer.parameters
+        if free:
+            groups.insert(0, (Unit("", tuple(free), sum(p.numel() for p in free.values())), False))
+        return joined(groups)
+
+    def _draw(self, batch: Batch) -> None:
+        """The layers, and noise for what a batch of this shape met before; the first time as it goes."""
+        self.get_ready(batch)
+        assert self.sampler is not None
+        self.drawn: Draw = self.sampler.draw()
+        units = self.sampler.units
+        rows = {name: own for unit, own in self.drawn.rows.items() for name in units[unit].names}
+        free = {name: own for name, own in rows.items() if name in self.drawer.parameters}
+        self.free = dict(self.drawer.draw_rows(free).by_name) if free else {}
+        self.rows = {_number(name): own for name, own in rows.items() if name not in free}
+        self.wanted = self.rows
+        self.filled: dict[int, Tensor] = {}  # that of the last step goes before this one's is made
+        self.sites = []
+        like = self.parameters[0].detach()
+        for number in self.rows:
+            shape = self.shapes.get((batch[0].shape, number))
+            if shape is not None:
+                self.filled[number] = self._fill_rows(number, like.new_empty(shape))
+
+    def _fill_rows(self, number: int, noise: Tensor) -> Tensor:
+        """Fill [k, *output] in the rows of this operation's tangents."""
+        rows = self.rows[number]
+        if len(rows) < len(noise):
+            noise.zero_()
+        self.fill(noise[rows.start : rows.stop])
+        return noise
+
+    def _noise(self, batch: Batch, number: int, output: Tensor) -> Tensor:
+        if number not in self.filled or self.filled[number].dtype != output.dtype:
+            made = output.new_empty(self.options.tangents, *output.shape)
+            self.shapes[batch[0].shape, number] = made.shape
+            self.filled[number] = self._fill_rows(number, made)
+        return self.filled[number]
+
+    @torch.no_grad()
+    def _update(self, learning_rate: float) -> None:
+        touched = {id(p) for site in self.sites for p in site.parameters}
+        touched |= {id(self.drawer.parameters[name]) for name in self.free}
+        self.left_alone = frozenset(i for i, p in enumerate(self.parameters) if id(p) not in touched)
+        assert self.sampler is not None
+        if self.optimizer is None and not self.sampler.adaptive:
+            self._descend(learning_rate)
+            return
+        gradients = self._gradients()
+        if self.sampler.adaptive:
+            squares = [self._square(unit, rows, gradients) for unit, rows in self.drawn.rows.items()]
+            self.sampler.note(list(self.drawn.rows), torch.stack(squares))
+        moved = [p for p in self.parameters if id(p) in touched]
+        self.update.by_gradients([gradients[id(p)] for p in moved], learning_rate, moved)
+
+    def _square(self, unit: int, rows: range, gradients: Mapping[int, Tensor]) -> Tensor:
+        """‖estimate‖² of a layer by one tangent, without 1/p: that of all in it, over their number."""
+        assert self.sampler is not None
+        names = self.sampler.units[unit].names
+        parameters = {id(self.drawer.parameters[name]) for name in names if name in self.free}
+        for site in self.sites:
+            if _name(site.number) in names:
+                parameters |= {id(p) for p in site.parameters}
+        whole = torch.stack([gradients[key].square().sum() for key in parameters]).sum()
+        share = self.options.tangents if self.options.combine == "mean" else 1
+        return whole * (share * self.drawn.probabilities[rows.start]) ** 2 / len(rows)
+
+    def _weigh(self, by_sample: Tensor) -> Tensor:
+        """Weights of the noise, [k, B] or [k, 1], 1/p among them."""
+        weights = self.drawn.weights(by_sample)
+        return super()._weigh(by_sample) * (weights.unsqueeze(1) if isinstance(weights, Tensor) else weights)
+
+    def each_kind(self) -> Iterator[None]:
+        """Layers that may need more memory than the others."""
+        assert self.sampler is not None
+        yield from self.sampler.each_worst()
+
+    def state(self) -> dict[str, Any]:
+        """That of the draws of layers."""
+        return self.sampler.state() if self.sampler else self.to_load
+
+    def load_state(self, state: dict[str, Any]) -> None:
+        """Go on drawing from there, once the layers are known."""
+        self.to_load = state
+        if self.sampler and state:
+            self.sampler.load_state(state)
+
+
+def _name(number: int) -> str:
+    """An operation of a layer, among names of parameters."""
+    return f"operation {number}"
+
+
+def _number(name: str) -> int:
+    return int(name.rpartition(" ")[2])

@@ -1,0 +1,115 @@
+"""What a forward method makes of its directional derivatives: an update, or gradients for an optimiser."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import chain
+
+import torch
+from torch import Tensor
+
+from fgbench.methods import Batch, Conditions, Part, Step
+from fgbench.methods.steps.compiling import OneGraph, tensors_of, with_tensors
+from fgbench.methods.steps.optimizer import PLAIN_SGD, make_optimizer, optimize
+from fgbench.pushforward.tangents import Tangent
+
+
+class ForwardStep(Step):
+    """A step with tangents of its parameters: draw them, one pass with them, update."""
+
+    def parts(self, batch: Batch, learning_rate: float) -> dict[str, Part]:
+        """Draw, the forward pass with tangents, update."""
+        return {
+            "draw": self.draw,
+            "forward": partial(self._forward, batch),
+            "update": partial(self._update, learning_rate),
+        }
+
+    @abstractmethod
+    def draw(self) -> None:
+        """The tangents of the next step."""
+
+    @abstractmethod
+    def _forward(self, batch: Batch) -> None:
+        """The loss, into `value`, and its derivatives along the tangents."""
+
+    @abstractmethod
+    def _update(self, learning_rate: float) -> None:
+        """The parameters, by what the pass found."""
+
+
+class Update:
+    """Σ coefficients · tangents, into the parameters: under plain SGD no gradient is materialised."""
+
+    def __init__(self, parameters: Sequence[Tensor], conditions: Conditions) -> None:
+        self.parameters = list(parameters)
+        self.optimizer = None
+        if conditions.optimizer != PLAIN_SGD:
+            self.optimizer = make_optimizer(conditions, self.parameters)
+        self.compiled = conditions.compiled
+        self.graph = OneGraph(self._add_tensors, conditions)
+
+    @torch.no_grad()
+    def __call__(
+        self,
+        tangents: Mapping[str, Tangent],
+        coefficients: Tensor,
+        learning_rate: float,
+        parameters: Sequence[Tensor] | None = None,
+    ) -> None:
+        """Update by the estimate Σ coefficients[i] · tangent i.
+
+        Args:
+            tangents: of the parameters, in their order.
+            coefficients: [k].
+            learning_rate: of this update.
+            parameters: those that are updated, all where they are left out; the others stay as they are,
+                and so does what the optimiser remembers of them.
+        """
+        parameters = self.parameters if parameters is None else parameters
+        if self.optimizer is None:
+            self._add(parameters, list(tangents.values()), coefficients * -learning_rate)
+            return
+        gradients = [torch.zeros_like(p) for p in parameters]
+        self._add(gradients, list(tangents.values()), coefficients)
+        self.by_gradients(gradients, learning_rate, parameters)
+
+    @torch.no_grad()
+    def get_ready(self, tangents: Mapping[str, Tangent], parameters: Sequence[Tensor]) -> None:
+        """Compile what an update of these parameters takes, on copies of them."""
+        copies, kinds = [p.detach().clone() for p in parameters], list(tangents.values())
+        self._add(copies, kinds, copies[0].new_zeros(kinds[0].count))
+
+    def _add(self, targets: Sequence[Tensor], tangents: list[Tangent], coefficients: Tensor) -> None:
+        if not self.compiled:
+            for target, tangent in zip(targets, tangents, strict=True):
+                tangent.add_to(target, coefficients)
+            return
+        self.kinds = tangents
+        self.graph(coefficients, *targets, *chain.from_iterable(map(tensors_of, tangents)))
+
+    def _add_tensors(self, coefficients: Tensor, *tensors: Tensor) -> None:
+        targets = tensors[: len(self.kinds)]
+        tangents = with_tensors(self.kinds, list(tensors[len(targets) :]))
+        for target, tangent in zip(targets, tangents, strict=True):
+            tangent.add_to(target, coefficients)
+
+    @torch.no_grad()
+    def by_gradients(
+        self,
+        gradients: Sequence[Tensor],
+        learning_rate: float,
+        parameters: Sequence[Tensor] | None = None,
+    ) -> None:
+        """Update by estimates as large as the parameters, all or those given; nothing here keeps them."""
+        parameters = self.parameters if parameters is None else list(parameters)
+        if self.optimizer is None:
+            torch._foreach_add_(parameters, list(gradients), alpha=-learning_rate)
+            return
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            parameter.grad = gradient
+        optimize(self.optimizer, learning_rate)
+        for parameter in parameters:
+            parameter.grad = None  # before the next ones are made: backprop does not hold two either

@@ -1,0 +1,72 @@
+"""The papers' claims as `fgbench reproduce` stored them."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+
+from fgbench.errors import ResultsError
+
+VERDICTS = ("reproduced", "not reproduced", "not comparable")
+CELLS = 5  # experiment, claim, in the paper, measured here, verdict
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One row of claims.md; `verdict` is one of `VERDICTS`, `why` what follows it."""
+
+    experiment: str
+    text: str
+    paper: str
+    measured: str
+    verdict: str
+    why: str
+
+
+@dataclass(frozen=True)
+class Paper:
+    """A reproduction: where it is stored, which paper it is of, at which scale, and its claims."""
+
+    folder: Path
+    source: str
+    scale: str
+    claims: tuple[Claim, ...]
+
+    @property
+    def counts(self) -> str:
+        """How many of each verdict, in words."""
+        found = Counter(claim.verdict for claim in self.claims)
+        return ", ".join(f"{found[verdict]} {verdict}" for verdict in VERDICTS if verdict in found)
+
+
+def find_papers(source: Path) -> list[Paper]:
+    """Every reproduction at or below a folder.
+
+    Raises:
+        ResultsError: a damaged claims.json or claims.md.
+    """
+    return [_paper(file.parent) for file in sorted(source.rglob("claims.json"))]
+
+
+def _paper(folder: Path) -> Paper:
+    try:
+        facts = json.loads((folder / "claims.json").read_text())
+        lines = (folder / "claims.md").read_text().splitlines()[2:]
+        return Paper(folder, str(facts["source"]), str(facts["scale"]), tuple(map(_claim, lines)))
+    except OSError as error:
+        raise ResultsError(f"{error.filename}: cannot be read ({error.strerror}).") from error
+    except (ValueError, KeyError, TypeError) as error:
+        raise ResultsError(
+            f"{folder}: its claims are damaged ({error}); reproduce the paper again."
+        ) from error
+
+
+def _claim(line: str) -> Claim:
+    cells = [cell.strip() for cell in line.strip().removeprefix("|").removesuffix("|").split(" | ")]
+    verdict, _, why = cells[-1].partition(": ")
+    if len(cells) != CELLS or verdict not in VERDICTS:
+        raise ValueError(f"not a row of claims: {line[:60]}")
+    experiment, text, paper, measured, _ = cells
+    return Claim(experiment, text, paper, measured, verdict, why)

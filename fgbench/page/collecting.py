@@ -1,0 +1,129 @@
+"""What a page shows of a folder of runs: comparisons, verdicts, doubts, runs, files and claims."""
+
+from __future__ import annotations
+
+import base64
+import gzip
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fgbench.charts.drawing.comparison import Comparison, comparisons
+from fgbench.errors import ResultsError
+from fgbench.page.claims import Paper, find_papers
+from fgbench.report.doubts import doubts
+from fgbench.report.words import findings
+from fgbench.store.run_folder import RUN_FILE, RunFolder, find_runs
+from fgbench.store.schema import Role
+from fgbench.summary.table import aa_rows, summarise
+
+
+@dataclass(frozen=True)
+class Found:
+    """All that was found below `source`; a comparison's rows name a run by its place in `runs`."""
+
+    source: Path
+    runs: Sequence[RunFolder]
+    comparisons: Sequence[Comparison]
+    papers: Sequence[Paper]
+
+    def sentences(self, comparison: Comparison) -> list[str]:
+        """The verdicts of a comparison's matched groups."""
+        return [
+            sentence
+            for _, group in comparison.rows.groupby(["run", "group"], sort=False)
+            for sentence in findings(group, aa_rows(self.runs[group["run"].iloc[0]]))
+        ]
+
+    def runs_of(self, comparison: Comparison) -> list[RunFolder]:
+        """The runs that it comes from."""
+        return [self.runs[run] for run in comparison.rows["run"].unique()]
+
+    def name_of(self, folder: Path) -> str:
+        """A folder's path below the source, which tells it from the others."""
+        return str(folder.relative_to(self.source)) if folder != self.source else folder.resolve().name
+
+
+def collect(source: Path) -> Found:
+    """Read all runs and claims at or below a folder.
+
+    Raises:
+        ResultsError: neither a run nor a claim, a damaged table, or another schema.
+    """
+    papers = find_papers(source) if source.is_dir() else []
+    # A reproduction may hold claims of functions alone, without a run.
+    runs = find_runs(source) if not papers or any(source.rglob(RUN_FILE)) else []
+    try:
+        return Found(source, runs, comparisons(runs), papers)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ResultsError(f"{source}: a {RUN_FILE} below it is damaged (it lacks {error}).") from error
+
+
+def doubts_of(run: RunFolder) -> list[str]:
+    """What the report of the run warns of."""
+    return doubts(summarise(run), run.read("ratios"), run.read("samples"))
+
+
+def environment(run: RunFolder) -> list[tuple[str, str]]:
+    """Where it was measured, a name and a value each."""
+    return list(_flat(run.facts()["environment"]))
+
+
+def _flat(facts: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str]]:
+    for name, value in facts.items():
+        if isinstance(value, Mapping):
+            yield from _flat(value, f"{before}{name} ")
+        elif value is not None:
+            yield f"{before}{name}".replace("_", " "), str(value)
+
+
+def samples_of(found: Found, comparison: Comparison) -> list[dict[str, Any]]:
+    """A row a method and depth: how many blocks were timed in how many processes, and their quartiles."""
+    rows = []
+    for _, own in comparison.rows.groupby(["run", "group"], sort=False):
+        timed = found.runs[own["run"].iloc[0]].read("samples")
+        timed = timed[(timed["group"] == own["group"].iloc[0]) & (timed["role"] == Role.METHOD)]
+        timed = timed[~timed["warm_up"].astype(bool)]
+        for method, blocks in timed.groupby("method", sort=False):
+            quartiles = blocks["seconds"].quantile([0.25, 0.5, 0.75])
+            rows.append(
+                {
+                    "method": method,
+                    "depth": int(own["depth"].iloc[0]),
+                    "blocks": len(blocks),
+                    "processes": blocks["process"].nunique(),
+                    "quartiles": quartiles.tolist(),
+                }
+            )
+    return rows
+
+
+@dataclass(frozen=True)
+class File:
+    """A CSV inside the page: `packed` is its gzip in base64."""
+
+    folder: str
+    name: str
+    bytes: int
+    packed: str
+
+
+def files_of(found: Found) -> dict[str, list[File]]:
+    """Every CSV at or below the source, by its folder."""
+    files: dict[str, list[File]] = {}
+    for path in sorted(found.source.rglob("*.csv")):
+        content = path.read_bytes()
+        packed = base64.b64encode(gzip.compress(content, mtime=0)).decode()
+        folder = found.name_of(path.parent)
+        files.setdefault(folder, []).append(File(folder, path.name, len(content), packed))
+    return files
+
+
+def extremes(frame: pd.DataFrame, name: str) -> tuple[float, float]:
+    """The least and the most that a column of figures and their intervals reach, positive and finite."""
+    cells = frame[[name, f"{name}_low", f"{name}_high"]].astype(float).to_numpy().ravel()
+    cells = cells[(cells > 0) & (cells < float("inf"))]
+    return (float(cells.min()), float(cells.max())) if len(cells) else (1.0, 1.0)

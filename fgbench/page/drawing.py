@@ -1,0 +1,60 @@
+"""The charts of `fgbench plot` as SVG that lives inside a page and follows its colours."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from fgbench.charts import draw_comparisons
+from fgbench.charts.drawing.comparison import Comparison
+
+# Colours that would vanish on the other background, and the page's variables for them.
+SCHEME = {
+    "#ffffff": "paper",
+    "#222222": "ink",
+    "#4a4a4a": "small",
+    "#767676": "grey",
+    "#e4e4e4": "line",
+    "#0072b2": "blue",
+    "#7a5195": "purple",
+    "#000000": "ink",
+}
+Charts = Mapping[str, Sequence[tuple[str, str]]]
+"""Name and SVG of each chart, by the slug of its comparison."""
+
+
+def draw(found: Sequence[Comparison], processes: int = 1) -> Charts:
+    """Every chart of these comparisons, and of each of their groups."""
+    charts: dict[str, list[tuple[str, str]]] = defaultdict(list)
+    if not found:
+        return charts
+    with tempfile.TemporaryDirectory() as folder:
+        drawn = draw_comparisons(found, Path(folder), "svg", processes=processes)
+        for number, (name, path) in enumerate((d.chart, d.path) for d in drawn if d.path):
+            slug = path.stem.removeprefix(f"{name}_")
+            charts[slug].append((name.replace("_", " "), inline(path.read_text(), f"c{number}-")))
+    return charts
+
+
+def inline(svg: str, prefix: str) -> str:
+    """An SVG file's text, fit to stand beside others in one page.
+
+    Args:
+        svg: as matplotlib writes it.
+        prefix: of every name in it, which has to be the only one in its page.
+    """
+    svg = svg[svg.index("<svg") :]
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # nothing refers to a group
+    svg = re.sub(r'<(\w+) id="', rf'<\1 id="{prefix}', svg)
+    svg = svg.replace('href="#', f'href="#{prefix}').replace("url(#", f"url(#{prefix}")
+    svg = re.sub(r'(<svg[^>]*?) width="[^"]*" height="[^"]*"', r'\1 aria-hidden="true"', svg, count=1)
+    return re.sub(r"((?:fill|stroke): )(#[0-9a-f]{6})", _shade, svg)
+
+
+def _shade(found: re.Match[str]) -> str:
+    name = SCHEME.get(found[2])
+    return f"{found[1]}var(--{name})" if name else found[0]

@@ -1,0 +1,133 @@
+"""The results page in Markdown: engine, depth, memory, time to target, the papers' claims."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fgbench.charts.drawing.comparison import Comparison
+from fgbench.errors import ResultsError
+from fgbench.page.collecting import Found
+from fgbench.report.figures import NOTHING, interval, missing, number, size, target_words
+
+ENGINE = "engine.csv"  # of `python -m fgbench.experiments.engine`
+ENGINE_COLUMNS = ("case", "method", "r", "r_target", "ratio", "ratio_target", "over")
+
+
+def markdown(found: Found) -> str:
+    """The whole page, its newline at the end included."""
+    sections = [
+        ("The engine against its targets", list(_engines(found))),
+        ("Step time over the reference's, by depth", list(_by_depth(found, "ratio"))),
+        ("Peak memory, by depth", list(_by_depth(found, "peak_bytes"))),
+        ("Time to target", list(_targets(found))),
+        ("The papers' claims", list(_claims(found))),
+    ]
+    lines = ["# What was measured", "", "Intervals are 95 %. Each table's folder holds its CSVs and charts."]
+    for heading, blocks in sections:
+        if blocks:
+            lines += ["", f"## {heading}", *(line for block in blocks for line in ("", *block))]
+    return "\n".join(lines) + "\n"
+
+
+def _engines(found: Found) -> Iterator[list[str]]:
+    for path in sorted(found.source.rglob(ENGINE)):
+        try:
+            frame = pd.read_csv(path)
+            rows = frame[list(ENGINE_COLUMNS)].to_dict("records")
+        except (OSError, ValueError, KeyError) as error:
+            raise ResultsError(f"{path}: is not the engine's table ({error}).") from error
+        cells = [
+            (r["case"], f"`{r['method']}`", *_beside(r, "r"), *_beside(r, "ratio"), r["over"]) for r in rows
+        ]
+        heads = ("case", "method", "R", "target", "ratio", "target", "over")
+        yield [f"In {_link(found, path.parent)}:", "", *_table(heads, cells)]
+
+
+def _beside(row: dict[Any, Any], name: str) -> tuple[str, str]:
+    asked = row[f"{name}_target"]
+    return number(row[name]), NOTHING if missing(asked) else f"≤ {asked:g}"
+
+
+def _by_depth(found: Found, name: str) -> Iterator[list[str]]:
+    """A table of methods by depths, for every comparison of several depths that has the figure."""
+    for comparison in found.comparisons:
+        rows = comparison.rows.dropna(subset=[name])
+        if rows["depth"].nunique() < 2:
+            continue
+        cells = []
+        for method in comparison.methods:
+            own = rows[rows["method"] == method].set_index("depth")
+            figures = [_depth_cell(own, depth, name) for depth in comparison.depths]
+            cells.append((f"`{method}`", *figures))
+        heads = ("method", *(f"depth {depth}" for depth in comparison.depths))
+        yield [_title(found, comparison), "", *_table(heads, cells)]
+
+
+def _depth_cell(own: pd.DataFrame, depth: int, name: str) -> str:
+    if depth not in own.index:
+        return NOTHING
+    row = own.loc[[depth]].iloc[0]
+    return size(row[name]) if name == "peak_bytes" else _figure(row, name)
+
+
+def _targets(found: Found) -> Iterator[list[str]]:
+    for comparison in found.comparisons:
+        rows = comparison.rows[comparison.rows["runs"].notna()]
+        if rows.empty:
+            continue
+        cells = [
+            (
+                f"`{row['method']}`",
+                row["depth"],
+                target_words(row) or NOTHING,
+                f"{int(row['reached'])} of {int(row['runs'])}",
+                f"{_figure(row, 't')} s" if row["reached"] else "not reached",
+                _figure(row, "t_ratio"),
+            )
+            for _, row in rows.iterrows()
+        ]
+        heads = ("method", "depth", "target", "reached", "T", "T ratio")
+        yield [_title(found, comparison), "", *_table(heads, cells)]
+
+
+def _claims(found: Found) -> Iterator[list[str]]:
+    heads = ("experiment", "claim", "in the paper", "measured here", "verdict")
+    for paper in found.papers:
+        cells = [
+            (c.experiment, c.text, c.paper, c.measured, f"**{c.verdict}**" + (f": {c.why}" if c.why else ""))
+            for c in paper.claims
+        ]
+        yield [
+            f"{paper.source}, scale {paper.scale}, in {_link(found, paper.folder)}: {paper.counts}.",
+            "",
+            *_table(heads, cells),
+        ]
+
+
+def _figure(row: pd.Series, name: str) -> str:
+    cells = row[name], row[f"{name}_low"], row[f"{name}_high"]
+    return " ".join(filter(None, (number(*cells), interval(*cells))))
+
+
+def _title(found: Found, comparison: Comparison) -> str:
+    places = ", ".join(_link(found, run.path) for run in found.runs_of(comparison))
+    return f"{_escaped(comparison.sentence)}, in {places}:"
+
+
+def _link(found: Found, folder: Path) -> str:
+    path = folder.relative_to(found.source)
+    return f"[{_escaped(found.name_of(folder))}]({path.as_posix().replace(' ', '%20')})"
+
+
+def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
+    lines = [f"| {' | '.join(_escaped(str(cell)) for cell in row)} |" for row in rows]
+    return [f"| {' | '.join(heads)} |", "|---" * len(heads) + "|", *lines]
+
+
+def _escaped(text: str) -> str:
+    """No name opens a cell, or a tag."""
+    return text.replace("|", "\\|").replace("<", "&lt;")

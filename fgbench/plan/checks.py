@@ -1,0 +1,92 @@
+"""What can be wrong with a config before anything is looked up or built: one line that names the option."""
+
+from __future__ import annotations
+
+from fgbench.errors import UsageError
+from fgbench.methods import BEST, check_execution
+from fgbench.plan.config import DTYPES, TARGET_WORDS, TF32, Config
+from fgbench.specs.options import OR
+
+COUNTS = ("width", "batch", "validation_size", "seeds", "processes")
+LIMITS = ("max_iterations", "max_queries", "evaluate_every")
+AMOUNTS = ("max_train_seconds", "max_measure_seconds", "precision")
+
+
+def check_config(config: Config) -> None:
+    """Hold every value against what it may be.
+
+    Raises:
+        UsageError: one line that says what is wrong and what would be right.
+    """
+    if not config.archs:
+        raise UsageError("--arch: name at least one architecture.")
+    if not config.methods:
+        raise UsageError("--method: name at least one method.")
+    if not config.time and not config.train:
+        raise UsageError("--time-only and --train-only leave nothing to do together: give one of them.")
+    _check_numbers(config)
+    if config.dtype not in DTYPES:
+        raise UsageError(f"--dtype {config.dtype}: must be one of {', '.join(DTYPES)}.")
+    if OR in config.optimizer and (config.learning_rate is not None or not config.train):
+        raise UsageError("--optimizer: several are chosen by the search: leave --lr and --time-only out.")
+    _check_targets(config)
+
+
+def check_device(config: Config, device: str) -> None:
+    """Hold a config against the device that it will be run on, as torch names it.
+
+    Raises:
+        UsageError: an execution mode, a dtype or a learning-rate decay that the device does not have.
+    """
+    if config.execution != BEST:
+        check_execution("--exec", config.execution, device, more=(BEST,))
+    if config.lr_decay and config.execution in ("cudagraph", BEST) and device.startswith("cuda"):
+        raise UsageError("--lr-decay: a CUDA graph holds one learning rate; take --exec eager or compile.")
+    if config.dtype == TF32 and not device.startswith("cuda"):
+        raise UsageError("--dtype tf32: only a GPU rounds to TF32; on a CPU it is float32 or bfloat16.")
+
+
+def at_least(option: str, value: int, least: int) -> None:
+    """Raise a UsageError where the value is smaller."""
+    if value < least:
+        raise UsageError(f"{option} {value}: must be at least {least}.")
+
+
+def _check_numbers(config: Config) -> None:
+    for depth in config.depths or ():
+        at_least("--depth", depth, 1)
+    for name in (*COUNTS, *LIMITS):
+        if (value := getattr(config, name)) is not None:
+            at_least(_option(name), value, 1)
+    for name in AMOUNTS:
+        _positive(_option(name), getattr(config, name))
+    if config.learning_rate is not None:
+        _positive("--lr", config.learning_rate)
+    if not 0 <= config.lr_decay < float("inf"):
+        raise UsageError(f"--lr-decay {config.lr_decay:g}: must be 0 or a positive number.")
+
+
+def _check_targets(config: Config) -> None:
+    words = f"a number or one of {', '.join(TARGET_WORDS)}"
+    for asked in config.target_loss.split(","):
+        if asked not in TARGET_WORDS:
+            _positive("--target-loss", _number("--target-loss", asked, words))
+    for asked in config.target_accuracy.split(",") if config.target_accuracy else ():
+        if not 0 < _number("--target-accuracy", asked, "a number") <= 1:
+            raise UsageError(f"--target-accuracy {asked}: must be above 0 and at most 1.")
+
+
+def _option(field: str) -> str:
+    return f"--{field.replace('_', '-')}"
+
+
+def _number(option: str, asked: str, wanted: str) -> float:
+    try:
+        return float(asked)
+    except ValueError:
+        raise UsageError(f"{option} {asked}: must be {wanted}.") from None
+
+
+def _positive(option: str, value: float) -> None:
+    if not 0 < value < float("inf"):
+        raise UsageError(f"{option} {value:g}: must be a positive number.")

@@ -1,0 +1,41 @@
+"""The machine that a plan is for: its device and its threads."""
+
+from __future__ import annotations
+
+from fgbench.errors import UsageError
+from fgbench.measurement.environment import usable_cores
+from fgbench.plan.checks import at_least
+
+
+def resolve_device(asked: str) -> str:
+    """`auto` is the GPU where there is one; anything else must exist.
+
+    Raises:
+        UsageError: a device that torch does not see.
+    """
+    import torch
+
+    if asked == "auto":
+        return "cuda:0" if torch.cuda.is_available() else "cpu"
+    here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+    device = "cuda:0" if asked == "cuda" else asked
+    if device not in here:
+        raise UsageError(f"--device {asked}: not on this machine, torch sees {', '.join(here)}.")
+    return device
+
+
+def resolve_threads(asked: int | None) -> int:
+    """The threads asked for, or torch's own number, as far as there are cores for them.
+
+    Raises:
+        UsageError: more than the cores that this process may use: they would only wait for each other.
+    """
+    import torch
+
+    usable = usable_cores()
+    if asked is None:
+        return min(torch.get_num_threads(), usable)
+    at_least("--threads", asked, 1)
+    if asked > usable:
+        raise UsageError(f"--threads {asked}: must be at most {usable}, the cores that fgbench may use here.")
+    return asked

@@ -1,0 +1,121 @@
+"""The plan: what was asked for, checked and expanded into matched groups."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+
+from fgbench import architectures, datasets, methods
+from fgbench.errors import UsageError
+from fgbench.plan.checks import check_config, check_device
+from fgbench.plan.config import REFERENCE, Config
+from fgbench.plan.group import Group
+from fgbench.plan.machine import resolve_device, resolve_threads
+from fgbench.specs.options import canonical, split_spec
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The config, resolved: specs in their shortest form, device and threads known.
+
+    Attributes, where the name does not say it: data is a hash of the dataset's contents.
+    """
+
+    config: Config
+    groups: tuple[Group, ...]
+    data: str = ""
+
+    @property
+    def reference(self) -> str:
+        """The method that every ratio is over: backprop, or the first where backprop is not among them."""
+        names = self.config.methods
+        return REFERENCE if REFERENCE in names else names[0]
+
+
+def make_plan(config: Config) -> Plan:
+    """Check everything that can be wrong before anything is measured or written.
+
+    Every model of the grid is built once, so that a user's build function that fails does so here.
+
+    Raises:
+        UsageError: one line that says what is wrong and what would be right.
+    """
+    check_config(config)
+    config = _canonical(config)
+    device = resolve_device(config.device)
+    check_device(config, device)
+    threads = resolve_threads(config.threads)
+    data = datasets.load_whole(config.dataset, Path(config.data_dir))
+    if config.batch > len(data.train_x):
+        raise UsageError(
+            f"--batch {config.batch}: {config.dataset} has only {len(data.train_x)} training samples."
+        )
+    groups = groups_of(config, device, threads)
+    _check_names(groups)
+    for group in groups:
+        architectures.build(group.arch, group.depth, group.width, data.in_shape, data.classes)
+    return Plan(config, _shard(config.shard, groups), data.contents)
+
+
+def _canonical(config: Config) -> Config:
+    """The same with every spec in its shortest form."""
+    from fgbench.methods.steps.optimizer import canonical_optimizer
+
+    return dataclasses.replace(
+        config,
+        methods=methods.canonical_specs(config.methods),
+        dataset=canonical(split_spec(config.dataset)[0], datasets.find(config.dataset)),
+        optimizer=canonical_optimizer(config.optimizer),
+    )
+
+
+def groups_of(config: Config, device: str, threads: int) -> tuple[Group, ...]:
+    """A group for each architecture and depth, each once, whatever the shard.
+
+    Raises:
+        UsageError: no such architecture.
+    """
+    families = [(arch, architectures.find(arch)) for arch in config.archs]
+    groups = (
+        Group(
+            arch,
+            depth,
+            config.width or family.default_width,
+            config.batch,
+            config.dataset,
+            config.validation_size,
+            config.dtype,
+            device,
+            threads,
+            config.execution,
+            config.optimizer,
+        )
+        for arch, family in families
+        for depth in config.depths or (family.default_depth,)
+    )
+    return tuple(dict.fromkeys(groups))
+
+
+def _check_names(groups: tuple[Group, ...]) -> None:
+    by_name: dict[str, Group] = {}
+    for group in groups:
+        other = by_name.setdefault(group.name, group)
+        if other != group:
+            raise UsageError(
+                f"--arch {other.arch} and {group.arch} would both be called {group.name}: "
+                "rename one of the files, or run them apart."
+            )
+
+
+def _shard(shard: str, groups: tuple[Group, ...]) -> tuple[Group, ...]:
+    """Every n-th group, so that each shard has deep and shallow ones."""
+    if not shard:
+        return groups
+    index, _, count = shard.partition("/")
+    if not (index.isdigit() and count.isdigit() and 1 <= int(index) <= int(count)):
+        raise UsageError(f"--shard {shard}: must be i/n with i from 1 to n, as in 2/3.")
+    own = groups[int(index) - 1 :: int(count)]
+    if not own:
+        raise UsageError(f"--shard {shard}: the grid has only {len(groups)} groups, none is left for it.")
+    return own

@@ -1,0 +1,131 @@
+"""Messages between the runner and its workers: dataclasses, written to and read from JSON here alone.
+
+A message is one line, `{"kind": "Failed", "facts": {…}}`: the name of its class and its fields. Both
+ends know the classes; whatever does not fit them is an error that names it.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any, ClassVar, TypeVar, cast
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+
+@dataclass(frozen=True)
+class Message:
+    """A request to a worker, or an event that it reports. Fields are checked where it is read."""
+
+    __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
+
+
+Report = Callable[[Message], None]
+"""What a worker tells its events to."""
+
+
+class MalformedMessageError(Exception):
+    """A line that is no message, or none of the expected kinds; the text says which and what is wrong."""
+
+
+@dataclass(frozen=True)
+class Built(Message):
+    """Model and data are there. These facts prove that the jobs of a group are matched."""
+
+    parameters: int
+    weights_hash: str
+    batches_hash: str
+
+
+@dataclass(frozen=True)
+class FirstCall(Message):
+    """How long a method's first step took, compilation and autotuning included."""
+
+    method: str
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Noted(Message):
+    """What the reader should know of a method's step, as operations that had no rule."""
+
+    method: str
+    notes: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Failed(Message):
+    """A method failed: status `oom`, `error` or `diverged`, and one line of detail."""
+
+    method: str
+    status: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class Refused(Message):
+    """The whole request cannot be done, for the reason that a user can mend."""
+
+    message: str
+
+
+@dataclass(frozen=True)
+class Done(Message):
+    """All was done; nothing comes after it."""
+
+
+EVERYWHERE: tuple[type[Message], ...] = (Built, FirstCall, Noted, Failed, Refused, Done)
+"""Events that any worker may report."""
+
+M = TypeVar("M", bound=Message)
+
+
+def to_json(message: Message) -> str:
+    """The message's fields as a JSON object; NaN and infinities stay what they are."""
+    return _adapter(type(message)).dump_json(message).decode()
+
+
+def from_json(kind: type[M], text: str) -> M:
+    """A message of a known kind from the JSON object of its fields.
+
+    Raises:
+        MalformedMessageError: a field is missing, unknown, or of another type.
+    """
+    try:
+        return cast("M", _adapter(kind).validate_json(text, strict=True))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the whole"
+        raise MalformedMessageError(f"malformed {kind.__name__}: {where}: {first['msg']}") from error
+
+
+def encode(event: Message) -> str:
+    """The event as one line, its end included."""
+    return f'{{"kind": "{type(event).__name__}", "facts": {to_json(event)}}}\n'
+
+
+def decode(line: str, kinds: Iterable[type[Message]]) -> Message:
+    """The event that a line holds, of one of these kinds.
+
+    Raises:
+        MalformedMessageError: it is none of them, or not what its kind says.
+    """
+    known = {kind.__name__: kind for kind in kinds}
+    try:
+        parts = json.loads(line)
+        name, facts = parts["kind"], parts["facts"]
+    except (ValueError, TypeError, KeyError) as error:
+        raise MalformedMessageError(f"not an event: {line.strip()[:200]}") from error
+    if name not in known:
+        raise MalformedMessageError(f"unknown event {name}: expected one of {', '.join(sorted(known))}")
+    return from_json(known[name], json.dumps(facts))
+
+
+_adapters: dict[type[Message], TypeAdapter[Any]] = {}
+
+
+def _adapter(kind: type[Message]) -> TypeAdapter[Any]:
+    if kind not in _adapters:
+        _adapters[kind] = TypeAdapter(kind)
+    return _adapters[kind]

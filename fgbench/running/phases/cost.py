@@ -1,0 +1,115 @@
+"""The cost phase: FLOPs, bytes and operations of each step, and the least time the machine needs for them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from typing import ClassVar
+
+from fgbench.measurement.cost import Rates, Work, byte_rate, count, mean_work, product_rate
+from fgbench.methods import Conditions
+from fgbench.plan import Config
+from fgbench.running.arms import LEARNING_RATE, Problem, base_step, method_step
+from fgbench.running.group_run import GroupRun
+from fgbench.running.matched import Matched
+from fgbench.running.messages import Message, Report
+from fgbench.running.phase import STARTUP_SECONDS, OfGroup, Phase, Tables, every_row
+from fgbench.running.reporting import failures_reported
+from fgbench.store.schema import BASE
+
+BELOW = 0.97  # of its floor: a step that is timed faster shows that the floor is wrong
+
+
+@dataclass(frozen=True)
+class Counted(Message):
+    """What a step of a method costs, as a row of cost.csv; `Work` and `Rates` say what the fields mean."""
+
+    method: str
+    flops: int
+    bytes: int
+    operations: int
+    flops_per_second: float
+    bytes_per_second: float
+    floor_seconds: float
+
+
+class Cost(Phase):
+    """Counted on the eager step: another execution mode may fuse operations, and then moves less."""
+
+    name = "cost"
+    request = OfGroup
+    reports = (Counted,)
+    tables: ClassVar[Tables] = {"cost": every_row}
+
+    def asked(self, config: Config) -> bool:
+        """Wherever steps are timed."""
+        return config.time
+
+    def after(self, config: Config) -> tuple[str, ...]:
+        """After what is timed, which its floors are held against."""
+        return ("time", "alone", "load")
+
+    def seconds(self, config: Config) -> float:
+        """Of one process."""
+        return STARTUP_SECONDS
+
+    def run(self, group: GroupRun) -> None:
+        """One process for all methods; a floor above what was timed is an error and no row."""
+        if group.finished(self.name):
+            return
+        group.begin("FLOPs and floors", STARTUP_SECONDS)
+        timed = group.rows("ratios").query("role in ('base', 'method')").set_index("method")["seconds"]
+        with group.jobs(self.name, group.methods) as jobs:
+            for event in group.work(self, jobs):
+                if not isinstance(event, Counted):
+                    continue
+                seconds = timed.get(event.method)
+                if seconds is not None and seconds < BELOW * event.floor_seconds:
+                    detail = (
+                        f"its floor of {event.floor_seconds:.3g} s a step is wrong: a step was timed at "
+                        f"{seconds:.3g} s"
+                    )
+                    group.note(f"no floor: {detail}.", event.method)
+                    if event.method in jobs:
+                        jobs[event.method]["detail"] = detail
+                    continue
+                group.store("cost", asdict(event))
+
+    def measure(self, matched: Matched, asked: OfGroup, report: Report) -> None:
+        """The base and every method."""
+        measure_cost(matched.problem(), asked.methods, report)
+
+
+def measure_cost(problem: Problem, specs: Sequence[str], report: Report) -> None:
+    """Report what a step of the base and of each method costs, with the machine's rates at its shapes."""
+    problem = replace(problem, conditions_of=_eagerly(problem.conditions_of))
+    works: dict[str, Work] = {}
+    for spec in (BASE, *specs):
+        with failures_reported(report, spec):
+            works[spec] = _count(problem, spec)
+    shapes = frozenset(shape for work in works.values() for shape in work.products)
+    dtype = next(problem.model.parameters()).dtype
+    flops = product_rate(shapes, problem.device, dtype, problem.clock)
+    for spec, work in works.items():
+        rates = Rates(flops, byte_rate(work.bytes, problem.device, problem.clock))
+        counts = (work.flops, work.bytes, work.operations)
+        report(Counted(spec, *counts, rates.flops, rates.bytes, rates.floor(work)))
+
+
+def _eagerly(conditions_of: Callable[[str], Conditions]) -> Callable[[str], Conditions]:
+    return lambda spec: replace(conditions_of(spec), execution="eager")
+
+
+def _count(problem: Problem, spec: str) -> Work:
+    """Of a step that was called before, so that nothing is set up now; the mean over a cycle of steps."""
+    if spec == BASE:
+        run = base_step(problem)
+        run()
+        return count(run)
+    step = method_step(problem, spec, process=0)
+    works = [count(partial(step, problem.batches[0], LEARNING_RATE)) for _ in range(step.cycle)]
+    return mean_work(works)
+
+
+phase = Cost()

@@ -1,0 +1,144 @@
+"""The memory phase: peak bytes of a step of each method by kind, untimed.
+
+A step that is captured in a CUDA graph is measured uncaptured: what it makes on its way lies in a pool
+that the capture fills and the graph holds as long as it lives, and no replay allocates any of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import partial
+from itertools import cycle
+from typing import ClassVar
+
+from torch import Tensor, nn
+
+from fgbench import methods
+from fgbench.measurement.memory import Peak, edge, peak_of_step
+from fgbench.methods import Batch, Conditions, Step
+from fgbench.plan import Config
+from fgbench.running.arms import LEARNING_RATE, base_step
+from fgbench.running.group_run import GroupRun
+from fgbench.running.matched import Matched
+from fgbench.running.messages import Message, Report
+from fgbench.running.phase import STARTUP_SECONDS, OfGroup, Phase, Tables, every_row
+from fgbench.running.reporting import failures_reported
+from fgbench.store.schema import BASE
+
+BATCHES = 2
+RESULTS = ("draw", "backward")  # parts of a step that leave tangents or gradients
+
+
+@dataclass(frozen=True)
+class PeakFound(Message):
+    """Bytes of one kind at a method's peak, or of the model itself: a row of memory.csv."""
+
+    method: str
+    kind: str
+    bytes: int
+
+
+class Memory(Phase):
+    """What a step of each method needs at its peak."""
+
+    name = "memory"
+    request = OfGroup
+    reports = (PeakFound,)
+    tables: ClassVar[Tables] = {"memory": every_row}
+
+    def asked(self, config: Config) -> bool:
+        """Wherever steps are timed."""
+        return config.time
+
+    def after(self, config: Config) -> tuple[str, ...]:
+        """After what is timed, so that the first figures come first."""
+        return ("time", "alone", "load")
+
+    def seconds(self, config: Config) -> float:
+        """Of one process."""
+        return STARTUP_SECONDS
+
+    def run(self, group: GroupRun) -> None:
+        """One process for all methods."""
+        if group.finished(self.name):
+            return
+        group.begin("peak memory", STARTUP_SECONDS)
+        with group.jobs(self.name, group.methods) as jobs:
+            for event in group.work(self, jobs):
+                if isinstance(event, PeakFound):
+                    group.store("memory", asdict(event))
+
+    def measure(self, matched: Matched, asked: OfGroup, report: Report) -> None:
+        """The base and every method."""
+        measure_memory(matched, asked.methods, report)
+
+
+def measure_memory(matched: Matched, specs: Sequence[str], report: Report) -> None:
+    """Report the model's own bytes, and the peak of the base and of each method by kind."""
+    size = bytes_of_model(matched.model)
+    report(PeakFound(BASE, "parameters", size))
+    batches = matched.batches(BATCHES)
+    for spec in (BASE, *specs):
+        with failures_reported(report, spec):
+            made: list[Step] = []
+            peak = peak_of_step(partial(_prepare, matched, spec, batches, made), matched.device)
+            for kind, amount in _kinds(peak, size, made).items():
+                report(PeakFound(spec, kind, amount))
+
+
+def bytes_of_model(model: nn.Module) -> int:
+    """Of its parameters and buffers."""
+    return sum(t.numel() * t.element_size() for t in model.state_dict().values())
+
+
+def _kinds(peak: Peak, parameters: int, made: Sequence[Step]) -> dict[str, int]:
+    """Rows of memory.csv: the peak, and the kinds that add up to it."""
+    rows = {"peak_allocated": peak.allocated}
+    if peak.reserved is not None:
+        rows["peak_reserved"] = peak.reserved
+    if peak.kept is None or peak.made is None or peak.passing is None:
+        return rows
+    state = sum(_bytes_of_optimizer(step) for step in made)
+    return rows | {
+        "peak_parameters": parameters,
+        "peak_optimizer_state": state,
+        # What a step keeps for the next besides: tangents in memory of their own.
+        "peak_gradients_and_tangents": peak.made + peak.kept - parameters - state,
+        "peak_activations_and_temporaries": peak.passing,
+    }
+
+
+def _bytes_of_optimizer(step: Step) -> int:
+    states = step.optimizer.state.values() if step.optimizer else ()
+    tensors = [v for state in states for v in state.values() if isinstance(v, Tensor)]
+    return sum(t.numel() * t.element_size() for t in tensors)
+
+
+def _uncaptured(matched: Matched, spec: str) -> Conditions:
+    conditions = matched.conditions_of(spec)
+    return replace(conditions, execution="eager") if conditions.captured else conditions
+
+
+def _prepare(matched: Matched, spec: str, batches: Sequence[Batch], made: list[Step]) -> Callable[[], object]:
+    supply, conditions_of = cycle(batches), partial(_uncaptured, matched)
+    if spec == BASE:
+        return base_step(replace(matched.problem(batches), conditions_of=conditions_of))
+    step = methods.prepare(
+        methods.find(spec), matched.copy_of_model(), matched.loss, matched.seed, conditions_of(spec)
+    )
+    made.append(step)
+
+    def run() -> None:
+        batch = next(supply)
+        step.get_ready(batch)
+        for _ in step.each_kind():
+            for name, part in step.parts(batch, LEARNING_RATE).items():
+                part()
+                if name in RESULTS:
+                    edge()
+
+    return run
+
+
+phase = Memory()

@@ -1,0 +1,213 @@
+"""The modes phase: the fastest execution mode of each method, and the fastest update of those that leave
+theirs open. Everything that follows is timed and trained with them."""
+
+from __future__ import annotations
+
+import random
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import product
+from statistics import median
+from typing import Any, ClassVar, NamedTuple
+
+from fgbench import methods
+from fgbench.measurement.clock import Clock
+from fgbench.measurement.interleave import Arm
+from fgbench.methods import Conditions
+from fgbench.methods.steps.oracle import check_step
+from fgbench.plan import BEST, Config
+from fgbench.running.arms import Problem, base_arm, method_step, step_arm, timed_rounds, with_blocks
+from fgbench.running.group_run import GroupRun
+from fgbench.running.matched import Matched
+from fgbench.running.messages import Message, Report
+from fgbench.running.phase import STARTUP_SECONDS, OfGroup, Phase, Tables, every_row
+from fgbench.running.reporting import in_one_line
+from fgbench.specs.options import OR
+from fgbench.store.csv_table import records
+from fgbench.store.schema import BASE
+from fgbench.summary.modes import choices, marked
+
+MODES = {"cpu": ("eager", "compile"), "cuda": ("eager", "compile", "cudagraph")}
+MODES_SHARE = 0.2  # of the timing budget, on top of it, to find execution modes,
+UPDATES_SHARE = 0.1  # or updates alone
+PROCESSES = 3  # that they are found in, at most
+
+
+@dataclass(frozen=True, kw_only=True)
+class ModesRequest(OfGroup):
+    """What one process is asked.
+
+    Attributes:
+        seconds: to time for, about.
+        best: whether all execution modes are tried; otherwise the group's alone.
+        number: of the process.
+    """
+
+    seconds: float
+    best: bool
+    number: int
+
+
+@dataclass(frozen=True)
+class Mode(Message):
+    """One way to run a method: seconds a step, or in `detail` why it cannot."""
+
+    method: str
+    execution: str
+    optimizer: str
+    update: str
+    seconds: float | None
+    detail: str | None = None
+
+
+class Modes(Phase):
+    """Every way to run each method, interleaved in a few fresh processes; the fastest is taken."""
+
+    name = "modes"
+    request = ModesRequest
+    reports = (Mode,)
+    tables: ClassVar[Tables] = {"modes": every_row}
+
+    def asked(self, config: Config) -> bool:
+        """Where the mode is left open, or a method's update."""
+        return config.execution == BEST or bool(_leaving_open(config, config.methods))
+
+    def seconds(self, config: Config) -> float:
+        """A share of the timing budget, and the start of its processes."""
+        return _seconds(config) + _processes(config) * STARTUP_SECONDS
+
+    def run(self, group: GroupRun) -> None:
+        """Find and store them, and note which update was found."""
+        config, specs = group.plan.config, group.methods
+        if config.execution != BEST and not _leaving_open(config, specs):
+            return
+        if not group.finished(self.name):
+            with group.jobs(self.name, specs) as jobs:
+                for number in range(_processes(config)):
+                    self._in_process(group, jobs, number)
+                group.replace("modes", list(records(marked(group.rows("modes")))))
+        _choose(group)
+
+    def _in_process(self, group: GroupRun, jobs: Any, number: int) -> None:
+        config = group.plan.config
+        best, processes = config.execution == BEST, _processes(config)
+        seconds = _seconds(config) / processes
+        text = "execution modes" if best else "ways to update"
+        group.begin(f"{text}, process {number + 1} of {processes}", seconds + STARTUP_SECONDS)
+        for event in group.work(self, jobs, seconds=seconds, best=best, number=number):
+            if isinstance(event, Mode):
+                group.store("modes", {"process": number, **asdict(event)})
+
+    def measure(self, matched: Matched, asked: ModesRequest, report: Report) -> None:
+        """In one process."""
+        modes = MODES[matched.device.type] if asked.best else (matched.group.execution,)
+        optimizers = matched.group.optimizers
+        find_modes(matched.problem(), asked.methods, modes, optimizers, asked.seconds, report, asked.number)
+
+
+def _leaving_open(config: Config, specs: Sequence[str]) -> list[str]:
+    """The methods that leave open how they update."""
+    conditions = [Conditions(config.execution, optimizer) for optimizer in config.optimizer.split(OR)]
+    return [spec for spec in specs if any(methods.find(spec).updates(own) for own in conditions)]
+
+
+def _processes(config: Config) -> int:
+    return min(PROCESSES, config.processes)
+
+
+def _seconds(config: Config) -> float:
+    """Of timing, over all processes."""
+    return (MODES_SHARE if config.execution == BEST else UPDATES_SHARE) * config.max_measure_seconds
+
+
+def _choose(group: GroupRun) -> None:
+    own = group.choices
+    executions, updates = dict(own.executions), {m: dict(found) for m, found in own.updates.items()}
+    for choice in choices(group.rows("modes")):
+        if group.plan.config.execution == BEST:
+            executions[choice.method] = choice.execution
+        if choice.update:
+            updates.setdefault(choice.method, {})[choice.optimizer] = choice.update
+            group.note(f"{choice.sentence}.", choice.method)
+    group.choices = replace(own, executions=executions, updates=updates)
+
+
+# ---- in the worker
+
+
+class Way(NamedTuple):
+    """A way to run a method, or the base."""
+
+    method: str
+    conditions: Conditions
+
+
+def find_modes(
+    problem: Problem,
+    specs: Sequence[str],
+    modes: Sequence[str],
+    optimizers: Sequence[str],
+    seconds: float,
+    report: Report,
+    process: int = 0,
+) -> None:
+    """Time all ways to run each method, and the base, interleaved; report the median of each.
+
+    Those are the execution modes, and the updates of a method that leaves its own open, under each
+    optimiser. What there is no choice of is not timed. What a mode does not take is reported with the
+    reason, and the method stays in the running. The first of the `process`es also checks each step.
+    """
+    clock, arms = problem.clock, []
+    for way in _ways(problem, specs, modes, optimizers):
+        try:
+            arms.append(_arm(problem, way, process))
+        except Exception as error:
+            report(Mode(way.method, **asdict(way.conditions), seconds=None, detail=in_one_line(error)))
+    if arms:
+        found = _median_seconds(with_blocks(arms, problem, clock, seconds), clock, seconds, process)
+        for way, median_seconds in found.items():
+            report(Mode(way.method, **asdict(way.conditions), seconds=median_seconds))
+
+
+def _ways(
+    problem: Problem, specs: Sequence[str], modes: Sequence[str], optimizers: Sequence[str]
+) -> Iterator[Way]:
+    for spec, mode in product((BASE, *specs), modes):
+        own = replace(problem.conditions_of(spec), execution=mode)
+        updates = [
+            replace(own, optimizer=optimizer, update=update)
+            for optimizer in optimizers
+            for update in (() if spec == BASE else _updates(spec, replace(own, optimizer=optimizer)))
+        ]
+        alone = [own] if len(modes) > 1 else []
+        yield from (Way(spec, conditions) for conditions in updates or alone)
+
+
+def _updates(spec: str, conditions: Conditions) -> tuple[str, ...]:
+    return methods.find(spec).updates(conditions)
+
+
+def _arm(problem: Problem, way: Way, process: int) -> Arm[Way]:
+    def always(_spec: str) -> Conditions:
+        return way.conditions
+
+    trial = replace(problem, conditions_of=always)
+    if way.method == BASE:
+        return Arm(way, base_arm(trial).step)
+    if process == 0:
+        method = methods.find(way.method)
+        check_step(method, trial.model, trial.loss, trial.batches[0], trial.seed, way.conditions)
+    return step_arm(way, trial, method_step(trial, way.method, process))
+
+
+def _median_seconds(arms: Sequence[Arm[Way]], clock: Clock, seconds: float, process: int) -> dict[Way, float]:
+    history: dict[Way, list[float]] = defaultdict(list)
+    for samples in timed_rounds(arms, clock, seconds, random.Random(process)):
+        for sample in samples:
+            if not sample.warm_up:
+                history[sample.arm].append(sample.seconds)
+    return {arm.key: median(history[arm.key]) for arm in arms}
+
+
+phase = Modes()

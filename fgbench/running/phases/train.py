@@ -1,0 +1,193 @@
+"""The training phase: all methods from the same weights on the same batches, with each measured seed."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from fgbench import methods
+from fgbench.plan import Config
+from fgbench.running.group_run import FIRST_SEED, GroupRun, worker_died
+from fgbench.running.matched import Matched
+from fgbench.running.messages import Failed, Message, Report
+from fgbench.running.phase import STARTUP_SECONDS, OfGroup, Phase, Tables, every_row
+from fgbench.running.phases.tune import EVALUATION_SHARE, Tuning, tuning
+from fgbench.running.reporting import failures_reported, report_failure
+from fgbench.running.snapshot import Snapshot
+from fgbench.running.trainees import Protocol, trainee
+from fgbench.store.jobs import leaves_out
+from fgbench.summary.targets import target_rows, targets_of
+from fgbench.training.loop import Point, take_turns
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainRequest(OfGroup):
+    """What the process of one seed is asked.
+
+    Attributes:
+        protocol: of all jobs.
+        learning_rates: by method.
+        snapshot: path of the file that holds the state between turns.
+    """
+
+    protocol: Protocol
+    learning_rates: dict[str, float]
+    snapshot: str
+
+
+@dataclass(frozen=True)
+class Evaluated(Message):
+    """One evaluation of a method while training, as a row of curves.csv; `Point` says what fields mean."""
+
+    method: str
+    iteration: int
+    train_seconds: float
+    evaluation_seconds: float
+    train_loss: float
+    validation_loss: float
+    validation_accuracy: float
+
+    @classmethod
+    def of(cls, method: str, point: Point) -> Evaluated:
+        """A method's."""
+        return cls(method, **asdict(point))
+
+
+class Train(Phase):
+    """The measured training runs."""
+
+    name = "train"
+    request = TrainRequest
+    reports = (Evaluated,)
+    unit = "seed"
+    tables: ClassVar[Tables] = {"curves": every_row}
+    stands_after_death = False
+
+    def asked(self, config: Config) -> bool:
+        """Unless only timing is."""
+        return config.train
+
+    def after(self, config: Config) -> tuple[str, ...]:
+        """After everything else: it is the longest, and needs the rates."""
+        return ("tune", "time", "alone", "load", "memory")
+
+    def seconds(self, config: Config) -> float:
+        """Every seed of every method, evaluations included."""
+        run = config.max_train_seconds * (1 + EVALUATION_SHARE)
+        return config.seeds * len(config.methods) * run
+
+    def run(self, group: GroupRun) -> None:
+        """A process for each seed, and at the end the times to the targets."""
+        found = tuning(group)
+        if found is None:
+            return
+        try:
+            for number in range(group.plan.config.seeds if found.rates else 0):
+                self._seed(group, number, found)
+        finally:
+            store_targets(group)
+
+    def _seed(self, group: GroupRun, number: int, found: Tuning) -> None:
+        config, seed, grid = group.plan.config, FIRST_SEED + number, found.grid
+        if group.finished(self.name, seed):
+            return
+        rates = {method: rate for method, rate in found.rates.items() if method not in group.left_out}
+        seconds = config.max_train_seconds
+        text = f"training, seed {number + 1} of {config.seeds}"
+        group.begin(text, len(rates) * seconds * (1 + EVALUATION_SHARE) + STARTUP_SECONDS)
+        spent = dict.fromkeys(rates, 0.0)
+        snapshot = group.folder.snapshot(f"{group.group.name}-{seed}")
+        asked = {
+            "protocol": Protocol.of(config, grid.every, grid.first),
+            "learning_rates": rates,
+            "snapshot": str(snapshot.absolute()),
+        }
+        with group.jobs(self.name, list(rates), seed=seed) as jobs:
+            for spec, job in jobs.items():
+                job |= {"learning_rate": rates[spec], "queries": methods.find(spec).queries}
+                job |= {"evaluate_every": grid.every, "evaluate_first": grid.first}
+            for event in group.work(self, jobs, seed, **asked):
+                if not isinstance(event, Evaluated):
+                    continue
+                own = {"job": jobs[event.method]["job"], "seed": seed}
+                group.store("curves", {**own, **asdict(event)})
+                spent[event.method] = min(event.train_seconds, seconds)
+                group.watcher.progress(
+                    sum(spent.values()) / (seconds * len(spent)),
+                    f"{text}, {event.method}: validation loss {event.validation_loss:.3g}",
+                )
+        if not worker_died(jobs):  # otherwise a resume goes on from it
+            _remove(snapshot)
+
+    def measure(self, matched: Matched, asked: TrainRequest, report: Report) -> None:
+        """One seed."""
+        snapshot = Snapshot(Path(asked.snapshot), (Evaluated, Failed))
+        train(matched, asked.learning_rates, asked.protocol, report, snapshot)
+
+
+def _remove(snapshot: Path) -> None:
+    snapshot.unlink(missing_ok=True)
+    with suppress(OSError):  # it holds others
+        snapshot.parent.rmdir()
+
+
+def store_targets(group: GroupRun) -> None:
+    """Derive the group's rows of targets.csv from its curves."""
+    curves, config = group.rows("curves"), group.plan.config
+    # A run that an error ended says nothing of the time to a target: it is in jobs.csv, and nowhere else.
+    jobs = group.rows("jobs")
+    curves = curves[~curves["job"].isin(jobs["job"][leaves_out(jobs)])]
+    if curves.empty:
+        return
+    targets = targets_of(curves, config.target_loss, config.target_accuracy, group.plan.reference)
+    if not targets:
+        group.watcher.note(f"{group.group.name}: no target: no run held a validation loss below its start.")
+        return
+    group.replace("targets", target_rows(curves, jobs, targets))
+
+
+# ---- in the worker
+
+
+def train(
+    matched: Matched,
+    rates: Mapping[str, float],
+    protocol: Protocol,
+    report: Report,
+    snapshot: Snapshot | None = None,
+) -> None:
+    """Train all methods of the group in turns; report every evaluation, those before a snapshot too."""
+    kept, rng = snapshot or Snapshot(None), random.Random(matched.seed)
+    tell = kept.telling(report)
+    trainees = {}
+    for spec, rate in rates.items():
+        with failures_reported(report, spec):
+            trainees[spec] = trainee(matched, spec, rate, protocol)
+    alive = kept.restore(trainees, rng, report)
+    ready = {}
+    for spec in trainees if alive is None else alive:
+        with failures_reported(tell, spec):
+            trainees[spec].warm_up()
+            ready[spec] = trainees[spec]
+    turns = take_turns(
+        ready,
+        protocol.grid,
+        protocol.budget.seconds,
+        rng,
+        begun=alive is not None,
+        after_turn=lambda left: kept.keep(trainees, left, rng),
+    )
+    for spec, point in turns:
+        if isinstance(point, Exception):
+            report_failure(tell, spec, point)
+            continue
+        tell(Evaluated.of(spec, point))
+        if not point.finite:
+            tell(Failed(spec, "diverged", "its loss is no longer finite"))
+
+
+phase = Train()

@@ -1,0 +1,313 @@
+"""The tuning phase: the evaluation grid of a group, and a learning rate for each method.
+
+Both are found on a seed of their own, which is not measured.
+"""
+
+from __future__ import annotations
+
+import math
+import random
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from statistics import fmean
+from typing import Any, ClassVar
+
+from fgbench import methods
+from fgbench.errors import UsageError
+from fgbench.plan import Config
+from fgbench.running.arms import LEARNING_RATE
+from fgbench.running.group_run import GroupRun, Jobs
+from fgbench.running.matched import Matched
+from fgbench.running.messages import Message, Report
+from fgbench.running.phase import STARTUP_SECONDS, OfGroup, Phase, Tables, every_row
+from fgbench.running.reporting import failures_reported
+from fgbench.running.trainees import Protocol, trainee
+from fgbench.specs.options import OR
+from fgbench.store.csv_table import records
+from fgbench.store.jobs import died
+from fgbench.training.choice import Choice, Goal, WholeRun, choose
+from fgbench.training.loop import Budget, Grid, Point, take_turns
+from fgbench.training.pacing import JUDGED_POINTS, Pace, evaluation_grid, short_grid
+from fgbench.training.search import TRIAL_SHARE, TYPICAL_RUNS, search
+
+PACED_STEPS = 3
+EVALUATION_SHARE = 0.2  # of training's seconds, on top of them, in an estimate of time
+
+
+@dataclass(frozen=True, kw_only=True)
+class TuneRequest(OfGroup):
+    """What the process is asked.
+
+    Attributes:
+        protocol: of the measured runs.
+        goal: what the search serves; None where no rate is searched.
+    """
+
+    protocol: Protocol
+    goal: Goal | None
+
+
+@dataclass(frozen=True)
+class GridFound(Message):
+    """The steps at which methods are evaluated, and as how many evaluations of the model each step counts."""
+
+    every: int
+    first: int
+    queries: dict[str, int]
+
+
+@dataclass(frozen=True)
+class Trial(Message):
+    """One trial of a search, as a row of search.csv has it."""
+
+    method: str
+    seed: int
+    optimizer: str
+    learning_rate: float
+    full: bool
+    train_seconds: float
+    iterations: int
+    validation_loss: float
+    status: str
+
+
+@dataclass(frozen=True)
+class Scored(Message):
+    """What a whole run of a search was worth: targets reached, and the seconds to all of them together."""
+
+    optimizer: str
+    learning_rate: float
+    chosen: bool
+    targets_reached: int
+    target_seconds: float | None
+
+
+@dataclass(frozen=True)
+class Tuned(Message):
+    """What the search chose for a method, by what, and how it scored the method's whole runs."""
+
+    method: str
+    optimizer: str
+    learning_rate: float
+    chosen_by: str
+    scored: tuple[Scored, ...]
+
+    @classmethod
+    def of(cls, method: str, choice: Choice) -> Tuned:
+        """A method's choice."""
+        scored = tuple(
+            Scored(run.optimizer, run.learning_rate, run is choice.run, reached, seconds)
+            for run, reached, seconds in choice.scored
+        )
+        return cls(method, choice.run.optimizer, choice.run.learning_rate, choice.by, scored)
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What tuning found for a group: the grid of evaluations, and a learning rate by method."""
+
+    grid: Grid
+    rates: dict[str, float]
+
+
+class Tune(Phase):
+    """The search for learning rates; pacing alone where a rate is given."""
+
+    name = "tune"
+    request = TuneRequest
+    reports = (GridFound, Trial, Tuned)
+    tables: ClassVar[Tables] = {"search": every_row}
+    stands_after_death = False
+
+    def asked(self, config: Config) -> bool:
+        """Unless only timing is."""
+        return config.train
+
+    def after(self, config: Config) -> tuple[str, ...]:
+        """Before timing where it chooses optimisers, and after all of it otherwise."""
+        return ("modes",) if OR in config.optimizer else ("modes", "time", "alone", "load", "memory")
+
+    def seconds(self, config: Config) -> float:
+        """Of a typical search of each method, evaluations included."""
+        return _searching(config, len(config.methods)) * (1 + EVALUATION_SHARE)
+
+    def run(self, group: GroupRun) -> None:
+        """One process for all methods."""
+        if not group.finished(self.name):
+            with group.jobs(self.name, group.methods) as jobs:
+                self._search(group, jobs)
+        if found := tuning(group):
+            optimizers = _jobs(group).set_index("method")["optimizer"]
+            for method in found.rates:
+                group.choices = group.choices.with_optimizer(method, str(optimizers[method]))
+
+    def _search(self, group: GroupRun, jobs: Jobs) -> None:
+        config, given, spent = group.plan.config, group.plan.config.learning_rate, 0.0
+        goal = Goal(config.target_loss, config.target_accuracy, group.plan.reference)
+        searching = _searching(config, len(jobs))
+        text = "learning-rate search" if given is None else "pacing"
+        group.begin(text, searching + STARTUP_SECONDS)
+        protocol = Protocol.of(config, config.evaluate_every)
+        for event in group.work(self, jobs, protocol=protocol, goal=goal if given is None else None):
+            match event:
+                case GridFound():
+                    grid = {"evaluate_every": event.every, "evaluate_first": event.first}
+                    for spec, job in jobs.items():
+                        job |= {"learning_rate": given, "queries": event.queries.get(spec), **grid}
+                case Trial():
+                    group.store("search", asdict(event))
+                    spent += event.train_seconds
+                    found = f"{event.learning_rate:g} gives loss {event.validation_loss:.3g}"
+                    share = min(spent / searching, 1.0)
+                    group.watcher.progress(share, f"{text}, {event.method}: {found}")
+                case Tuned():
+                    chosen = {"learning_rate": event.learning_rate, "optimizer": event.optimizer}
+                    jobs[event.method] |= chosen
+                    _mark_chosen(group, event)
+
+    def measure(self, matched: Matched, asked: TuneRequest, report: Report) -> None:
+        """All methods, one after the other."""
+        tune(matched, asked.methods, asked.protocol, asked.goal, report)
+
+
+def _searching(config: Config, count: int) -> float:
+    """Seconds of training in the searches of so many methods."""
+    if config.learning_rate is not None:
+        return 0.0
+    return TYPICAL_RUNS * config.max_train_seconds * len(config.optimizer.split(OR)) * count
+
+
+def tuning(group: GroupRun) -> Tuning | None:
+    """What is stored of a group's tuning, of the methods still in the running.
+
+    None where there is nothing, or the worker died: what is there may be the methods' that came first.
+    """
+    jobs = _jobs(group)
+    if jobs.empty or died(jobs).any():
+        return None
+    tuned = jobs[jobs["learning_rate"].notna()]
+    if tuned.empty:
+        return None
+    every, first = (int(tuned[column].iloc[0]) for column in ("evaluate_every", "evaluate_first"))
+    rates = dict(zip(tuned["method"], tuned["learning_rate"], strict=True))
+    return Tuning(Grid(every, first), {m: r for m, r in rates.items() if m not in group.left_out})
+
+
+def _jobs(group: GroupRun) -> Any:
+    jobs = group.rows("jobs")
+    return jobs[jobs["phase"] == Tune.name]
+
+
+def _mark_chosen(group: GroupRun, tuned: Tuned) -> None:
+    """What a method's whole runs were worth, and which of them is taken, into the search's rows."""
+    found = list(records(group.rows("search")))
+    scored = {(run.optimizer, run.learning_rate): run for run in tuned.scored}
+    for row in found:
+        if row["method"] != tuned.method:
+            continue
+        run = scored.get((row["optimizer"], row["learning_rate"])) if row["full"] else None
+        row["chosen"] = run is not None and run.chosen
+        if run:
+            row |= {"targets_reached": run.targets_reached, "target_seconds": run.target_seconds}
+        if row["chosen"]:
+            row["chosen_by"] = tuned.chosen_by
+    group.replace("search", found)
+
+
+# ---- in the worker
+
+
+def tune(
+    matched: Matched, specs: Sequence[str], protocol: Protocol, goal: Goal | None, report: Report
+) -> None:
+    """Pace every method, which sets the evaluation grid, and search its learning rate.
+
+    The search serves `goal`, the targets whose times are reported; None leaves it out. All methods'
+    whole runs come before any choice: targets may follow from them.
+    """
+    paces = {}
+    for spec in specs:
+        with failures_reported(report, spec):
+            paces[spec] = _pace(matched, spec, protocol)
+    if not paces:
+        return
+    seconds = protocol.budget.seconds
+    grid = evaluation_grid(list(paces.values()), seconds, protocol.every)
+    short = short_grid(list(paces.values()), seconds, grid.every)
+    report(GridFound(grid.every, grid.first, {spec: methods.find(spec).queries for spec in paces}))
+    found = {}
+    for spec in paces if goal else ():
+        with failures_reported(report, spec):
+            whole = replace(protocol, every=grid.every, first=grid.first)
+            found[spec] = _whole_runs(matched, spec, whole, short, report)
+    bounds = goal.bounds(found) if goal else []
+    for spec, runs in found.items():
+        report(Tuned.of(spec, choose(runs, bounds)))
+
+
+def _pace(matched: Matched, spec: str, protocol: Protocol) -> Pace:
+    paced = trainee(matched, spec, LEARNING_RATE, Protocol(Budget(math.inf)))
+    paced.warm_up()
+    steps, evaluations = [], []
+    for _ in range(PACED_STEPS):  # the quickest: what else runs now is not its pace
+        before = paced.train_seconds, paced.evaluation_seconds
+        paced.advance(1)
+        paced.evaluate()
+        steps.append(paced.train_seconds - before[0])
+        evaluations.append(paced.evaluation_seconds - before[1])
+    return Pace(min(steps), min(evaluations), protocol.budget.steps(methods.find(spec).queries))
+
+
+def _whole_runs(
+    matched: Matched, spec: str, protocol: Protocol, short: Grid, report: Report
+) -> list[WholeRun]:
+    """Of a method's search, and of one for each optimiser where there are several."""
+    found: list[WholeRun] = []
+    refused: UsageError | None = None
+    for optimizer in matched.group.optimizers:
+        own = replace(matched, choices=matched.choices.with_optimizer(spec, optimizer))
+        try:
+            found += _search(own, spec, optimizer, protocol, short, report)
+        except UsageError as error:  # the method does not go with this one
+            refused = error
+    if not found:
+        assert refused is not None
+        raise refused
+    return found
+
+
+def _search(
+    matched: Matched, spec: str, optimizer: str, protocol: Protocol, short: Grid, report: Report
+) -> list[WholeRun]:
+    part = protocol.budget.share(TRIAL_SHARE)
+    brief = replace(protocol, budget=part, every=short.every, first=short.first)
+    runs: list[WholeRun] = []
+
+    def trial(rate: float, full: bool) -> float:
+        points = _points(matched, spec, rate, protocol if full else brief)
+        end = points[-1]
+        loss = fmean(p.validation_loss for p in points[1:][-JUDGED_POINTS:]) if end.finite else math.inf
+        status = "ok" if end.finite else "diverged"
+        spent = (end.train_seconds, end.iteration)
+        report(Trial(spec, matched.seed, optimizer, rate, full, *spent, loss, status))
+        if full:
+            runs.append(WholeRun(optimizer, rate, loss, points))
+        return loss
+
+    search(trial)
+    return runs
+
+
+def _points(matched: Matched, spec: str, rate: float, protocol: Protocol) -> list[Point]:
+    trained = trainee(matched, spec, rate, protocol)
+    trained.warm_up()
+    points = []
+    turns = take_turns({spec: trained}, protocol.grid, protocol.budget.seconds, random.Random(matched.seed))
+    for _, point in turns:
+        if isinstance(point, Exception):
+            raise point
+        points.append(point)
+    return points
+
+
+phase = Tune()

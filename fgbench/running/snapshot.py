@@ -1,0 +1,79 @@
+"""Snapshots of a training worker: all of its jobs between two turns, with what they reported."""
+
+from __future__ import annotations
+
+import os
+import random
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from time import monotonic
+
+import torch
+
+from fgbench.running.messages import Message, Report, decode, encode
+from fgbench.training.loop import Trainee
+
+SECONDS_BETWEEN = 60.0
+
+
+@dataclass
+class Snapshot:
+    """A file that holds the latest state of some trainees that take turns.
+
+    Attributes:
+        path: of the file; None keeps nothing.
+        kinds: the classes of the events that are remembered.
+        seconds: between two states, at least.
+        told: every event so far, in order, as a line: a worker that goes on reports them again.
+    """
+
+    path: Path | None
+    kinds: tuple[type[Message], ...] = ()
+    seconds: float = SECONDS_BETWEEN
+    told: list[str] = field(default_factory=list)
+    saved_at: float = field(default_factory=monotonic)
+
+    def telling(self, report: Report) -> Report:
+        """A report that is remembered too."""
+
+        def tell(event: Message) -> None:
+            self.told.append(encode(event))
+            report(event)
+
+        return tell
+
+    def restore(
+        self, trainees: Mapping[str, Trainee], rng: random.Random, report: Report
+    ) -> list[str] | None:
+        """Bring trainees and generator to the stored state and report all of it again.
+
+        Returns:
+            The names of those that go on; None where nothing was stored.
+        """
+        if self.path is None or not self.path.exists():
+            return None
+        state = torch.load(self.path, weights_only=True)
+        rng.setstate(state["rng"])
+        for name, own in state["trainees"].items():
+            trainees[name].restore(own)
+        for line in state["told"]:
+            self.telling(report)(decode(line, self.kinds))
+        return list(state["trainees"])
+
+    def keep(self, trainees: Mapping[str, Trainee], alive: Sequence[str], rng: random.Random) -> None:
+        """Store the state, where the last one is old enough."""
+        if self.path is None or monotonic() - self.saved_at < self.seconds:
+            return
+        state = {
+            "rng": rng.getstate(),
+            "told": self.told,
+            "trainees": {name: trainees[name].state() for name in alive},
+        }
+        beside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
+        with suppress(OSError):  # a full disk costs the snapshot, not the training
+            self.path.parent.mkdir(exist_ok=True)
+            torch.save(state, beside)
+            beside.replace(self.path)
+        self.saved_at = monotonic()

@@ -1,0 +1,50 @@
+"""A task: what a worker does in a fresh process when it is sent a request."""
+
+from __future__ import annotations
+
+import importlib
+from abc import ABC, abstractmethod
+from typing import Any, ClassVar
+
+from fgbench.running.messages import EVERYWHERE, Message, Report
+
+
+class Task(ABC):
+    """One kind of work for a worker. It holds nothing: all that it is asked is in the request.
+
+    Attributes:
+        request: the class of its requests.
+        reports: the classes of the events that it reports, beside those that any worker may.
+    """
+
+    request: ClassVar[type[Message]]
+    reports: ClassVar[tuple[type[Message], ...]] = ()
+
+    @abstractmethod
+    def work(self, asked: Any, report: Report) -> None:
+        """Do what was asked and report it; in the worker.
+
+        Raises:
+            UsageError: it cannot be done, for a reason that the user can mend.
+        """
+
+    def compiles_afresh(self, asked: Any) -> bool:
+        """Whether its process must not find code that another has compiled before."""
+        return False
+
+    @property
+    def events(self) -> tuple[type[Message], ...]:
+        """The classes of all events that may come."""
+        return (*EVERYWHERE, *self.reports)
+
+    @property
+    def address(self) -> str:
+        """Where the worker finds it: module and class."""
+        return f"{type(self).__module__}:{type(self).__qualname__}"
+
+
+def task_at(address: str) -> Task:
+    """The task that an address names; imports its module."""
+    module, _, name = address.partition(":")
+    found: type[Task] = getattr(importlib.import_module(module), name)
+    return found()

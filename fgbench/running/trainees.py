@@ -1,0 +1,57 @@
+"""Trainees: a group's methods as jobs that are trained, all by one protocol."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from fgbench import methods
+from fgbench.measurement.clock import clock_for
+from fgbench.plan import Config
+from fgbench.running.matched import Matched
+from fgbench.training.loop import STRETCH, Budget, Grid, Rate, Trainee
+
+
+@dataclass(frozen=True)
+class Protocol:
+    """How every job of a group is trained, but for its learning rate.
+
+    Attributes:
+        budget: of a job.
+        decay: of the learning rate, per step.
+        every: steps between evaluations, at most; None where they are to be found.
+        first: at the start.
+    """
+
+    budget: Budget
+    decay: float = 0.0
+    every: int | None = None
+    first: int = STRETCH
+
+    @classmethod
+    def of(cls, config: Config, every: int | None, first: int = STRETCH) -> Protocol:
+        """What a config asks for, with these evaluations."""
+        budget = Budget(config.max_train_seconds, config.max_iterations, config.max_queries)
+        return cls(budget, config.lr_decay, every, first)
+
+    @property
+    def grid(self) -> Grid:
+        """Of evaluations, once it is known."""
+        assert self.every is not None
+        return Grid(self.every, self.first)
+
+
+def trainee(matched: Matched, spec: str, rate: float, protocol: Protocol) -> Trainee:
+    """A method with a model of its own, at its initial weights."""
+    model = matched.copy_of_model()
+    method = methods.find(spec)
+    step = methods.prepare(method, model, matched.loss, matched.seed, matched.conditions_of(spec))
+    return Trainee(
+        model,
+        step,
+        matched.loss,
+        Rate(rate, protocol.decay),
+        matched.data,
+        matched.order,
+        clock_for(matched.device),
+        protocol.budget.steps(method.queries),
+    )

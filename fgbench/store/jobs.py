@@ -1,0 +1,20 @@
+"""What the rows of jobs.csv say of how jobs ended."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+ENDED_EARLY = "its process ended early: "  # begins the detail of jobs whose worker died
+
+
+def died(jobs: pd.DataFrame) -> pd.Series:
+    """Whether each job ended because its worker did."""
+    return jobs["detail"].astype("string").str.startswith(ENDED_EARLY).fillna(value=False).astype(bool)
+
+
+def leaves_out(jobs: pd.DataFrame) -> pd.Series:
+    """Whether each job failed so that no later job of its group tries the method.
+
+    One whose worker died does not: nobody knows which method the worker died of.
+    """
+    return jobs["status"].isin(("oom", "error")) & ~died(jobs)

@@ -1,0 +1,143 @@
+"""Counts of work against counts by hand, and rates on a scripted clock."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+from fgbench import methods
+from fgbench.measurement.clock import Reading
+from fgbench.measurement.cost import Rates, Work, byte_rate, count, product_rate
+
+ROWS, INNER, COLUMNS = 3, 5, 7
+
+
+@pytest.fixture
+def factors():
+    return torch.ones(ROWS, INNER), torch.ones(INNER, COLUMNS), torch.ones(ROWS, COLUMNS)
+
+
+@pytest.mark.parametrize(
+    "product",
+    [
+        lambda a, b, c: a @ b,
+        lambda a, b, c: torch.addmm(c, a, b),
+        lambda a, b, c: c.addmm_(a, b),
+        lambda a, b, c: torch.mm(a, b, out=c),
+        lambda a, b, c: torch.einsum("ij,jk->ik", a, b),
+        lambda a, b, c: nn.functional.linear(a, b.t()),
+    ],
+)
+def test_a_product_in_any_guise_is_two_flops_a_multiplication(factors, product):
+    work = count(lambda: product(*factors))
+    assert work.flops == 2 * ROWS * INNER * COLUMNS
+    assert work.operations == 1
+
+
+def test_products_over_a_batch():
+    a, b, c = torch.ones(4, ROWS, INNER), torch.ones(4, INNER, COLUMNS), torch.ones(4, ROWS, COLUMNS)
+    wanted = 4 * 2 * ROWS * INNER * COLUMNS
+    for product in (lambda: a @ b, lambda: c.baddbmm_(a, b), lambda: torch.addbmm(c[0], a, b)):
+        assert count(product).flops == wanted
+
+
+def test_bytes_are_those_from_outside_read_once_and_written_once():
+    x, y = torch.ones(100), torch.ones(100)
+
+    def run() -> None:
+        made = x + y  # reads both
+        made = made * x  # x again, and what it made itself
+        y.add_(made)  # y is written
+
+    work = count(run)
+    assert work.bytes == 3 * 400
+    assert work.operations == 3
+
+
+def test_a_view_is_no_operation_and_an_expanded_tensor_has_the_bytes_that_are_there():
+    x = torch.ones(1, 8)
+    work = count(lambda: x.expand(1000, 8).sum())
+    assert (work.operations, work.bytes) == (1, 32)
+
+
+BATCH, IN, WIDTH, OUT = 8, 36, 16, 4
+FORWARD = 2 * BATCH * (IN * WIDTH + WIDTH * WIDTH + WIDTH * OUT)
+FIRST = 2 * BATCH * IN * WIDTH  # the input's gradient and tangents are not needed
+PARAMETERS = IN * WIDTH + WIDTH + WIDTH * WIDTH + WIDTH + WIDTH * OUT + OUT
+
+
+@pytest.mark.parametrize(
+    ("spec", "flops"),
+    [
+        ("backprop:update=direct", 3 * FORWARD - FIRST),
+        # A product of the value and of each tangent with the weight, and of the value with each tangent
+        # of the weight.
+        ("forward", 3 * FORWARD - FIRST),
+        # And in the update the tangents times their coefficients.
+        ("forward:tangents=4", 9 * FORWARD - 4 * FIRST + 2 * 4 * PARAMETERS),
+        ("spsa", 2 * FORWARD),
+    ],
+)
+def test_a_step_of_an_mlp_is_what_is_counted_by_hand(spec, flops):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Flatten(),
+        nn.Linear(IN, WIDTH),
+        nn.ReLU(),
+        nn.Linear(WIDTH, WIDTH),
+        nn.ReLU(),
+        nn.Linear(WIDTH, OUT),
+    )
+    batch = torch.randn(BATCH, 1, 6, 6), torch.randint(OUT, (BATCH,))
+    step = methods.prepare(methods.find(spec), model, nn.functional.cross_entropy, 0)
+    step(batch, 0.1)
+    found = count(lambda: step(batch, 0.1)).flops
+    # Derivatives along tangents are dot products of what the loss sees: a few FLOPs beside.
+    assert flops <= found <= flops * 1.01
+
+
+def test_rank_one_tangents_need_two_products_a_layer():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 256))
+    batch = torch.randn(64, 256), torch.randint(256, (64,))
+    step = methods.prepare(methods.find("forward:structure=rank-one"), model, nn.functional.cross_entropy, 0)
+    step(batch, 0.1)
+    layer = 2 * 64 * 256 * 256
+    # The first layer's input has no tangent: one product; the factors cost what vectors cost.
+    assert 3 * layer <= count(lambda: step(batch, 0.1)).flops <= 3.1 * layer
+
+
+def test_the_floor_is_the_dearer_of_flops_and_bytes():
+    rates = Rates(flops=100.0, bytes=10.0)
+    assert rates.floor(Work(200, 10, 1, frozenset())) == 2.0
+    assert rates.floor(Work(200, 50, 1, frozenset())) == 5.0
+
+
+class Steady:
+    """A clock by which every call of a block's work takes so long; the first readings are disturbed."""
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds, self.readings = seconds, 0
+
+    def time(self, block) -> Reading:
+        calls = 0
+
+        def counted(*_arguments, **_options):
+            nonlocal calls
+            calls += 1
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(torch, "mm", counted)
+            patch.setattr(torch, "add", counted)
+            block()
+        self.readings += 1
+        return Reading(calls * self.seconds * (3.0 if self.readings % 2 else 1.0))
+
+
+def test_rates_are_of_the_best_reading():
+    cpu = torch.device("cpu")
+    shape = (10, 20, 30)
+    found = product_rate(frozenset([shape]), cpu, torch.float32, Steady(1e-3))
+    assert found == pytest.approx(2 * 1024**3 / 1e-3), "the square one is the best where all take as long"
+    assert byte_rate(12_000_000, cpu, Steady(1e-3)) == pytest.approx(12_000_000 / 1e-3)

@@ -1,0 +1,155 @@
+"""The page to share: one file, whole or not at all, every name escaped, claims with their verdicts."""
+
+from __future__ import annotations
+
+import json
+import re
+from html.parser import HTMLParser
+
+import pytest
+from typer.testing import CliRunner
+
+from fgbench.cli import app
+from fgbench.errors import ResultsError, UsageError
+from fgbench.page import write_markdown, write_page
+from fgbench.page.drawing import inline
+from fgbench.store.run_folder import RUN_FILE
+from tests.builders import run_folder
+from tests.page.made_up import METHODS, SCRIPT, results
+
+
+class Elements(HTMLParser):
+    """Counts of elements, every attribute, and identifiers of a page."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[str] = []
+        self.attributes: list[tuple[str, str, str]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.tags.append(tag)
+        self.attributes += [(tag, name, value or "") for name, value in attrs]
+
+
+@pytest.fixture(scope="module")
+def page(tmp_path_factory):
+    root = results(tmp_path_factory.mktemp("page"))
+    write_page(root, root / "report.html")
+    return (root / "report.html").read_text()
+
+
+def test_names_of_a_user_stay_text(page):
+    elements = Elements(page)
+    assert elements.tags.count("script") == 1  # the page's own
+    assert page.count("document.title=") > 5 and SCRIPT not in page
+
+
+def test_nothing_comes_from_elsewhere(page):
+    links = [v for _, name, v in Elements(page).attributes if name in ("src", "href", "xlink:href")]
+    assert links and all(link.startswith(("#", "data:")) for link in links)
+    assert not re.search(r"@import|url\((?!#)", page)
+
+
+def test_every_name_in_it_is_the_only_one_and_every_link_has_its_end(page):
+    attributes = Elements(page).attributes
+    names = [value for _, name, value in attributes if name == "id"]
+    assert len(names) == len(set(names))
+    ends = {v[1:] for _, name, v in attributes if name in ("href", "xlink:href") and v.startswith("#")}
+    ends |= set(re.findall(r"url\(#([^)]+)\)", page))
+    assert ends <= set(names)
+
+
+def test_it_holds_a_row_a_method_and_group_the_charts_the_samples_and_the_command(page):
+    elements = Elements(page)
+    assert len([1 for tag, name, _ in elements.attributes if (tag, name) == ("tr", "data-method")]) == 6
+    assert {v for _, name, v in elements.attributes if name == "data-method"} == set(METHODS)
+    assert elements.tags.count("figure") == 6
+    assert "Timed blocks" in page and "fgbench run --method" in page
+    assert "a forward step takes 2.00 times as long" in page
+    assert {v for _, name, v in elements.attributes if name == "data-csv"} >= {"samples.csv", "curves.csv"}
+
+
+def test_claims_have_their_verdicts_in_words_and_colour(page):
+    for verdict in ("reproduced", "not reproduced", "not comparable"):
+        assert f'<strong class="{verdict.replace(" ", "-")}">{verdict}</strong>' in page
+    assert "1 reproduced, 1 not reproduced, 1 not comparable" in page
+
+
+def test_a_chart_follows_the_scheme_and_shares_no_name():
+    svg = '<?xml?><svg width="5pt" height="2pt" viewBox="0 0 5 2"><metadata>x</metadata><defs>'
+    svg += '<path id="m1" style="stroke: #222222"/></defs><g id="axes_1"><use xlink:href="#m1"/></g></svg>'
+    made = inline(svg, "c3-")
+    assert 'id="c3-m1"' in made and 'href="#c3-m1"' in made and "stroke: var(--ink)" in made
+    assert "metadata" not in made and "axes_1" not in made and "5pt" not in made
+
+
+def _no_run(root):
+    (root / "empty").mkdir()
+    return root / "empty"
+
+
+def _damaged_table(root):
+    run = run_folder(root).path
+    (run / "ratios.csv").write_text("group,what\n1,2\n")
+    return root
+
+
+def _other_schema(root):
+    file = run_folder(root).path / RUN_FILE
+    file.write_text(json.dumps({**json.loads(file.read_text()), "schema_version": 99}))
+    return root
+
+
+def _damaged_facts(root):
+    file = run_folder(root).path / RUN_FILE
+    file.write_text(json.dumps({**json.loads(file.read_text()), "groups": [{"name": "x"}]}))
+    return root
+
+
+def _damaged_claims(root):
+    results(root)
+    (root / "paper" / "claims.md").write_text("| |\n|---|\n| fig | nonsense |\n")
+    return root
+
+
+@pytest.mark.parametrize("write", [write_page, write_markdown])
+@pytest.mark.parametrize("bad", [_no_run, _damaged_table, _other_schema, _damaged_facts, _damaged_claims])
+def test_of_bad_runs_nothing_is_written(bad, write, tmp_path):
+    (tmp_path / "out").mkdir()
+    (tmp_path / "in").mkdir()
+    with pytest.raises(ResultsError):
+        write(bad(tmp_path / "in"), tmp_path / "out" / "report")
+    assert not list((tmp_path / "out").iterdir())
+
+
+def test_markdown_never_replaces_a_file_of_somebodys_own(tmp_path):
+    root = results(tmp_path)
+    (root / "README.md").write_text("# Mine\n")
+    with pytest.raises(UsageError, match="not written by fgbench report"):
+        write_markdown(root, root / "README.md")
+    assert (root / "README.md").read_text() == "# Mine\n"
+
+
+def test_markdown_has_a_table_for_each_question(tmp_path):
+    root = results(tmp_path)
+    write_markdown(root, root / "README.md")
+    text = (root / "README.md").read_text()
+    for heading in ("by depth", "Peak memory", "Time to target", "The papers' claims"):
+        assert heading in text
+    assert "| `forward` | 2.00 [1.90, 2.10] | 3.00 [2.85, 3.15] |" in text
+    assert "<script>" not in text
+    write_markdown(root, root / "README.md")  # it may replace its own
+    assert (root / "README.md").read_text() == text
+
+
+@pytest.mark.parametrize(
+    ("arguments", "says"),
+    [
+        (["--format", "pdf"], "must be one of html, markdown"),
+        (["--out", "nowhere/page.html"], "its folder is not there"),
+    ],
+)
+def test_wrong_use_is_a_line(arguments, says, tmp_path):
+    result = CliRunner().invoke(app, ["report", str(tmp_path), *arguments])
+    assert isinstance(result.exception, UsageError) and says in str(result.exception)

@@ -1,0 +1,98 @@
+"""A training that was cut off goes on to the curve that it would have had."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from fgbench.running.messages import Failed, Message
+from fgbench.running.phases.train import Evaluated, train
+from fgbench.running.snapshot import Snapshot
+from fgbench.running.trainees import Protocol
+from fgbench.training.loop import Budget
+from tests.builders import tiny_matched
+
+SPECS = (
+    "backprop",
+    "forward",
+    "forward:structure=activity",
+    "forward:store=seed",
+    "forward:structure=rank-one,layers=one,sampling=adaptive",
+    "forward:structure=activity,layers=one,sampling=adaptive",
+    "spsa",
+    "dfa",
+    "fdfa",
+    "local-losses",
+    "local-guess:guess=ntk,target=local",
+)
+KINDS = (Evaluated, Failed)
+PROTOCOL = Protocol(Budget(600.0, iterations=30), decay=0.01, every=3, first=3)
+
+
+class StoppedError(Exception):
+    pass
+
+
+def curve(
+    path: Path | None, stop_after: int | None = None, rates: dict[str, float] | None = None, **changes: Any
+) -> list[tuple[str, dict[str, Any]]]:
+    """Reports of a training, in order and without its times; ends early after so many."""
+    found: list[tuple[str, dict[str, Any]]] = []
+
+    def report(event: Message) -> None:
+        if len(found) == stop_after:
+            raise StoppedError
+        facts = asdict(event).items()
+        found.append((type(event).__name__, {k: repr(v) for k, v in facts if not k.endswith("_seconds")}))
+
+    rates = rates or dict.fromkeys(SPECS, 0.05)
+    train(tiny_matched(1, **changes), rates, PROTOCOL, report, Snapshot(path, KINDS, seconds=0.0))
+    return found
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "sgd:momentum=0.9,nesterov=true"])
+@pytest.mark.parametrize("stop_after", [1, 23, 48])
+def test_it_goes_on_bit_for_bit(tmp_path, optimizer, stop_after):
+    whole = curve(None, optimizer=optimizer)
+    with pytest.raises(StoppedError):
+        curve(tmp_path / "state.pt", stop_after, optimizer=optimizer)
+    assert curve(tmp_path / "state.pt", optimizer=optimizer) == whole
+    assert len(whole) == len(SPECS) * 11
+
+
+def test_one_that_diverged_stays_so_and_the_others_go_on(tmp_path):
+    rates = {"backprop": 1e38, "forward": 0.05}
+    whole = curve(None, rates=rates)
+    assert [event for event, _ in whole].count("Failed") == 1
+    with pytest.raises(StoppedError):
+        curve(tmp_path / "state.pt", 9, rates=rates)
+    assert curve(tmp_path / "state.pt", rates=rates) == whole
+
+
+def test_times_go_on_too(tmp_path):
+    seconds: list[float] = []
+
+    def report(event: Message) -> None:
+        assert isinstance(event, Evaluated)
+        seconds.append(event.train_seconds)
+
+    path = tmp_path / "state.pt"
+    train(tiny_matched(1), {"backprop": 0.05}, PROTOCOL, report, Snapshot(path, KINDS, seconds=0.0))
+    before = list(seconds)
+    seconds.clear()
+    train(tiny_matched(1), {"backprop": 0.05}, PROTOCOL, report, Snapshot(path, KINDS))
+    assert seconds == before, "all was done: it is reported again, as it was"
+
+
+def test_a_disk_that_is_full_costs_the_checkpoint_alone(tmp_path):
+    (tmp_path / "file").touch()
+    assert curve(tmp_path / "file" / "state.pt") == curve(None)
+
+
+def test_a_young_state_is_not_replaced(tmp_path):
+    path = tmp_path / "state.pt"
+    train(tiny_matched(1), {"backprop": 0.05}, PROTOCOL, lambda event: None, Snapshot(path, KINDS, 600.0))
+    assert not path.exists()
