@@ -21,7 +21,7 @@ from fgbench.pushforward.tangents import Tangent
 Batch = tuple[Tensor, Tensor]
 Loss = Callable[[Any, Tensor], Tensor]
 
-MOST_PROGRAMS = 64  # kinds of steps: of one shape and one choice of perturbed parameters each
+MOST_PROGRAMS = 256  # each of one shape and one choice of what is perturbed: of layers=one, a layer each
 
 
 class UntraceableError(Exception):
@@ -35,6 +35,7 @@ class Pushforward:
         self.model, self.loss = model, loss
         self._fallbacks: set[str] = set()
         self.programs: dict[Any, Callable[..., Any] | str] = {}
+        self.settled: dict[Any, str] = {}  # by shape, why no course is the same at every call; empty if it is
         self.unlike: Counter[Any] = Counter()
 
     @property
@@ -82,11 +83,12 @@ class Pushforward:
     def why_not_settled(self, context: Context, batch: Batch) -> str:
         """Why the model's course may change from call to call; empty where it is settled now."""
         key = self._key(context, batch)
-        if key not in self.programs:
-            with torch.no_grad(), draws_again(batch[0].device), buffers_kept(self.model):
-                self._settled(key, context, batch)
-        program = self.programs[key]
-        return program if isinstance(program, str) else ""
+        for _ in range(2):  # at the first call it may make itself ready
+            if key not in self.programs and not self.settled.get(key[0]):
+                with torch.no_grad(), draws_again(batch[0].device), buffers_kept(self.model):
+                    self._settled(key, context, batch)
+        program = self.programs.get(key, "")
+        return self.settled.get(key[0]) or (program if isinstance(program, str) else "")
 
     def _key(self, context: Context, batch: Batch) -> Any:
         x, y = batch
@@ -94,7 +96,7 @@ class Pushforward:
         if isinstance(context, ActivityContext):
             noise = (context.layouts and (*context.layouts,), context.wanted and (*context.wanted,))
         kind = self.model.training, x.shape, x.dtype, x.device, y.shape, y.dtype
-        return *kind, noise, *context.tangents
+        return kind, (noise, *context.tangents)
 
     def _followed(self, context: Context, batch: Batch, record: Record | None = None) -> Any:
         """The loss, with its tangents, by the model's own Python."""
@@ -108,28 +110,44 @@ class Pushforward:
 
     def _settled(self, key: Any, context: Context, batch: Batch) -> Any:
         """The loss; and from now on its course as a program, where two runs took the same."""
-        if len(self.programs) >= MOST_PROGRAMS:
+        kind, _ = key
+        if len(self.programs) >= MOST_PROGRAMS or self.settled.get(kind):
             return self._followed(context, batch)
-        first, second = Record(), Record()
-        buffers, python = list(map(id, self.model.buffers())), random.getstate()
-        with draws_again(batch[0].device), buffers_kept(self.model):
-            self._followed(context.again(), batch, first)
-            if random.getstate() != python:
-                first.refuse("it draws random numbers by itself")
-        value = self._followed(context, batch, second)
-        if buffers != list(map(id, self.model.buffers())):
-            second.refuse("it replaces its buffers")
-        why = first.refused or second.refused
-        if not why and not first.same_as(second):
-            self.unlike[key] += 1
-            why = "it takes another course at each call"
-            if self.unlike[key] < 2:  # it may have made itself ready
+        if kind not in self.settled:
+            first = self._first_look(context, batch)
+        record = Record()
+        value = self._followed(context, batch, record)
+        if kind not in self.settled:
+            why = self._why_not(kind, first, record)
+            if why is None:
                 return value
-        output = second.known(value)
+            self.settled[kind] = why
+        output = record.known(value)
+        why = self.settled[kind] or record.refused
         if not why and not isinstance(output, Slot):
             why = "its loss does not depend on it"
-        self.programs[key] = why or second.code(2, output)
+        self.programs[key] = why or record.code(2, output)
         return value
+
+    def _first_look(self, context: Context, batch: Batch) -> Record:
+        """A course that leaves nothing behind."""
+        record = Record()
+        buffers, python = list(map(id, self.model.buffers())), random.getstate()
+        with draws_again(batch[0].device), buffers_kept(self.model):
+            self._followed(context.again(), batch, record)
+            if random.getstate() != python:
+                record.refuse("it draws random numbers by itself")
+        if buffers != list(map(id, self.model.buffers())):
+            record.refuse("it replaces its buffers")
+        return record
+
+    def _why_not(self, kind: Any, first: Record, second: Record) -> str | None:
+        """Why two courses do not show that all are alike; empty where they do, None for: ask again."""
+        why = first.refused or second.refused
+        if why or first.same_as(second):
+            return why
+        self.unlike[kind] += 1  # the first time it may have made itself ready
+        return None if self.unlike[kind] < 2 else "it takes another course at each call"
 
     @torch.no_grad()
     def push(self, context: Context, x: Any) -> Any:

@@ -161,3 +161,28 @@ def test_parameters_are_left_as_they_were():
             assert torch.equal(parameter, before[name])
             assert parameter.grad is None
             assert parameter.requires_grad
+
+
+def test_each_choice_of_perturbed_parameters_is_looked_at_once():
+    torch.manual_seed(0)
+    runs = []
+
+    class Counted(Residual):
+        def forward(self, x, **more):
+            runs.append(1)
+            return super().forward(x, **more)
+
+    model, batch = Counted().double(), (inputs(), inputs())
+    pushforward = Pushforward(model, smooth)
+    names = [name for name, _ in model.named_parameters()]
+    for turn in range(2):
+        for name in names:
+            for other, parameter in model.named_parameters():
+                parameter.requires_grad_(other == name)
+            tangents = drawn(model, 2)
+            _, wanted = by_reverse_mode(model, smooth, batch, tangents)
+            before = len(runs)
+            _, found = derivatives(pushforward, tangents, batch)
+            assert torch.allclose(found, wanted, rtol=1e-9), name
+            looks = (2 if name == names[0] else 1) if turn == 0 else 0
+            assert len(runs) - before == looks, "a course that is the same at every call is learned once"
