@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from contextlib import redirect_stdout
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING
@@ -53,18 +54,25 @@ class Architecture:
         return " or ".join(map(str, self.depths)) or "any"
 
 
+HUGGING_FACE = "hf:"
+
+
 def find(name: str) -> Architecture:
     """A registered architecture, or a user's own: `path/to/file.py:build`, `package.module:build`.
+
+    `hf:GPT2LMHeadModel:n_layer=4` is Hugging Face's class with these options of its configuration.
 
     Raises:
         UsageError: no such architecture, file or function; a user's file that does not import.
     """
+    if name.startswith(HUGGING_FACE):
+        return Architecture(partial(_huggingface_model, name), 1, 1, summary=f"Hugging Face's {name[3:]}")
     return _user_architecture(name) if ":" in name else registry.find("architectures", name)
 
 
 def source_digest(name: str) -> str | None:
     """A hash of a user's own file or module and all local ones that it imports; None for a registered one."""
-    if ":" not in name:
+    if ":" not in name or name.startswith(HUGGING_FACE):
         return None
     from fgbench.architectures._source import digest
 
@@ -133,6 +141,12 @@ def _check_output(name: str, model: nn.Module, in_shape: Shape, classes: int) ->
     if got != wanted:
         shape = "[batch, context, classes]" if text else "[batch, classes]"
         raise UsageError(f"{name}: the model must give {shape}, here {wanted}, not {got}.")
+
+
+def _huggingface_model(spec: str, depth: int, width: int, in_shape: Shape, classes: int) -> nn.Module:
+    from fgbench.architectures import _huggingface
+
+    return _huggingface.build(spec, depth, width, in_shape, classes)
 
 
 def _module_of_file(source: str) -> ModuleType:

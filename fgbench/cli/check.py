@@ -16,7 +16,7 @@ from fgbench.plan.config import Config
 
 if TYPE_CHECKING:
     from fgbench.regression.baseline import Entry
-    from fgbench.regression.verdict import Verdict
+    from fgbench.regression.checking import CheckedRatio
     from fgbench.store.run_folder import RunFolder
 
 ANEW, SELF_TEST = "Measuring anew", "Proving that it can fail"  # panels of --help
@@ -85,8 +85,8 @@ def check(
     Exit codes: 0 pass or improved, 1 regressed, 2 wrong use, 3 inconclusive, 4 invalid or nothing measured.
     """
     from fgbench.regression.baseline import read_baseline
+    from fgbench.regression.checking import exit_code
     from fgbench.regression.formats import FORMATS
-    from fgbench.regression.verdict import exit_code
 
     if (run and results is not None) or not (run or self_test or results is not None):
         raise UsageError("check needs either a folder of results or --run, which measures them.")
@@ -113,11 +113,11 @@ class _Asked:
     device: str
 
 
-def _judge(held: list[Entry], margin: float, allow_mismatch: bool, asked: _Asked) -> list[Verdict]:
+def _judge(held: list[Entry], margin: float, allow_mismatch: bool, asked: _Asked) -> list[CheckedRatio]:
     """Judge stored runs; or measure what the baseline lists, and again what is not yet clear."""
     from fgbench.regression.baseline import entries_of
-    from fgbench.regression.verdict import check as judge
-    from fgbench.regression.verdict import settled
+    from fgbench.regression.checking import check as judge
+    from fgbench.regression.checking import settled
     from fgbench.store.run_folder import find_runs
 
     if asked.results is not None:
@@ -144,7 +144,7 @@ def _test_itself(held: list[Entry], margin: float, slowdown: float, asked: _Aske
 
     probes = on_data(held, slowdown, margin)
     if asked.run:
-        from fgbench.regression.verdict import LOOKS
+        from fgbench.regression.checking import LOOKS
 
         looks = [_measured(held, asked, slowdown) for _ in range(LOOKS)]
         probes += on_runs(held, looks, margin, checks=1)

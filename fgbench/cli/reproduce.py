@@ -18,7 +18,7 @@ from fgbench.reproduction.scale import SCALES, Scale
 if TYPE_CHECKING:
     from rich.progress import Progress
 
-    from fgbench.reproduction.claims import Outcome
+    from fgbench.reproduction.claims import JudgedClaim
     from fgbench.reproduction.suite import Experiment, Note, Suite
 
 DONE = "done"  # a file in the folder of an experiment that ended
@@ -94,7 +94,7 @@ def _reproduce(suite: Suite, chosen: Sequence[Experiment], scale: str, folder: P
     from fgbench.plan.machine import resolve_device, resolve_threads
     from fgbench.reproduction.report import draw_claims, show, store
 
-    found: dict[str, list[Outcome]] = {}
+    found: dict[str, list[JudgedClaim]] = {}
     environment = describe_environment(resolve_device("auto"), resolve_threads(None))
     facts = {"scale": scale, "environment": environment}
     charts = []
@@ -102,7 +102,7 @@ def _reproduce(suite: Suite, chosen: Sequence[Experiment], scale: str, folder: P
     # Of what was measured there before, the claims stay in the table.
     there = [e for e in suite.experiments if e in chosen or (folder / e.name / DONE).exists()]
     for experiment in there:
-        found[experiment.name] = _outcomes(experiment, scale, folder / experiment.name)
+        found[experiment.name] = _judged(experiment, scale, folder / experiment.name)
         claims = {c.figure: c.value for c in experiment.claims if c.value is not None and c.of_the_paper}
         out = folder / "charts" / experiment.name
         out.mkdir(parents=True, exist_ok=True)
@@ -114,7 +114,7 @@ def _reproduce(suite: Suite, chosen: Sequence[Experiment], scale: str, folder: P
     console.print(f"[dim]{len(charts)} charts, claims.md and report.html in[/dim] {folder}", soft_wrap=True)
 
 
-def _outcomes(experiment: Experiment, scale: str, folder: Path) -> list[Outcome]:
+def _judged(experiment: Experiment, scale: str, folder: Path) -> list[JudgedClaim]:
     from fgbench.reproduction.claims import judge
 
     folder.mkdir(exist_ok=True)

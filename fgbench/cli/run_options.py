@@ -41,7 +41,8 @@ def _default(name: str) -> str:
 Arch = Annotated[
     list[str],
     typer.Option(
-        help="The architecture, or your own as path/to/file.py:build or package.module:build. Repeatable.",
+        help="The architecture; or your own, path/to/file.py:build or package.module:build; or Hugging "
+        "Face's, hf:GPT2LMHeadModel:n_layer=4. Repeatable.",
         autocompletion=lambda: registry.names("architectures"),
         rich_help_panel=COMPARED,
     ),

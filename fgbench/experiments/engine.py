@@ -24,7 +24,7 @@ TABLE = "engine.csv"
 
 
 @dataclass(frozen=True)
-class Target:
+class Goal:
     """What is asked of a method: at most this R (per tangent), at most this ratio to backprop."""
 
     method: str
@@ -40,7 +40,7 @@ class Case:
     arch: str
     depth: int
     batch: int
-    targets: Sequence[Target]
+    goals: Sequence[Goal]
     execution: str = "eager"
     seconds: float = 60.0
 
@@ -59,17 +59,17 @@ CASES = (
         8,
         64,
         (
-            Target(RANK_ONE, 2.2, 0.62),
-            Target("forward:structure=rademacher", 4.5),
-            Target(SIXTEEN, 1.0, per_tangent=16),
+            Goal(RANK_ONE, 2.2, 0.62),
+            Goal("forward:structure=rademacher", 4.5),
+            Goal(SIXTEEN, 1.0, per_tangent=16),
         ),
     ),
-    Case("mlp", 8, 64, (Target(RANK_ONE, 1.85, 0.55),), execution="compile"),
-    Case("mlp", 8, 8, (Target(RANK_ONE, 2.2, 0.65),), seconds=30),
-    Case("mlp", 8, 256, (Target(RANK_ONE, 2.2, 0.65),)),
-    Case("mlp", 100, 64, (Target(RANK_ONE, 2.2, 0.62),), seconds=120),
-    Case("cnn", 4, 64, (Target(RANK_ONE, 2.0, 0.80),), seconds=90),
-    Case("mlp", 2, 64, (Target(FOUR, ratio=2.0), Target("forward", ratio=1.9)), seconds=30),
+    Case("mlp", 8, 64, (Goal(RANK_ONE, 1.85, 0.55),), execution="compile"),
+    Case("mlp", 8, 8, (Goal(RANK_ONE, 2.2, 0.65),), seconds=30),
+    Case("mlp", 8, 256, (Goal(RANK_ONE, 2.2, 0.65),)),
+    Case("mlp", 100, 64, (Goal(RANK_ONE, 2.2, 0.62),), seconds=120),
+    Case("cnn", 4, 64, (Goal(RANK_ONE, 2.0, 0.80),), seconds=90),
+    Case("mlp", 2, 64, (Goal(FOUR, ratio=2.0), Goal("forward", ratio=1.9)), seconds=30),
 )
 
 
@@ -95,7 +95,7 @@ def _measure(case: Case, asked: argparse.Namespace) -> Path:
     from fgbench.cli import app
 
     before = set(asked.out.glob("*/run.json"))
-    specs = [BACKPROP, *(target.method for target in case.targets)]
+    specs = [BACKPROP, *(goal.method for goal in case.goals)]
     seconds = case.seconds * asked.share
     arguments = [
         *("run", "--time-only", "--arch", case.arch, "--depth", str(case.depth)),
@@ -114,17 +114,17 @@ def _rows(case: Case, summary: pd.DataFrame) -> list[dict[str, Any]]:
     by_method = summary.set_index("method")
     over = by_method.loc[BACKPROP]
     rows = []
-    for target in case.targets:
-        own = by_method.loc[target.method]
+    for goal in case.goals:
+        own = by_method.loc[goal.method]
         rows.append(
             {
                 "case": case.name,
-                "method": target.method,
-                "r": own["r"] / target.per_tangent,
-                "r_target": target.r,
-                "per_tangents": target.per_tangent,
+                "method": goal.method,
+                "r": own["r"] / goal.per_tangent,
+                "r_target": goal.r,
+                "per_tangents": goal.per_tangent,
                 "ratio": own["ratio"],
-                "ratio_target": target.ratio,
+                "ratio_target": goal.ratio,
                 "over": over["update"],
                 "r_over": over["r"],
                 "status": own["status"],
@@ -149,15 +149,15 @@ def show(frame: pd.DataFrame) -> None:
             row["case"],
             row["method"],
             number(row["r"]) + per,
-            _target(row["r"], row["r_target"]),
+            _goal(row["r"], row["r_target"]),
             number(row["ratio"]),
-            _target(row["ratio"], row["ratio_target"]),
+            _goal(row["ratio"], row["ratio_target"]),
             str(row["over"]),
         )
     Console().print(table)
 
 
-def _target(found: float, asked: float | None) -> str:
+def _goal(found: float, asked: float | None) -> str:
     if asked is None or pd.isna(asked):
         return ""
     return f"[green]≤ {asked:g}[/green]" if found <= asked else f"[red]≤ {asked:g}[/red]"

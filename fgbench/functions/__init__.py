@@ -10,8 +10,6 @@ from torch import Tensor, nn
 
 from fgbench.errors import UsageError
 from fgbench.methods import Batch, Loss
-from fgbench.pushforward.dual import Dual
-from fgbench.pushforward.rules import loss_rule
 from fgbench.specs import registry
 
 
@@ -20,7 +18,7 @@ class Function:
     """A function to minimise.
 
     Attributes:
-        value: the point [n] → the function there, []; in operations that torch.fx traces.
+        value: the point [n] → the function there, [].
         start: n → where descent begins, [n] in float64.
         minimum: n → the lowest value.
         minimizer: n → where that is, [n] in float64.
@@ -89,8 +87,3 @@ def as_problem(function: Function, n: int, dtype: torch.dtype = torch.float64) -
 def output_itself(output: Tensor, _: Tensor) -> Tensor:
     """The loss: the output, [], is the value already."""
     return output
-
-
-@loss_rule(output_itself)
-def _output_itself(output: Dual, _: Tensor) -> tuple[Tensor, Tensor]:
-    return output.primal, output.tangents.unsqueeze(1)

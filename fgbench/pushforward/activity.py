@@ -7,103 +7,301 @@ meet, each has its own derivative d_b, and the variance of the others stays out 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from fgbench.pushforward.context import Context
-from fgbench.pushforward.dual import Dual, map_duals, moving, primal_of
+from fgbench.pushforward.dual import Dual, empty_dual, map_duals, primal_of
+from fgbench.pushforward.fallback import by_jvp
+from fgbench.pushforward.rules import NoRuleError, of_names, read_all
+from fgbench.pushforward.samples import Layout
 from fgbench.pushforward.tangents import Tangent
 
-Addition = tuple[Tensor, Tensor]
+aten = torch.ops.aten
+
+# Operations of layers, whose outputs are perturbed where one of their parameters is trained.
+LAYERS = set(
+    of_names(
+        *[
+            "linear",
+            "addmm",
+            "conv1d",
+            "conv2d",
+            "conv3d",
+            "conv_transpose1d",
+            "conv_transpose2d",
+            "conv_transpose3d",
+            "embedding",
+            "embedding_bag",
+            "bilinear",
+            "batch_norm",
+            "layer_norm",
+            "group_norm",
+            "instance_norm",
+            "rms_norm",
+            "prelu",
+        ]
+    )
+)
+LINEAR, ADDMM, EMBEDDING = (set(of_names(name)) for name in ("linear", "addmm", "embedding"))
+CONVOLUTIONS = set(of_names("conv1d", "conv2d", "conv3d"))
+
+
+@dataclass(frozen=True)
+class Outer:
+    """The rows' own outer products, Σ_b left_b right_bᵀ, not yet multiplied out.
+
+    Attributes:
+        left: [rows, m].
+        right: [rows, n].
+    """
+
+    left: Tensor
+    right: Tensor
+
+    def full(self) -> Tensor:
+        """[m, n]."""
+        return self.left.t() @ self.right
+
+    def add_to(self, parameter: Tensor, scale: float) -> None:
+        """Into a parameter, scaled: nothing as large as it is made."""
+        parameter.addmm_(self.left.t().to(parameter.dtype), self.right.to(parameter.dtype), alpha=scale)
+
+
+Addition = tuple[Tensor, "Tensor | Outer"]
 """A parameter and what is to be added to it."""
 
 
 @dataclass(frozen=True)
 class Site:
-    """A layer that was perturbed in this pass.
+    """An operation whose output was perturbed in this pass.
 
     Attributes:
-        module: the layer.
-        inputs: its inputs, without tangents.
+        number: of the operation, among those of layers.
+        function: torch's.
+        arguments, options: what it was given, without tangents.
         noise: [k, *output].
+        layout: where samples are in it; None where they share one derivative.
     """
 
-    module: nn.Module
-    inputs: tuple[Any, ...]
+    number: int
+    function: Any
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
     noise: Tensor
+    layout: Layout | None
+
+    def weighted(self, weights: Tensor) -> Tensor:
+        """Σ weights · noise over the k, [*output]; weights: [k, B] or [k, 1]."""
+        spread = (self.layout or Layout()).spread(weights.to(self.noise.dtype), self.noise.shape[1:])
+        return self.noise[0] * spread[0] if len(spread) == 1 else (spread * self.noise).sum(0)
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """Those that are trained."""
+        given = (*self.arguments, *self.options.values())
+        return [p for p in given if isinstance(p, nn.Parameter) and p.requires_grad]
 
 
 class ActivityContext(Context):
-    """A pass with noise on the output of every layer that has parameters.
+    """A pass with noise on the output of every layer's operation.
 
     Attributes:
-        sites: the layers passed, in order.
+        sites: the operations passed, in order.
+        free: ids of trained parameters that some other function was given.
+        layouts: of the operations that can be perturbed, by number; None for all.
+        wanted: the numbers of those that are, in this pass; None for all that can be.
     """
 
+    noisy = True
+
     def __init__(
-        self, count: int, noise: Callable[[str, Tensor], Tensor], tangents: Mapping[int, Tangent]
+        self,
+        count: int,
+        noise: Callable[[int, Tensor], Tensor],
+        tangents: Mapping[int, Tangent],
+        layouts: Mapping[int, Layout] | None = None,
+        wanted: Collection[int] | None = None,
     ) -> None:
         """Begin a pass.
 
         Args:
             count: k.
-            noise: gives [k, *output] for a site's name and its output.
+            noise: gives [k, *output] for a site's number and its output.
             tangents: of parameters that belong to no layer.
+            layouts: where samples are in the outputs of operations, by number; others are no layers'.
+            wanted: the numbers of operations that are perturbed, where not all of them are.
         """
         super().__init__(count, tangents)
+        self.layouts, self.wanted, self.met = layouts, wanted, 0
         self.noise = noise
         self.sites: list[Site] = []
+        self.free: set[int] = set()
 
-    @property
-    def in_layers(self) -> Context:
-        """Layers are perturbed at their outputs, even where a function uses their weight too."""
-        return Context(self.count, {}, first=self.first)
+    def again(self) -> ActivityContext:
+        """The same for another pass."""
+        return ActivityContext(self.count, self.noise, self.tangents, self.layouts, self.wanted)
 
-    def after(self, site: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
-        """Add noise to the output of a layer with trainable parameters; of a tuple to its first."""
-        if not any(p.requires_grad for p in module.parameters()):
-            return output
-        first, rest = (output[0], output[1:]) if isinstance(output, tuple) else (output, None)
-        noise = self.noise(site, primal_of(first))
-        if isinstance(module, nn.Embedding) and module.padding_idx is not None:
-            noise.mul_((inputs[0] != module.padding_idx).unsqueeze(-1))  # what is not learned is not moved
-        self.sites.append(Site(module, map_duals(primal_of, inputs), noise))
-        moved = moving(first, self.count)
-        stack = moved.stack.clone() if moved is first else moved.stack
-        stack[1:] += noise
-        return Dual(stack) if rest is None else (Dual(stack), *rest)
+    def at(self, function: Any, arguments: Any, options: Any) -> Callable[..., Any] | None:
+        """What runs in the place of a function whose output is perturbed; None for any other."""
+        given = [leaf for leaf in (*arguments, *options.values()) if isinstance(leaf, nn.Parameter)]
+        if function in LAYERS:
+            if not any(p.requires_grad for p in given):
+                return None
+            number, self.met = self.met, self.met + 1
+            if self.layouts is None or number in self.layouts:
+                if self.wanted is None or number in self.wanted:
+                    return _perturbed(function, number)
+                # A parameter that moves in another function stands still in a layer's own.
+                return _standing(function) if any(id(p) in self.tangents for p in given) else None
+        self.free.update(id(p) for p in given if p.requires_grad)
+        return None
+
+
+@cache
+def _perturbed(function: Any, number: int) -> Callable[..., Any]:
+    """A layer's operation with noise on its output; its parameters stand still."""
+    rule = read_all().get(function)
+
+    def perturbed(context: ActivityContext, *arguments: Any, **options: Any) -> Dual:
+        output = _still_layer(context, function, rule, arguments, options)
+        value = primal_of(output)
+        noise = context.noise(number, value)
+        site = Site(
+            number,
+            function,
+            tuple(map_duals(primal_of, arguments)),
+            dict(map_duals(primal_of, options)),
+            noise,
+            None if context.layouts is None else context.layouts[number],
+        )
+        if function in EMBEDDING:
+            _padding_still(site)
+        context.sites.append(site)
+        if not isinstance(output, Dual):
+            output = empty_dual(value, context.count)
+            output.stack[0] = value
+            output.stack[1:] = noise
+        elif output.spare:
+            output.tangents.add_(noise)
+        else:
+            output = Dual(output.stack.clone(), spare=True)
+            output.tangents.add_(noise)
+        return output
+
+    return perturbed
+
+
+@cache
+def _standing(function: Any) -> Callable[..., Any]:
+    """A layer's operation whose parameters stand still, and whose output is not perturbed."""
+    rule = read_all().get(function)
+
+    def standing(context: Context, *arguments: Any, **options: Any) -> Any:
+        return _still_layer(context, function, rule, arguments, options)
+
+    return standing
+
+
+def _still_layer(context: Context, function: Any, rule: Any, arguments: Any, options: Any) -> Any:
+    if not any(isinstance(a, Dual) for a in (*arguments, *options.values())):
+        return function(*arguments, **options)
+    inside = Context(context.count, {}, first=context.first)
+    if rule is not None:
+        try:
+            return rule(inside, *arguments, **options)
+        except (NoRuleError, TypeError):
+            pass
+    return by_jvp(inside, function, arguments, options)
+
+
+def _padding_still(site: Site) -> None:
+    """What is not learned is not moved."""
+    padding = site.options.get("padding_idx", site.arguments[2] if len(site.arguments) > 2 else None)
+    if padding is not None:
+        index, weight = site.arguments[:2]
+        site.noise.mul_((index != padding % len(weight)).unsqueeze(-1))
 
 
 def additions(sites: Sequence[Site], weights: Tensor) -> list[Addition]:
     """What Σ weights · estimates adds to each layer's parameters; weights: [k, B] or [k, 1]."""
     found: list[Addition] = []
     for site in sites:
-        shape = weights.shape + (1,) * (site.noise.dim() - 2)
-        found += _of_site(site, (weights.view(shape).to(site.noise.dtype) * site.noise).sum(0))
+        found += _of_site(site, site.weighted(weights))
     return found
 
 
 def _of_site(site: Site, cotangent: Tensor) -> list[Addition]:
-    """The layer's own chain rule at cotangent [*output]; frozen parameters get nothing."""
-    module, x = site.module, site.inputs[0]
-    if type(module) is nn.Linear:
+    """The operation's own chain rule at cotangent [*output]; frozen parameters get nothing."""
+    if site.function in LINEAR and len(site.arguments) > 1:
+        x, weight, *bias = site.arguments
         rows = cotangent.reshape(-1, cotangent.shape[-1])
-        pairs = [(module.weight, rows.t() @ x.reshape(-1, x.shape[-1])), (module.bias, rows.sum(0))]
-        return [(p, g) for p, g in pairs if p is not None and p.requires_grad]
-    trained = {name: p for name, p in module.named_parameters() if p.requires_grad}
+        outer = Outer(rows, x.reshape(-1, x.shape[-1]))
+        return _trained([(weight, outer)], rows, [*bias, site.options.get("bias")])
+    if site.function in ADDMM and len(site.arguments) == 3:
+        bias_, x, weight = site.arguments
+        return _trained([(weight, Outer(x, cotangent))], cotangent, [bias_])
+    if site.function in EMBEDDING and not site.options.get("scale_grad_by_freq") and len(site.arguments) < 6:
+        index, weight = site.arguments[:2]
+        rows = cotangent.reshape(-1, cotangent.shape[-1])
+        return [(weight, torch.zeros_like(weight).index_add_(0, index.reshape(-1), rows))]
+    if site.function in CONVOLUTIONS and not site.options and _numbers(site.arguments[3:]):
+        return _of_convolution(site, cotangent)
+    return _by_vjp(site, cotangent)
 
-    def call(parameters: dict[str, Tensor]) -> Tensor:
-        held = {name: b.clone() for name, b in module.named_buffers()}
-        output = torch.func.functional_call(module, {**parameters, **held}, site.inputs)
-        return output[0] if isinstance(output, tuple) else output
+
+def _trained(found: list[Any], rows: Tensor, biases: list[Any]) -> list[Addition]:
+    found += [(bias, rows.sum(0)) for bias in biases if bias is not None]
+    return [(p, g) for p, g in found if isinstance(p, nn.Parameter) and p.requires_grad]
+
+
+def _numbers(geometry: Any) -> bool:
+    return not any(isinstance(g, str) for g in geometry)
+
+
+def _of_convolution(site: Site, cotangent: Tensor) -> list[Addition]:
+    """The gradient of kernel and bias alone, without another forward convolution."""
+    x, weight, *rest = site.arguments
+    left_out: list[Any] = [None, 1, 0, 1, 1]
+    bias, stride, padding, dilation, groups = [*rest, *left_out[len(rest) :]]
+    sizes = [
+        list(s) if isinstance(s, tuple | list) else [s] * (weight.dim() - 2)
+        for s in (stride, padding, dilation)
+    ]
+    wanted = [False, weight.requires_grad, bias is not None and bias.requires_grad]
+    _, kernel, shift = aten.convolution_backward(
+        cotangent,
+        x,
+        weight,
+        None if bias is None else [len(bias)],
+        *sizes,
+        False,
+        [0] * len(sizes[0]),
+        groups,
+        wanted,
+    )
+    pairs = ((weight, kernel), (bias, shift))
+    return [(p, g) for p, g in pairs if g is not None and isinstance(p, nn.Parameter) and p.requires_grad]
+
+
+def _by_vjp(site: Site, cotangent: Tensor) -> list[Addition]:
+    trained = {id(p): p for p in site.parameters}
+
+    def call(parameters: dict[int, Tensor]) -> Tensor:
+        def put(leaf: Any) -> Any:
+            if id(leaf) in parameters or not isinstance(leaf, Tensor) or leaf is site.arguments[0]:
+                return parameters.get(id(leaf), leaf)
+            return leaf.detach() if isinstance(leaf, nn.Parameter) else leaf.clone()  # running statistics
+
+        named = {key: put(leaf) for key, leaf in site.options.items()}
+        return site.function(*map(put, site.arguments), **named)
 
     with torch.enable_grad():
-        _, pull = torch.func.vjp(  # type: ignore[misc]
-            call, {name: p.detach() for name, p in trained.items()}
-        )
+        _, pull = torch.func.vjp(call, {key: p.detach() for key, p in trained.items()})  # type: ignore[misc]
         (gradients,) = pull(cotangent)
-    return [(p, gradients[name].detach()) for name, p in trained.items()]
+    return [(p, gradients[key].detach()) for key, p in trained.items()]

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from fgbench.pushforward.dual import Dual, dual_of
+from fgbench.pushforward.dual import dual_of
 from fgbench.pushforward.tangents import Tangent
 
 
@@ -19,39 +19,32 @@ class Context:
 
     Attributes:
         count: k, the number of tangents in this pass.
+        tangents: those of parameters, by id.
         first: whether it is the first of the step: later ones leave running statistics alone.
     """
 
+    noisy = False
+
     def __init__(self, count: int, tangents: Mapping[int, Tangent], *, first: bool = True) -> None:
         self.count, self.first = count, first
-        self._tangents = tangents
+        self.tangents = tangents
+
+    def at(self, function: Any, arguments: Any, options: Any) -> Callable[..., Any] | None:
+        """What runs in the place of a function whose output is perturbed; None for any other."""
+        return None
+
+    def again(self) -> Context:
+        """The same for another pass."""
+        return Context(self.count, self.tangents, first=self.first)
 
     def tangent(self, parameter: Tensor | None) -> Tangent | None:
         """The tangents of a parameter; None where it has none (no such parameter, frozen, not perturbed)."""
-        return self._tangents.get(id(parameter))
+        return self.tangents.get(id(parameter))
 
     def dual(self, parameter: Any) -> Any:
         """A parameter with tangents as a `Dual`; anything else as it is."""
         tangent = self.tangent(parameter)
         return parameter if tangent is None else dual_of(parameter.detach(), tangent.full())
-
-    def perturbs(self, parameters: tuple[int, ...]) -> bool:
-        """Whether one of the parameters with these ids has a tangent."""
-        return any(key in self._tangents for key in parameters)
-
-    @property
-    def in_layers(self) -> Context:
-        """The pass as a layer sees its own parameters."""
-        return self
-
-    def after(self, site: str, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> Any:
-        """The output of a layer, from which point on activity perturbation adds its noise."""
-        return output
-
-
-def moves(value: Any, context: Context) -> bool:
-    """Whether it is a dual or a parameter with a tangent."""
-    return isinstance(value, Dual) or context.tangent(value) is not None
 
 
 @contextmanager
@@ -72,12 +65,17 @@ def draws_again(device: torch.device, wanted: bool = True) -> Iterator[None]:
 
 
 @contextmanager
-def buffers_kept(model: nn.Module | None, wanted: bool = True) -> Iterator[None]:
-    """Sets a model's buffers back at the end; without a model there are none."""
+def buffers_kept(model: nn.Module | None, wanted: bool = True, *, eager: bool = False) -> Iterator[None]:
+    """Sets a model's buffers back at the end; without a model there are none.
+
+    With `eager` only those that were written: reverse mode may hold the others as they are. Of what is
+    written in compiled code that cannot be told.
+    """
     buffers = list(model.buffers()) if model is not None and wanted else []
-    before = [b.clone() for b in buffers]
+    before = [(b.clone(), b._version) for b in buffers]
     try:
         yield
     finally:
-        for buffer, value in zip(buffers, before, strict=True):
-            buffer.copy_(value)
+        for buffer, (value, version) in zip(buffers, before, strict=True):
+            if not eager or buffer._version != version:
+                buffer.copy_(value)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -11,7 +10,6 @@ from torch import Tensor
 from torch.fx.node import map_aggregate
 
 
-@dataclass(frozen=True)
 class Dual:
     """A value that moves with the perturbation.
 
@@ -19,15 +17,21 @@ class Dual:
         stack: [1 + k, *shape]: the value, then its k tangents. Stacked, so that a layer's one matmul
             serves all of them; a value that does not move stays a plain tensor.
         spare: whether its memory may be overwritten by the one rule that reads it.
+        mark: by which a record of a course knows it again.
     """
 
+    __slots__ = ("mark", "spare", "stack")
+
     stack: Tensor
-    spare: bool = False
+    mark: tuple[int, int]
+
+    def __init__(self, stack: Tensor, spare: bool = False) -> None:
+        self.stack, self.spare = stack, spare
 
     @property
     def primal(self) -> Tensor:
         """The value itself, [*shape]."""
-        return self.stack[0]
+        return self.stack.select(0, 0)
 
     @property
     def tangents(self) -> Tensor:
@@ -38,6 +42,30 @@ class Dual:
     def count(self) -> int:
         """k."""
         return self.stack.shape[0] - 1
+
+
+class Rows(Dual):
+    """A mean over rows, with what each of them adds to its derivatives; stacked only where it is read on.
+
+    Attributes:
+        value: [].
+        by_row: [k, rows], whose sums are the derivatives; rows in the order of the batch.
+    """
+
+    __slots__ = ("by_row", "value")
+
+    def __init__(self, value: Tensor, by_row: Tensor) -> None:
+        self.value, self.by_row, self.spare = value, by_row, False
+
+    @property
+    def stack(self) -> Tensor:  # type: ignore[override]
+        """[1 + k]."""
+        return torch.cat([self.value.unsqueeze(0), self.by_row.sum(1)])
+
+    @property
+    def primal(self) -> Tensor:
+        """[]."""
+        return self.value
 
 
 def empty_dual(primal: Tensor, count: int) -> Dual:

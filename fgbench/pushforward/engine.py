@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import operator
 import random
+from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -12,45 +12,36 @@ from torch import Tensor, nn
 
 from fgbench.pushforward.activity import ActivityContext
 from fgbench.pushforward.context import Context, buffers_kept, draws_again
-from fgbench.pushforward.dual import Dual, duals_in, map_duals, primal_of
-from fgbench.pushforward.dual_numbers import by_dual_numbers
-from fgbench.pushforward.fallback import by_jvp, module_by_jvp
-from fgbench.pushforward.precision import PrecisionsMet
-from fgbench.pushforward.program import Program
-from fgbench.pushforward.rules import NoRuleError, rule_of_loss
-from fgbench.pushforward.tangents import Full, Tangent
+from fgbench.pushforward.course import Course, as_trained, hide, show
+from fgbench.pushforward.dual import Dual, Rows
+from fgbench.pushforward.program import Record, Slot
+from fgbench.pushforward.samples import Layout, layouts
+from fgbench.pushforward.tangents import Tangent
 
 Batch = tuple[Tensor, Tensor]
 Loss = Callable[[Any, Tensor], Tensor]
 
-# How far a traced model's output may be off the untraced one's, as a share, by the lowest dtype met on
-# the way: rounding in another order. Wrong traces are off by shares of 1.
-CLOSE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
+MOST_PROGRAMS = 256  # each of one shape and one choice of what is perturbed: of layers=one, a layer each
 
 
 class UntraceableError(Exception):
-    """A model that torch.fx cannot trace, or traces to something else; the message says why."""
+    """A model whose course is not the same at every call; the message says why."""
 
 
 class Pushforward:
-    """A model and a loss, ready to be pushed forward along tangents of its parameters.
-
-    Traced at the first batch, and again when the model goes from training to evaluation; a trace
-    that gives another output than the model itself is not used.
-    """
+    """A model and a loss, ready to be pushed forward along tangents of its parameters."""
 
     def __init__(self, model: nn.Module, loss: Loss) -> None:
         self.model, self.loss = model, loss
-        self.programs: dict[bool, Program | None] = {}
         self._fallbacks: set[str] = set()
+        self.programs: dict[Any, Callable[..., Any] | str] = {}
+        self.settled: dict[Any, str] = {}  # by shape, why no course is the same at every call; empty if it is
+        self.unlike: Counter[Any] = Counter()
 
     @property
     def fallbacks(self) -> list[str]:
         """What ran without a rule of its own so far, in words."""
-        found = set(self._fallbacks)
-        for program in self.programs.values():
-            found |= program.fallbacks if program else set()
-        return sorted(found)
+        return sorted(self._fallbacks)
 
     @torch.no_grad()
     def __call__(
@@ -66,23 +57,97 @@ class Pushforward:
         """
         by_id = {id(p): t for p, t in tangents.items()}
         count = next(iter(tangents.values())).count
-        program = self.program(batch[0])
-        if program is None:
-            contexts = [_part(by_id, i, i + 1) for i in range(count)]
-            return by_dual_numbers(self.model, self.loss, batch, contexts)
         size = chunk or count
+        if size >= count:
+            value, by_sample = self.run(Context(count, by_id), batch)
+            return value, by_sample.sum(1)
         found = []
         for start in range(0, count, size):
             again = start + size < count
             with draws_again(batch[0].device, again), buffers_kept(self.model, again):
-                context = _part(by_id, start, min(start + size, count))
-                value, by_sample = self.run(program, context, batch)
+                value, by_sample = self.run(_part(by_id, start, min(start + size, count)), batch)
                 found.append(by_sample.sum(1))
         return value, torch.cat(found)
 
-    def run(self, program: Program, context: Context, batch: Batch) -> tuple[Tensor, Tensor]:
-        """One pass: the loss [] and its derivatives [k, B] by sample, or [k, 1] where a loss has no rule."""
-        return self.derivatives(context, program(context, batch[0]), batch[1])
+    @torch.no_grad()
+    def run(self, context: Context, batch: Batch) -> tuple[Tensor, Tensor]:
+        """One pass: the loss [] and its derivatives, [k, rows] or [k, 1] where its rows cannot be told."""
+        key = self._key(context, batch)
+        if key not in self.programs:
+            return _derivatives(context, self._settled(key, context, batch))
+        program = self.programs[key]
+        if isinstance(program, str):
+            return _derivatives(context, self._followed(context, batch))
+        return _derivatives(context, program(context, *batch))
+
+    def why_not_settled(self, context: Context, batch: Batch) -> str:
+        """Why the model's course may change from call to call; empty where it is settled now."""
+        key = self._key(context, batch)
+        for _ in range(2):  # at the first call it may make itself ready
+            if key not in self.programs and not self.settled.get(key[0]):
+                with torch.no_grad(), draws_again(batch[0].device), buffers_kept(self.model):
+                    self._settled(key, context, batch)
+        program = self.programs.get(key, "")
+        return self.settled.get(key[0]) or (program if isinstance(program, str) else "")
+
+    def _key(self, context: Context, batch: Batch) -> Any:
+        x, y = batch
+        noise: Any = None
+        if isinstance(context, ActivityContext):
+            noise = (context.layouts and (*context.layouts,), context.wanted and (*context.wanted,))
+        kind = self.model.training, x.shape, x.dtype, x.device, y.shape, y.dtype
+        return kind, (noise, *context.tangents)
+
+    def _followed(self, context: Context, batch: Batch, record: Record | None = None) -> Any:
+        """The loss, with its tangents, by the model's own Python."""
+        inputs = batch
+        if record is not None:
+            inputs = (batch[0].detach(), batch[1].detach())  # the same memory, to be marked
+            for value in inputs:
+                record.slot(value)
+        with as_trained(), Course(context, self._fallbacks, record):
+            return hide(self.loss(self.model(inputs[0]), inputs[1]))
+
+    def _settled(self, key: Any, context: Context, batch: Batch) -> Any:
+        """The loss; and from now on its course as a program, where two runs took the same."""
+        kind, _ = key
+        if len(self.programs) >= MOST_PROGRAMS or self.settled.get(kind):
+            return self._followed(context, batch)
+        if kind not in self.settled:
+            first = self._first_look(context, batch)
+        record = Record()
+        value = self._followed(context, batch, record)
+        if kind not in self.settled:
+            why = self._why_not(kind, first, record)
+            if why is None:
+                return value
+            self.settled[kind] = why
+        output = record.known(value)
+        why = self.settled[kind] or record.refused
+        if not why and not isinstance(output, Slot):
+            why = "its loss does not depend on it"
+        self.programs[key] = why or record.code(2, output)
+        return value
+
+    def _first_look(self, context: Context, batch: Batch) -> Record:
+        """A course that leaves nothing behind."""
+        record = Record()
+        buffers, python = list(map(id, self.model.buffers())), random.getstate()
+        with draws_again(batch[0].device), buffers_kept(self.model):
+            self._followed(context.again(), batch, record)
+            if random.getstate() != python:
+                record.refuse("it draws random numbers by itself")
+        if buffers != list(map(id, self.model.buffers())):
+            record.refuse("it replaces its buffers")
+        return record
+
+    def _why_not(self, kind: Any, first: Record, second: Record) -> str | None:
+        """Why two courses do not show that all are alike; empty where they do, None for: ask again."""
+        why = first.refused or second.refused
+        if why or first.same_as(second):
+            return why
+        self.unlike[kind] += 1  # the first time it may have made itself ready
+        return None if self.unlike[kind] < 2 else "it takes another course at each call"
 
     @torch.no_grad()
     def push(self, context: Context, x: Any) -> Any:
@@ -92,105 +157,47 @@ class Pushforward:
             context: with those of parameters.
             x: a tensor, a `Dual` of as many tangents as the context has, or a tuple of such.
         """
-        program = self.program(map_duals(primal_of, x))
-        if program is None:
-            return module_by_jvp(context, self.model, (x,), {})
-        return program(context, x)
+        kept = buffers_kept(self.model, not context.first, eager=True)
+        with kept, as_trained(), Course(context, self._fallbacks):
+            return hide(self.model(show(x)))
 
     @torch.no_grad()
     def derivatives(self, context: Context, output: Any, target: Tensor) -> tuple[Tensor, Tensor]:
         """The loss of an output [], and its derivatives, of the shapes that `run` gives."""
-        if not duals_in((output,)):
-            value = self.loss(output, target)
-            return value, value.new_zeros(context.count, 1)
-        rule = rule_of_loss(self.loss)
-        if rule is not None and isinstance(output, Dual):
-            try:
-                return rule(output, target)
-            except NoRuleError:
-                pass
-        self._fallbacks.add("loss: torch.func.jvp")
-        result = by_jvp(context, self.loss, (output, target), {})
-        return result.primal, result.tangents.unsqueeze(1)
+        with as_trained(), Course(context, self._fallbacks):
+            value = self.loss(show(output), target)
+        return _derivatives(context, hide(value))
 
-    @torch.no_grad()
-    def program(self, x: Any) -> Program | None:
-        """The traced model; None where it runs on dual numbers."""
-        mode = self.model.training
-        if mode not in self.programs:
-            try:
-                self.programs[mode] = self._traced(x)
-            except UntraceableError as error:
-                self.programs[mode] = None
-                self._fallbacks.add(f"model: dual numbers ({error})")
-        return self.programs[mode]
+    def layouts(self, x: Tensor) -> dict[int, Layout] | None:
+        """Where samples are in the output of each layer's operation; None where samples meet."""
 
-    def _traced(self, x: Any) -> Program:
-        device = (x[0] if isinstance(x, tuple) else x).device
-        program = self._of_one_course(device)
-        # With tangents of zero, so that every rule is in force.
-        still = {id(p): Full(p.new_zeros(1).expand(1, *p.shape)) for p in self.model.parameters()}
-        with draws_again(device), buffers_kept(self.model), PrecisionsMet() as precisions:
-            wanted = self.model(x)
-        try:
-            with draws_again(device), buffers_kept(self.model):
-                found = program(Context(1, still), x)
-        except Exception as error:  # whatever a rule makes of a user's arguments
-            raise UntraceableError(f"its trace fails: {_in_short(error)}") from error
-        if not _same(wanted, map_duals(lambda d: d.primal, found), precisions.loosest(CLOSE)):
-            raise UntraceableError("its trace computes something else")
-        program.fallbacks.clear()
-        return program
+        def run(x: Tensor) -> tuple[list[Tensor], Any]:
+            outputs: list[Tensor] = []
 
-    def _of_one_course(self, device: torch.device) -> Program:
-        """A trace of a model that takes the same course at every call, as far as it can be told.
+            def remembered(site: int, output: Tensor) -> Tensor:
+                outputs.append(output.clone())
+                return torch.zeros_like(output).unsqueeze(0)
 
-        What it draws, counts or writes while it is traced would be frozen: a trace holds one course.
-        """
-        traces = []
-        with draws_again(device):
-            for _ in range(2):
-                with buffers_kept(self.model):
-                    buffers, before = list(self.model.buffers()), self._state(device)
-                    traces.append(self._trace())
-                    moved = not all(map(operator.is_, buffers, self.model.buffers()))
-                    if moved or self._state(device) != before:
-                        raise UntraceableError("it draws random numbers or moves buffers by itself")
-        if traces[0].course != traces[1].course:
-            raise UntraceableError("it takes another course at each call")
-        return traces[0]
+            with torch.no_grad(), draws_again(x.device), buffers_kept(self.model):
+                output = self.push(ActivityContext(1, remembered, {}), x)
+            return outputs, output
 
-    def _trace(self) -> Program:
-        try:
-            return Program(self.model)
-        except Exception as error:  # whatever a user's forward does with a proxy
-            raise UntraceableError(f"not traceable: {_in_short(error)}") from error
+        return layouts(run, x)
 
-    def _state(self, device: torch.device) -> tuple[Any, ...]:
-        """Of the global generators, and how often each buffer was written."""
-        found: list[Any] = [random.getstate(), torch.get_rng_state().numpy().tobytes()]
-        if device.type == "cuda" and torch.cuda.is_initialized():
-            found.append(torch.cuda.get_rng_state(device).numpy().tobytes())
-        return (*found, *(b._version for b in self.model.buffers()))
-
-    def samples_meet(self, program: Program, x: Tensor) -> bool:
-        """Whether noise on one sample moves the output of another, as through batch statistics."""
-
-        def on_the_first(site: str, output: Tensor) -> Tensor:
-            noise = torch.zeros_like(output).unsqueeze(0)
-            noise[0, 0] = torch.linspace(0.5, 1.5, output[0].numel()).view_as(output[0])
-            return noise
-
-        if len(x) == 1:
-            return True  # the same
+    def met(self, x: Tensor, layouts: dict[int, Layout] | None) -> ActivityContext:
+        """A pass with noise of zero: the operations that can be perturbed, and the other parameters."""
+        context = ActivityContext(1, lambda site, z: torch.zeros_like(z).unsqueeze(0), {}, layouts)
         with torch.no_grad(), draws_again(x.device), buffers_kept(self.model):
-            context = ActivityContext(1, on_the_first, {})
-            output = program(context, x)
-        if any(site.noise.shape[1] != len(x) for site in context.sites):
-            return True  # a layer whose rows are not samples, as those of windows
-        if not isinstance(output, Dual) or output.primal.dim() < 1 or len(output.primal) != len(x):
-            return True
-        return bool(output.tangents[0, 1:].any())
+            self.push(context, x)
+        return context
+
+
+def _derivatives(context: Context, value: Any) -> tuple[Tensor, Tensor]:
+    if isinstance(value, Rows):
+        return value.value, value.by_row
+    if isinstance(value, Dual):
+        return value.primal, value.tangents.unsqueeze(1)
+    return value, value.new_zeros(context.count, 1)
 
 
 def _part(tangents: Mapping[int, Tangent], start: int, stop: int) -> Context:
@@ -198,16 +205,8 @@ def _part(tangents: Mapping[int, Tangent], start: int, stop: int) -> Context:
     return Context(stop - start, part)
 
 
-def _in_short(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
-
-
-def _same(a: Any, b: Any, close: float) -> bool:
-    if isinstance(a, Tensor) and isinstance(b, Tensor):
-        if a.shape != b.shape:
-            return False
-        off, size = (a - b).double().norm(), a.double().norm()
-        return bool(off <= close * size) or not bool(a.isfinite().all())
-    if isinstance(a, tuple | list):
-        return len(a) == len(b) and all(_same(one, other, close) for one, other in zip(a, b, strict=True))
-    return type(a) is type(b)
+def by_samples(by_row: Tensor, samples: int) -> Tensor:
+    """Derivatives [k, samples] of those by row [k, rows], whose order is that of samples."""
+    if by_row.shape[1] in (1, samples) or by_row.shape[1] % samples:
+        return by_row
+    return by_row.unflatten(1, (samples, -1)).sum(2)

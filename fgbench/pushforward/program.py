@@ -1,242 +1,196 @@
-"""A model as a list of instructions, traced with torch.fx: leaf layers, functions, and what they read."""
+"""A course through a model that is the same at every call, as straight-line code without a look-up.
+
+A recorded course holds which operation ran with which rule on what. It is used where a second run took
+the very same course, nothing of it was decided by values, and nothing but torch drew random numbers.
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from itertools import count
 from typing import Any
 
 import torch
-from torch import Tensor, fx, nn
+from torch import Tensor
 
-from fgbench.pushforward.context import Context, buffers_kept, moves
-from fgbench.pushforward.dual import Dual, duals_in, map_duals, primal_of
-from fgbench.pushforward.fallback import by_jvp, module_by_jvp
-from fgbench.pushforward.rules import (
-    NoRuleError,
-    Rule,
-    by_position,
-    rule_of_function,
-    rule_of_module,
-    takes,
-)
+from fgbench.pushforward.dual import Dual
+
+_RECORDS = count()
+LITERALS = (int, bool, str, type(None))
 
 
 @dataclass(frozen=True)
+class Slot:
+    """A value of the course, by its number."""
+
+    number: int
+
+
+@dataclass
 class Instruction:
-    """One node of the graph.
+    """One operation: what runs, with what, and what its results are called."""
+
+    how: Callable[..., Any]
+    ruled: bool
+    arguments: Any
+    options: Any
+    results: Any
+
+
+@dataclass
+class Record:
+    """What a course met, told by it operation by operation.
 
     Attributes:
-        node: its name, unique in the program.
-        kind: `call_module`, `call_function`, `call_method` or `get_attr`.
-        target: the module, function, method's name, or attribute's path.
-        arguments, options: what it is called with, nodes standing for their values.
-        only_input: the name of the one node that it is called with, where that is all.
-        rule: its rule, None where it has none.
-        parameters: the ids of a module's parameters.
-        dead: nodes that nothing reads after it.
-        sole_reader: whether one instruction alone reads what it gives.
-        still: whether the model runs it under `no_grad`: then nothing moves.
+        instructions: in order.
+        refused: why the course may be another one at the next call; empty where nothing says so.
     """
 
-    node: str
-    kind: str
-    target: Any
-    arguments: tuple[Any, ...]
-    options: dict[str, Any]
-    only_input: str | None
-    rule: Rule | None
-    parameters: tuple[int, ...]
-    dead: tuple[str, ...]
-    sole_reader: bool
-    still: bool
+    instructions: list[Instruction] = field(default_factory=list)
+    refused: str = ""
+    slots: int = 0
+    number: int = field(default_factory=lambda: next(_RECORDS))
+
+    def refuse(self, why: str) -> None:
+        """The first reason counts."""
+        self.refused = self.refused or why
+
+    def slot(self, value: Any) -> Slot:
+        """The number of a value; a new one where it has none."""
+        mark = getattr(value, "mark", None)
+        if mark is None or mark[0] != self.number:
+            mark = value.mark = (self.number, self.slots)
+            self.slots += 1
+        return Slot(mark[1])
+
+    def known(self, leaf: Any) -> Any:
+        """The slot of a value of this course; anything else as it is."""
+        mark = getattr(leaf, "mark", None) if isinstance(leaf, Dual | Tensor) else None
+        return Slot(mark[1]) if mark is not None and mark[0] == self.number else leaf
+
+    def __call__(self, how: Any, ruled: bool, args: Any, kwargs: Any, out: Any) -> None:
+        """One operation has run."""
+        arguments, options = _over(self.known, args), _over(self.known, kwargs)
+        results = _over(lambda leaf: self.slot(leaf) if isinstance(leaf, Dual | Tensor) else None, out)
+        if out is None or any(isinstance(leaf, Slot) for leaf in _leaves(results)):
+            self.instructions.append(Instruction(how, ruled, arguments, options, results))
+
+    def same_as(self, other: Record) -> bool:
+        """Whether both took the same course."""
+        mine, theirs = self.instructions, other.instructions
+        return len(mine) == len(theirs) and all(map(_same_instruction, mine, theirs))
+
+    def code(self, inputs: int, output: Slot) -> Callable[..., Any]:
+        """The course as a function of a context and its inputs."""
+        world: dict[str, Any] = {}
+        reads = Counter(s.number for i in self.instructions for s in _slots((i.arguments, i.options)))
+        reads[output.number] += 1
+        last: dict[int, int] = {}
+        for place, instruction in enumerate(self.instructions):
+            last |= dict.fromkeys((s.number for s in _slots(instruction.__dict__)), place)
+        last.pop(output.number, None)
+        lines = [f"def course(context, {', '.join(f'v{i}' for i in range(inputs))}):"]
+        for place, todo in enumerate(self.instructions):
+            lines += _lines(todo, reads, world)
+            dead = [f"v{n}" for n, at in last.items() if at == place]
+            lines += [f"    del {', '.join(dead)}"] if dead else []
+        lines.append(f"    return v{output.number}")
+        exec(compile("\n".join(lines), "<course>", "exec"), world)
+        return world["course"]  # type: ignore[no-any-return]
 
 
-class _Tracer(fx.Tracer):
-    """Leaves are layers with a rule, and what torch.nn holds; a user's own forward is traced through.
-
-    A graph does not hold in which contexts operations run: `no_grad` is remembered here, autocast refused.
-    """
-
-    def create_node(self, *arguments: Any, **options: Any) -> fx.Node:
-        if any(map(torch.is_autocast_enabled, ("cpu", "cuda"))):
-            raise NotImplementedError("autocast in its forward")
-        node = super().create_node(*arguments, **options)
-        node.meta["still"] = not torch.is_grad_enabled()
-        return node
-
-    def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return rule_of_module(m) is not None or super().is_leaf_module(m, module_qualified_name)
-
-
-class _Whole(nn.Module):
-    """The model with its first input alone, the others at their defaults."""
-
-    def __init__(self, model: nn.Module) -> None:
-        super().__init__()
-        self.model = model
-
-    def forward(self, x: Tensor) -> Any:
-        return self.model(x)
+def _lines(todo: Instruction, reads: Counter[int], world: dict[str, Any]) -> Iterator[str]:
+    """The source of one instruction."""
+    given = ["context"] if todo.ruled else []
+    given += [_source(leaf, world) for leaf in todo.arguments]
+    given += [f"{key}={_source(leaf, world)}" for key, leaf in todo.options.items()]
+    call = f"{_constant(todo.how, world)}({', '.join(given)})"
+    if isinstance(todo.results, Slot):
+        name = f"v{todo.results.number}"
+        yield f"    {name} = {call}"
+        if todo.ruled and reads[todo.results.number] != 1:
+            yield f"    if {name}.__class__ is Dual: {name}.spare = False"
+            world["Dual"] = Dual
+        return
+    yield f"    results = {call}"
+    yield from _unpacked("results", todo.results)
+    yield "    results = None"
 
 
-class Program:
-    """A traced model.
-
-    Attributes:
-        fallbacks: what ran without a rule, in words; filled as it runs.
-        course: the operations that tracing met, as text: two traces may differ in them.
-    """
-
-    def __init__(self, model: nn.Module) -> None:
-        """Trace `model`; whatever tracing raises for control flow on data goes through."""
-        self.model = model
-        self.fallbacks: set[str] = set()
-        whole = _Whole(model)
-        with torch.enable_grad():
-            graph = _Tracer().trace(whole)
-        self.course = str(graph)
-        (self.input,) = [n.name for n in graph.nodes if n.op == "placeholder"]
-        self.instructions, self.output = _compiled(whole, graph)
-        held = [i.target for i in self.instructions if i.kind == "get_attr"]
-        # Parameters of no layer, that a forward uses by themselves.
-        self.free_parameters = {id(p) for p in held if isinstance(p, nn.Parameter)}
-
-    def __call__(self, context: Context, x: Any) -> Any:
-        """The model's output: a `Dual`, or a plain tensor if nothing moved; `x` may move already."""
-        values: dict[str, Any] = {self.input: x}
-        for instruction in self.instructions:
-            arguments, options = _given(instruction, values)
-            value = self._run(context, instruction, arguments, options)
-            values[instruction.node] = value if instruction.sole_reader else map_duals(_kept, value)
-            del arguments, options
-            for name in instruction.dead:
-                del values[name]
-        return fx.node.map_arg(self.output, lambda n: values[n.name])
-
-    def _run(self, context: Context, todo: Instruction, arguments: Any, options: Any) -> Any:
-        if todo.kind == "get_attr":
-            return todo.target
-        if todo.still:
-            arguments, options = map_duals(primal_of, (arguments, options))
-            with buffers_kept(todo.target if todo.kind == "call_module" else None, not context.first):
-                return _plain(todo)(*arguments, **options)
-        if todo.kind == "call_module":
-            output = self._module(context, todo, arguments, options)
-            return context.after(todo.node, todo.target, arguments, output)
-        moving = [a for a in _leaves((arguments, options)) if moves(a, context)]
-        if not moving:
-            return _plain(todo)(*arguments, **options)
-        if todo.rule is not None:
-            try:
-                given = arguments, options
-                if not _takes_parameters(todo.rule):
-                    given = fx.node.map_aggregate(given, context.dual)
-                return todo.rule(context, *given[0], **given[1])
-            except NoRuleError:
-                pass
-        self.fallbacks.add(f"function {_name(todo.target)}: torch.func.jvp")
-        arguments, options = fx.node.map_aggregate((arguments, options), context.dual)
-        return by_jvp(context, _plain(todo), arguments, options)
-
-    def _module(self, context: Context, todo: Instruction, arguments: Any, options: Any) -> Any:
-        module: nn.Module = todo.target
-        if todo.only_input is not None:
-            arguments = (context.dual(arguments[0]),)
-            moving = isinstance(arguments[0], Dual)
-        else:
-            arguments, options = fx.node.map_aggregate((arguments, options), context.dual)
-            moving = bool(duals_in((arguments, options)))
-        inside = context.in_layers
-        if not moving and not inside.perturbs(todo.parameters):
-            with buffers_kept(module, not context.first):
-                return module(*arguments, **options)
-        if todo.rule is not None:
-            try:
-                return todo.rule(inside, module, *arguments, **options)
-            except NoRuleError:
-                pass
-        self.fallbacks.add(f"module {type(module).__name__}: torch.func.jvp")
-        return module_by_jvp(inside, module, arguments, options)
+def _unpacked(name: str, results: Any) -> Iterator[str]:
+    if isinstance(results, Slot):
+        yield f"    v{results.number} = {name}"
+    elif isinstance(results, tuple | list):
+        for place, part in enumerate(results):
+            yield from _unpacked(f"{name}[{place}]", part)
 
 
-def _given(todo: Instruction, values: dict[str, Any]) -> tuple[Any, Any]:
-    if todo.only_input is not None:
-        return (values[todo.only_input],), todo.options
-    return fx.node.map_arg((todo.arguments, todo.options), lambda n: values[n.name])
+def _source(leaf: Any, world: dict[str, Any]) -> str:
+    """An argument as Python's source."""
+    kind = type(leaf)
+    if kind is Slot:
+        return f"v{leaf.number}"
+    if kind in LITERALS:
+        return repr(leaf)
+    if not any(isinstance(part, Slot) for part in _leaves(leaf)):
+        return _constant(leaf, world)
+    if kind is tuple:
+        return f"({''.join(_source(part, world) + ', ' for part in leaf)})"
+    if kind is list:
+        return f"[{', '.join(_source(part, world) for part in leaf)}]"
+    if kind is dict:
+        return f"{{{', '.join(f'{key!r}: {_source(part, world)}' for key, part in leaf.items())}}}"
+    raise TypeError(f"an argument of type {kind.__name__}")
 
 
-def _kept(value: Dual) -> Dual:
-    return Dual(value.stack)
+def _constant(value: Any, world: dict[str, Any]) -> str:
+    name = f"c{len(world)}"
+    world[name] = value
+    return name
 
 
-def _compiled(model: nn.Module, graph: fx.Graph) -> tuple[list[Instruction], Any]:
-    last_use: dict[str, fx.Node] = {}
-    for node in graph.nodes:
-        for used in node.all_input_nodes:
-            last_use[used.name] = node
-    instructions, output = [], None
-    for node in graph.nodes:
-        if node.op == "output":
-            output = node.args[0]
-        elif node.op != "placeholder":
-            dead = tuple(name for name, last in last_use.items() if last is node)
-            instructions.append(_instruction(model, node, dead))
-    return instructions, output
-
-
-def _instruction(model: nn.Module, node: fx.Node, dead: tuple[str, ...]) -> Instruction:
-    target, is_module = _resolved(model, node), node.op == "call_module"
-    rule = rule_of_module(target) if is_module else rule_of_function(node.target)
-    arguments, options = node.args, dict(node.kwargs)
-    if rule is not None:
-        placed = by_position(arguments, options)
-        if takes(rule, None, *([target] if is_module else []), *placed[0], **placed[1]):
-            arguments, options = placed
-        else:
-            rule = None
-    only = arguments[0] if len(arguments) == 1 and not options else None
-    return Instruction(
-        node.name,
-        node.op,
-        target,
-        arguments,
-        options,
-        only.name if isinstance(only, fx.Node) else None,
-        rule,
-        tuple(id(p) for p in target.parameters()) if is_module else (),
-        dead,
-        len(node.users) == 1,
-        bool(node.meta["still"]),
-    )
-
-
-def _resolved(model: nn.Module, node: fx.Node) -> Any:
-    if node.op == "call_module":
-        return model.get_submodule(str(node.target))
-    if node.op == "get_attr":
-        found: Any = model
-        for name in str(node.target).split("."):
-            found = getattr(found, name)
-        return found
-    return node.target
-
-
-def _takes_parameters(rule: Any) -> bool:
-    """Rules of layers know a parameter's tangents by themselves and keep them factored."""
-    return rule.__module__.endswith(".linear")
-
-
-def _plain(todo: Instruction) -> Any:
-    if todo.kind != "call_method":
-        return todo.target
-    return lambda self, *arguments, **options: getattr(self, todo.target)(*arguments, **options)
+def _over(change: Callable[[Any], Any], tree: Any) -> Any:
+    """Of tuples, lists and dictionaries."""
+    if isinstance(tree, tuple) and not isinstance(tree, torch.Size):
+        return tuple(_over(change, leaf) for leaf in tree)
+    if type(tree) is list:
+        return [_over(change, leaf) for leaf in tree]
+    if type(tree) is dict:
+        return {key: _over(change, leaf) for key, leaf in tree.items()}
+    return change(tree)
 
 
 def _leaves(tree: Any) -> list[Any]:
     found: list[Any] = []
-    fx.node.map_aggregate(tree, found.append)
+    _over(found.append, tree)
     return found
 
 
-def _name(target: Any) -> str:
-    return target if isinstance(target, str) else getattr(target, "__name__", str(target))
+def _slots(tree: Any) -> list[Slot]:
+    return [leaf for leaf in _leaves(tree) if isinstance(leaf, Slot)]
+
+
+def _same_instruction(a: Instruction, b: Instruction) -> bool:
+    same = a.how is b.how or a.how == b.how
+    return same and all(
+        _alike(one, other)
+        for one, other in (
+            (a.arguments, b.arguments),
+            (a.options, b.options),
+            (a.results, b.results),
+        )
+    )
+
+
+def _alike(a: Any, b: Any) -> bool:
+    if type(a) is not type(b):
+        return False
+    if isinstance(a, tuple | list):
+        return len(a) == len(b) and all(map(_alike, a, b))
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(_alike(a[key], b[key]) for key in a)
+    if isinstance(a, Tensor):
+        return a is b
+    return a is b or bool(a == b) or repr(a) == repr(b)

@@ -27,6 +27,10 @@ class Tangent(ABC):
     def add_to(self, parameter: Tensor, coefficients: Tensor) -> None:
         """Add Σ coefficients[i] · tangent i in place; coefficients: [k]."""
 
+    def turned(self) -> Tangent:
+        """Of the transposed parameter, a matrix."""
+        return Full(self.full().transpose(1, 2))
+
     def gram(self) -> Tensor:
         """Their inner products, [k, k] in float64."""
         rows = self.full().flatten(1).double()
@@ -135,6 +139,10 @@ class RankOne(Tangent):
             parameter.view(parameter.shape[0], -1).addmm_(scaled.t(), self.right.flatten(1))
         else:
             parameter.add_((scaled.t() @ self.right.flatten(1)).view_as(parameter))
+
+    def turned(self) -> RankOne:
+        """The factors in each other's place."""
+        return RankOne(self.right, self.left)
 
     def gram(self) -> Tensor:
         """⟨u uᵀ, w wᵀ⟩ without the products."""

@@ -18,7 +18,7 @@ from fgbench.regression.baseline import (
     differing,
     entries_of,
 )
-from fgbench.regression.verdict import change_of
+from fgbench.regression.checking import change_of
 from fgbench.report.figures import target_words
 from fgbench.store.run_folder import RunFolder
 from fgbench.summary.ratios import estimate

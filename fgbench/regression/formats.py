@@ -18,10 +18,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from fgbench.measurement.statistics import Estimate
+from fgbench.regression.checking import Answer, CheckedRatio
 from fgbench.regression.difference import MEMORY, Difference
 from fgbench.regression.history import Series
 from fgbench.regression.self_test import Probe, findings
-from fgbench.regression.verdict import Answer, Verdict
 from fgbench.report.figures import interval, json_ready, number, size
 
 COLOURS = {
@@ -36,14 +36,14 @@ SOURCES = {"data": "copies", "run": "runs"}
 HEADINGS = ("", "baseline", "now", "change", "could have caught")
 
 
-def summary_line(verdicts: Sequence[Verdict]) -> str:
+def summary_line(verdicts: Sequence[CheckedRatio]) -> str:
     """How many verdicts there are of each answer."""
     count = Counter(verdict.answer for verdict in verdicts)
     parts = [f"{count[answer]} {answer.value}" for answer in Answer if count[answer]]
     return ", ".join(parts) if parts else "nothing to check"
 
 
-def as_table(verdicts: Sequence[Verdict]) -> str:
+def as_table(verdicts: Sequence[CheckedRatio]) -> str:
     """The verdicts as a table for a terminal."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("verdict", no_wrap=True)
@@ -100,14 +100,14 @@ def _printed(table: Table, line: str = "") -> str:
     return console.export_text(styles=coloured)
 
 
-def as_markdown(verdicts: Sequence[Verdict]) -> str:
+def as_markdown(verdicts: Sequence[CheckedRatio]) -> str:
     """The verdicts as Markdown, for a pull request's comment or a job's summary."""
     rows = [(f"**{verdict.answer.value}**", *_row(verdict), verdict.why) for verdict in verdicts]
     table = _rows_as("markdown", ("verdict", *HEADINGS, ""), rows, ())
     return "\n".join(["### fgbench check", "", summary_line(verdicts), "", table])
 
 
-def as_github(verdicts: Sequence[Verdict]) -> str:
+def as_github(verdicts: Sequence[CheckedRatio]) -> str:
     """Annotations: an error for what regressed or is invalid, a warning for what is not clear."""
     kinds = {Answer.REGRESSED: "error", Answer.INVALID: "error", Answer.INCONCLUSIVE: "warning"}
     lines = [
@@ -118,7 +118,7 @@ def as_github(verdicts: Sequence[Verdict]) -> str:
     return "\n".join([*lines, f"::notice title=fgbench::{summary_line(verdicts)}"])
 
 
-def as_junit(verdicts: Sequence[Verdict]) -> str:
+def as_junit(verdicts: Sequence[CheckedRatio]) -> str:
     """JUnit's XML: regressed is a failure, invalid an error, not clear and new are skipped."""
     kinds = {Answer.REGRESSED: "failure", Answer.INVALID: "error"}
     kinds |= {Answer.INCONCLUSIVE: "skipped", Answer.NEW: "skipped"}
@@ -140,7 +140,7 @@ def as_junit(verdicts: Sequence[Verdict]) -> str:
     return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True)
 
 
-def as_json(verdicts: Sequence[Verdict]) -> str:
+def as_json(verdicts: Sequence[CheckedRatio]) -> str:
     """The verdicts as JSON for a script; a figure that there is not is null."""
     rows = [{**asdict(verdict), "answer": verdict.answer.value} for verdict in verdicts]
     return json.dumps({"summary": summary_line(verdicts), "verdicts": json_ready(rows)}, indent=2)
@@ -233,7 +233,7 @@ def _note(difference: Difference) -> str:
     return "; ".join(filter(None, (seen, difference.why)))
 
 
-FORMATS: dict[str, Callable[[Sequence[Verdict]], str]] = {
+FORMATS: dict[str, Callable[[Sequence[CheckedRatio]], str]] = {
     "table": as_table,
     "markdown": as_markdown,
     "junit": as_junit,
@@ -242,7 +242,7 @@ FORMATS: dict[str, Callable[[Sequence[Verdict]], str]] = {
 }
 
 
-def _row(verdict: Verdict) -> list[str]:
+def _row(verdict: CheckedRatio) -> list[str]:
     then = verdict.entry if verdict.answer is not Answer.NEW else None
     figures = [number(c.ratio, c.low, c.high) if c else "–" for c in (then, verdict.now)]
     smallest = "–" if math.isnan(verdict.smallest) else f"{verdict.smallest:+.1%}"
@@ -254,7 +254,7 @@ def _row(verdict: Verdict) -> list[str]:
     ]
 
 
-def _sentence(verdict: Verdict) -> str:
+def _sentence(verdict: CheckedRatio) -> str:
     if math.isnan(verdict.change):
         return verdict.why
     change = _percent(Estimate(verdict.change, verdict.low, verdict.high))

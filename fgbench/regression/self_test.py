@@ -10,7 +10,7 @@ from typing import Any
 
 from fgbench.errors import ResultsError
 from fgbench.regression.baseline import Entry, entries_of_run, pooled
-from fgbench.regression.verdict import LOOKS, Answer, Verdict, change_of, check, settled
+from fgbench.regression.checking import LOOKS, Answer, CheckedRatio, change_of, check, settled
 from fgbench.store.experiment import store_experiment
 from fgbench.store.run_folder import RunFolder
 from fgbench.store.schema import Role
@@ -101,9 +101,9 @@ def _known(look: Sequence[RunFolder], role: str, baseline: Sequence[Entry]) -> l
     return entries
 
 
-def _looks(entry: Entry, measured: Sequence[Sequence[Entry]], tolerance: float) -> list[Verdict]:
+def _looks(entry: Entry, measured: Sequence[Sequence[Entry]], tolerance: float) -> list[CheckedRatio]:
     """The verdict after each look, as long as the gate would look again."""
-    verdicts: list[Verdict] = []
+    verdicts: list[CheckedRatio] = []
     for count in range(1, len(measured) + 1):
         own = [c for entries in measured[:count] for c in entries if c.identity == entry.identity]
         verdicts += check([entry], [pooled(own)], tolerance)
@@ -112,7 +112,7 @@ def _looks(entry: Entry, measured: Sequence[Sequence[Entry]], tolerance: float) 
     return verdicts
 
 
-def _probe(number: int, source: str, share: float, verdicts: Sequence[Verdict]) -> Probe:
+def _probe(number: int, source: str, share: float, verdicts: Sequence[CheckedRatio]) -> Probe:
     first, last = verdicts[0], verdicts[-1]
     if first.now is None or math.isnan(first.smallest):
         power = 0.0

@@ -21,7 +21,7 @@ class Verdict(Enum):
 
 
 @dataclass(frozen=True)
-class Outcome:
+class JudgedClaim:
     """A claim, what was measured for it, and the verdict.
 
     Attributes:
@@ -42,7 +42,7 @@ class Outcome:
 Said = tuple[Verdict, str]  # a verdict and why
 
 
-def judge(claim: Claim, figures: Mapping[str, Estimate], scale: str) -> Outcome:
+def judge(claim: Claim, figures: Mapping[str, Estimate], scale: str) -> JudgedClaim:
     """Hold a claim against what was measured.
 
     An interval that holds the bound decides nothing. A figure without an interval is taken as exact, as
@@ -57,7 +57,7 @@ def judge(claim: Claim, figures: Mapping[str, Estimate], scale: str) -> Outcome:
         said = _near(claim, measured)
     else:
         said = _beyond(claim, measured, against if claim.than else Estimate(claim.bound))
-    return Outcome(claim, measured, *said, against)
+    return JudgedClaim(claim, measured, *said, against)
 
 
 def _not_comparable(claim: Claim, measured: Estimate, scale: str) -> str:

@@ -19,7 +19,7 @@ from fgbench.charts.drawing.parts import ROW_INCHES, beside, log_axis, name_rows
 from fgbench.charts.drawing.style import BLUE, COLOURS, GREY, new_figure, print_style, save
 from fgbench.measurement.statistics import Estimate
 from fgbench.report.figures import interval, json_ready, number
-from fgbench.reproduction.claims import Outcome, Verdict
+from fgbench.reproduction.claims import JudgedClaim, Verdict
 from fgbench.reproduction.suite import MARKS, Experiment, Suite
 from fgbench.store.csv_table import replace_text
 
@@ -32,14 +32,14 @@ SHADES_OF_DOTS = {
     Verdict.NOT_COMPARABLE: GREY,
 }
 HEADINGS = ("claim", "in the paper", "measured here", "verdict")
-Found = Mapping[str, Sequence[Outcome]]
+Found = Mapping[str, Sequence[JudgedClaim]]
 """Outcomes by the experiment's name."""
 
 
-def rows_of(outcomes: Sequence[Outcome]) -> list[tuple[str, str, str, str]]:
+def rows_of(judged: Sequence[JudgedClaim]) -> list[tuple[str, str, str, str]]:
     """The claim, the paper's figure with its place and mark, what was measured, the verdict and why."""
     rows = []
-    for outcome in outcomes:
+    for outcome in judged:
         claim = outcome.claim
         value = "" if claim.value is None else f"{claim.value:g} "
         mark = f" [{claim.mark}]" if claim.mark else ""
@@ -66,8 +66,8 @@ def show(suite: Suite, found: Found, scale: str, console: Console) -> None:
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for heading in HEADINGS:
         table.add_column(heading, overflow="fold")
-    for name, outcomes in found.items():
-        for row, outcome in zip(rows_of(outcomes), outcomes, strict=True):
+    for name, judged in found.items():
+        for row, outcome in zip(rows_of(judged), judged, strict=True):
             *cells, verdict = map(escape, row)
             shade = SHADES[outcome.verdict]
             table.add_row(f"{name}: {cells[0]}", *cells[1:], f"[{shade}]{verdict}[/{shade}]")
@@ -79,7 +79,7 @@ def show(suite: Suite, found: Found, scale: str, console: Console) -> None:
 
 def summary_line(found: Found) -> str:
     """How many of each verdict."""
-    given = [outcome.verdict for outcomes in found.values() for outcome in outcomes]
+    given = [outcome.verdict for judged in found.values() for outcome in judged]
     counts = (f"{given.count(verdict)} {verdict.value}" for verdict in Verdict if verdict in given)
     return ", ".join(counts) or "no claims"
 
@@ -87,8 +87,8 @@ def summary_line(found: Found) -> str:
 def markdown(found: Found) -> str:
     """The table of claims, for a README."""
     lines = [f"| | {' | '.join(HEADINGS)} |", "|---" * (len(HEADINGS) + 1) + "|"]
-    for name, outcomes in found.items():
-        lines += [f"| {name} | {' | '.join(row)} |" for row in rows_of(outcomes)]
+    for name, judged in found.items():
+        lines += [f"| {name} | {' | '.join(row)} |" for row in rows_of(judged)]
     return "\n".join(lines)
 
 
@@ -103,8 +103,8 @@ def store(folder: Path, suite: Suite, found: Found, facts: Mapping[str, Any]) ->
             "verdict": outcome.verdict.value,
             "reason": outcome.why,
         }
-        for name, outcomes in found.items()
-        for outcome in outcomes
+        for name, judged in found.items()
+        for outcome in judged
     ]
     whole = {"paper": suite.name, "source": suite.source, **facts, "claims": rows}
     text = json.dumps(json_ready(whole), indent=2)
@@ -112,9 +112,9 @@ def store(folder: Path, suite: Suite, found: Found, facts: Mapping[str, Any]) ->
     replace_text(folder / "claims.md", markdown(found) + "\n")
 
 
-def draw_claims(experiment: Experiment, outcomes: Sequence[Outcome], source: str, out: Path) -> list[Path]:
+def draw_claims(experiment: Experiment, judged: Sequence[JudgedClaim], source: str, out: Path) -> list[Path]:
     """The paper's number and the one measured here, a row a claim that has both."""
-    both = [o for o in outcomes if o.claim.value and o.measured.value > 0 and math.isfinite(o.measured.value)]
+    both = [o for o in judged if o.claim.value and o.measured.value > 0 and math.isfinite(o.measured.value)]
     if not both:
         return []
     with print_style():
@@ -123,12 +123,12 @@ def draw_claims(experiment: Experiment, outcomes: Sequence[Outcome], source: str
     return [path]
 
 
-def _figure(experiment: Experiment, outcomes: Sequence[Outcome], source: str) -> Figure:
+def _figure(experiment: Experiment, judged: Sequence[JudgedClaim], source: str) -> Figure:
     lines = [source, "Dots: what was measured here over the value that was claimed, with 95 % intervals."]
-    figure = new_figure(experiment.title, lines, 1.1 + ROW_INCHES * len(outcomes))
+    figure = new_figure(experiment.title, lines, 1.1 + ROW_INCHES * len(judged))
     ax = figure.subplots()
     ends = [1.0]
-    for place, outcome in enumerate(outcomes):
+    for place, outcome in enumerate(judged):
         value = outcome.claim.value
         assert value is not None
         over, *interval = (end / value for end in astuple(outcome.measured))
@@ -136,7 +136,7 @@ def _figure(experiment: Experiment, outcomes: Sequence[Outcome], source: str) ->
         ends += [over, *(end for end in interval if not math.isnan(end))]
         ax.errorbar([over], [place], xerr=reach, color=SHADES_OF_DOTS[outcome.verdict], marker="o", zorder=3)
         beside(ax, place, f"{outcome.measured.value:.3g} / {value:.3g}  {outcome.verdict.value}")
-    name_rows(ax, [outcome.claim.text for outcome in outcomes])
+    name_rows(ax, [outcome.claim.text for outcome in judged])
     if max(ends) > WIDE * min(ends) > 0:
         log_axis(ax, "x", ends)
     reference_line(ax, 1.0, "as claimed", vertical=True)

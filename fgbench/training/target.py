@@ -11,8 +11,8 @@ HOLD = 3  # evaluations running at or below the target before it counts as reach
 
 
 @dataclass(frozen=True)
-class Outcome:
-    """What became of a run's way to a target.
+class TimeToTarget:
+    """How long a run took to a target, or how long it was watched in vain.
 
     Attributes:
         reached: it was at or below the target for `HOLD` evaluations running.
@@ -33,7 +33,7 @@ class Outcome:
 
 def against_target(
     seconds: Sequence[float], iterations: Sequence[int], losses: Sequence[float], target: float
-) -> Outcome:
+) -> TimeToTarget:
     """When a run reached the target.
 
     Args:
@@ -46,7 +46,7 @@ def against_target(
     first = next((i for i, hit in enumerate(below) if hit), None)
     held = next((i for i in range(len(below) - HOLD + 1) if all(below[i : i + HOLD])), None)
     at = len(losses) - 1 if held is None else held
-    return Outcome(
+    return TimeToTarget(
         held is not None,
         seconds[at],
         iterations[at],

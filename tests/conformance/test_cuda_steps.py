@@ -22,7 +22,7 @@ from fgbench import methods
 from fgbench.errors import UsageError
 from fgbench.methods.steps import pushforward
 from fgbench.methods.steps.pushforward import PushforwardStep
-from fgbench.pushforward import engine, structures
+from fgbench.pushforward import engine, samples, structures
 from fgbench.specs import registry
 from tests.builders import loss_for
 from tests.conformance.test_methods import PARTICULAR, every_spec, small_batch, small_model
@@ -81,9 +81,8 @@ def fake_cuda(monkeypatch: pytest.MonkeyPatch, model: nn.Module, samples_meet: b
     monkeypatch.setattr(torch, "Generator", lambda device=None: GENERATOR())
     monkeypatch.setattr(torch.cuda, "get_rng_state", lambda device=None: torch.empty(0, device="cpu"))
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device=None: None)
-    monkeypatch.setattr(engine, "_same", lambda *_arguments: True)
-    monkeypatch.setattr(engine.Pushforward, "_state", lambda *_arguments: ())
-    monkeypatch.setattr(engine.Pushforward, "samples_meet", lambda *_arguments: samples_meet)
+    apart = None if samples_meet else dict.fromkeys(range(999), samples.Layout())
+    monkeypatch.setattr(engine.Pushforward, "layouts", lambda *_arguments: apart)
     with mode, HostNumbers():
         for module in model.modules():
             for name, parameter in module._parameters.items():

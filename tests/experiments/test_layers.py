@@ -17,6 +17,11 @@ def test_every_case_and_kind_names_what_there_is():
     assert len({methods.canonical_specs([kind.spec]) for kind in KINDS}) == len(KINDS)
 
 
+@pytest.fixture(scope="module")
+def moments():
+    return Moments(tiny_mlp(), tiny_batch(), 600)
+
+
 @pytest.mark.parametrize(
     "kind",
     [
@@ -29,12 +34,12 @@ def test_every_case_and_kind_names_what_there_is():
     ],
     ids=str,
 )
-def test_a_second_moment_is_the_mean_square_of_the_methods_own_steps(kind):
-    model, batch = tiny_mlp(), tiny_batch()
+def test_a_second_moment_is_the_mean_square_of_the_methods_own_steps(kind, moments):
+    model, batch = moments.model, moments.batch
     square = float(flat(reverse_gradient(model, batch)).square().sum())
     step = methods.find(kind.spec).prepare(tiny_mlp(), cross_entropy, 5)
     seen = torch.stack([u.square().sum() for u in updates(step, batch, 1000)]) / square
-    found = Moments(model, batch, 600)(kind)
+    found = moments(kind)
     # Several tangents of a layer share (k − 1)/k ‖∇f‖², which is left out of a bound of 1 here.
     error = 4 * float(seen.std()) / 1000**0.5 + 0.1 * found + (kind.tangents > 1)
     assert abs(float(seen.mean()) - found) < error
@@ -62,7 +67,7 @@ def test_its_table_has_every_kind_beside_the_fastest_backprop(tmp_path, monkeypa
         rows = [{"method": name, "role": "method", "update": "direct"} | own for name in names]
         return pd.DataFrame([{"method": "backprop", "role": "aa", "update": "direct"} | own, *rows])
 
-    monkeypatch.setattr("fgbench.compare", compare)
+    monkeypatch.setattr("fgbench.api.compare", compare)
     monkeypatch.setattr(Case, "build", lambda self: (tiny_mlp(), tiny_batch()))
     monkeypatch.setattr("fgbench.experiments.layers.LEARNING_IN", 10)
     threads = torch.get_num_threads()

@@ -91,7 +91,8 @@ def test_more_tangents_than_parameters_are_as_many_in_a_projection():
         assert float((estimate - gradient).norm() / gradient.norm()) < 1e-6, structure
 
 
-def test_a_model_that_cannot_be_traced_is_noted():
+@pytest.mark.parametrize("structure", ["rank-one", "activity"])
+def test_a_model_whose_values_decide_its_course_runs_by_its_rules(structure):
     class Branching(nn.Module):
         def __init__(self) -> None:
             super().__init__()
@@ -101,14 +102,10 @@ def test_a_model_that_cannot_be_traced_is_noted():
             x = x.flatten(1)
             return self.layer(x if x.sum() > 0 else -x)
 
-    step = methods.find("forward").prepare(Branching().double(), cross_entropy, seed=0)
-    step(tiny_batch(), 0.1)
-    (note,) = step.notes()
-    assert note.startswith("model: dual numbers")
-    with pytest.raises(UsageError, match="traces"):
-        methods.find("forward:structure=activity").prepare(Branching().double(), cross_entropy, seed=0)(
-            tiny_batch(), 0.1
-        )
+    step = methods.find(f"forward:structure={structure}").prepare(Branching().double(), cross_entropy, seed=0)
+    losses = {float(step((sign * tiny_batch()[0].abs(), tiny_batch()[1]), 0.0)) for sign in (1, -1)}
+    assert len(losses) == 1, "the other branch was not taken"
+    assert step.notes() == []
 
 
 def test_activity_says_where_samples_meet():

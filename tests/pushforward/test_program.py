@@ -1,4 +1,4 @@
-"""Models with a forward of their own: traced, on dual numbers, in chunks; the same truth on every path."""
+"""Models with a forward of their own, at once and in chunks: the same truth on every path."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Residual(nn.Module):
 
 
 class Branching(Residual):
-    """Control flow on data: torch.fx cannot trace it."""
+    """Control flow on data, and a kernel that is computed."""
 
     def forward(self, x):
         h = self.block(x)
@@ -42,7 +42,7 @@ class Branching(Residual):
 
 
 class LooksAtTypes(nn.Module):
-    """Traces, but to something else: a proxy is no tensor."""
+    """Asks what it is given."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -72,18 +72,10 @@ def inputs(samples: int = 5) -> torch.Tensor:
 @pytest.mark.parametrize("kind", [Residual, Branching, LooksAtTypes, ReusesAfterInPlace])
 def test_every_path_gives_the_derivative(kind, training):
     torch.manual_seed(0)
-    pushforward = check(kind().train(training), inputs(), count=3)
-    by_dual_numbers = [f for f in pushforward.fallbacks if f.startswith("model: dual numbers")]
-    assert bool(by_dual_numbers) == (kind is not Residual)
+    assert check(kind().train(training), inputs(), count=3).fallbacks == []
 
 
-def test_why_a_model_was_not_traced_is_said():
-    torch.manual_seed(0)
-    assert "control flow" in check(Branching(), inputs()).fallbacks[0]
-    assert "computes something else" in check(LooksAtTypes(), inputs()).fallbacks[0]
-
-
-def test_frozen_parameters_on_dual_numbers():
+def test_frozen_parameters():
     torch.manual_seed(0)
     model = Branching()
     for name in ("inner.weight", "head", "norm.bias"):
@@ -169,3 +161,28 @@ def test_parameters_are_left_as_they_were():
             assert torch.equal(parameter, before[name])
             assert parameter.grad is None
             assert parameter.requires_grad
+
+
+def test_each_choice_of_perturbed_parameters_is_looked_at_once():
+    torch.manual_seed(0)
+    runs = []
+
+    class Counted(Residual):
+        def forward(self, x, **more):
+            runs.append(1)
+            return super().forward(x, **more)
+
+    model, batch = Counted().double(), (inputs(), inputs())
+    pushforward = Pushforward(model, smooth)
+    names = [name for name, _ in model.named_parameters()]
+    for turn in range(2):
+        for name in names:
+            for other, parameter in model.named_parameters():
+                parameter.requires_grad_(other == name)
+            tangents = drawn(model, 2)
+            _, wanted = by_reverse_mode(model, smooth, batch, tangents)
+            before = len(runs)
+            _, found = derivatives(pushforward, tangents, batch)
+            assert torch.allclose(found, wanted, rtol=1e-9), name
+            looks = (2 if name == names[0] else 1) if turn == 0 else 0
+            assert len(runs) - before == looks, "a course that is the same at every call is learned once"

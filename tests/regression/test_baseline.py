@@ -23,7 +23,7 @@ from fgbench.regression.baseline import (
 from fgbench.store.schema import Role
 from tests.charts import made_up
 from tests.charts.made_up import METHODS, group
-from tests.regression.test_verdict import ENTRY
+from tests.regression.test_checking import ENTRY
 
 
 def test_it_is_read_back_as_it_was_written_and_sorted(tmp_path):

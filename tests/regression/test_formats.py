@@ -8,9 +8,9 @@ from xml.etree import ElementTree
 
 import pytest
 
+from fgbench.regression.checking import check
 from fgbench.regression.formats import FORMATS, summary_line
-from fgbench.regression.verdict import check
-from tests.regression.test_verdict import ENTRY, TOLERANCE, scaled
+from tests.regression.test_checking import ENTRY, TOLERANCE, scaled
 
 
 @pytest.fixture

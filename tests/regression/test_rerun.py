@@ -6,7 +6,7 @@ import dataclasses
 
 from fgbench.regression.rerun import configs_of
 from tests.builders import config
-from tests.regression.test_verdict import ENTRY
+from tests.regression.test_checking import ENTRY
 
 LIKE = config(processes=7, max_measure_seconds=33.0)
 

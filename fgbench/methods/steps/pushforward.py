@@ -16,6 +16,7 @@ from fgbench.methods.steps.micro_batches import micro_batches, refuse_batch_stat
 from fgbench.methods.steps.options import ForwardOptions
 from fgbench.methods.steps.update import ForwardStep, Update
 from fgbench.pushforward.combine import coefficients, draw_independent
+from fgbench.pushforward.context import Context
 from fgbench.pushforward.engine import Pushforward, UntraceableError
 from fgbench.pushforward.structures import Drawer, Tangents, squared_length
 from fgbench.pushforward.tangents import Tangent
@@ -61,9 +62,15 @@ class PushforwardStep(ForwardStep):
         if not self.conditions.compiled:
             self.value, self.derivatives = self._evaluate(batch, tangents)
             return
-        if self.pushforward.program(batch[0]) is None:
-            raise UntraceableError(", ".join(self.notes()))
+        self._settle(batch)
         self.value, self.derivatives = self.graph(*batch, *chain.from_iterable(map(tensors_of, tangents)))
+
+    def _settle(self, batch: Batch) -> None:
+        """Refuse a model whose course a graph cannot hold."""
+        by_id = {id(self.by_name[name]): t for name, t in self.tangents.by_name.items()}
+        why = self.pushforward.why_not_settled(Context(self.count, by_id), batch)
+        if why:
+            raise UntraceableError(why)
 
     def _evaluate_tensors(self, x: Tensor, y: Tensor, *tensors: Tensor) -> tuple[Tensor, Tensor]:
         tangents = with_tensors(list(self.tangents.by_name.values()), list(tensors))

@@ -1,9 +1,8 @@
-"""Pushforward rules: how a layer or a function carries k tangents along with its value.
+"""Pushforward rules: how a function carries k tangents along with its value.
 
-A rule is a function in a file here, marked `@module_rule(class, …)`, `@function_rule(function, …)` or
-`@loss_rule(function, …)`; every file is read at the first use, so a new one is found by being there.
-Rules run under `no_grad`, in plain tensor operations that compile, and write only into what they
-allocated themselves.
+A rule is a function in a file here, marked with the names of torch's functions that it is of; every file
+is read at the first use, so a new one is found by being there. Rules run under `no_grad`, in plain tensor
+operations that compile, and write only into what they allocated themselves.
 """
 
 from __future__ import annotations
@@ -15,8 +14,9 @@ from collections.abc import Callable
 from functools import cache
 from typing import Any, TypeVar
 
-from torch import nn
-from torch.nn.utils import parametrize
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
 
 
 class NoRuleError(Exception):
@@ -26,64 +26,41 @@ class NoRuleError(Exception):
 Rule = Callable[..., Any]
 # What torch calls the arguments that a rule takes by position.
 BY_POSITION = (("input", "self"), ("other", "mat2"))
+SPACES = (torch, Tensor, F, torch._C._nn, torch.special)
 R = TypeVar("R", bound=Rule)
 
-_MODULES: dict[type, Rule] = {}
-_FUNCTIONS: dict[Any, Rule] = {}
-_LOSSES: dict[Any, Rule] = {}
+RULES: dict[Any, Rule] = {}
+RAW: set[Rule] = set()
+"""Rules that know a parameter's tangents by themselves and keep them factored."""
 
 
-def module_rule(*classes: type) -> Callable[[R], R]:
-    """Marks `rule(context, module, *inputs) → output` as that of module classes."""
-    return _registering(_MODULES, classes)
+def of_names(*names: str) -> list[Any]:
+    """All of torch's functions and methods of these names."""
+    found = (getattr(space, name, None) for name in names for space in SPACES)
+    return list(dict.fromkeys(f for f in found if callable(f)))
 
 
-def function_rule(*functions: Any) -> Callable[[R], R]:
-    """Marks `rule(context, *arguments) → output` as that of functions, or of methods by their names."""
-    return _registering(_FUNCTIONS, functions)
+def rule(*names: str, raw: bool = False) -> Callable[[R], R]:
+    """Marks `rule(context, *arguments) → output` as that of torch's functions and methods of these names.
 
-
-def loss_rule(*losses: Any) -> Callable[[R], R]:
-    """Marks `rule(output, target) → (loss [], derivatives per sample [k, batch])` as that of losses.
-
-    A loss is a function, or a module class: then an instance whose options are the defaults.
+    Arguments that move are `Dual`; with `raw`, parameters come as they are, and the rule asks the context.
     """
-    return _registering(_LOSSES, losses)
 
-
-def _registering(table: dict[Any, Rule], keys: tuple[Any, ...]) -> Callable[[R], R]:
-    def register(rule: R) -> R:
-        table.update(dict.fromkeys(keys, rule))
-        return rule
+    def register(found: R) -> R:
+        RULES.update(dict.fromkeys(of_names(*names), found))
+        if raw:
+            RAW.add(found)
+        return found
 
     return register
 
 
 @cache
-def _read_all() -> None:
+def read_all() -> dict[Any, Rule]:
+    """The table of rules, by function."""
     for found in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{found.name}")
-
-
-def rule_of_module(module: nn.Module) -> Rule | None:
-    """The rule of a module's class, or of the one whose `forward` it inherits; None where it has none.
-
-    A module with hooks or parametrizations has none: it does more than its class says.
-    """
-    _read_all()
-    if module._forward_hooks or module._forward_pre_hooks or parametrize.is_parametrized(module):
-        return None
-    forward = type(module).forward
-    for owner in type(module).__mro__:
-        if owner in _MODULES and forward is owner.forward:  # type: ignore[attr-defined]
-            return _MODULES[owner]
-    return None
-
-
-def rule_of_function(function: Any) -> Rule | None:
-    """The rule of a function, or of a method by its name; None where it has none."""
-    _read_all()
-    return _FUNCTIONS.get(function)
+    return RULES
 
 
 def by_position(
@@ -101,23 +78,12 @@ def by_position(
 def takes(rule: Rule, *arguments: Any, **options: Any) -> bool:
     """Whether a rule can be called like this: torch's own function may take more."""
     try:
-        inspect.signature(rule).bind(*arguments, **options)
+        _signature(rule).bind(*arguments, **options)
     except TypeError:
         return False
     return True
 
 
-def rule_of_loss(loss: Any) -> Rule | None:
-    """The rule of a loss; None where it has none."""
-    _read_all()
-    if isinstance(loss, nn.Module):
-        plain = type(loss) in _LOSSES and _options(loss) == _options(type(loss)())
-        return _LOSSES[type(loss)] if plain else None
-    return _LOSSES.get(loss)
-
-
-def _options(loss: nn.Module) -> dict[str, Any]:
-    hidden = ("training",)
-    return {k: v for k, v in vars(loss).items() if not k.startswith("_") and k not in hidden} | {
-        "buffers": list(loss.buffers())
-    }
+@cache
+def _signature(rule: Rule) -> inspect.Signature:
+    return inspect.signature(rule)

@@ -1,127 +1,159 @@
-"""Elementwise functions: ẏ = f'(x) ẋ, by the kernels that reverse mode uses for f'(x) times a tensor."""
+"""Elementwise functions: ẏ = f'(x) ẋ, by reverse mode's kernel for that where torch has one."""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import nn
+from torch import Tensor
 
 from fgbench.pushforward.context import Context
-from fgbench.pushforward.dual import Dual, dual_of
-from fgbench.pushforward.rules import NoRuleError, function_rule, module_rule
+from fgbench.pushforward.dual import Dual, dual_of, empty_dual
+from fgbench.pushforward.rules import NoRuleError, rule
 
 aten = torch.ops.aten
 
 
-@module_rule(nn.ReLU)
-def relu_module(context: Context, module: nn.ReLU, x: Dual) -> Dual:
-    """nn.ReLU; never in place: its input may be used again."""
-    return relu(context, x)
-
-
-@function_rule(F.relu, torch.relu, "relu", F.relu_, torch.relu_, "relu_")
+@rule("relu")
 def relu(context: Context, x: Dual, inplace: bool = False) -> Dual:
     """One masked pass over the value and its tangents."""
+    if inplace:
+        return relu_(context, x)
     if not x.spare:
         return Dual(aten.threshold_backward(x.stack, x.primal, 0), spare=True)
-    for tangent in x.tangents:  # the value last: all are masked by it
-        aten.threshold_backward.grad_input(tangent, x.primal, 0, grad_input=tangent)
-    x.primal.relu_()
+    return relu_(context, x)
+
+
+@rule("relu_")
+def relu_(context: Context, x: Dual) -> Dual:
+    """In its own memory."""
+    primal = x.primal
+    for tangent in x.tangents.unbind():  # the value last: all are masked by it
+        aten.threshold_backward.grad_input(tangent, primal, 0, grad_input=tangent)
+    primal.relu_()
     return x
 
 
-@module_rule(nn.GELU)
-def gelu_module(context: Context, module: nn.GELU, x: Dual) -> Dual:
-    """nn.GELU."""
-    return gelu(context, x, module.approximate)
-
-
-@function_rule(F.gelu)
+@rule("gelu")
 def gelu(context: Context, x: Dual, approximate: str = "none") -> Dual:
     """Exact or by tanh."""
     # Tangent by tangent: oneDNN's kernel, which large float32 tensors meet, does not broadcast.
-    stack = torch.empty_like(x.stack)
-    stack[0].copy_(F.gelu(x.primal, approximate=approximate))
+    stack, primal = torch.empty_like(x.stack), x.primal
+    stack[0].copy_(F.gelu(primal, approximate=approximate))
     for tangent, along in zip(x.tangents, stack[1:], strict=True):
-        along.copy_(aten.gelu_backward(tangent, x.primal, approximate=approximate))
+        along.copy_(aten.gelu_backward(tangent, primal, approximate=approximate))
     return Dual(stack, spare=True)
 
 
-@module_rule(nn.SiLU)
-def silu_module(context: Context, module: nn.SiLU, x: Dual) -> Dual:
-    """nn.SiLU."""
-    return silu(context, x)
-
-
-@function_rule(F.silu)
+@rule("silu")
 def silu(context: Context, x: Dual, inplace: bool = False) -> Dual:
     """x σ(x)."""
-    return dual_of(F.silu(x.primal), aten.silu_backward(x.tangents, x.primal))
+    primal = x.primal
+    out = dual_of(F.silu(primal), aten.silu_backward(x.tangents, primal))
+    return into(x, out) if inplace else out
 
 
-@module_rule(nn.Tanh)
-def tanh_module(context: Context, module: nn.Tanh, x: Dual) -> Dual:
-    """nn.Tanh."""
-    return tanh(context, x)
-
-
-@function_rule(torch.tanh, F.tanh, "tanh")
+@rule("tanh")
 def tanh(context: Context, x: Dual) -> Dual:
     """1 − tanh²."""
     value = torch.tanh(x.primal)
     return dual_of(value, aten.tanh_backward(x.tangents, value))
 
 
-@module_rule(nn.Sigmoid)
-def sigmoid_module(context: Context, module: nn.Sigmoid, x: Dual) -> Dual:
-    """nn.Sigmoid."""
-    return sigmoid(context, x)
-
-
-@function_rule(torch.sigmoid, F.sigmoid, "sigmoid")
+@rule("sigmoid")
 def sigmoid(context: Context, x: Dual) -> Dual:
     """σ (1 − σ)."""
     value = torch.sigmoid(x.primal)
     return dual_of(value, aten.sigmoid_backward(x.tangents, value))
 
 
-@function_rule(torch.softmax, F.softmax, "softmax")
-def softmax(context: Context, x: Dual, dim: int, *rest: Any, **options: Any) -> Dual:
+@rule("hardswish")
+def hardswish(context: Context, x: Dual, inplace: bool = False) -> Dual:
+    """x · relu6(x + 3) / 6."""
+    primal = x.primal.contiguous()
+    moved = [aten.hardswish_backward(t, primal) for t in x.tangents.contiguous()]
+    out = dual_of(F.hardswish(primal), torch.stack(moved))
+    return into(x, out) if inplace else out
+
+
+@rule("hardsigmoid")
+def hardsigmoid(context: Context, x: Dual, inplace: bool = False) -> Dual:
+    """relu6(x + 3) / 6."""
+    primal = x.primal
+    moved = [aten.hardsigmoid_backward(t, primal) for t in x.tangents]
+    out = dual_of(F.hardsigmoid(primal), torch.stack(moved))
+    return into(x, out) if inplace else out
+
+
+@rule("leaky_relu")
+def leaky_relu(context: Context, x: Dual, negative_slope: float = 0.01, inplace: bool = False) -> Dual:
+    """The slope is 1, or that of the negatives."""
+    value = x.primal
+    out = Dual(torch.where(value > 0, x.stack, x.stack * negative_slope))
+    return into(x, out) if inplace else out
+
+
+def _elementwise(name: str, slope: Callable[[Tensor, Tensor], Tensor]) -> None:
+    """The rule of a function whose slope is told by its argument and its value."""
+    function = getattr(torch, name)
+
+    def along(context: Context, x: Dual) -> Dual:
+        primal = x.primal
+        value = function(primal)
+        out = empty_dual(value, x.count)
+        out.stack[0] = value
+        torch.mul(x.tangents, slope(primal, value), out=out.stack[1:])
+        return out
+
+    rule(name)(along)
+
+
+_elementwise("exp", lambda x, y: y)
+_elementwise("expm1", lambda x, y: y + 1)
+_elementwise("log", lambda x, y: 1 / x)
+_elementwise("log1p", lambda x, y: 1 / (1 + x))
+_elementwise("sqrt", lambda x, y: 0.5 / y)
+_elementwise("rsqrt", lambda x, y: -0.5 * y**3)
+_elementwise("reciprocal", lambda x, y: -(y**2))
+_elementwise("square", lambda x, y: 2 * x)
+_elementwise("sin", lambda x, y: x.cos())
+_elementwise("cos", lambda x, y: -x.sin())
+_elementwise("abs", lambda x, y: x.sign())
+_elementwise("erf", lambda x, y: 2 / math.sqrt(math.pi) * torch.exp(-(x**2)))
+
+
+@rule("softmax")
+def softmax(context: Context, x: Dual, dim: Any = None, *rest: Any, **options: Any) -> Dual:
     """ṡ = s (ẋ − ⟨s, ẋ⟩)."""
-    x = _cast(x, (*rest, *options.values()))
+    x, dim = _cast(x, (*rest, *options.values())), no_rule_unless_int(dim)
     value = torch.softmax(x.primal, dim)
     return dual_of(value, softmax_tangents(x.tangents, value, dim))
 
 
-@module_rule(nn.Softmax)
-def softmax_module(context: Context, module: nn.Softmax, x: Dual) -> Dual:
-    """nn.Softmax with its dimension given."""
-    return softmax(context, x, no_rule_unless_int(module.dim))
-
-
-@function_rule(torch.log_softmax, F.log_softmax, "log_softmax")
-def log_softmax(context: Context, x: Dual, dim: int, *rest: Any, **options: Any) -> Dual:
+@rule("log_softmax")
+def log_softmax(context: Context, x: Dual, dim: Any = None, *rest: Any, **options: Any) -> Dual:
     """ẋ − ⟨softmax(x), ẋ⟩."""
-    x = _cast(x, (*rest, *options.values()))
+    x, dim = _cast(x, (*rest, *options.values())), no_rule_unless_int(dim)
     value = torch.log_softmax(x.primal, dim)
     along = dim % x.primal.dim() + 1
     mean = (x.tangents * value.exp()).sum(along, keepdim=True)
     return dual_of(value, x.tangents - mean)
 
 
-@module_rule(nn.LogSoftmax)
-def log_softmax_module(context: Context, module: nn.LogSoftmax, x: Dual) -> Dual:
-    """nn.LogSoftmax with its dimension given."""
-    return log_softmax(context, x, no_rule_unless_int(module.dim))
-
-
-def softmax_tangents(tangents: Any, value: Any, dim: int) -> Any:
+def softmax_tangents(tangents: Tensor, value: Tensor, dim: int) -> Tensor:
     """s (ẋ − ⟨s, ẋ⟩) for tangents [k, *shape] and a softmax [*shape] over `dim`."""
     weighted = tangents * value
     along = dim % value.dim() + 1
-    return weighted - value * weighted.sum(along, keepdim=True)
+    return weighted.addcmul_(value, weighted.sum(along, keepdim=True), value=-1)
+
+
+def into(x: Dual, out: Dual) -> Dual:
+    """What an operation in place leaves: its result in the memory of what it was given."""
+    x.stack.copy_(out.stack)
+    return x
 
 
 def _cast(x: Dual, given: tuple[Any, ...]) -> Dual:

@@ -4,22 +4,17 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import nn
 
 from fgbench.pushforward.context import Context
 from fgbench.pushforward.dual import Dual
-from fgbench.pushforward.rules import function_rule, module_rule
+from fgbench.pushforward.rules import rule
+from fgbench.pushforward.rules.activations import into
 
 
-@module_rule(nn.Dropout)
-def dropout_module(context: Context, module: nn.Dropout, x: Dual) -> Dual:
-    """nn.Dropout."""
-    return dropout(context, x, module.p, module.training)
-
-
-@function_rule(F.dropout)
+@rule("dropout")
 def dropout(context: Context, x: Dual, p: float = 0.5, training: bool = True, inplace: bool = False) -> Dual:
     """Kept entries are scaled by 1 / (1 − p)."""
     if not training or p == 0:
         return x
-    return Dual(x.stack * F.dropout(torch.ones_like(x.primal), p, training=True))
+    out = Dual(x.stack * F.dropout(torch.ones_like(x.primal), p, training=True))
+    return into(x, out) if inplace else out

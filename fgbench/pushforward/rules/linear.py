@@ -6,43 +6,56 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import Tensor, nn
+from torch import Tensor
 
 from fgbench.pushforward.context import Context
 from fgbench.pushforward.dual import Dual, empty_dual, merged, primal_of, unmerged
-from fgbench.pushforward.rules import NoRuleError, function_rule, module_rule
+from fgbench.pushforward.rules import NoRuleError, rule
 from fgbench.pushforward.tangents import Full, RankOne, Tangent
 
 FEWEST_CHANNELS_FOR_TAPS = 8  # below it a convolution's response is cheap
 
 
-@module_rule(nn.Linear)
-def linear_module(context: Context, module: nn.Linear, x: Any) -> Any:
-    """nn.Linear."""
-    return linear(context, x, module.weight, module.bias)
-
-
-@function_rule(F.linear)
-def linear(context: Context, x: Any, weight: Tensor, bias: Tensor | None = None) -> Any:
+@rule("linear", raw=True)
+def linear(context: Context, x: Any, weight: Any, bias: Any = None) -> Any:
     """[…, n] → […, m]; weight and bias with the tangents that the context has for them."""
-    _parameters_only(weight, bias)
+    weight, along = _weight(context, weight, bias)
+    return linear_along(context, context.dual(x), weight, bias, along)
+
+
+def linear_along(context: Context, x: Any, weight: Tensor, bias: Tensor | None, along: Tangent | None) -> Any:
+    """The same with the tangents of the weight given."""
     if not isinstance(x, Dual):
-        out = _still_input(context, F.linear(x, weight, bias), bias, channel_dim=-1)
+        value = F.linear(x, weight, bias)
+        shift = context.tangent(bias)
+        if isinstance(along, RankOne) and shift is not None:  # in one pass over the tangents
+            out = empty_dual(value, context.count)
+            out.stack[0] = value
+            strength, left = _factors(x, along, value.dim() + 1)
+            begun = _spread(shift.full(), out.stack, channel_dim=-1)
+            torch.addcmul(begun, strength, left, out=out.stack[1:])
+            return out
+        out = _still_input(context, value, bias, channel_dim=-1)
         primal = x
     else:
         out = Dual(F.linear(x.stack, weight), spare=True)
         primal = x.primal
         _add_bias(context, out, bias, channel_dim=-1)
-    _add_linear(out.tangents, primal, context.tangent(weight))
+    if along is not None:
+        _add_linear(out.tangents, primal, along)
     return out
+
+
+def _factors(x: Tensor, weight: RankOne, dims: int) -> tuple[Tensor, Tensor]:
+    """x·w and u of (x·w) uᵀ, to be multiplied as [k, …, m]: no matmul of a layer's size."""
+    strength = F.linear(x, weight.right).movedim(-1, 0).unsqueeze(-1)
+    return strength, weight.left.view(weight.count, *[1] * (dims - 2), -1)
 
 
 def _add_linear(tangents: Tensor, x: Tensor, weight: Tangent | None) -> None:
     """tangents [k, …, m] += x Ẇᵀ; in place."""
     if isinstance(weight, RankOne):
-        # (x·w) uᵀ: no matmul of a layer's size.
-        strength = F.linear(x, weight.right).movedim(-1, 0).unsqueeze(-1)
-        tangents.addcmul_(strength, _spread(weight.left, tangents, channel_dim=-1))
+        tangents.addcmul_(*_factors(x, weight, tangents.dim()))
     elif weight is not None:
         rows = x.reshape(1, -1, x.shape[-1])
         full = weight.full().transpose(1, 2)
@@ -51,25 +64,8 @@ def _add_linear(tangents: Tensor, x: Tensor, weight: Tangent | None) -> None:
         flat.baddbmm_(rows.expand(len(full), *rows.shape[1:]), full)
 
 
-@module_rule(nn.Conv1d, nn.Conv2d, nn.Conv3d)
-def convolution_module(context: Context, module: Any, x: Any) -> Any:
-    """Convolutions; padding other than with zeros is a function of its own before."""
-    padding = module.padding
-    if module.padding_mode != "zeros":
-        pad = module._reversed_padding_repeated_twice
-        x = (
-            unmerged(F.pad(merged(x), pad, mode=module.padding_mode), x)
-            if isinstance(x, Dual)
-            else F.pad(x, pad, mode=module.padding_mode)
-        )
-        padding = 0
-    return _convolution(
-        context, x, module.weight, module.bias, module.stride, padding, module.dilation, module.groups
-    )
-
-
-@function_rule(F.conv1d, F.conv2d, F.conv3d)
-def _convolution(
+@rule("conv1d", "conv2d", "conv3d", raw=True)
+def convolution(
     context: Context,
     x: Any,
     weight: Tensor,
@@ -80,7 +76,10 @@ def _convolution(
     groups: int = 1,
 ) -> Any:
     """[B, channels, …] → [B, m, …]."""
-    _parameters_only(weight, bias)
+    x = context.dual(x)
+    weight, tangent = _weight(context, weight, bias)
+    if (x.stack.dim() - 1 if isinstance(x, Dual) else x.dim()) != weight.dim():
+        raise NoRuleError("no batch")
     convolve = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}[weight.dim()]
     if not isinstance(x, Dual):
         value = convolve(x, weight, bias, stride, padding, dilation, groups)
@@ -90,7 +89,6 @@ def _convolution(
         out = unmerged(convolve(merged(x), weight, None, stride, padding, dilation, groups), x, spare=True)
         primal = x.primal
         _add_bias(context, out, bias, channel_dim=1)
-    tangent = context.tangent(weight)
     if isinstance(tangent, RankOne):
         response = _response(primal, tangent.right, stride, padding, dilation, groups)
         _add_response(out.tangents, response, tangent.left)
@@ -121,12 +119,13 @@ def _response(x: Tensor, right: Tensor, stride: Any, padding: Any, dilation: Any
 def _taps_pay(x: Tensor, *geometry: Any) -> bool:
     """On a CPU a convolution to one channel takes four times the time of the way below (measured)."""
     *sizes, groups = geometry
-    plain = all(isinstance(s, tuple) and len(s) == 2 for s in sizes)
+    plain = x.dim() == 4 and not any(isinstance(s, str) for s in sizes)
     return plain and groups == 1 and x.device.type == "cpu" and x.shape[1] >= FEWEST_CHANNELS_FOR_TAPS
 
 
-def _by_taps(x: Tensor, right: Tensor, stride: Any, padding: Any, dilation: Any) -> Tensor:
+def _by_taps(x: Tensor, right: Tensor, *sizes: Any) -> Tensor:
     """One matmul over channels for every tap of the kernels, then their planes shifted and added."""
+    stride, padding, dilation = (s if isinstance(s, tuple | list) else (s, s) for s in sizes)
     batch, channels, *size = x.shape
     count, _, *kernel = right.shape
     taps = right.permute(2, 3, 0, 1).reshape(-1, channels)
@@ -149,14 +148,7 @@ def _by_taps(x: Tensor, right: Tensor, stride: Any, padding: Any, dilation: Any)
     return out.unsqueeze(2)
 
 
-@module_rule(nn.Embedding)
-def embedding_module(context: Context, module: nn.Embedding, index: Tensor) -> Any:
-    """nn.Embedding."""
-    options = module.max_norm, module.norm_type, module.scale_grad_by_freq, module.sparse
-    return embedding(context, index, module.weight, module.padding_idx, *options)
-
-
-@function_rule(F.embedding)
+@rule("embedding", raw=True)
 def embedding(
     context: Context,
     index: Tensor,
@@ -192,9 +184,13 @@ def embedding(
     return out
 
 
-def _parameters_only(*tensors: Any) -> None:
-    if any(isinstance(t, Dual) for t in tensors):
-        raise NoRuleError("a weight that is itself computed")
+def _weight(context: Context, weight: Any, bias: Any) -> tuple[Tensor, Tangent | None]:
+    """The weight and its tangents: a parameter's own, or those of one that is computed."""
+    if isinstance(bias, Dual):
+        raise NoRuleError("a bias that is itself computed")
+    if isinstance(weight, Dual):
+        return weight.primal, Full(weight.tangents)
+    return weight, context.tangent(weight)
 
 
 def _still_input(context: Context, value: Tensor, bias: Tensor | None, channel_dim: int) -> Dual:

@@ -1,37 +1,131 @@
-"""Losses: their value, and the derivative of it along each tangent, sample by sample."""
+"""Losses: their value, and the derivative of it along each tangent, row by row of the target."""
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
-import torch.nn.functional as F  # noqa: N812
-from torch import Tensor, nn
+from torch import Tensor
 
-from fgbench.pushforward.dual import Dual
-from fgbench.pushforward.rules import NoRuleError, loss_rule
+from fgbench.pushforward.context import Context
+from fgbench.pushforward.dual import Dual, Rows
+from fgbench.pushforward.rules import NoRuleError, rule
 
-IGNORED = -100  # cross-entropy's default
+aten = torch.ops.aten
 
 
-@loss_rule(F.cross_entropy, nn.CrossEntropyLoss)
-def cross_entropy(output: Dual, target: Tensor) -> tuple[Tensor, Tensor]:
-    """Logits [B, classes] and classes [B]: Σ_c p_c ż_c − ż_target, over the samples not ignored."""
-    if output.primal.dim() != 2 or target.dim() != 1 or target.is_floating_point():
+@rule("cross_entropy")
+def cross_entropy(
+    context: Context,
+    output: Dual,
+    target: Any,
+    weight: Tensor | None = None,
+    size_average: Any = None,
+    ignore_index: int = -100,
+    reduce: Any = None,
+    reduction: str = "mean",
+    label_smoothing: float = 0.0,
+) -> Dual:
+    """Logits [B, classes, …] and classes [B, …]: ⟨slope of the loss at the logits, their tangents⟩."""
+    if isinstance(target, Dual) or target.is_floating_point() or target.dim() == 0 or reduction == "none":
         raise NoRuleError("not classes")
-    log_p = torch.log_softmax(output.primal, 1)
-    kept = target != IGNORED
-    index = torch.where(kept, target, 0).unsqueeze(1)
-    weight = kept.to(log_p.dtype) / kept.sum()
-    at_target = output.tangents.gather(2, index.expand(output.count, -1, -1)).squeeze(2)
-    mean = (output.tangents * log_p.exp()).sum(2)
-    value = torch.where(kept, -log_p.gather(1, index).squeeze(1), 0).sum() / kept.sum()
-    return value, (mean - at_target) * weight
+    if size_average is not None or reduce is not None:
+        raise NoRuleError("a reduction of old")
+    logits = output.primal
+    log_p = torch.log_softmax(logits, 1)
+    value, slope = _picked(log_p, target, weight, ignore_index, reduction)
+    if label_smoothing:
+        value, slope = _smoothed(
+            log_p, value, slope, target, weight, ignore_index, reduction, label_smoothing
+        )
+    slope = aten._log_softmax_backward_data(slope, log_p, 1, logits.dtype)
+    return _rows(value, output, slope)
 
 
-@loss_rule(F.mse_loss, nn.MSELoss)
-def mean_squared_error(output: Dual, target: Tensor) -> tuple[Tensor, Tensor]:
+def _picked(
+    log_p: Tensor, target: Tensor, weight: Any, ignored: int, reduction: str
+) -> tuple[Tensor, Tensor]:
+    """The mean or sum of −log p at the target, and its slope there."""
+    how = {"mean": 1, "sum": 2}[reduction]
+    two = log_p.dim() == 2
+    forward = aten.nll_loss_forward if two else aten.nll_loss2d_forward
+    backward = aten.nll_loss_backward if two else aten.nll_loss2d_backward
+    planes = log_p
+    if log_p.dim() not in (2, 4):
+        planes = log_p.flatten(2).unsqueeze(2)
+        target = target.flatten(1).unsqueeze(1)
+    value, total = forward(planes, target, weight, how, ignored)
+    slope = backward(value.new_ones(()), planes, target, weight, how, ignored, total)
+    return value, slope.view_as(log_p)
+
+
+def _smoothed(
+    log_p: Tensor,
+    value: Tensor,
+    slope: Tensor,
+    target: Tensor,
+    weight: Any,
+    ignored: int,
+    reduction: str,
+    share: float,
+) -> tuple[Tensor, Tensor]:
+    """(1 − s) of that and s of the mean over all classes."""
+    kept = (target != ignored).unsqueeze(1)
+    classes = log_p.shape[1]
+    spread = log_p.new_ones(classes) if weight is None else weight
+    spread = spread.view(-1, *[1] * (log_p.dim() - 2))
+    total: Any = 1
+    if reduction == "mean":
+        at_target = torch.ones_like(log_p[:, 0]) if weight is None else weight[target.where(kept[:, 0], 0)]
+        total = (at_target * kept[:, 0]).sum()
+    even = torch.where(kept, -spread / total, 0) * (share / classes)
+    even = even.expand_as(log_p)
+    return value * (1 - share) + (even * log_p).sum(), slope * (1 - share) + even
+
+
+@rule("mse_loss")
+def mean_squared_error(
+    context: Context,
+    output: Any,
+    target: Any,
+    size_average: Any = None,
+    reduce: Any = None,
+    reduction: str = "mean",
+    weight: Any = None,
+) -> Dual:
     """2 ⟨z − y, ż⟩ over all entries."""
-    if output.primal.shape != target.shape:
+    if not isinstance(output, Dual) or isinstance(target, Dual) or weight is not None:
+        raise NoRuleError("a target that moves")
+    if output.primal.shape != target.shape or reduction != "mean" or (size_average, reduce) != (None, None):
         raise NoRuleError("the target broadcasts")
     off = output.primal - target
-    by_sample = (output.tangents * off).flatten(2).sum(2) if off.dim() > 1 else output.tangents * off
-    return off.square().mean(), by_sample * (2 / off.numel())
+    return _rows(off.square().mean(), output, off * (2 / off.numel()))
+
+
+@rule("nll_loss")
+def negative_log_likelihood(
+    context: Context,
+    output: Any,
+    target: Any,
+    weight: Any = None,
+    size_average: Any = None,
+    ignore_index: int = -100,
+    reduce: Any = None,
+    reduction: str = "mean",
+) -> Dual:
+    """−log p at the target."""
+    if not isinstance(output, Dual) or reduction == "none" or (size_average, reduce) != (None, None):
+        raise NoRuleError("row by row")
+    if output.primal.dim() < 2:
+        raise NoRuleError("no batch")
+    value, slope = _picked(output.primal, target, weight, ignore_index, reduction)
+    return _rows(value, output, slope)
+
+
+def _rows(value: Tensor, output: Dual, slope: Tensor) -> Dual:
+    """⟨slope, ż⟩ of each row, [k, B]."""
+    tangents = output.tangents
+    if slope.dim() == 0:
+        return Rows(value, (tangents * slope).unsqueeze(1))
+    products = tangents * slope
+    return Rows(value, products.flatten(2).sum(2) if slope.dim() > 1 else products)

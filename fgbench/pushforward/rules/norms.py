@@ -7,110 +7,126 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F  # noqa: N812
-from torch import Tensor, nn
+from torch import Tensor
 
 from fgbench.pushforward.context import Context
-from fgbench.pushforward.dual import Dual, empty_dual
-from fgbench.pushforward.rules import module_rule
+from fgbench.pushforward.dual import Dual, dual_of, empty_dual, primal_of
+from fgbench.pushforward.rules import NoRuleError, rule
 
 aten = torch.ops.aten
 
 
-@module_rule(nn.BatchNorm1d, nn.BatchNorm2d, nn.BatchNorm3d)
-def batch_norm(context: Context, module: nn.BatchNorm2d, x: Any) -> Dual:
+@rule("batch_norm", raw=True)
+def batch_norm(
+    context: Context,
+    x: Any,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Any = None,
+    bias: Any = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Dual:
     """[B, channels, …]; statistics of the batch in training, the running ones in evaluation."""
-    primal = x.primal if isinstance(x, Dual) else x
-    batch_statistics = module.training or module.running_mean is None
-    mean, var = _running(context, module)
-    value, saved_mean, saved_scale = aten.native_batch_norm(
-        primal,
-        module.weight,
-        module.bias,
-        mean,
-        var,
-        batch_statistics,
-        _momentum(context, module),
-        module.eps,
+    _no_duals(weight, bias)
+    x = context.dual(x)
+    primal = primal_of(x)
+    if training and not context.first:  # its statistics have moved already
+        running_mean = running_var = None
+    value, mean, scale = aten.native_batch_norm(
+        primal, weight, bias, running_mean, running_var, training, momentum, eps
     )
-    if not batch_statistics:
-        assert module.running_var is not None
-        saved_mean, saved_scale = module.running_mean, (module.running_var + module.eps).rsqrt()
+    if not training:
+        assert running_mean is not None
+        assert running_var is not None
+        mean, scale = running_mean, (running_var + eps).rsqrt()
     out = empty_dual(value, context.count)
     out.stack[0] = value
+    kept = running_mean, running_var, mean, scale, training, eps, [True, False, False]
     for index, into in enumerate(out.tangents):
-        if not isinstance(x, Dual):
+        if isinstance(x, Dual):
+            into.copy_(aten.native_batch_norm_backward(x.stack[1 + index], primal, weight, *kept)[0])
+        else:
             into.zero_()
-            continue
-        moved, _, _ = aten.native_batch_norm_backward(
-            x.tangents[index],
-            primal,
-            module.weight,
-            module.running_mean,
-            module.running_var,
-            saved_mean,
-            saved_scale,
-            batch_statistics,
-            module.eps,
-            [True, False, False],
-        )
-        into.copy_(moved)
-    _add_affine(context, module, out.tangents, primal, saved_mean, saved_scale)
+    slope, shift = context.tangent(weight), context.tangent(bias)
+    by_channel = (-1, 1, primal.shape[1], *[1] * (primal.dim() - 2))
+    if slope is not None:
+        along = slope.full() * scale
+        out.tangents.addcmul_(primal, along.view(by_channel)).sub_((along * mean).view(by_channel))
+    if shift is not None:
+        out.tangents.add_(shift.full().view(by_channel))
     return out
 
 
-def _running(context: Context, module: nn.BatchNorm2d) -> tuple[Tensor | None, Tensor | None]:
-    """The statistics that this pass may move: the module's own, in the step's first pass."""
-    mean, var = module.running_mean, module.running_var
-    if not module.training or mean is None or context.first:
-        return mean, var
-    return None, None
-
-
-def _momentum(context: Context, module: nn.BatchNorm2d) -> float:
-    """nn.BatchNorm's own, which counts its batches."""
-    if not module.training or module.num_batches_tracked is None:
-        return module.momentum or 0.0
-    if context.first:
-        module.num_batches_tracked.add_(1)
-    if module.momentum is not None:
-        return module.momentum
-    return 1.0 / float(module.num_batches_tracked)  # a cumulative average: nn.BatchNorm waits here too
-
-
-def _add_affine(
-    context: Context, module: nn.BatchNorm2d, tangents: Tensor, x: Tensor, mean: Tensor, scale: Tensor
-) -> None:
-    """tangents += γ̇ (x − mean) · scale + β̇, in place."""
-    weight, bias = context.tangent(module.weight), context.tangent(module.bias)
-    by_channel = (-1, 1, x.shape[1], *[1] * (x.dim() - 2))
-    if weight is not None:
-        slope = weight.full() * scale
-        tangents.addcmul_(x, slope.view(by_channel)).sub_((slope * mean).view(by_channel))
-    if bias is not None:
-        tangents.add_(bias.full().view(by_channel))
-
-
-@module_rule(nn.LayerNorm)
-def layer_norm(context: Context, module: nn.LayerNorm, x: Any) -> Dual:
+@rule("layer_norm", raw=True)
+def layer_norm(
+    context: Context,
+    x: Any,
+    normalized_shape: Any,
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+    *_: Any,
+    **options: Any,
+) -> Dual:
     """Over the last dimensions, sample by sample."""
-    primal = x.primal if isinstance(x, Dual) else x
-    shape = list(module.normalized_shape)
-    normal, mean, scale = aten.native_layer_norm(primal, shape, None, None, module.eps)
+    _no_duals(weight, bias)
+    x, shape = context.dual(x), list(normalized_shape)
+    primal = primal_of(x)
+    slope, shift = context.tangent(weight), context.tangent(bias)
+    normal, mean, scale = aten.native_layer_norm(primal, shape, None, None, eps)
     out = empty_dual(normal, context.count)
-    if isinstance(x, Dual):
-        for into, tangent in zip(out.tangents, x.tangents, strict=True):
-            moved, _, _ = aten.native_layer_norm_backward(
-                tangent, primal, shape, mean, scale, None, None, [True, False, False]
-            )
-            torch.mul(moved, 1 if module.weight is None else module.weight, out=into)
-    else:
-        out.tangents.zero_()
-    out.stack[0] = F.layer_norm(primal, shape, module.weight, module.bias, module.eps)
-    weight, bias = context.tangent(module.weight), context.tangent(module.bias)
+    tangents = out.tangents
     over_samples = (-1, *[1] * (primal.dim() - len(shape)), *shape)
-    if weight is not None:
-        out.tangents.addcmul_(normal, weight.full().view(over_samples))
-    if bias is not None:
-        out.tangents.add_(bias.full().view(over_samples))
+    if slope is not None:
+        torch.mul(normal, slope.full().view(over_samples), out=tangents)
+    if shift is not None:
+        along = shift.full().view(over_samples)
+        tangents.add_(along) if slope is not None else tangents.copy_(along.expand_as(tangents))
+    begun = slope is not None or shift is not None
+    if isinstance(x, Dual):
+        for into, tangent in zip(tangents, x.tangents, strict=True):
+            moved = aten.native_layer_norm_backward(
+                tangent, primal, shape, mean, scale, None, None, [True, False, False]
+            )[0]
+            if not begun:
+                torch.mul(moved, 1 if weight is None else weight, out=into)
+            elif weight is None:
+                into.add_(moved)
+            else:
+                into.addcmul_(moved, weight)
+    elif not begun:
+        tangents.zero_()
+    if weight is None:
+        out.stack[0] = normal
+    elif bias is None:
+        torch.mul(normal, weight, out=out.stack[0])
+    else:
+        torch.addcmul(bias, normal, weight, out=out.stack[0])
     return out
+
+
+@rule("rms_norm", raw=True)
+def rms_norm(context: Context, x: Any, normalized_shape: Any, weight: Any = None, eps: Any = None) -> Dual:
+    """x / √(mean x² + ε) · weight."""
+    _no_duals(weight)
+    x, dims = context.dual(x), [-1 - i for i in range(len(normalized_shape))]
+    primal = primal_of(x)
+    eps = torch.finfo(primal.dtype).eps if eps is None else eps
+    scale = (primal.square().mean(dims, keepdim=True) + eps).rsqrt()
+    normal = primal * scale
+    value = normal if weight is None else normal * weight
+    tangents = normal.new_zeros(context.count, *normal.shape)
+    if isinstance(x, Dual):
+        along = (x.tangents * normal).mean(dims, keepdim=True)
+        tangents = (x.tangents - normal * along) * scale * (1 if weight is None else weight)
+    slope = context.tangent(weight)
+    if slope is not None:
+        tangents.addcmul_(normal, slope.full().view(-1, *[1] * (normal.dim() - len(dims)), *normalized_shape))
+    return dual_of(value, tangents)
+
+
+def _no_duals(*tensors: Any) -> None:
+    if any(isinstance(t, Dual) for t in tensors):
+        raise NoRuleError("a weight that is itself computed")

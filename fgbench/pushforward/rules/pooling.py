@@ -4,31 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import Tensor, nn
+from torch import Tensor
 
 from fgbench.pushforward.context import Context
 from fgbench.pushforward.dual import Dual, empty_dual, merged, unmerged
-from fgbench.pushforward.rules import NoRuleError, function_rule, module_rule
+from fgbench.pushforward.rules import NoRuleError, rule
 
 
-@module_rule(nn.MaxPool2d)
-def max_pool2d_module(context: Context, module: nn.MaxPool2d, x: Dual) -> Dual:
-    """nn.MaxPool2d."""
-    return max_pool2d(
-        context,
-        x,
-        module.kernel_size,
-        module.stride,
-        module.padding,
-        module.dilation,
-        module.ceil_mode,
-        module.return_indices,
-    )
-
-
-@function_rule(F.max_pool2d, torch.max_pool2d)
+@rule("max_pool2d")
 def max_pool2d(
     context: Context,
     x: Dual,
@@ -60,21 +44,25 @@ def _picked(tangent: Tensor, index: Tensor) -> Tensor:
     return picked.unflatten(1, index.shape[2:]).permute(0, 3, 1, 2)
 
 
-@module_rule(
-    nn.AvgPool2d, nn.AdaptiveAvgPool2d, nn.AvgPool1d, nn.AdaptiveAvgPool1d, nn.ZeroPad2d, nn.PixelShuffle
-)
-def same_for_every_sample(context: Context, module: nn.Module, x: Dual) -> Dual:
-    """A linear layer without a weight: the tangents are samples like any other."""
-    return unmerged(module(merged(x)), x)
+def _same_for_every_sample(name: str) -> None:
+    """A linear function without a weight: the tangents are samples like any other."""
+    function = getattr(F, name)
+
+    def along(context: Context, x: Dual, *arguments: Any, **options: Any) -> Dual:
+        return unmerged(function(merged(x), *arguments, **options), x)
+
+    rule(name)(along)
 
 
-@function_rule(F.avg_pool2d)
-def avg_pool2d(context: Context, x: Dual, *arguments: Any, **options: Any) -> Dual:
-    """Averages over windows."""
-    return unmerged(F.avg_pool2d(merged(x), *arguments, **options), x)
-
-
-@function_rule(F.adaptive_avg_pool2d)
-def adaptive_avg_pool2d(context: Context, x: Dual, output_size: Any) -> Dual:
-    """Averages to a size."""
-    return unmerged(F.adaptive_avg_pool2d(merged(x), output_size), x)
+for _name in [
+    "avg_pool1d",
+    "avg_pool2d",
+    "avg_pool3d",
+    "adaptive_avg_pool1d",
+    "adaptive_avg_pool2d",
+    "adaptive_avg_pool3d",
+    "pixel_shuffle",
+    "pixel_unshuffle",
+    "interpolate",
+]:
+    _same_for_every_sample(_name)

@@ -1,4 +1,4 @@
-"""Verdicts: one of five answers for each ratio of a baseline, and the smallest regression it would see."""
+"""Ratios checked against a baseline: one of five answers for each, and the smallest change it would see."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class Answer(Enum):
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CheckedRatio:
     """One row of a check.
 
     Attributes:
-        answer: the verdict.
+        answer: what the check says of it.
         entry: of the baseline; for NEW the measured one.
         now: what was measured; None where nothing was.
         change, low, high: ratio now over ratio then, with its 95 % interval; NaN without one.
@@ -57,7 +57,7 @@ class Verdict:
 
 def check(
     baseline: Sequence[Entry], measured: Sequence[Entry], tolerance: float, *, allow_mismatch: bool = False
-) -> list[Verdict]:
+) -> list[CheckedRatio]:
     """A verdict for each entry of the baseline, then the entries that are new.
 
     Args:
@@ -71,21 +71,21 @@ def check(
     for entry in baseline:
         now = _partner(entry, left)
         if now is None:
-            verdicts.append(Verdict(Answer.INVALID, entry, why="missing: nothing measured for it"))
+            verdicts.append(CheckedRatio(Answer.INVALID, entry, why="missing: nothing measured for it"))
             continue
         left.remove(now)
         verdicts.append(_judged(entry, now, tolerance, allow_mismatch))
-    return [*verdicts, *(Verdict(Answer.NEW, entry, entry, why=entry.fault) for entry in left)]
+    return [*verdicts, *(CheckedRatio(Answer.NEW, entry, entry, why=entry.fault) for entry in left)]
 
 
-def settled(verdict: Verdict, looks: int) -> bool:
+def settled(verdict: CheckedRatio, looks: int) -> bool:
     """Whether another run would not be taken: REGRESSED is said after two, for one may be unlucky."""
     if verdict.answer is Answer.REGRESSED:
         return looks > 1
     return verdict.answer is not Answer.INCONCLUSIVE or looks >= LOOKS
 
 
-def exit_code(verdicts: Sequence[Verdict], *, inconclusive_passes: bool = False) -> int:
+def exit_code(verdicts: Sequence[CheckedRatio], *, inconclusive_passes: bool = False) -> int:
     """0 pass or improved, 1 regressed, 3 inconclusive, 4 invalid or nothing measured."""
     answers = {verdict.answer for verdict in verdicts}
     if Answer.REGRESSED in answers:
@@ -102,12 +102,14 @@ def _partner(entry: Entry, measured: Sequence[Entry]) -> Entry | None:
     return next(iter([*alike, *same]), None)
 
 
-def _judged(entry: Entry, now: Entry, tolerance: float, allow_mismatch: bool) -> Verdict:
+def _judged(entry: Entry, now: Entry, tolerance: float, allow_mismatch: bool) -> CheckedRatio:
     if now.fault:
-        return Verdict(Answer.INVALID, entry, now, why=now.fault)
+        return CheckedRatio(Answer.INVALID, entry, now, why=now.fault)
     mismatch = _mismatch(entry, now)
     if mismatch and not allow_mismatch:
-        return Verdict(Answer.INVALID, entry, now, why=f"{mismatch} (--allow-mismatch compares all the same)")
+        return CheckedRatio(
+            Answer.INVALID, entry, now, why=f"{mismatch} (--allow-mismatch compares all the same)"
+        )
     floor = max(entry.floor, now.floor)
     margin = max(tolerance, floor)
     change = change_of(entry, now)
@@ -119,7 +121,7 @@ def _judged(entry: Entry, now: Entry, tolerance: float, allow_mismatch: bool) ->
         also = _over_tolerance(floor, tolerance) if answer is Answer.INCONCLUSIVE else ""
         smallest = (1 + margin) * math.exp(change.detectable) - 1
     why = "; ".join(filter(None, (mismatch, chosen_otherwise(entry, now), also)))
-    return Verdict(answer, entry, now, ratio.value, ratio.low, ratio.high, margin, smallest, why)
+    return CheckedRatio(answer, entry, now, ratio.value, ratio.low, ratio.high, margin, smallest, why)
 
 
 @dataclass(frozen=True)

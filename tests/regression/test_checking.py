@@ -11,7 +11,16 @@ from scipy import stats
 
 from fgbench.measurement.statistics import Estimate
 from fgbench.regression.baseline import CONDITIONS, Entry, pooled
-from fgbench.regression.verdict import LOOKS, Answer, Change, Verdict, change_of, check, exit_code, settled
+from fgbench.regression.checking import (
+    LOOKS,
+    Answer,
+    Change,
+    CheckedRatio,
+    change_of,
+    check,
+    exit_code,
+    settled,
+)
 from fgbench.store.run_folder import NAMES
 
 ENTRY = Entry(
@@ -288,7 +297,7 @@ def test_a_tenth_slower_is_found_where_runs_differ_by_a_hundredth(between):
 def test_the_smallest_regression_that_it_names_is_found_in_four_of_five(between):
     rng = np.random.default_rng(4)
 
-    def pair(truth: float) -> Verdict:
+    def pair(truth: float) -> CheckedRatio:
         return check([drawn(rng, 2.0, between, runs=5)], [drawn(rng, truth, between)], TOLERANCE)[0]
 
     named = float(np.median([pair(2.0).smallest for _ in range(400)]))
@@ -319,4 +328,4 @@ def test_power_is_how_often_it_is_found():
     ],
 )
 def test_a_regression_is_said_after_two_runs_and_nothing_goes_on_for_ever(answer, looks, enough):
-    assert settled(Verdict(answer, ENTRY), looks) is enough
+    assert settled(CheckedRatio(answer, ENTRY), looks) is enough

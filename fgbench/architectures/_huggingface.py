@@ -1,0 +1,78 @@
+"""Hugging Face's models, built from their configurations with random weights: `hf:CLASS:option=value,…`."""
+
+from __future__ import annotations
+
+import ast
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fgbench.errors import UsageError
+
+LEVELS = 256  # of brightness, a token each
+
+
+class OfImages(nn.Module):
+    """A model of tokens as one of images: every number of an image is a token, its brightness in 256 levels.
+
+    A language model's answer is what it says after the last token, of the first `classes` words.
+    """
+
+    def __init__(self, model: nn.Module, classes: int) -> None:
+        super().__init__()
+        self.model, self.classes = model, classes
+
+    def forward(self, images: Tensor) -> Tensor:
+        """[batch, channels, height, width] → logits [batch, classes]."""
+        tokens = (images.flatten(1) * (LEVELS / 8) + LEVELS / 2).clamp(0, LEVELS - 1).long()
+        logits: Tensor = self.model(tokens).logits
+        return logits[:, -1, : self.classes] if logits.dim() == 3 else logits
+
+
+def build(spec: str, depth: int, width: int, in_shape: tuple[int, ...], classes: int) -> nn.Module:
+    """The model; depth and width are those of its options, whatever `--depth` says.
+
+    Raises:
+        UsageError: transformers is not installed, has no such class, or refuses an option.
+    """
+    name, _, given = spec.removeprefix("hf:").partition(":")
+    try:
+        import transformers
+    except Exception as error:  # one built for another torch fails in many ways
+        raise UsageError(
+            f"--arch {spec} needs Hugging Face's transformers: pip install 'fgbench[hf]'."
+        ) from error
+    kind: Any = getattr(transformers, name, None)
+    configuration: Any = getattr(kind, "config_class", None)
+    if configuration is None or not (isinstance(kind, type) and issubclass(kind, nn.Module)):
+        raise UsageError(f"--arch {spec}: transformers has no model class '{name}'.")
+    options = _options(spec, given)
+    tokens = int(torch.Size(in_shape).numel())
+    known = configuration()
+    asked: dict[str, Any] = {"vocab_size": max(LEVELS, classes), "num_labels": classes}
+    asked |= {key: None for key in ("bos_token_id", "eos_token_id", "pad_token_id") if hasattr(known, key)}
+    for key in ("n_positions", "max_position_embeddings"):
+        if hasattr(known, key):
+            asked[key] = max(tokens, 2)
+    strange = [key for key in options if not hasattr(known, key)]
+    if strange:
+        raise UsageError(f"--arch {spec}: {configuration.__name__} has no option '{strange[0]}'.")
+    try:
+        model = kind(configuration(**(asked | options)))
+    except Exception as error:  # whatever its own checks raise
+        raise UsageError(f"--arch {spec}: {' '.join(str(error).split())[:200]}") from error
+    return OfImages(model, classes)
+
+
+def _options(spec: str, given: str) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for part in filter(None, given.split(",")):
+        key, equals, value = part.partition("=")
+        if not equals or not key:
+            raise UsageError(f"--arch {spec}: '{part}' is no option=value.")
+        try:
+            found[key] = ast.literal_eval(value)
+        except (ValueError, SyntaxError):
+            found[key] = {"true": True, "false": False}.get(value, value)
+    return found

@@ -1,0 +1,284 @@
+"""A model's own Python, run on values that move: every function of torch is met here, with its rule."""
+
+from __future__ import annotations
+
+import types as python
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves, tree_map
+
+from fgbench.pushforward.context import Context
+from fgbench.pushforward.dual import Dual, primal_of
+from fgbench.pushforward.fallback import by_jvp
+from fgbench.pushforward.kinds import OF_ITSELF, READS, STILL, SWITCHES, TURNED
+from fgbench.pushforward.rules import RAW, NoRuleError, by_position, read_all, takes
+
+_NOTHING = torch.empty(0)
+
+
+class Face(Tensor):
+    """What a model's own Python sees of a `Dual`: a tensor without memory, of which torch is told here.
+
+    Attributes:
+        dual: what it stands for.
+    """
+
+    dual: Dual
+
+    @staticmethod
+    def __new__(cls, dual: Dual) -> Face:
+        """The face of a value that moves."""
+        self = Tensor._make_subclass(cls, _NOTHING)
+        self.dual = dual
+        return self
+
+    @classmethod
+    def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Outside a course, as when it is printed: the same rules."""
+        face = next(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Face))
+        return Course(Context(face.dual.count, {})).__torch_function__(func, types, args, kwargs)
+
+
+class Course(TorchFunctionMode):
+    """A pass through a model's own Python.
+
+    Attributes:
+        context: with the tangents of parameters.
+        fallbacks: what ran without a rule, in words.
+        record: told of every operation; None where nothing is recorded.
+    """
+
+    def __init__(self, context: Context, fallbacks: set[str] | None = None, record: Any = None) -> None:
+        super().__init__()
+        self.context = context
+        self.fallbacks = set() if fallbacks is None else fallbacks
+        self.record = record
+        self.rules = read_all()
+        self.became: dict[int, tuple[Tensor, Dual]] = {}
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run one function of torch, by its rule where something moves."""
+        if func in SWITCHES:
+            return func(*args, **(kwargs or {}))
+        moves = torch.is_grad_enabled()
+        if moves:
+            torch._C._set_grad_enabled(False)
+        try:
+            return self._run(func, args, kwargs or {}, moves)
+        finally:
+            if moves:
+                torch._C._set_grad_enabled(True)
+
+    def _run(self, func: Any, args: Any, kwargs: Any, moves: bool) -> Any:
+        given, named = self._bare(args), self._bare(kwargs) if kwargs else kwargs
+        if getattr(func, "__name__", "") == "__get__" and func.__self__.__name__ not in TURNED:
+            return self._attribute(func, given)
+        noisy = self._noisy(func, given, named) if self.context.noisy and moves else None
+        moving = self._moves((given, named))
+        if noisy is not None:
+            out = noisy(self.context, *given, **named)
+            return self._shown(func, noisy, True, args, given, named, out)
+        if moves and (moving or self.context.noisy):
+            body = body_of(func)
+            if body is not None and func not in STILL:
+                with torch.enable_grad(), self:
+                    return body(*args, **kwargs)
+        if not moving:
+            return self._shown(func, func, False, args, given, named, func(*given, **named))
+        if not moves or func in STILL:
+            how = _still_of(func)
+            return self._shown(func, how, True, args, given, named, how(self.context, *given, **named))
+        how, given, named, out = self._by_rule(func, given, named)
+        return self._shown(func, how, True, args, given, named, out)
+
+    def _attribute(self, func: Any, given: Any) -> Any:
+        told = _attribute(func, given[0])
+        if not isinstance(told, Tensor):
+            return told
+        ruled = isinstance(given[0], Dual)
+        return self._shown(func, _still_of(func) if ruled else func, ruled, (), given, {}, told)
+
+    def _by_rule(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, Any, Any, Any]:
+        """The rule, or what stands in for it, what it is given, and what it gives."""
+        context = self.context
+        found = self.rules.get(func)
+        if found is not None and not _autocast():
+            placed, named = by_position(args, kwargs)
+            if takes(found, context, *placed, **named):
+                how = found if found in RAW else _with_duals(found)
+                try:
+                    return how, placed, named, how(context, *placed, **named)
+                except NoRuleError:
+                    pass
+        if _in_place(func):
+            raise NotImplementedError(f"{_name(func)} in place, on a value that moves")
+        self.fallbacks.add(f"function {_name(func)}: torch.func.jvp")
+        how = _by_jvp_of(func)
+        return how, args, kwargs, how(context, *args, **kwargs)
+
+    def _noisy(self, func: Any, given: Any, named: Any) -> Any:
+        """What perturbs the output of a layer's operation."""
+        return None if func in STILL or body_of(func) else self.context.at(func, given, named)
+
+    def _shown(self, func: Any, how: Any, ruled: bool, args: Any, given: Any, named: Any, out: Any) -> Any:
+        """The result as the model's Python sees it; recorded."""
+        if self.record is not None:
+            if func in READS:
+                self.record.refuse(f"it asks for values, by {_name(func)}")
+            elif _autocast():
+                self.record.refuse("autocast in its forward")
+            self.record(how, ruled, given, named, out)
+        if isinstance(out, Dual) and args and isinstance(args[0], Tensor):
+            if isinstance(args[0], Face):
+                if out is args[0].dual:
+                    return args[0]
+            elif _in_place(func):
+                self._becomes(args[0], out)
+                return args[0]
+        return _map(_face, out)
+
+    def _becomes(self, tensor: Tensor, dual: Dual) -> None:
+        """A plain tensor that something moving was written into."""
+        if self.record is not None:
+            self.record.refuse("writes what moves into what does not")
+        if tensor._base is not None:
+            raise NotImplementedError("what moves is written into a view of what does not")
+        self.became[id(tensor)] = (tensor, dual)
+
+    def _bare(self, tree: Any) -> Any:
+        """Arguments with duals in the place of their faces."""
+        kind = type(tree)
+        if kind is Face:
+            return tree.dual
+        if kind is tuple or kind is list:
+            return kind([self._bare(leaf) for leaf in tree])
+        if kind is dict:
+            return {key: self._bare(leaf) for key, leaf in tree.items()}
+        if isinstance(tree, tuple) and kind is not torch.Size:
+            return tuple(self._bare(leaf) for leaf in tree)
+        if self.became and id(tree) in self.became:
+            return self.became[id(tree)][1]
+        return tree
+
+    def _moves(self, tree: Any) -> bool:
+        kind = type(tree)
+        if kind is tuple or kind is list:
+            return any(map(self._moves, tree))
+        if kind is dict:
+            return any(map(self._moves, tree.values()))
+        return isinstance(tree, Dual) or id(tree) in self.context.tangents
+
+
+def _map(change: Callable[[Any], Any], tree: Any) -> Any:
+    kind = type(tree)
+    if kind is tuple or kind is list:
+        return kind([_map(change, leaf) for leaf in tree])
+    if kind is dict:
+        return {key: _map(change, leaf) for key, leaf in tree.items()}
+    if isinstance(tree, tuple) and kind is not torch.Size:  # torch's named results
+        return kind([_map(change, leaf) for leaf in tree])
+    return change(tree)
+
+
+def _face(value: Any) -> Any:
+    if not isinstance(value, Dual):
+        return value
+    value.spare = False  # whoever sees it may read it again
+    return Face(value)
+
+
+def show(value: Any) -> Any:
+    """A tree of duals as a model's own Python sees it."""
+    return tree_map(_face, value)
+
+
+def hide(value: Any) -> Any:
+    """Undo `show`."""
+    return tree_map(lambda leaf: leaf.dual if isinstance(leaf, Face) else leaf, value)
+
+
+def _attribute(func: Any, x: Any) -> Any:
+    """What a value says of itself."""
+    if not isinstance(x, Dual):
+        return func(x)
+    name = func.__self__.__name__
+    if name == "shape":
+        return x.stack.shape[1:]
+    if name == "ndim":
+        return x.stack.dim() - 1
+    return OF_ITSELF[name] if name in OF_ITSELF else func(x.primal)
+
+
+@cache
+def _with_duals(found: Any) -> Any:
+    """A rule that wants parameters as duals."""
+
+    def rule(context: Context, *args: Any, **kwargs: Any) -> Any:
+        return found(context, *_map(context.dual, args), **_map(context.dual, kwargs))
+
+    return rule
+
+
+@cache
+def _still_of(func: Any) -> Any:
+    def rule(context: Context, *args: Any, **kwargs: Any) -> Any:
+        return func(*_map(primal_of, args), **_map(primal_of, kwargs))
+
+    return rule
+
+
+@cache
+def _by_jvp_of(func: Any) -> Any:
+    def rule(context: Context, *args: Any, **kwargs: Any) -> Any:
+        return by_jvp(context, func, _map(context.dual, args), _map(context.dual, kwargs))
+
+    return rule
+
+
+@cache
+def body_of(func: Any) -> Any:
+    """A function without a rule, if torch has it in Python, to be gone through; None for any other.
+
+    It is torch's own without the question whether someone overrides it.
+    """
+    if func in read_all():
+        return None
+    func = getattr(func, "__wrapped__", func)
+    if not isinstance(func, python.FunctionType):
+        return None
+    names = func.__code__.co_names
+    asks = [n for n in names if n.startswith("has_torch_function") and n in func.__globals__]
+    if not asks:
+        return None
+    world = {**func.__globals__, **dict.fromkeys(asks, lambda *_: False)}
+    body = python.FunctionType(func.__code__, world, func.__name__, func.__defaults__, func.__closure__)
+    body.__kwdefaults__ = func.__kwdefaults__
+    return body
+
+
+def _autocast() -> bool:
+    return torch.is_autocast_enabled("cpu") or torch.is_autocast_enabled("cuda")
+
+
+@cache
+def _in_place(func: Any) -> bool:
+    name = _name(func)
+    return name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
+
+
+def _name(func: Any) -> str:
+    name = getattr(func, "__name__", str(func))
+    return func.__self__.__name__ if name == "__get__" else name
+
+
+@contextmanager
+def as_trained() -> Iterator[None]:
+    """As a model is run to be trained, so that its own `no_grad` is seen."""
+    with torch.enable_grad():
+        yield

@@ -1,0 +1,30 @@
+"""Kinds of torch's functions, by what they do to what moves."""
+
+from __future__ import annotations
+
+import torch
+
+from fgbench.pushforward.rules import of_names
+
+# What changes how torch runs, and nothing else.
+SWITCHES = {torch._C._set_grad_enabled, torch.set_grad_enabled, torch.is_grad_enabled}
+# What does not move, whatever it is given.
+_STILL = """
+    eq ne lt le gt ge __eq__ __ne__ __lt__ __le__ __gt__ __ge__ isnan isinf isfinite logical_not logical_and
+    logical_or logical_xor __invert__ argmax argmin argsort sign floor ceil round trunc floor_divide
+    __floordiv__ __rfloordiv__ ones_like zeros_like full_like empty_like rand_like randn_like new_zeros
+    new_ones new_full new_empty new_tensor bernoulli multinomial long int bool short count_nonzero detach
+    size dim numel stride is_floating_point is_contiguous element_size is_complex ndimension nelement
+    get_device __len__ item tolist __bool__ __int__ __float__ __index__ numpy equal allclose is_nonzero any
+    all storage_offset data_ptr __hash__ __repr__ __format__ is_signed nonzero is_same_size result_type
+"""
+STILL = set(of_names(*_STILL.split()))
+# What makes Python of values: a course after it may be another one for other values.
+_READS = """
+    item tolist numpy __bool__ __int__ __float__ __index__ __complex__ __contains__ __array__ equal allclose
+    is_nonzero nonzero argwhere unique unique_consecutive masked_select bincount
+"""
+READS = set(of_names(*_READS.split()))
+# What a value that moves says of itself.
+OF_ITSELF = {"requires_grad": True, "is_leaf": False, "grad": None, "grad_fn": None, "_base": None}
+TURNED = {"T", "mT", "H", "mH"}

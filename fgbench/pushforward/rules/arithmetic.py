@@ -1,0 +1,187 @@
+"""Arithmetic and products."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fgbench.pushforward.context import Context
+from fgbench.pushforward.dual import Dual, dual_of, empty_dual, moving, primal_of
+from fgbench.pushforward.rules import NoRuleError, rule
+from fgbench.pushforward.rules.activations import into
+from fgbench.pushforward.rules.linear import linear_along
+from fgbench.pushforward.tangents import RankOne
+
+
+@rule("add", "__radd__")
+def add(context: Context, a: Any, b: Any, *, alpha: float = 1) -> Dual:
+    """Either may be still."""
+    return _sum(a, b if alpha == 1 else _times(b, alpha))
+
+
+@rule("sub", "subtract")
+def sub(context: Context, a: Any, b: Any, *, alpha: float = 1) -> Dual:
+    """Either may be still."""
+    return _sum(a, _times(b, -alpha))
+
+
+@rule("rsub", "__rsub__")
+def rsub(context: Context, a: Any, b: Any, *, alpha: float = 1) -> Dual:
+    """b − a."""
+    return _sum(b, _times(a, -alpha))
+
+
+@rule("mul", "multiply", "__rmul__")
+def mul(context: Context, a: Any, b: Any) -> Dual:
+    """ȧ b + a ḃ."""
+    if not isinstance(b, Dual):
+        a, b = b, a
+    if not isinstance(a, Dual):
+        return Dual(aligned(b, a).stack * a)
+    first, second = a.primal, b.primal
+    a, b = aligned(a, second), aligned(b, first)
+    value = first * second
+    out = empty_dual(value, a.count)
+    out.stack[0] = value
+    torch.mul(a.tangents, b.stack[0], out=out.stack[1:]).addcmul_(b.tangents, a.stack[0])
+    return out
+
+
+@rule("div", "divide", "true_divide")
+def div(context: Context, a: Any, b: Any, *, rounding_mode: str | None = None) -> Any:
+    """ȧ/b − a/b · ḃ/b; a quotient that is rounded has no slope."""
+    if rounding_mode is not None:
+        return torch.div(primal_of(a), primal_of(b), rounding_mode=rounding_mode)
+    if not isinstance(b, Dual):
+        return Dual(aligned(a, b).stack / b)
+    a = moving(a, b.count) if isinstance(a, Tensor) else a
+    quotient = primal_of(a) / b.primal
+    b = aligned(b, quotient)
+    moved = b.tangents * -quotient
+    if isinstance(a, Dual):
+        moved = aligned(a, quotient).tangents + moved
+    return _stack(quotient, moved / b.stack[0])
+
+
+@rule("__rdiv__", "__rtruediv__")
+def rdiv(context: Context, a: Dual, b: Any) -> Dual:
+    """b / a."""
+    return div(context, b, a)
+
+
+@rule("neg", "negative")
+def neg(context: Context, a: Dual) -> Dual:
+    """−a."""
+    return Dual(-a.stack)
+
+
+@rule("pow")
+def power(context: Context, a: Any, exponent: Any) -> Dual:
+    """n aⁿ⁻¹ ȧ, for an exponent that is a number."""
+    if isinstance(exponent, Tensor | Dual) or not isinstance(a, Dual):
+        raise NoRuleError("an exponent that is no number")
+    base = a.primal
+    value = base**exponent
+    if exponent == 0:
+        return moving(value, a.count)
+    return _stack(value, a.tangents * (exponent * base ** (exponent - 1)))
+
+
+@rule("addcmul")
+def addcmul(context: Context, a: Any, b: Any, c: Any, *, value: float = 1) -> Dual:
+    """a + value · b · c."""
+    moves = isinstance(b, Dual) or isinstance(c, Dual)
+    product = mul(context, b, c) if moves else b * c
+    return _sum(a, _times(product, value))
+
+
+@rule("matmul", "bmm", "mm", "__matmul__", raw=True)
+def matmul(context: Context, a: Any, b: Any) -> Dual:
+    """ȧ b + a ḃ, for […, n, m] and […, m, p]; the value and ȧ b in one product."""
+    if isinstance(context.tangent(b), RankOne) and b.dim() == 2 and primal_of(a).dim() > 1:
+        return addmm_of(context, None, context.dual(a), b)
+    a, b = context.dual(a), context.dual(b)
+    one, other = primal_of(a), primal_of(b)
+    if one.dim() < 2 or other.dim() < 2:
+        raise NoRuleError("vectors")
+    if not isinstance(a, Dual):
+        return _stack(a @ other, a @ aligned(b, a).tangents)
+    if not isinstance(b, Dual):
+        return Dual(aligned(a, b).stack @ b, spare=True)
+    a, b = aligned(a, other), aligned(b, one)
+    out = a.stack @ b.stack[0]
+    out[1:] += a.stack[0] @ b.tangents
+    return Dual(out, spare=True)
+
+
+@rule("addmm", raw=True)
+def addmm(context: Context, bias: Any, x: Any, weight: Any, *, beta: float = 1, alpha: float = 1) -> Dual:
+    """bias + x W, as in a layer whose weight lies the other way: [n, in], [in, out] → [n, out]."""
+    if beta != 1 or alpha != 1:
+        raise NoRuleError("scaled")
+    if isinstance(bias, Dual) or isinstance(weight, Dual) or bias.dim() != 1:
+        return _sum(context.dual(bias), matmul(context, x, weight))
+    return addmm_of(context, bias, context.dual(x), weight)
+
+
+@rule("baddbmm")
+def baddbmm(context: Context, a: Any, x: Any, y: Any, *, beta: float = 1, alpha: float = 1) -> Dual:
+    """β a + α x y."""
+    moves = isinstance(x, Dual) or isinstance(y, Dual)
+    product = matmul(context, x, y) if moves else x @ y
+    return _sum(_times(a, beta), _times(product, alpha))
+
+
+def addmm_of(context: Context, bias: Tensor | None, x: Any, weight: Tensor) -> Dual:
+    """x [(…), in] times a parameter [in, out], whose tangents stay factored, and a bias [out] or none."""
+    along = context.tangent(weight)
+    return linear_along(context, x, weight.t(), bias, along and along.turned())
+
+
+def _times(x: Any, factor: float) -> Any:
+    return Dual(x.stack * factor) if isinstance(x, Dual) else x * factor
+
+
+def _sum(a: Any, b: Any) -> Dual:
+    if not isinstance(a, Dual):
+        a, b = b, a
+    a = aligned(a, primal_of(b))
+    if isinstance(b, Dual):
+        return Dual(a.stack + aligned(b, a.primal).stack, spare=True)
+    value = a.primal + b
+    if value.dtype == a.stack.dtype:
+        out = empty_dual(value, a.count)
+        out.stack[0] = value
+        out.stack[1:] = a.tangents
+        return out
+    return _stack(value, a.tangents)
+
+
+def _stack(value: Tensor, tangents: Tensor) -> Dual:
+    """Stacked, the tangents broadcast to the value's shape."""
+    return dual_of(value, tangents.expand(-1, *value.shape))
+
+
+def aligned(x: Dual, other: Any) -> Dual:
+    """Its value with as many dimensions as `other`, so that both broadcast past the stack's first."""
+    missing = other.dim() - x.stack.dim() + 1 if isinstance(other, Tensor) else 0
+    if missing <= 0:
+        return x
+    return Dual(x.stack.reshape(len(x.stack), *[1] * missing, *x.stack.shape[1:]))
+
+
+def _in_place(found: Callable[..., Dual]) -> Callable[..., Dual]:
+    """The rule of the operation in place: where there was nothing moving before, the result stands for it."""
+
+    def placed(context: Context, x: Any, *rest: Any, **options: Any) -> Dual:
+        out = found(context, x, *rest, **options)
+        return into(x, out) if isinstance(x, Dual) else out
+
+    return placed
+
+
+for _name, _found in {"add_": add, "sub_": sub, "mul_": mul, "div_": div, "neg_": neg, "pow_": power}.items():
+    rule(_name)(_in_place(_found))  # type: ignore[arg-type]

@@ -1,0 +1,95 @@
+"""What picks, masks or writes entries."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from fgbench.pushforward.context import Context
+from fgbench.pushforward.dual import Dual, moving, primal_of
+from fgbench.pushforward.rules import NoRuleError, rule
+from fgbench.pushforward.rules.arithmetic import aligned
+
+
+@rule("masked_fill")
+def masked_fill(context: Context, x: Any, mask: Tensor, value: Any) -> Dual:
+    """What is filled stands still."""
+    if not isinstance(x, Dual) or isinstance(value, Dual):
+        return where(context, mask, value, x)
+    out = torch.where(mask, 0, aligned(x, mask).stack)
+    out[0].masked_fill_(mask, value)
+    return Dual(out, spare=True)
+
+
+@rule("where")
+def where(context: Context, condition: Any, a: Any = None, b: Any = None) -> Dual:
+    """The one's or the other's."""
+    if a is None or b is None:
+        raise NoRuleError("places")
+    condition = primal_of(condition)
+    if not isinstance(a, Dual) and not isinstance(b, Dual):
+        return torch.where(condition, a, b)  # type: ignore[return-value]
+    value = torch.where(condition, primal_of(a), primal_of(b))
+    moved = [aligned(x, value).tangents if isinstance(x, Dual) else 0 for x in (a, b)]
+    tangents: Tensor = torch.where(condition, moved[0], moved[1]).to(value.dtype)  # type: ignore[arg-type]
+    return Dual(torch.cat([value.unsqueeze(0), tangents.expand(-1, *value.shape)]), spare=True)
+
+
+@rule("__getitem__")
+def getitem(context: Context, x: Any, index: Any) -> Any:
+    """By numbers, slices, tensors."""
+    if not isinstance(x, Dual):
+        return x[index]
+    index = index if isinstance(index, tuple) else (index,)
+    if isinstance(index[0], list) and len(index) == 1:
+        index = (torch.tensor(index[0], device=x.stack.device),)
+    if _apart(index):
+        return Dual(torch.stack([s[index] for s in x.stack]))
+    return Dual(x.stack[(slice(None), *index)])
+
+
+def _apart(index: tuple[Any, ...]) -> bool:
+    """Whether tensors among the indices have something else between them: they come first then."""
+    places = [i for i, part in enumerate(index) if isinstance(part, Tensor | list) or type(part) is bool]
+    return bool(places) and (places[-1] - places[0] + 1 != len(places) or type(index[places[0]]) is bool)
+
+
+@rule("__setitem__")
+def setitem(context: Context, x: Any, index: Any, value: Any) -> Any:
+    """Written into its memory; where nothing moved before, what it becomes."""
+    out = moving(x, context.count)
+    index = index if isinstance(index, tuple) else (index,)
+    if isinstance(value, Dual):
+        for into, part in zip(out.stack, value.stack, strict=True):
+            into[index] = part
+    else:
+        out.stack[0][index] = value
+        for into in out.stack[1:]:
+            into[index] = 0
+    return out
+
+
+@rule("copy_")
+def copy_(context: Context, x: Any, value: Any, non_blocking: bool = False) -> Dual:
+    """Written into its memory."""
+    return setitem(context, x, ..., value)
+
+
+@rule("masked_fill_")
+def masked_fill_(context: Context, x: Any, mask: Tensor, value: Any) -> Dual:
+    """In its memory."""
+    out = masked_fill(context, x, mask, value)
+    if isinstance(x, Dual):
+        x.stack.copy_(out.stack)
+        return x
+    return out
+
+
+@rule("zero_", "fill_")
+def fill_(context: Context, x: Dual, value: Any = 0) -> Dual:
+    """It does not move any more."""
+    x.stack.zero_()
+    x.stack[0].fill_(value)
+    return x

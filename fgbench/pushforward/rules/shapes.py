@@ -1,0 +1,326 @@
+"""What moves entries about or adds them up: tangents go where the value goes, one dimension further on."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
+
+from fgbench.pushforward.context import Context
+from fgbench.pushforward.dual import Dual, moving, primal_of
+from fgbench.pushforward.rules import RULES, NoRuleError, rule
+
+
+def _on(dim: int, of: Dual, more: int = 0) -> int:
+    """Where a dimension of the value is in the stack."""
+    return dim % (of.stack.dim() - 1 + more) + 1 if of.stack.dim() - 1 + more else 1
+
+
+def _sizes(given: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Sizes or dimensions, given one by one or all in one."""
+    return tuple(given[0]) if len(given) == 1 and isinstance(given[0], tuple | list) else given
+
+
+@rule("view")
+def view(context: Context, x: Dual, *shape: Any, dtype: Any = None) -> Dual:
+    """To a shape."""
+    if dtype is not None or any(isinstance(s, torch.dtype) for s in shape):
+        raise NoRuleError("bits")
+    sizes = len(x.stack), *_sizes(shape)
+    try:
+        return Dual(x.stack.view(sizes))
+    except RuntimeError:  # the stack is laid out otherwise than the value alone would be
+        return Dual(x.stack.reshape(sizes))
+
+
+@rule("reshape")
+def reshape(context: Context, x: Dual, *shape: Any, **named: Any) -> Dual:
+    """To a shape."""
+    return Dual(x.stack.reshape(len(x.stack), *_sizes((*shape, *named.values()))))
+
+
+@rule("view_as", "reshape_as")
+def view_as(context: Context, x: Dual, other: Any) -> Dual:
+    """To the shape of another."""
+    return Dual(x.stack.reshape(len(x.stack), *primal_of(other).shape))
+
+
+@rule("flatten")
+def flatten(context: Context, x: Dual, start_dim: int = 0, end_dim: int = -1) -> Dual:
+    """Several dimensions into one."""
+    if x.stack.dim() == 1:
+        return Dual(x.stack.unsqueeze(1))
+    return Dual(x.stack.flatten(_on(start_dim, x), _on(end_dim, x)))
+
+
+@rule("unflatten")
+def unflatten(context: Context, x: Dual, dim: int, sizes: Any) -> Dual:
+    """One dimension into several."""
+    return Dual(x.stack.unflatten(_on(dim, x), sizes))
+
+
+@rule("permute")
+def permute(context: Context, x: Dual, *dims: Any, **named: Any) -> Dual:
+    """Dimensions in another order."""
+    order = _sizes((*dims, *named.values()))
+    return Dual(x.stack.permute(0, *(_on(d, x) for d in order)))
+
+
+@rule("transpose", "swapaxes", "swapdims", "transpose_")
+def transpose(context: Context, x: Dual, dim0: int, dim1: int) -> Dual:
+    """Two dimensions in each other's place."""
+    return Dual(x.stack.transpose(_on(dim0, x), _on(dim1, x)))
+
+
+@rule("t")
+def t(context: Context, x: Dual) -> Dual:
+    """A matrix turned; a vector as it is."""
+    return Dual(x.stack.transpose(1, 2)) if x.stack.dim() == 3 else x
+
+
+def mt(context: Context, x: Dual) -> Dual:
+    """Matrices turned."""
+    return Dual(x.stack.transpose(-2, -1))
+
+
+for _turned, _by in {"T": t, "H": t, "mT": mt, "mH": mt}.items():
+    RULES[getattr(Tensor, _turned).__get__] = _by
+
+
+@rule("movedim", "moveaxis")
+def movedim(context: Context, x: Dual, source: Any, destination: Any) -> Dual:
+    """Dimensions moved."""
+
+    def on(dims: Any) -> Any:
+        return [_on(d, x) for d in dims] if isinstance(dims, tuple | list) else _on(dims, x)
+
+    return Dual(x.stack.movedim(on(source), on(destination)))
+
+
+@rule("unsqueeze")
+def unsqueeze(context: Context, x: Dual, dim: int) -> Dual:
+    """A new dimension."""
+    return Dual(x.stack.unsqueeze(_on(dim, x, more=1)))
+
+
+@rule("squeeze")
+def squeeze(context: Context, x: Dual, dim: Any = None) -> Dual:
+    """Without dimensions of one."""
+    dims = range(x.stack.dim() - 1) if dim is None else dim if isinstance(dim, tuple | list) else (dim,)
+    return Dual(x.stack.squeeze(tuple(_on(d, x) for d in dims)))
+
+
+@rule("expand", "broadcast_to")
+def expand(context: Context, x: Dual, *sizes: Any) -> Dual:
+    """Repeated without memory."""
+    shape = _sizes(sizes)
+    missing = len(shape) - x.stack.dim() + 1
+    stack = x.stack.reshape(len(x.stack), *[1] * missing, *x.stack.shape[1:]) if missing else x.stack
+    return Dual(stack.expand(-1, *shape))
+
+
+@rule("expand_as")
+def expand_as(context: Context, x: Dual, other: Any) -> Dual:
+    """To the shape of another."""
+    return expand(context, x, *primal_of(other).shape)
+
+
+@rule("repeat")
+def repeat(context: Context, x: Dual, *times: Any) -> Dual:
+    """Copies side by side."""
+    shape = _sizes(times)
+    missing = len(shape) - x.stack.dim() + 1
+    stack = x.stack.reshape(len(x.stack), *[1] * missing, *x.stack.shape[1:]) if missing else x.stack
+    return Dual(stack.repeat(1, *shape))
+
+
+@rule("repeat_interleave")
+def repeat_interleave(context: Context, x: Dual, repeats: Any, dim: Any = None, **more: Any) -> Dual:
+    """Each entry several times."""
+    if dim is None:
+        raise NoRuleError("of all entries")
+    return Dual(x.stack.repeat_interleave(repeats, _on(dim, x), **more))
+
+
+@rule("contiguous", "clone")
+def same(context: Context, x: Dual, *, memory_format: Any = torch.contiguous_format) -> Dual:
+    """A copy."""
+    if memory_format in (torch.contiguous_format, torch.preserve_format):
+        return Dual(x.stack.clone(memory_format=memory_format))
+    return Dual(torch.stack([s.contiguous(memory_format=memory_format) for s in x.stack]))
+
+
+@rule("contiguous")
+def contiguous(context: Context, x: Dual, memory_format: Any = torch.contiguous_format) -> Dual:
+    """A copy where it is laid out otherwise."""
+    if memory_format != torch.contiguous_format:
+        return same(context, x, memory_format=memory_format)
+    return Dual(x.stack.contiguous())
+
+
+def _converting(name: str) -> None:
+    convert = getattr(Tensor, name)
+
+    def converted(context: Context, x: Any, *given: Any, **options: Any) -> Any:
+        bare = tuple(primal_of(g) for g in given)
+        options.pop("memory_format", None)
+        if not isinstance(x, Dual):
+            return convert(x, *bare, **options)
+        stack = convert(x.stack, *bare, **options)
+        if isinstance(stack, str):
+            return stack
+        return Dual(stack) if stack.is_floating_point() else stack[0]
+
+    rule(name)(converted)
+
+
+for _name in ["to", "type", "float", "double", "half", "bfloat16", "type_as", "cpu", "cuda"]:
+    _converting(_name)
+
+
+@rule("chunk")
+def chunk(context: Context, x: Dual, chunks: int, dim: int = 0) -> tuple[Dual, ...]:
+    """Pieces."""
+    return tuple(map(Dual, x.stack.chunk(chunks, _on(dim, x))))
+
+
+@rule("split", "split_with_sizes")
+def split(context: Context, x: Dual, split_size: Any, dim: int = 0) -> tuple[Dual, ...]:
+    """Pieces."""
+    return tuple(map(Dual, x.stack.split(split_size, _on(dim, x))))
+
+
+@rule("unbind")
+def unbind(context: Context, x: Dual, dim: int = 0) -> tuple[Dual, ...]:
+    """Pieces of one, without their dimension."""
+    return tuple(map(Dual, x.stack.unbind(_on(dim, x))))
+
+
+@rule("narrow")
+def narrow(context: Context, x: Dual, dim: int, start: Any, length: int) -> Dual:
+    """A piece."""
+    return Dual(x.stack.narrow(_on(dim, x), start, length))
+
+
+@rule("select")
+def select(context: Context, x: Dual, dim: int, index: int) -> Dual:
+    """One."""
+    return Dual(x.stack.select(_on(dim, x), index))
+
+
+@rule("index_select")
+def index_select(context: Context, x: Dual, dim: int, index: Tensor) -> Dual:
+    """Several."""
+    return Dual(x.stack.index_select(_on(dim, x), index))
+
+
+@rule("gather")
+def gather(context: Context, x: Dual, dim: int, index: Tensor, **options: Any) -> Dual:
+    """Entries by their places along a dimension."""
+    return Dual(x.stack.gather(_on(dim, x), index.expand(len(x.stack), *index.shape)))
+
+
+@rule("roll")
+def roll(context: Context, x: Dual, shifts: Any, dims: Any = None) -> Dual:
+    """Around the edge."""
+    if dims is None:
+        return Dual(torch.stack([s.roll(shifts) for s in x.stack]))
+    return Dual(x.stack.roll(shifts, tuple(_on(d, x) for d in _sizes((dims,)))))
+
+
+@rule("flip")
+def flip(context: Context, x: Dual, *dims: Any) -> Dual:
+    """Backwards."""
+    return Dual(x.stack.flip(tuple(_on(d, x) for d in _sizes(dims))))
+
+
+for _triangle_name in ("tril", "triu"):
+    rule(_triangle_name)(
+        lambda context, x, diagonal=0, name=_triangle_name: Dual(getattr(x.stack, name)(diagonal))
+    )
+
+
+def _reduction(name: str) -> None:
+    reduce = getattr(torch, name)
+
+    def reduced(
+        context: Context, x: Dual, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
+    ) -> Dual:
+        dims = _sizes((dim,)) if dim is not None and dim != () else range(x.stack.dim() - 1)
+        return Dual(reduce(x.stack, tuple(_on(d, x) for d in dims), keepdim, dtype=dtype))
+
+    rule(name)(reduced)
+
+
+_reduction("sum")
+_reduction("mean")
+
+
+@rule("cumsum")
+def cumsum(context: Context, x: Dual, dim: int, **options: Any) -> Dual:
+    """Sums so far."""
+    return Dual(x.stack.cumsum(_on(dim, x), **options))
+
+
+@rule("cat", "concat", "concatenate")
+def cat(context: Context, tensors: Any, dim: int = 0, **named: Any) -> Dual:
+    """Side by side."""
+    dim = named.get("axis", dim)
+    filled = [x for x in tensors if isinstance(x, Dual) or x.shape != (0,)]  # torch passes over these too
+    duals = [moving(x, context.count) for x in filled]
+    return Dual(torch.cat([d.stack for d in duals], _on(dim, duals[0])), spare=True)
+
+
+@rule("stack")
+def stack(context: Context, tensors: Any, dim: int = 0) -> Dual:
+    """On each other."""
+    duals = [moving(x, context.count) for x in tensors]
+    return Dual(torch.stack([d.stack for d in duals], _on(dim, duals[0], more=1)), spare=True)
+
+
+@rule("pad")
+def pad(context: Context, x: Dual, pad: Any, mode: str = "constant", value: Any = None) -> Dual:
+    """What is padded with a number stands still there."""
+    if mode != "constant":
+        if x.stack.dim() == len(pad) // 2 + 1:
+            raise NoRuleError("no batch")
+        merged = F.pad(x.stack.flatten(0, 1), pad, mode)
+        return Dual(merged.unflatten(0, x.stack.shape[:2]))
+    out = F.pad(x.stack, pad)
+    if value:
+        out[0] = F.pad(x.stack[0], pad, value=value)
+    return Dual(out, spare=True)
+
+
+@rule("einsum")
+def einsum(context: Context, equation: Any, *given: Any) -> Dual:
+    """Linear in each of its operands: the sum over those that move."""
+    operands = list(given[0]) if len(given) == 1 and isinstance(given[0], tuple | list) else list(given)
+    if not isinstance(equation, str) or "->" not in equation:
+        raise NoRuleError("another notation")
+    inputs, output = equation.replace(" ", "").split("->")
+    terms = inputs.split(",")
+    free = next(c for c in "zyxwvutsrqponmlkjihgfedcbaZYX" if c not in equation)
+    still = [primal_of(x) for x in operands]
+    movers = [i for i, x in enumerate(operands) if isinstance(x, Dual)]
+
+    def along(place: int, part: Tensor) -> Tensor:
+        named = [free + term if i == place else term for i, term in enumerate(terms)]
+        return torch.einsum(
+            f"{','.join(named)}->{free}{output}", *(part if i == place else x for i, x in enumerate(still))
+        )
+
+    if len(movers) == 1:
+        return Dual(along(movers[0], operands[movers[0]].stack))
+    tangents = along(movers[0], operands[movers[0]].tangents)
+    for place in movers[1:]:
+        tangents = tangents + along(place, operands[place].tangents)
+    return Dual(torch.cat([torch.einsum(equation, *still).unsqueeze(0), tangents]))
+
+
+@rule("__iter__")
+def iterate(context: Context, x: Dual) -> Any:
+    """Row by row."""
+    return unbind(context, x, 0)

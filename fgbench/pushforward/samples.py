@@ -1,0 +1,106 @@
+"""Where the samples of a batch are in what layers give: found by changing one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where samples are in the output of an operation.
+
+    Attributes:
+        dim: the dimension that counts them, alone or with others.
+        outer: whether it counts samples first, where it counts others too.
+    """
+
+    dim: int = 0
+    outer: bool = True
+
+    def spread(self, weights: Tensor, shape: torch.Size) -> Tensor:
+        """Weights of samples, [k, B], to multiply [k, *shape]."""
+        rows, samples = shape[self.dim], weights.shape[1]
+        if rows != samples and samples > 1:
+            times = rows // samples
+            weights = weights.repeat_interleave(times, 1) if self.outer else weights.repeat(1, times)
+        sizes = [1] * len(shape)
+        sizes[self.dim] = weights.shape[1]
+        return weights.view(len(weights), *sizes)
+
+    def gathered(self, products: Tensor, samples: int) -> Tensor:
+        """Sums of [k, *shape] over what belongs to each sample, [k, B]."""
+        rows = products.movedim(self.dim + 1, 1).flatten(2).sum(2) if products.dim() > 2 else products
+        parted = rows.unflatten(1, (samples, -1) if self.outer else (-1, samples))
+        return parted.sum(2 if self.outer else 1)
+
+
+LAYOUTS = Layout(0), Layout(1), Layout(0, outer=False)
+
+
+def layouts(run: Callable[[Tensor], tuple[list[Tensor], Any]], x: Tensor) -> dict[int, Layout] | None:
+    """How samples lie in the output of each operation, by its number; without those where they do not.
+
+    Args:
+        run: an input → the outputs of operations, and the model's output.
+        x: [B, …].
+
+    Returns:
+        None where samples meet, as through batch statistics, or for all that can be told.
+    """
+    if len(x) < 2:
+        return None
+    before, output = run(x)
+    after, changed = run(_with_another_first(x))
+    pairs = list(zip(_tensors(output), _tensors(changed), strict=False))
+    if len(before) != len(after) or not pairs:
+        return None
+    for one, other in pairs:
+        if _layout(one, other, len(x)) != Layout():
+            return None
+    found = {}
+    for number, (one, other) in enumerate(zip(before, after, strict=True)):
+        layout = _layout(one, other, len(x))
+        if layout is not None:
+            found[number] = layout
+        elif one.shape != other.shape or not torch.equal(one, other):
+            return None  # one sample is everywhere
+    return found
+
+
+def _with_another_first(x: Tensor) -> Tensor:
+    changed = x.clone()
+    changed[0] = 0.7 * x[0] + 0.1 if x.is_floating_point() else x[1:].flip(0)[0]
+    if torch.equal(changed, x):
+        others = (x != x[0]).flatten(1).any(1).nonzero()
+        changed[0] = x[others[0, 0]] if len(others) else x[0]
+    return changed
+
+
+def _tensors(output: Any) -> list[Tensor]:
+    leaves = [getattr(leaf, "primal", leaf) for leaf in tree_leaves(output)]
+    return [leaf for leaf in leaves if isinstance(leaf, Tensor) and leaf.is_floating_point()]
+
+
+def _layout(one: Tensor, other: Tensor, samples: int) -> Layout | None:
+    if one.shape != other.shape:
+        return None
+    moved = one != other
+    if not moved.any():
+        return None
+    for layout in LAYOUTS:
+        if layout.dim >= moved.dim() or moved.shape[layout.dim] % samples:
+            continue
+        if layout.dim == 1 and moved.shape[1] != samples:
+            continue
+        rows = moved.movedim(layout.dim, 0).flatten(1).any(1) if moved.dim() > 1 else moved
+        parted = rows.unflatten(0, (samples, -1) if layout.outer else (-1, samples))
+        others = parted[1:] if layout.outer else parted[:, 1:]
+        if not others.any():
+            return layout
+    return None
