@@ -66,7 +66,8 @@ def find(name: str) -> Architecture:
         UsageError: no such architecture, file or function; a user's file that does not import.
     """
     if name.startswith(HUGGING_FACE):
-        return Architecture(partial(_huggingface_model, name), 1, 1, summary=f"Hugging Face's {name[3:]}")
+        build = partial(_huggingface_model, name)
+        return Architecture(build, 1, 1, summary=f"Hugging Face's {name[3:]}", takes="")
     return _user_architecture(name) if ":" in name else registry.find("architectures", name)
 
 
@@ -127,9 +128,12 @@ def _check_output(name: str, model: nn.Module, in_shape: Shape, classes: int) ->
     was_training = model.training
     model.eval()  # running statistics must not move before the run starts
     text = len(in_shape) == 1
+    x = torch.zeros(2, *in_shape, dtype=torch.int64 if text else None)
     try:
         with torch.no_grad():
-            output = model(torch.zeros(2, *in_shape, dtype=torch.int64 if text else None))
+            output = model(x)
+            x[1, -1] = 1
+            later = model(x)
     except Exception as error:
         raise UsageError(
             f"{name}: the model fails on a batch of shape {(2, *in_shape)}: {type(error).__name__}: {error}"
@@ -141,6 +145,8 @@ def _check_output(name: str, model: nn.Module, in_shape: Shape, classes: int) ->
     if got != wanted:
         shape = "[batch, context, classes]" if text else "[batch, classes]"
         raise UsageError(f"{name}: the model must give {shape}, here {wanted}, not {got}.")
+    if text and not torch.allclose(output[:, :-1], later[:, :-1], rtol=1e-3, atol=1e-4):
+        raise UsageError(f"{name}: the model sees the bytes that it is to predict: it has to be causal.")
 
 
 def _huggingface_model(spec: str, depth: int, width: int, in_shape: Shape, classes: int) -> nn.Module:

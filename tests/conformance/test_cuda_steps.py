@@ -114,8 +114,6 @@ def has_reverse_mode(spec: str, arch: str) -> bool:
 def test_a_step_never_waits_for_the_device(monkeypatch, spec, arch):
     if (spec, arch) == HARDLY_ROOM:
         pytest.skip("so few numbers that tangents may depend on each other: looked at, as it says")
-    if arch == "transformer" and spec.startswith("forward"):
-        pytest.skip("what has no rule falls back to forward AD, which such tensors do not have")
     if "sampling=adaptive" in spec:
         pytest.skip("copies what it learns from without waiting, behind an event that only a GPU has")
     model = small_model(arch, torch.float32)
