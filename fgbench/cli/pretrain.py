@@ -10,8 +10,8 @@ import typer
 from fgbench.errors import UsageError
 from fgbench.plan.config import Config, default_data_dir
 
-STEPS = 500  # about a minute of the default model on two cores
-RATE, BATCH, OPTIMIZER = 2e-3, 16, "adamw"
+STEPS = 400  # of the default model less than two minutes on two cores
+RATE, BATCH, OPTIMIZER = 2e-3, 8, "adamw"
 
 
 def pretrain(

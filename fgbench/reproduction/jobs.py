@@ -29,7 +29,7 @@ PLAIN = (  # without an interval
     *("peak_bytes", "activation_bytes", "flop_ratio", "learning_rate", "validation_accuracy"),
     "diverged_share",
 )
-PRETRAINING_SECONDS = 0.15  # of a step of the byte transformer of 1M parameters, about
+PRETRAINING_SECONDS = 0.25  # of a step of the byte transformer of 1M parameters, about
 PRETRAIN = "pretrain"  # a setting: the weights that every run begins from, made first
 
 

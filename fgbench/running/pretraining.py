@@ -17,7 +17,7 @@ from fgbench.training.loop import Budget, Point, take_turns
 
 DECAY = 3.0  # the learning rate ends at exp(-3), a twentieth, of what it began with
 EVALUATIONS = 10
-OPTIMIZER, RATE, BATCH = "adamw", 2e-3, 16  # where nothing else is asked for
+OPTIMIZER, RATE, BATCH = "adamw", 2e-3, 8  # where nothing else is asked for
 
 
 @dataclass
