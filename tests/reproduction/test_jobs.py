@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from fgbench.errors import UsageError
 from fgbench.reproduction import jobs
 from fgbench.store.run_folder import find_runs
+from tests.builders import config
 from tests.charts import made_up
 from tests.charts.made_up import METHODS, group
 
@@ -57,3 +59,17 @@ def test_a_run_is_measured_once_and_tells_how_far_it_is(tmp_path):
     assert told == sorted(told)
     assert told[0] >= 0 and told[-1] <= 1
     assert "tiny/mlp-d1-w4-b16/backprop/r" in jobs.figures(tmp_path)
+
+
+def test_weights_are_pretrained_once_with_backprop_on_other_data(tmp_path):
+    asked = config(
+        archs=("transformer",), dataset="pydoc:context=16,part=second", width=16, trained="lora", batch=4
+    )
+    how = {"dataset": "pydoc:context=16,part=first", "steps": 2}
+    file = jobs._pretrained(how, asked, tmp_path, lambda text, share: None)
+    before = file.stat().st_mtime_ns
+    held = torch.load(file, weights_only=True)
+    assert (held["dataset"], held["steps"]) == (how["dataset"], 2)
+    assert not [name for name in held["weights"] if "lower" in name], "all of the model, without LoRA"
+    assert jobs._pretrained(how, asked, tmp_path, lambda text, share: None) == file
+    assert file.stat().st_mtime_ns == before
