@@ -203,8 +203,9 @@ Seeds = Annotated[
 TargetLoss = Annotated[
     str,
     typer.Option(
-        help="The validation loss to reach, in nats: a number, several with commas, auto (the lowest that "
-        "every job reached) or backprop-best.",
+        help="The validation loss to reach, in nats, or several with commas: 50% is where backprop has made "
+        "half of its way from its first loss, or chance, to its best; a number; auto, the lowest that every "
+        "job reached; backprop-best.",
         rich_help_panel=TRAINING,
     ),
 ]

@@ -22,7 +22,6 @@ class Dtype(StrEnum):
 
 TF32 = Dtype.TF32.value
 DTYPES = tuple(dtype.value for dtype in Dtype)
-TARGET_WORDS = ("auto", "backprop-best")
 REFERENCE = "backprop"  # the method that a ratio is over, wherever it is among the methods
 
 
@@ -56,7 +55,7 @@ class Config:
     data_dir: str = field(default_factory=default_data_dir)
     methods: tuple[str, ...] = (REFERENCE, "forward")
     seeds: int = 3
-    target_loss: str = "auto"
+    target_loss: str = "50%,90%"
     learning_rate: float | None = None
     max_train_seconds: float = 6.0
     precision: float = 0.02

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,12 +20,14 @@ from fgbench.specs.options import canonical, split_spec
 class Plan:
     """The config, resolved: specs in their shortest form, device and threads known.
 
-    Attributes, where the name does not say it: data is a hash of the dataset's contents.
+    Attributes, where the name does not say it: data is a hash of the dataset's contents,
+    chance the loss of one who gives all its classes the same probability.
     """
 
     config: Config
     groups: tuple[Group, ...]
     data: str = ""
+    chance: float = math.inf
 
     @property
     def reference(self) -> str:
@@ -55,7 +58,7 @@ def make_plan(config: Config) -> Plan:
     _check_names(groups)
     for group in groups:
         architectures.build(group.arch, group.depth, group.width, data.in_shape, data.classes)
-    return Plan(config, _shard(config.shard, groups), data.contents)
+    return Plan(config, _shard(config.shard, groups), data.contents, math.log(data.classes))
 
 
 def _canonical(config: Config) -> Config:

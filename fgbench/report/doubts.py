@@ -175,9 +175,7 @@ def _alone_doubts(ratios: pd.DataFrame) -> Iterator[str]:
 def _product_doubts(summary: pd.DataFrame) -> Iterator[str]:
     """T ratio over steps ratio is the ratio of the steps as they were while training."""
     for _, row in summary[summary["method"] != summary["reference"]].iterrows():
-        if any(missing(row[name]) for name in ("t_ratio", "n_ratio", "ratio_low")) or math.isinf(
-            row["t_ratio"]
-        ):
+        if any(missing(row[name]) for name in ("t_ratio", "n_ratio", "ratio_low")) or not row["reached"]:
             continue
         trained = row["t_ratio"] / row["n_ratio"]
         if not row["ratio_low"] / PRODUCT < trained < row["ratio_high"] * PRODUCT:

@@ -215,9 +215,9 @@ def _time(row: pd.Series) -> str:
     if missing(row["runs"]):
         return NOTHING
     reach = f"{int(row['reached'])} of {int(row['runs'])} reached"
-    if not row["reached"]:
-        return _two_lines("not reached", reach)
     cells = row["t"], row["t_low"], row["t_high"]
+    if not row["reached"] and missing(row["t_low"]):
+        return _two_lines("never", reach)
     return _two_lines(f"{number(*cells)} s", interval(*cells) if row["reached"] == row["runs"] else reach)
 
 

@@ -26,7 +26,7 @@ def findings(group: pd.DataFrame, aa: pd.DataFrame) -> list[str]:
     repeats = [estimate(row, "ratio") for _, row in aa[aa["group"] == first["group"]].iterrows()]
     sentences = []
     for _, row in others.iterrows():
-        parts = [*_speed(row, repeats), *_target(row)]
+        parts = [*_speed(row, repeats), *(_nothing_learned(row) or _target(row))]
         if parts:
             sentences.append(f"{where}: {'; '.join(parts)}.")
     return sentences
@@ -57,13 +57,29 @@ def _verdict(row: pd.Series, repeats: Sequence[Estimate]) -> str:
     return "slower" if row["ratio_low"] > 1 else "no difference that this run can tell"
 
 
+def _nothing_learned(row: pd.Series) -> list[str]:
+    """A clause where there is nothing to judge a time by: no loss below chance was aimed at."""
+    chance = row["chance_loss"]
+    if missing(chance) or missing(row["train_seconds"]):
+        return []
+    if missing(row["runs"]):
+        return [
+            f"nothing was learned in {row['train_seconds']:.3g} s: no target below chance, {number(chance)}"
+        ]
+    if missing(row["target_loss"]) or row["target_loss"] < chance:
+        return []
+    return [f"nothing was learned: {target_words(row)} is no better than chance, {number(chance)}"]
+
+
 def _target(row: pd.Series) -> Iterator[str]:
     if missing(row["runs"]):
         return
     reached, runs = int(row["reached"]), int(row["runs"])
     spent, seeds = f"in {row['train_seconds']:.3g} s", f"seed{'s' if runs > 1 else ''}"
     if not reached:
-        yield f"{target_words(row)} not reached {spent} by {row['method']}, {runs} of {runs} {seeds}"
+        clause = f"{target_words(row)} not reached {spent} by {row['method']}, {runs} of {runs} {seeds}"
+        least = row["t_ratio_low"]
+        yield clause + (f": at least {number(least)} times the training time" if least > 1 else "")
         return
     if missing(row["t_ratio"]):
         yield (

@@ -44,6 +44,7 @@ def groups_of(plan: Plan, environment: dict[str, Any]) -> list[dict[str, Any]]:
             "device_name": environment["device_name"],
             "data": plan.data,
             "source": source_digest(group.arch) or "",
+            "chance_loss": plan.chance,
         }
         for group in plan.groups
     ]

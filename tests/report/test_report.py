@@ -44,8 +44,24 @@ def test_a_ratio_without_an_interval_gets_no_verdict() -> None:
 def test_runs_that_missed_the_target_are_said_beside_the_time() -> None:
     (some,) = findings(group(reached=2, t_ratio=4.0, t_ratio_low=3.0, t_ratio_high=5.0), NO_AA)
     assert "not reached in 60 s by 1 of 3 seeds" in some
-    (none,) = findings(group(reached=0, t=math.inf, t_ratio=math.inf), NO_AA)
-    assert "validation loss 0.5 not reached in 60 s by forward, 3 of 3 seeds" in none
+    never = {"reached": 0, "t": math.inf, "t_low": 60.0, "t_high": math.inf}
+    bound = {"t_ratio": math.inf, "t_ratio_low": 20.0, "t_ratio_high": math.inf}
+    (none,) = findings(group(**never, **bound), NO_AA)
+    assert "validation loss 0.5 not reached in 60 s by forward, 3 of 3 seeds: at least 20.0 times" in none
+
+
+@pytest.mark.parametrize(
+    ("cells", "clause"),
+    [
+        ({"target_loss": 2.4, "t_ratio": 12.0}, "nothing was learned: validation loss 2.4 is no better than"),
+        ({"runs": None, "reached": None, "target_loss": None}, "nothing was learned in 60 s"),
+    ],
+)
+def test_no_verdict_rests_on_a_loss_at_or_above_chance(cells: dict[str, float | None], clause: str) -> None:
+    (sentence,) = findings(group(**cells), NO_AA)
+    assert f"; {clause}" in sentence
+    assert "chance, 2.30" in sentence
+    assert "times the training time" not in sentence
 
 
 def test_one_process_is_said_in_capitals() -> None:

@@ -143,7 +143,8 @@ def store_targets(group: GroupRun) -> None:
     curves = curves[~curves["job"].isin(jobs["job"][leaves_out(jobs)])]
     if curves.empty:
         return
-    targets = targets_of(curves, config.target_loss, config.target_accuracy, group.plan.reference)
+    asked = config.target_loss, config.target_accuracy, group.plan.reference, group.plan.chance
+    targets = targets_of(curves, *asked)
     if not targets:
         group.watcher.note(f"{group.group.name}: no target: no run held a validation loss below its start.")
         return
