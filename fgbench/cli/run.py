@@ -10,7 +10,6 @@ import typer
 
 from fgbench.cli import run_options as ask
 from fgbench.cli import stored
-from fgbench.cli.choices import ExecutionMode
 from fgbench.cli.presets import QUICK
 from fgbench.cli.values import share
 from fgbench.errors import UsageError
@@ -29,8 +28,8 @@ def run(
     arch: ask.Arch = list(Config.archs),  # noqa: B006
     depth: ask.Depth = None,
     method: ask.Method = list(Config.methods),  # noqa: B006
-    dataset: ask.Dataset = Config.dataset,
-    batch: ask.Batch = Config.batch,
+    dataset: ask.Dataset = None,
+    batch: ask.Batch = None,
     quick: ask.Quick = False,
     width: ask.Width = None,
     dtype: ask.Precise = Dtype(Config.dtype),  # noqa: B008
@@ -39,7 +38,7 @@ def run(
     time_only: ask.TimeOnly = False,
     device: ask.Device = Config.device,
     threads: ask.Threads = Config.threads,
-    execution: ask.Execution = ExecutionMode(Config.execution),  # noqa: B008
+    execution: ask.Execution = None,
     processes: ask.Processes = None,
     max_measure_seconds: ask.MaxMeasureSeconds = None,
     precision: ask.Precision = Config.precision,
@@ -66,8 +65,8 @@ def run(
 ) -> None:
     """Measure methods against each other on matched jobs: runtime ratio, memory, time to a target loss.
 
-    Every combination of --arch and --depth is one matched group: same initial weights, same batches,
-    same device. Writes a folder of CSVs; `fgbench plot` draws them.
+    Every combination of --arch, --depth and --batch is one matched group: same initial weights, same
+    batches, same device. Writes a folder of CSVs; `fgbench plot` draws them.
     """
     given = {name for name in ctx.params if ctx.get_parameter_source(name).name == "COMMANDLINE"}  # type: ignore[union-attr]
     if resume is not None:
@@ -89,8 +88,8 @@ def run(
         archs=tuple(arch),
         depths=tuple(depth) if depth else None,
         width=width,
-        batch=batch,
-        dataset=dataset,
+        batch=_one_or_several(batch),
+        dataset=dataset or Config.dataset,
         validation_size=chosen("validation_size", validation_size),
         data_dir=data_dir or default_data_dir(),
         methods=tuple(method),
@@ -104,7 +103,7 @@ def run(
         device=device,
         dtype=dtype.value,
         threads=threads,
-        execution=execution.value,
+        execution=execution.value if execution else Config.execution,
         optimizer=OR.join(optimizer),
         time=not train_only,
         train=not time_only,
@@ -138,6 +137,12 @@ def _measure(
         if like is not None and not number:
             stored.note_what_differs(like, contracts)
         _run(plan, folder, contracts, as_json)
+
+
+def _one_or_several(batch: list[int] | None) -> int | tuple[int, ...] | None:
+    if not batch:
+        return None
+    return batch[0] if len(batch) == 1 else tuple(batch)
 
 
 def _learning_rate(asked: str) -> float | None:

@@ -11,6 +11,7 @@ from typer.core import TyperCommand
 from fgbench.cli.choices import ExecutionMode
 from fgbench.cli.presets import QUICK
 from fgbench.plan.config import Config, Dtype
+from fgbench.plan.defaults import CPU, GPU
 from fgbench.specs import registry
 
 COMPARED = "What is compared"
@@ -57,21 +58,28 @@ Depth = Annotated[
 Method = Annotated[
     list[str],
     typer.Option(
-        help="The method of training, with options as in forward:structure=rademacher. Repeatable.",
+        help="The method of training, with options as in forward:structure=rademacher. Repeatable; replaces "
+        "the default: backprop, forward as published, and the best forward method known.",
         autocompletion=lambda: registry.names("methods"),
         rich_help_panel=COMPARED,
     ),
 ]
 Dataset = Annotated[
-    str,
+    str | None,
     typer.Option(
-        help="The dataset, with options as in synthetic:shape=3x32x32.",
+        help="The dataset, with options as in synthetic:shape=3x32x32. (default: "
+        f"{CPU.dataset}; on a GPU {GPU.dataset})",
         autocompletion=lambda: registry.names("datasets"),
         rich_help_panel=COMPARED,
     ),
 ]
 Batch = Annotated[
-    int, typer.Option(min=1, help="How many samples a step is taken on.", rich_help_panel=COMPARED)
+    list[int] | None,
+    typer.Option(
+        min=1,
+        help=f"How many samples a step is taken on. Repeatable. (default: {CPU.batch}; on a GPU {GPU.batch})",
+        rich_help_panel=COMPARED,
+    ),
 ]
 Quick = Annotated[
     bool,
@@ -138,12 +146,13 @@ Threads = Annotated[
     ),
 ]
 Execution = Annotated[
-    ExecutionMode,
+    ExecutionMode | None,
     typer.Option(
         "--exec",
         "--execution",
         help="How a step is executed. compile is torch.compile, cudagraph a step captured whole on a GPU, "
-        "and best the mode that is fastest, for each method and for the base.",
+        "and best the mode that is fastest, for each method and for the base. (default: "
+        f"{CPU.execution}; on a GPU {GPU.execution})",
         rich_help_panel=MEASURING,
     ),
 ]

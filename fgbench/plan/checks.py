@@ -8,7 +8,7 @@ from fgbench.plan.config import DTYPES, TF32, Config
 from fgbench.specs.options import OR
 from fgbench.training.target import WORDS, share_asked
 
-COUNTS = ("width", "batch", "validation_size", "seeds", "processes")
+COUNTS = ("width", "validation_size", "seeds", "processes")
 LIMITS = ("max_iterations", "max_queries", "evaluate_every")
 AMOUNTS = ("max_train_seconds", "max_measure_seconds", "precision")
 
@@ -56,6 +56,8 @@ def at_least(option: str, value: int, least: int) -> None:
 def _check_numbers(config: Config) -> None:
     for depth in config.depths or ():
         at_least("--depth", depth, 1)
+    for batch in config.batches:
+        at_least("--batch", batch, 1)
     for name in (*COUNTS, *LIMITS):
         if (value := getattr(config, name)) is not None:
             at_least(_option(name), value, 1)

@@ -59,7 +59,7 @@ def _config(options: Mapping[str, Any]) -> Config:
 def seconds(settings: Mapping[str, Any]) -> float:
     """About how long: the budgets of its runs."""
     return sum(
-        seconds_of(config, len(config.archs) * len(config.depths or (0,)))
+        seconds_of(config, len(config.archs) * len(config.depths or (0,)) * len(config.batches))
         for config in configs(settings).values()
     )
 
