@@ -57,6 +57,7 @@ def run(
     evaluate_every: ask.EvaluateEvery = None,
     out: ask.Out = Path("results"),
     json_: ask.AsJson = False,
+    verbose: ask.Verbose = False,
     dry_run: ask.DryRun = False,
     repeat: ask.Repeat = 1,
     shard: ask.Shard = Config.shard,
@@ -70,9 +71,9 @@ def run(
     """
     given = {name for name in ctx.params if ctx.get_parameter_source(name).name == "COMMANDLINE"}  # type: ignore[union-attr]
     if resume is not None:
-        if given - {"resume", "json_", "dry_run"}:
+        if given - {"resume", "json_", "verbose", "dry_run"}:
             raise UsageError("--resume goes on with the options that the run began with: give no others.")
-        _resume(resume, json_, dry_run)
+        _resume(resume, dry_run, as_json=json_, detail=verbose)
         return
     if repeat > 1 and json_:
         raise UsageError("--json is one object: give it without --repeat.")
@@ -118,11 +119,11 @@ def run(
     )
     if like is not None:
         config = stored.like(like, config, given)
-    _measure(config, out, repeat, like, as_json=json_, dry_run=dry_run)
+    _measure(config, out, repeat, like, dry_run=dry_run, as_json=json_, detail=verbose)
 
 
 def _measure(
-    config: Config, out: Path, repeat: int, like: Path | None, *, as_json: bool, dry_run: bool
+    config: Config, out: Path, repeat: int, like: Path | None, *, dry_run: bool, **shown: bool
 ) -> None:
     """As many runs as asked for, each in a folder of its own; or what they would be."""
     from fgbench.plan import make_plan
@@ -136,7 +137,7 @@ def _measure(
         folder, contracts = new_run(plan, out)
         if like is not None and not number:
             stored.note_what_differs(like, contracts)
-        _run(plan, folder, contracts, as_json)
+        _run(plan, folder, contracts, **shown)
 
 
 def _one_or_several(batch: list[int] | None) -> int | tuple[int, ...] | None:
@@ -152,12 +153,12 @@ def _learning_rate(asked: str) -> float | None:
         raise UsageError(f"--lr {asked}: must be a number or {ask.SEARCH}.") from None
 
 
-def _resume(path: Path, as_json: bool, dry_run: bool) -> None:
+def _resume(path: Path, dry_run: bool, **shown: bool) -> None:
     plan, folder, contracts = stored.resumed(path)
     if dry_run:
         _show_plan(plan)
         return
-    _run(plan, folder, contracts, as_json)
+    _run(plan, folder, contracts, **shown)
 
 
 def _show_plan(plan: Plan) -> None:
@@ -185,15 +186,15 @@ def _show_plan(plan: Plan) -> None:
     )
 
 
-def _run(plan: Plan, folder: RunFolder, contracts: dict[str, str], as_json: bool) -> None:
+def _run(plan: Plan, folder: RunFolder, contracts: dict[str, str], **shown: bool) -> None:
     from fgbench.cli.start import measure
     from fgbench.report import show
 
     try:
         measure(plan, folder, contracts)
     except KeyboardInterrupt:  # an interrupted run shows what it has
-        show(folder, as_json=as_json)
+        show(folder, **shown)
         print(f"fgbench: go on with: fgbench run --resume {folder.path}", file=sys.stderr)
         raise
-    if not show(folder, as_json=as_json):
+    if not show(folder, **shown):
         raise typer.Exit(NOTHING_MEASURED)

@@ -296,6 +296,14 @@ AsJson = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "--verbose",
+        help="Print all columns, learning rates, the parts of a step, and everything to doubt.",
+        rich_help_panel=OUTPUT,
+    ),
+]
 DryRun = Annotated[
     bool,
     typer.Option(
