@@ -66,7 +66,7 @@ class Config:
     learning_rate: float | None = None
     max_train_seconds: float = 3.0
     precision: float = 0.02
-    max_measure_seconds: float = 40.0
+    max_measure_seconds: float = 45.0
     processes: int = 6
     device: str = "auto"
     dtype: str = Dtype.FLOAT32.value
