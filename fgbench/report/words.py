@@ -39,11 +39,11 @@ def verdicts(group: pd.DataFrame, aa: pd.DataFrame, targets: pd.DataFrame | None
     repeats = [estimate(row, "ratio") for _, row in aa[aa["group"] == first["group"]].iterrows()]
     sentences = []
     for _, row in others.iterrows():
-        parts = list(_speed(row, repeats))
-        for aim in _aims(row, targets):
-            parts += _nothing_learned(aim) or _target(aim)
-        if parts:
-            sentences.append(f"{'; '.join(dict.fromkeys(parts))}.")
+        speed = list(_speed(row, repeats))
+        aims = [clause for aim in _aims(row, targets) for clause in _nothing_learned(aim) or _target(aim)]
+        if speed or aims:
+            named = "" if speed else f"{row['method']}: "
+            sentences.append(f"{named}{'; '.join(dict.fromkeys([*speed, *aims]))}.")
     return sentences
 
 

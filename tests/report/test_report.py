@@ -52,6 +52,11 @@ def test_runs_that_missed_the_target_are_said_beside_the_time() -> None:
     assert "validation loss 0.5 not reached in 60 s by 3 of 3 seeds: at least 20.0 times" in none
 
 
+def test_a_method_that_was_only_trained_is_named() -> None:
+    (sentence,) = findings(group(ratio=None, t_ratio=4.0, t_ratio_low=3.0, t_ratio_high=5.0), NO_AA)
+    assert "processor: forward: to validation loss 0.5 it takes 4.0 times" in sentence
+
+
 @pytest.mark.parametrize(
     ("cells", "clause"),
     [
