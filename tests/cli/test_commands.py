@@ -19,6 +19,7 @@ import pytest
 import fgbench
 import fgbench.errors
 from fgbench import cli
+from fgbench.plan.config import BEST_FORWARD
 from fgbench.regression.baseline import write_baseline
 from fgbench.store.run_folder import find_runs
 from fgbench.store.schema import TABLES
@@ -121,6 +122,7 @@ def test_help_gives_every_option_its_default(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("TERM", "dumb")
     shown = fgbench_says("run", "--help").stdout
     flags = ("--quick", "--time-only", "--train-only", "--isolated", "--dry-run", "--json", "--help")
+    flags += ("--verbose",)
     options = [line for line in shown.splitlines() if re.search(r"^\W+--\w", line)]
     assert len(options) > 15
     silent = [o for o in options if "default" not in o and not any(flag in o for flag in flags)]
@@ -133,6 +135,13 @@ def test_list_names_everything_registered_with_its_options() -> None:
         assert re.search(rf"^\s*{name}\b", listed, re.MULTILINE), name
     assert "structure=gaussian" in listed
     assert "update=best" in listed
+    (compared,) = re.findall(r"fgbench run compares ([^.]*)\.", " ".join(listed.split()))
+    assert compared == f"backprop, forward (as published), {BEST_FORWARD} (the best known)"
+
+
+def test_several_batches_are_several_groups() -> None:
+    shown = fgbench_says("run", "--batch", "8", "--batch", "16", "--depth", "1", "--width", "4", "--dry-run")
+    assert re.findall(r"^ ?(mlp-\S+)", shown.stdout, re.MULTILINE) == ["mlp-d1-w4-b8", "mlp-d1-w4-b16"]
 
 
 def test_doctor_says_what_is_here_and_measures_the_noise() -> None:
