@@ -87,7 +87,7 @@ def _nothing_learned(row: pd.Series) -> list[str]:
         return []
     if missing(row["runs"]):
         return [
-            f"nothing was learned in {row['train_seconds']:.3g} s: no target below chance, {number(chance)}"
+            f"nothing was learned in {row['train_seconds']:.3g} s that held: no loss stayed below chance, {number(chance)}"
         ]
     if missing(row["target_loss"]) or row["target_loss"] < chance:
         return []

@@ -28,6 +28,7 @@ from tests.regression.test_baseline import timed
 TINY = [
     *("--dataset", "synthetic:shape=1x8x8,classes=4,samples=512"),  # made in no time in each worker
     *("--arch", "mlp", "--depth", "1", "--width", "16", "--device", "cpu", "--threads", "1"),
+    *("--method", "backprop", "--method", "forward"),
     *("--processes", "2", "--max-measure-seconds", "1", "--seeds", "2", "--max-train-seconds", "0.3"),
 ]
 HEAVY = ("torch", "torchvision", "pandas", "matplotlib", "numpy", "scipy", "sklearn")
