@@ -86,9 +86,8 @@ def _nothing_learned(row: pd.Series) -> list[str]:
     if missing(chance) or missing(row["train_seconds"]):
         return []
     if missing(row["runs"]):
-        return [
-            f"nothing was learned in {row['train_seconds']:.3g} s that held: no loss stayed below chance, {number(chance)}"
-        ]
+        spent = f"{row['train_seconds']:.3g} s"
+        return [f"nothing was learned in {spent} that held: no loss stayed below chance, {number(chance)}"]
     if missing(row["target_loss"]) or row["target_loss"] < chance:
         return []
     return [f"nothing was learned: {target_words(row)} is no better than chance, {number(chance)}"]
