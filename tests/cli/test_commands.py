@@ -268,7 +268,7 @@ def test_json_on_standard_output_is_json_alone(user_file: Path, tmp_path: Path) 
         *("--max-measure-seconds", "1", "--out", str(tmp_path / "results")),
     )
     result = json.loads(done.stdout)
-    assert [row["method"] for row in result["results"]] == ["backprop", "forward"]
+    assert [row["method"] for row in result["results"]] == ["backprop", "forward", BEST_FORWARD]
     assert Path(result["path"]).is_dir()
 
 
