@@ -17,7 +17,7 @@ import pandas as pd
 from fgbench import methods as registered
 from fgbench.errors import UsageError
 from fgbench.measurement.lock import timing_lock
-from fgbench.plan.config import REFERENCE, Config
+from fgbench.plan.config import PUBLISHED, REFERENCE, Config
 from fgbench.running.client import WorkerDiedError, work
 from fgbench.running.messages import Failed, Message, Refused
 from fgbench.store.run_folder import find_runs, read_runs
@@ -47,12 +47,12 @@ def compare(
     model: nn.Module,
     loss: Callable[[Tensor, Tensor], Tensor],
     batch: tuple[Tensor, Tensor],
-    methods: Sequence[str] = Config.methods,
+    methods: Sequence[str] = (REFERENCE, PUBLISHED),
     *,
     reference: str | None = None,
     max_measure_seconds: float = 10.0,
     seed: int = 0,
-    execution: str = Config.execution,
+    execution: str = registered.PLAIN.execution,
     optimizer: str = Config.optimizer,
 ) -> pd.DataFrame:
     """Time a training step of each method on a model and a batch, interleaved, as `fgbench run` does.

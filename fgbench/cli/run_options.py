@@ -11,6 +11,7 @@ from typer.core import TyperCommand
 from fgbench.cli.choices import ExecutionMode
 from fgbench.cli.presets import QUICK
 from fgbench.plan.config import Config, Dtype
+from fgbench.plan.defaults import CPU, GPU
 from fgbench.specs import registry
 
 COMPARED = "What is compared"
@@ -58,21 +59,28 @@ Depth = Annotated[
 Method = Annotated[
     list[str],
     typer.Option(
-        help="The method of training, with options as in forward:structure=rademacher. Repeatable.",
+        help="The method of training, with options as in forward:structure=rademacher. Repeatable; replaces "
+        "the default: backprop, forward as published, and the best forward method known.",
         autocompletion=lambda: registry.names("methods"),
         rich_help_panel=COMPARED,
     ),
 ]
 Dataset = Annotated[
-    str,
+    str | None,
     typer.Option(
-        help="The dataset, with options as in synthetic:shape=3x32x32.",
+        help="The dataset, with options as in synthetic:shape=3x32x32. (default: "
+        f"{CPU.dataset}; on a GPU {GPU.dataset})",
         autocompletion=lambda: registry.names("datasets"),
         rich_help_panel=COMPARED,
     ),
 ]
 Batch = Annotated[
-    int, typer.Option(min=1, help="How many samples a step is taken on.", rich_help_panel=COMPARED)
+    list[int] | None,
+    typer.Option(
+        min=1,
+        help=f"How many samples a step is taken on. Repeatable. (default: {CPU.batch}; on a GPU {GPU.batch})",
+        rich_help_panel=COMPARED,
+    ),
 ]
 Quick = Annotated[
     bool,
@@ -139,12 +147,13 @@ Threads = Annotated[
     ),
 ]
 Execution = Annotated[
-    ExecutionMode,
+    ExecutionMode | None,
     typer.Option(
         "--exec",
         "--execution",
         help="How a step is executed. compile is torch.compile, cudagraph a step captured whole on a GPU, "
-        "and best the mode that is fastest, for each method and for the base.",
+        "and best the mode that is fastest, for each method and for the base. (default: "
+        f"{CPU.execution}; on a GPU {GPU.execution})",
         rich_help_panel=MEASURING,
     ),
 ]
@@ -204,8 +213,9 @@ Seeds = Annotated[
 TargetLoss = Annotated[
     str,
     typer.Option(
-        help="The validation loss to reach, in nats: a number, several with commas, auto (the lowest that "
-        "every job reached) or backprop-best.",
+        help="The validation loss to reach, in nats, or several with commas: 50% is where backprop has made "
+        "half of its way from its first loss, or chance, to its best; a number; auto, the lowest that every "
+        "job reached; backprop-best.",
         rich_help_panel=TRAINING,
     ),
 ]
@@ -284,6 +294,14 @@ AsJson = Annotated[
     typer.Option(
         "--json",
         help="Print the result as JSON, and nothing else, on standard output.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "--verbose",
+        help="Print all columns, learning rates, the parts of a step, and everything to doubt.",
         rich_help_panel=OUTPUT,
     ),
 ]

@@ -41,7 +41,11 @@ def like(path: Path, asked: Config, given: set[str]) -> Config:
     from fgbench.plan import Config
     from fgbench.store.run_folder import RunFolder
 
-    stored = Config.from_facts(RunFolder.open(path).facts()["config"])
+    facts = RunFolder.open(path).facts()
+    stored = Config.from_facts(facts["config"])
+    widths = {group["width"] for group in facts["groups"]}
+    if stored.width is None and len(widths) == 1:  # an architecture's own may have been another then
+        stored = dataclasses.replace(stored, width=widths.pop())
     fields = {field for option in given for field in FIELDS.get(option, (option,))}
     known = {field.name for field in dataclasses.fields(Config)}
     return dataclasses.replace(stored, **{field: getattr(asked, field) for field in fields & known})

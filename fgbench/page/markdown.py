@@ -13,6 +13,7 @@ from fgbench.errors import ResultsError
 from fgbench.page.collecting import Found
 from fgbench.report.figures import NOTHING, interval, missing, number, size, target_words
 
+NEVER = "never"  # T of runs that all diverged
 ENGINE = "engine.csv"  # of `python -m fgbench.experiments.engine`
 ENGINE_COLUMNS = ("case", "method", "r", "r_target", "ratio", "ratio_target", "over")
 
@@ -83,15 +84,22 @@ def _targets(found: Found) -> Iterator[list[str]]:
             (
                 f"`{row['method']}`",
                 row["depth"],
-                target_words(row) or NOTHING,
+                _target(row),
                 f"{int(row['reached'])} of {int(row['runs'])}",
-                f"{_figure(row, 't')} s" if row["reached"] else "not reached",
+                NEVER if missing(row["t_low"]) and not row["reached"] else f"{_figure(row, 't')} s",
                 _figure(row, "t_ratio"),
             )
             for _, row in rows.iterrows()
         ]
         heads = ("method", "depth", "target", "reached", "T", "T ratio")
         yield [_title(found, comparison), "", *_table(heads, cells)]
+
+
+def _target(row: pd.Series) -> str:
+    words, chance = target_words(row) or NOTHING, row["chance_loss"]
+    if missing(row["target_loss"]) or missing(chance) or row["target_loss"] < chance:
+        return words
+    return f"{words}, no better than chance"
 
 
 def _claims(found: Found) -> Iterator[list[str]]:

@@ -132,8 +132,8 @@ def _time(row: pd.Series, ends: dict[str, Any]) -> Cell:
     if missing(row["runs"]):
         return Cell(number(None))
     reached = f"{int(row['reached'])} of {int(row['runs'])} reached {target_words(row)}"
-    if not row["reached"]:
-        return Cell("not reached", reached, "1e999")
+    if not row["reached"] and missing(row["t_low"]):
+        return Cell("never", reached, "1e999")
     cell = _figure(row, "t", ends)
     bar = cell.bar and replace(cell.bar, one=None)  # a second is no mark to hold a time against
     return Cell(f"{cell.text} s", " ".join(filter(None, (cell.small, reached))), cell.sort, bar)

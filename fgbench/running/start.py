@@ -44,6 +44,7 @@ def groups_of(plan: Plan, environment: dict[str, Any]) -> list[dict[str, Any]]:
             "device_name": environment["device_name"],
             "data": plan.data,
             "source": source_digest(group.arch) or "",
+            "chance_loss": plan.chance,
         }
         for group in plan.groups
     ]
@@ -83,7 +84,8 @@ def _environment(plan: Plan) -> dict[str, Any]:
 def _label(config: Config) -> str:
     archs = "-".join(Path(a.rpartition(":")[0] or a).stem for a in config.archs)
     depths = "-".join(f"d{d}" for d in config.depths or ())
-    label = "-".join(filter(None, (archs, depths)))
+    batches = "-".join(f"b{b}" for b in config.batches if len(config.batches) > 1)
+    label = "-".join(filter(None, (archs, depths, batches)))
     if len(label) > 40:
-        label = f"{len(config.archs)}x{len(config.depths or (0,))}-groups"
+        label = f"{len(config.archs)}x{len(config.depths or (0,))}x{len(config.batches)}-groups"
     return label + (f"-shard{config.shard.replace('/', 'of')}" if config.shard else "")

@@ -12,7 +12,7 @@ from fgbench.measurement.statistics import mean_interval
 from fgbench.store.run_folder import RunFolder
 from fgbench.store.schema import Role
 from fgbench.summary.ratios import cells
-from fgbench.summary.targets import headline, stored_targets, target_cells
+from fgbench.summary.targets import chance_of, headline, stored_targets, target_cells
 
 GROUP_COLUMNS = (
     "arch",
@@ -46,9 +46,10 @@ def summarise(run: RunFolder) -> pd.DataFrame:
     `r`, `r_alone` (timed with nothing between), `ratio` (over the `reference`), `t` (expected seconds to
     the target), `t_ratio` and `n_ratio` (its factor in iterations), `validation_loss`, each with `_low`
     and `_high`; `peak_bytes`, `learning_rate` and the
-    `protocol` that it comes from, `target_loss` or `target_accuracy` of the headline target, `t_median`
-    by Kaplan and Meier, `t_resolution` of its evaluations, `reached` of `runs`, `validation_accuracy`,
-    `evaluation_share` of training's seconds, `train_seconds` of the longest run, `status`;
+    `protocol` that it comes from, `chance_loss` (of one who has learned nothing), `target_loss` or
+    `target_accuracy` of the headline target, `t_median` by Kaplan and Meier, `t_resolution` of its
+    evaluations, `reached` of `runs`, `validation_accuracy`, `evaluation_share` of training's seconds,
+    `train_seconds` of the longest run, `status`;
     `ratio_within_low` and `_high`, the interval by the rounds alone; `busy_share`, of a step's time in
     which a GPU is at work, and whether it is `bound_by` the host, the device, or that is unknown; `flops`
     of a step, `floor_ratio` (the least time that this machine needs for it over the least for a step of
@@ -68,6 +69,7 @@ def summarise(run: RunFolder) -> pd.DataFrame:
             "method": method,
             "reference": facts["reference"],
             "protocol": protocol(facts["config"]),
+            "chance_loss": chance_of(group),
             **_cells_of(
                 {name: t[t["group"] == group["name"]] for name, t in tables.items()},
                 method,

@@ -47,6 +47,7 @@ REFERENCE: dict[str, Any] = {
     "floor_share": None,
     "bound_by": None,
     "peak_bytes": 3 * 2**20,
+    "chance_loss": math.log(10),
     "target_loss": 0.5,
     "target_accuracy": None,
     "reached": 3,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -162,7 +163,7 @@ class TestAWholeRun:
         budget = {"seconds": config().max_train_seconds, "iterations": 7, "queries": 9}
         assert tune == {"budget": budget, "decay": 1e-4, "every": 3, "first": STRETCH}
         searching = ran(learning_rate=None, target_loss="0.5,auto", target_accuracy="0.9").script
-        goal = {"losses": "0.5,auto", "accuracies": "0.9", "reference": "backprop"}
+        goal = {"losses": "0.5,auto", "accuracies": "0.9", "reference": "backprop", "chance": math.inf}
         assert searching.of_phase("tune")[0]["goal"] == goal
         assert done.script.of_phase("tune")[0]["goal"] is None, "a given rate needs no search"
         assert train == {"budget": budget, "decay": 1e-4, "every": 10, "first": 1}

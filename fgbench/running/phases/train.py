@@ -143,9 +143,11 @@ def store_targets(group: GroupRun) -> None:
     curves = curves[~curves["job"].isin(jobs["job"][leaves_out(jobs)])]
     if curves.empty:
         return
-    targets = targets_of(curves, config.target_loss, config.target_accuracy, group.plan.reference)
+    asked = config.target_loss, config.target_accuracy, group.plan.reference, group.plan.chance
+    targets = targets_of(curves, *asked)
     if not targets:
-        group.watcher.note(f"{group.group.name}: no target: no run held a validation loss below its start.")
+        why = "no validation loss was held below where training began, or chance; raise --max-train-seconds"
+        group.watcher.note(f"{group.group.name}: no target: {why}.")
         return
     group.replace("targets", target_rows(curves, jobs, targets))
 
