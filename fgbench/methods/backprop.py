@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 
 from fgbench.errors import UsageError
+from fgbench.measurement.quality import Slope, Theory
 from fgbench.methods import BEST, PLAIN, Batch, Conditions, Loss, Method, Part, Step, trainable
 from fgbench.methods.steps.checkpointing import Checkpointed
 from fgbench.methods.steps.compiling import compiled
 from fgbench.methods.steps.optimizer import PLAIN_SGD, EachItsOwn, has_kernel, make_optimizer, optimize
+from fgbench.methods.steps.theory import EXACT
 from fgbench.specs.options import option
 
 FUSED, FOREACH, DIRECT, IN_BACKWARD = "fused", "foreach", "direct", "in-backward"
@@ -49,6 +51,10 @@ class Backprop(Method):
     def queries(self) -> int:
         """3 by convention: the backward pass does the work of two; checkpointing evaluates once more."""
         return 4 if self.checkpoint else 3
+
+    def theory(self, slopes: Sequence[Slope]) -> Theory:
+        """It is the gradient."""
+        return EXACT
 
     def updates(self, conditions: Conditions) -> tuple[str, ...]:
         """All that the optimiser has; none where one is fixed."""

@@ -1,13 +1,15 @@
 """Forward gradients: Σ (∇f·v) v over k random tangents a step, without reverse mode."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
 from torch import nn
 
+from fgbench.measurement.quality import Slope, Theory
 from fgbench.methods import PLAIN, Conditions, Loss, Step
 from fgbench.methods.steps.options import ForwardOptions
+from fgbench.methods.steps.theory import of_forward
 
 
 @dataclass(frozen=True)
@@ -29,6 +31,10 @@ class Forward(ForwardOptions):
     def queries(self) -> int:
         """The value and a derivative along each tangent."""
         return 1 + self.tangents
+
+    def theory(self, slopes: Sequence[Slope]) -> Theory:
+        """By structure, number of tangents and what is made of them."""
+        return of_forward(self, slopes)
 
     def prepare(self, model: nn.Module, loss: Loss, seed: int, conditions: Conditions = PLAIN) -> Step:
         """Bind to a model; the tangents come from `seed` alone."""

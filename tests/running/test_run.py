@@ -83,7 +83,17 @@ class TestAWholeRun:
         done = ran(learning_rate=None)
         assert done.raised is None
         assert done.folder.facts()["status"] == "done"
-        for table in ("jobs", "samples", "ratios", "cost", "memory", "search", "curves", "targets"):
+        for table in (
+            "jobs",
+            "samples",
+            "ratios",
+            "cost",
+            "memory",
+            "search",
+            "curves",
+            "targets",
+            "quality",
+        ):
             assert done.rows(table), table
 
     def test_jobs_hold_what_proves_them_matched(self, ran):
@@ -92,8 +102,8 @@ class TestAWholeRun:
             ("w", "b", 9, "c0")
         }
         assert len({j["job"] for j in jobs}) == len(jobs)
-        # The choice of an update, 1 process, cost, memory, tuning and 2 seeds, of 2 methods each.
-        assert len(jobs) == 2 * (1 + 1 + 1 + 1 + 1 + 2)
+        # The choice of an update, 1 process, cost, memory, tuning, 2 seeds and quality, of 2 methods each.
+        assert len(jobs) == 2 * (1 + 1 + 1 + 1 + 1 + 2 + 1)
 
     def test_ratios_leave_the_warm_up_out_and_say_they_are_quick(self, ran):
         rows = {(r["role"], r["method"]): r for r in ran().rows("ratios")}
