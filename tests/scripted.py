@@ -112,6 +112,7 @@ def estimated(method: str, **changes: Any) -> dict[str, Any]:
         "second_moment": 1.0 if exact else 100.0,
         "second_moment_large": 2.0 if exact else 200.0,
         "along_large": 1.0,
+        "unbiased": True,
         "status": "ok",
     }
     return event("Estimated", **(facts | changes))
@@ -176,7 +177,8 @@ class Script:
     def cost(self, request: dict[str, Any]) -> Events:
         """A floor of half of what is timed."""
         for method in ("base", *request["methods"]):
-            rates = {"flops_per_second": 200.0, "bytes_per_second": 20.0}
+            rates = {"flops_per_second": 200.0, "bytes_per_second": 20.0, "random_per_second": 4.0}
+            rates |= {"product_bytes": 8, "other_bytes": 4, "random_numbers": 2, "launch_seconds": 0.1}
             floor = SECONDS.get(method, 4.0) / 2
             yield event(
                 "Counted", method=method, flops=100, bytes=10, operations=3, **rates, floor_seconds=floor

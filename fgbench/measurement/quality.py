@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from fgbench.measurement.steps_ratio import Mean
+
 ALL = "all"  # stands where a layer's name does in figures of all parameters together
 ROUNDING = 1e-6  # of the signal: less is no noise
 NOT_FINITE, ZERO = "not finite", "zero gradient"
@@ -43,22 +45,6 @@ class Theory:
 
     second_moment: float | None = None
     cosine: float | None = None
-
-
-@dataclass(frozen=True)
-class Mean:
-    """A mean over draws and its standard error; NaN where there is none, the error with a single draw."""
-
-    value: float
-    error: float = math.nan
-
-    @classmethod
-    def of(cls, values: Tensor) -> Mean:
-        """Of one value a draw, [m]."""
-        if not len(values) or not bool(values.isfinite().all()):
-            return cls(math.nan)
-        error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
-        return cls(float(values.mean()), error)
 
 
 @dataclass(frozen=True)
@@ -145,43 +131,25 @@ def _quality(products: Tensor) -> Quality:
         status = NOT_FINITE
     return Quality(
         len(products),
-        Mean.of(_cosine(gf, gg, ff)),
-        Mean.of(_cosine(gw, gg, ww)),
-        Mean.of(gg / ff),
-        Mean.of(gg / ww),
-        Mean.of(gf / ff),
-        Mean.of(gw / ww),
+        _mean(_cosine(gf, gg, ff)),
+        _mean(_cosine(gw, gg, ww)),
+        _mean(gg / ff),
+        _mean(gg / ww),
+        _mean(gf / ff),
+        _mean(gw / ww),
         status,
     )
+
+
+def _mean(values: Tensor) -> Mean:
+    """Of one value a draw, [m]; NaN where one is not finite."""
+    if not len(values) or not bool(values.isfinite().all()):
+        return Mean(math.nan)
+    error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
+    return Mean(float(values.mean()), error)
 
 
 def _cosine(along: Tensor, squares: Tensor, gradient: Tensor) -> Tensor:
     """0 of an estimate without length, as one of another layer has in this one; NaN without a gradient."""
     cosine = along / (squares * gradient).sqrt()
     return torch.where((squares == 0) & (gradient > 0), torch.zeros_like(cosine), cosine)
-
-
-def steps_ratio(method: Quality, reference: Quality, unbiased: bool) -> Mean:
-    """Steps of a method over those of a reference to the same loss, by SGD at the best rate of each.
-
-    A step at rate η lowers a quadratic of curvature L, the same in every direction, by
-    η ⟨g, ∇F⟩ − η²L/2 ‖g‖². Its mean is largest at η = a/(LM), half of the largest stable rate, and is then
-    a²/(2LM) ‖∇F‖², with a = E⟨g, ∇F⟩/‖∇F‖² and M = E‖g‖²/‖∇F‖². Steps are in proportion to M/a². Of two
-    unbiased estimates a is equal, whatever the draws say.
-
-    Where few directions are curved the noise in the others costs nothing: then it is an upper bound.
-
-    Returns:
-        The ratio, and its error to first order; NaN where a figure is missing.
-    """
-    ratio = method.second_moment_large.value / reference.second_moment_large.value
-    squares = [_share(method.second_moment_large), _share(reference.second_moment_large)]
-    if not unbiased:
-        ratio *= (reference.along_large.value / method.along_large.value) ** 2
-        squares += [2 * _share(method.along_large), 2 * _share(reference.along_large)]
-    return Mean(ratio, ratio * math.sqrt(sum(s * s for s in squares)))
-
-
-def _share(mean: Mean) -> float:
-    """The error as a share of the mean; 0 where there is none."""
-    return 0.0 if math.isnan(mean.error) else mean.error / abs(mean.value)

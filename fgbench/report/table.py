@@ -29,6 +29,11 @@ from fgbench.summary.table import HOST, UNKNOWN
 from fgbench.summary.targets import TARGET
 
 BOUND = {HOST: "\n[yellow]launch-bound[/yellow]", UNKNOWN: "\n[yellow]launch-bound?[/yellow]"}
+WORTH = (
+    "cosine, variance ×: of a step's estimate g with its batch's gradient ∇f, and ‖g‖²/‖∇f‖²; means along "
+    "the reference's training\nsteps ratio predicted: by SGD at its best rate, were the loss equally curved in "
+    "all directions"
+)
 METHOD_WIDTH = 28  # of the column, before a long spec is folded
 
 
@@ -37,12 +42,14 @@ class Part(Enum):
 
     TIME = "time and memory"
     TRAINING = "training"
+    WORTH = "what a step is worth"
 
 
 def group_tables(group: pd.DataFrame, console: Console) -> list[Table]:
     """A matched group's rows of the summary: one table, or two where the terminal is too narrow."""
     measured = [Part.TIME] if group["r"].notna().any() else []
     measured += [Part.TRAINING] if group["learning_rate"].notna().any() else []
+    measured += [Part.WORTH] if group["cosine"].notna().any() else []
     whole = _table(group, measured)
     if console.measure(whole, options=console.options.update(width=1000)).maximum <= console.width:
         return [whole]
@@ -73,6 +80,8 @@ def _shown(group: pd.DataFrame) -> pd.Series:
 def _headings(part: Part, first: pd.Series) -> tuple[str, ...]:
     if part is Part.TIME:
         return tuple(_time_columns(first))
+    if part is Part.WORTH:
+        return tuple(_worth_columns())
     own = ("\noptimizer",) if first["optimizers_differ"] else ()
     return *own, "\nlr", _target_title(first), "T\nratio", "steps\nratio", "validation\nloss"
 
@@ -101,6 +110,15 @@ def _time_columns(shown: pd.Series) -> dict[str, Callable[[pd.Series], str]]:
     return {heading: figure for heading, figure in columns.items() if not absent.get(heading)}
 
 
+def _worth_columns() -> dict[str, Callable[[pd.Series], str]]:
+    """Headings and cells of what estimates are worth."""
+    return {
+        "\ncosine": lambda row: number(row["cosine"]),
+        "variance\n×": lambda row: number(row["second_moment"]),
+        "steps ratio\npredicted": lambda row: _figure(row, "n_predicted"),
+    }
+
+
 def _r(row: pd.Series) -> str:
     return _figure(row, "r") + BOUND.get(row["bound_by"], "")
 
@@ -112,6 +130,8 @@ def _within(row: pd.Series) -> str:
 def _figures(part: Part, row: pd.Series, shown: pd.Series) -> tuple[str, ...]:
     if part is Part.TIME:
         return tuple(figure(row) for figure in _time_columns(shown).values())
+    if part is Part.WORTH:
+        return tuple(figure(row) for figure in _worth_columns().values())
     rate = NOTHING if missing(row["learning_rate"]) else f"{row['learning_rate']:.3g}"
     own = (folded_optimizer(row),) if shown["optimizers_differ"] else ()
     return *own, rate, _time(row), _figure(row, "t_ratio"), _figure(row, "n_ratio"), _loss(row)
@@ -166,6 +186,8 @@ def caption(row: pd.Series) -> str:
         )
     if not missing(row["floor_share"]):
         lines.append("of floor: the share of a step that this machine needs at least, by its FLOPs and bytes")
+    if not missing(row["cosine"]):
+        lines.append(WORTH)
     if not missing(row.get("update")):
         lines.append(f"{row['method']} updates {row['update']}: the fastest of its ways here, in all figures")
     if not missing(row["runs"]):

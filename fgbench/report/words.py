@@ -11,6 +11,8 @@ from fgbench.report.figures import interval, missing, number, target_words
 from fgbench.summary.ratios import estimate
 from fgbench.summary.soundness import aa_fault
 
+SEARCHED = "searched"  # of learning rates, in a protocol
+
 
 def findings(group: pd.DataFrame, aa: pd.DataFrame) -> list[str]:
     """A sentence for each method of a matched group that is not the reference.
@@ -26,7 +28,7 @@ def findings(group: pd.DataFrame, aa: pd.DataFrame) -> list[str]:
     repeats = [estimate(row, "ratio") for _, row in aa[aa["group"] == first["group"]].iterrows()]
     sentences = []
     for _, row in others.iterrows():
-        parts = [*_speed(row, repeats), *_target(row)]
+        parts = [*_speed(row, repeats), *_target(row), *_prediction(row)]
         if parts:
             sentences.append(f"{where}: {'; '.join(parts)}.")
     return sentences
@@ -76,3 +78,19 @@ def _target(row: pd.Series) -> Iterator[str]:
     clause = f"to {target_words(row)} {row['method']} takes {number(*cells)} times the training time"
     clause += f" (95 % interval {sure}, {runs} seeds)" if sure else f" ({runs} {seeds})"
     yield clause + (f", not reached {spent} by {runs - reached} of {runs} {seeds}" if reached < runs else "")
+
+
+def _prediction(row: pd.Series) -> Iterator[str]:
+    """Whether the noise of its estimates explains how many steps it takes, at rates that each searched."""
+    names = [f"n_{of}{end}" for of in ("ratio", "predicted") for end in ("", "_low", "_high")]
+    if any(missing(row[name]) for name in names) or SEARCHED not in str(row["protocol"]):
+        return
+    measured, predicted = ([row[name] for name in half] for half in (names[:3], names[3:]))
+    holds = predicted[1] <= measured[2] and measured[1] <= predicted[2]
+    clause = f"by the length of its estimates it should take {number(*predicted)} times the steps"
+    if holds:
+        yield f"{clause}, which its {number(*measured)} times do not contradict"
+        return
+    more = predicted[0] > measured[0]
+    why = "the loss is curved in few directions" if more else "its rate is not the best that is stable"
+    yield f"{clause} and takes {number(*measured)}: that does not predict it, as where {why}"

@@ -27,6 +27,9 @@ OLDEST_READABLE = 2
 
 # Columns that a version added; an older file's rows read as missing there.
 ADDED: dict[int, dict[str, tuple[str, ...]]] = {
+    6: {
+        "cost": ("product_bytes", "other_bytes", "random_numbers", "random_per_second", "launch_seconds"),
+    },
     4: {
         "jobs": ("update",),
         "modes": ("process", "optimizer", "update"),
@@ -156,8 +159,13 @@ TABLES: dict[str, dict[str, str]] = {
         "flops": "int",  # of products, convolutions and attention
         "bytes": "int",  # of tensors from outside the step, read and written once each
         "operations": "int",  # started one by one
+        "product_bytes": "int",  # that products, convolutions and attention read and write, one by one
+        "other_bytes": "int",  # that all other operations do
+        "random_numbers": "int",  # drawn
         "flops_per_second": "float",  # of the best matrix product at the run's shapes
         "bytes_per_second": "float",  # of STREAM's triad on as many bytes
+        "random_per_second": "float",  # normal random numbers
+        "launch_seconds": "float",  # of the host, to start an operation
         "floor_seconds": "float",  # a step takes no less: the roofline
     },
     # What a method's estimates g are worth at some weights, over all parameters or a layer's: means over
@@ -186,6 +194,7 @@ TABLES: dict[str, dict[str, str]] = {
         "gradient_norm": "float",  # ‖∇F‖
         "clipped": "float",  # share of directional derivatives; empty where none are
         "non_finite": "float",  # share of directional derivatives, or of estimates where there are none
+        "unbiased": "bool",  # whether the mean of its estimates is the gradient, by how it is made
         "status": "str",  # ok | zero gradient | not finite
     },
     # One trial of the learning-rate search.

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from fgbench.measurement.quality import ALL, Draws, Mean, Quality, steps_ratio
+from fgbench.measurement.quality import ALL, Draws, Quality
 
 LAYERS = {"first": (0, 1), "second": (2,)}
 
@@ -94,31 +94,3 @@ def test_shares_are_those_of_the_gradients_square(drawn):
     draws.add(*drawn[0])
     squares = [float(g.square().sum()) for g in drawn[0][1]]
     assert draws.shares() == pytest.approx([s / sum(squares) for s in squares], rel=1e-12)
-
-
-def worth(moment: float, along: float = 1.0, error: float = 0.0) -> Quality:
-    nothing = Mean(math.nan)
-    return Quality(8, nothing, nothing, nothing, Mean(moment, error), nothing, Mean(along, 0.0))
-
-
-def test_steps_ratio_is_that_of_gradient_descent_on_a_sphere():
-    """½‖x‖²: the expected loss shrinks by 1 − 1/M a step at the best rate (REFERENCES, Flügel's sphere)."""
-    n, k = 1024, 4
-    moment = (n + k + 1) / k
-    ratio = steps_ratio(worth(moment), worth(1.0), unbiased=True).value
-    assert ratio == pytest.approx(moment)
-    # Steps until the loss is a thousandth, by the exact shrinkage; the reference's is a step's Newton jump.
-    steps = math.log(1000) / -math.log(1 - 1 / moment)
-    assert steps == pytest.approx(ratio * math.log(1000), rel=0.01)
-
-
-def test_steps_ratio_of_a_biased_estimate_counts_how_far_it_goes_along_the_gradient():
-    """A gradient at twice the length is as good as the gradient."""
-    twice = worth(4.0, along=2.0)
-    assert steps_ratio(twice, worth(1.0), unbiased=False).value == pytest.approx(1.0)
-    shorter = steps_ratio(worth(3.0, along=0.5, error=0.3), worth(1.0), unbiased=False)
-    assert (shorter.value, shorter.error) == pytest.approx((12.0, 1.2))
-
-
-def test_steps_ratio_without_a_figure_is_none():
-    assert math.isnan(steps_ratio(worth(math.nan), worth(1.0), unbiased=True).value)

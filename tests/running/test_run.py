@@ -180,7 +180,7 @@ class TestAWholeRun:
 
     def test_time_only_and_train_only_leave_the_other_half_out(self, ran):
         assert {r["phase"] for r in ran(train=False).script.requests} == {"modes", "time", "cost", "memory"}
-        assert {r["phase"] for r in ran(time=False).script.requests} == {"modes", "tune", "train"}
+        assert {r["phase"] for r in ran(time=False).script.requests} == {"modes", "tune", "train", "quality"}
 
     def test_groups_run_one_after_the_other_and_keep_their_rows(self, ran):
         done = ran(groups=2)

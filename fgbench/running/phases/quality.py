@@ -13,7 +13,8 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from fgbench.measurement.quality import ALL, Draws, Mean, Quality, Slope
+from fgbench.measurement.quality import ALL, Draws, Quality, Slope
+from fgbench.measurement.steps_ratio import Mean
 from fgbench.methods import Batch
 from fgbench.plan import Config
 from fgbench.running.arms import Problem
@@ -58,6 +59,7 @@ class Estimated(Message):
         gradient_norm: ‖∇F‖, of the large batch.
         clipped: the share of directional derivatives that were clipped; None where none are.
         non_finite: the share of those that are not finite; of estimates, where there are none.
+        unbiased: whether the mean of its estimates is the gradient, as the method says of itself.
     """
 
     method: str
@@ -83,6 +85,7 @@ class Estimated(Message):
     gradient_norm: float | None
     clipped: float | None
     non_finite: float | None
+    unbiased: bool
     status: str
 
 
@@ -234,6 +237,7 @@ def _rows(
             gradient_norm=_known(length) if whole else None,
             clipped=clipped if whole else None,
             non_finite=non_finite if whole else None,
+            unbiased=reader.method.unbiased,
             status=quality.status,
         )
 
