@@ -31,8 +31,8 @@ from fgbench.summary.targets import TARGET
 BOUND = {HOST: "\n[yellow]launch-bound[/yellow]", UNKNOWN: "\n[yellow]launch-bound?[/yellow]"}
 WORTH = (
     "cosine, variance ×: of a step's estimate g with its batch's gradient ∇f, and ‖g‖²/‖∇f‖²; means along "
-    "the reference's training\nsteps ratio predicted: by SGD at its best rate, were the loss equally curved in "
-    "all directions"
+    "the reference's training\nsteps ratio predicted: by SGD at its best rate, were the loss equally curved "
+    "in all directions"
 )
 METHOD_WIDTH = 28  # of the column, before a long spec is folded
 

@@ -40,7 +40,7 @@ class QualityRequest(OfGroup):
     Attributes:
         weights: path of the folder that training left them in.
         reference: the method at whose weights all are compared.
-        seconds: for all of it, about.
+        seconds: of draws, about, once the steps are ready.
     """
 
     weights: str
@@ -173,15 +173,15 @@ def _points(matched: Matched, asked: QualityRequest) -> Iterator[Point]:
 
 
 def measure_quality(problem: Problem, points: Sequence[Point], seconds: float, report: Report) -> None:
-    """Report what the estimates of all methods are worth, in about `seconds`.
+    """Report what the estimates of all methods are worth, in about `seconds` once the steps are ready.
 
     Args:
         problem: its batches are, together, the large batch.
         points: the first is the start, and has all methods.
-        seconds: fewer draws, or the start alone, where that is short; `TooSlow` where even that is more.
+        seconds: of draws and gradients; fewer draws, or the start alone, where that is short, and
+            `TooSlow` where even that takes more.
         report: of `Estimated`.
     """
-    begun = perf_counter()
     judge = Judge(problem)
     readers, taken = {}, {}
     for spec in points[0].methods:
@@ -190,12 +190,11 @@ def measure_quality(problem: Problem, points: Sequence[Point], seconds: float, r
             taken[spec] = _seconds(partial(judge.rehearse, reader, points[0]))
             readers[spec] = reader
     backward = _seconds(partial(judge.gradient, points[0].batch(0), 0))
-    left = seconds - (perf_counter() - begun)
     wanted = [replace(p, methods=[m for m in p.methods if m in readers]) for p in points]
     for some in (wanted, wanted[:1]):
         large = len(some) * len(problem.batches) * backward
         draw = sum(backward + sum(taken[spec] for spec in point.methods) for point in some)
-        count = int(min((left - large) / draw, MOST_DRAWS))
+        count = int(min((seconds - large) / draw, MOST_DRAWS))
         if count >= LEAST_DRAWS:
             break
     else:
