@@ -17,6 +17,7 @@ from fgbench.measurement.statistics import NORMAL
 from fgbench.summary.worth import ALL, START, at_reference
 
 LEAST = 1e-6  # of a cosine on a logarithmic axis
+LINEAR = 1e-2  # below that the axis is linear where some are negative
 
 
 def _draw(comparison: Comparison) -> Figure | str:
@@ -26,8 +27,8 @@ def _draw(comparison: Comparison) -> Figure | str:
     reference = comparison.setup["reference"]
     lines = [
         comparison.sentence,
-        f"Solid: at {reference}'s weights. Dotted: at the method's own. Right: at {reference}'s, mean over "
-        "its training. Bars: 95 % over draws.",
+        f"Thick: at {reference}'s weights. Thin and dotted: at the method's own. Right: at {reference}'s, "
+        "mean over its training. Bars: 95 % over draws.",
     ]
     methods = [m for m in comparison.methods if m in set(quality["method"])]
     figure = new_figure("Cosine of a step's estimate with the gradient", lines, height_over_legend(methods))
@@ -39,8 +40,10 @@ def _draw(comparison: Comparison) -> Figure | str:
     ]
     if min(drawn) > LEAST:
         log_axis(by_step, "y", drawn)
+    else:
+        by_step.set_yscale("symlog", linthresh=LINEAR)
     by_step.set(xlabel="Step", ylabel="Cosine with ∇f")
-    by_layer.set_xlabel(f"Layer, {layers[0]} to {layers[-1]}" if layers else "Layer")
+    by_layer.set_xlabel(f"Layer, `{layers[0]}` to `{layers[-1]}`" if layers else "Layer")
     by_layer.set_xticks(range(len(layers)), [str(n + 1) for n in range(len(layers))])
     if len(layers) > 16:
         by_layer.set_xticks(range(0, len(layers), len(layers) // 8))

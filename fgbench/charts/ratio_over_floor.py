@@ -14,6 +14,8 @@ from fgbench.charts.drawing.parts import (
     lines_by_depth,
     log_axis,
     reference_line,
+    rows_height,
+    rows_of_methods,
     spread_of,
 )
 from fgbench.charts.drawing.style import add_legend, height_over_legend, new_figure
@@ -34,15 +36,22 @@ def _draw(comparison: Comparison) -> Figure | str:
         f"{basis(comparison)} Floor: the ratio of the least times that this machine needs, by FLOPs and "
         "bytes. Above 1 a method's step is farther from its floor than the reference's from its own.",
     ]
-    title = "Measured ratio over its floor" + (", by depth" if len(comparison.depths) > 1 else "")
-    figure = new_figure(title, lines, height_over_legend(methods))
-    ax = figure.subplots()
-    lines_by_depth(ax, replace(comparison, rows=rows), OVER, methods)
-    depth_axis(ax, comparison.depths)
-    log_axis(ax, "y", [*spread_of(shown, OVER), 1.0])
-    ax.set_ylabel(f"(R / R of {reference}) / floor")
-    reference_line(ax, 1.0, "as far as\n" + reference, vertical=False)
-    add_legend(figure, ax, methods)
+    by_depth = len(comparison.depths) > 1
+    title = "Measured ratio over its floor" + (", by depth" if by_depth else "")
+    figure = new_figure(title, lines, (height_over_legend if by_depth else rows_height)(methods))
+    ax, whole = figure.subplots(), replace(comparison, rows=rows)
+    label, values = f"(R / R of {reference}) / floor", [*spread_of(shown, OVER), 1.0]
+    if by_depth:
+        lines_by_depth(ax, whole, OVER, methods)
+        depth_axis(ax, comparison.depths)
+        log_axis(ax, "y", values)
+        ax.set_ylabel(label)
+        add_legend(figure, ax, methods)
+    else:
+        rows_of_methods(ax, whole, OVER, methods)
+        log_axis(ax, "x", values)
+        ax.set_xlabel(label)
+    reference_line(ax, 1.0, ("as far as\n" if by_depth else "as far as ") + reference, vertical=not by_depth)
     return figure
 
 

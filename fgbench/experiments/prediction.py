@@ -10,31 +10,28 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
+from fgbench.experiments.count_and_time import CountAndTime, CountAndTimeRequest
 from fgbench.measurement.cost import COUNTS, Work
 from fgbench.measurement.environment import describe_environment
 from fgbench.measurement.prediction import Device, predict
 from fgbench.plan import Group
 from fgbench.plan.config import default_data_dir
-from fgbench.running.arms import Rounds, Samples, Spent
+from fgbench.running.arms import Samples
 from fgbench.running.choices import Choices
 from fgbench.running.client import work
-from fgbench.running.matched import build_matched
-from fgbench.running.messages import Message, Report
-from fgbench.running.phase import OfGroup
-from fgbench.running.phases.cost import Counted, measure_cost
-from fgbench.running.phases.time import Parts, time_methods
-from fgbench.running.task import Task
+from fgbench.running.messages import Message
+from fgbench.running.phases.cost import Counted
 from fgbench.store.experiment import store_experiment
 from fgbench.store.schema import BASE, Role
 from fgbench.summary.ratios import ratios
 
-BACKPROP = "backprop"
+BACKPROP = "backprop:update=direct"  # as a run finds it to be fastest
 METHODS = (BACKPROP, "forward", "forward:structure=rank-one")
 MODELS = (  # architecture, depth, width, batch
     ("logreg", 1, 1, 64),
@@ -53,35 +50,17 @@ MODELS = (  # architecture, depth, width, batch
 WANTED = 0.15  # of the median error, at most
 
 
-@dataclass(frozen=True, kw_only=True)
-class PredictionRequest(OfGroup):
-    """What one process is asked.
-
-    Attributes:
-        seconds: to time for, about.
-    """
-
-    seconds: float
-
-
-class CountAndTime(Task):
-    """Count a model's steps and measure the machine's rates, then time them against each other."""
-
-    request = PredictionRequest
-    reports = (Counted, Rounds, Samples, Parts, Spent)
-
-    def work(self, asked: PredictionRequest, report: Report) -> None:
-        """In one process."""
-        problem = build_matched(asked.group, asked.data_dir, asked.seed, asked.choices).problem()
-        measure_cost(problem, asked.methods, report)
-        time_methods(problem, asked.methods, BACKPROP, 0, asked.seconds, report)
-
-
 def compared(groups: Sequence[Group], seconds: float, data_dir: str) -> Iterator[dict[str, Any]]:
     """A row for each method of each group: its ratio as predicted and as measured."""
     for group in groups:
-        request = PredictionRequest(
-            group=group, data_dir=data_dir, seed=0, methods=METHODS, choices=Choices(), seconds=seconds
+        request = CountAndTimeRequest(
+            group=group,
+            data_dir=data_dir,
+            seed=0,
+            methods=METHODS,
+            choices=Choices(),
+            over=BACKPROP,
+            seconds=seconds,
         )
         yield from rows_of(group.name, work(CountAndTime(), request))
 

@@ -216,7 +216,8 @@ def byte_rate(working_set: int, device: torch.device, clock: Clock) -> float:
 def random_rate(device: torch.device, dtype: torch.dtype, clock: Clock) -> float:
     """Normal random numbers a second, drawn into a tensor of a million."""
     into = torch.empty(SQUARE[0] * SQUARE[1], device=device, dtype=dtype)
-    return into.numel() / _best_seconds(into.normal_, clock)
+    generator = torch.Generator(device).manual_seed(0)
+    return into.numel() / _best_seconds(lambda: into.normal_(generator=generator), clock)
 
 
 def launch_seconds(device: torch.device, clock: Clock) -> float:

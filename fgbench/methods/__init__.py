@@ -149,6 +149,12 @@ class Method(ABC):
     source: ClassVar[str]
     """The paper or the documentation that it comes from."""
 
+    costs: ClassVar[str] = ""
+    """What a step takes, in products of a layer's inputs with its weights, of which the base has one each."""
+
+    worth: ClassVar[str] = ""
+    """What is known of its estimates beforehand: ‖g‖²/‖∇f‖² and the cosine, of n numbers."""
+
     @property
     def unbiased(self) -> bool:
         """Whether the mean of its estimates is the gradient."""

@@ -20,6 +20,15 @@ class Forward(ForwardOptions):
     source: ClassVar[str] = (
         "Baydin et al. 2022 (arXiv 2202.08587); Flügel et al. 2024 (2410.17764); Ren et al. 2023 (2210.03310)"
     )
+    costs: ClassVar[str] = (
+        "1 + 2k products a layer, k tangents of full size; 1 + k with rank-one; 2 + k with activity; with "
+        "layers=one only from the drawn layer on"
+    )
+    worth: ClassVar[str] = (
+        "variance ×: gaussian (n + k + 1)/k; rademacher, sphere and rank-one (n + k − 1)/k; orthonormal "
+        "n/k; projection k/n; rademacher or rank-one with layers=one n. Cosine about √(k/n). No closed form "
+        "for activity: far less than n"
+    )
 
     @property
     def unbiased(self) -> bool:

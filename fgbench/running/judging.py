@@ -119,7 +119,7 @@ class Judge:
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
         self.model = copy.deepcopy(problem.model)
-        self.start = copy.deepcopy(problem.model.state_dict())
+        self.start = copy.deepcopy(self.model.state_dict())
         self.parameters = list(trainable(self.model).values())
         self.layers = layers_of(self.model)
 

@@ -118,7 +118,7 @@ def _cells_of(tables: dict[str, pd.DataFrame], method: str, reference: str) -> d
         **_ratio_cells(own["ratios"]),
         **_step_cells(own["jobs"]),
         **_load_cells(own["load"]),
-        **_cost_cells(tables["cost"], _first(_of_role(own["ratios"]), "seconds"), method, reference),
+        **cost_cells(tables["cost"], _first(_of_role(own["ratios"]), "seconds"), method, reference),
         **worth_cells(tables["quality"], method, reference),
         "peak_bytes": _first(own["memory"][own["memory"]["kind"] == "peak_allocated"], "bytes"),
         **target_cells(headline(tables["targets"]), method, reference),
@@ -137,7 +137,7 @@ def _of_role(ratios: pd.DataFrame) -> pd.DataFrame:
     return ratios[ratios["role"] == Role.METHOD]
 
 
-def _cost_cells(cost: pd.DataFrame, seconds: float | None, method: str, reference: str) -> dict[str, Any]:
+def cost_cells(cost: pd.DataFrame, seconds: float | None, method: str, reference: str) -> dict[str, Any]:
     """The FLOPs of a step, its floor over the reference's floor, and the share of its time that is floor."""
     own, over = cost[cost["method"] == method], cost[cost["method"] == reference]
     floor, reference_floor = _first(own, "floor_seconds"), _first(over, "floor_seconds")

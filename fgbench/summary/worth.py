@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -19,7 +20,7 @@ def worth_cells(quality: pd.DataFrame, method: str, reference: str) -> dict[str,
     """Cosine and second moment of a method, and the steps ratio that they predict.
 
     Means over the points of the reference's run, the start with them: there all methods are judged at the
-    same weights. The reference's own steps are one step.
+    same weights.
 
     Args:
         quality: rows of one group.
@@ -28,13 +29,13 @@ def worth_cells(quality: pd.DataFrame, method: str, reference: str) -> dict[str,
     """
     points = at_reference(quality, reference)
     own, over = points[points["method"] == method], points[points["method"] == reference]
-    ratio, error = _steps_ratio(own, over)
-    reach = NORMAL * error
+    ratio = _steps_ratio(own, over)
+    spread = math.exp(NORMAL * ratio.share) if ratio.value > 0 else math.nan
     return {
         **{name: missing_if_nan(float(own[name].mean())) for name in FIGURES},
-        "n_predicted": missing_if_nan(ratio),
-        "n_predicted_low": missing_if_nan(max(ratio - reach, 0.0)),
-        "n_predicted_high": missing_if_nan(ratio + reach),
+        "n_predicted": missing_if_nan(ratio.value),
+        "n_predicted_low": missing_if_nan(ratio.value / spread),
+        "n_predicted_high": missing_if_nan(ratio.value * spread),
     }
 
 
@@ -44,19 +45,24 @@ def at_reference(quality: pd.DataFrame, reference: str) -> pd.DataFrame:
     return quality[there]
 
 
-def _steps_ratio(own: pd.DataFrame, over: pd.DataFrame) -> tuple[float, float]:
-    if own.empty or over.empty:
-        return math.nan, math.nan
+def _steps_ratio(own: pd.DataFrame, over: pd.DataFrame) -> Mean:
+    """The geometric mean of the points' ratios, and its error; the gradient is far shorter at the last."""
+    at = ["weights", "iteration"]
+    both = own.merge(over, on=at, suffixes=("", "_over"))
+    if both.empty:
+        return Mean(math.nan)
     if own["method"].iloc[0] == over["method"].iloc[0]:
-        return 1.0, 0.0
-    found = steps_ratio(_worth(own), _worth(over))
-    return found.value, found.error
+        return Mean(1.0, 0.0)
+    ratios = [steps_ratio(_worth(row), _worth(row, "_over")) for row in both.to_dict("records")]
+    if not all(ratio.value > 0 for ratio in ratios):
+        return Mean(math.nan)
+    logs = mean_of([Mean(math.log(ratio.value), ratio.share) for ratio in ratios])
+    return Mean(math.exp(logs.value), math.exp(logs.value) * logs.error)
 
 
-def _worth(points: pd.DataFrame) -> Worth:
-    """The mean over the points."""
+def _worth(row: Mapping[Any, Any], suffix: str = "") -> Worth:
     moment, along = (
-        mean_of([Mean(*cells) for cells in zip(points[name], points[f"{name}_error"], strict=True)])
+        Mean(*(float(row[f"{name}{end}{suffix}"]) for end in ("", "_error")))
         for name in ("second_moment_large", "along_large")
     )
-    return Worth(moment, along, bool(points["unbiased"].iloc[0]))
+    return Worth(moment, along, bool(row[f"unbiased{suffix}"]))

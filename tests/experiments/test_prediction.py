@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from fgbench import architectures, methods
-from fgbench.experiments.prediction import METHODS, MODELS, findings, rows_of
+from fgbench.experiments.prediction import BACKPROP, METHODS, MODELS, findings, rows_of
 from fgbench.running.arms import ArmSample, Samples
 from fgbench.running.phases.cost import Counted
 from fgbench.store.schema import Role
@@ -31,7 +31,7 @@ def counted(method: str, flops: int) -> Counted:
 
 
 def round_of(number: int) -> Samples:
-    seconds = {"base": 1.0, "backprop": 4.0, "forward": 5.0}
+    seconds = {"base": 1.0, BACKPROP: 4.0, "forward": 5.0}
     arms = [
         ArmSample(Role.BASE if m == "base" else Role.METHOD, m, number, place, False, 1, s)
         for place, (m, s) in enumerate(seconds.items())
@@ -41,7 +41,7 @@ def round_of(number: int) -> Samples:
 
 def test_a_row_has_both_ratios_and_how_far_the_predicted_one_is_off():
     """Its launch is on top, on a CPU: 3 + 1 and 7 + 1 seconds of 1 + 1."""
-    events = [counted("base", 1), counted("backprop", 3), counted("forward", 7), *map(round_of, range(6))]
+    events = [counted("base", 1), counted(BACKPROP, 3), counted("forward", 7), *map(round_of, range(6))]
     backprop, forward = rows_of("a model", iter(events))
     assert (forward["r_predicted"], forward["ratio_predicted"]) == (4.0, 2.0)
     assert (forward["r_measured"], forward["ratio_measured"]) == pytest.approx((5.0, 1.25))
@@ -52,7 +52,7 @@ def test_a_row_has_both_ratios_and_how_far_the_predicted_one_is_off():
 def test_the_reference_is_no_part_of_the_error():
     rows = [
         {"method": method, "error": error}
-        for method, error in (("backprop", 0.0), ("forward", -0.1), ("forward", 0.2), ("spsa", 0.3))
+        for method, error in ((BACKPROP, 0.0), ("forward", -0.1), ("forward", 0.2), ("spsa", 0.3))
     ]
     found = findings(rows)
     assert (found["median_error"], found["largest_error"]) == pytest.approx((0.2, 0.3))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas as pd
@@ -50,11 +51,11 @@ def test_figures_are_means_along_the_references_training(folder):
     table = summarise(folder).set_index("method")
     assert table.loc["forward", ["cosine", "second_moment"]].tolist() == pytest.approx([0.0075, 150.0])
     assert table.loc["backprop", ["cosine", "second_moment", "n_predicted"]].tolist() == [1, 1, 1]
-    # Means of 300 ± √(20² + 40²)/2 and of 2 ± √(2 · 0.2²)/2.
-    ratio, share = 150.0, ((22.360680 / 300) ** 2 + (0.14142136 / 2) ** 2) ** 0.5
-    reach = 1.959964 * ratio * share
+    # Of 100 and 200, each with errors of a tenth on both sides, halved by their number.
+    ratio, share = math.sqrt(100 * 200), math.sqrt(2 * (0.1**2 + 0.1**2)) / 2
+    reach = math.exp(1.959964 * share)
     found = table.loc["forward", ["n_predicted", "n_predicted_low", "n_predicted_high"]].tolist()
-    assert found == pytest.approx([ratio, ratio - reach, ratio + reach], rel=1e-6)
+    assert found == pytest.approx([ratio, ratio / reach, ratio * reach], rel=1e-6)
 
 
 def test_a_biased_method_is_judged_by_how_far_it_goes_along(folder):

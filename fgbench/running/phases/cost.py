@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import ClassVar
 
+import torch
+
 from fgbench.measurement.cost import (
     COUNTS,
     Rates,
@@ -104,7 +106,7 @@ def measure_cost(problem: Problem, specs: Sequence[str], report: Report) -> None
         with failures_reported(report, spec):
             works[spec] = _count(problem, spec)
     shapes = frozenset(shape for work in works.values() for shape in work.products)
-    dtype = next(problem.model.parameters()).dtype
+    dtype = next((p.dtype for p in problem.model.parameters()), torch.get_default_dtype())
     flops = product_rate(shapes, problem.device, dtype, problem.clock)
     numbers = random_rate(problem.device, dtype, problem.clock)
     launch = launch_seconds(problem.device, problem.clock)
