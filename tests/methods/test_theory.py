@@ -14,6 +14,7 @@ from fgbench.measurement.quality import ALL, Quality, Slope
 from fgbench.methods import trainable
 from fgbench.running.arms import Problem
 from fgbench.running.judging import Judge, Point, Reader, layers_of
+from fgbench.specs import registry
 from tests.builders import cross_entropy, tiny_batch, tiny_mlp
 
 SIGMAS = 4.0
@@ -225,3 +226,10 @@ def test_the_mean_cosine_of_a_projection_is_that_of_the_paper():
 def test_layers_are_the_modules_that_own_parameters():
     assert layers_of(tiny_mlp()) == {"1": [0, 1], "3": [2, 3]}
     assert layers_of(nn.Linear(2, 2)) == {".": [0, 1]}
+
+
+def test_every_method_says_what_its_step_costs_and_is_worth():
+    for name in registry.names("methods"):
+        method = registry.find("methods", name)
+        assert method.costs, name
+        assert method.worth, name
