@@ -18,6 +18,7 @@ from fgbench.cli.list import list_registered
 from fgbench.cli.merge import merge
 from fgbench.cli.plain_words import in_plain_words
 from fgbench.cli.plot import plot
+from fgbench.cli.predict import predict
 from fgbench.cli.report import report
 from fgbench.cli.reproduce import reproduce
 from fgbench.cli.run import run
@@ -60,6 +61,7 @@ app.command()(baseline)
 app.command()(check)
 app.command()(compare)
 app.command()(history)
+app.command()(predict)
 app.command()(reproduce)
 app.command("list")(list_registered)
 app.command()(doctor)

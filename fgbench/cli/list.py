@@ -47,6 +47,9 @@ def _described(registered: Any) -> str:
     lines = [registered.summary]
     if source := getattr(registered, "source", None):
         lines.append(f"[dim]{escape(source)}[/dim]")
+    for name in ("costs", "worth"):
+        if text := getattr(registered, name, ""):
+            lines.append(f"  {name}: {escape(text)}")
     if inspect.isclass(registered):
         lines += [f"  [green]{o.name}[/green]={o.default}  {escape(o.help)}" for o in options_of(registered)]
     else:

@@ -15,6 +15,10 @@ from fgbench.report.figures import NOTHING, interval, missing, number, size, tar
 
 NEVER = "never"  # T of runs that all diverged
 ENGINE = "engine.csv"  # of `python -m fgbench.experiments.engine`
+WORTH = (
+    *("method", "depth", "ratio", "its floor", "of floor", "cosine", "variance ×"),
+    *("steps ratio predicted", "steps ratio"),
+)
 ENGINE_COLUMNS = ("case", "method", "r", "r_target", "ratio", "ratio_target", "over")
 
 
@@ -24,6 +28,7 @@ def markdown(found: Found) -> str:
         ("The engine against its targets", list(_engines(found))),
         ("Step time over the reference's, by depth", list(_by_depth(found, "ratio"))),
         ("Peak memory, by depth", list(_by_depth(found, "peak_bytes"))),
+        ("What a step costs at the least, and what it is worth", list(_worth(found))),
         ("Time to target", list(_targets(found))),
         ("The papers' claims", list(_claims(found))),
     ]
@@ -73,6 +78,26 @@ def _depth_cell(own: pd.DataFrame, depth: int, name: str) -> str:
         return NOTHING
     row = own.loc[[depth]].iloc[0]
     return size(row[name]) if name == "peak_bytes" else _figure(row, name)
+
+
+def _worth(found: Found) -> Iterator[list[str]]:
+    """Floors, and estimates against the gradient, of every comparison that has either."""
+    for comparison in found.comparisons:
+        rows = comparison.rows[comparison.rows[["floor_share", "cosine"]].notna().any(axis=1)]
+        if rows.empty:
+            continue
+        cells = [
+            (
+                f"`{row['method']}`",
+                row["depth"],
+                *(number(row[name]) for name in ("ratio", "floor_ratio")),
+                NOTHING if missing(row["floor_share"]) else f"{row['floor_share']:.0%}",
+                *(number(row[name]) for name in ("cosine", "second_moment")),
+                *(_figure(row, name) for name in ("n_predicted", "n_ratio")),
+            )
+            for _, row in rows.iterrows()
+        ]
+        yield [_title(found, comparison), "", *_table(WORTH, cells)]
 
 
 def _targets(found: Found) -> Iterator[list[str]]:

@@ -114,6 +114,9 @@ def _row(row: pd.Series, ends: dict[str, Any]) -> dict[str, Any]:
             ("T", _time(row, ends)),
             ("T ratio", _figure(row, "t_ratio", ends)),
             ("peak memory", _memory(row)),
+            ("of floor", _plain(row["floor_share"], ".0%")),
+            ("cosine", _plain(row["cosine"], ".3g")),
+            ("variance ×", _plain(row["second_moment"], ".3g")),
         ],
     }
 
@@ -142,6 +145,11 @@ def _time(row: pd.Series, ends: dict[str, Any]) -> Cell:
 def _memory(row: pd.Series) -> Cell:
     value = row["peak_bytes"]
     return Cell(size(value), sort="" if missing(value) else repr(float(value)))
+
+
+def _plain(value: Any, digits: str) -> Cell:
+    """A figure without an interval."""
+    return Cell(number(None)) if missing(value) else Cell(f"{value:{digits}}", sort=repr(float(value)))
 
 
 def _bar(value: float, low: Any, high: Any, least: float, most: float) -> Bar | None:

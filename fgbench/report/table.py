@@ -32,6 +32,11 @@ from fgbench.summary.targets import TARGET
 BOUND = {HOST: "\n[yellow]launch-bound[/yellow]", UNKNOWN: "\n[yellow]launch-bound?[/yellow]"}
 Columns = dict[str, Callable[[pd.Series], str]]
 FEW_TARGETS = 2  # that a table without details has whole
+WORTH = (
+    "cosine, variance ×: of a step's estimate g with its batch's gradient ∇f, and ‖g‖²/‖∇f‖²; means along "
+    "the reference's training\nsteps ratio predicted: by SGD at its best rate, were the loss equally curved "
+    "in all directions"
+)
 METHOD_WIDTH = 28  # of the column, before a long spec is folded
 
 
@@ -43,6 +48,7 @@ class Part(Enum):
 
     TIME = "time and memory"
     TRAINING = "training"
+    WORTH = "what a step is worth"
 
 
 def group_tables(
@@ -59,6 +65,7 @@ def group_tables(
     group = group.assign(curve=group["method"].map(curves or {}))
     measured = [Part.TIME] if group["r"].notna().any() else []
     measured += [Part.TRAINING] if group["learning_rate"].notna().any() else []
+    measured += [Part.WORTH] if group["cosine"].notna().any() else []
     whole = _table(group, measured, detail)
     if console.measure(whole, options=console.options.update(width=1000)).maximum <= console.width:
         return [whole]
@@ -140,7 +147,16 @@ def _training_columns(shown: pd.Series) -> Columns:
     return columns
 
 
-COLUMNS = {Part.TIME: _time_columns, Part.TRAINING: _training_columns}
+def _worth_columns(_shown: pd.Series) -> Columns:
+    """Headings and cells, of what estimates are worth."""
+    return {
+        "\ncosine": lambda row: number(row["cosine"]),
+        "variance\n×": lambda row: number(row["second_moment"]),
+        "steps ratio\npredicted": lambda row: _figure(row, "n_predicted"),
+    }
+
+
+COLUMNS = {Part.TIME: _time_columns, Part.TRAINING: _training_columns, Part.WORTH: _worth_columns}
 
 
 def _r(row: pd.Series) -> str:
@@ -209,6 +225,8 @@ def caption(row: pd.Series) -> str:
         )
     if not missing(row["floor_share"]):
         lines.append("of floor: the share of a step that this machine needs at least, by its FLOPs and bytes")
+    if not missing(row["cosine"]):
+        lines.append(WORTH)
     if not missing(row.get("update")):
         lines.append(f"{row['method']} updates {row['update']}: the fastest of its ways here, in all figures")
     if not missing(row["runs"]):

@@ -12,6 +12,7 @@ from fgbench.summary.ratios import estimate
 from fgbench.summary.soundness import aa_fault
 
 BOTH = 2  # targets that a sentence tells; of more it tells the headline
+SEARCHED = "searched"  # of learning rates, in a protocol
 
 
 def where(group: pd.DataFrame) -> str:
@@ -21,12 +22,16 @@ def where(group: pd.DataFrame) -> str:
 
 
 def findings(group: pd.DataFrame, aa: pd.DataFrame, targets: pd.DataFrame | None = None) -> list[str]:
-    """A sentence for each method of a matched group that is not the reference; arguments as of `verdicts`."""
-    return [f"{where(group)}: {verdict}" for verdict in verdicts(group, aa, targets)]
+    """A sentence for each method of a matched group that is not the reference, predictions included.
+
+    Arguments as of `verdicts`.
+    """
+    predicted = (clause for _, row in group.iterrows() for clause in _prediction(row))
+    return [f"{where(group)}: {said}" for said in (*verdicts(group, aa, targets), *predicted)]
 
 
 def verdicts(group: pd.DataFrame, aa: pd.DataFrame, targets: pd.DataFrame | None = None) -> list[str]:
-    """What `findings` says, without what it is of.
+    """A sentence for each method of a matched group that is not the reference, without what it is of.
 
     Args:
         group: the group's rows of the summary.
@@ -113,3 +118,21 @@ def _target(row: pd.Series) -> Iterator[str]:
     clause = f"to {target_words(row)} it takes {number(*cells)} times the training time"
     clause += f" (95 % interval {sure}, {runs} seeds)" if sure else f" ({runs} {seeds})"
     yield clause + (f", not reached {spent} by {runs - reached} of {runs} {seeds}" if reached < runs else "")
+
+
+def _prediction(row: pd.Series) -> Iterator[str]:
+    """Whether the noise of its estimates explains how many steps it takes, at rates that each searched."""
+    names = [f"n_{of}{end}" for of in ("ratio", "predicted") for end in ("", "_low", "_high")]
+    if any(missing(row[name]) for name in names) or SEARCHED not in str(row["protocol"]):
+        return
+    measured, predicted = ([row[name] for name in half] for half in (names[:3], names[3:]))
+    holds = predicted[1] <= measured[2] and measured[1] <= predicted[2]
+    clause = (
+        f"by the length of its estimates {row['method']} should take {number(*predicted)} times the steps"
+    )
+    if holds:
+        yield f"{clause}, which its {number(*measured)} times do not contradict."
+        return
+    more = predicted[0] > measured[0]
+    why = "the loss is curved in few directions" if more else "its rate is not the best that is stable"
+    yield f"{clause} and takes {number(*measured)}: that does not predict it, as where {why}."

@@ -13,6 +13,7 @@ from fgbench.store.run_folder import RunFolder
 from fgbench.store.schema import Role
 from fgbench.summary.ratios import cells
 from fgbench.summary.targets import chance_of, headline, stored_targets, target_cells
+from fgbench.summary.worth import worth_cells
 
 GROUP_COLUMNS = (
     "arch",
@@ -30,6 +31,7 @@ GROUP_COLUMNS = (
 HOST, DEVICE, UNKNOWN = "host", "device", "unknown"  # which of the two a step waits for
 LAUNCH_BOUND = 0.8  # of a step's time, in which the GPU is at work
 
+MORE = ("cost", "quality")
 RATIO_COLUMNS = (
     *("seconds", "r", "r_low", "r_high", "r_alone", "r_alone_low", "r_alone_high"),
     *("ratio", "ratio_low", "ratio_high", "ratio_within_low", "ratio_within_high"),
@@ -53,12 +55,14 @@ def summarise(run: RunFolder) -> pd.DataFrame:
     `ratio_within_low` and `_high`, the interval by the rounds alone; `busy_share`, of a step's time in
     which a GPU is at work, and whether it is `bound_by` the host, the device, or that is unknown; `flops`
     of a step, `floor_ratio` (the least time that this machine needs for it over the least for a step of
-    the reference) and `floor_share` (that least time over the measured). What was not measured is NA.
+    the reference) and `floor_share` (that least time over the measured); `cosine` of its estimates with the
+    gradient of their batch and their `second_moment` over it, at the weights of the reference's training,
+    and the `n_predicted` that follows for `n_ratio`. What was not measured is NA.
 
     Raises:
         ResultsError: a damaged table.
     """
-    tables = {name: run.read(name) for name in ("jobs", "ratios", "memory", "curves", "load", "cost")}
+    tables = {name: run.read(name) for name in ("jobs", "ratios", "memory", "curves", "load", *MORE)}
     tables["targets"] = stored_targets(run)
     facts = run.facts()
     rows = [
@@ -116,7 +120,8 @@ def _cells_of(tables: dict[str, pd.DataFrame], method: str, reference: str) -> d
         **_ratio_cells(own["ratios"]),
         **_step_cells(own["jobs"]),
         **_load_cells(own["load"]),
-        **_cost_cells(tables["cost"], _first(_of_role(own["ratios"]), "seconds"), method, reference),
+        **cost_cells(tables["cost"], _first(_of_role(own["ratios"]), "seconds"), method, reference),
+        **worth_cells(tables["quality"], method, reference),
         "peak_bytes": _first(own["memory"][own["memory"]["kind"] == "peak_allocated"], "bytes"),
         **target_cells(headline(tables["targets"]), method, reference),
         **_final_cells(own["curves"], own["jobs"]),
@@ -134,7 +139,7 @@ def _of_role(ratios: pd.DataFrame) -> pd.DataFrame:
     return ratios[ratios["role"] == Role.METHOD]
 
 
-def _cost_cells(cost: pd.DataFrame, seconds: float | None, method: str, reference: str) -> dict[str, Any]:
+def cost_cells(cost: pd.DataFrame, seconds: float | None, method: str, reference: str) -> dict[str, Any]:
     """The FLOPs of a step, its floor over the reference's floor, and the share of its time that is floor."""
     own, over = cost[cost["method"] == method], cost[cost["method"] == reference]
     floor, reference_floor = _first(own, "floor_seconds"), _first(over, "floor_seconds")

@@ -423,7 +423,7 @@ def test_a_killed_run_is_resumed_and_one_that_changed_is_not(tmp_path: Path) -> 
     assert facts["status"] == "done"
     assert len(facts["resumed"]) == 1
     assert not jobs["job"].duplicated().any()
-    assert set(jobs["phase"]) == {"modes", "time", "cost", "memory", "tune", "train"}
+    assert set(jobs["phase"]) == {"modes", "time", "cost", "memory", "tune", "train", "quality"}
     assert not run.read("samples")[["method", "role", "process", "round", "warm_up"]].duplicated().any()
     facts["groups"][0]["contract"] = "another"
     (run.path / "run.json").write_text(json.dumps(facts))

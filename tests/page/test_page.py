@@ -66,7 +66,8 @@ def test_it_holds_a_row_a_method_and_group_the_charts_the_samples_and_the_comman
     elements = Elements(page)
     assert len([1 for tag, name, _ in elements.attributes if (tag, name) == ("tr", "data-method")]) == 6
     assert {v for _, name, v in elements.attributes if name == "data-method"} == set(METHODS)
-    assert elements.tags.count("figure") == 6
+    # Six of times and memory; ratios over floors; of each depth its roofline, cosines and variance.
+    assert elements.tags.count("figure") == 6 + 1 + 2 * 3
     assert "Timed blocks" in page and "fgbench run --method" in page
     assert "forward takes 2.00 times as long a step" in page
     assert {v for _, name, v in elements.attributes if name == "data-csv"} >= {"samples.csv", "curves.csv"}
@@ -137,9 +138,10 @@ def test_markdown_has_a_table_for_each_question(tmp_path):
     root = results(tmp_path)
     write_markdown(root, root / "README.md")
     text = (root / "README.md").read_text()
-    for heading in ("by depth", "Peak memory", "Time to target", "The papers' claims"):
+    for heading in ("by depth", "Peak memory", "What a step costs", "Time to target", "The papers' claims"):
         assert heading in text
     assert "| `forward` | 2.00 [1.90, 2.10] | 3.00 [2.85, 3.15] |" in text
+    assert "| `forward` | 2 | 2.00 | 2.00 | 50% | 0.250 | 7.00 | 2.00 | 1.00 |" in text
     assert "<script>" not in text
     write_markdown(root, root / "README.md")  # it may replace its own
     assert (root / "README.md").read_text() == text

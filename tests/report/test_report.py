@@ -169,3 +169,29 @@ def test_digits_follow_the_interval(cells: tuple[float, ...], shown: str, betwee
 def test_units_fit_the_size() -> None:
     assert [seconds(s) for s in (2.5, 0.0123, 4.2e-5)] == ["2.5 s", "12.3 ms", "42 µs"]
     assert [size(b) for b in (512, 2048, 3 * 2**20, 1.5 * 2**30)] == ["512 B", "2 KiB", "3 MiB", "1.5 GiB"]
+
+
+def predicted(measured: float, low: float, high: float, **changes: object) -> str:
+    facts = {"n_ratio": measured, "n_ratio_low": 0.9 * measured, "n_ratio_high": 1.1 * measured}
+    facts |= {"n_predicted": (low + high) / 2, "n_predicted_low": low, "n_predicted_high": high}
+    protocol = "learning rates searched for each method alike; 6 s a run"
+    return " ".join(findings(group(**(facts | {"protocol": protocol} | changes)), NO_AA))
+
+
+def test_a_prediction_of_the_steps_is_said_to_hold_or_not() -> None:
+    assert "by the length of its estimates" not in predicted(5.0, 4, 6, protocol="rate 0.1 for all")
+    assert "which its 5.00 times do not contradict" in predicted(5.0, 4, 6)
+    assert "takes 5.00: that does not predict it, as where the loss is curved in few directions" in predicted(
+        5.0, 400, 600
+    )
+    assert "does not predict it, as where its rate is not the best" in predicted(5.0, 1, 2)
+
+
+def test_what_a_step_is_worth_has_columns_of_its_own() -> None:
+    worth = {"cosine": 0.0123, "second_moment": 412.0, "n_predicted": 380.0}
+    worth |= {"n_predicted_low": 300.0, "n_predicted_high": 460.0}
+    text = rendered(group(**worth), 200)
+    assert "variance" in text
+    for figure in ("0.0123", "412", "380", "[300, 460]"):
+        assert figure in text
+    assert "variance" not in rendered(group(), 200)

@@ -84,7 +84,17 @@ class TestAWholeRun:
         done = ran(learning_rate=None)
         assert done.raised is None
         assert done.folder.facts()["status"] == "done"
-        for table in ("jobs", "samples", "ratios", "cost", "memory", "search", "curves", "targets"):
+        for table in (
+            "jobs",
+            "samples",
+            "ratios",
+            "cost",
+            "memory",
+            "search",
+            "curves",
+            "targets",
+            "quality",
+        ):
             assert done.rows(table), table
 
     def test_jobs_hold_what_proves_them_matched(self, ran):
@@ -93,8 +103,8 @@ class TestAWholeRun:
             ("w", "b", 9, "c0")
         }
         assert len({j["job"] for j in jobs}) == len(jobs)
-        # The choice of an update, 1 process, cost, memory, tuning and 2 seeds, of 2 methods each.
-        assert len(jobs) == 2 * (1 + 1 + 1 + 1 + 1 + 2)
+        # The choice of an update, 1 process, cost, memory, tuning, 2 seeds and quality, of 2 methods each.
+        assert len(jobs) == 2 * (1 + 1 + 1 + 1 + 1 + 2 + 1)
 
     def test_ratios_leave_the_warm_up_out_and_say_they_are_quick(self, ran):
         rows = {(r["role"], r["method"]): r for r in ran().rows("ratios")}
@@ -171,7 +181,7 @@ class TestAWholeRun:
 
     def test_time_only_and_train_only_leave_the_other_half_out(self, ran):
         assert {r["phase"] for r in ran(train=False).script.requests} == {"modes", "time", "cost", "memory"}
-        assert {r["phase"] for r in ran(time=False).script.requests} == {"modes", "tune", "train"}
+        assert {r["phase"] for r in ran(time=False).script.requests} == {"modes", "tune", "train", "quality"}
 
     def test_groups_run_one_after_the_other_and_keep_their_rows(self, ran):
         done = ran(groups=2)

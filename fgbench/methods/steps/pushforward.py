@@ -79,7 +79,7 @@ class PushforwardStep(ForwardStep):
         return self.pushforward(batch, by_parameter, self.options.chunk)
 
     def _update(self, learning_rate: float) -> None:
-        along = self.tangents.directional(self.derivatives)
+        self.measured = along = self.tangents.directional(self.derivatives)
         coefficients = self.tangents.onto_drawn(self._weigh(along))
         self.update(self.tangents.by_name, coefficients, learning_rate, self._perturbed())
 

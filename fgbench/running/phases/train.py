@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -19,6 +19,7 @@ from fgbench.running.phases.tune import EVALUATION_SHARE, Tuning, tuning
 from fgbench.running.reporting import failures_reported, report_failure
 from fgbench.running.snapshot import Snapshot
 from fgbench.running.trainees import Protocol, trainee
+from fgbench.running.weights import KeptWeights
 from fgbench.store.jobs import leaves_out
 from fgbench.summary.targets import target_rows, targets_of
 from fgbench.training.loop import Point, take_turns
@@ -32,11 +33,13 @@ class TrainRequest(OfGroup):
         protocol: of all jobs.
         learning_rates: by method.
         snapshot: path of the file that holds the state between turns.
+        weights: path of the folder for the weights on the way; empty where none are kept.
     """
 
     protocol: Protocol
     learning_rates: dict[str, float]
     snapshot: str
+    weights: str = ""
 
 
 @dataclass(frozen=True)
@@ -105,6 +108,8 @@ class Train(Phase):
             "protocol": Protocol.of(config, grid.every, grid.first),
             "learning_rates": rates,
             "snapshot": str(snapshot.absolute()),
+            # One seed's: how good an estimate is differs little between them.
+            "weights": str(weights_folder(group).absolute()) if seed == FIRST_SEED else "",
         }
         with group.jobs(self.name, list(rates), seed=seed) as jobs:
             for spec, job in jobs.items():
@@ -126,7 +131,13 @@ class Train(Phase):
     def measure(self, matched: Matched, asked: TrainRequest, report: Report) -> None:
         """One seed."""
         snapshot = Snapshot(Path(asked.snapshot), (Evaluated, Failed))
-        train(matched, asked.learning_rates, asked.protocol, report, snapshot)
+        weights = KeptWeights(Path(asked.weights) if asked.weights else None)
+        train(matched, asked.learning_rates, asked.protocol, report, snapshot, weights)
+
+
+def weights_folder(group: GroupRun) -> Path:
+    """Where the first seed's weights are kept, for the phase that removes them."""
+    return group.folder.snapshot(f"{group.group.name}-weights").with_suffix("")
 
 
 def _remove(snapshot: Path) -> None:
@@ -161,8 +172,10 @@ def train(
     protocol: Protocol,
     report: Report,
     snapshot: Snapshot | None = None,
+    weights: KeptWeights | None = None,
 ) -> None:
     """Train all methods of the group in turns; report every evaluation, those before a snapshot too."""
+    weights = weights or KeptWeights(None)
     kept, rng = snapshot or Snapshot(None), random.Random(matched.seed)
     tell = kept.telling(report)
     trainees = {}
@@ -170,18 +183,24 @@ def train(
         with failures_reported(report, spec):
             trainees[spec] = trainee(matched, spec, rate, protocol)
     alive = kept.restore(trainees, rng, report)
+    weights.begin(trainees, protocol.budget)
     ready = {}
     for spec in trainees if alive is None else alive:
         with failures_reported(tell, spec):
             trainees[spec].warm_up()
             ready[spec] = trainees[spec]
+
+    def after_turn(left: Sequence[str]) -> None:
+        weights.keep(ready, left, protocol.budget)
+        kept.keep(trainees, left, rng)
+
     turns = take_turns(
         ready,
         protocol.grid,
         protocol.budget.seconds,
         rng,
         begun=alive is not None,
-        after_turn=lambda left: kept.keep(trainees, left, rng),
+        after_turn=after_turn,
     )
     for spec, point in turns:
         if isinstance(point, Exception):
