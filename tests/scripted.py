@@ -124,6 +124,7 @@ class Script:
     def __init__(self, **replaced: Callable[[dict[str, Any]], Events]) -> None:
         self.phases = {
             "modes": self.modes,
+            "budget": self.budget,
             "time": self.time,
             "alone": self.alone,
             "load": self.load,
@@ -183,6 +184,15 @@ class Script:
             yield event(
                 "Counted", method=method, flops=100, bytes=10, operations=3, **rates, floor_seconds=floor
             )
+
+    def budget(self, request: dict[str, Any]) -> Events:
+        """Two ways for each method; those of forward need twice the memory."""
+        for method in request["methods"]:
+            for count, r in ((1, 3.0), (2, 4.0)):
+                peak = (2000 if method == "forward" else 1000) // count
+                variant = f"{method}:accumulate={count}" if count > 1 else method
+                facts = {"peak_bytes": peak, "beyond_bytes": peak - 100, "seconds": r, "r": r}
+                yield event("Variant", method=method, variant=variant, **facts)
 
     def memory(self, request: dict[str, Any]) -> Events:
         for method in ("base", *request["methods"]):

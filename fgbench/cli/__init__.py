@@ -19,6 +19,7 @@ from fgbench.cli.merge import merge
 from fgbench.cli.plain_words import in_plain_words
 from fgbench.cli.plot import plot
 from fgbench.cli.predict import predict
+from fgbench.cli.pretrain import pretrain
 from fgbench.cli.report import report
 from fgbench.cli.reproduce import reproduce
 from fgbench.cli.run import run
@@ -63,6 +64,7 @@ app.command()(compare)
 app.command()(history)
 app.command()(predict)
 app.command()(reproduce)
+app.command()(pretrain)
 app.command("list")(list_registered)
 app.command()(doctor)
 

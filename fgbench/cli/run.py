@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from fgbench.cli import finetune_options as finetune
 from fgbench.cli import run_options as ask
 from fgbench.cli import stored
 from fgbench.cli.presets import QUICK
-from fgbench.cli.values import share
+from fgbench.cli.values import share, size
 from fgbench.errors import UsageError
 from fgbench.plan.config import Config, Dtype, default_data_dir
 from fgbench.specs.options import OR
@@ -43,7 +44,10 @@ def run(
     max_measure_seconds: ask.MaxMeasureSeconds = None,
     precision: ask.Precision = Config.precision,
     isolated: ask.Isolated = False,
+    memory_budget: ask.MemoryBudget = "",
     slowed: ask.Slowed = "0",
+    start: finetune.Start = Config.start,
+    train: finetune.Trained = Config.trained,
     train_only: ask.TrainOnly = False,
     seeds: ask.Seeds = None,
     target_loss: ask.TargetLoss = Config.target_loss,
@@ -116,6 +120,9 @@ def run(
         max_queries=max_queries,
         evaluate_every=evaluate_every,
         slowed=share("--slowed", slowed),
+        start=start,
+        trained=train,
+        memory_budget=size("--memory-budget", memory_budget),
     )
     if like is not None:
         config = stored.like(like, config, given)

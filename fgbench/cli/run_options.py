@@ -188,6 +188,14 @@ Isolated = Annotated[
         rich_help_panel=MEASURING,
     ),
 ]
+MemoryBudget = Annotated[
+    str,
+    typer.Option(
+        help="Give each method the fastest of its variants whose peak memory is at most this, as in 200MiB: "
+        "micro-batches, checkpoints, updates in the backward pass, a few tangents at once. (default: none)",
+        rich_help_panel=MEASURING,
+    ),
+]
 Slowed = Annotated[
     str,
     typer.Option(

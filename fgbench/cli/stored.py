@@ -19,6 +19,7 @@ FIELDS = {
     "depth": ("depths",),
     "method": ("methods",),
     "lr": ("learning_rate",),
+    "train": ("trained",),
     "time_only": ("time", "train"),
     "train_only": ("time", "train"),
     "quick": tuple(QUICK),

@@ -35,11 +35,13 @@ class Conditions:
         execution: one of `EXECUTIONS`; `compile` is torch.compile, `cudagraph` a captured step.
         optimizer: spec of a torch.optim optimiser, `sgd` or as in `sgd:momentum=0.9`.
         update: which of its updates a method takes that leaves it open; empty for its own default.
+        variant: the spec of the method's variant that a memory budget left it; empty where there is none.
     """
 
     execution: str = "eager"
     optimizer: str = "sgd"
     update: str = ""
+    variant: str = ""
 
     @property
     def compiled(self) -> bool:
@@ -179,6 +181,15 @@ class Method(ABC):
         """The updates among which the fastest is to be found, and prepared with as `conditions.update`."""
         return ()
 
+    def variants(self, conditions: Conditions, samples: int) -> Iterator[Method]:
+        """The ways to take the very same step for other time and memory, among which a budget chooses.
+
+        Args:
+            conditions: of the group.
+            samples: of a batch.
+        """
+        yield self
+
     @abstractmethod
     def prepare(self, model: nn.Module, loss: Loss, seed: int, conditions: Conditions = PLAIN) -> Step:
         """Bind to a model, which the step then trains in place.
@@ -204,13 +215,23 @@ def find(spec: str) -> Method:
     return parse_options(registry.find("methods", name), name, options)
 
 
+def chosen(spec: str, conditions: Conditions) -> Method:
+    """The method of a spec, or the variant of it that was chosen.
+
+    Raises:
+        UsageError: as `find`.
+    """
+    return find(conditions.variant or spec)
+
+
 def prepare(method: Method, model: nn.Module, loss: Loss, seed: int, conditions: Conditions = PLAIN) -> Step:
     """A method's step in the execution mode of the conditions; arguments as of `Method.prepare`.
 
     Raises:
         UsageError: the method does not go with the conditions.
     """
-    step = method.prepare(model, loss, seed, conditions)
+    own = find(conditions.variant) if conditions.variant else method
+    step = own.prepare(model, loss, seed, conditions)
     if not conditions.captured:
         return step
     from fgbench.methods.steps.cudagraph import CapturedStep

@@ -30,7 +30,18 @@ def check_config(config: Config) -> None:
         raise UsageError(f"--dtype {config.dtype}: must be one of {', '.join(DTYPES)}.")
     if OR in config.optimizer and (config.learning_rate is not None or not config.train):
         raise UsageError("--optimizer: several are chosen by the search: leave --lr and --time-only out.")
+    if config.memory_budget is not None:
+        _check_memory_budget(config)
     _check_targets(config)
+
+
+def _check_memory_budget(config: Config) -> None:
+    if config.memory_budget is not None:
+        at_least("--memory-budget", config.memory_budget, 1)
+    if config.execution == BEST or OR in config.optimizer:
+        raise UsageError(
+            "--memory-budget: variants are compared under one --exec and one --optimizer: give one of each."
+        )
 
 
 def check_device(config: Config, device: str) -> None:

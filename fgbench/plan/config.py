@@ -9,6 +9,7 @@ from typing import Any
 
 from fgbench.errors import ResultsError
 from fgbench.methods import PLAIN
+from fgbench.plan.group import ALL
 
 
 class Dtype(StrEnum):
@@ -50,7 +51,9 @@ class Config:
     share; max_measure_seconds is for one group's timing over all its processes; max_train_seconds is
     for one training job; threads None means torch's own number; isolated also times every method alone;
     shard is `i/n`, or empty for all groups; slowed is the share by which each method is made slower in a
-    timing of its own, 0 for no such timing.
+    timing of its own, 0 for no such timing; start is a file of weights that all begin from, empty for
+    random ones; trained says which parameters learn; memory_budget is
+    the most bytes that a step may need at its peak, None for no limit.
     """
 
     archs: tuple[str, ...] = ("mlp",)
@@ -83,6 +86,9 @@ class Config:
     max_queries: int | None = None
     evaluate_every: int | None = None
     slowed: float = 0.0
+    start: str = ""
+    trained: str = ALL
+    memory_budget: int | None = None
 
     @property
     def batches(self) -> tuple[int, ...]:

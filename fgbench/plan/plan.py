@@ -14,6 +14,7 @@ from fgbench.plan.config import REFERENCE, Config
 from fgbench.plan.defaults import settled
 from fgbench.plan.group import Group
 from fgbench.plan.machine import resolve_device, resolve_threads
+from fgbench.plan.model import model_of
 from fgbench.specs.options import canonical, split_spec
 
 
@@ -21,14 +22,15 @@ from fgbench.specs.options import canonical, split_spec
 class Plan:
     """The config, resolved: specs in their shortest form, device and threads known.
 
-    Attributes, where the name does not say it: data is a hash of the dataset's contents,
-    chance the loss of one who gives all its classes the same probability.
+    Attributes, where the name does not say it: data is a hash of the dataset's contents; chance the loss of
+    one who gives all its classes the same probability; weights is one of those that `--start` gives.
     """
 
     config: Config
     groups: tuple[Group, ...]
     data: str = ""
     chance: float = math.inf
+    weights: str = ""
 
     @property
     def reference(self) -> str:
@@ -55,20 +57,22 @@ def make_plan(config: Config) -> Plan:
         raise UsageError(f"--batch {most}: {config.dataset} has only {len(data.train_x)} training samples.")
     groups = groups_of(config, device, threads)
     _check_names(groups)
-    for group in groups:
-        architectures.build(group.arch, group.depth, group.width, data.in_shape, data.classes)
-    return Plan(config, _shard(config.shard, groups), data.contents, math.log(data.classes))
+    weights = [model_of(group, data.in_shape, data.classes)[1] for group in groups]
+    shard = _shard(config.shard, groups)
+    return Plan(config, shard, data.contents, math.log(data.classes), weights[0])
 
 
 def _canonical(config: Config) -> Config:
     """The same with every spec in its shortest form."""
     from fgbench.methods.steps.optimizer import canonical_optimizer
+    from fgbench.training.trained import canonical_trained
 
     return dataclasses.replace(
         config,
         methods=methods.canonical_specs(config.methods),
         dataset=canonical(split_spec(config.dataset)[0], datasets.find(config.dataset)),
         optimizer=canonical_optimizer(config.optimizer),
+        trained=canonical_trained(config.trained),
     )
 
 
@@ -93,6 +97,9 @@ def groups_of(config: Config, device: str, threads: int) -> tuple[Group, ...]:
             threads,
             config.execution,
             config.optimizer,
+            config.start,
+            config.trained,
+            config.memory_budget,
         )
         for arch, family in families
         for depth in config.depths or (family.default_depth,)

@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.padding import Padding
 
+from fgbench.report.budget import budget_findings, budget_table
 from fgbench.report.doubts import doubts
 from fgbench.report.sparkline import sparklines
 from fgbench.report.table import caption, group_tables, legend, parts_table, targets_table, title
@@ -21,6 +22,7 @@ from fgbench.store.run_folder import RunFolder
 from fgbench.summary.parts import split
 from fgbench.summary.table import aa_rows, summarise
 from fgbench.summary.targets import by_target
+from fgbench.summary.variants import variants_of
 
 NOTES = 3  # lines of doubt, before the others are left to --verbose
 MORE = "fgbench run --verbose prints all of them, and the parts of a step"
@@ -35,12 +37,19 @@ class _Result:
     parts: pd.DataFrame
     targets: pd.DataFrame
     curves: pd.DataFrame
+    variants: pd.DataFrame
+    budget: int | None
     warnings: list[str]
 
     def groups(self) -> Iterator[pd.DataFrame]:
         """The rows of each matched group."""
         for _, group in self.summary.groupby("group", sort=False):
             yield group
+
+    def within_budget(self, group: pd.DataFrame) -> list[str]:
+        """Who wins at a memory budget, where one was asked for."""
+        own = self.variants[self.variants["group"] == group["group"].iloc[0]]
+        return list(budget_findings(group, own, self.budget)) if self.budget else []
 
 
 def show(folder: RunFolder, *, as_json: bool = False, detail: bool = False) -> bool:
@@ -55,8 +64,8 @@ def show(folder: RunFolder, *, as_json: bool = False, detail: bool = False) -> b
     """
     summary = summarise(folder)
     warnings = doubts(summary, folder.read("ratios"), folder.read("samples"))
-    found = aa_rows(folder), split(folder), by_target(folder), folder.read("curves")
-    result = _Result(summary, *found, warnings)
+    found = aa_rows(folder), split(folder), by_target(folder), folder.read("curves"), variants_of(folder)
+    result = _Result(summary, *found, folder.facts()["config"].get("memory_budget"), warnings)
     if as_json:
         _print_json(folder, result)
     else:
@@ -73,7 +82,12 @@ def _print_json(folder: RunFolder, result: _Result) -> None:
         "results": rows(result.summary),
         "parts": rows(result.parts),
         "targets": rows(result.targets),
-        "findings": [s for group in result.groups() for s in findings(group, result.aa, result.targets)],
+        "variants": rows(result.variants),
+        "findings": [
+            sentence
+            for group in result.groups()
+            for sentence in (*findings(group, result.aa, result.targets), *result.within_budget(group))
+        ],
         "warnings": result.warnings,
     }
     json.dump(shown, sys.stdout, indent=2)
@@ -93,7 +107,7 @@ def _print(folder: RunFolder, result: _Result, detail: bool) -> None:
 
 def _print_group(console: Console, result: _Result, group: pd.DataFrame, detail: bool) -> None:
     """The verdicts first, then what they rest on."""
-    if said := verdicts(group, result.aa, result.targets):
+    if said := [*verdicts(group, result.aa, result.targets), *result.within_budget(group)]:
         console.print(f"[bold]{escape(where(group))}:[/bold]")
     for sentence in said:
         console.print(Padding(f"[bold]{escape(sentence)}[/bold]", (0, 0, 0, 2)))
@@ -103,6 +117,8 @@ def _print_group(console: Console, result: _Result, group: pd.DataFrame, detail:
     targets = result.targets[result.targets["group"] == name]
     tables = group_tables(group, console, curves, detail=detail)
     tables += targets_table(targets, group, detail=detail)
+    if result.budget:
+        tables += budget_table(result.variants[result.variants["group"] == name], result.budget)
     for table in [*tables, *(parts_table(result.parts, group) if detail else ())]:
         console.print(table)
     console.print(f"[dim]{escape(caption(group.iloc[0]) if detail else legend(group.iloc[0]))}[/dim]\n")

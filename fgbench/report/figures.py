@@ -51,6 +51,16 @@ def target_words(row: Any) -> str:
     return "" if missing(row["target_accuracy"]) else f"validation accuracy {row['target_accuracy']:g}"
 
 
+def model_words(row: Any) -> str:
+    """n, the number of trained parameters, which variance goes with, and what of training is not usual."""
+    parts = [] if missing(row.get("parameters")) else [f"n = {int(row['parameters']):,}"]
+    if row.get("trained", "all") != "all":
+        parts.append(f"training {row['trained']}")
+    if not missing(row.get("start")) and row["start"]:
+        parts.append(f"from {row['start']}")
+    return ", ".join(parts)
+
+
 def seconds(value: Any) -> str:
     """A time with a unit that fits."""
     if missing(value):

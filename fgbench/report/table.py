@@ -19,6 +19,7 @@ from fgbench.report.figures import (
     interval,
     joules,
     missing,
+    model_words,
     number,
     seconds,
     size,
@@ -138,12 +139,15 @@ def _training_columns(shown: pd.Series) -> Columns:
         "T\nratio": _t_ratio,
         "steps\nratio": _n_ratio,
         "validation\nloss": _loss,
+        "bits\na byte": lambda row: _figure(row, "bits_per_byte"),
         f"loss over\n{seconds(shown['train_seconds'])}": lambda row: str(row["curve"]),
     }
     if not shown["optimizers_differ"]:
         del columns["\noptimizer"]
     if missing(shown["curve"]):
         columns.popitem()
+    if missing(shown.get("bits_per_byte")):
+        del columns["bits\na byte"]
     return columns
 
 
@@ -204,9 +208,10 @@ def title(row: pd.Series) -> str:
     """What was compared, on what."""
     count = row["threads"]
     threads = f", {count} thread{'s' if count > 1 else ''}" if row["device"] == "cpu" else ""
+    model = f"{row['arch']}, depth {row['depth']}, width {row['width']}, batch {row['batch']}"
+    model = ", ".join(filter(None, (model, model_words(row))))
     return (
-        f"{row['arch']}, depth {row['depth']}, width {row['width']}, batch {row['batch']} · "
-        f"{row['dataset']} · {row['dtype']}, {row['execution']}, {row['optimizer']} · "
+        f"{model} · {row['dataset']} · {row['dtype']}, {row['execution']}, {row['optimizer']} · "
         f"{row['device']} ({row['device_name']}{threads})"
     )
 

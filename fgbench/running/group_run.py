@@ -17,6 +17,7 @@ from fgbench.running.task import Task
 from fgbench.running.watcher import Watcher
 from fgbench.store.jobs import ENDED_EARLY, leaves_out
 from fgbench.store.run_folder import RunFolder
+from fgbench.store.schema import TABLES
 
 SEARCH_SEED = 0  # of all that is not a measured training run
 FIRST_SEED = 1  # of those; the search has a seed of its own
@@ -130,7 +131,7 @@ class GroupRun:
             "job": f"{self.group.name}/{spec}/{phase}/{seed if process is None else process}",
             "method": spec,
             "phase": phase,
-            **{k: v for k, v in asdict(self.group).items() if k != "validation_size"},
+            **{k: v for k, v in asdict(self.group).items() if k in TABLES["jobs"]},
             "execution": self.choices.executions.get(spec, self.group.execution),
             "optimizer": self.choices.optimizers.get(spec, self.group.optimizer),
             "seed": seed,

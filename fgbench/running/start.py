@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from fgbench import datasets
 from fgbench.architectures import source_digest
 from fgbench.measurement.environment import conditions, describe_environment
 from fgbench.plan import Config, Plan
@@ -40,9 +41,11 @@ def groups_of(plan: Plan, environment: dict[str, Any]) -> list[dict[str, Any]]:
         {
             "name": group.name,
             **asdict(group),
-            "contract": contract(group, environment, plan.data),
+            "contract": contract(group, environment, plan.data, plan.weights),
             "device_name": environment["device_name"],
             "data": plan.data,
+            "weights": plan.weights,
+            "of_bytes": datasets.find(group.dataset).of_bytes,
             "source": source_digest(group.arch) or "",
             "chance_loss": plan.chance,
         }

@@ -58,7 +58,7 @@ TABLES: dict[str, dict[str, str]] = {
     "jobs": {
         "job": "str",
         **_GROUP,
-        "phase": "str",  # modes | time | alone | load | cost | memory | tune | train | quality
+        "phase": "str",  # budget | modes | time | alone | load | cost | memory | tune | train | quality
         "arch": "str",
         "dataset": "str",
         "depth": "int",
@@ -81,7 +81,7 @@ TABLES: dict[str, dict[str, str]] = {
         "batches_hash": "str",
         "contract": "str",
         "first_call_seconds": "float",  # of time: the first step, compilation and autotuning with it
-        "status": "str",  # ok | diverged | oom | error | interrupted
+        "status": "str",  # ok | diverged | oom | error | interrupted | over budget
         "detail": "str",
     },
     # One timed block.
@@ -126,6 +126,18 @@ TABLES: dict[str, dict[str, str]] = {
         "seconds": "float",
         "chosen": "bool",  # empty while they are timed
         "detail": "str",
+    },
+    # A variant of a method under a memory budget: another way to take the same step, measured in one process.
+    "variants": {
+        **_GROUP,
+        "variant": "str",  # its spec
+        "peak_bytes": "int",
+        "beyond_bytes": "int",  # the parameters
+        "seconds": "float",
+        "r": "float",
+        "fits": "bool",
+        "chosen": "bool",  # empty while they are measured
+        "detail": "str",  # why it could not be measured
     },
     # A part of a method's step, timed apart in one process; `whole` is the step in the same rounds.
     "parts": {**_GROUP, "process": "int", "part": "str", "seconds": "float"},

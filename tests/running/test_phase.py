@@ -17,7 +17,7 @@ from fgbench.store.schema import TABLES
 from tests.builders import Recorder, config, run_folder, tiny_group
 from tests.scripted import Script
 
-NAMES = ("alone", "cost", "load", "memory", "modes", "quality", "time", "train", "tune")
+NAMES = ("alone", "budget", "cost", "load", "memory", "modes", "quality", "time", "train", "tune")
 
 # The number of the group's layers, asked of a worker, and a row of memory.csv: a phase in forty lines.
 TOY = """
@@ -82,6 +82,7 @@ def test_every_table_that_a_phase_fills_has_the_columns_that_tell_its_units_apar
         ({"device": "cuda:0", "train": False}, ["modes", "time", "load", "cost", "memory"]),
         ({"time": False}, ["modes", "tune", "train", "quality"]),
         ({"methods": ("forward",), "train": False}, ["time", "cost", "memory"]),
+        ({"memory_budget": 1}, ["budget", "time", "cost", "memory", "tune", "train", "quality"]),
         (
             {"optimizer": "sgd|adam", "learning_rate": None},
             ["modes", "tune", "time", "cost", "memory", "train", "quality"],

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fgbench.errors import UsageError
 from fgbench.methods import Batch, Conditions, Loss, trainable
 from fgbench.methods.steps.compiling import OneGraph, tensors_of, with_tensors
+from fgbench.methods.steps.micro_batches import micro_batches, refuse_batch_statistics
 from fgbench.methods.steps.options import ForwardOptions
 from fgbench.methods.steps.update import ForwardStep, Update
 from fgbench.pushforward.combine import coefficients, draw_independent
@@ -27,6 +28,7 @@ class PushforwardStep(ForwardStep):
     def __init__(
         self, model: nn.Module, loss: Loss, seed: int, options: ForwardOptions, conditions: Conditions
     ) -> None:
+        refuse_batch_statistics(model, options.accumulate)
         self.by_name = trainable(model)
         self.parameters = list(self.by_name.values())
         self.options, self.conditions = options, conditions
@@ -76,7 +78,15 @@ class PushforwardStep(ForwardStep):
 
     def _evaluate(self, batch: Batch, tangents: Sequence[Tangent]) -> tuple[Tensor, Tensor]:
         by_parameter = {self.by_name[n]: t for n, t in zip(self.tangents.by_name, tangents, strict=True)}
-        return self.pushforward(batch, by_parameter, self.options.chunk)
+        if self.options.accumulate == 1:
+            return self.pushforward(batch, by_parameter, self.options.chunk)
+        found = [
+            (share * value, share * derivatives)
+            for part, share, _ in micro_batches(batch, self.options.accumulate)
+            for value, derivatives in [self.pushforward(part, by_parameter, self.options.chunk)]
+        ]
+        values, derivatives = zip(*found, strict=True)
+        return torch.stack(values).sum(), torch.stack(derivatives).sum(0)
 
     def _update(self, learning_rate: float) -> None:
         self.measured = along = self.tangents.directional(self.derivatives)

@@ -105,7 +105,7 @@ class Time(Phase):
 
     def after(self, config: Config) -> tuple[str, ...]:
         """After tuning where that chooses optimisers: what a step is has to be known before it is timed."""
-        return ("modes", "tune") if OR in config.optimizer else ("modes",)
+        return ("modes", "tune") if OR in config.optimizer else ("modes", "budget")
 
     def seconds(self, config: Config) -> float:
         """The timing budget, and the start of the processes."""

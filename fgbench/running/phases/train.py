@@ -113,7 +113,8 @@ class Train(Phase):
         }
         with group.jobs(self.name, list(rates), seed=seed) as jobs:
             for spec, job in jobs.items():
-                job |= {"learning_rate": rates[spec], "queries": methods.find(spec).queries}
+                queries = methods.chosen(spec, group.choices.conditions_of(group.group, spec)).queries
+                job |= {"learning_rate": rates[spec], "queries": queries}
                 job |= {"evaluate_every": grid.every, "evaluate_first": grid.first}
             for event in group.work(self, jobs, seed, **asked):
                 if not isinstance(event, Evaluated):
