@@ -21,12 +21,13 @@ BASE = "base"  # stands where a method's spec does in rows of the base
 # 1: the first. 2: jobs.optimizer; parts; `forward` is fgbench's own engine. 3: what ADDED says; modes.
 # 4: load, with the energy that samples had; what ADDED says; a search chooses by the time to the targets;
 # `backprop` takes the fastest update, jobs.update: up to 3 it meant `update=fused`.
-# 5: cost.
-SCHEMA_VERSION = 5
+# 5: cost. 6: what ADDED says.
+SCHEMA_VERSION = 6
 OLDEST_READABLE = 2
 
 # Columns that a version added; an older file's rows read as missing there.
 ADDED: dict[int, dict[str, tuple[str, ...]]] = {
+    6: {"jobs": ("node", "cpu", "gpu")},
     4: {
         "jobs": ("update",),
         "modes": ("process", "optimizer", "update"),
@@ -77,6 +78,9 @@ TABLES: dict[str, dict[str, str]] = {
         "weights_hash": "str",
         "batches_hash": "str",
         "contract": "str",
+        "node": "str",  # the machine that it ran on
+        "cpu": "str",
+        "gpu": "str",
         "first_call_seconds": "float",  # of time: the first step, compilation and autotuning with it
         "status": "str",  # ok | diverged | oom | error | interrupted
         "detail": "str",

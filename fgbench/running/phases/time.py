@@ -142,7 +142,7 @@ class Time(Phase):
         """Time one process's rounds; whether any method came through."""
         if group.finished(self.name, process):
             jobs_of_it = group.rows("jobs").query("phase == 'time' and process == @process")
-            return bool((jobs_of_it["status"] == "ok").any())
+            return group.goes_on_after_death or bool((jobs_of_it["status"] == "ok").any())
         text = f"timing, process {process + 1} of {total}"
         group.begin(text, seconds + STARTUP_SECONDS)
         reference, slowed_by = group.plan.reference, group.plan.config.slowed
@@ -162,7 +162,7 @@ class Time(Phase):
                             group.watcher.progress(seen / rounds, f"{text}, round {seen} of {rounds} {live}")
                     case Parts():
                         group.store("parts", *({"process": process, **asdict(p)} for p in event.parts))
-        return any(job["status"] == "ok" for job in jobs.values())
+        return group.goes_on_after_death or any(job["status"] == "ok" for job in jobs.values())
 
     def measure(self, matched: Matched, asked: TimeRequest, report: Report) -> None:
         """One process's rounds."""
@@ -183,7 +183,7 @@ def _processes_wanted(group: GroupRun, pilot: int) -> int:
     measured = samples[~samples["warm_up"].astype(bool) & (samples["role"] == Role.METHOD)]
     wide = measured.pivot_table(index=["process", "round"], columns="method", values="seconds")
     reference = group.plan.reference
-    if reference not in wide:
+    if reference not in wide or samples["process"].nunique() < pilot:
         return pilot
     others = [m for m in wide.columns if m != reference]
     medians = [list(log_ratio_medians(wide[m], wide[reference])) for m in others]

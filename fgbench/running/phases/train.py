@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -66,6 +65,7 @@ class Train(Phase):
     unit = "seed"
     tables: ClassVar[Tables] = {"curves": every_row}
     stands_after_death = False
+    may_share = True
 
     def asked(self, config: Config) -> bool:
         """Unless only timing is."""
@@ -121,18 +121,12 @@ class Train(Phase):
                     f"{text}, {event.method}: validation loss {event.validation_loss:.3g}",
                 )
         if not worker_died(jobs):  # otherwise a resume goes on from it
-            _remove(snapshot)
+            group.drop_snapshot(snapshot)
 
     def measure(self, matched: Matched, asked: TrainRequest, report: Report) -> None:
         """One seed."""
         snapshot = Snapshot(Path(asked.snapshot), (Evaluated, Failed))
         train(matched, asked.learning_rates, asked.protocol, report, snapshot)
-
-
-def _remove(snapshot: Path) -> None:
-    snapshot.unlink(missing_ok=True)
-    with suppress(OSError):  # it holds others
-        snapshot.parent.rmdir()
 
 
 def store_targets(group: GroupRun) -> None:
