@@ -45,3 +45,10 @@ class Inconclusive(StrEnum):
 
     PASS = "pass"
     FAIL = "fail"
+
+
+class Where(StrEnum):
+    """What tasks are handed to."""
+
+    LOCAL = "local"
+    SLURM = "slurm"
