@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections import Counter, deque
+from collections import deque
 from collections.abc import Iterable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -12,13 +10,12 @@ from time import monotonic, sleep
 from typing import Any
 
 from fgbench.cluster.answers import Answer, ends_of, what_is_odd
-from fgbench.cluster.engines import ENDED, RUNNING, Engine, NoRoomError, Seen, Wave, why_it_failed
+from fgbench.cluster.engines import ENDED, RUNNING, Engine, Seen, why_it_failed
 from fgbench.cluster.ledger import AGAIN, CANCELLED, DONE, FAILED, OPEN, Ledger
-from fgbench.cluster.node import PART, NodeTask
+from fgbench.cluster.node import PART
+from fgbench.cluster.outbox import Open, Outbox
 from fgbench.cluster.units import Asked, Collector, Quiet, Walk
-from fgbench.errors import UsageError
 from fgbench.plan import Plan
-from fgbench.running.client import WORKER
 from fgbench.running.phases import in_order
 from fgbench.running.recovery import recover
 from fgbench.running.watcher import Watcher
@@ -71,24 +68,12 @@ def run_on(
 
 
 @dataclass
-class Open:
-    """A unit that is under way."""
-
-    asked: Asked
-    job: str
-    wave: str
-    missing_since: float | None = None
-
-
-@dataclass
 class Sweep:
     """All groups of a plan, and their units that wait, are under way, or have failed once.
 
     Attributes:
+        came: units whose answers are there, and no rows yet.
         failures: of a unit, why each of its tries failed.
-        without: nodes that a unit must not run on again.
-        odd: nodes that are no such machines as the run is for.
-        left: by wave, how many of its units are no rows yet.
     """
 
     engine: Engine
@@ -96,20 +81,14 @@ class Sweep:
     folder: RunFolder
     watcher: Watcher
     walks: dict[str, Walk] = field(default_factory=dict)
-    waiting: deque[Asked] = field(default_factory=deque)
     open: dict[str, Open] = field(default_factory=dict)
     came: deque[tuple[Asked, Answer]] = field(default_factory=deque)
     failures: dict[str, list[str]] = field(default_factory=dict)
-    without: dict[str, set[str]] = field(default_factory=dict)
-    odd: set[str] = field(default_factory=set)
-    left: Counter[str] = field(default_factory=Counter)
-    wave_of: dict[str, str] = field(default_factory=dict)
     asked_at: float = float("-inf")
-    full: bool = False
-    worker: str = WORKER
 
     def __post_init__(self) -> None:
         self.ledger = Ledger(self.folder.path.absolute())
+        self.outbox = Outbox(self.engine, self.plan, self.ledger)
         self.seen: dict[str, Seen] = {}
         facts = self.folder.facts()
         self.environment = {g["name"]: environment_of(facts, g) for g in facts["groups"]}
@@ -126,7 +105,7 @@ class Sweep:
             by_group.setdefault(unit.group, set()).add(unit)
         self.standing = self.ledger.begin()
         self._find_unanswered()
-        self.waves = self.standing.waves
+        self.outbox.waves = self.standing.waves
         for group in self.plan.groups:
             run = Collector(self.plan, group, contracts[group.name], self.folder, Quiet(self.watcher))
             self.walks[group.name] = Walk(run, by_group.get(group.name, set()))
@@ -134,10 +113,10 @@ class Sweep:
 
     def go(self) -> None:
         """Until nothing waits and nothing is under way."""
-        while self.waiting or self.open or self.came:
+        while self.outbox.waiting or self.open or self.came:
             if self.ledger.stop.exists():
                 raise KeyboardInterrupt("by fgbench cancel")
-            self._submit()
+            self.open |= self.outbox.submit(len(self.open))
             self._look()
             self._collect()
             if self.open:
@@ -163,82 +142,13 @@ class Sweep:
             name = own.unit.name
             record = self.standing.units.pop(name, None)
             if record and record.wave:
-                self._count(name, record.wave)
+                self.outbox.count(name, record.wave)
             if self.ledger.file(name).exists():
                 self._ended(own, "")
             elif record and record.state == OPEN:
                 self.open[name] = Open(own, record.job, record.wave)
             else:
-                self.waiting.append(own)
-
-    def _submit(self) -> None:
-        while self.waiting and not self.full:
-            room = self.engine.at_once
-            if self.engine.open_at_most is not None:
-                room = min(room, self.engine.open_at_most - len(self.open))
-            if room <= 0:
-                return
-            self._submit_some(self._alike(room))
-
-    def _alike(self, room: int) -> list[Asked]:
-        """As many as there is room for that can go in one wave, in order; they wait no more."""
-        first = self._kind(self.waiting[0])
-        chosen: list[Asked] = []
-        others: deque[Asked] = deque()
-        while self.waiting:
-            own = self.waiting.popleft()
-            if len(chosen) < room and self._kind(own) == first:
-                chosen.append(own)
-            else:
-                others.append(own)
-        self.waiting = others
-        return chosen
-
-    def _kind(self, asked: Asked) -> tuple[bool, frozenset[str]]:
-        return asked.shares, frozenset(self.without.get(asked.unit.name, ()))
-
-    def _submit_some(self, asked: list[Asked]) -> None:
-        self.waves += 1
-        name = f"wave-{self.waves}"
-        shares, without = self._kind(asked[0])
-        seconds = max(own.seconds for own in asked)
-        threads = max(group.threads for group in self.plan.groups)
-        away = tuple(sorted(without | self.odd))
-        wave = Wave(name, self.ledger.jobs(name), seconds, shares, threads, away)
-        tasks = [self._task(own) for own in asked]
-        self.ledger.tell("submit", wave=name, units={own.unit.name: own.seconds for own in asked})
-        try:
-            try:
-                jobs = self.engine.submit(tasks, wave)
-            except UsageError:  # there may be no other nodes
-                if not without:
-                    raise
-                jobs = self.engine.submit(tasks, Wave(name, wave.folder, seconds, shares, threads))
-        except NoRoomError as error:
-            self.ledger.tell("refused", wave=name)
-            self._no_room(asked, error)
-            return
-        self.ledger.tell("submitted", wave=name, jobs=jobs)
-        for own, job in zip(asked, jobs, strict=True):
-            self.open[own.unit.name] = Open(own, job, name)
-            self._count(own.unit.name, name)
-
-    def _no_room(self, asked: list[Asked], error: NoRoomError) -> None:
-        """Fewer, or later."""
-        self.waiting.extendleft(reversed(asked))
-        if len(asked) > 1:
-            self.engine.at_once = len(asked) // 2
-        elif self.open:
-            self.full = True
-        else:
-            raise UsageError(f"the scheduler takes no task: {error}.") from error
-
-    def _task(self, asked: Asked) -> NodeTask:
-        local = self.engine.open_at_most is not None
-        device = next(g.device for g in self.plan.groups if g.name == asked.unit.group)
-        variables = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES")} if local else {}
-        lock = device if local or not asked.shares else ""
-        return NodeTask(self.ledger.file(asked.unit.name), asked.orders, lock, self.worker, variables)
+                self.outbox.waiting.append(own)
 
     # ---- answers
 
@@ -281,7 +191,7 @@ class Sweep:
         built, died = ends_of(file)
         node = built.node if built else ""
         if built and (odd := what_is_odd(built, self.environment[asked.unit.group])):
-            self.odd.add(node)
+            self.outbox.odd.add(node)
             file.unlink()
             self._failed(asked, odd, node)
         elif died and len(self.failures.get(asked.unit.name, ())) + 1 < TRIES:
@@ -299,9 +209,7 @@ class Sweep:
         if len(failures) < TRIES:
             self.watcher.note(f"{name} failed {where}; it is tried once more, elsewhere.")
             self.ledger.tell("ended", units=[name], state=AGAIN, why=where)
-            if node:
-                self.without.setdefault(name, set()).add(node)
-            self.waiting.append(asked)
+            self.outbox.again(asked, node)
             return
         self._give_up(asked, FAILED, f"it failed {TRIES} times, {'; then '.join(failures)}")
 
@@ -313,7 +221,7 @@ class Sweep:
         """Rows of every phase of a group whose units have all come; then its next units are asked for."""
         while self.came:
             asked, answer = self.came.popleft()
-            self.full = False
+            self.outbox.full = False
             walk = self.walks[asked.unit.group]
             collected, more = walk.take(asked.unit, answer)
             if collected:
@@ -329,21 +237,14 @@ class Sweep:
         for name in names:
             self.ledger.file(name).unlink()
             self.failures.pop(name, None)
-            wave = self.wave_of.pop(name, "")
-            self.left[wave] -= 1
-            if not self.left[wave]:
-                shutil.rmtree(self.ledger.jobs(wave), ignore_errors=True)
+            self.outbox.tidy(name)
         for torn in self.ledger.units.glob(f"{group}.{phase}*{PART}*"):
             with suppress(OSError):
                 torn.unlink()
 
-    def _count(self, unit: str, wave: str) -> None:
-        self.left[wave] += self.wave_of.get(unit) != wave
-        self.wave_of[unit] = wave
-
     def _show(self) -> None:
         running = sum(self.seen.get(own.job, Seen("")).state == RUNNING for own in self.open.values())
-        queued = len(self.open) - running + len(self.waiting)
+        queued = len(self.open) - running + len(self.outbox.waiting)
         self.watcher.progress(0.0, f"{running} tasks are running, {queued} are waiting")
 
 
