@@ -11,7 +11,7 @@ from typing import Any
 
 from fgbench.cluster.answers import Answer, ends_of, what_is_odd
 from fgbench.cluster.engines import ENDED, RUNNING, Engine, Seen, why_it_failed
-from fgbench.cluster.ledger import AGAIN, CANCELLED, DONE, FAILED, OPEN, Ledger
+from fgbench.cluster.ledger import AGAIN, CANCELLED, DONE, FAILED, OPEN, Ledger, Record
 from fgbench.cluster.node import PART
 from fgbench.cluster.outbox import Open, Outbox
 from fgbench.cluster.units import Asked, Collector, Quiet, Walk
@@ -104,7 +104,7 @@ class Sweep:
         for unit in recover(self.folder):
             by_group.setdefault(unit.group, set()).add(unit)
         self.standing = self.ledger.begin()
-        self._find_unanswered()
+        self._ask_what_runs()
         self.outbox.waves = self.standing.waves
         for group in self.plan.groups:
             run = Collector(self.plan, group, contracts[group.name], self.folder, Quiet(self.watcher))
@@ -125,16 +125,27 @@ class Sweep:
 
     # ---- handing out
 
-    def _find_unanswered(self) -> None:
-        """A runner that was killed while it submitted did not learn the jobs: the scheduler knows them."""
-        if not self.standing.unanswered:
+    def _ask_what_runs(self) -> None:
+        """What an earlier runner handed out is waited for where it is under way still, and not otherwise.
+
+        One that was killed while it submitted did not learn the jobs: the scheduler knows them.
+        """
+        open_now = {n: r.job for n, r in self.standing.units.items() if r.state == OPEN}
+        if not open_now and not self.standing.unanswered:
             return
-        self.seen = self.engine.seen([]) or {}
+        found = self.engine.seen(list(open_now.values()))
+        if found is None:
+            return
+        self.seen = found
+        for name, job in open_now.items():
+            if found.get(job, Seen(ENDED)).state == ENDED:
+                del self.standing.units[name]
         for wave, units in list(self.standing.unanswered.items()):
             jobs = sorted((job for job, seen in self.seen.items() if seen.wave == wave), key=_place)
             if len(jobs) == len(units):
                 self.ledger.tell("submitted", wave=wave, jobs=jobs)
-        self.standing = self.ledger.standing()
+                for (name, seconds), job in zip(units.items(), jobs, strict=True):
+                    self.standing.units[name] = Record(OPEN, job, wave, seconds)
 
     def _take(self, asked: Iterable[Asked]) -> None:
         """Units that are asked for: answered already, under way, or to be handed out."""
@@ -180,7 +191,9 @@ class Sweep:
         del self.open[name]
         said = why_it_failed(self.ledger.jobs(own.wave), own.job)
         why = ": ".join(filter(None, (seen.word or "Slurm knows nothing of it any more", said)))
-        if seen.cancelled:
+        if seen.word.startswith("PREEMPTED"):  # no failure of its own
+            self.outbox.again(own.asked, "")
+        elif seen.cancelled:
             self._give_up(own.asked, CANCELLED, "its task was cancelled")
         else:
             self._failed(own.asked, why, seen.node)
