@@ -16,6 +16,7 @@ from fgbench.cluster.node import PART, NodeTask
 from fgbench.errors import UsageError
 from fgbench.measurement.environment import describe_environment
 from fgbench.plan import Config, Group, Plan, make_plan
+from fgbench.running import client
 from fgbench.running.client import Order, events_of
 from fgbench.running.messages import Message, Refused, Report
 from fgbench.running.task import Task
@@ -82,7 +83,7 @@ def survey(
     jobs: list[str] = []
     try:
         wave = Wave("survey", folder / "jobs", SECONDS, shares=False, threads=config.threads or 1)
-        jobs = engine.submit([NodeTask(file, (order,))], wave)
+        jobs = engine.submit([NodeTask(file, (order,), worker=client.WORKER)], wave)
         _wait_for(file, engine, jobs[0], wave, note)
         jobs = []
         return _plan_in(file, task)

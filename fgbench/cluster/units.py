@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from graphlib import TopologicalSorter
 from pathlib import Path
@@ -68,6 +68,7 @@ class Scout(GroupRun):
     """Stands for a group while one of its phases is asked what it would send to workers."""
 
     goes_on_after_death: ClassVar[bool] = True
+    derives: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
         self.watcher = Quiet()
@@ -199,12 +200,12 @@ class Walk:
         if open_units:
             return False, []
         phase = find(unit.phase)
-        self._collect(phase)
+        through = self._collect(phase)
         self.done |= {own for own in self.run.answered if own.phase == phase.name}
         self.run.answered = {own: a for own, a in self.run.answered.items() if own.phase != phase.name}
         if self.held:
             return True, []
-        more = self._next(phase)
+        more = [] if through else self._next(phase)
         if not more:
             self.order.done(phase.name)
             more = self.begin()
@@ -215,6 +216,10 @@ class Walk:
         self.open[phase.name] = {own.unit for own in asked}
         return asked
 
-    def _collect(self, phase: Phase) -> None:
-        with suppress(NotYetError):
+    def _collect(self, phase: Phase) -> bool:
+        """Its rows; whether it has all that it wants, or asks for more units now."""
+        try:
             phase.run(self.run)
+        except NotYetError:
+            return False
+        return True

@@ -69,6 +69,8 @@ class GroupRun:
 
     goes_on_after_death: ClassVar[bool] = False
     """Whether a phase asks for its next process where the last one's worker died."""
+    derives: ClassVar[bool] = True
+    """Whether tables that follow from others are worth making."""
 
     def __post_init__(self) -> None:
         jobs = self.rows("jobs")

@@ -32,6 +32,9 @@ class RunFolder:
     """`results/<run>/`: `run.json` and the CSVs of the schema."""
 
     path: Path
+    _latest: dict[str, tuple[list[bytes], pd.DataFrame]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
     _groups: dict[str, LinesByGroup] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
@@ -178,7 +181,10 @@ class RunFolder:
         file = self._file(table)
         lines = self._groups.setdefault(table, LinesByGroup(file))
         try:
-            return table_of(file, lines.of(group))
+            found = lines.of(group)
+            if table not in self._latest or self._latest[table][0] != found:
+                self._latest[table] = found, table_of(file, found)
+            return self._latest[table][1].copy(deep=False)
         except (OSError, ValueError, ResultsError, csv.Error):  # the whole says what is wrong, and where
             rows = read_table(file)
             return rows[rows["group"] == group]

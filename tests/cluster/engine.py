@@ -14,15 +14,11 @@ from fgbench.running.client import WorkerDiedError
 from fgbench.running.messages import encode
 from fgbench.running.phase import Phase
 from fgbench.running.task import task_at
+from tests.cluster.worker import line_of
 from tests.scripted import Script
 
 Fate = Callable[[str, int], str]
 """What becomes of a unit, by its name and try: `ok`, `never` (it runs on), or how it ended without a file."""
-
-
-def line_of(happened: dict[str, Any]) -> str:
-    facts = {key: value for key, value in happened.items() if key != "event"}
-    return json.dumps({"kind": happened["event"], "facts": facts}) + "\n"
 
 
 @dataclass

@@ -27,6 +27,7 @@ from tests.builders import Recorder, config, run_folder, tiny_group
 from tests.cli.test_commands import fgbench_says
 from tests.cluster.slurm import FAR, RealSlurm, wait_until, why_not
 from tests.cluster.test_run import contracts, on_one_machine, rows
+from tests.cluster.warm import warm_workers
 from tests.scripted import Script
 
 pytestmark = [
@@ -284,13 +285,14 @@ GRID = [
 
 
 def test_a_grid_of_six_groups_has_the_curves_of_a_run_on_one_machine(slurm, tmp_path, monkeypatch):
-    monkeypatch.setattr(client, "WORKER", "fgbench.running.worker")
-    with chdir(tmp_path):
+    # First here, in this process: a worker more would cost its start, and change nothing.
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(group_run, "work", in_this_process)
+        assert fgbench_says("run", "--out", str(tmp_path / "here"), *GRID).returncode == 0
+    monkeypatch.setattr(client, "WORKER", "tests.cluster.warm")
+    with chdir(tmp_path), warm_workers(slurm.folder):
         said = fgbench_says("run", "--on", "slurm", "--out", "there", *GRID)
     assert said.returncode == 0, said.stderr
-    # The same here, in this process: a worker more would cost its start, and change nothing.
-    monkeypatch.setattr(group_run, "work", in_this_process)
-    assert fgbench_says("run", "--out", str(tmp_path / "here"), *GRID).returncode == 0
     (there,), (here,) = find_runs(tmp_path / "there"), find_runs(tmp_path / "here")
     columns = ["job", "iteration", "train_loss", "validation_loss", "validation_accuracy"]
     curves = [sorted_rows(run, "curves", columns) for run in (there, here)]

@@ -1,6 +1,7 @@
 """A scripted worker for tasks on a real Slurm: answers in no time, once it is let.
 
-It waits as long as the file that FGBENCH_TEST_HOLD names exists and lists the task's phase.
+It imports nothing heavy: many of them are started. It waits as long as the file that FGBENCH_TEST_HOLD
+names exists and lists the task's phase.
 """
 
 from __future__ import annotations
@@ -10,9 +11,14 @@ import os
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
-from tests.cluster.engine import line_of
 from tests.scripted import Script
+
+
+def line_of(happened: dict[str, Any]) -> str:
+    facts = {key: value for key, value in happened.items() if key != "event"}
+    return json.dumps({"kind": happened["event"], "facts": facts}) + "\n"
 
 
 def held(phase: str) -> bool:

@@ -141,7 +141,8 @@ class Time(Phase):
     ) -> bool:
         """Time one process's rounds; whether any method came through."""
         if group.finished(self.name, process):
-            jobs_of_it = group.rows("jobs").query("phase == 'time' and process == @process")
+            jobs = group.rows("jobs")
+            jobs_of_it = jobs[(jobs["phase"] == self.name) & (jobs["process"] == process)]
             return group.goes_on_after_death or bool((jobs_of_it["status"] == "ok").any())
         text = f"timing, process {process + 1} of {total}"
         group.begin(text, seconds + STARTUP_SECONDS)
@@ -179,11 +180,14 @@ class Time(Phase):
 
 def _processes_wanted(group: GroupRun, pilot: int) -> int:
     """By Stein's second stage: from the pilot's spread alone, for the least precise ratio."""
-    samples = group.rows("samples").query("process < @pilot")  # a resumed run may hold more
+    samples = group.rows("samples")
+    samples = samples[samples["process"] < pilot]  # a resumed run may hold more
+    if samples["process"].nunique() < pilot:
+        return pilot
     measured = samples[~samples["warm_up"].astype(bool) & (samples["role"] == Role.METHOD)]
     wide = measured.pivot_table(index=["process", "round"], columns="method", values="seconds")
     reference = group.plan.reference
-    if reference not in wide or samples["process"].nunique() < pilot:
+    if reference not in wide:
         return pilot
     others = [m for m in wide.columns if m != reference]
     medians = [list(log_ratio_medians(wide[m], wide[reference])) for m in others]
@@ -198,6 +202,8 @@ def store_ratios(group: GroupRun, stopped: str | None = None) -> None:
         group: whose they are.
         stopped: why timing ended; None keeps what was stored.
     """
+    if not group.derives:
+        return
     if stopped is None:
         stored = group.rows("ratios")["stopped"]
         stopped = str(stored.iloc[0]) if len(stored) else "time"

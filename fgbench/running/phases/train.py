@@ -131,6 +131,8 @@ class Train(Phase):
 
 def store_targets(group: GroupRun) -> None:
     """Derive the group's rows of targets.csv from its curves."""
+    if not group.derives:
+        return
     curves, config = group.rows("curves"), group.plan.config
     # A run that an error ended says nothing of the time to a target: it is in jobs.csv, and nowhere else.
     jobs = group.rows("jobs")
