@@ -52,3 +52,10 @@ class Where(StrEnum):
 
     LOCAL = "local"
     SLURM = "slurm"
+
+
+class Keep(StrEnum):
+    """What `fgbench merge` keeps of processes that are in several runs."""
+
+    ALL = "all"
+    LAST = "last"

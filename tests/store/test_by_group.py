@@ -1,4 +1,4 @@
-"""A group's lines of a growing table: the same as those of the whole table, whatever is done to it between."""
+"""A group's lines of a growing table: those of the whole table, whatever is done to it between."""
 
 from __future__ import annotations
 

@@ -141,8 +141,8 @@ class Time(Phase):
     ) -> bool:
         """Time one process's rounds; whether any method came through."""
         if group.finished(self.name, process):
-            jobs = group.rows("jobs")
-            jobs_of_it = jobs[(jobs["phase"] == self.name) & (jobs["process"] == process)]
+            rows = group.rows("jobs")
+            jobs_of_it = rows[(rows["phase"] == self.name) & (rows["process"] == process)]
             return group.goes_on_after_death or bool((jobs_of_it["status"] == "ok").any())
         text = f"timing, process {process + 1} of {total}"
         group.begin(text, seconds + STARTUP_SECONDS)
