@@ -14,6 +14,8 @@ from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any, ClassVar
 
+import pandas as pd
+
 from fgbench.cluster.answers import Answer, until_death, without
 from fgbench.plan import Group
 from fgbench.running.client import Order, events_of
@@ -129,9 +131,11 @@ class Collector(GroupRun):
 
     Attributes:
         answered: what came of the units that are to be collected.
+        unwritten: rows of the phase that is collected, by table: written together, at its end.
     """
 
     answered: dict[Unit, Answer] = field(default_factory=dict)
+    unwritten: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
 
     goes_on_after_death: ClassVar[bool] = True
 
@@ -149,6 +153,26 @@ class Collector(GroupRun):
             raise NotYetError
         with super().jobs(phase, methods, seed, process) as jobs, answer.lines() as self.lines:
             yield jobs
+
+    def store(self, table: str, *rows: dict[str, Any]) -> None:
+        """Soon: a shared file system takes long for each of many small writes."""
+        self.unwritten.setdefault(table, []).extend(rows)
+
+    def write(self) -> None:
+        """What is unwritten; jobs at last, since a job with its rows missing would count as done."""
+        for table in sorted(self.unwritten, key="jobs".__eq__):
+            super().store(table, *self.unwritten[table])
+        self.unwritten.clear()
+
+    def rows(self, table: str) -> pd.DataFrame:
+        """As stored, and what was to be."""
+        self.write()
+        return super().rows(table)
+
+    def replace(self, table: str, rows: list[dict[str, Any]]) -> None:
+        """In the place of what was to be stored too."""
+        self.write()
+        super().replace(table, rows)
 
     def answers(self, task: Task, request: Any) -> Iterator[Message]:
         """What the unit's next worker reported, of the methods that are still in the running."""
@@ -222,4 +246,6 @@ class Walk:
             phase.run(self.run)
         except NotYetError:
             return False
+        finally:
+            self.run.write()
         return True

@@ -16,8 +16,9 @@ import pytest
 
 from fgbench.cluster import engines
 from fgbench.cluster import run as cluster_run
-from fgbench.cluster.engines import Slurm
+from fgbench.cluster.engines import Slurm, Wave
 from fgbench.cluster.ledger import Ledger
+from fgbench.cluster.node import NodeTask
 from fgbench.cluster.run import run_on, units_of
 from fgbench.cluster.status import cancel, status_of
 from fgbench.plan import Plan
@@ -248,6 +249,17 @@ def test_fgbench_cancel_ends_tasks_and_runner_and_a_resume_goes_on(sweep, slurm,
     assert rows(own.folder, "node") == here
 
 
+def test_what_is_timed_has_a_node_to_itself_and_training_has_not(slurm, tmp_path):
+    engine = Slurm(f"tests-{tmp_path.name}", {"hold": True})
+    try:
+        for name, shares in (("timed", False), ("trained", True)):
+            engine.submit([NodeTask(tmp_path / name, ())], Wave(name, tmp_path / name, 1.0, shares, 1))
+        said = slurm.says("squeue", "-h", "-o", "%k %h", f"--name={engine.name}")
+        assert dict(line.split() for line in said.splitlines()) == {"timed": "NO", "trained": "OK"}
+    finally:
+        engine.cancel([])
+
+
 class TestBadInput:
     TINY = ("--dataset", "synthetic:shape=1x6x6,classes=4,samples=64", "--width", "16", "--threads", "1")
 
@@ -292,7 +304,13 @@ def test_a_grid_of_six_groups_has_the_curves_of_a_run_on_one_machine(slurm, tmp_
     monkeypatch.setattr(client, "WORKER", "tests.cluster.warm")
     with chdir(tmp_path), warm_workers(slurm.folder):
         said = fgbench_says("run", "--on", "slurm", "--out", "there", *GRID)
-    assert said.returncode == 0, said.stderr
+        assert said.returncode == 0, said.stderr
+        (there,) = find_runs(tmp_path / "there")
+        told = Ledger(there.path)._file.read_text()
+        again = fgbench_says("run", "--resume", str(there.path))
+    assert again.returncode == 0
+    assert again.stdout.splitlines()[:-1] == said.stdout.splitlines()[:-1], "all but where it is"
+    assert Ledger(there.path)._file.read_text().count("submit") == told.count("submit")
     (there,), (here,) = find_runs(tmp_path / "there"), find_runs(tmp_path / "here")
     columns = ["job", "iteration", "train_loss", "validation_loss", "validation_accuracy"]
     curves = [sorted_rows(run, "curves", columns) for run in (there, here)]
