@@ -140,7 +140,7 @@ class GroupRun:
             "job": f"{self.group.name}/{spec}/{phase}/{seed if process is None else process}",
             "method": spec,
             "phase": phase,
-            **{k: v for k, v in asdict(self.group).items() if k != "validation_size"},
+            **{k: v for k, v in vars(self.group).items() if k != "validation_size"},
             "execution": self.choices.executions.get(spec, self.group.execution),
             "optimizer": self.choices.optimizers.get(spec, self.group.optimizer),
             "seed": seed,

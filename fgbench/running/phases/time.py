@@ -156,7 +156,7 @@ class Time(Phase):
                     case Rounds():
                         rounds = event.rounds
                     case Samples():
-                        group.store("samples", *({"process": process, **asdict(s)} for s in event.samples))
+                        group.store("samples", *({"process": process, **vars(s)} for s in event.samples))
                         if rounds:
                             seen += 1
                             live.add({s.method: s.seconds for s in event.samples if s.role == Role.METHOD})
