@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from fgbench.cli.baseline import baseline
+from fgbench.cli.cancel import cancel
 from fgbench.cli.check import check
 from fgbench.cli.compare import compare
 from fgbench.cli.doctor import doctor
@@ -25,6 +26,7 @@ from fgbench.cli.reproduce import reproduce
 from fgbench.cli.run import run
 from fgbench.cli.run_options import HelpLast
 from fgbench.cli.signals import OrderlyStop
+from fgbench.cli.status import status
 from fgbench.errors import UsageError
 from fgbench.version import __version__
 
@@ -58,6 +60,8 @@ app.command(cls=HelpLast)(run)
 app.command()(plot)
 app.command()(report)
 app.command()(merge)
+app.command()(status)
+app.command()(cancel)
 app.command()(baseline)
 app.command()(check)
 app.command()(compare)

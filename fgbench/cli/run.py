@@ -8,9 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from fgbench.cli import cluster_options as where
 from fgbench.cli import finetune_options as finetune
 from fgbench.cli import run_options as ask
 from fgbench.cli import stored
+from fgbench.cli.cluster import cluster_of, planned
 from fgbench.cli.presets import QUICK
 from fgbench.cli.values import share, size
 from fgbench.errors import UsageError
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from fgbench.plan import Plan
     from fgbench.store.run_folder import RunFolder
 
-NOTHING_MEASURED = 1  # exit code of a run in which every job failed
+NOTHING_MEASURED = 1  # exit code of a run in which every job failed, or a task of a cluster is missing
 
 
 def run(
@@ -59,6 +61,9 @@ def run(
     max_iterations: ask.MaxIterations = None,
     max_queries: ask.MaxQueries = None,
     evaluate_every: ask.EvaluateEvery = None,
+    on: where.On = None,
+    slurm: where.SlurmOption = [],  # noqa: B006
+    slurm_file: where.SlurmFile = None,
     out: ask.Out = Path("results"),
     json_: ask.AsJson = False,
     verbose: ask.Verbose = False,
@@ -126,22 +131,26 @@ def run(
     )
     if like is not None:
         config = stored.like(like, config, given)
-    _measure(config, out, repeat, like, dry_run=dry_run, as_json=json_, detail=verbose)
+    if dry_run:
+        _show_plan(config)
+        return
+    cluster = cluster_of(on, slurm, slurm_file)
+    _measure(config, out, repeat, like, cluster, as_json=json_, detail=verbose)
 
 
 def _measure(
-    config: Config, out: Path, repeat: int, like: Path | None, *, dry_run: bool, **shown: bool
+    config: Config, out: Path, repeat: int, like: Path | None, cluster: dict[str, Any] | None, **shown: bool
 ) -> None:
-    """As many runs as asked for, each in a folder of its own; or what they would be."""
+    """As many runs as asked for, each in a folder of its own."""
     from fgbench.plan import make_plan
     from fgbench.running.start import new_run
 
-    plan = make_plan(config)
-    if dry_run:
-        _show_plan(plan)
-        return
     for number in range(repeat):
-        folder, contracts = new_run(plan, out)
+        if cluster is None:
+            folder, contracts = new_run(plan := make_plan(config), out)
+        else:
+            plan, environment = planned(config, cluster, out)
+            folder, contracts = new_run(plan, out, environment, cluster=cluster)
         if like is not None and not number:
             stored.note_what_differs(like, contracts)
         _run(plan, folder, contracts, **shown)
@@ -163,19 +172,21 @@ def _learning_rate(asked: str) -> float | None:
 def _resume(path: Path, dry_run: bool, **shown: bool) -> None:
     plan, folder, contracts = stored.resumed(path)
     if dry_run:
-        _show_plan(plan)
+        _show_plan(plan.config)
         return
     _run(plan, folder, contracts, **shown)
 
 
-def _show_plan(plan: Plan) -> None:
+def _show_plan(config: Config) -> None:
     """The matched groups, and about how long they take."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
+    from fgbench.plan import make_plan
     from fgbench.running.duration import expected_seconds
 
+    plan = make_plan(config)
     console, table = Console(highlight=False), Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("matched group", style="bold")
     table.add_column("what")
@@ -203,5 +214,5 @@ def _run(plan: Plan, folder: RunFolder, contracts: dict[str, str], **shown: bool
         show(folder, **shown)
         print(f"fgbench: go on with: fgbench run --resume {folder.path}", file=sys.stderr)
         raise
-    if not show(folder, **shown):
+    if not show(folder, **shown) or folder.facts()["status"] != "done":
         raise typer.Exit(NOTHING_MEASURED)

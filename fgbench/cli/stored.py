@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fgbench.cli.cluster import planned
 from fgbench.cli.presets import QUICK
 from fgbench.errors import UsageError
 
@@ -88,10 +89,14 @@ def resumed(path: Path) -> tuple[Plan, RunFolder, dict[str, str]]:
             f"--resume {path}: fgbench {facts['fgbench_version']} began it and this is {__version__}; go on "
             f"with that version, or start a new run with --like {path}."
         )
-    plan = make_plan(Config.from_facts(facts["config"]))
-    if changed := what_changed(facts, plan):
+    config, environment = Config.from_facts(facts["config"]), None
+    if "cluster" in facts:
+        plan, environment = planned(config, facts["cluster"], path.parent)
+    else:
+        plan = make_plan(config)
+    if changed := what_changed(facts, plan, environment):
         raise UsageError(
             f"--resume {path}: it would not be the same here and now ({changed}); start a new run with "
             f"--like {path}."
         )
-    return plan, folder, contracts_of(plan)
+    return plan, folder, contracts_of(plan, environment)

@@ -21,13 +21,14 @@ BASE = "base"  # stands where a method's spec does in rows of the base
 # 1: the first. 2: jobs.optimizer; parts; `forward` is fgbench's own engine. 3: what ADDED says; modes.
 # 4: load, with the energy that samples had; what ADDED says; a search chooses by the time to the targets;
 # `backprop` takes the fastest update, jobs.update: up to 3 it meant `update=fused`.
-# 5: cost. 6: quality; what ADDED says.
+# 5: cost. 6: quality, variants; what ADDED says.
 SCHEMA_VERSION = 6
 OLDEST_READABLE = 2
 
 # Columns that a version added; an older file's rows read as missing there.
 ADDED: dict[int, dict[str, tuple[str, ...]]] = {
     6: {
+        "jobs": ("node", "cpu", "gpu"),
         "cost": ("product_bytes", "other_bytes", "random_numbers", "random_per_second", "launch_seconds"),
     },
     4: {
@@ -80,6 +81,9 @@ TABLES: dict[str, dict[str, str]] = {
         "weights_hash": "str",
         "batches_hash": "str",
         "contract": "str",
+        "node": "str",  # the machine that it ran on
+        "cpu": "str",
+        "gpu": "str",
         "first_call_seconds": "float",  # of time: the first step, compilation and autotuning with it
         "status": "str",  # ok | diverged | oom | error | interrupted | over budget
         "detail": "str",

@@ -28,7 +28,7 @@ from fgbench.running.matched import Matched
 from fgbench.running.messages import Message, Report
 from fgbench.running.phase import STARTUP_SECONDS, OfGroup, Phase, Tables, every_row
 from fgbench.running.reporting import failures_reported
-from fgbench.store.schema import BASE
+from fgbench.store.schema import BASE, Role
 
 BELOW = 0.97  # of its floor: a step that is timed faster shows that the floor is wrong
 
@@ -76,7 +76,8 @@ class Cost(Phase):
         if group.finished(self.name):
             return
         group.begin("FLOPs and floors", STARTUP_SECONDS)
-        timed = group.rows("ratios").query("role in ('base', 'method')").set_index("method")["seconds"]
+        ratios = group.rows("ratios")
+        timed = ratios[ratios["role"].isin((Role.BASE, Role.METHOD))].set_index("method")["seconds"]
         with group.jobs(self.name, group.methods) as jobs:
             for event in group.work(self, jobs):
                 if not isinstance(event, Counted):

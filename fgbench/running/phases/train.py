@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -69,6 +68,7 @@ class Train(Phase):
     unit = "seed"
     tables: ClassVar[Tables] = {"curves": every_row}
     stands_after_death = False
+    may_share = True
 
     def asked(self, config: Config) -> bool:
         """Unless only timing is."""
@@ -127,7 +127,7 @@ class Train(Phase):
                     f"{text}, {event.method}: validation loss {event.validation_loss:.3g}",
                 )
         if not worker_died(jobs):  # otherwise a resume goes on from it
-            _remove(snapshot)
+            group.drop_snapshot(snapshot)
 
     def measure(self, matched: Matched, asked: TrainRequest, report: Report) -> None:
         """One seed."""
@@ -141,14 +141,10 @@ def weights_folder(group: GroupRun) -> Path:
     return group.folder.snapshot(f"{group.group.name}-weights").with_suffix("")
 
 
-def _remove(snapshot: Path) -> None:
-    snapshot.unlink(missing_ok=True)
-    with suppress(OSError):  # it holds others
-        snapshot.parent.rmdir()
-
-
 def store_targets(group: GroupRun) -> None:
     """Derive the group's rows of targets.csv from its curves."""
+    if not group.derives:
+        return
     curves, config = group.rows("curves"), group.plan.config
     # A run that an error ended says nothing of the time to a target: it is in jobs.csv, and nowhere else.
     jobs = group.rows("jobs")

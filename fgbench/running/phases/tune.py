@@ -118,6 +118,7 @@ class Tune(Phase):
     reports = (GridFound, Trial, Tuned)
     tables: ClassVar[Tables] = {"search": every_row}
     stands_after_death = False
+    may_share = True
 
     def asked(self, config: Config) -> bool:
         """Unless only timing is."""
