@@ -10,6 +10,7 @@ import typer
 
 from fgbench.cli import cluster_options as where
 from fgbench.cli import finetune_options as finetune
+from fgbench.cli import output_options as output
 from fgbench.cli import run_options as ask
 from fgbench.cli import stored
 from fgbench.cli.cluster import cluster_of, planned
@@ -64,14 +65,14 @@ def run(
     on: where.On = None,
     slurm: where.SlurmOption = [],  # noqa: B006
     slurm_file: where.SlurmFile = None,
-    out: ask.Out = Path("results"),
-    json_: ask.AsJson = False,
-    verbose: ask.Verbose = False,
-    dry_run: ask.DryRun = False,
-    repeat: ask.Repeat = 1,
-    shard: ask.Shard = Config.shard,
-    like: ask.Like = None,
-    resume: ask.Resume = None,
+    out: output.Out = Path("results"),
+    json_: output.AsJson = False,
+    verbose: output.Verbose = False,
+    dry_run: output.DryRun = False,
+    repeat: output.Repeat = 1,
+    shard: output.Shard = Config.shard,
+    like: output.Like = None,
+    resume: output.Resume = None,
 ) -> None:
     """Measure methods against each other on matched jobs: runtime ratio, memory, time to a target loss.
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
 from fgbench.cli.choices import ExecutionMode
+from fgbench.cli.output_options import OUTPUT
 from fgbench.cli.presets import QUICK
 from fgbench.plan.config import Config, Dtype
 from fgbench.plan.defaults import CPU, GPU
@@ -18,7 +18,6 @@ COMPARED = "What is compared"
 PROBLEM = "Model and data"
 MEASURING = "Measuring"
 TRAINING = "Training"
-OUTPUT = "Output"
 SEARCH = "search"  # of --lr
 
 
@@ -288,67 +287,5 @@ EvaluateEvery = Annotated[
         help="Evaluate at least once in so many steps; at the start evaluations are closer. (default: found "
         "from the methods' pace)",
         rich_help_panel=TRAINING,
-    ),
-]
-
-# ---- output
-
-Out = Annotated[
-    Path,
-    typer.Option(help="The folder that gets a folder of CSVs for this run.", rich_help_panel=OUTPUT),
-]
-AsJson = Annotated[
-    bool,
-    typer.Option(
-        "--json",
-        help="Print the result as JSON, and nothing else, on standard output.",
-        rich_help_panel=OUTPUT,
-    ),
-]
-Verbose = Annotated[
-    bool,
-    typer.Option(
-        "--verbose",
-        help="Print all columns, learning rates, the parts of a step, and everything to doubt.",
-        rich_help_panel=OUTPUT,
-    ),
-]
-DryRun = Annotated[
-    bool,
-    typer.Option(
-        "--dry-run",
-        help="Print what would be measured and how long it would take, and end.",
-        rich_help_panel=OUTPUT,
-    ),
-]
-Repeat = Annotated[
-    int,
-    typer.Option(
-        min=1,
-        help="Make so many runs, a folder each, so that it is known how much they differ.",
-        rich_help_panel=OUTPUT,
-    ),
-]
-Shard = Annotated[
-    str,
-    typer.Option(
-        help="Measure only every n-th matched group, from the i-th on, as in 2/3 for i/n; `fgbench merge` "
-        "joins the n runs. (default: all groups)",
-        rich_help_panel=OUTPUT,
-    ),
-]
-Like = Annotated[
-    Path | None,
-    typer.Option(
-        help="Take the options of this stored run where none is given here; alone, it repeats that run. "
-        "(default: none)",
-        rich_help_panel=OUTPUT,
-    ),
-]
-Resume = Annotated[
-    Path | None,
-    typer.Option(
-        help="Go on with a run that was cut off, where it stopped; takes no other options. (default: none)",
-        rich_help_panel=OUTPUT,
     ),
 ]

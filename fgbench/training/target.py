@@ -96,9 +96,11 @@ def on_the_way(runs: Sequence[Sequence[float]], share: float, chance: float = ma
     places = []
     for losses in runs:
         start, best = min(losses[0], chance), lowest_held(losses)
-        places.append(best + (1 - share) * (start - best) if best < start else math.inf)
+        places.append(share * best + (1 - share) * start if best < start else math.inf)
     middle = sorted(places)[len(places) // 2] if places else math.inf  # the upper median, as above
-    return _rounded_up(middle) if math.isfinite(middle) else None
+    return (
+        _rounded_up(round(middle, 12)) if math.isfinite(middle) else None
+    )  # what is left of 0.1 is no digit
 
 
 def share_asked(asked: str) -> float | None:
