@@ -194,6 +194,7 @@ def config(**changes: Any) -> Config:
         device="cpu",
         dtype="float32",
         threads=1,
+        execution="eager",
     )
     return dataclasses.replace(plain, **changes)
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Shape = tuple[int, ...]
 Build = Callable[[int, int, Shape, int], "nn.Module"]
 
-USER_DEPTH, USER_WIDTH = 2, 1024  # what a user's build gets where nothing is asked for: the mlp's
+USER_DEPTH, USER_WIDTH = 2, 256  # what a user's build gets where nothing is asked for: the mlp's
 IMAGES, TEXT = "images", "text"  # what a family takes
 
 
@@ -38,6 +38,7 @@ class Architecture:
         default_width: the width where `--width` is not given.
         summary: what it is and what depth and width mean, in one line.
         depths: the only depths that there are; empty where it is any from 1 on.
+        gpu_width: the width there on a GPU, where another is too narrow to keep it busy; 0 for the same.
         takes: `images` or `text`; empty where its build function decides.
     """
 
@@ -47,6 +48,11 @@ class Architecture:
     summary: str
     depths: tuple[int, ...] = ()
     takes: str = IMAGES
+    gpu_width: int = 0
+
+    def width_on(self, device: str) -> int:
+        """The width where `--width` is not given, on a device as torch names it."""
+        return self.gpu_width if self.gpu_width and device.startswith("cuda") else self.default_width
 
     @property
     def depths_in_words(self) -> str:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from fgbench.measurement.quality import Slope, Theory
     from fgbench.methods.steps.optimizer import EachItsOwn
 
 Batch = tuple["Tensor", "Tensor"]
@@ -76,6 +77,9 @@ class Step(ABC):
 
     left_alone: frozenset[int] = frozenset()
     """Places of the parameters that the last step left as they are, their optimiser's state too."""
+
+    measured: Tensor | None = None
+    """The directional derivatives of the last step before any clipping, on the device; None without any."""
 
     optimizer: torch.optim.Optimizer | EachItsOwn | None = None
     """The optimiser that it steps with, where there is one: its state is memory that is kept."""
@@ -147,6 +151,12 @@ class Method(ABC):
     source: ClassVar[str]
     """The paper or the documentation that it comes from."""
 
+    costs: ClassVar[str] = ""
+    """What a step takes, in products of a layer's inputs with its weights, of which the base has one each."""
+
+    worth: ClassVar[str] = ""
+    """What is known of its estimates beforehand: ‖g‖²/‖∇f‖² and the cosine, of n numbers."""
+
     @property
     def unbiased(self) -> bool:
         """Whether the mean of its estimates is the gradient."""
@@ -156,6 +166,16 @@ class Method(ABC):
     @abstractmethod
     def queries(self) -> int:
         """Evaluations of the model that a step counts as, for budgets: the base is 1."""
+
+    def theory(self, slopes: Sequence[Slope]) -> Theory:
+        """What is known of its estimates' length and angle beforehand; nothing where no formula is.
+
+        Args:
+            slopes: of the parameters that it trains.
+        """
+        from fgbench.measurement.quality import Theory
+
+        return Theory()
 
     def updates(self, conditions: Conditions) -> tuple[str, ...]:
         """The updates among which the fastest is to be found, and prepared with as `conditions.update`."""

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fgbench.errors import UsageError
+from fgbench.measurement.quality import Slope, Theory
 from fgbench.methods import PLAIN, Batch, Conditions, Loss, Method, Part, Step, trainable
 from fgbench.methods.steps.compiling import compiled
 from fgbench.methods.steps.layers import Draw, Sampler, costs, units_of
@@ -26,6 +27,7 @@ from fgbench.methods.steps.options import (
     layers_option,
     sampling_option,
 )
+from fgbench.methods.steps.theory import of_independent, of_one_layer
 from fgbench.methods.steps.update import Update
 from fgbench.pushforward.context import buffers_kept, draws_again
 from fgbench.pushforward.structures import Drawer, Tangents
@@ -50,6 +52,8 @@ class Spsa(Method):
 
     summary: ClassVar[str] = "zeroth order: (f(θ+εz) − f(θ−εz)) / 2ε · z, z drawn again from its seed"
     source: ClassVar[str] = "MeZO, Malladi et al. 2023 (arXiv 2305.17333), Algorithm 1; Spall 1992"
+    costs: ClassVar[str] = "2 evaluations, and z drawn once for each of the moves"
+    worth: ClassVar[str] = "variance ×: n + 2 of gaussian, n of rademacher. Cosine about √(2/πn)"
 
     def __post_init__(self) -> None:
         """Refuse what does not go together, before anything runs."""
@@ -61,6 +65,12 @@ class Spsa(Method):
     def queries(self) -> int:
         """One each way."""
         return 2
+
+    def theory(self, slopes: Sequence[Slope]) -> Theory:
+        """That of one tangent: the difference quotient is the derivative, but for the curvature over ε."""
+        if self.layers == "all":
+            return of_independent(self.structure, slopes)
+        return of_one_layer(self, slopes) if self.structure == "rademacher" else Theory()
 
     def variants(self, conditions: Conditions, samples: int) -> Iterator[Method]:
         """Micro-batches."""
@@ -127,7 +137,7 @@ class SpsaStep(Step):
         with buffers_kept(self.model):
             below = self._mean(batch)
         self.value = (above + below) / 2
-        self.directional_derivative = (above - below) / (2 * self.epsilon)
+        self.measured = self.directional_derivative = (above - below) / (2 * self.epsilon)
 
     def _mean(self, batch: Batch) -> Tensor:
         """The loss of a batch, micro-batch by micro-batch."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from fgbench import architectures, datasets, methods
 from fgbench.errors import UsageError
 from fgbench.plan.checks import check_config, check_device
 from fgbench.plan.config import REFERENCE, Config
+from fgbench.plan.defaults import settled
 from fgbench.plan.group import Group
 from fgbench.plan.machine import resolve_device, resolve_threads
 from fgbench.plan.model import model_of
@@ -20,13 +22,14 @@ from fgbench.specs.options import canonical, split_spec
 class Plan:
     """The config, resolved: specs in their shortest form, device and threads known.
 
-    Attributes, where the name does not say it: data is a hash of the dataset's contents; weights is one of
-    those that `--start` gives.
+    Attributes, where the name does not say it: data is a hash of the dataset's contents; chance the loss of
+    one who gives all its classes the same probability; weights is one of those that `--start` gives.
     """
 
     config: Config
     groups: tuple[Group, ...]
     data: str = ""
+    chance: float = math.inf
     weights: str = ""
 
     @property
@@ -45,19 +48,18 @@ def make_plan(config: Config) -> Plan:
         UsageError: one line that says what is wrong and what would be right.
     """
     check_config(config)
-    config = _canonical(config)
     device = resolve_device(config.device)
+    config = _canonical(settled(config, device))
     check_device(config, device)
     threads = resolve_threads(config.threads)
     data = datasets.load_whole(config.dataset, Path(config.data_dir))
-    if config.batch > len(data.train_x):
-        raise UsageError(
-            f"--batch {config.batch}: {config.dataset} has only {len(data.train_x)} training samples."
-        )
+    if (most := max(config.batches)) > len(data.train_x):
+        raise UsageError(f"--batch {most}: {config.dataset} has only {len(data.train_x)} training samples.")
     groups = groups_of(config, device, threads)
     _check_names(groups)
     weights = [model_of(group, data.in_shape, data.classes)[1] for group in groups]
-    return Plan(config, _shard(config.shard, groups), data.contents, weights[0])
+    shard = _shard(config.shard, groups)
+    return Plan(config, shard, data.contents, math.log(data.classes), weights[0])
 
 
 def _canonical(config: Config) -> Config:
@@ -75,18 +77,19 @@ def _canonical(config: Config) -> Config:
 
 
 def groups_of(config: Config, device: str, threads: int) -> tuple[Group, ...]:
-    """A group for each architecture and depth, each once, whatever the shard.
+    """A group for each architecture, depth and batch, each once, whatever the shard.
 
     Raises:
         UsageError: no such architecture.
     """
+    config = settled(config, device)
     families = [(arch, architectures.find(arch)) for arch in config.archs]
     groups = (
         Group(
             arch,
             depth,
-            config.width or family.default_width,
-            config.batch,
+            config.width or family.width_on(device),
+            batch,
             config.dataset,
             config.validation_size,
             config.dtype,
@@ -100,6 +103,7 @@ def groups_of(config: Config, device: str, threads: int) -> tuple[Group, ...]:
         )
         for arch, family in families
         for depth in config.depths or (family.default_depth,)
+        for batch in config.batches
     )
     return tuple(dict.fromkeys(groups))
 

@@ -25,6 +25,17 @@ from fgbench.store.run_folder import RunFolder, find_runs
 from fgbench.summary.table import summarise
 
 FIGURES = ("ratio", "r", "t_ratio", "n_ratio", "t", "validation_loss", "rise")
+# What a paper's run has where its suite says nothing else: the main job's own defaults may change.
+SETTLED: Mapping[str, Any] = {
+    "methods": ("backprop", "forward"),
+    "batch": 64,
+    "seeds": 3,
+    "target_loss": "auto",
+    "max_train_seconds": 6.0,
+    "max_measure_seconds": 45.0,
+    "processes": 5,
+    "execution": "eager",
+}
 PLAIN = (  # without an interval
     *("peak_bytes", "activation_bytes", "flop_ratio", "learning_rate", "validation_accuracy"),
     "diverged_share",
@@ -50,13 +61,13 @@ def _config(options: Mapping[str, Any]) -> Config:
     if unknown := options.keys() - {field.name for field in fields(Config)}:
         raise UsageError(f"a run has no option {', '.join(sorted(unknown))}.")
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
-    return Config(**values)
+    return Config(**{**SETTLED, **values})
 
 
 def seconds(settings: Mapping[str, Any]) -> float:
     """About how long: the budgets of its runs."""
     runs = sum(
-        seconds_of(config, len(config.archs) * len(config.depths or (0,)))
+        seconds_of(config, len(config.archs) * len(config.depths or (0,)) * len(config.batches))
         for config in configs(settings).values()
     )
     return runs + PRETRAINING_SECONDS * settings.get(PRETRAIN, {"steps": 0})["steps"]

@@ -13,6 +13,7 @@ from torch import nn
 from fgbench import datasets, methods
 from fgbench.datasets import Dataset
 from fgbench.measurement.allocator import keep_freed_pages
+from fgbench.measurement.environment import cpu_name, device_name, node_name
 from fgbench.methods import Batch, Conditions, Loss
 from fgbench.plan import Group
 from fgbench.plan.config import TF32
@@ -75,6 +76,9 @@ class Matched:
             sum(p.numel() for p in methods.trainable(self.model).values()),
             weights_hash(self.model),
             self.order.digest(),
+            node_name(),
+            cpu_name(),
+            device_name(self.group.device) if self.device.type == "cuda" else None,
         )
 
 

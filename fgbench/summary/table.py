@@ -13,7 +13,8 @@ from fgbench.measurement.statistics import mean_interval
 from fgbench.store.run_folder import RunFolder
 from fgbench.store.schema import Role
 from fgbench.summary.ratios import cells
-from fgbench.summary.targets import headline, stored_targets, target_cells
+from fgbench.summary.targets import chance_of, headline, stored_targets, target_cells
+from fgbench.summary.worth import worth_cells
 
 GROUP_COLUMNS = (
     "arch",
@@ -34,6 +35,7 @@ ACTIVATIONS = "peak_activations_and_temporaries"
 HOST, DEVICE, UNKNOWN = "host", "device", "unknown"  # which of the two a step waits for
 LAUNCH_BOUND = 0.8  # of a step's time, in which the GPU is at work
 
+MORE = ("cost", "quality", "variants")
 RATIO_COLUMNS = (
     *("seconds", "r", "r_low", "r_high", "r_alone", "r_alone_low", "r_alone_high"),
     *("ratio", "ratio_low", "ratio_high", "ratio_within_low", "ratio_within_high"),
@@ -51,22 +53,23 @@ def summarise(run: RunFolder) -> pd.DataFrame:
     the target), `t_ratio` and `n_ratio` (its factor in iterations), `validation_loss`, each with `_low`
     and `_high`; `bits_per_byte`, the same where bytes of a text are predicted; `parameters`, n, those that
     are trained; `start`, the file that all begin from; `peak_bytes`, `learning_rate` and the
-    `protocol` that it comes from, `target_loss` or `target_accuracy` of the headline target, `t_median`
-    by Kaplan and Meier, `t_resolution` of its evaluations, `reached` of `runs`, `validation_accuracy`,
-    `evaluation_share` of training's seconds, `train_seconds` of the longest run, `status`;
+    `protocol` that it comes from, `chance_loss` (of one who has learned nothing), `target_loss` or
+    `target_accuracy` of the headline target, `t_median` by Kaplan and Meier, `t_resolution` of its
+    evaluations, `reached` of `runs`, `validation_accuracy`, `evaluation_share` of training's seconds,
+    `train_seconds` of the longest run, `status`;
     `ratio_within_low` and `_high`, the interval by the rounds alone; `busy_share`, of a step's time in
     which a GPU is at work, and whether it is `bound_by` the host, the device, or that is unknown; `flops`
     of a step and `flop_ratio`, those over the reference's; `activation_bytes` of the peak; `rise`, of a
     run's loss at its end above its lowest, and `diverged_share` of the runs; `floor_ratio` (the least time
     that this machine needs for it over the least for a step of the reference) and `floor_share` (that least
-    time over the measured). What was not measured is NA.
+    time over the measured); `cosine` of its estimates with the gradient of their batch and their
+    `second_moment` over it, at the weights of the reference's training, and the `n_predicted` that follows
+    for `n_ratio`. What was not measured is NA.
 
     Raises:
         ResultsError: a damaged table.
     """
-    tables = {
-        name: run.read(name) for name in ("jobs", "ratios", "memory", "curves", "load", "cost", "variants")
-    }
+    tables = {name: run.read(name) for name in ("jobs", "ratios", "memory", "curves", "load", *MORE)}
     tables["targets"] = stored_targets(run)
     facts = run.facts()
     rows = [
@@ -78,6 +81,7 @@ def summarise(run: RunFolder) -> pd.DataFrame:
             "method": method,
             "reference": facts["reference"],
             "protocol": protocol(facts["config"]),
+            "chance_loss": chance_of(group),
             **_cells_of(
                 {name: t[t["group"] == group["name"]] for name, t in tables.items()},
                 method,
@@ -127,7 +131,8 @@ def _cells_of(
         **_ratio_cells(own["ratios"]),
         **_step_cells(own["jobs"]),
         **_load_cells(own["load"]),
-        **_cost_cells(tables["cost"], _first(_of_role(own["ratios"]), "seconds"), method, reference),
+        **cost_cells(tables["cost"], _first(_of_role(own["ratios"]), "seconds"), method, reference),
+        **worth_cells(tables["quality"], method, reference),
         "activation_bytes": _first(own["memory"][own["memory"]["kind"] == ACTIVATIONS], "bytes"),
         "peak_bytes": _first(own["memory"][own["memory"]["kind"] == "peak_allocated"], "bytes"),
         "variant": _first(
@@ -150,7 +155,7 @@ def _of_role(ratios: pd.DataFrame) -> pd.DataFrame:
     return ratios[ratios["role"] == Role.METHOD]
 
 
-def _cost_cells(cost: pd.DataFrame, seconds: float | None, method: str, reference: str) -> dict[str, Any]:
+def cost_cells(cost: pd.DataFrame, seconds: float | None, method: str, reference: str) -> dict[str, Any]:
     """The FLOPs of a step, its floor over the reference's floor, and the share of its time that is floor."""
     own, over = cost[cost["method"] == method], cost[cost["method"] == reference]
     floor, reference_floor = _first(own, "floor_seconds"), _first(over, "floor_seconds")

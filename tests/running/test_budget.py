@@ -37,7 +37,7 @@ def test_every_later_phase_has_the_fastest_variant_that_fits(tmp_path, monkeypat
     folder, script, _ = run(tmp_path, monkeypatch, 1000)
     wanted = {"backprop": "backprop", "forward": "forward:accumulate=2"}
     later = [r for r in script.requests if r["phase"] != "budget"]
-    assert {r["phase"] for r in later} == {"time", "cost", "memory", "tune", "train"}
+    assert {"time", "cost", "memory", "tune", "train"} <= {r["phase"] for r in later}
     assert all(r["choices"]["variants"] == wanted for r in later)
     rows = folder.read("variants")
     assert dict(zip(rows["variant"], rows["chosen"], strict=True)) == {

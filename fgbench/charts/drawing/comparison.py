@@ -30,9 +30,10 @@ SETUP = (
 )
 FIGURES = (
     *("r", "r_low", "r_high", "ratio", "ratio_low", "ratio_high", "processes", "rounds"),
+    *("seconds", "floor_ratio", "floor_share", "cosine", "second_moment"),
     *("joules", "peak_bytes", "target_loss", "target_accuracy", "reached", "runs", "t", "t_low", "t_high"),
 )
-TABLES = ("jobs", "memory", "curves", "targets", "search", "variants")
+TABLES = ("jobs", "memory", "curves", "targets", "search", "cost", "quality", "variants")
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,8 @@ class Comparison:
 
     Attributes:
         rows: of the summary, a method of a group each, in order of depth.
-        tables: jobs, memory, curves, search and variants of those groups, `targets` (the headline one of
-            each), `every_target`, and the `parts` of their steps.
+        tables: jobs, memory, curves, search, cost, quality and variants of those groups, `targets` (the
+            headline one of each), `every_target`, and the `parts` of their steps.
         looks: of every method in all the runs that are drawn, so that a method looks alike everywhere.
         run: the run's name, where another run measured the same groups.
         mark: tells apart what the rest of the file name does not.

@@ -89,7 +89,7 @@ class PushforwardStep(ForwardStep):
         return torch.stack(values).sum(), torch.stack(derivatives).sum(0)
 
     def _update(self, learning_rate: float) -> None:
-        along = self.tangents.directional(self.derivatives)
+        self.measured = along = self.tangents.directional(self.derivatives)
         coefficients = self.tangents.onto_drawn(self._weigh(along))
         self.update(self.tangents.by_name, coefficients, learning_rate, self._perturbed())
 

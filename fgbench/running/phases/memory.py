@@ -46,6 +46,7 @@ class Memory(Phase):
     request = OfGroup
     reports = (PeakFound,)
     tables: ClassVar[Tables] = {"memory": every_row}
+    may_share = True
 
     def asked(self, config: Config) -> bool:
         """Wherever steps are timed."""

@@ -118,6 +118,7 @@ class Tune(Phase):
     reports = (GridFound, Trial, Tuned)
     tables: ClassVar[Tables] = {"search": every_row}
     stands_after_death = False
+    may_share = True
 
     def asked(self, config: Config) -> bool:
         """Unless only timing is."""
@@ -145,7 +146,7 @@ class Tune(Phase):
 
     def _search(self, group: GroupRun, jobs: Jobs) -> None:
         config, given, spent = group.plan.config, group.plan.config.learning_rate, 0.0
-        goal = Goal(config.target_loss, config.target_accuracy, group.plan.reference)
+        goal = Goal(config.target_loss, config.target_accuracy, group.plan.reference, group.plan.chance)
         searching = _searching(config, len(jobs))
         text = "learning-rate search" if given is None else "pacing"
         group.begin(text, searching + STARTUP_SECONDS)
