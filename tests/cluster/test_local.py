@@ -93,7 +93,7 @@ def test_from_the_command_line_a_node_makes_the_plan_and_real_workers_train(tmp_
     assert facts["groups"][0]["contract"] in set(run.read("jobs")["contract"])
     assert len(run.read("curves")) >= 3
     assert [entry.name for entry in (tmp_path / "out").iterdir()] == [run.path.name], "no survey is left"
-    line = "fgbench: --batch 999: synthetic:shape=1x6x6,classes=4,samples=64 has only 48 training samples."
+    line = "fgbench: --batch 999: synthetic:shape=1x6x6,classes=4,samples=64 has only 64 training samples."
     assert (wrong.returncode, wrong.stderr.strip()) == (2, line)
 
 
