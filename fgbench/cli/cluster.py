@@ -42,14 +42,18 @@ def cluster_of(on: Where | None, options: Sequence[str], file: Path | None) -> d
     if on is None:
         return None
     found, setup = slurm_options(file, options) if on is Where.SLURM else ({}, [])
-    return {"on": on.value, "name": f"fgbench-{secrets.token_hex(6)}", "options": found, "setup": setup}
+    return {"on": on.value, "options": found, "setup": setup}
 
 
 def planned(config: Config, cluster: dict[str, Any], out: Path) -> tuple[Plan, dict[str, Any]]:
-    """The plan as a node makes it, and the node's environment; counts the units into `cluster`."""
+    """The plan as a node makes it, and the node's environment.
+
+    What a run's jobs are called, and how many units there are, goes into `cluster`.
+    """
     from fgbench.cluster.run import units_of
     from fgbench.cluster.survey import survey
 
+    cluster["name"] = f"fgbench-{secrets.token_hex(6)}"
     plan, environment = survey(config, cluster, out, Notes())
     cluster["units"] = units_of(plan)
     return plan, environment

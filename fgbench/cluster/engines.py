@@ -23,7 +23,7 @@ QUEUED, RUNNING, ENDED = "queued", "running", "ended"
 WAITING_WORDS = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT")
 RUNNING_WORDS = ("RUNNING", "COMPLETING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED")
 NEVER_STARTS = "launch failed"  # Slurm's reason for a task that it holds: nobody will let it go
-LIMITS = ("submit", "limit", "temporarily")  # what sbatch says when there is no room for more tasks now
+LIMITS = ("submit limit", "submitjob", "temporarily", "policy")  # in what sbatch says where there is no room
 OWN_GPU = ("gres", "gpus", "gpus-per-node", "gpus-per-task")
 
 
@@ -60,6 +60,11 @@ class Seen:
     node: str = ""
     word: str = ""
     wave: str = ""
+
+    @property
+    def failed(self) -> bool:
+        """Whether the scheduler says so; of one that ended otherwise, its file may come late."""
+        return self.state == ENDED and self.word not in ("", "COMPLETED")
 
     @property
     def cancelled(self) -> bool:
@@ -254,10 +259,7 @@ class Local(Engine):
     def seen(self, jobs: Sequence[str]) -> dict[str, Seen] | None:
         """By the processes that there are."""
         here = os.uname().nodename
-        return {
-            job: Seen(RUNNING if self._runs(job) else ENDED, here, "" if self._runs(job) else "ended")
-            for job in jobs
-        }
+        return {job: Seen(RUNNING if self._runs(job) else ENDED, here) for job in jobs}
 
     def _runs(self, job: str) -> bool:
         if job in self.mine:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from time import monotonic, sleep
 from typing import Any
@@ -122,6 +121,8 @@ class Sweep:
             if self.open:
                 self._show()
                 sleep(min(PAUSE, self.engine.seconds_between))
+        for torn in self.ledger.units.glob(f"*{PART}*"):
+            torn.unlink(missing_ok=True)
 
     # ---- handing out
 
@@ -183,14 +184,12 @@ class Sweep:
             own.missing_since = None
             return
         own.missing_since = own.missing_since or monotonic()
-        patient = seen.word in ("", "COMPLETED", "ended")
-        if (patient and monotonic() - own.missing_since < self.engine.patience) or self.ledger.file(
-            name
-        ).exists():
+        patient = not seen.failed and monotonic() - own.missing_since < self.engine.patience
+        if patient or self.ledger.file(name).exists():
             return
         del self.open[name]
         said = why_it_failed(self.ledger.jobs(own.wave), own.job)
-        why = ": ".join(filter(None, (seen.word or "Slurm knows nothing of it any more", said)))
+        why = ": ".join(filter(None, (seen.word or "its task is gone", said)))
         if seen.word.startswith("PREEMPTED"):  # no failure of its own
             self.outbox.again(own.asked, "")
         elif seen.cancelled:
@@ -243,7 +242,7 @@ class Sweep:
 
     def _tidy(self, walk: Walk, asked: Asked) -> None:
         """What became rows is needed no more, nor is what submitit kept of it."""
-        phase, group = asked.unit.phase, asked.unit.group
+        phase = asked.unit.phase
         self.watcher.phase(walk.run.group, f"{phase} is measured", asked.seconds)
         names = [u.name for u in walk.done if u.phase == phase and self.ledger.file(u.name).exists()]
         self.ledger.tell("ended", units=names, state=DONE)
@@ -251,9 +250,6 @@ class Sweep:
             self.ledger.file(name).unlink()
             self.failures.pop(name, None)
             self.outbox.tidy(name)
-        for torn in self.ledger.units.glob(f"{group}.{phase}*{PART}*"):
-            with suppress(OSError):
-                torn.unlink()
 
     def _show(self) -> None:
         running = sum(self.seen.get(own.job, Seen("")).state == RUNNING for own in self.open.values())

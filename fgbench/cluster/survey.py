@@ -122,7 +122,8 @@ def _wait_for(file: Path, engine: Engine, job: str, wave: Wave, note: Watcher | 
             ended_at = None
             continue
         ended_at = ended_at or monotonic()
-        if seen.word not in ("", "COMPLETED") or monotonic() - ended_at > engine.patience:
+        patient = not seen.failed and monotonic() - ended_at < engine.patience
+        if not patient and not file.exists():
             raise UsageError(_nothing_came(file, job, wave, seen))
 
 

@@ -18,9 +18,11 @@ from fgbench.cluster.status import clustered, status_of
 from fgbench.errors import ResultsError, UsageError
 from fgbench.plan import Plan
 from fgbench.running import client
+from fgbench.store.run_folder import find_runs
 from tests.builders import Recorder, config, run_folder, tiny_group
 from tests.cli.test_commands import fgbench_says
 from tests.cluster.test_run import contracts, on_one_machine, rows
+from tests.cluster.warm import warm_workers
 from tests.scripted import Script
 
 ROOT = Path(__file__).parents[2]
@@ -65,6 +67,34 @@ def test_a_process_of_another_runner_is_known_by_what_it_is():
         assert task.wait(10) == -15
     finally:
         task.kill()
+
+
+def test_from_the_command_line_a_node_makes_the_plan_and_real_workers_train(tmp_path, monkeypatch):
+    from tests.builders import tiny_matched
+
+    tiny_matched()  # what workers are forked from has imported what they need
+    monkeypatch.setattr(client, "WORKER", "tests.cluster.warm")
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    asked = [
+        *("--arch", "mlp", "--depth", "1", "--width", "8", "--batch", "8", "--device", "cpu"),
+        *("--dataset", "synthetic:shape=1x6x6,classes=4,samples=64", "--validation-size", "16"),
+        *("--method", "forward", "--train-only", "--lr", "0.01", "--seeds", "1", "--threads", "1"),
+        *("--max-iterations", "12", "--evaluate-every", "3", "--max-train-seconds", "60"),
+    ]
+    out, wrong_out = str(tmp_path / "out"), str(tmp_path / "wrong")
+    with warm_workers(tmp_path):
+        said = fgbench_says("run", "--on", "local", "--out", out, *asked)
+        wrong = fgbench_says("run", "--on", "local", "--out", wrong_out, *asked, "--batch", "999")
+    assert said.returncode == 0, said.stderr
+    (run,) = find_runs(tmp_path / "out")
+    facts = run.facts()
+    assert (facts["status"], facts["cluster"]["on"]) == ("done", "local")
+    assert {name: count for name, (count, _) in facts["cluster"]["units"].items()} == {"tune": 1, "train": 1}
+    assert facts["groups"][0]["contract"] in set(run.read("jobs")["contract"])
+    assert len(run.read("curves")) >= 3
+    assert [entry.name for entry in (tmp_path / "out").iterdir()] == [run.path.name], "no survey is left"
+    line = "fgbench: --batch 999: synthetic:shape=1x6x6,classes=4,samples=64 has only 64 training samples."
+    assert (wrong.returncode, wrong.stderr.strip()) == (2, line)
 
 
 class TestStatus:

@@ -35,6 +35,13 @@ def no_pause(monkeypatch):
     monkeypatch.setattr(cluster_run, "PAUSE", 0.0)
 
 
+@pytest.fixture(scope="module")
+def here(tmp_path_factory) -> dict[str, Counter[str]]:
+    """The tables of a run on one machine."""
+    with pytest.MonkeyPatch.context() as patch:
+        return rows(on_one_machine(tmp_path_factory.mktemp("here"), Script(), patch), *MANY)
+
+
 def new_folder(root: Path, plan: Plan = PLAN) -> RunFolder:
     return run_folder(root, plan.groups, config={"methods": list(plan.config.methods)})
 
@@ -69,11 +76,10 @@ def go(folder: RunFolder, engine: Scripted, plan: Plan = PLAN) -> Recorder:
 
 
 class TestAWholeRun:
-    def test_leaves_the_tables_of_a_run_on_one_machine(self, tmp_path, monkeypatch):
-        here = on_one_machine(tmp_path, Script(), monkeypatch)
+    def test_leaves_the_tables_of_a_run_on_one_machine(self, here, tmp_path):
         folder = new_folder(tmp_path)
         go(folder, Scripted())
-        assert rows(folder, *MANY) == rows(here, *MANY)
+        assert rows(folder, *MANY) == here
         assert folder.facts()["status"] == "done"
         assert set(folder.read("jobs")["node"]) == {"n1", "n2", "n3"}
 
@@ -147,19 +153,17 @@ class TestMoreProcesses:
 
 
 class TestTasksThatFail:
-    def test_are_tried_once_more_elsewhere(self, tmp_path, monkeypatch):
-        here = on_one_machine(tmp_path, Script(), monkeypatch)
+    def test_are_tried_once_more_elsewhere(self, here, tmp_path):
         unit = f"{PLAN.groups[0].name}.time.1"
         engine = Scripted(fate=lambda name, number: "NODE_FAIL" if name == unit and number == 1 else "ok")
         folder = new_folder(tmp_path)
         watcher = go(folder, engine)
-        assert rows(folder, *MANY) == rows(here, *MANY)
+        assert rows(folder, *MANY) == here
         wave = next(wave for wave, names in engine.waves if names == [unit])
         assert wave.without == ("n2",)
         assert any(unit in note and "NODE_FAIL" in note for note in watcher.notes)
 
-    def test_twice_are_rows_that_say_why_and_a_resume_does_them_alone(self, tmp_path, monkeypatch):
-        here = on_one_machine(tmp_path, Script(), monkeypatch)
+    def test_twice_are_rows_that_say_why_and_a_resume_does_them_alone(self, here, tmp_path):
         unit = f"{PLAN.groups[0].name}.time.1"
         folder = new_folder(tmp_path)
         go(folder, Scripted(fate=lambda name, _: "NODE_FAIL" if name == unit else "ok"))
@@ -175,7 +179,7 @@ class TestTasksThatFail:
         engine = Scripted()
         go(folder, engine)
         assert engine.waves[0][1] == [unit]
-        assert rows(folder, *MANY) == rows(here, *MANY)
+        assert rows(folder, *MANY) == here
         assert folder.facts()["status"] == "done"
 
     def test_a_worker_that_died_is_tried_once_more_and_then_a_row_as_on_one_machine(self, tmp_path):
@@ -215,8 +219,7 @@ class TestTasksThatFail:
 
 
 class TestStopping:
-    def test_a_cancelled_task_is_not_tried_again_until_a_resume(self, tmp_path, monkeypatch):
-        here = on_one_machine(tmp_path, Script(), monkeypatch)
+    def test_a_cancelled_task_is_not_tried_again_until_a_resume(self, here, tmp_path):
         folder = new_folder(tmp_path)
         engine = Scripted(
             fate=lambda name, _: "CANCELLED" if name.endswith((".train.1", ".train.3")) else "ok"
@@ -227,10 +230,9 @@ class TestStopping:
         again = Scripted()
         go(folder, again)
         assert Counter(name.split(".")[-2] for _, names in again.waves for name in names) == {"train": 4}
-        assert rows(folder, *MANY) == rows(here, *MANY)
+        assert rows(folder, *MANY) == here
 
-    def test_ctrl_c_leaves_tasks_and_a_resume_waits_for_them(self, tmp_path, monkeypatch):
-        here = on_one_machine(tmp_path, Script(), monkeypatch)
+    def test_ctrl_c_leaves_tasks_and_a_resume_waits_for_them(self, here, tmp_path, monkeypatch):
         folder = new_folder(tmp_path)
         engine = Scripted(fate=lambda name, _: "never" if name.endswith(".time.2") else "ok")
         sleeps: list[float] = []
@@ -256,7 +258,7 @@ class TestStopping:
         assert not [n for _, names in engine.waves[before:] for n in names if ".time." in n], (
             "none is handed out twice"
         )
-        assert rows(folder, *MANY) == rows(here, *MANY)
+        assert rows(folder, *MANY) == here
 
     def test_fgbench_cancel_ends_the_runner_too(self, tmp_path, monkeypatch):
         folder = new_folder(tmp_path)
@@ -275,12 +277,11 @@ def finish(engine: Scripted, folder: RunFolder, names: list[str]) -> None:
 
 
 class TestTheScheduler:
-    def test_takes_no_more_than_it_has_room_for(self, tmp_path, monkeypatch):
-        here = on_one_machine(tmp_path, Script(), monkeypatch)
+    def test_takes_no_more_than_it_has_room_for(self, here, tmp_path):
         folder, engine = new_folder(tmp_path), Scripted(most=2)
         go(folder, engine)
         assert max(len(names) for _, names in engine.waves) == 2
-        assert rows(folder, *MANY) == rows(here, *MANY)
+        assert rows(folder, *MANY) == here
 
     def test_that_takes_nothing_is_one_line(self, tmp_path):
         with pytest.raises(UsageError, match="takes no task: QOSMaxSubmit"):

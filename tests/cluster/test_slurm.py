@@ -20,7 +20,7 @@ from fgbench.cluster.engines import Slurm, Wave
 from fgbench.cluster.ledger import Ledger
 from fgbench.cluster.node import NodeTask
 from fgbench.cluster.run import run_on, units_of
-from fgbench.cluster.status import cancel, status_of
+from fgbench.cluster.status import status_of
 from fgbench.plan import Plan
 from fgbench.running import client, group_run
 from fgbench.store.run_folder import RunFolder, find_runs
@@ -239,10 +239,11 @@ def test_a_runner_that_is_killed_leaves_its_tasks_to_the_next(sweep, here):
 
 
 def test_fgbench_cancel_ends_tasks_and_runner_and_a_resume_goes_on(sweep, slurm, here):
-    own = sweep()
+    own, said = sweep(), []
     own.holding()
     with pytest.raises(KeyboardInterrupt, match="by fgbench cancel"):
-        own.go(lambda: own.running() and cancel(own.folder.path, own.folder.facts()))
+        own.go(lambda: own.running() and said.append(fgbench_says("cancel", str(own.folder.path))))
+    assert said[0].stdout.startswith(f"{own.folder.path}: {len(TRAINED)} tasks are ended; go on with: ")
     wait_until(lambda: not slurm.jobs(), "tasks to end")
     own.release()
     assert own.go().facts()["status"] == "done"

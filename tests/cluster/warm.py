@@ -55,7 +55,7 @@ def main() -> None:
     """On the node: the order there, the events back."""
     called = socket.socket(socket.AF_UNIX)
     called.connect(os.environ[DOOR])
-    called.sendall(f"{os.environ['SLURMD_NODENAME']}\n{sys.stdin.readline()}".encode())
+    called.sendall(f"{os.environ.get('SLURMD_NODENAME', 'here')}\n{sys.stdin.readline()}".encode())
     for line in called.makefile("r"):
         sys.stdout.write(line)
     sys.stdout.flush()
