@@ -248,8 +248,8 @@ class Fill:
         if self.words is None or len(self.words) < count:
             self.words = torch.empty(count, dtype=torch.int64, device=tensor.device)
         words = self.words[:count].random_(generator=self.generator)
-        bits = words.view(torch.uint8)[: tensor.numel()].bitwise_and_(1)
-        return tensor.copy_(bits.view(tensor.shape)).mul_(2).sub_(1)
+        signs = words.view(torch.int8)[: tensor.numel()].bitwise_and_(2).sub_(1)
+        return tensor.copy_(signs.view(tensor.shape))
 
 
 def cholesky(gram: Tensor) -> Tensor:
