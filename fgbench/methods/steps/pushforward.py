@@ -102,7 +102,7 @@ class PushforwardStep(ForwardStep):
     def _update(self, learning_rate: float) -> None:
         along = self.tangents.directional(self.derivatives)
         coefficients = self.tangents.onto_drawn(self._weigh(along))
-        if self.straight and self._stays():
+        if self.straight and self.tangents.by_name is self.drawer.kept:
             self.update.in_place(self.tangents.by_name, coefficients, learning_rate)
         else:
             self.update(self.tangents.by_name, coefficients, learning_rate, self._perturbed())
