@@ -17,14 +17,15 @@ import pandas as pd
 from fgbench import methods as registered
 from fgbench.errors import UsageError
 from fgbench.measurement.lock import timing_lock
-from fgbench.plan.config import REFERENCE, Config
+from fgbench.plan.config import PUBLISHED, REFERENCE, Config
 from fgbench.running.client import WorkerDiedError, work
 from fgbench.running.messages import Failed, Message, Refused
 from fgbench.store.run_folder import find_runs, read_runs
 from fgbench.store.schema import TABLES, Role
 from fgbench.summary.modes import choices
-from fgbench.summary.ratios import ratios
-from fgbench.summary.table import summarise
+from fgbench.summary.ratios import Ratio, ratios
+from fgbench.summary.table import cost_cells, summarise
+from fgbench.summary.worth import worth_cells
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -36,6 +37,7 @@ if TYPE_CHECKING:
 SECONDS_A_PROCESS = 1.5  # of timing: below, one more process would tell less than it costs
 MOST_PROCESSES = 5
 FINDING_PROCESSES = 3  # of them, at most, also find backprop's fastest update
+WORTH_SHARE = 0.1  # of the seconds, on top of them, to hold estimates against the gradient
 UPDATES_SHARE = 0.2  # of the seconds, on top of them, to find backprop's fastest update
 HERE = (
     "measured in the calling process ({why}): its intervals leave out the spread between processes, freed "
@@ -47,12 +49,12 @@ def compare(
     model: nn.Module,
     loss: Callable[[Tensor, Tensor], Tensor],
     batch: tuple[Tensor, Tensor],
-    methods: Sequence[str] = Config.methods,
+    methods: Sequence[str] = (REFERENCE, PUBLISHED),
     *,
     reference: str | None = None,
     max_measure_seconds: float = 10.0,
     seed: int = 0,
-    execution: str = Config.execution,
+    execution: str = registered.PLAIN.execution,
     optimizer: str = Config.optimizer,
 ) -> pd.DataFrame:
     """Time a training step of each method on a model and a batch, interleaved, as `fgbench run` does.
@@ -77,8 +79,10 @@ def compare(
     Returns:
         A row for each method, the base and the A/A repeat (`role` method, base, aa): `seconds` a step,
         `r`, `ratio` with `_low` and `_high`, `processes`, `rounds`, `update` (where a method leaves it
-        open, the one that was found fastest); and a row with `status` and `detail` for a method that
-        failed. Its `attrs` have `left_out`: what this measurement leaves out, empty where it does not.
+        open, the one that was found fastest); `flops`, `floor_ratio` and `floor_share`, the `cosine` of its
+        estimates with the batch's gradient and their `second_moment` over it; and a row with `status` and
+        `detail` for a method that failed. Its `attrs` have `left_out`: what this measurement leaves out,
+        empty where it does not.
 
     Raises:
         UsageError: no such method, option or optimiser, or a time that is not positive.
@@ -132,29 +136,28 @@ def _store(comparison: Comparison, file: Path) -> Comparison:
     return comparison
 
 
-Job = Callable[[Any, Sequence[str], "dict[str, str] | None", float, int, Any], None]
-"""Time in one process: what, methods, updates (None: find them), seconds, number of the process, report."""
+Job = Callable[[Any, str, Sequence[str], "dict[str, str]", float, int, Any], None]
+"""In one process: comparison, what to find, methods, updates, seconds, number of the process, report."""
 
 
 def _here(
     comparison: Comparison,
+    what: str,
     specs: Sequence[str],
-    updates: dict[str, str] | None,
+    updates: dict[str, str],
     seconds: float,
     number: int,
     report: Report,
 ) -> None:
-    if updates is None:
-        comparison.find_updates(specs, seconds, number, report)
-    else:
-        comparison.time(specs, updates, seconds, number, report)
+    comparison.do(what, specs, updates, seconds, number, report)
 
 
 def _in_worker(
     stored: Path,
     comparison: Comparison,
+    what: str,
     specs: Sequence[str],
-    updates: dict[str, str] | None,
+    updates: dict[str, str],
     seconds: float,
     number: int,
     report: Report,
@@ -172,6 +175,7 @@ def _in_worker(
         seed=comparison.seed,
         execution=comparison.conditions.execution,
         optimizer=comparison.conditions.optimizer,
+        what=what,
         updates=updates,
         seconds=seconds,
         number=number,
@@ -198,17 +202,25 @@ class _Told:
         self.modes: list[dict[str, Any]] = []
         self.samples: list[dict[str, Any]] = []
         self.failed: dict[str, dict[str, Any]] = {}
+        self.costs: list[dict[str, Any]] = []
+        self.worth: list[dict[str, Any]] = []
         self.process = 0
 
     def __call__(self, event: Message) -> None:
         from fgbench.running.arms import Samples
+        from fgbench.running.phases.cost import Counted
         from fgbench.running.phases.modes import Mode
+        from fgbench.running.phases.quality import Estimated
 
         match event:
             case Mode():
                 self.modes.append({"process": self.process, **asdict(event)})
             case Failed():
                 self.failed.setdefault(event.method, {"role": Role.METHOD, **asdict(event)})
+            case Counted():
+                self.costs.append(asdict(event))
+            case Estimated():
+                self.worth.append(asdict(event))
             case Samples():
                 self.samples += [{"process": self.process, **asdict(sample)} for sample in event.samples]
 
@@ -220,25 +232,45 @@ class _Told:
         job: Job,
         most: int = MOST_PROCESSES,
     ) -> pd.DataFrame:
-        """Updates first, then times, in as many processes as the seconds are worth; a failed method once."""
+        """Updates first, then times, in as many processes as the seconds are worth; a failed method once.
+
+        And at the end in one process what steps cost at the least, and what they are worth.
+        """
+        from fgbench.running.comparison import TIME, UPDATES, WORTH
+
         count = max(1, min(most, int(seconds / SECONDS_A_PROCESS)))
         updates: dict[str, str] = {}
         if comparison.leaves_open(specs):
             finding = min(count, FINDING_PROCESSES)
             for self.process in range(finding):
-                job(comparison, specs, None, UPDATES_SHARE * seconds / finding, self.process, self)
+                job(comparison, UPDATES, specs, {}, UPDATES_SHARE * seconds / finding, self.process, self)
             self.failed = {}  # a process that died of a way to update: the times decide
             updates = {c.method: c.update for c in choices(pd.DataFrame(self.modes))} if self.modes else {}
         for self.process in range(count):
             left = [spec for spec in specs if spec not in self.failed]
             if left:
-                job(comparison, left, updates, seconds / count, self.process, self)
+                job(comparison, TIME, left, updates, seconds / count, self.process, self)
+        failed = dict(self.failed)
+        if left := [spec for spec in specs if spec not in failed]:
+            job(comparison, WORTH, left, updates, WORTH_SHARE * seconds, count, self)
+        self.failed = failed  # what could not be judged was timed
         found = ratios(pd.DataFrame(self.samples), self.over, pilot=count) if self.samples else []
-        rows = [{**r.row(), "status": "ok"} for r in found]
+        rows = [{**r.row(), "status": "ok", **self._more(r)} for r in found]
         frame = pd.DataFrame([*rows, *self.failed.values()])
         frame["update"] = frame["method"].map(updates)
         frame.attrs["left_out"] = ""
         return frame
+
+    def _more(self, ratio: Ratio) -> dict[str, Any]:
+        """What a step costs and is worth, of a method's own row."""
+        if ratio.role != Role.METHOD:
+            return {}
+        cost = pd.DataFrame(self.costs, columns=list(TABLES["cost"]))
+        quality = pd.DataFrame(self.worth, columns=list(TABLES["quality"]))
+        return {
+            **cost_cells(cost, ratio.seconds, ratio.method, self.over),
+            **worth_cells(quality, ratio.method, self.over),
+        }
 
 
 def _line(error: Exception) -> str:

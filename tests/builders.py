@@ -23,10 +23,11 @@ from fgbench.datasets import Dataset
 from fgbench.errors import UsageError
 from fgbench.measurement.clock import Reading
 from fgbench.measurement.interleave import Arm
-from fgbench.methods import Batch, Step
+from fgbench.methods import Batch, Loss, Step
 from fgbench.plan import Config, Group
 from fgbench.running.matched import Matched, build_matched
 from fgbench.store.run_folder import RunFolder
+from fgbench.training.losses import over_tokens
 
 cross_entropy = nn.functional.cross_entropy
 
@@ -114,11 +115,34 @@ def built_model(
     """A registered architecture at a depth, or at its least; a skip where its torchvision does not import."""
     depth = depth or min(architectures.find(arch).depths, default=2)
     try:
-        return architectures.build(arch, depth, width, in_shape, classes)
+        return architectures.build(arch, depth, width, suited_shape(arch, in_shape), classes)
     except UsageError as error:
         if "needs torchvision" in str(error):
             pytest.skip(str(error))
         raise
+
+
+CONTEXT = 6  # of a small text
+
+
+def suited_shape(arch: str, images: tuple[int, ...]) -> tuple[int, ...]:
+    """The shape of a sample that an architecture takes: of these images, or of a small text."""
+    return (CONTEXT,) if architectures.find(arch).takes == architectures.TEXT else images
+
+
+def suited_batch(arch: str, samples: int, images: tuple[int, ...], classes: int, dtype: torch.dtype) -> Batch:
+    """A batch that an architecture takes, from a fixed seed."""
+    generator = torch.Generator().manual_seed(2)
+    shape = suited_shape(arch, images)
+    if len(shape) == 1:
+        x, y = torch.randint(classes, (2, samples, *shape), generator=generator)
+        return x, y
+    return torch.randn(samples, *images, generator=generator).to(dtype), torch.arange(samples) % classes
+
+
+def loss_for(arch: str) -> Loss:
+    """The loss of what an architecture takes."""
+    return over_tokens if len(suited_shape(arch, (1, 1, 1))) == 1 else cross_entropy
 
 
 def tiny_batch(dtype: torch.dtype = torch.float64, samples: int = 6) -> Batch:
@@ -170,6 +194,7 @@ def config(**changes: Any) -> Config:
         device="cpu",
         dtype="float32",
         threads=1,
+        execution="eager",
     )
     return dataclasses.replace(plain, **changes)
 

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import fcntl
 import os
+import subprocess
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
 from hypothesis import settings
+
+from fgbench.running import client
+from tests import warm_workers
 
 settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")
@@ -47,6 +52,14 @@ def own_temporary_folder(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("TMPDIR", own)
         patch.setattr(tempfile, "tempdir", own)
+        yield
+
+
+@pytest.fixture(autouse=True, scope="session")
+def workers_that_start_at_once():
+    """Where a runner in a test's own process starts a worker; see `warm_workers`."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(client, "subprocess", SimpleNamespace(Popen=warm_workers.start, PIPE=subprocess.PIPE))
         yield
 
 

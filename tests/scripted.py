@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import fields
 from typing import Any
 
 from fgbench.running.client import WorkerDiedError
 from fgbench.running.messages import MalformedMessageError, Message, decode, to_json
+from fgbench.running.phases.quality import Estimated
 from fgbench.running.task import Task
 
 Events = Iterator[dict[str, Any]]
@@ -99,12 +101,30 @@ def tuned(method: str, optimizer: str, rate: float, *others: float) -> dict[str,
     return event("Tuned", method=method, scored=scored, **facts)
 
 
+def estimated(method: str, **changes: Any) -> dict[str, Any]:
+    """What a method's estimates are worth: backprop's all, any other's a little."""
+    exact = method == "backprop"
+    facts = dict.fromkeys((field.name for field in fields(Estimated)), None) | {
+        "method": method,
+        "layer": "all",
+        "draws": 8,
+        "cosine": 1.0 if exact else 0.1,
+        "second_moment": 1.0 if exact else 100.0,
+        "second_moment_large": 2.0 if exact else 200.0,
+        "along_large": 1.0,
+        "unbiased": True,
+        "status": "ok",
+    }
+    return event("Estimated", **(facts | changes))
+
+
 class Script:
     """Stands for `work`: a worker for each phase, of which a test replaces one."""
 
     def __init__(self, **replaced: Callable[[dict[str, Any]], Events]) -> None:
         self.phases = {
             "modes": self.modes,
+            "budget": self.budget,
             "time": self.time,
             "alone": self.alone,
             "load": self.load,
@@ -112,6 +132,7 @@ class Script:
             "memory": self.memory,
             "tune": self.tune,
             "train": self.train,
+            "quality": self.quality,
         }
         self.phases |= replaced
         self.requests: list[dict[str, Any]] = []
@@ -157,11 +178,21 @@ class Script:
     def cost(self, request: dict[str, Any]) -> Events:
         """A floor of half of what is timed."""
         for method in ("base", *request["methods"]):
-            rates = {"flops_per_second": 200.0, "bytes_per_second": 20.0}
+            rates = {"flops_per_second": 200.0, "bytes_per_second": 20.0, "random_per_second": 4.0}
+            rates |= {"product_bytes": 8, "other_bytes": 4, "random_numbers": 2, "launch_seconds": 0.1}
             floor = SECONDS.get(method, 4.0) / 2
             yield event(
                 "Counted", method=method, flops=100, bytes=10, operations=3, **rates, floor_seconds=floor
             )
+
+    def budget(self, request: dict[str, Any]) -> Events:
+        """Two ways for each method; those of forward need twice the memory."""
+        for method in request["methods"]:
+            for count, r in ((1, 3.0), (2, 4.0)):
+                peak = (2000 if method == "forward" else 1000) // count
+                variant = f"{method}:accumulate={count}" if count > 1 else method
+                facts = {"peak_bytes": peak, "beyond_bytes": peak - 100, "seconds": r, "r": r}
+                yield event("Variant", method=method, variant=variant, **facts)
 
     def memory(self, request: dict[str, Any]) -> Events:
         for method in ("base", *request["methods"]):
@@ -189,6 +220,11 @@ class Script:
         for number, loss in enumerate((3.0, 1.0, 1.0, 1.0)):
             for method in request["learning_rates"]:
                 yield point(method, 10 * number, loss)
+
+    def quality(self, request: dict[str, Any]) -> Events:
+        for method in request["methods"]:
+            yield estimated(method, weights="start", iteration=0)
+            yield estimated(method, weights=request["reference"], iteration=30)
 
     def of_phase(self, phase: str) -> list[dict[str, Any]]:
         return [request for request in self.requests if request["phase"] == phase]

@@ -16,6 +16,7 @@ from fgbench.errors import ResultsError, UsageError
 from fgbench.running import comparison
 from fgbench.running.client import WorkerDiedError
 from fgbench.running.comparison import ComparisonRequest
+from fgbench.running.messages import Failed
 from fgbench.store.schema import TABLES
 from tests.builders import cross_entropy, run_folder, tiny_batch, tiny_group, tiny_mlp
 
@@ -74,9 +75,10 @@ class TestInFreshProcesses:
         table = compared()
         assert settings() == before
         assert held == ["cpu"]
-        assert [(r.number, r.updates is None) for r in requests] == [
-            *((0, True), (1, True)),
-            *((0, False), (1, False)),
+        assert [(r.number, r.what) for r in requests] == [
+            *((0, "updates"), (1, "updates")),
+            *((0, "time"), (1, "time")),
+            (2, "worth"),
         ]
         assert set(table["status"]) == {"ok"}
         assert set(table["processes"]) == {2}
@@ -98,7 +100,7 @@ class TestInFreshProcesses:
             "execution": "eager",
             "optimizer": "sgd",
         }
-        request = ComparisonRequest(**where, **what, updates=None, seconds=1.0, number=0)
+        request = ComparisonRequest(**where, **what, what="updates", updates={}, seconds=1.0, number=0)
         comparison.Compare().work(request, lambda event: told.append(type(event)))
         assert told == ["pages", "ieee", 3, comparison.Unloadable]
 
@@ -111,6 +113,30 @@ class TestInFreshProcesses:
         table = compared()
         assert set(table["method"]) == {"backprop", "forward"}
         assert set(table["status"]) == {"oom"}
+
+
+class TestWorth:
+    def test_what_a_step_costs_and_is_worth_stands_in_a_methods_own_row(self, monkeypatch):
+        monkeypatch.setattr(api, "WORTH_SHARE", 100.0)
+        table = here()
+        own = table[table["role"] == "method"].set_index("method")
+        assert own.loc["backprop", ["floor_ratio", "cosine", "n_predicted"]].tolist() == pytest.approx(
+            [1, 1, 1]
+        )
+        assert own.loc["forward", "flops"] > 0
+        assert own.loc["forward", "floor_share"] > 0
+        assert 0 < own.loc["forward", "cosine"] < 0.5
+        assert own.loc["forward", "n_predicted"] > 10
+        assert table[table["role"] != "method"]["cosine"].isna().all()
+
+    def test_what_cannot_be_judged_was_timed_all_the_same(self, monkeypatch):
+        def failing(self, specs, updates, seconds, report):
+            report(Failed("forward", "error", "not judged"))
+
+        monkeypatch.setattr(comparison.Comparison, "worth", failing)
+        table = here()
+        assert set(table["status"]) == {"ok"}
+        assert table["cosine"].isna().all()
 
 
 class TestInThisProcess:

@@ -20,7 +20,7 @@ from fgbench.methods.steps import oracle
 from fgbench.running.matched import float32_precision
 from fgbench.specs import registry
 from fgbench.store.run_folder import find_runs
-from tests.builders import built_model, cross_entropy
+from tests.builders import built_model, cross_entropy, loss_for, suited_batch
 from tests.conformance.test_methods import PARTICULAR, every_spec
 
 pytestmark = pytest.mark.real_time  # one GPU for all
@@ -61,10 +61,9 @@ def model_of(arch: str, dtype: torch.dtype = torch.float32, width: int = 16) -> 
     return built_model(arch, None, width, (1, 8, 8), 4).to(DEVICE, dtype).train()
 
 
-def batch_of(dtype: torch.dtype = torch.float32) -> methods.Batch:
-    generator = torch.Generator().manual_seed(2)
-    x = torch.randn(32, 1, 8, 8, generator=generator)
-    return x.to(DEVICE, dtype), (torch.arange(32) % 4).to(DEVICE)
+def batch_of(dtype: torch.dtype = torch.float32, arch: str = "cnn") -> methods.Batch:
+    x, y = suited_batch(arch, 32, (1, 8, 8), 4, dtype)
+    return x.to(DEVICE), y.to(DEVICE)
 
 
 def check(
@@ -73,7 +72,7 @@ def check(
     """Against reverse mode; a particular method may refuse the model."""
     try:
         oracle.check_step(
-            methods.find(spec), model_of(arch, dtype), cross_entropy, batch_of(dtype), 0, conditions
+            methods.find(spec), model_of(arch, dtype), loss_for(arch), batch_of(dtype, arch), 0, conditions
         )
     except UsageError as error:
         if spec.startswith(PARTICULAR):

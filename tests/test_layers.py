@@ -31,6 +31,7 @@ STOREYS = (
     ("charts",),
     ("page",),
     ("running",),  # nothing that reads results needs it
+    ("cluster",),
     ("reproduction",),
     ("api",),
     ("experiments",),

@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 Shape = tuple[int, ...]
 Build = Callable[[int, int, Shape, int], "nn.Module"]
 
-USER_DEPTH, USER_WIDTH = 2, 1024  # what a user's build gets where nothing is asked for: the mlp's
+USER_DEPTH, USER_WIDTH = 2, 256  # what a user's build gets where nothing is asked for: the mlp's
+IMAGES, TEXT = "images", "text"  # what a family takes
 
 
 @dataclass(frozen=True)
@@ -30,12 +31,15 @@ class Architecture:
     """A family of models.
 
     Attributes:
-        build: (depth, width, in_shape [channels, height, width], classes) → a module that maps
-            [batch, *in_shape] to logits [batch, classes].
+        build: (depth, width, in_shape, classes) → a module that maps images [batch, *in_shape], in_shape
+            being [channels, height, width], to logits [batch, classes]; or tokens [batch, *in_shape],
+            in_shape being [context], to logits of each next token [batch, context, classes].
         default_depth: the depth where `--depth` is not given.
         default_width: the width where `--width` is not given.
         summary: what it is and what depth and width mean, in one line.
         depths: the only depths that there are; empty where it is any from 1 on.
+        gpu_width: the width there on a GPU, where another is too narrow to keep it busy; 0 for the same.
+        takes: `images` or `text`; empty where its build function decides.
     """
 
     build: Build
@@ -43,6 +47,12 @@ class Architecture:
     default_width: int
     summary: str
     depths: tuple[int, ...] = ()
+    takes: str = IMAGES
+    gpu_width: int = 0
+
+    def width_on(self, device: str) -> int:
+        """The width where `--width` is not given, on a device as torch names it."""
+        return self.gpu_width if self.gpu_width and device.startswith("cuda") else self.default_width
 
     @property
     def depths_in_words(self) -> str:
@@ -62,7 +72,8 @@ def find(name: str) -> Architecture:
         UsageError: no such architecture, file or function; a user's file that does not import.
     """
     if name.startswith(HUGGING_FACE):
-        return Architecture(partial(_huggingface_model, name), 1, 1, summary=f"Hugging Face's {name[3:]}")
+        build = partial(_huggingface_model, name)
+        return Architecture(build, 1, 1, summary=f"Hugging Face's {name[3:]}", takes="")
     return _user_architecture(name) if ":" in name else registry.find("architectures", name)
 
 
@@ -79,15 +90,21 @@ def source_digest(name: str) -> str | None:
 
 
 def build(name: str, depth: int, width: int, in_shape: Shape, classes: int) -> nn.Module:
-    """Build and check a model: a module whose output for a batch of 2 is [2, classes].
+    """Build and check a model: a module whose output for a batch of 2 is [2, classes], or of text
+    [2, context, classes].
 
     Raises:
-        UsageError: a depth that the family does not have; the build function raises, or gives something
-            else: the line names its file.
+        UsageError: a depth that the family does not have, or data that it does not take; the build function
+            raises, or gives something else: the line names its file.
     """
     import torch
 
     architecture = find(name)
+    if architecture.takes not in ("", kind := TEXT if len(in_shape) == 1 else IMAGES):
+        raise UsageError(
+            f"--arch {name} takes {architecture.takes}, and the dataset has {kind}: "
+            + ("--arch transformer takes it." if kind == TEXT else "--dataset pydoc has text.")
+        )
     if architecture.depths and depth not in architecture.depths:
         raise UsageError(
             f"--depth {depth}: the depth of {name} is {architecture.depths_in_words}; "
@@ -116,9 +133,13 @@ def _check_output(name: str, model: nn.Module, in_shape: Shape, classes: int) ->
 
     was_training = model.training
     model.eval()  # running statistics must not move before the run starts
+    text = len(in_shape) == 1
+    x = torch.zeros(2, *in_shape, dtype=torch.int64 if text else None)
     try:
         with torch.no_grad():
-            output = model(torch.zeros(2, *in_shape))
+            output = model(x)
+            x[1, -1] = 1
+            later = model(x)
     except Exception as error:
         raise UsageError(
             f"{name}: the model fails on a batch of shape {(2, *in_shape)}: {type(error).__name__}: {error}"
@@ -126,8 +147,12 @@ def _check_output(name: str, model: nn.Module, in_shape: Shape, classes: int) ->
     finally:
         model.train(was_training)
     got = tuple(getattr(output, "shape", ())) or type(output).__name__
-    if got != (2, classes):
-        raise UsageError(f"{name}: the model must give [batch, classes], here (2, {classes}), not {got}.")
+    wanted = (2, *in_shape, classes) if text else (2, classes)
+    if got != wanted:
+        shape = "[batch, context, classes]" if text else "[batch, classes]"
+        raise UsageError(f"{name}: the model must give {shape}, here {wanted}, not {got}.")
+    if text and not torch.allclose(output[:, :-1], later[:, :-1], rtol=1e-3, atol=1e-4):
+        raise UsageError(f"{name}: the model sees the bytes that it is to predict: it has to be causal.")
 
 
 def _huggingface_model(spec: str, depth: int, width: int, in_shape: Shape, classes: int) -> nn.Module:
@@ -170,4 +195,4 @@ def _user_architecture(spec: str) -> Architecture:
     build = getattr(module, function, None)
     if not callable(build):
         raise UsageError(f"--arch {spec}: {source} has no function '{function}'.")
-    return Architecture(build, USER_DEPTH, USER_WIDTH, summary=f"a user's own, {spec}")
+    return Architecture(build, USER_DEPTH, USER_WIDTH, summary=f"a user's own, {spec}", takes="")

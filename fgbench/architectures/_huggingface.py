@@ -30,6 +30,19 @@ class OfImages(nn.Module):
         return logits[:, -1, : self.classes] if logits.dim() == 3 else logits
 
 
+class OfText(nn.Module):
+    """A language model as one that gives logits alone."""
+
+    def __init__(self, model: nn.Module, classes: int) -> None:
+        super().__init__()
+        self.model, self.classes = model, classes
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """[batch, context] → logits of each next token [batch, context, classes]."""
+        logits: Tensor = self.model(tokens).logits
+        return logits if logits.shape[-1] == self.classes else logits[..., : self.classes]
+
+
 def build(spec: str, depth: int, width: int, in_shape: tuple[int, ...], classes: int) -> nn.Module:
     """The model; depth and width are those of its options, whatever `--depth` says.
 
@@ -62,7 +75,7 @@ def build(spec: str, depth: int, width: int, in_shape: tuple[int, ...], classes:
         model = kind(configuration(**(asked | options)))
     except Exception as error:  # whatever its own checks raise
         raise UsageError(f"--arch {spec}: {' '.join(str(error).split())[:200]}") from error
-    return OfImages(model, classes)
+    return OfText(model, classes) if len(in_shape) == 1 else OfImages(model, classes)
 
 
 def _options(spec: str, given: str) -> dict[str, Any]:

@@ -35,6 +35,7 @@ def he_initialised(layer: Layer) -> Layer:
 architecture = Architecture(
     build,
     default_depth=2,
-    default_width=1024,
+    default_width=256,
+    gpu_width=2048,
     summary="multilayer perceptron with ReLU; depth = hidden layers, width = units of each",
 )

@@ -10,6 +10,7 @@ from typing import Annotated
 import typer
 
 from fgbench.cli.baseline import baseline
+from fgbench.cli.cancel import cancel
 from fgbench.cli.check import check
 from fgbench.cli.compare import compare
 from fgbench.cli.doctor import doctor
@@ -18,11 +19,14 @@ from fgbench.cli.list import list_registered
 from fgbench.cli.merge import merge
 from fgbench.cli.plain_words import in_plain_words
 from fgbench.cli.plot import plot
+from fgbench.cli.predict import predict
+from fgbench.cli.pretrain import pretrain
 from fgbench.cli.report import report
 from fgbench.cli.reproduce import reproduce
 from fgbench.cli.run import run
 from fgbench.cli.run_options import HelpLast
 from fgbench.cli.signals import OrderlyStop
+from fgbench.cli.status import status
 from fgbench.errors import UsageError
 from fgbench.version import __version__
 
@@ -56,11 +60,15 @@ app.command(cls=HelpLast)(run)
 app.command()(plot)
 app.command()(report)
 app.command()(merge)
+app.command()(status)
+app.command()(cancel)
 app.command()(baseline)
 app.command()(check)
 app.command()(compare)
 app.command()(history)
+app.command()(predict)
 app.command()(reproduce)
+app.command()(pretrain)
 app.command("list")(list_registered)
 app.command()(doctor)
 

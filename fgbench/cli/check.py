@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from fgbench.store.run_folder import RunFolder
 
 ANEW, SELF_TEST = "Measuring anew", "Proving that it can fail"  # panels of --help
+PROCESSES = 5  # of a measurement
 PRECISION = 0.01  # wanted half-width of a ratio, so that a change of some percent shows
 
 
@@ -164,7 +165,13 @@ def _measured(entries: list[Entry], asked: _Asked, slowed: float = 0.0) -> list[
     from fgbench.regression.rerun import configs_of
     from fgbench.running.start import new_run
 
-    like = Config(precision=PRECISION, max_measure_seconds=asked.seconds, device=asked.device, slowed=slowed)
+    like = Config(
+        precision=PRECISION,
+        max_measure_seconds=asked.seconds,
+        processes=PROCESSES,
+        device=asked.device,
+        slowed=slowed,
+    )
     folders = []
     for plan in [make_plan(config) for config in configs_of(entries, like)]:
         folder, contracts = new_run(plan, asked.out or Path("results"))

@@ -45,3 +45,17 @@ class Inconclusive(StrEnum):
 
     PASS = "pass"
     FAIL = "fail"
+
+
+class Where(StrEnum):
+    """What tasks are handed to."""
+
+    LOCAL = "local"
+    SLURM = "slurm"
+
+
+class Keep(StrEnum):
+    """What `fgbench merge` keeps of processes that are in several runs."""
+
+    ALL = "all"
+    LAST = "last"

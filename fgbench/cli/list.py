@@ -8,7 +8,10 @@ from typing import Annotated, Any
 import typer
 
 from fgbench.errors import UsageError
+from fgbench.plan.config import KNOWN_AS, Config
 from fgbench.specs import registry
+
+METHODS = Config.methods
 
 
 def list_registered(
@@ -30,6 +33,9 @@ def list_registered(
         for name in registry.names(each):
             table.add_row(name, _described(registry.find(each, name)))
         console.print(table)
+        if each == "methods":
+            known = (f"{method} ({KNOWN_AS[method]})" if method in KNOWN_AS else method for method in METHODS)
+            console.print(f"fgbench run compares {', '.join(known)}.", highlight=False)
         console.print()
 
 
@@ -41,6 +47,9 @@ def _described(registered: Any) -> str:
     lines = [registered.summary]
     if source := getattr(registered, "source", None):
         lines.append(f"[dim]{escape(source)}[/dim]")
+    for name in ("costs", "worth"):
+        if text := getattr(registered, name, ""):
+            lines.append(f"  {name}: {escape(text)}")
     if inspect.isclass(registered):
         lines += [f"  [green]{o.name}[/green]={o.default}  {escape(o.help)}" for o in options_of(registered)]
     else:
@@ -53,4 +62,5 @@ def _size(registered: Any) -> str:
         n = registered.default_n
         return f"n is {n}" if registered.fixed_n else f"n from {registered.least_n}, default {n}"
     depth, width = registered.default_depth, registered.default_width
-    return f"depth {registered.depths_in_words}, default {depth}; width default {width}"
+    on_gpu = f", on a GPU {registered.gpu_width}" if registered.gpu_width else ""
+    return f"depth {registered.depths_in_words}, default {depth}; width default {width}{on_gpu}"

@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any
 
 import typer
 
+from fgbench.cli import cluster_options as where
+from fgbench.cli import finetune_options as finetune
+from fgbench.cli import output_options as output
 from fgbench.cli import run_options as ask
 from fgbench.cli import stored
-from fgbench.cli.choices import ExecutionMode
+from fgbench.cli.cluster import cluster_of, planned
 from fgbench.cli.presets import QUICK
-from fgbench.cli.values import share
+from fgbench.cli.values import share, size
 from fgbench.errors import UsageError
 from fgbench.plan.config import Config, Dtype, default_data_dir
 from fgbench.specs.options import OR
@@ -21,7 +24,7 @@ if TYPE_CHECKING:
     from fgbench.plan import Plan
     from fgbench.store.run_folder import RunFolder
 
-NOTHING_MEASURED = 1  # exit code of a run in which every job failed
+NOTHING_MEASURED = 1  # exit code of a run in which every job failed, or a task of a cluster is missing
 
 
 def run(
@@ -29,8 +32,8 @@ def run(
     arch: ask.Arch = list(Config.archs),  # noqa: B006
     depth: ask.Depth = None,
     method: ask.Method = list(Config.methods),  # noqa: B006
-    dataset: ask.Dataset = Config.dataset,
-    batch: ask.Batch = Config.batch,
+    dataset: ask.Dataset = None,
+    batch: ask.Batch = None,
     quick: ask.Quick = False,
     width: ask.Width = None,
     dtype: ask.Precise = Dtype(Config.dtype),  # noqa: B008
@@ -39,12 +42,15 @@ def run(
     time_only: ask.TimeOnly = False,
     device: ask.Device = Config.device,
     threads: ask.Threads = Config.threads,
-    execution: ask.Execution = ExecutionMode(Config.execution),  # noqa: B008
+    execution: ask.Execution = None,
     processes: ask.Processes = None,
     max_measure_seconds: ask.MaxMeasureSeconds = None,
     precision: ask.Precision = Config.precision,
     isolated: ask.Isolated = False,
+    memory_budget: ask.MemoryBudget = "",
     slowed: ask.Slowed = "0",
+    start: finetune.Start = Config.start,
+    train: finetune.Trained = Config.trained,
     train_only: ask.TrainOnly = False,
     seeds: ask.Seeds = None,
     target_loss: ask.TargetLoss = Config.target_loss,
@@ -56,24 +62,28 @@ def run(
     max_iterations: ask.MaxIterations = None,
     max_queries: ask.MaxQueries = None,
     evaluate_every: ask.EvaluateEvery = None,
-    out: ask.Out = Path("results"),
-    json_: ask.AsJson = False,
-    dry_run: ask.DryRun = False,
-    repeat: ask.Repeat = 1,
-    shard: ask.Shard = Config.shard,
-    like: ask.Like = None,
-    resume: ask.Resume = None,
+    on: where.On = None,
+    slurm: where.SlurmOption = [],  # noqa: B006
+    slurm_file: where.SlurmFile = None,
+    out: output.Out = Path("results"),
+    json_: output.AsJson = False,
+    verbose: output.Verbose = False,
+    dry_run: output.DryRun = False,
+    repeat: output.Repeat = 1,
+    shard: output.Shard = Config.shard,
+    like: output.Like = None,
+    resume: output.Resume = None,
 ) -> None:
     """Measure methods against each other on matched jobs: runtime ratio, memory, time to a target loss.
 
-    Every combination of --arch and --depth is one matched group: same initial weights, same batches,
-    same device. Writes a folder of CSVs; `fgbench plot` draws them.
+    Every combination of --arch, --depth and --batch is one matched group: same initial weights, same
+    batches, same device. Writes a folder of CSVs; `fgbench plot` draws them.
     """
     given = {name for name in ctx.params if ctx.get_parameter_source(name).name == "COMMANDLINE"}  # type: ignore[union-attr]
     if resume is not None:
-        if given - {"resume", "json_", "dry_run"}:
+        if given - {"resume", "json_", "verbose", "dry_run"}:
             raise UsageError("--resume goes on with the options that the run began with: give no others.")
-        _resume(resume, json_, dry_run)
+        _resume(resume, dry_run, as_json=json_, detail=verbose)
         return
     if repeat > 1 and json_:
         raise UsageError("--json is one object: give it without --repeat.")
@@ -89,8 +99,8 @@ def run(
         archs=tuple(arch),
         depths=tuple(depth) if depth else None,
         width=width,
-        batch=batch,
-        dataset=dataset,
+        batch=_one_or_several(batch),
+        dataset=dataset or Config.dataset,
         validation_size=chosen("validation_size", validation_size),
         data_dir=data_dir or default_data_dir(),
         methods=tuple(method),
@@ -104,7 +114,7 @@ def run(
         device=device,
         dtype=dtype.value,
         threads=threads,
-        execution=execution.value,
+        execution=execution.value if execution else Config.execution,
         optimizer=OR.join(optimizer),
         time=not train_only,
         train=not time_only,
@@ -116,28 +126,41 @@ def run(
         max_queries=max_queries,
         evaluate_every=evaluate_every,
         slowed=share("--slowed", slowed),
+        start=start,
+        trained=train,
+        memory_budget=size("--memory-budget", memory_budget),
     )
     if like is not None:
         config = stored.like(like, config, given)
-    _measure(config, out, repeat, like, as_json=json_, dry_run=dry_run)
+    if dry_run:
+        _show_plan(config)
+        return
+    cluster = cluster_of(on, slurm, slurm_file)
+    _measure(config, out, repeat, like, cluster, as_json=json_, detail=verbose)
 
 
 def _measure(
-    config: Config, out: Path, repeat: int, like: Path | None, *, as_json: bool, dry_run: bool
+    config: Config, out: Path, repeat: int, like: Path | None, cluster: dict[str, Any] | None, **shown: bool
 ) -> None:
-    """As many runs as asked for, each in a folder of its own; or what they would be."""
+    """As many runs as asked for, each in a folder of its own."""
     from fgbench.plan import make_plan
     from fgbench.running.start import new_run
 
-    plan = make_plan(config)
-    if dry_run:
-        _show_plan(plan)
-        return
     for number in range(repeat):
-        folder, contracts = new_run(plan, out)
+        if cluster is None:
+            folder, contracts = new_run(plan := make_plan(config), out)
+        else:
+            plan, environment = planned(config, cluster, out)
+            folder, contracts = new_run(plan, out, environment, cluster=cluster)
         if like is not None and not number:
             stored.note_what_differs(like, contracts)
-        _run(plan, folder, contracts, as_json)
+        _run(plan, folder, contracts, **shown)
+
+
+def _one_or_several(batch: list[int] | None) -> int | tuple[int, ...] | None:
+    if not batch:
+        return None
+    return batch[0] if len(batch) == 1 else tuple(batch)
 
 
 def _learning_rate(asked: str) -> float | None:
@@ -147,22 +170,24 @@ def _learning_rate(asked: str) -> float | None:
         raise UsageError(f"--lr {asked}: must be a number or {ask.SEARCH}.") from None
 
 
-def _resume(path: Path, as_json: bool, dry_run: bool) -> None:
+def _resume(path: Path, dry_run: bool, **shown: bool) -> None:
     plan, folder, contracts = stored.resumed(path)
     if dry_run:
-        _show_plan(plan)
+        _show_plan(plan.config)
         return
-    _run(plan, folder, contracts, as_json)
+    _run(plan, folder, contracts, **shown)
 
 
-def _show_plan(plan: Plan) -> None:
+def _show_plan(config: Config) -> None:
     """The matched groups, and about how long they take."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
 
+    from fgbench.plan import make_plan
     from fgbench.running.duration import expected_seconds
 
+    plan = make_plan(config)
     console, table = Console(highlight=False), Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("matched group", style="bold")
     table.add_column("what")
@@ -180,15 +205,15 @@ def _show_plan(plan: Plan) -> None:
     )
 
 
-def _run(plan: Plan, folder: RunFolder, contracts: dict[str, str], as_json: bool) -> None:
+def _run(plan: Plan, folder: RunFolder, contracts: dict[str, str], **shown: bool) -> None:
     from fgbench.cli.start import measure
     from fgbench.report import show
 
     try:
         measure(plan, folder, contracts)
     except KeyboardInterrupt:  # an interrupted run shows what it has
-        show(folder, as_json=as_json)
+        show(folder, **shown)
         print(f"fgbench: go on with: fgbench run --resume {folder.path}", file=sys.stderr)
         raise
-    if not show(folder, as_json=as_json):
+    if not show(folder, **shown) or folder.facts()["status"] != "done":
         raise typer.Exit(NOTHING_MEASURED)

@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated, Any
 
 import typer
 from typer.core import TyperCommand
 
 from fgbench.cli.choices import ExecutionMode
+from fgbench.cli.output_options import OUTPUT
 from fgbench.cli.presets import QUICK
 from fgbench.plan.config import Config, Dtype
+from fgbench.plan.defaults import CPU, GPU
 from fgbench.specs import registry
 
 COMPARED = "What is compared"
 PROBLEM = "Model and data"
 MEASURING = "Measuring"
 TRAINING = "Training"
-OUTPUT = "Output"
 SEARCH = "search"  # of --lr
 
 
@@ -58,21 +58,28 @@ Depth = Annotated[
 Method = Annotated[
     list[str],
     typer.Option(
-        help="The method of training, with options as in forward:structure=rademacher. Repeatable.",
+        help="The method of training, with options as in forward:structure=rademacher. Repeatable; replaces "
+        "the default: backprop, forward as published, and the best forward method known.",
         autocompletion=lambda: registry.names("methods"),
         rich_help_panel=COMPARED,
     ),
 ]
 Dataset = Annotated[
-    str,
+    str | None,
     typer.Option(
-        help="The dataset, with options as in synthetic:shape=3x32x32.",
+        help="The dataset, with options as in synthetic:shape=3x32x32. (default: "
+        f"{CPU.dataset}; on a GPU {GPU.dataset})",
         autocompletion=lambda: registry.names("datasets"),
         rich_help_panel=COMPARED,
     ),
 ]
 Batch = Annotated[
-    int, typer.Option(min=1, help="How many samples a step is taken on.", rich_help_panel=COMPARED)
+    list[int] | None,
+    typer.Option(
+        min=1,
+        help=f"How many samples a step is taken on. Repeatable. (default: {CPU.batch}; on a GPU {GPU.batch})",
+        rich_help_panel=COMPARED,
+    ),
 ]
 Quick = Annotated[
     bool,
@@ -139,12 +146,13 @@ Threads = Annotated[
     ),
 ]
 Execution = Annotated[
-    ExecutionMode,
+    ExecutionMode | None,
     typer.Option(
         "--exec",
         "--execution",
         help="How a step is executed. compile is torch.compile, cudagraph a step captured whole on a GPU, "
-        "and best the mode that is fastest, for each method and for the base.",
+        "and best the mode that is fastest, for each method and for the base. (default: "
+        f"{CPU.execution}; on a GPU {GPU.execution})",
         rich_help_panel=MEASURING,
     ),
 ]
@@ -179,6 +187,14 @@ Isolated = Annotated[
         rich_help_panel=MEASURING,
     ),
 ]
+MemoryBudget = Annotated[
+    str,
+    typer.Option(
+        help="Give each method the fastest of its variants whose peak memory is at most this, as in 200MiB: "
+        "micro-batches, checkpoints, updates in the backward pass, a few tangents at once. (default: none)",
+        rich_help_panel=MEASURING,
+    ),
+]
 Slowed = Annotated[
     str,
     typer.Option(
@@ -204,8 +220,9 @@ Seeds = Annotated[
 TargetLoss = Annotated[
     str,
     typer.Option(
-        help="The validation loss to reach, in nats: a number, several with commas, auto (the lowest that "
-        "every job reached) or backprop-best.",
+        help="The validation loss to reach, in nats, or several with commas: 50% is where backprop has made "
+        "half of its way from its first loss, or chance, to its best; a number; auto, the lowest that every "
+        "job reached; backprop-best.",
         rich_help_panel=TRAINING,
     ),
 ]
@@ -270,59 +287,5 @@ EvaluateEvery = Annotated[
         help="Evaluate at least once in so many steps; at the start evaluations are closer. (default: found "
         "from the methods' pace)",
         rich_help_panel=TRAINING,
-    ),
-]
-
-# ---- output
-
-Out = Annotated[
-    Path,
-    typer.Option(help="The folder that gets a folder of CSVs for this run.", rich_help_panel=OUTPUT),
-]
-AsJson = Annotated[
-    bool,
-    typer.Option(
-        "--json",
-        help="Print the result as JSON, and nothing else, on standard output.",
-        rich_help_panel=OUTPUT,
-    ),
-]
-DryRun = Annotated[
-    bool,
-    typer.Option(
-        "--dry-run",
-        help="Print what would be measured and how long it would take, and end.",
-        rich_help_panel=OUTPUT,
-    ),
-]
-Repeat = Annotated[
-    int,
-    typer.Option(
-        min=1,
-        help="Make so many runs, a folder each, so that it is known how much they differ.",
-        rich_help_panel=OUTPUT,
-    ),
-]
-Shard = Annotated[
-    str,
-    typer.Option(
-        help="Measure only every n-th matched group, from the i-th on, as in 2/3 for i/n; `fgbench merge` "
-        "joins the n runs. (default: all groups)",
-        rich_help_panel=OUTPUT,
-    ),
-]
-Like = Annotated[
-    Path | None,
-    typer.Option(
-        help="Take the options of this stored run where none is given here; alone, it repeats that run. "
-        "(default: none)",
-        rich_help_panel=OUTPUT,
-    ),
-]
-Resume = Annotated[
-    Path | None,
-    typer.Option(
-        help="Go on with a run that was cut off, where it stopped; takes no other options. (default: none)",
-        rich_help_panel=OUTPUT,
     ),
 ]

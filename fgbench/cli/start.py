@@ -1,4 +1,4 @@
-"""A plan from the command line: its progress on standard error."""
+"""A plan from the command line, here or on a cluster: its progress on standard error."""
 
 from __future__ import annotations
 
@@ -11,5 +11,12 @@ from fgbench.store.run_folder import RunFolder
 
 def measure(plan: Plan, folder: RunFolder, contracts: dict[str, str]) -> None:
     """Run a plan into its folder and show how far it is."""
+    cluster = folder.facts().get("cluster")
     with Display(expected_seconds(plan)) as display:
-        run_plan(plan, folder, contracts, display)
+        if cluster is None:
+            run_plan(plan, folder, contracts, display)
+        else:
+            from fgbench.cluster.engines import engine_for
+            from fgbench.cluster.run import run_on
+
+            run_on(engine_for(cluster), plan, folder, contracts, display)

@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from fgbench.cli.cluster import planned
 from fgbench.cli.presets import QUICK
 from fgbench.errors import UsageError
 
@@ -19,6 +20,7 @@ FIELDS = {
     "depth": ("depths",),
     "method": ("methods",),
     "lr": ("learning_rate",),
+    "train": ("trained",),
     "time_only": ("time", "train"),
     "train_only": ("time", "train"),
     "quick": tuple(QUICK),
@@ -41,7 +43,11 @@ def like(path: Path, asked: Config, given: set[str]) -> Config:
     from fgbench.plan import Config
     from fgbench.store.run_folder import RunFolder
 
-    stored = Config.from_facts(RunFolder.open(path).facts()["config"])
+    facts = RunFolder.open(path).facts()
+    stored = Config.from_facts(facts["config"])
+    widths = {group["width"] for group in facts["groups"]}
+    if stored.width is None and len(widths) == 1:  # an architecture's own may have been another then
+        stored = dataclasses.replace(stored, width=widths.pop())
     fields = {field for option in given for field in FIELDS.get(option, (option,))}
     known = {field.name for field in dataclasses.fields(Config)}
     return dataclasses.replace(stored, **{field: getattr(asked, field) for field in fields & known})
@@ -83,10 +89,14 @@ def resumed(path: Path) -> tuple[Plan, RunFolder, dict[str, str]]:
             f"--resume {path}: fgbench {facts['fgbench_version']} began it and this is {__version__}; go on "
             f"with that version, or start a new run with --like {path}."
         )
-    plan = make_plan(Config.from_facts(facts["config"]))
-    if changed := what_changed(facts, plan):
+    config, environment = Config.from_facts(facts["config"]), None
+    if "cluster" in facts:
+        plan, environment = planned(config, facts["cluster"], path.parent)
+    else:
+        plan = make_plan(config)
+    if changed := what_changed(facts, plan, environment):
         raise UsageError(
             f"--resume {path}: it would not be the same here and now ({changed}); start a new run with "
             f"--like {path}."
         )
-    return plan, folder, contracts_of(plan)
+    return plan, folder, contracts_of(plan, environment)

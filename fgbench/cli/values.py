@@ -4,6 +4,26 @@ from __future__ import annotations
 
 from fgbench.errors import UsageError
 
+UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "kB": 10**3, "MB": 10**6, "GB": 10**9, "B": 1}
+
+
+def size(option: str, asked: str) -> int | None:
+    """Bytes, written 200MiB or 1.5GB; None for nothing.
+
+    Raises:
+        UsageError: it is none.
+    """
+    if not asked:
+        return None
+    unit = next((unit for unit in UNITS if asked.endswith(unit)), "")
+    try:
+        value = float(asked.removesuffix(unit)) * UNITS[unit]
+        if not 1 <= value < float("inf"):
+            raise ValueError(asked)
+    except (KeyError, ValueError):
+        raise UsageError(f"{option} {asked}: must be a size, as in 200MiB or 1.5GB.") from None
+    return int(value)
+
 
 def share(option: str, asked: str) -> float:
     """A share below 1, written 5% or 0.05.

@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images and labels, split once and for all.
+    """Images and labels, or texts and their next tokens; split once and for all.
 
     Attributes:
-        train_x: [samples, channels, height, width], normalised by the training split's own mean and
-            standard deviation.
-        train_y: [samples], class indices.
+        train_x: images [samples, channels, height, width], normalised by the training split's own mean and
+            standard deviation; or tokens [samples, context], class indices.
+        train_y: [samples], class indices; of text [samples, context], the token after each.
         validation_x: as `train_x`; held out, never trained on.
         validation_y: as `train_y`.
         classes: number of classes.
-        raw: images and labels before they were normalised, as long as someone may ask what they are.
+        raw: what was read, before it was normalised, as long as someone may ask what it is.
     """
 
     train_x: Tensor
@@ -50,16 +50,17 @@ class Dataset:
 
     @property
     def in_shape(self) -> tuple[int, ...]:
-        """[channels, height, width] of one sample."""
+        """[channels, height, width] of one image, [context] of one text."""
         return tuple(self.train_x.shape[1:])
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Dataset:
         """The same data on a device, images in `dtype`: loading is then never inside a timed step."""
+        own = dtype if self.train_x.is_floating_point() else self.train_x.dtype
         return replace(
             self,
-            train_x=self.train_x.to(device, dtype),
+            train_x=self.train_x.to(device, own),
             train_y=self.train_y.to(device),
-            validation_x=self.validation_x.to(device, dtype),
+            validation_x=self.validation_x.to(device, own),
             validation_y=self.validation_y.to(device),
         )
 
@@ -68,6 +69,8 @@ class Source(ABC):
     """Where a dataset comes from; a frozen dataclass whose fields are its options."""
 
     summary: ClassVar[str]
+    of_bytes: ClassVar[bool] = False
+    """Whether what is predicted is a byte of a text: a loss in nats is then one in bits a byte, too."""
 
     @abstractmethod
     def load(self, data_dir: Path) -> Dataset:

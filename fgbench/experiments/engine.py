@@ -52,6 +52,7 @@ class Case:
 
 
 RANK_ONE, SIXTEEN = "forward:structure=rank-one", "forward:tangents=16,structure=rank-one"
+WIDTHS = {"mlp": 1024, "cnn": 64}  # that the targets are for
 FOUR = "forward:tangents=4,structure=rank-one"
 CASES = (
     Case(
@@ -99,6 +100,7 @@ def _measure(case: Case, asked: argparse.Namespace) -> Path:
     seconds = case.seconds * asked.share
     arguments = [
         *("run", "--time-only", "--arch", case.arch, "--depth", str(case.depth)),
+        *("--width", str(WIDTHS[case.arch])),
         *("--batch", str(case.batch), "--threads", str(asked.threads), "--execution", case.execution),
         *("--dataset", "synthetic:shape=1x28x28,classes=10,samples=4096", "--out", str(asked.out)),
         *("--processes", str(asked.processes), "--max-measure-seconds", f"{seconds:g}"),

@@ -51,13 +51,13 @@ class Case:
     def build(self) -> tuple[nn.Module, Batch]:
         """The model at its initial weights, and a batch."""
         torch.manual_seed(0)
-        width = architectures.find(self.arch).default_width
-        model = architectures.build(self.arch, self.depth, width, SHAPE, CLASSES)
+        model = architectures.build(self.arch, self.depth, WIDTHS[self.arch], SHAPE, CLASSES)
         generator = torch.Generator().manual_seed(0)
         x = torch.randn(BATCH, *SHAPE, generator=generator)
         return model.train(), (x, torch.randint(CLASSES, (BATCH,), generator=generator))
 
 
+WIDTHS = {"mlp": 1024, "cnn": 64}
 CASES = (Case("mlp", 2), Case("mlp", 8), Case("cnn", 4))
 STRUCTURES = ("rademacher", "rank-one", "activity")
 TANGENTS = (1, 4)

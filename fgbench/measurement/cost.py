@@ -14,13 +14,15 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils.flop_counter import FlopCounterMode, flop_registry
 
 from fgbench.measurement.clock import Clock
 
 # Making a tensor without writing to it starts nothing on the device.
 FREE = ("empty", "empty_like", "empty_strided", "new_empty", "detach", "alias", "lift_fresh")
 PRODUCTS = ("mm", "addmm", "addmm_", "bmm", "baddbmm", "baddbmm_", "addbmm", "addbmm_")
+COUNTS = ("flops", "bytes", "operations", "product_bytes", "other_bytes", "random_numbers")
+FILLS = ("normal_", "uniform_", "random_", "bernoulli_", "zero_", "fill_", "copy_")  # read nothing of it
 SQUARE = (1024, 1024, 1024)  # a product that every machine does well
 MEASURED_SECONDS = 0.02  # of one reading of a rate, at least
 READINGS = 5  # of which the best is the rate
@@ -38,12 +40,19 @@ class Work:
             once: what has to move at the least. Whatever is made on the way might stay in a cache.
         operations: started one by one; views and empty tensors are none.
         products: the shapes (rows, inner, columns) of its matrix products.
+        product_bytes: what products, convolutions and attention read and write, each operation's own.
+        other_bytes: what all other operations read and write, each one's own: without a cache or a fusion
+            all of it would move.
+        random_numbers: drawn.
     """
 
     flops: int
     bytes: int
     operations: int
     products: frozenset[Shape]
+    product_bytes: int = 0
+    other_bytes: int = 0
+    random_numbers: int = 0
 
 
 @dataclass(frozen=True)
@@ -83,16 +92,21 @@ def count(run: Callable[[], object]) -> Work:
     with FlopCounterMode(display=False, custom_mapping=FORMULAS) as flops, counter:
         run()
     moved = sum(counter.read.values()) + sum(counter.written.values())
-    return Work(flops.get_total_flops(), moved, counter.operations, frozenset(counter.products))
+    return Work(
+        flops.get_total_flops(),
+        moved,
+        counter.operations,
+        frozenset(counter.products),
+        counter.product_bytes,
+        counter.other_bytes,
+        counter.random_numbers,
+    )
 
 
 def mean_work(works: Sequence[Work]) -> Work:
     """Of steps that differ in kind: the mean of their counts, and all of their shapes."""
-    flops, moved, operations = (
-        round(sum(amounts) / len(works))
-        for amounts in zip(*((w.flops, w.bytes, w.operations) for w in works), strict=True)
-    )
-    return Work(flops, moved, operations, frozenset().union(*(w.products for w in works)))
+    amounts = {name: round(sum(getattr(work, name) for work in works) / len(works)) for name in COUNTS}
+    return Work(**amounts, products=frozenset().union(*(work.products for work in works)))
 
 
 @dataclass
@@ -109,6 +123,9 @@ class _Counter(TorchDispatchMode):
     written: dict[int, int] = field(default_factory=dict)
     made: set[int] = field(default_factory=set)
     products: set[Shape] = field(default_factory=set)
+    product_bytes: int = 0
+    other_bytes: int = 0
+    random_numbers: int = 0
 
     def __post_init__(self) -> None:
         super().__init__()
@@ -129,6 +146,16 @@ class _Counter(TorchDispatchMode):
         self.operations += 1
         if name in PRODUCTS:
             self.products.add(_shape(args))
+        only_written = changed if name in FILLS or func._overloadname == "out" else set()
+        read = [t for address, t in inputs.items() if address not in only_written]
+        written = [t for address, t in (inputs | outputs).items() if address in fresh | changed]
+        traffic = sum(map(_bytes, [*read, *written]))
+        if func.overloadpacket in flop_registry or func.overloadpacket in FORMULAS:
+            self.product_bytes += traffic
+        else:
+            self.other_bytes += traffic
+        if torch.Tag.nondeterministic_seeded in func.tags:
+            self.random_numbers += sum(tensor.numel() for tensor in outputs.values())
         for address, tensor in inputs.items():
             if address not in self.made:
                 table = self.written if address in changed else self.read
@@ -184,6 +211,19 @@ def byte_rate(working_set: int, device: torch.device, clock: Clock) -> float:
     length = max(working_set // 12, 1024)
     a, b, c = (torch.ones(length, device=device) for _ in range(3))
     return 12 * length / _best_seconds(lambda: torch.add(b, c, alpha=3.0, out=a), clock)
+
+
+def random_rate(device: torch.device, dtype: torch.dtype, clock: Clock) -> float:
+    """Normal random numbers a second, drawn into a tensor of a million."""
+    into = torch.empty(SQUARE[0] * SQUARE[1], device=device, dtype=dtype)
+    generator = torch.Generator(device).manual_seed(0)
+    return into.numel() / _best_seconds(lambda: into.normal_(generator=generator), clock)
+
+
+def launch_seconds(device: torch.device, clock: Clock) -> float:
+    """Seconds that the host needs to start an operation: one that has next to nothing to do."""
+    into = torch.zeros(1, device=device)
+    return _best_seconds(lambda: into.add_(1.0), clock)
 
 
 def _best_seconds(run: Callable[[], object], clock: Clock) -> float:

@@ -114,6 +114,11 @@ def device_name(device: str) -> str:
     return torch.cuda.get_device_name(device) if device.startswith("cuda") else cpu_name()
 
 
+def node_name() -> str:
+    """The machine's name; Slurm's own where it runs a job."""
+    return os.environ.get("SLURMD_NODENAME") or platform.node()
+
+
 def cpu_name() -> str:
     """The processor's name as the kernel gives it."""
     for line in (_read("/proc/cpuinfo") or "").splitlines():

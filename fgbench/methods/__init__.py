@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
+    from fgbench.measurement.quality import Slope, Theory
     from fgbench.methods.steps.optimizer import EachItsOwn
 
 Batch = tuple["Tensor", "Tensor"]
@@ -34,11 +35,13 @@ class Conditions:
         execution: one of `EXECUTIONS`; `compile` is torch.compile, `cudagraph` a captured step.
         optimizer: spec of a torch.optim optimiser, `sgd` or as in `sgd:momentum=0.9`.
         update: which of its updates a method takes that leaves it open; empty for its own default.
+        variant: the spec of the method's variant that a memory budget left it; empty where there is none.
     """
 
     execution: str = "eager"
     optimizer: str = "sgd"
     update: str = ""
+    variant: str = ""
 
     @property
     def compiled(self) -> bool:
@@ -74,6 +77,9 @@ class Step(ABC):
 
     left_alone: frozenset[int] = frozenset()
     """Places of the parameters that the last step left as they are, their optimiser's state too."""
+
+    measured: Tensor | None = None
+    """The directional derivatives of the last step before any clipping, on the device; None without any."""
 
     optimizer: torch.optim.Optimizer | EachItsOwn | None = None
     """The optimiser that it steps with, where there is one: its state is memory that is kept."""
@@ -145,6 +151,12 @@ class Method(ABC):
     source: ClassVar[str]
     """The paper or the documentation that it comes from."""
 
+    costs: ClassVar[str] = ""
+    """What a step takes, in products of a layer's inputs with its weights, of which the base has one each."""
+
+    worth: ClassVar[str] = ""
+    """What is known of its estimates beforehand: ‖g‖²/‖∇f‖² and the cosine, of n numbers."""
+
     @property
     def unbiased(self) -> bool:
         """Whether the mean of its estimates is the gradient."""
@@ -155,9 +167,28 @@ class Method(ABC):
     def queries(self) -> int:
         """Evaluations of the model that a step counts as, for budgets: the base is 1."""
 
+    def theory(self, slopes: Sequence[Slope]) -> Theory:
+        """What is known of its estimates' length and angle beforehand; nothing where no formula is.
+
+        Args:
+            slopes: of the parameters that it trains.
+        """
+        from fgbench.measurement.quality import Theory
+
+        return Theory()
+
     def updates(self, conditions: Conditions) -> tuple[str, ...]:
         """The updates among which the fastest is to be found, and prepared with as `conditions.update`."""
         return ()
+
+    def variants(self, conditions: Conditions, samples: int) -> Iterator[Method]:
+        """The ways to take the very same step for other time and memory, among which a budget chooses.
+
+        Args:
+            conditions: of the group.
+            samples: of a batch.
+        """
+        yield self
 
     @abstractmethod
     def prepare(self, model: nn.Module, loss: Loss, seed: int, conditions: Conditions = PLAIN) -> Step:
@@ -184,13 +215,23 @@ def find(spec: str) -> Method:
     return parse_options(registry.find("methods", name), name, options)
 
 
+def chosen(spec: str, conditions: Conditions) -> Method:
+    """The method of a spec, or the variant of it that was chosen.
+
+    Raises:
+        UsageError: as `find`.
+    """
+    return find(conditions.variant or spec)
+
+
 def prepare(method: Method, model: nn.Module, loss: Loss, seed: int, conditions: Conditions = PLAIN) -> Step:
     """A method's step in the execution mode of the conditions; arguments as of `Method.prepare`.
 
     Raises:
         UsageError: the method does not go with the conditions.
     """
-    step = method.prepare(model, loss, seed, conditions)
+    own = find(conditions.variant) if conditions.variant else method
+    step = own.prepare(model, loss, seed, conditions)
     if not conditions.captured:
         return step
     from fgbench.methods.steps.cudagraph import CapturedStep

@@ -25,6 +25,8 @@ class Dfa(Method):
         "direct feedback alignment: the output's error, through a fixed random matrix each"
     )
     source: ClassVar[str] = "Nøkland 2016 (arXiv 1609.01596)"
+    costs: ClassVar[str] = "2 products a layer: none for the gradient of its inputs"
+    worth: ClassVar[str] = "no formula: biased, and the weights turn towards the feedback as they train"
 
     @property
     def unbiased(self) -> bool:

@@ -37,6 +37,8 @@ class Fdfa(Method):
 
     summary: ClassVar[str] = "direct feedback alignment, matrices learnt by forward gradients with momentum"
     source: ClassVar[str] = "Bacho & Chu 2022 (arXiv 2212.07282)"
+    costs: ClassVar[str] = "2 products a layer, and a forward pass with a tangent"
+    worth: ClassVar[str] = "no formula: biased, less so as the feedback is learnt"
 
     def __post_init__(self) -> None:
         """Refuse to learn nothing."""

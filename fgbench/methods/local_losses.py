@@ -28,6 +28,8 @@ class LocalLosses(Method):
         "Nøkland & Eidnes 2019 (arXiv 1901.06656); Belilovsky et al. 2019 (1901.08164); networks of Fournier "
         "et al. 2023 (2306.06968)"
     )
+    costs: ClassVar[str] = "3 products a layer, and those of the auxiliary networks"
+    worth: ClassVar[str] = "no formula: the gradient of other losses"
 
     @property
     def unbiased(self) -> bool:

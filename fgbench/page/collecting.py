@@ -19,6 +19,7 @@ from fgbench.report.words import findings
 from fgbench.store.run_folder import RUN_FILE, RunFolder, find_runs
 from fgbench.store.schema import Role
 from fgbench.summary.table import aa_rows, summarise
+from fgbench.summary.targets import by_target
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,8 @@ class Found:
         return [
             sentence
             for _, group in comparison.rows.groupby(["run", "group"], sort=False)
-            for sentence in findings(group, aa_rows(self.runs[group["run"].iloc[0]]))
+            for run in [self.runs[group["run"].iloc[0]]]
+            for sentence in findings(group, aa_rows(run), by_target(run))
         ]
 
     def runs_of(self, comparison: Comparison) -> list[RunFolder]:

@@ -47,12 +47,35 @@ def inline(svg: str, prefix: str) -> str:
         prefix: of every name in it, which has to be the only one in its page.
     """
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>", "", svg, flags=re.DOTALL)
-    svg = re.sub(r'<g id="[^"]*"', "<g", svg)  # nothing refers to a group
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<defs>\s*</defs>", "", svg, flags=re.DOTALL)
+    svg = _slim(re.sub(r'<g id="[^"]*"', "<g", svg))  # nothing refers to a group
     svg = re.sub(r'<(\w+) id="', rf'<\1 id="{prefix}', svg)
     svg = svg.replace('href="#', f'href="#{prefix}').replace("url(#", f"url(#{prefix}")
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*" height="[^"]*"', r'\1 aria-hidden="true"', svg, count=1)
     return re.sub(r"((?:fill|stroke): )(#[0-9a-f]{6})", _shade, svg)
+
+
+def _slim(svg: str) -> str:
+    """Less for a browser to read and to build: the page is open sooner, and looks the same.
+
+    Groups that say nothing go, as do turns by nothing, the font, which is the page's, white space, and digits
+    far below a pixel.
+    """
+    svg = re.sub(r"font-family: [^;\"]*;? ?| transform=\"rotate\(-?0 [^\"]*\"", "", svg)
+    svg = re.sub(r' (?:d|x|y|transform)="[^"]*"', lambda found: _rounded(found[0]), svg)
+    kept, open_groups = [], []
+    svg = re.sub(r"<g */>", "", re.sub(r">\s+<", "><", svg))
+    for piece in re.split(r"(<g(?: [^>]*)?>|</g>)", svg):
+        if piece.startswith("<g") and not piece.endswith("/>"):
+            open_groups.append(piece)
+        if piece != "<g>" and not (piece == "</g>" and open_groups.pop() == "<g>"):
+            kept.append(piece)
+    return "".join(kept)
+
+
+def _rounded(numbers: str) -> str:
+    short = re.sub(r"-?\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}".rstrip("0").rstrip("."), numbers)
+    return re.sub(r"\s+", " ", short)
 
 
 def _shade(found: re.Match[str]) -> str:

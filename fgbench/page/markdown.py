@@ -13,7 +13,12 @@ from fgbench.errors import ResultsError
 from fgbench.page.collecting import Found
 from fgbench.report.figures import NOTHING, interval, missing, number, size, target_words
 
+NEVER = "never"  # T of runs that all diverged
 ENGINE = "engine.csv"  # of `python -m fgbench.experiments.engine`
+WORTH = (
+    *("method", "depth", "ratio", "its floor", "of floor", "cosine", "variance ×"),
+    *("steps ratio predicted", "steps ratio"),
+)
 ENGINE_COLUMNS = ("case", "method", "r", "r_target", "ratio", "ratio_target", "over")
 
 
@@ -23,6 +28,7 @@ def markdown(found: Found) -> str:
         ("The engine against its targets", list(_engines(found))),
         ("Step time over the reference's, by depth", list(_by_depth(found, "ratio"))),
         ("Peak memory, by depth", list(_by_depth(found, "peak_bytes"))),
+        ("What a step costs at the least, and what it is worth", list(_worth(found))),
         ("Time to target", list(_targets(found))),
         ("The papers' claims", list(_claims(found))),
     ]
@@ -74,6 +80,26 @@ def _depth_cell(own: pd.DataFrame, depth: int, name: str) -> str:
     return size(row[name]) if name == "peak_bytes" else _figure(row, name)
 
 
+def _worth(found: Found) -> Iterator[list[str]]:
+    """Floors, and estimates against the gradient, of every comparison that has either."""
+    for comparison in found.comparisons:
+        rows = comparison.rows[comparison.rows[["floor_share", "cosine"]].notna().any(axis=1)]
+        if rows.empty:
+            continue
+        cells = [
+            (
+                f"`{row['method']}`",
+                row["depth"],
+                *(number(row[name]) for name in ("ratio", "floor_ratio")),
+                NOTHING if missing(row["floor_share"]) else f"{row['floor_share']:.0%}",
+                *(number(row[name]) for name in ("cosine", "second_moment")),
+                *(_figure(row, name) for name in ("n_predicted", "n_ratio")),
+            )
+            for _, row in rows.iterrows()
+        ]
+        yield [_title(found, comparison), "", *_table(WORTH, cells)]
+
+
 def _targets(found: Found) -> Iterator[list[str]]:
     for comparison in found.comparisons:
         rows = comparison.rows[comparison.rows["runs"].notna()]
@@ -83,15 +109,22 @@ def _targets(found: Found) -> Iterator[list[str]]:
             (
                 f"`{row['method']}`",
                 row["depth"],
-                target_words(row) or NOTHING,
+                _target(row),
                 f"{int(row['reached'])} of {int(row['runs'])}",
-                f"{_figure(row, 't')} s" if row["reached"] else "not reached",
+                NEVER if missing(row["t_low"]) and not row["reached"] else f"{_figure(row, 't')} s",
                 _figure(row, "t_ratio"),
             )
             for _, row in rows.iterrows()
         ]
         heads = ("method", "depth", "target", "reached", "T", "T ratio")
         yield [_title(found, comparison), "", *_table(heads, cells)]
+
+
+def _target(row: pd.Series) -> str:
+    words, chance = target_words(row) or NOTHING, row["chance_loss"]
+    if missing(row["target_loss"]) or missing(chance) or row["target_loss"] < chance:
+        return words
+    return f"{words}, no better than chance"
 
 
 def _claims(found: Found) -> Iterator[list[str]]:

@@ -114,6 +114,9 @@ def _row(row: pd.Series, ends: dict[str, Any]) -> dict[str, Any]:
             ("T", _time(row, ends)),
             ("T ratio", _figure(row, "t_ratio", ends)),
             ("peak memory", _memory(row)),
+            ("of floor", _plain(row["floor_share"], ".0%")),
+            ("cosine", _plain(row["cosine"], ".3g")),
+            ("variance ×", _plain(row["second_moment"], ".3g")),
         ],
     }
 
@@ -132,8 +135,8 @@ def _time(row: pd.Series, ends: dict[str, Any]) -> Cell:
     if missing(row["runs"]):
         return Cell(number(None))
     reached = f"{int(row['reached'])} of {int(row['runs'])} reached {target_words(row)}"
-    if not row["reached"]:
-        return Cell("not reached", reached, "1e999")
+    if not row["reached"] and missing(row["t_low"]):
+        return Cell("never", reached, "1e999")
     cell = _figure(row, "t", ends)
     bar = cell.bar and replace(cell.bar, one=None)  # a second is no mark to hold a time against
     return Cell(f"{cell.text} s", " ".join(filter(None, (cell.small, reached))), cell.sort, bar)
@@ -142,6 +145,11 @@ def _time(row: pd.Series, ends: dict[str, Any]) -> Cell:
 def _memory(row: pd.Series) -> Cell:
     value = row["peak_bytes"]
     return Cell(size(value), sort="" if missing(value) else repr(float(value)))
+
+
+def _plain(value: Any, digits: str) -> Cell:
+    """A figure without an interval."""
+    return Cell(number(None)) if missing(value) else Cell(f"{value:{digits}}", sort=repr(float(value)))
 
 
 def _bar(value: float, low: Any, high: Any, least: float, most: float) -> Bar | None:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from fgbench.errors import UsageError
 from fgbench.methods import BEST, check_execution
-from fgbench.plan.config import DTYPES, TARGET_WORDS, TF32, Config
+from fgbench.plan.config import DTYPES, TF32, Config
 from fgbench.specs.options import OR
+from fgbench.training.target import WORDS, share_asked
 
-COUNTS = ("width", "batch", "validation_size", "seeds", "processes")
+COUNTS = ("width", "validation_size", "seeds", "processes")
 LIMITS = ("max_iterations", "max_queries", "evaluate_every")
 AMOUNTS = ("max_train_seconds", "max_measure_seconds", "precision")
 
@@ -29,7 +30,18 @@ def check_config(config: Config) -> None:
         raise UsageError(f"--dtype {config.dtype}: must be one of {', '.join(DTYPES)}.")
     if OR in config.optimizer and (config.learning_rate is not None or not config.train):
         raise UsageError("--optimizer: several are chosen by the search: leave --lr and --time-only out.")
+    if config.memory_budget is not None:
+        _check_memory_budget(config)
     _check_targets(config)
+
+
+def _check_memory_budget(config: Config) -> None:
+    if config.memory_budget is not None:
+        at_least("--memory-budget", config.memory_budget, 1)
+    if config.execution == BEST or OR in config.optimizer:
+        raise UsageError(
+            "--memory-budget: variants are compared under one --exec and one --optimizer: give one of each."
+        )
 
 
 def check_device(config: Config, device: str) -> None:
@@ -55,6 +67,8 @@ def at_least(option: str, value: int, least: int) -> None:
 def _check_numbers(config: Config) -> None:
     for depth in config.depths or ():
         at_least("--depth", depth, 1)
+    for batch in config.batches:
+        at_least("--batch", batch, 1)
     for name in (*COUNTS, *LIMITS):
         if (value := getattr(config, name)) is not None:
             at_least(_option(name), value, 1)
@@ -67,13 +81,24 @@ def _check_numbers(config: Config) -> None:
 
 
 def _check_targets(config: Config) -> None:
-    words = f"a number or one of {', '.join(TARGET_WORDS)}"
     for asked in config.target_loss.split(","):
-        if asked not in TARGET_WORDS:
-            _positive("--target-loss", _number("--target-loss", asked, words))
+        if asked not in WORDS:
+            _check_loss(asked)
     for asked in config.target_accuracy.split(",") if config.target_accuracy else ():
         if not 0 < _number("--target-accuracy", asked, "a number") <= 1:
             raise UsageError(f"--target-accuracy {asked}: must be above 0 and at most 1.")
+
+
+def _check_loss(asked: str) -> None:
+    words = f"a number, a share of backprop's way as in 50%, or one of {', '.join(WORDS)}"
+    try:
+        share = share_asked(asked)
+    except ValueError:
+        raise UsageError(f"--target-loss {asked}: must be {words}.") from None
+    if share is None:
+        _positive("--target-loss", _number("--target-loss", asked, words))
+    elif not 0 < share <= 1:
+        raise UsageError(f"--target-loss {asked}: a share must be above 0% and at most 100%.")
 
 
 def _option(field: str) -> str:

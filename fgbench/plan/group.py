@@ -8,10 +8,16 @@ from pathlib import Path
 from fgbench.methods import PLAIN, Conditions
 from fgbench.specs.options import OR
 
+ALL = "all"  # the parameters learn
+
 
 @dataclass(frozen=True)
 class Group:
-    """A matched group: all that its jobs share. Only the method differs within it."""
+    """A matched group: all that its jobs share. Only the method differs within it.
+
+    Attributes, where the name does not say it: start is the file whose weights every job begins from;
+    trained says which parameters learn; memory_budget is of bytes, as in the config.
+    """
 
     arch: str
     depth: int
@@ -24,6 +30,9 @@ class Group:
     threads: int
     execution: str = PLAIN.execution
     optimizer: str = PLAIN.optimizer
+    start: str = ""
+    trained: str = ALL
+    memory_budget: int | None = None
 
     @property
     def optimizers(self) -> tuple[str, ...]:
@@ -34,6 +43,12 @@ class Group:
     def conditions(self) -> Conditions:
         """What every method of the group is prepared with, as long as it has nothing of its own."""
         return Conditions(self.execution, self.optimizers[0])
+
+    @property
+    def of_training(self) -> str:
+        """Which parameters learn and what they begin from, where it is not the usual."""
+        trained = f", training {self.trained}" if self.trained != ALL else ""
+        return trained + (f", from {Path(self.start).name}" if self.start else "")
 
     @property
     def name(self) -> str:
@@ -48,5 +63,5 @@ class Group:
         """What it is, for titles and tables."""
         return (
             f"{self.arch}, depth {self.depth}, width {self.width}, batch {self.batch}, {self.dataset}, "
-            f"{self.dtype}"
+            f"{self.dtype}{self.of_training}"
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -10,8 +11,10 @@ from fgbench import architectures, datasets, methods
 from fgbench.errors import UsageError
 from fgbench.plan.checks import check_config, check_device
 from fgbench.plan.config import REFERENCE, Config
+from fgbench.plan.defaults import settled
 from fgbench.plan.group import Group
 from fgbench.plan.machine import resolve_device, resolve_threads
+from fgbench.plan.model import model_of
 from fgbench.specs.options import canonical, split_spec
 
 
@@ -19,12 +22,15 @@ from fgbench.specs.options import canonical, split_spec
 class Plan:
     """The config, resolved: specs in their shortest form, device and threads known.
 
-    Attributes, where the name does not say it: data is a hash of the dataset's contents.
+    Attributes, where the name does not say it: data is a hash of the dataset's contents; chance the loss of
+    one who gives all its classes the same probability; weights is one of those that `--start` gives.
     """
 
     config: Config
     groups: tuple[Group, ...]
     data: str = ""
+    chance: float = math.inf
+    weights: str = ""
 
     @property
     def reference(self) -> str:
@@ -42,47 +48,48 @@ def make_plan(config: Config) -> Plan:
         UsageError: one line that says what is wrong and what would be right.
     """
     check_config(config)
-    config = _canonical(config)
     device = resolve_device(config.device)
+    config = _canonical(settled(config, device))
     check_device(config, device)
     threads = resolve_threads(config.threads)
     data = datasets.load_whole(config.dataset, Path(config.data_dir))
-    if config.batch > len(data.train_x):
-        raise UsageError(
-            f"--batch {config.batch}: {config.dataset} has only {len(data.train_x)} training samples."
-        )
+    if (most := max(config.batches)) > len(data.train_x):
+        raise UsageError(f"--batch {most}: {config.dataset} has only {len(data.train_x)} training samples.")
     groups = groups_of(config, device, threads)
     _check_names(groups)
-    for group in groups:
-        architectures.build(group.arch, group.depth, group.width, data.in_shape, data.classes)
-    return Plan(config, _shard(config.shard, groups), data.contents)
+    weights = [model_of(group, data.in_shape, data.classes)[1] for group in groups]
+    shard = _shard(config.shard, groups)
+    return Plan(config, shard, data.contents, math.log(data.classes), weights[0])
 
 
 def _canonical(config: Config) -> Config:
     """The same with every spec in its shortest form."""
     from fgbench.methods.steps.optimizer import canonical_optimizer
+    from fgbench.training.trained import canonical_trained
 
     return dataclasses.replace(
         config,
         methods=methods.canonical_specs(config.methods),
         dataset=canonical(split_spec(config.dataset)[0], datasets.find(config.dataset)),
         optimizer=canonical_optimizer(config.optimizer),
+        trained=canonical_trained(config.trained),
     )
 
 
 def groups_of(config: Config, device: str, threads: int) -> tuple[Group, ...]:
-    """A group for each architecture and depth, each once, whatever the shard.
+    """A group for each architecture, depth and batch, each once, whatever the shard.
 
     Raises:
         UsageError: no such architecture.
     """
+    config = settled(config, device)
     families = [(arch, architectures.find(arch)) for arch in config.archs]
     groups = (
         Group(
             arch,
             depth,
-            config.width or family.default_width,
-            config.batch,
+            config.width or family.width_on(device),
+            batch,
             config.dataset,
             config.validation_size,
             config.dtype,
@@ -90,9 +97,13 @@ def groups_of(config: Config, device: str, threads: int) -> tuple[Group, ...]:
             threads,
             config.execution,
             config.optimizer,
+            config.start,
+            config.trained,
+            config.memory_budget,
         )
         for arch, family in families
         for depth in config.depths or (family.default_depth,)
+        for batch in config.batches
     )
     return tuple(dict.fromkeys(groups))
 

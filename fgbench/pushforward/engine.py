@@ -115,7 +115,7 @@ class Pushforward:
         x, y = batch
         noise: Any = None
         if isinstance(context, ActivityContext):
-            noise = (context.layouts and (*context.layouts,), context.wanted and (*context.wanted,))
+            noise = tuple(None if own is None else (*own,) for own in (context.layouts, context.wanted))
         kind = self.model.training, x.shape, x.dtype, x.device, y.shape, y.dtype
         return kind, (noise, *context.tangents)
 

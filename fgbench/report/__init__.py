@@ -4,55 +4,124 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
 
 import pandas as pd
 from rich.console import Console
 from rich.markup import escape
+from rich.padding import Padding
 
+from fgbench.report.budget import budget_findings, budget_table
 from fgbench.report.doubts import doubts
-from fgbench.report.table import caption, group_tables, parts_table, targets_table, title
-from fgbench.report.words import findings
+from fgbench.report.sparkline import sparklines
+from fgbench.report.table import caption, group_tables, legend, parts_table, targets_table, title
+from fgbench.report.words import findings, verdicts, where
 from fgbench.store.run_folder import RunFolder
 from fgbench.summary.parts import split
 from fgbench.summary.table import aa_rows, summarise
 from fgbench.summary.targets import by_target
+from fgbench.summary.variants import variants_of
+
+NOTES = 3  # lines of doubt, before the others are left to --verbose
+MORE = "fgbench run --verbose prints all of them, and the parts of a step"
 
 
-def show(folder: RunFolder, *, as_json: bool = False) -> bool:
-    """Print a run's result on standard output: a table a group and sentences, or one JSON object.
+@dataclass(frozen=True)
+class _Result:
+    """What is shown of a run: the summary's rows, what goes with them, and what to doubt."""
+
+    summary: pd.DataFrame
+    aa: pd.DataFrame
+    parts: pd.DataFrame
+    targets: pd.DataFrame
+    curves: pd.DataFrame
+    variants: pd.DataFrame
+    budget: int | None
+    warnings: list[str]
+
+    def groups(self) -> Iterator[pd.DataFrame]:
+        """The rows of each matched group."""
+        for _, group in self.summary.groupby("group", sort=False):
+            yield group
+
+    def within_budget(self, group: pd.DataFrame) -> list[str]:
+        """Who wins at a memory budget, where one was asked for."""
+        own = self.variants[self.variants["group"] == group["group"].iloc[0]]
+        return list(budget_findings(group, own, self.budget)) if self.budget else []
+
+
+def show(folder: RunFolder, *, as_json: bool = False, detail: bool = False) -> bool:
+    """Print a run's result on standard output: verdicts and tables a group, or one JSON object.
 
     Gives whether there was any figure to show.
+
+    Args:
+        folder: the run's.
+        as_json: print that object, and nothing else.
+        detail: print all columns, the parts of a step and every doubt.
     """
     summary = summarise(folder)
-    aa, parts, targets = aa_rows(folder), split(folder), by_target(folder)
-    sentences = [line for _, group in summary.groupby("group", sort=False) for line in findings(group, aa)]
     warnings = doubts(summary, folder.read("ratios"), folder.read("samples"))
+    found = aa_rows(folder), split(folder), by_target(folder), folder.read("curves"), variants_of(folder)
+    result = _Result(summary, *found, folder.facts()["config"].get("memory_budget"), warnings)
     if as_json:
-        rows = json.loads(summary.to_json(orient="records", double_precision=15))
-        result = {
-            "path": str(folder.path),
-            "results": rows,
-            "parts": json.loads(parts.to_json(orient="records", double_precision=15)),
-            "targets": json.loads(targets.to_json(orient="records", double_precision=15)),
-            "findings": sentences,
-            "warnings": warnings,
-        }
-        json.dump(result, sys.stdout, indent=2)
-        sys.stdout.write("\n")
-        return _has_figures(summary)
-    console = Console(highlight=False)
-    for _, group in summary.groupby("group", sort=False):
-        console.print(f"[bold]{title(group.iloc[0])}[/bold]")
-        own = targets[targets["group"] == group["group"].iloc[0]]
-        for table in [*group_tables(group, console), *targets_table(own), *parts_table(parts, group)]:
-            console.print(table)
-        console.print(f"[dim]{caption(group.iloc[0])}[/dim]\n")
-    for sentence in sentences:
-        console.print(sentence)
-    for warning in warnings:
-        console.print(f"[yellow]warning[/yellow] {escape(warning)}")
-    console.print(f"[dim]results in[/dim] {folder.path}", soft_wrap=True)
+        _print_json(folder, result)
+    else:
+        _print(folder, result, detail)
     return _has_figures(summary)
+
+
+def _print_json(folder: RunFolder, result: _Result) -> None:
+    def rows(frame: pd.DataFrame) -> Any:
+        return json.loads(frame.to_json(orient="records", double_precision=15))
+
+    shown = {
+        "path": str(folder.path),
+        "results": rows(result.summary),
+        "parts": rows(result.parts),
+        "targets": rows(result.targets),
+        "variants": rows(result.variants),
+        "findings": [
+            sentence
+            for group in result.groups()
+            for sentence in (*findings(group, result.aa, result.targets), *result.within_budget(group))
+        ],
+        "warnings": result.warnings,
+    }
+    json.dump(shown, sys.stdout, indent=2)
+    sys.stdout.write("\n")
+
+
+def _print(folder: RunFolder, result: _Result, detail: bool) -> None:
+    console = Console(highlight=False)
+    for group in result.groups():
+        _print_group(console, result, group, detail)
+    for warning in result.warnings[: None if detail else NOTES]:
+        console.print(f"[yellow]note[/yellow] {escape(warning)}")
+    if not detail and len(result.warnings) > NOTES:
+        console.print(f"[yellow]note[/yellow] There are {len(result.warnings) - NOTES} more: {MORE}.")
+    console.print(f"[dim]results in[/dim] {folder.path}", soft_wrap=True)
+
+
+def _print_group(console: Console, result: _Result, group: pd.DataFrame, detail: bool) -> None:
+    """The verdicts first, then what they rest on."""
+    if said := [*verdicts(group, result.aa, result.targets), *result.within_budget(group)]:
+        console.print(f"[bold]{escape(where(group))}:[/bold]")
+    for sentence in said:
+        console.print(Padding(f"[bold]{escape(sentence)}[/bold]", (0, 0, 0, 2)))
+    console.print(f"\n{escape(title(group.iloc[0]))}")
+    name = group["group"].iloc[0]
+    curves = {} if console.options.ascii_only else sparklines(result.curves[result.curves["group"] == name])
+    targets = result.targets[result.targets["group"] == name]
+    tables = group_tables(group, console, curves, detail=detail)
+    tables += targets_table(targets, group, detail=detail)
+    if result.budget:
+        tables += budget_table(result.variants[result.variants["group"] == name], result.budget)
+    for table in [*tables, *(parts_table(result.parts, group) if detail else ())]:
+        console.print(table)
+    console.print(f"[dim]{escape(caption(group.iloc[0]) if detail else legend(group.iloc[0]))}[/dim]\n")
 
 
 def _has_figures(summary: pd.DataFrame) -> bool:

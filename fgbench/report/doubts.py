@@ -34,17 +34,18 @@ def doubts(summary: pd.DataFrame, ratios: pd.DataFrame, samples: pd.DataFrame) -
         samples: rows of samples.csv.
     """
     timed = samples[~samples["warm_up"].astype(bool) & (samples["role"] != Role.ALONE)]
+    # What matters most comes first: a reader may see no more than the first few.
     return [
+        *_status_doubts(summary),
         *_aa_doubts(ratios),
         *_precision_doubts(summary),
         *_warm_up_doubts(samples[samples["role"] != Role.ALONE]),
-        *_timing_doubts(timed),
         *_launch_doubts(summary),
+        *_timing_doubts(timed),
         *_alone_doubts(ratios),
         *_product_doubts(summary),
         *_resolution_doubts(summary),
         *_seed_doubts(summary),
-        *_status_doubts(summary),
     ]
 
 
@@ -62,13 +63,15 @@ def _aa_doubts(ratios: pd.DataFrame) -> Iterator[str]:
 
 
 def _precision_doubts(summary: pd.DataFrame) -> Iterator[str]:
-    for _, row in summary.iterrows():
-        if row["stopped"] == "time" and not missing(row["ratio_low"]) and row["method"] != row["reference"]:
-            half = (row["ratio_high"] - row["ratio_low"]) / 2 / row["ratio"]
-            yield (
-                f"{row['group']}, {row['method']}: time ran out at ±{half:.1%} of the ratio; "
-                "raise --max-measure-seconds for the precision asked for."
-            )
+    """The least precise ratio of each group whose time ran out."""
+    late = summary[(summary["stopped"] == "time") & (summary["method"] != summary["reference"])]
+    half = ((late["ratio_high"] - late["ratio_low"]) / 2 / late["ratio"]).astype(float).dropna()
+    for place in half.groupby(late["group"], sort=False).idxmax():
+        row = late.loc[place]
+        yield (
+            f"{row['group']}, {row['method']}: time ran out at ±{half[place]:.1%} of the ratio; "
+            "raise --max-measure-seconds for the precision asked for."
+        )
 
 
 def _warm_up_doubts(samples: pd.DataFrame) -> Iterator[str]:
@@ -107,7 +110,8 @@ def _launch_doubts(summary: pd.DataFrame) -> Iterator[str]:
     for _, row in summary[summary["bound_by"] == UNKNOWN].iterrows():
         yield (
             f"{row['group']}, {row['method']}: whether it is launch-bound is unknown: a step has more work "
-            "than the GPU's launch queue holds, or waits for the GPU, so that the host cannot run ahead."
+            "than the GPU's launch queue holds, or waits for the GPU, so that the host cannot run ahead; "
+            "try --exec cudagraph, which launches it as one."
         )
 
 
@@ -130,8 +134,8 @@ def _slots(rows: pd.DataFrame, off: pd.Series) -> Iterator[str]:
         if abs(effect) > SLOT_EFFECT and chance < SLOT_CHANCE:
             yield (
                 f"blocks at place {int(position) + 1} of a round take {abs(effect):.1%} "  # type: ignore[call-overload]
-                f"{'longer' if effect > 0 else 'less'} than elsewhere; the order is balanced, so that it "
-                "widens intervals and moves no ratio."
+                f"{'longer' if effect > 0 else 'less'} than elsewhere; the order is balanced, so that no "
+                "ratio is moved: raise --max-measure-seconds where the intervals are too wide."
             )
 
 
@@ -153,8 +157,8 @@ def _throttling(rows: pd.DataFrame) -> Iterator[str]:
         span = f", at {clocks.min():.0f} to {clocks.max():.0f} MHz" if len(clocks) else ""
         yield (
             f"the GPU was throttled in {share:.0%} of blocks "
-            f"({', '.join(sorted(set(throttled)))}){span}: that is how it trains for long, but another "
-            "machine, or a cooler one, may give other ratios."
+            f"({', '.join(sorted(set(throttled)))}){span}: that is how it trains for long; cool it, or set a "
+            "lower clock, to compare it with other machines."
         )
 
 
@@ -167,17 +171,15 @@ def _alone_doubts(ratios: pd.DataFrame) -> Iterator[str]:
         if row["r_alone_low"] > row["r_high"] or row["r_alone_high"] < row["r_low"]:
             yield (
                 f"{row['group']}, {row['method']}: alone its R is {number(*alone)} {interval(*alone)}, "
-                f"interleaved {number(*beside)} {interval(*beside)}. Both are true: caches, clocks or power "
-                "differ when other work comes between."
+                f"interleaved {number(*beside)} {interval(*beside)}: caches, clocks or power differ when "
+                "other work comes between; take the first for a machine that does nothing else."
             )
 
 
 def _product_doubts(summary: pd.DataFrame) -> Iterator[str]:
     """T ratio over steps ratio is the ratio of the steps as they were while training."""
     for _, row in summary[summary["method"] != summary["reference"]].iterrows():
-        if any(missing(row[name]) for name in ("t_ratio", "n_ratio", "ratio_low")) or math.isinf(
-            row["t_ratio"]
-        ):
+        if any(missing(row[name]) for name in ("t_ratio", "n_ratio", "ratio_low")) or not row["reached"]:
             continue
         trained = row["t_ratio"] / row["n_ratio"]
         if not row["ratio_low"] / PRODUCT < trained < row["ratio_high"] * PRODUCT:
@@ -185,7 +187,7 @@ def _product_doubts(summary: pd.DataFrame) -> Iterator[str]:
             yield (
                 f"{row['group']}, {row['method']}: while training its steps took {number(trained)} times "
                 f"{row['reference']}'s, when timed {number(*cells)} {interval(*cells)}: T ratio is not "
-                "ratio × steps ratio here; other programs, or caches that training shares, can do that."
+                "ratio × steps ratio here; close other programs, or raise --max-train-seconds, if it matters."
             )
 
 
@@ -209,4 +211,4 @@ def _seed_doubts(summary: pd.DataFrame) -> Iterator[str]:
 
 def _status_doubts(summary: pd.DataFrame) -> Iterator[str]:
     for _, row in summary[summary["status"] != "ok"].iterrows():
-        yield f"{row['group']}, {row['method']}: {row['status']} (jobs.csv has the details)."
+        yield f"{row['group']}, {row['method']}: {row['status']}; read why in jobs.csv, column detail."

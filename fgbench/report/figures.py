@@ -17,19 +17,19 @@ def missing(value: Any) -> bool:
 
 
 def number(value: Any, low: Any = None, high: Any = None) -> str:
-    """A number with the digits that its interval supports, three without one."""
+    """A number with the digits that its interval supports, three without one; an infinite one's bound."""
     if missing(value):
         return NOTHING
     if math.isinf(value):
-        return "∞"
+        return "∞" if missing(low) else f"> {number(low)}"
     if missing(low) or missing(high) or not high > low:
         return _fixed(value, _decimals(value, digits=3))
     return _fixed(value, _supported_decimals(value, low, high))
 
 
 def interval(value: Any, low: Any, high: Any) -> str:
-    """`[low, high]` to the digits of `number`, or nothing where there is no interval."""
-    if missing(low) or missing(high) or not high > low:
+    """`[low, high]` to the digits of `number`, or nothing where there is no interval with two ends."""
+    if missing(low) or missing(high) or not high > low or math.isinf(high):
         return ""
     decimals = _supported_decimals(value, low, high)
     return f"[{_fixed(low, decimals)}, {_fixed(high, decimals)}]"
@@ -49,6 +49,16 @@ def target_words(row: Any) -> str:
     if not missing(row["target_loss"]):
         return f"validation loss {row['target_loss']:g}"
     return "" if missing(row["target_accuracy"]) else f"validation accuracy {row['target_accuracy']:g}"
+
+
+def model_words(row: Any) -> str:
+    """n, the number of trained parameters, which variance goes with, and what of training is not usual."""
+    parts = [] if missing(row.get("parameters")) else [f"n = {int(row['parameters']):,}"]
+    if row.get("trained", "all") != "all":
+        parts.append(f"training {row['trained']}")
+    if not missing(row.get("start")) and row["start"]:
+        parts.append(f"from {row['start']}")
+    return ", ".join(parts)
 
 
 def seconds(value: Any) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from enum import Enum
 from typing import Any
 
@@ -13,11 +13,13 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from fgbench.plan.config import KNOWN_AS
 from fgbench.report.figures import (
     NOTHING,
     interval,
     joules,
     missing,
+    model_words,
     number,
     seconds,
     size,
@@ -29,7 +31,17 @@ from fgbench.summary.table import HOST, UNKNOWN
 from fgbench.summary.targets import TARGET
 
 BOUND = {HOST: "\n[yellow]launch-bound[/yellow]", UNKNOWN: "\n[yellow]launch-bound?[/yellow]"}
+Columns = dict[str, Callable[[pd.Series], str]]
+FEW_TARGETS = 2  # that a table without details has whole
+WORTH = (
+    "cosine, variance ×: of a step's estimate g with its batch's gradient ∇f, and ‖g‖²/‖∇f‖²; means along "
+    "the reference's training\nsteps ratio predicted: by SGD at its best rate, were the loss equally curved "
+    "in all directions"
+)
 METHOD_WIDTH = 28  # of the column, before a long spec is folded
+
+
+DETAILS = ("by rounds\nalone", "of\nfloor", "first\ncall", "\nlr")  # what --verbose shows
 
 
 class Part(Enum):
@@ -37,29 +49,53 @@ class Part(Enum):
 
     TIME = "time and memory"
     TRAINING = "training"
+    WORTH = "what a step is worth"
 
 
-def group_tables(group: pd.DataFrame, console: Console) -> list[Table]:
-    """A matched group's rows of the summary: one table, or two where the terminal is too narrow."""
+def group_tables(
+    group: pd.DataFrame, console: Console, curves: Mapping[str, str] | None = None, *, detail: bool = True
+) -> list[Table]:
+    """A matched group's rows of the summary: one table, or two where the terminal is too narrow.
+
+    Args:
+        group: the rows.
+        console: that they are for.
+        curves: every method's loss curve as a line of text.
+        detail: whether all columns are shown. Without, times to targets are left to `targets_table`.
+    """
+    group = group.assign(curve=group["method"].map(curves or {}))
     measured = [Part.TIME] if group["r"].notna().any() else []
     measured += [Part.TRAINING] if group["learning_rate"].notna().any() else []
-    whole = _table(group, measured)
+    measured += [Part.WORTH] if group["cosine"].notna().any() else []
+    whole = _table(group, measured, detail)
     if console.measure(whole, options=console.options.update(width=1000)).maximum <= console.width:
         return [whole]
-    return [_table(group, [part]) for part in measured]
+    return [_table(group, [part], detail) for part in measured]
 
 
-def _table(group: pd.DataFrame, parts: Sequence[Part]) -> Table:
+def _table(group: pd.DataFrame, parts: Sequence[Part], detail: bool) -> Table:
     shown = _shown(group)
+    columns = {k: v for part in parts for k, v in COLUMNS[part](shown).items() if detail or k not in DETAILS}
+    if not detail:
+        columns = {k: v for k, v in columns.items() if v not in (_time, _t_ratio, _n_ratio)}
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    longest = max(len(method) for method in group["method"])
-    table.add_column("method", style="bold", overflow="fold", min_width=min(longest, METHOD_WIDTH))
-    for part in parts:
-        for name in _headings(part, shown):
-            table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("method", style="bold", overflow="fold", min_width=_width(group["method"]))
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
     for _, row in group.iterrows():
-        table.add_row(row["method"], *(cell for part in parts for cell in _figures(part, row, shown)))
+        name = _two_lines(_folded(row["method"]), KNOWN_AS.get(row["method"], ""))
+        table.add_row(name, *(figure(row) for figure in columns.values()))
     return table
+
+
+def _folded(method: str) -> str:
+    """A long spec with its options on lines of their own."""
+    return method if len(method) <= METHOD_WIDTH else method.replace(",", ",\n  ")
+
+
+def _width(methods: pd.Series) -> int:
+    longest = max(len(line) for method in methods for line in _folded(method).split("\n"))
+    return min(longest, METHOD_WIDTH)
 
 
 def _shown(group: pd.DataFrame) -> pd.Series:
@@ -70,16 +106,9 @@ def _shown(group: pd.DataFrame) -> pd.Series:
     return filled
 
 
-def _headings(part: Part, first: pd.Series) -> tuple[str, ...]:
-    if part is Part.TIME:
-        return tuple(_time_columns(first))
-    own = ("\noptimizer",) if first["optimizers_differ"] else ()
-    return *own, "\nlr", _target_title(first), "T\nratio", "steps\nratio", "validation\nloss"
-
-
-def _time_columns(shown: pd.Series) -> dict[str, Callable[[pd.Series], str]]:
+def _time_columns(shown: pd.Series) -> Columns:
     """Headings and cells, of what was measured of the group."""
-    columns: dict[str, Callable[[pd.Series], str]] = {
+    columns: Columns = {
         "\nR": _r,
         "R\nalone": lambda row: _figure(row, "r_alone"),
         f"ratio to\n{shown['reference']}": lambda row: _figure(row, "ratio"),
@@ -101,6 +130,39 @@ def _time_columns(shown: pd.Series) -> dict[str, Callable[[pd.Series], str]]:
     return {heading: figure for heading, figure in columns.items() if not absent.get(heading)}
 
 
+def _training_columns(shown: pd.Series) -> Columns:
+    """Headings and cells, of what was trained of the group."""
+    columns: Columns = {
+        "\noptimizer": folded_optimizer,
+        "\nlr": lambda row: NOTHING if missing(row["learning_rate"]) else f"{row['learning_rate']:.3g}",
+        _target_title(shown): _time,
+        "T\nratio": _t_ratio,
+        "steps\nratio": _n_ratio,
+        "validation\nloss": _loss,
+        "bits\na byte": lambda row: _figure(row, "bits_per_byte"),
+        f"loss over\n{seconds(shown['train_seconds'])}": lambda row: str(row["curve"]),
+    }
+    if not shown["optimizers_differ"]:
+        del columns["\noptimizer"]
+    if missing(shown["curve"]):
+        columns.popitem()
+    if missing(shown.get("bits_per_byte")):
+        del columns["bits\na byte"]
+    return columns
+
+
+def _worth_columns(_shown: pd.Series) -> Columns:
+    """Headings and cells, of what estimates are worth."""
+    return {
+        "\ncosine": lambda row: number(row["cosine"]),
+        "variance\n×": lambda row: number(row["second_moment"]),
+        "steps ratio\npredicted": lambda row: _figure(row, "n_predicted"),
+    }
+
+
+COLUMNS = {Part.TIME: _time_columns, Part.TRAINING: _training_columns, Part.WORTH: _worth_columns}
+
+
 def _r(row: pd.Series) -> str:
     return _figure(row, "r") + BOUND.get(row["bound_by"], "")
 
@@ -109,12 +171,12 @@ def _within(row: pd.Series) -> str:
     return escape(interval(row["ratio"], row["ratio_within_low"], row["ratio_within_high"]))
 
 
-def _figures(part: Part, row: pd.Series, shown: pd.Series) -> tuple[str, ...]:
-    if part is Part.TIME:
-        return tuple(figure(row) for figure in _time_columns(shown).values())
-    rate = NOTHING if missing(row["learning_rate"]) else f"{row['learning_rate']:.3g}"
-    own = (folded_optimizer(row),) if shown["optimizers_differ"] else ()
-    return *own, rate, _time(row), _figure(row, "t_ratio"), _figure(row, "n_ratio"), _loss(row)
+def _t_ratio(row: pd.Series) -> str:
+    return _figure(row, "t_ratio")
+
+
+def _n_ratio(row: pd.Series) -> str:
+    return _figure(row, "n_ratio")
 
 
 def folded_optimizer(row: pd.Series) -> str:
@@ -130,14 +192,15 @@ def parts_table(parts: pd.DataFrame, group: pd.DataFrame) -> list[Table]:
     if own.empty:
         return []
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    longest = max(len(method) for method in own["method"])
-    table.add_column("R split", style="bold", overflow="fold", min_width=min(longest, METHOD_WIDTH))
+    table.add_column("R split", style="bold", overflow="fold", min_width=_width(own["method"]))
     present = [name for name in ORDER if name in set(own["part"])]
     for name in (*present, "sum off by"):
         table.add_column(name.replace(" and ", "\nand "), justify="right")
     for method, rows in own.groupby("method", sort=False):
         r = rows.set_index("part")["r"]
-        table.add_row(method, *(number(r.get(name)) for name in present), f"{rows['off'].iloc[0]:+.1%}")
+        table.add_row(
+            _folded(method), *(number(r.get(name)) for name in present), f"{rows['off'].iloc[0]:+.1%}"
+        )
     return [table]
 
 
@@ -145,9 +208,10 @@ def title(row: pd.Series) -> str:
     """What was compared, on what."""
     count = row["threads"]
     threads = f", {count} thread{'s' if count > 1 else ''}" if row["device"] == "cpu" else ""
+    model = f"{row['arch']}, depth {row['depth']}, width {row['width']}, batch {row['batch']}"
+    model = ", ".join(filter(None, (model, model_words(row))))
     return (
-        f"{row['arch']}, depth {row['depth']}, width {row['width']}, batch {row['batch']} · "
-        f"{row['dataset']} · {row['dtype']}, {row['execution']}, {row['optimizer']} · "
+        f"{model} · {row['dataset']} · {row['dtype']}, {row['execution']}, {row['optimizer']} · "
         f"{row['device']} ({row['device_name']}{threads})"
     )
 
@@ -166,12 +230,32 @@ def caption(row: pd.Series) -> str:
         )
     if not missing(row["floor_share"]):
         lines.append("of floor: the share of a step that this machine needs at least, by its FLOPs and bytes")
+    if not missing(row["cosine"]):
+        lines.append(WORTH)
     if not missing(row.get("update")):
         lines.append(f"{row['method']} updates {row['update']}: the fastest of its ways here, in all figures")
     if not missing(row["runs"]):
         lines.append("T: expected training seconds to the target; T ratio ≈ ratio × steps ratio")
     if not missing(row["train_seconds"]):
         lines.append(f"{row['protocol']}; {row['optimizer']}; {_evaluation(row)}")
+    return "\n".join(lines)
+
+
+def legend(row: pd.Series) -> str:
+    """What the figures of the tables without details are."""
+    lines = []
+    if not missing(row["processes"]):
+        count = int(row["processes"])
+        lines.append(
+            "R: time of a step over one plain evaluation of the loss; in brackets 95 % intervals over "
+            + (f"{count} processes" if count > 1 else "the rounds of ONE process, so too narrow")
+        )
+    if not missing(row["runs"]):
+        count = int(row["runs"])
+        lines.append(
+            f"T: expected training seconds until it is held, over {count} seed{'s' * (count > 1)}; 0 of "
+            f"{count}: none of them held it"
+        )
     return "\n".join(lines)
 
 
@@ -182,22 +266,29 @@ def _evaluation(row: pd.Series) -> str:
     return f"{cost}, and its T is known to {seconds(row['t_resolution'])}"
 
 
-def targets_table(targets: pd.DataFrame) -> list[Table]:
-    """Times of a group to each of its targets; none where there is one alone, which the main table has."""
-    if targets.empty or len(targets[TARGET].drop_duplicates()) < 2:
+def targets_table(targets: pd.DataFrame, group: pd.DataFrame, *, detail: bool = True) -> list[Table]:
+    """Times of a group to its targets; none where the main table has them.
+
+    With detail these are all targets, and one alone is in the main table; without, the headline alone where
+    there are more than two.
+    """
+    count = len(targets[TARGET].drop_duplicates())
+    if not count or (detail and count == 1):
         return []
+    if not detail and count > FEW_TARGETS:
+        headline = group[TARGET].iloc[0]
+        targets = targets[[target_words(row) == target_words(headline) for _, row in targets.iterrows()]]
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    longest = max(len(method) for method in targets["method"])
     table.add_column("to", overflow="fold")
-    table.add_column("method", style="bold", overflow="fold", min_width=min(longest, METHOD_WIDTH))
-    for name in ("T", "median", "T\nratio", "steps\nratio"):
+    table.add_column("method", style="bold", overflow="fold", min_width=_width(targets["method"]))
+    for name in ("T", "median", "T ratio", "steps ratio") if detail else ("T", "T ratio", "steps ratio"):
         table.add_column(name, justify="right", no_wrap=True)
     for _, rows in targets.groupby(TARGET, sort=False, dropna=False):
         for place, (_, row) in enumerate(rows.iterrows()):
             median = "∞" if math.isinf(row["t_median"]) else seconds(row["t_median"])
-            ratios = (number(row[n], row[f"{n}_low"], row[f"{n}_high"]) for n in ("t_ratio", "n_ratio"))
             name = "" if place else target_words(row).removeprefix("validation ")
-            table.add_row(name, row["method"], _time(row), median, *ratios)
+            cells = (_time(row), *([median] if detail else ()), _t_ratio(row), number(row["n_ratio"]))
+            table.add_row(name, _folded(row["method"]), *(cell.replace("\n", " ") for cell in cells))
         table.add_section()
     return [table]
 
@@ -214,10 +305,10 @@ def _figure(row: pd.Series, name: str) -> str:
 def _time(row: pd.Series) -> str:
     if missing(row["runs"]):
         return NOTHING
-    reach = f"{int(row['reached'])} of {int(row['runs'])} reached"
-    if not row["reached"]:
-        return _two_lines("not reached", reach)
+    reach = f"{int(row['reached'])} of {int(row['runs'])}"
     cells = row["t"], row["t_low"], row["t_high"]
+    if not row["reached"] and missing(row["t_low"]):
+        return _two_lines("never", reach)
     return _two_lines(f"{number(*cells)} s", interval(*cells) if row["reached"] == row["runs"] else reach)
 
 

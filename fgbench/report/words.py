@@ -11,32 +11,60 @@ from fgbench.report.figures import interval, missing, number, target_words
 from fgbench.summary.ratios import estimate
 from fgbench.summary.soundness import aa_fault
 
+BOTH = 2  # targets that a sentence tells; of more it tells the headline
+SEARCHED = "searched"  # of learning rates, in a protocol
 
-def findings(group: pd.DataFrame, aa: pd.DataFrame) -> list[str]:
-    """A sentence for each method of a matched group that is not the reference.
+
+def where(group: pd.DataFrame) -> str:
+    """What a matched group's verdicts are of."""
+    first = group.iloc[0]
+    return f"{first['arch']} of depth {first['depth']} on {first['device_name']}"
+
+
+def findings(group: pd.DataFrame, aa: pd.DataFrame, targets: pd.DataFrame | None = None) -> list[str]:
+    """A sentence for each method of a matched group that is not the reference, predictions included.
+
+    Arguments as of `verdicts`.
+    """
+    predicted = (clause for _, row in group.iterrows() for clause in _prediction(row))
+    return [f"{where(group)}: {said}" for said in (*verdicts(group, aa, targets), *predicted)]
+
+
+def verdicts(group: pd.DataFrame, aa: pd.DataFrame, targets: pd.DataFrame | None = None) -> list[str]:
+    """A sentence for each method of a matched group that is not the reference, without what it is of.
 
     Args:
         group: the group's rows of the summary.
         aa: rows of ratios.csv of the A/A repeat: a reference that differs from itself by what matters
             takes a verdict back.
+        targets: rows of `by_target`: where there are two, both are told; otherwise the summary's own.
     """
     first = group.iloc[0]
-    where = f"{first['arch']} of depth {first['depth']} on {first['device_name']}"
     others = group[group["method"] != first["reference"]]
     repeats = [estimate(row, "ratio") for _, row in aa[aa["group"] == first["group"]].iterrows()]
     sentences = []
     for _, row in others.iterrows():
-        parts = [*_speed(row, repeats), *_target(row)]
-        if parts:
-            sentences.append(f"{where}: {'; '.join(parts)}.")
+        speed = list(_speed(row, repeats))
+        aims = [clause for aim in _aims(row, targets) for clause in _nothing_learned(aim) or _target(aim)]
+        if speed or aims:
+            named = "" if speed else f"{row['method']}: "
+            sentences.append(f"{named}{'; '.join(dict.fromkeys([*speed, *aims]))}.")
     return sentences
+
+
+def _aims(row: pd.Series, targets: pd.DataFrame | None) -> list[pd.Series]:
+    """The row with each of the two targets that its group has, or as it is."""
+    if targets is None:
+        return [row]
+    own = targets[(targets["group"] == row["group"]) & (targets["method"] == row["method"])]
+    return [pd.Series({**row, **aim}) for _, aim in own.iterrows()] if len(own) == BOTH else [row]
 
 
 def _speed(row: pd.Series, repeats: Sequence[Estimate]) -> Iterator[str]:
     if missing(row["ratio"]):
         return
     cells = row["ratio"], row["ratio_low"], row["ratio_high"]
-    figure = f"a {row['method']} step takes {number(*cells)} times as long as a {row['reference']} step"
+    figure = f"{row['method']} takes {number(*cells)} times as long a step as {row['reference']}"
     if missing(row["ratio_low"]):
         yield f"{figure}, from too few rounds to say how sure that is"
     else:
@@ -57,22 +85,54 @@ def _verdict(row: pd.Series, repeats: Sequence[Estimate]) -> str:
     return "slower" if row["ratio_low"] > 1 else "no difference that this run can tell"
 
 
+def _nothing_learned(row: pd.Series) -> list[str]:
+    """A clause where there is nothing to judge a time by: no loss below chance was aimed at."""
+    chance = row["chance_loss"]
+    if missing(chance) or missing(row["train_seconds"]):
+        return []
+    if missing(row["runs"]):
+        spent = f"{row['train_seconds']:.3g} s"
+        return [f"nothing was learned in {spent} that held: no loss stayed below chance, {number(chance)}"]
+    if missing(row["target_loss"]) or row["target_loss"] < chance:
+        return []
+    return [f"nothing was learned: {target_words(row)} is no better than chance, {number(chance)}"]
+
+
 def _target(row: pd.Series) -> Iterator[str]:
     if missing(row["runs"]):
         return
     reached, runs = int(row["reached"]), int(row["runs"])
     spent, seeds = f"in {row['train_seconds']:.3g} s", f"seed{'s' if runs > 1 else ''}"
     if not reached:
-        yield f"{target_words(row)} not reached {spent} by {row['method']}, {runs} of {runs} {seeds}"
+        clause = f"{target_words(row)} not reached {spent} by {runs} of {runs} {seeds}"
+        least = row["t_ratio_low"]
+        yield clause + (f": at least {number(least)} times the training time" if least > 1 else "")
         return
     if missing(row["t_ratio"]):
         yield (
-            f"{target_words(row)} reached by {row['method']} with {reached} of {runs} {seeds}, by "
-            f"{row['reference']} with none"
+            f"{target_words(row)} reached by {reached} of {runs} {seeds}, and by none of {row['reference']}'s"
         )
         return
     cells = row["t_ratio"], row["t_ratio_low"], row["t_ratio_high"]
     sure = _range(*cells)
-    clause = f"to {target_words(row)} {row['method']} takes {number(*cells)} times the training time"
+    clause = f"to {target_words(row)} it takes {number(*cells)} times the training time"
     clause += f" (95 % interval {sure}, {runs} seeds)" if sure else f" ({runs} {seeds})"
     yield clause + (f", not reached {spent} by {runs - reached} of {runs} {seeds}" if reached < runs else "")
+
+
+def _prediction(row: pd.Series) -> Iterator[str]:
+    """Whether the noise of its estimates explains how many steps it takes, at rates that each searched."""
+    names = [f"n_{of}{end}" for of in ("ratio", "predicted") for end in ("", "_low", "_high")]
+    if any(missing(row[name]) for name in names) or SEARCHED not in str(row["protocol"]):
+        return
+    measured, predicted = ([row[name] for name in half] for half in (names[:3], names[3:]))
+    holds = predicted[1] <= measured[2] and measured[1] <= predicted[2]
+    clause = (
+        f"by the length of its estimates {row['method']} should take {number(*predicted)} times the steps"
+    )
+    if holds:
+        yield f"{clause}, which its {number(*measured)} times do not contradict."
+        return
+    more = predicted[0] > measured[0]
+    why = "the loss is curved in few directions" if more else "its rate is not the best that is stable"
+    yield f"{clause} and takes {number(*measured)}: that does not predict it, as where {why}."

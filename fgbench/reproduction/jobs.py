@@ -14,27 +14,46 @@ from fgbench.errors import UsageError
 from fgbench.measurement.statistics import Estimate
 from fgbench.methods import canonical_specs
 from fgbench.plan import Config, Group, Plan, make_plan
+from fgbench.plan.group import ALL
 from fgbench.plan.plan import groups_of
 from fgbench.reproduction.suite import Note
 from fgbench.running.duration import expected_seconds, seconds_of
+from fgbench.running.pretraining import BATCH, OPTIMIZER, RATE, begin
 from fgbench.running.run import run_plan
 from fgbench.running.start import contracts_of, new_run
 from fgbench.store.run_folder import RunFolder, find_runs
 from fgbench.summary.table import summarise
 
-FIGURES = ("ratio", "r", "t_ratio", "n_ratio", "t", "validation_loss")
-PLAIN = ("peak_bytes", "learning_rate", "validation_accuracy")  # without an interval
+FIGURES = ("ratio", "r", "t_ratio", "n_ratio", "t", "validation_loss", "rise")
+# What a paper's run has where its suite says nothing else: the main job's own defaults may change.
+SETTLED: Mapping[str, Any] = {
+    "methods": ("backprop", "forward"),
+    "batch": 64,
+    "seeds": 3,
+    "target_loss": "auto",
+    "max_train_seconds": 6.0,
+    "max_measure_seconds": 45.0,
+    "processes": 5,
+    "execution": "eager",
+}
+PLAIN = (  # without an interval
+    *("peak_bytes", "activation_bytes", "flop_ratio", "learning_rate", "validation_accuracy"),
+    "diverged_share",
+)
+PRETRAINING_SECONDS = 0.15  # of a step of the byte transformer of 1M parameters, about
+PRETRAIN = "pretrain"  # a setting: the weights that every run begins from, made first
 
 
 def configs(settings: Mapping[str, Any]) -> dict[str, Config]:
     """A config a run, by its name: what `all` and the scale say, over it what the run says itself.
 
-    Keys of a run are the fields of `Config`, lists for tuples.
+    Keys of a run are the fields of `Config`, lists for tuples. `pretrain` is not a run's: its dataset and
+    steps are of a model like the first run's, which is made before.
 
     Raises:
         UsageError: an option that a run does not have.
     """
-    shared = {key: value for key, value in settings.items() if key != "runs"}
+    shared = {key: value for key, value in settings.items() if key not in ("runs", PRETRAIN)}
     return {name: _config({**shared, **own}) for name, own in settings["runs"].items()}
 
 
@@ -42,15 +61,16 @@ def _config(options: Mapping[str, Any]) -> Config:
     if unknown := options.keys() - {field.name for field in fields(Config)}:
         raise UsageError(f"a run has no option {', '.join(sorted(unknown))}.")
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
-    return Config(**values)
+    return Config(**{**SETTLED, **values})
 
 
 def seconds(settings: Mapping[str, Any]) -> float:
     """About how long: the budgets of its runs."""
-    return sum(
-        seconds_of(config, len(config.archs) * len(config.depths or (0,)))
+    runs = sum(
+        seconds_of(config, len(config.archs) * len(config.depths or (0,)) * len(config.batches))
         for config in configs(settings).values()
     )
+    return runs + PRETRAINING_SECONDS * settings.get(PRETRAIN, {"steps": 0})["steps"]
 
 
 class _Told:
@@ -81,6 +101,9 @@ class _Told:
 def measure(settings: Mapping[str, Any], folder: Path, note: Note) -> None:
     """A run's folder for each, in a folder of the run's name; what is finished is not measured again."""
     found = configs(settings)
+    if PRETRAIN in settings:
+        start = str(_pretrained(settings[PRETRAIN], next(iter(found.values())), folder, note))
+        found = {name: replace(config, start=start) for name, config in found.items()}
     plans = {name: make_plan(config) for name, config in found.items()}
     whole = sum(expected_seconds(plan) for plan in plans.values())
     done = 0.0
@@ -90,6 +113,18 @@ def measure(settings: Mapping[str, Any], folder: Path, note: Note) -> None:
         if run.facts()["status"] != "done":
             run_plan(plan, run, contracts, _Told(note, done, share, expected_seconds(plan)))
         done += share
+
+
+def _pretrained(how: Mapping[str, Any], config: Config, folder: Path, note: Note) -> Path:
+    """The file of a model that was trained with backprop; made once."""
+    path = folder / f"{PRETRAIN}.pt"
+    if not path.exists():
+        own = replace(config, dataset=how["dataset"], optimizer=OPTIMIZER, batch=BATCH, trained=ALL)
+        model = begin(own, 0, how["steps"])
+        for point in model.points(RATE):
+            note(f"pretraining, validation loss {point.validation_loss:.3g}", 0.0)
+        model.save(path)
+    return path
 
 
 def _begun(plan: Plan, folder: Path) -> tuple[RunFolder, dict[str, str]]:

@@ -16,11 +16,13 @@ class Choices:
         executions: the execution mode, by method; the base may be among them.
         optimizers: the optimiser, by method.
         updates: the way to update, by method and optimiser, where a method leaves it open.
+        variants: the variant that fits a memory budget, by method.
     """
 
     executions: dict[str, str] = field(default_factory=dict)
     optimizers: dict[str, str] = field(default_factory=dict)
     updates: dict[str, dict[str, str]] = field(default_factory=dict)
+    variants: dict[str, str] = field(default_factory=dict)
 
     def conditions_of(self, group: Group, method: str) -> Conditions:
         """What a method of the group is prepared with."""
@@ -31,11 +33,16 @@ class Choices:
             execution=self.executions.get(method, plain.execution),
             optimizer=optimizer,
             update=self.update_of(method, optimizer) or "",
+            variant=self.variants.get(method, ""),
         )
 
     def update_of(self, method: str, optimizer: str) -> str | None:
         """The update that was found fastest; None where the method leaves none open."""
         return self.updates.get(method, {}).get(optimizer)
+
+    def with_variant(self, method: str, variant: str) -> Choices:
+        """The same, but for a method's variant."""
+        return replace(self, variants={**self.variants, method: variant})
 
     def with_optimizer(self, method: str, optimizer: str) -> Choices:
         """The same, but for a method's optimiser."""

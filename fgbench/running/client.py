@@ -7,13 +7,15 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from typing import IO
 
 from fgbench.running.messages import Done, MalformedMessageError, Message, decode, to_json
 from fgbench.running.task import Task
 
+WORKER = "fgbench.running.worker"
 KILLED = "killed (signal 9), as the kernel does when memory runs out"
 
 
@@ -25,6 +27,26 @@ class WorkerDiedError(Exception):
         self.status, self.detail = status, detail
 
 
+@dataclass(frozen=True)
+class Order:
+    """A request as a worker gets it, for whoever hands it on without knowing the task.
+
+    Attributes:
+        task: its address.
+        request: in JSON.
+        cold: whether the worker must not find code that another has compiled before.
+    """
+
+    task: str
+    request: str
+    cold: bool
+
+    @classmethod
+    def of(cls, task: Task, request: Message) -> Order:
+        """A task's."""
+        return cls(task.address, to_json(request), task.compiles_afresh(request))
+
+
 def work(task: Task, request: Message) -> Iterator[Message]:
     """Start a worker, hand it the request and give its events; it dies with this generator.
 
@@ -33,11 +55,36 @@ def work(task: Task, request: Message) -> Iterator[Message]:
     Raises:
         WorkerDiedError: it ended before it was done, or reported what is no event of its task.
     """
-    cold = task.compiles_afresh(request)
-    with tempfile.TemporaryFile("w+") as errors, _cache(cold) as variables:
+    return events_of(lines_of(Order.of(task, request)), task)
+
+
+def events_of(lines: Iterable[str], task: Task) -> Iterator[Message]:
+    """The events in a worker's lines, up to the one that says that all was done.
+
+    Raises:
+        WorkerDiedError: a line is no event of the task.
+    """
+    for line in lines:
+        event = _event(line, task)
+        if isinstance(event, Done):
+            return
+        yield event
+
+
+def lines_of(order: Order, worker: str = WORKER) -> Iterator[str]:
+    """Start a worker, hand it an order and give its whole lines; it dies with this generator.
+
+    Args:
+        order: what it is to do.
+        worker: the module that it runs.
+
+    Raises:
+        WorkerDiedError: its output ended.
+    """
+    with tempfile.TemporaryFile("w+") as errors, _cache(order.cold) as variables:
         # A session of its own: Ctrl-C reaches the runner alone, which then ends the worker.
         process = subprocess.Popen(
-            [sys.executable, "-m", "fgbench.running.worker"],
+            [sys.executable, "-m", worker],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
@@ -49,15 +96,12 @@ def work(task: Task, request: Message) -> Iterator[Message]:
         assert process.stdout is not None
         try:
             with suppress(BrokenPipeError):  # it died at once: the end of its output says so
-                process.stdin.write(f'{{"task": "{task.address}", "request": {to_json(request)}}}\n')
+                process.stdin.write(f'{{"task": "{order.task}", "request": {order.request}}}\n')
                 process.stdin.flush()  # and left open: its end is the runner's
             for line in process.stdout:
                 if not line.endswith("\n"):
                     break  # torn: it died while it wrote
-                event = _event(line, task)
-                if isinstance(event, Done):
-                    return
-                yield event
+                yield line
             raise _death(process.wait(), errors)
         finally:
             _end(process)

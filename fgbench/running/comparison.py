@@ -15,11 +15,16 @@ from fgbench import methods
 from fgbench.measurement.allocator import keep_freed_pages
 from fgbench.methods import Batch, Conditions, Loss
 from fgbench.running.arms import Problem, Rounds, Samples, Spent
+from fgbench.running.judging import START, Point
 from fgbench.running.matched import float32_precision
 from fgbench.running.messages import Message, Report
+from fgbench.running.phases.cost import Counted, measure_cost
 from fgbench.running.phases.modes import Mode, find_modes
+from fgbench.running.phases.quality import Estimated, TooSlow, measure_quality
 from fgbench.running.phases.time import Parts, time_methods
 from fgbench.running.task import Task
+
+UPDATES, TIME, WORTH = "updates", "time", "worth"  # what one process is asked to find
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,23 @@ class Comparison:
         """Whether a method's update is to be found first."""
         return any(methods.find(spec).updates(self.conditions) for spec in specs)
 
+    def do(
+        self,
+        what: str,
+        specs: Sequence[str],
+        updates: dict[str, str],
+        seconds: float,
+        process: int,
+        report: Report,
+    ) -> None:
+        """One of `UPDATES`, `TIME` and `WORTH`."""
+        if what == UPDATES:
+            self.find_updates(specs, seconds, process, report)
+        elif what == TIME:
+            self.time(specs, updates, seconds, process, report)
+        else:
+            self.worth(specs, updates, seconds, report)
+
     def find_updates(self, specs: Sequence[str], seconds: float, process: int, report: Report) -> None:
         """Time all updates that are open, as a run does."""
         own = (self.conditions.execution,), (self.conditions.optimizer,)
@@ -47,6 +69,12 @@ class Comparison:
     ) -> None:
         """Time all methods, interleaved."""
         time_methods(self._problem(updates), tuple(specs), self.over, process, seconds, report)
+
+    def worth(self, specs: Sequence[str], updates: dict[str, str], seconds: float, report: Report) -> None:
+        """Count what a step costs, and hold its estimates against the batch's gradient."""
+        problem = self._problem(updates)
+        measure_cost(problem, specs, report)
+        measure_quality(problem, [Point(START, 0, specs, lambda _: self.batch)], seconds, report)
 
     def _problem(self, updates: dict[str, str]) -> Problem:
         conditions_of = partial(_with_update, self.conditions, updates)
@@ -69,8 +97,9 @@ class ComparisonRequest(Message):
         over: the reference among them.
         seed: that tangents follow from.
         execution, optimizer: of all methods.
-        updates: of those that leave theirs open; None where they are to be found.
-        seconds: to time for, about.
+        what: of `UPDATES`, `TIME` and `WORTH` it is asked to find.
+        updates: of those that leave theirs open, once they are found.
+        seconds: to take, about.
         number: of the process.
     """
 
@@ -82,7 +111,8 @@ class ComparisonRequest(Message):
     seed: int
     execution: str
     optimizer: str
-    updates: dict[str, str] | None
+    what: str
+    updates: dict[str, str]
     seconds: float
     number: int
 
@@ -98,10 +128,10 @@ class Compare(Task):
     """A worker's part of `fgbench.compare`: load what the caller stored, and time it as a run's phases do."""
 
     request = ComparisonRequest
-    reports = (Mode, Rounds, Samples, Parts, Spent, Unloadable)
+    reports = (Mode, Rounds, Samples, Parts, Spent, Counted, Estimated, TooSlow, Unloadable)
 
     def work(self, asked: ComparisonRequest, report: Report) -> None:
-        """Find updates, or time."""
+        """Find updates, time, or judge."""
         keep_freed_pages()
         float32_precision("ieee")
         torch.set_num_threads(asked.threads)
@@ -113,7 +143,4 @@ class Compare(Task):
             return
         conditions = Conditions(asked.execution, asked.optimizer)
         comparison = Comparison(model, loss, batch, asked.over, asked.seed, conditions)
-        if asked.updates is None:
-            comparison.find_updates(asked.methods, asked.seconds, asked.number, report)
-        else:
-            comparison.time(asked.methods, asked.updates, asked.seconds, asked.number, report)
+        comparison.do(asked.what, asked.methods, asked.updates, asked.seconds, asked.number, report)

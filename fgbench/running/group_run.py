@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Set
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pandas as pd
 
@@ -17,6 +18,7 @@ from fgbench.running.task import Task
 from fgbench.running.watcher import Watcher
 from fgbench.store.jobs import ENDED_EARLY, leaves_out
 from fgbench.store.run_folder import RunFolder
+from fgbench.store.schema import TABLES
 
 SEARCH_SEED = 0  # of all that is not a measured training run
 FIRST_SEED = 1  # of those; the search has a seed of its own
@@ -38,6 +40,11 @@ class Unit:
     group: str
     phase: str
     index: int | None = None
+
+    @property
+    def name(self) -> str:
+        """Unique within a run."""
+        return ".".join((self.group, self.phase, *([] if self.index is None else [str(self.index)])))
 
 
 @dataclass
@@ -61,6 +68,11 @@ class GroupRun:
     choices: Choices = field(default_factory=Choices)
     noted: set[str] = field(default_factory=set)
 
+    goes_on_after_death: ClassVar[bool] = False
+    """Whether a phase asks for its next process where the last one's worker died."""
+    derives: ClassVar[bool] = True
+    """Whether tables that follow from others are worth making."""
+
     def __post_init__(self) -> None:
         jobs = self.rows("jobs")
         self.left_out |= set(jobs[leaves_out(jobs)]["method"])
@@ -78,8 +90,7 @@ class GroupRun:
 
     def rows(self, table: str) -> pd.DataFrame:
         """The group's own rows of a table."""
-        rows = self.folder.read(table)
-        return rows[rows["group"] == self.group.name]
+        return self.folder.read_group(table, self.group.name)
 
     def store(self, table: str, *rows: dict[str, Any]) -> None:
         """Append rows to a table, as the group's."""
@@ -130,7 +141,7 @@ class GroupRun:
             "job": f"{self.group.name}/{spec}/{phase}/{seed if process is None else process}",
             "method": spec,
             "phase": phase,
-            **{k: v for k, v in asdict(self.group).items() if k != "validation_size"},
+            **{k: v for k, v in asdict(self.group).items() if k in TABLES["jobs"]},
             "execution": self.choices.executions.get(spec, self.group.execution),
             "optimizer": self.choices.optimizers.get(spec, self.group.optimizer),
             "seed": seed,
@@ -159,7 +170,7 @@ class GroupRun:
             choices=self.choices,
             **asked,
         )
-        for event in work(task, request):
+        for event in self.answers(task, request):
             match event:
                 case Built():
                     for job in jobs.values():
@@ -175,6 +186,16 @@ class GroupRun:
                     self._fail(event, jobs)
                 case _:
                     yield event
+
+    def answers(self, task: Task, request: Any) -> Iterator[Message]:
+        """What a worker reports that is sent a request: here, one that is started now."""
+        return work(task, request)
+
+    def drop_snapshot(self, snapshot: Path) -> None:
+        """What was trained is done: its state between turns is needed no more."""
+        snapshot.unlink(missing_ok=True)
+        with suppress(OSError):  # it holds others
+            snapshot.parent.rmdir()
 
     def _fail(self, event: Failed, jobs: Jobs) -> None:
         """A method's failure, into its row; one of the base or of a repeat has none."""

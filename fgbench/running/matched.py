@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,16 +10,20 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from fgbench import architectures, datasets, methods
+from fgbench import datasets, methods
 from fgbench.datasets import Dataset
 from fgbench.measurement.allocator import keep_freed_pages
+from fgbench.measurement.environment import cpu_name, device_name, node_name
 from fgbench.methods import Batch, Conditions, Loss
 from fgbench.plan import Group
 from fgbench.plan.config import TF32
+from fgbench.plan.model import model_of
 from fgbench.running.arms import BATCHES, Problem
 from fgbench.running.choices import Choices
 from fgbench.running.messages import Built
 from fgbench.training.batches import BatchOrder
+from fgbench.training.checkpoint import weights_digest
+from fgbench.training.losses import loss_of
 
 
 @dataclass(frozen=True)
@@ -32,7 +35,7 @@ class Matched:
         model: initial weights, in training mode on the device; never trained itself.
         data: on the device, in the group's dtype.
         order: of the batches.
-        loss: cross-entropy.
+        loss: cross-entropy, over all tokens of a text.
         seed: of weights, batch order and tangents.
         choices: what each method has of its own.
     """
@@ -73,6 +76,9 @@ class Matched:
             sum(p.numel() for p in methods.trainable(self.model).values()),
             weights_hash(self.model),
             self.order.digest(),
+            node_name(),
+            cpu_name(),
+            device_name(self.group.device) if self.device.type == "cuda" else None,
         )
 
 
@@ -87,13 +93,13 @@ def build_matched(group: Group, data_dir: str, seed: int, choices: Choices | Non
     dtype = torch.float32 if group.dtype == TF32 else getattr(torch, group.dtype)
     data = datasets.load(group.dataset, Path(data_dir), group.validation_size)
     torch.manual_seed(seed)
-    model = architectures.build(group.arch, group.depth, group.width, data.in_shape, data.classes)
+    model, _ = model_of(group, data.in_shape, data.classes)
     return Matched(
         group,
         model.to(device, dtype).train(),
         data.to(device, dtype),
         BatchOrder(len(data.train_x), group.batch, seed),
-        nn.functional.cross_entropy,
+        loss_of(data.train_y),
         seed,
         choices or Choices(),
     )
@@ -113,8 +119,4 @@ def float32_precision(precision: str) -> None:
 
 def weights_hash(model: nn.Module) -> str:
     """A hash of all parameters and buffers, names included."""
-    digest = hashlib.blake2b(digest_size=8)
-    for name, tensor in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()
+    return weights_digest(model.state_dict())

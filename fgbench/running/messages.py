@@ -31,11 +31,17 @@ class MalformedMessageError(Exception):
 
 @dataclass(frozen=True)
 class Built(Message):
-    """Model and data are there. These facts prove that the jobs of a group are matched."""
+    """Model and data are there. These facts prove that the jobs of a group are matched.
+
+    Attributes, where the name does not say it: node, cpu and gpu name what it runs on; gpu is None on a CPU.
+    """
 
     parameters: int
     weights_hash: str
     batches_hash: str
+    node: str = ""
+    cpu: str = ""
+    gpu: str | None = None
 
 
 @dataclass(frozen=True)

@@ -56,12 +56,14 @@ class Phase(Task):
         tables: the tables that it fills, and which of their rows are its own.
         stands_after_death: whether what a worker reported before it died stands; otherwise a resume does
             the unit again, because later phases would stand on a part of it.
+        may_share: whether it may run beside other jobs of a cluster on one node: it times no steps.
     """
 
     name: ClassVar[str]
     unit: ClassVar[str] = ""
     tables: ClassVar[Tables] = {}
     stands_after_death: ClassVar[bool] = True
+    may_share: ClassVar[bool] = False
 
     @abstractmethod
     def asked(self, config: Config) -> bool:
@@ -74,6 +76,10 @@ class Phase(Task):
     @abstractmethod
     def seconds(self, config: Config) -> float:
         """About how long it takes one matched group."""
+
+    def units(self, config: Config) -> int:
+        """How many units it has in one matched group, as far as that is known before."""
+        return {"process": config.processes, "seed": config.seeds}.get(self.unit, 1)
 
     @abstractmethod
     def run(self, group: GroupRun) -> None:

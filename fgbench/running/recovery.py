@@ -55,10 +55,11 @@ def unit_of_job(job: Any) -> Unit:
 
 def _keep(folder: RunFolder, table: str, rows: pd.DataFrame, done: set[Unit]) -> None:
     if folder.has(table):
-        folder.replace(table, [row for row in records(rows) if _unit_of(table, row) in done])
+        folder.replace(table, [row for row in records(rows) if unit_of(table, row) in done])
 
 
-def _unit_of(table: str, row: Any) -> Unit:
+def unit_of(table: str, row: Any) -> Unit:
+    """The unit that a row of a table belongs to."""
     if table == "jobs":
         return unit_of_job(row)
     return _unit(next(p for p in phases() if table in p.tables and p.tables[table](row)), row)

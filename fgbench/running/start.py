@@ -8,6 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+from fgbench import datasets
 from fgbench.architectures import source_digest
 from fgbench.measurement.environment import conditions, describe_environment
 from fgbench.plan import Config, Plan
@@ -15,13 +16,21 @@ from fgbench.plan.contract import contract
 from fgbench.store.run_folder import NAMES, RunFolder, environment_of
 
 
-def new_run(plan: Plan, out: Path) -> tuple[RunFolder, dict[str, str]]:
+def new_run(
+    plan: Plan, out: Path, environment: dict[str, Any] | None = None, **more: Any
+) -> tuple[RunFolder, dict[str, str]]:
     """A run's folder with its facts, and the contract of each group.
+
+    Args:
+        plan: of the run.
+        out: the folder that gets the run's.
+        environment: of the machine that it is for; None describes this one.
+        more: facts for `run.json` beside.
 
     Raises:
         UsageError: the folder cannot be written.
     """
-    environment = _environment(plan)
+    environment = environment or environment_for(plan)
     groups = groups_of(plan, environment)
     facts = {
         "command": shlex.join(["fgbench", *sys.argv[1:]]),
@@ -29,6 +38,7 @@ def new_run(plan: Plan, out: Path) -> tuple[RunFolder, dict[str, str]]:
         "reference": plan.reference,
         "groups": groups,
         "environment": environment,
+        **more,
     }
     contracts = {group["name"]: group["contract"] for group in groups}
     return RunFolder.create(out, _label(plan.config), facts), contracts
@@ -40,28 +50,33 @@ def groups_of(plan: Plan, environment: dict[str, Any]) -> list[dict[str, Any]]:
         {
             "name": group.name,
             **asdict(group),
-            "contract": contract(group, environment, plan.data),
+            "contract": contract(group, environment, plan.data, plan.weights),
             "device_name": environment["device_name"],
             "data": plan.data,
+            "weights": plan.weights,
+            "of_bytes": datasets.find(group.dataset).of_bytes,
             "source": source_digest(group.arch) or "",
+            "chance_loss": plan.chance,
         }
         for group in plan.groups
     ]
 
 
-def contracts_of(plan: Plan) -> dict[str, str]:
-    """The contract of each group, here and now."""
-    return {group["name"]: group["contract"] for group in groups_of(plan, _environment(plan))}
+def contracts_of(plan: Plan, environment: dict[str, Any] | None = None) -> dict[str, str]:
+    """The contract of each group, here and now, or in an environment."""
+    groups = groups_of(plan, environment or environment_for(plan))
+    return {group["name"]: group["contract"] for group in groups}
 
 
-def what_changed(facts: dict[str, Any], plan: Plan) -> str:
-    """What of a stored run would be another here and now, in words; empty for nothing.
+def what_changed(facts: dict[str, Any], plan: Plan, environment: dict[str, Any] | None = None) -> str:
+    """What of a stored run would be another here and now, or in an environment, in words; empty for nothing.
 
     Args:
         facts: of its `run.json`.
         plan: of its config.
+        environment: None describes this machine.
     """
-    environment = _environment(plan)
+    environment = environment or environment_for(plan)
     stored = {group["name"]: group for group in facts["groups"]}
     for group in groups_of(plan, environment):
         then = stored.get(group["name"], {})
@@ -75,7 +90,8 @@ def what_changed(facts: dict[str, Any], plan: Plan) -> str:
     return ""
 
 
-def _environment(plan: Plan) -> dict[str, Any]:
+def environment_for(plan: Plan) -> dict[str, Any]:
+    """This machine, as a plan's jobs find it."""
     first = plan.groups[0]
     return describe_environment(first.device, first.threads)
 
@@ -83,7 +99,8 @@ def _environment(plan: Plan) -> dict[str, Any]:
 def _label(config: Config) -> str:
     archs = "-".join(Path(a.rpartition(":")[0] or a).stem for a in config.archs)
     depths = "-".join(f"d{d}" for d in config.depths or ())
-    label = "-".join(filter(None, (archs, depths)))
+    batches = "-".join(f"b{b}" for b in config.batches if len(config.batches) > 1)
+    label = "-".join(filter(None, (archs, depths, batches)))
     if len(label) > 40:
-        label = f"{len(config.archs)}x{len(config.depths or (0,))}-groups"
+        label = f"{len(config.archs)}x{len(config.depths or (0,))}x{len(config.batches)}-groups"
     return label + (f"-shard{config.shard.replace('/', 'of')}" if config.shard else "")

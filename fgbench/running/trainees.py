@@ -43,8 +43,9 @@ class Protocol:
 def trainee(matched: Matched, spec: str, rate: float, protocol: Protocol) -> Trainee:
     """A method with a model of its own, at its initial weights."""
     model = matched.copy_of_model()
-    method = methods.find(spec)
-    step = methods.prepare(method, model, matched.loss, matched.seed, matched.conditions_of(spec))
+    conditions = matched.conditions_of(spec)
+    method = methods.chosen(spec, conditions)
+    step = methods.prepare(method, model, matched.loss, matched.seed, conditions)
     return Trainee(
         model,
         step,

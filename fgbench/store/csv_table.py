@@ -74,6 +74,16 @@ def read_table(path: Path) -> pd.DataFrame:
         lines = path.read_bytes().split(b"\n")[:-1]
     except OSError as error:
         raise ResultsError(f"{path}: cannot be read ({error.strerror}).") from error
+    return table_of(path, lines)
+
+
+def table_of(path: Path, lines: list[bytes]) -> pd.DataFrame:
+    """The table of some whole lines of a file, the header first; none make an empty one.
+
+    Raises:
+        ResultsError: as `read_table`; the number of a line is the one among these.
+    """
+    columns = TABLES[path.stem]
     header = _checked_header(path, _split(path, 1, lines[0])) if lines else list(columns)
     found = {column: columns[column] for column in header}
     try:

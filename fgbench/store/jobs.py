@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pandas as pd
 
+OVER_BUDGET = "over budget"  # the status of a method none of whose variants fits
 ENDED_EARLY = "its process ended early: "  # begins the detail of jobs whose worker died
 
 
@@ -17,4 +18,4 @@ def leaves_out(jobs: pd.DataFrame) -> pd.Series:
 
     One whose worker died does not: nobody knows which method the worker died of.
     """
-    return jobs["status"].isin(("oom", "error")) & ~died(jobs)
+    return jobs["status"].isin(("oom", "error", OVER_BUDGET)) & ~died(jobs)

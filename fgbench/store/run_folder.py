@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,8 @@ import pandas as pd
 from filelock import FileLock, Timeout
 
 from fgbench.errors import ResultsError, UsageError
-from fgbench.store.csv_table import append_rows, read_table, replace_rows, replace_text
+from fgbench.store.by_group import LinesByGroup
+from fgbench.store.csv_table import append_rows, read_table, records, replace_rows, replace_text, table_of
 from fgbench.store.schema import OLDEST_READABLE, SCHEMA_VERSION, TABLES
 from fgbench.version import __version__
 
@@ -30,6 +32,10 @@ class RunFolder:
     """`results/<run>/`: `run.json` and the CSVs of the schema."""
 
     path: Path
+    _latest: dict[str, tuple[list[bytes], pd.DataFrame]] = field(
+        default_factory=dict, repr=False, compare=False
+    )
+    _groups: dict[str, LinesByGroup] = field(default_factory=dict, repr=False, compare=False)
 
     @classmethod
     def create(cls, root: Path, label: str, facts: Mapping[str, Any]) -> RunFolder:
@@ -110,9 +116,12 @@ class RunFolder:
 
     def replace_group(self, table: str, group: str, rows: Sequence[Mapping[Any, Any]]) -> None:
         """Put one group's rows of a derived table in place; those of other groups stay."""
+        if self.read_group(table, group).empty:
+            if rows:
+                self.append(table, *rows)
+            return
         kept = self.read(table)
-        cells = kept[kept["group"] != group].astype(object)
-        others = cells.where(cells.notna(), None).to_dict("records")  # missing stays empty
+        others = list(records(kept[kept["group"] != group]))
         if others or rows:
             self.replace(table, [*others, *rows])
 
@@ -162,6 +171,23 @@ class RunFolder:
             ResultsError: a damaged table.
         """
         return read_table(self._file(table))
+
+    def read_group(self, table: str, group: str) -> pd.DataFrame:
+        """A group's own rows of a table, in time that does not grow with those of others.
+
+        Raises:
+            ResultsError: a damaged table.
+        """
+        file = self._file(table)
+        lines = self._groups.setdefault(table, LinesByGroup(file))
+        try:
+            found = lines.of(group)
+            if table not in self._latest or self._latest[table][0] != found:
+                self._latest[table] = found, table_of(file, found)
+            return self._latest[table][1].copy(deep=False)
+        except (OSError, ValueError, ResultsError, csv.Error):  # the whole says what is wrong, and where
+            rows = read_table(file)
+            return rows[rows["group"] == group]
 
     def _file(self, table: str) -> Path:
         if table not in TABLES:

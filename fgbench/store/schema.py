@@ -21,12 +21,16 @@ BASE = "base"  # stands where a method's spec does in rows of the base
 # 1: the first. 2: jobs.optimizer; parts; `forward` is fgbench's own engine. 3: what ADDED says; modes.
 # 4: load, with the energy that samples had; what ADDED says; a search chooses by the time to the targets;
 # `backprop` takes the fastest update, jobs.update: up to 3 it meant `update=fused`.
-# 5: cost.
-SCHEMA_VERSION = 5
+# 5: cost. 6: quality, variants; what ADDED says.
+SCHEMA_VERSION = 6
 OLDEST_READABLE = 2
 
 # Columns that a version added; an older file's rows read as missing there.
 ADDED: dict[int, dict[str, tuple[str, ...]]] = {
+    6: {
+        "jobs": ("node", "cpu", "gpu"),
+        "cost": ("product_bytes", "other_bytes", "random_numbers", "random_per_second", "launch_seconds"),
+    },
     4: {
         "jobs": ("update",),
         "modes": ("process", "optimizer", "update"),
@@ -55,7 +59,7 @@ TABLES: dict[str, dict[str, str]] = {
     "jobs": {
         "job": "str",
         **_GROUP,
-        "phase": "str",  # modes | time | alone | load | cost | memory | tune | train
+        "phase": "str",  # budget | modes | time | alone | load | cost | memory | tune | train | quality
         "arch": "str",
         "dataset": "str",
         "depth": "int",
@@ -77,8 +81,11 @@ TABLES: dict[str, dict[str, str]] = {
         "weights_hash": "str",
         "batches_hash": "str",
         "contract": "str",
+        "node": "str",  # the machine that it ran on
+        "cpu": "str",
+        "gpu": "str",
         "first_call_seconds": "float",  # of time: the first step, compilation and autotuning with it
-        "status": "str",  # ok | diverged | oom | error | interrupted
+        "status": "str",  # ok | diverged | oom | error | interrupted | over budget
         "detail": "str",
     },
     # One timed block.
@@ -124,6 +131,18 @@ TABLES: dict[str, dict[str, str]] = {
         "chosen": "bool",  # empty while they are timed
         "detail": "str",
     },
+    # A variant of a method under a memory budget: another way to take the same step, measured in one process.
+    "variants": {
+        **_GROUP,
+        "variant": "str",  # its spec
+        "peak_bytes": "int",
+        "beyond_bytes": "int",  # the parameters
+        "seconds": "float",
+        "r": "float",
+        "fits": "bool",
+        "chosen": "bool",  # empty while they are measured
+        "detail": "str",  # why it could not be measured
+    },
     # A part of a method's step, timed apart in one process; `whole` is the step in the same rounds.
     "parts": {**_GROUP, "process": "int", "part": "str", "seconds": "float"},
     # A method of a group: R, and its ratio to the reference; derived from samples.
@@ -156,9 +175,43 @@ TABLES: dict[str, dict[str, str]] = {
         "flops": "int",  # of products, convolutions and attention
         "bytes": "int",  # of tensors from outside the step, read and written once each
         "operations": "int",  # started one by one
+        "product_bytes": "int",  # that products, convolutions and attention read and write, one by one
+        "other_bytes": "int",  # that all other operations do
+        "random_numbers": "int",  # drawn
         "flops_per_second": "float",  # of the best matrix product at the run's shapes
         "bytes_per_second": "float",  # of STREAM's triad on as many bytes
+        "random_per_second": "float",  # normal random numbers
+        "launch_seconds": "float",  # of the host, to start an operation
         "floor_seconds": "float",  # a step takes no less: the roofline
+    },
+    # What a method's estimates g are worth at some weights, over all parameters or a layer's: means over
+    # draws with standard errors, ∇f being the gradient of the draw's own batch and ∇F that of a large one.
+    "quality": {
+        **_GROUP,
+        "weights": "str",  # the method that trained them, or `start`
+        "iteration": "int",  # steps that it had taken
+        "layer": "str",  # the module, or `all`
+        "draws": "int",
+        "cosine": "float",  # of g and ∇f
+        "cosine_error": "float",
+        "cosine_large": "float",  # of g and ∇F
+        "cosine_large_error": "float",
+        "second_moment": "float",  # ‖g‖²/‖∇f‖²
+        "second_moment_error": "float",
+        "second_moment_large": "float",  # ‖g‖²/‖∇F‖²
+        "second_moment_large_error": "float",
+        "along": "float",  # ⟨g, ∇f⟩/‖∇f‖²: 1 of an unbiased estimate
+        "along_error": "float",
+        "along_large": "float",  # ⟨g, ∇F⟩/‖∇F‖²
+        "along_large_error": "float",
+        "signal_to_noise": "float",  # along² over the mean square of the rest
+        "second_moment_theory": "float",  # where there is a closed form
+        "cosine_theory": "float",
+        "gradient_norm": "float",  # ‖∇F‖
+        "clipped": "float",  # share of directional derivatives; empty where none are
+        "non_finite": "float",  # share of directional derivatives, or of estimates where there are none
+        "unbiased": "bool",  # whether the mean of its estimates is the gradient, by how it is made
+        "status": "str",  # ok | zero gradient | not finite
     },
     # One trial of the learning-rate search.
     "search": {

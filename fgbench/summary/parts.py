@@ -8,7 +8,7 @@ from fgbench.store.run_folder import RunFolder
 from fgbench.store.schema import Role
 
 WHOLE = "whole"
-ORDER = ("draw", "forward", "backward", "backward and update", "update")
+ORDER = ("draw", "forward", "forward and backward", "backward", "backward and update", "update")
 
 
 def split(run: RunFolder) -> pd.DataFrame:

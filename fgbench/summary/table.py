@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -12,7 +13,8 @@ from fgbench.measurement.statistics import mean_interval
 from fgbench.store.run_folder import RunFolder
 from fgbench.store.schema import Role
 from fgbench.summary.ratios import cells
-from fgbench.summary.targets import headline, stored_targets, target_cells
+from fgbench.summary.targets import chance_of, headline, stored_targets, target_cells
+from fgbench.summary.worth import worth_cells
 
 GROUP_COLUMNS = (
     "arch",
@@ -25,11 +27,15 @@ GROUP_COLUMNS = (
     "threads",
     "execution",
     "optimizer",
+    "trained",
 )
+USUAL = {"trained": "all"}  # what runs of before there was a choice have
 
+ACTIVATIONS = "peak_activations_and_temporaries"
 HOST, DEVICE, UNKNOWN = "host", "device", "unknown"  # which of the two a step waits for
 LAUNCH_BOUND = 0.8  # of a step's time, in which the GPU is at work
 
+MORE = ("cost", "quality", "variants")
 RATIO_COLUMNS = (
     *("seconds", "r", "r_low", "r_high", "r_alone", "r_alone_low", "r_alone_high"),
     *("ratio", "ratio_low", "ratio_high", "ratio_within_low", "ratio_within_high"),
@@ -41,37 +47,46 @@ def summarise(run: RunFolder) -> pd.DataFrame:
     """A row for each method of each group of a run.
 
     Columns: `group`, `method`, what the group is; the method's own `mode`, `own_optimizer` and, where it
-    leaves that open, `update`;
+    leaves that open, `update`, or under a memory budget the `variant` that stands for it;
     `seconds` and `joules` per step, `first_call_seconds` (the slowest process's: compilation and all);
     `r`, `r_alone` (timed with nothing between), `ratio` (over the `reference`), `t` (expected seconds to
     the target), `t_ratio` and `n_ratio` (its factor in iterations), `validation_loss`, each with `_low`
-    and `_high`; `peak_bytes`, `learning_rate` and the
-    `protocol` that it comes from, `target_loss` or `target_accuracy` of the headline target, `t_median`
-    by Kaplan and Meier, `t_resolution` of its evaluations, `reached` of `runs`, `validation_accuracy`,
-    `evaluation_share` of training's seconds, `train_seconds` of the longest run, `status`;
+    and `_high`; `bits_per_byte`, the same where bytes of a text are predicted; `parameters`, n, those that
+    are trained; `start`, the file that all begin from; `peak_bytes`, `learning_rate` and the
+    `protocol` that it comes from, `chance_loss` (of one who has learned nothing), `target_loss` or
+    `target_accuracy` of the headline target, `t_median` by Kaplan and Meier, `t_resolution` of its
+    evaluations, `reached` of `runs`, `validation_accuracy`, `evaluation_share` of training's seconds,
+    `train_seconds` of the longest run, `status`;
     `ratio_within_low` and `_high`, the interval by the rounds alone; `busy_share`, of a step's time in
     which a GPU is at work, and whether it is `bound_by` the host, the device, or that is unknown; `flops`
-    of a step, `floor_ratio` (the least time that this machine needs for it over the least for a step of
-    the reference) and `floor_share` (that least time over the measured). What was not measured is NA.
+    of a step and `flop_ratio`, those over the reference's; `activation_bytes` of the peak; `rise`, of a
+    run's loss at its end above its lowest, and `diverged_share` of the runs; `floor_ratio` (the least time
+    that this machine needs for it over the least for a step of the reference) and `floor_share` (that least
+    time over the measured); `cosine` of its estimates with the gradient of their batch and their
+    `second_moment` over it, at the weights of the reference's training, and the `n_predicted` that follows
+    for `n_ratio`. What was not measured is NA.
 
     Raises:
         ResultsError: a damaged table.
     """
-    tables = {name: run.read(name) for name in ("jobs", "ratios", "memory", "curves", "load", "cost")}
+    tables = {name: run.read(name) for name in ("jobs", "ratios", "memory", "curves", "load", *MORE)}
     tables["targets"] = stored_targets(run)
     facts = run.facts()
     rows = [
         {
             "group": group["name"],
-            **{column: group[column] for column in GROUP_COLUMNS},
+            **{column: group[column] if column in group else USUAL[column] for column in GROUP_COLUMNS},
+            "start": Path(group.get("start", "")).name,
             "device_name": group.get("device_name", facts["environment"]["device_name"]),
             "method": method,
             "reference": facts["reference"],
             "protocol": protocol(facts["config"]),
+            "chance_loss": chance_of(group),
             **_cells_of(
                 {name: t[t["group"] == group["name"]] for name, t in tables.items()},
                 method,
                 facts["reference"],
+                of_bytes=group.get("of_bytes", False),
             ),
         }
         for group in facts["groups"]
@@ -108,16 +123,24 @@ def aa_rows(run: RunFolder) -> pd.DataFrame:
     return ratios[ratios["role"] == Role.AA]
 
 
-def _cells_of(tables: dict[str, pd.DataFrame], method: str, reference: str) -> dict[str, Any]:
+def _cells_of(
+    tables: dict[str, pd.DataFrame], method: str, reference: str, *, of_bytes: bool
+) -> dict[str, Any]:
     own = {name: table[table["method"] == method] for name, table in tables.items()}
     return {
         **_ratio_cells(own["ratios"]),
         **_step_cells(own["jobs"]),
         **_load_cells(own["load"]),
-        **_cost_cells(tables["cost"], _first(_of_role(own["ratios"]), "seconds"), method, reference),
+        **cost_cells(tables["cost"], _first(_of_role(own["ratios"]), "seconds"), method, reference),
+        **worth_cells(tables["quality"], method, reference),
+        "activation_bytes": _first(own["memory"][own["memory"]["kind"] == ACTIVATIONS], "bytes"),
         "peak_bytes": _first(own["memory"][own["memory"]["kind"] == "peak_allocated"], "bytes"),
+        "variant": _first(
+            own["variants"][own["variants"]["chosen"].fillna(value=False).astype(bool)], "variant"
+        ),
         **target_cells(headline(tables["targets"]), method, reference),
-        **_final_cells(own["curves"], own["jobs"]),
+        "parameters": _first(tables["jobs"].dropna(subset=["parameters"]), "parameters"),
+        **_final_cells(own["curves"], own["jobs"], of_bytes=of_bytes),
         **_evaluation_cells(own["curves"]),
         "status": _status(own["jobs"]),
     }
@@ -132,15 +155,20 @@ def _of_role(ratios: pd.DataFrame) -> pd.DataFrame:
     return ratios[ratios["role"] == Role.METHOD]
 
 
-def _cost_cells(cost: pd.DataFrame, seconds: float | None, method: str, reference: str) -> dict[str, Any]:
+def cost_cells(cost: pd.DataFrame, seconds: float | None, method: str, reference: str) -> dict[str, Any]:
     """The FLOPs of a step, its floor over the reference's floor, and the share of its time that is floor."""
     own, over = cost[cost["method"] == method], cost[cost["method"] == reference]
     floor, reference_floor = _first(own, "floor_seconds"), _first(over, "floor_seconds")
     return {
         "flops": _first(own, "flops"),
-        "floor_ratio": floor / reference_floor if floor and reference_floor else None,
+        "flop_ratio": _ratio_of(_first(own, "flops"), _first(over, "flops")),
+        "floor_ratio": _ratio_of(floor, reference_floor),
         "floor_share": floor / seconds if floor and seconds else None,
     }
+
+
+def _ratio_of(value: float | None, over: float | None) -> float | None:
+    return value / over if value and over else None
 
 
 def _load_cells(load: pd.DataFrame) -> dict[str, Any]:
@@ -162,15 +190,29 @@ def _step_cells(jobs: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _final_cells(curves: pd.DataFrame, jobs: pd.DataFrame) -> dict[str, Any]:
+def _final_cells(curves: pd.DataFrame, jobs: pd.DataFrame, *, of_bytes: bool) -> dict[str, Any]:
     last = curves.groupby("job", sort=False).tail(1)
     losses = [x for x in last["validation_loss"] if math.isfinite(x)]
     complete = len(losses) == len(last)  # a mean over the survivors would flatter
+    bits = [loss / math.log(2) for loss in losses] if complete and of_bytes else []
     return {
         "learning_rate": _first(jobs[jobs["phase"] == "train"], "learning_rate"),
         **cells("validation_loss", mean_interval(losses if complete else [])),
+        **cells("bits_per_byte", mean_interval(bits)),
+        **cells("rise", mean_interval(_rises(curves))),
+        "diverged_share": _share_of(jobs[jobs["phase"] == "train"], "diverged"),
         "validation_accuracy": float(last["validation_accuracy"].mean()) if len(last) else None,
     }
+
+
+def _rises(curves: pd.DataFrame) -> list[float]:
+    """How far each run's loss at its end is above its lowest, of runs that stayed finite."""
+    runs = [own["validation_loss"] for _, own in curves.groupby("job", sort=False)]
+    return [float(losses.iloc[-1] - losses.min()) for losses in runs if math.isfinite(losses.iloc[-1])]
+
+
+def _share_of(jobs: pd.DataFrame, status: str) -> float | None:
+    return float((jobs["status"] == status).mean()) if len(jobs) else None
 
 
 def _evaluation_cells(curves: pd.DataFrame) -> dict[str, Any]:

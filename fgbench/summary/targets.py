@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,13 +18,16 @@ from fgbench.measurement.statistics import (
     ert_ratio_interval,
     median_time,
 )
+from fgbench.specs.options import split_spec
 from fgbench.store.jobs import leaves_out
 from fgbench.store.run_folder import RunFolder
 from fgbench.summary.ratios import cells
-from fgbench.training.target import against_target, best_held, common_target
+from fgbench.training.target import against_target, loss_asked
 
 REACHED, CENSORED, DIVERGED = "reached", "censored", "diverged"
 TARGET = ["target_loss", "target_accuracy"]
+OLDER_DATASETS = ("digits", "mnist", "fashion-mnist", "cifar10", "synthetic")  # of runs without `chance_loss`
+OLDER_CLASSES = 10  # of each of them
 CELLS = [
     *TARGET,
     *("reached", "runs", "t", "t_low", "t_high", "t_median", "t_resolution"),
@@ -39,31 +43,28 @@ class Target:
     accuracy: float | None = None
 
 
-def targets_of(curves: pd.DataFrame, losses: str, accuracies: str, reference: str) -> list[Target]:
-    """The targets of one group; fewer than asked for where `auto` or `backprop-best` finds none.
+def targets_of(
+    curves: pd.DataFrame, losses: str, accuracies: str, reference: str, chance: float = math.inf
+) -> list[Target]:
+    """The targets of one group; fewer than asked for where `auto`, `backprop-best` or a share finds none.
 
     Args:
         curves: rows of curves.csv of one group.
-        losses: numbers with commas, `auto` (the lowest loss that every run reached and held) or
-            `backprop-best` (the median over seeds of the lowest that the reference held).
+        losses: with commas; numbers, `auto` (the lowest loss that every run reached and held),
+            `backprop-best` (the median over seeds of the lowest that the reference held), or a share of its
+            way there, as in `50%`.
         accuracies: numbers with commas, or empty.
-        reference: the method that `backprop-best` looks at.
+        reference: the method that `backprop-best` and shares look at.
+        chance: the loss of one who has learned nothing.
     """
-    found = [_loss(curves, asked, reference) for asked in losses.split(",")]
+    by_job = curves.groupby("job", sort=False)
+    runs = {(run["method"].iloc[0], job): list(run["validation_loss"]) for job, run in by_job}
+    of_reference = [losses for (method, _), losses in runs.items() if method == reference]
+    found = [loss_asked(asked, list(runs.values()), of_reference, chance) for asked in losses.split(",")]
     return [
         *(Target(loss=loss) for loss in dict.fromkeys(found) if loss is not None),
         *(Target(accuracy=float(asked)) for asked in dict.fromkeys(accuracies.split(",")) if asked),
     ]
-
-
-def _loss(curves: pd.DataFrame, asked: str, reference: str) -> float | None:
-    if asked == "auto":
-        runs = [list(run["validation_loss"]) for _, run in curves.groupby("job", sort=False)]
-        return common_target(runs) if runs else None
-    if asked == "backprop-best":
-        of_reference = curves[curves["method"] == reference]
-        return best_held([list(run["validation_loss"]) for _, run in of_reference.groupby("job", sort=False)])
-    return float(asked)
 
 
 def target_rows(curves: pd.DataFrame, jobs: pd.DataFrame, targets: Sequence[Target]) -> list[dict[str, Any]]:
@@ -168,8 +169,8 @@ def by_target(run: RunFolder) -> pd.DataFrame:
 def headline(targets: pd.DataFrame) -> pd.DataFrame:
     """The rows of one group's headline target.
 
-    The lowest loss that every method reached with some seed; where there is none, the lowest that
-    any reached; where there is none either, the highest. Accuracies only where no loss was asked for.
+    The lowest loss that every method reached with some seed; where there is none, the lowest that several
+    did, or one; where there is none either, the highest. Accuracies only where no loss was asked for.
     """
     if targets["target_loss"].notna().any():
         name, lowest_first = "target_loss", True
@@ -179,8 +180,8 @@ def headline(targets: pd.DataFrame) -> pd.DataFrame:
     if own.empty:
         return own
     hits = own[own["outcome"] == REACHED].groupby(name)["method"].nunique()
-    by_all = hits[hits == own["method"].nunique()].index
-    candidates = sorted(by_all if len(by_all) else hits.index, reverse=not lowest_first)
+    enough = next((n for n in (own["method"].nunique(), 2) if (hits >= n).any()), 1)
+    candidates = sorted(hits[hits >= enough].index, reverse=not lowest_first)
     easiest = own[name].max() if lowest_first else own[name].min()
     return own[own[name] == (candidates[0] if candidates else easiest)]
 
@@ -191,7 +192,8 @@ def target_cells(targets: pd.DataFrame, method: str, reference: str) -> dict[str
     `target_loss` or `target_accuracy`; `reached` of `runs`; `t`, the expected running time in training
     seconds, `t_median` by Kaplan and Meier, `t_resolution`, the mean distance to the evaluation before;
     `t_ratio` and `n_ratio` over the reference in seconds and in steps, runs paired by seed; None where
-    there is none.
+    there is none. Where no run got there, `t` is infinite and `t_low` what each of them spent without, so
+    that T is more than that; as much over the reference's T, at most, is the low end of the ratios.
 
     Args:
         targets: rows of `stored_targets` to that target.
@@ -208,7 +210,7 @@ def target_cells(targets: pd.DataFrame, method: str, reference: str) -> dict[str
         **{name: None if own.empty or own[name].isna().all() else own[name].iloc[0] for name in TARGET},
         "reached": sum(runs.reached) if len(own) else None,
         "runs": len(own) or None,
-        **cells("t", ert_interval(runs) if len(own) else NOTHING),
+        **cells("t", _time(own)),
         "t_median": median_time(list(own["seconds"].mask(never, math.inf)), runs.reached)
         if len(own)
         else None,
@@ -218,13 +220,38 @@ def target_cells(targets: pd.DataFrame, method: str, reference: str) -> dict[str
     }
 
 
+def _time(own: pd.DataFrame, column: str = "seconds") -> Estimate:
+    """Expected running time of a method's runs, a bound alone where none of them got there."""
+    if own.empty:
+        return NOTHING
+    if (own["outcome"] == REACHED).any():
+        return ert_interval(runs_of(own, column))
+    # A run that diverged says nothing of the time that it would have taken.
+    least = own[own["outcome"] == CENSORED][column].astype(float).min()
+    return Estimate(math.inf, float(least), math.nan if pd.isna(least) else math.inf)
+
+
 def _ratio(own: pd.DataFrame, over: pd.DataFrame, column: str) -> Estimate:
     runs, reference = runs_of(own, column), runs_of(over, column)
     if not any(reference.reached):
         return NOTHING  # no ratio to a time that was never reached
     if list(own["job"]) == list(over["job"]):
         return Estimate(1.0, 1.0, 1.0)  # of the reference to itself, whenever it got there
+    if not any(runs.reached):
+        spent, most = _time(own, column), ert_interval(reference)
+        return Estimate(math.inf, spent.low / (most.high if most.has_interval else most.value), spent.high)
     return ert_ratio_interval(runs, reference)
+
+
+def chance_of(group: Mapping[str, Any]) -> float | None:
+    """The loss of one who has learned nothing, of a group as `run.json` has it; None where nobody knows."""
+    if "chance_loss" in group:
+        return float(group["chance_loss"])
+    name, options = split_spec(str(group.get("dataset", "")))
+    if name not in OLDER_DATASETS:
+        return None
+    classes = re.search(r"\bclasses=(\d+)", options)
+    return math.log(int(classes[1]) if classes else OLDER_CLASSES)
 
 
 def runs_of(targets: pd.DataFrame, column: str = "seconds") -> Runs:

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fgbench.training.loop import Point
-from fgbench.training.target import against_target, best_held, common_target, lowest_held
+from fgbench.training.target import against_target, loss_asked, lowest_held
 
 BY_LOSS = "loss at the end"
 
@@ -61,38 +62,34 @@ class Goal:
     """The targets that a run was asked for.
 
     Attributes:
-        losses: numbers with commas, `auto` or `backprop-best`.
+        losses: with commas, each as `fgbench.training.target.loss_asked` takes it.
         accuracies: numbers with commas, or empty.
-        reference: the method that `backprop-best` looks at.
+        reference: the method that `backprop-best` and shares look at.
+        chance: the loss of one who has learned nothing.
     """
 
     losses: str = "auto"
     accuracies: str = ""
     reference: str = "backprop"
+    chance: float = math.inf
 
     def bounds(self, found: Mapping[str, Sequence[WholeRun]]) -> list[Bound]:
         """The targets; those that are no numbers follow from the search's own whole runs.
 
         There each method is looked at where it held the lowest loss: `auto` is the lowest that all
-        methods reached so, `backprop-best` that of the reference. Fewer where there is none.
+        methods reached so, `backprop-best` that of the reference, a share where that was on its way. Fewer
+        where there is none.
         """
         best = {
             spec: min((run.losses for run in runs), key=lowest_held) for spec, runs in found.items() if runs
         }
-        losses = dict.fromkeys(self._losses(best))
+        reference = [best[self.reference]] if self.reference in best else []
+        asked = self.losses.split(",")
+        losses = dict.fromkeys(loss_asked(a, list(best.values()), reference, self.chance) for a in asked)
         return [
             *(Bound(loss=loss) for loss in losses if loss is not None),
             *(Bound(accuracy=float(asked)) for asked in dict.fromkeys(self.accuracies.split(",")) if asked),
         ]
-
-    def _losses(self, best: Mapping[str, Sequence[float]]) -> Iterator[float | None]:
-        for asked in self.losses.split(","):
-            if asked == "auto":
-                yield common_target(list(best.values())) if best else None
-            elif asked == "backprop-best":
-                yield best_held([best[self.reference]]) if self.reference in best else None
-            else:
-                yield float(asked)
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,8 @@ from fgbench.training.batches import BatchOrder
 from fgbench.training.beginning import Beginning
 from fgbench.training.randomness import OwnRandomness
 
-EVALUATION_BATCH = 1024
+EVALUATION_BATCH = 1024  # samples,
+EVALUATION_PREDICTIONS = 8192  # or fewer: a text's sample has many
 PROGRESS = ("iteration", "train_seconds", "evaluation_seconds", "_last_loss")  # of a trainee
 STRETCH = 16  # steps between evaluations at the least: the first after one finds its caches full of it
 CLOSENESS = 10  # evaluations are this part of the steps so far apart, until they come evenly
@@ -37,8 +38,8 @@ class Point:
         train_seconds: spent in steps, evaluation and loading excluded.
         evaluation_seconds: spent in evaluations, this one included.
         train_loss: of the last minibatch, before its update; NaN before the first.
-        validation_loss: mean over the held-out set.
-        validation_accuracy: share of the held-out set classified rightly.
+        validation_loss: mean over the held-out set, in nats: a sample, or of text a token.
+        validation_accuracy: share of the held-out set's samples, or tokens, that are predicted rightly.
     """
 
     iteration: int
@@ -212,19 +213,18 @@ class Trainee:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, loss: Loss, data: Dataset) -> tuple[float, float]:
-    """Mean loss and accuracy over the held-out set, in evaluation mode."""
+    """Mean loss and accuracy over the held-out set, in evaluation mode; logits end in the classes."""
     was_training = model.training
     model.eval()
     total = torch.zeros((), dtype=torch.float64, device=data.validation_y.device)
     right = torch.zeros((), dtype=torch.int64, device=data.validation_y.device)
-    for x, y in zip(
-        data.validation_x.split(EVALUATION_BATCH), data.validation_y.split(EVALUATION_BATCH), strict=True
-    ):
+    count = data.validation_y.numel()
+    size = max(1, min(EVALUATION_BATCH, EVALUATION_PREDICTIONS * len(data.validation_y) // count))
+    for x, y in zip(data.validation_x.split(size), data.validation_y.split(size), strict=True):
         output = model(x)
-        total += loss(output, y).double() * len(y)
-        right += (output.argmax(dim=1) == y).sum()
+        total += loss(output, y).double() * y.numel()
+        right += (output.argmax(dim=-1) == y).sum()
     model.train(was_training)
-    count = len(data.validation_y)
     return float(total) / count, int(right) / count
 
 

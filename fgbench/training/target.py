@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from decimal import ROUND_CEILING, Decimal
 
+AUTO, REFERENCE_BEST = "auto", "backprop-best"
+WORDS = (AUTO, REFERENCE_BEST)
 HOLD = 3  # evaluations running at or below the target before it counts as reached
 
 
@@ -83,6 +85,53 @@ def best_held(runs: Sequence[Sequence[float]]) -> float | None:
     ordered = sorted(lowest_held(losses) for losses in runs)
     middle = ordered[len(ordered) // 2]  # the upper median: a target that most runs reached
     return _rounded_up(middle) if math.isfinite(middle) else None
+
+
+def on_the_way(runs: Sequence[Sequence[float]], share: float, chance: float = math.inf) -> float | None:
+    """The median over runs of where each had made a share of its way, rounded up to three digits.
+
+    The way goes from the first loss, or from chance where that is lower, to the lowest that the run held:
+    every target on it is better than chance. None where the median run did not get below its start.
+    """
+    places = []
+    for losses in runs:
+        start, best = min(losses[0], chance), lowest_held(losses)
+        places.append(share * best + (1 - share) * start if best < start else math.inf)
+    middle = sorted(places)[len(places) // 2] if places else math.inf  # the upper median, as above
+    return (
+        _rounded_up(round(middle, 12)) if math.isfinite(middle) else None
+    )  # what is left of 0.1 is no digit
+
+
+def share_asked(asked: str) -> float | None:
+    """The share of its way that the reference is to have made, of a target like `50%`; None for any other.
+
+    Raises:
+        ValueError: not a number before the sign.
+    """
+    return float(asked[:-1]) / 100 if asked.endswith("%") else None
+
+
+def loss_asked(
+    asked: str,
+    runs: Sequence[Sequence[float]],
+    reference: Sequence[Sequence[float]],
+    chance: float = math.inf,
+) -> float | None:
+    """The loss that one `--target-loss` means, None where there is none.
+
+    Args:
+        asked: a number, one of `WORDS`, or a share as in `50%`.
+        runs: the losses at the evaluations of every run.
+        reference: those of the reference's runs.
+        chance: the loss of one who has learned nothing.
+    """
+    if asked == AUTO:
+        return common_target(runs) if runs else None
+    if asked == REFERENCE_BEST:
+        return best_held(reference)
+    share = share_asked(asked)
+    return float(asked) if share is None else on_the_way(reference, share, chance)
 
 
 def _rounded_up(value: float, digits: int = 3) -> float:

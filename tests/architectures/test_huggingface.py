@@ -29,6 +29,21 @@ def test_a_model_of_the_asked_size_that_tells_classes(spec):
         assert (model.model.config.n_layer, model.model.config.n_embd) == (2, 16)
 
 
+def test_a_language_model_predicts_every_next_byte_of_a_text():
+    pytest.importorskip("transformers")
+    model = architectures.build(GPT2, 1, 1, (6,), 256).eval()
+    x = torch.randint(256, (5, 6))
+    assert model(x).shape == (5, 6, 256)
+    assert torch.equal(model(x), model.model(x).logits)
+
+
+def test_a_model_that_sees_what_it_is_to_predict_is_refused():
+    pytest.importorskip("transformers")
+    bert = "hf:BertForMaskedLM:num_hidden_layers=1,hidden_size=16,num_attention_heads=2,intermediate_size=16"
+    with pytest.raises(UsageError, match="has to be causal"):
+        architectures.build(bert, 1, 1, (6,), 256)
+
+
 @pytest.mark.parametrize(
     ("spec", "said"),
     [

@@ -52,8 +52,8 @@ def test_on_small_images_it_keeps_their_size_and_has_the_known_number_of_paramet
 
 
 def test_no_images_are_a_line():
-    with pytest.raises(UsageError, match=r"resnet needs images .* not \(3072,\)"):
-        resnet((3072,))
+    with pytest.raises(UsageError, match=r"resnet needs images .* not \(3, 1024\)"):
+        resnet((3, 1024))
 
 
 @pytest.mark.parametrize(

@@ -44,7 +44,7 @@ def test_it_is_one_sequence_with_a_layer_for_each_of_its_depth():
     assert names == ["Tokens", *["EncoderBlock"] * DEPTH, "LayerNorm", "ClassToken", "Linear"]
 
 
-@pytest.mark.parametrize("in_shape", [(1, 28, 24), (1, 30, 30), (784,)])
+@pytest.mark.parametrize("in_shape", [(1, 28, 24), (1, 30, 30), (28, 28)])
 def test_images_that_patches_do_not_tile_are_a_line(in_shape):
     with pytest.raises(UsageError, match="square images of sides that 4 divides"):
         vit(in_shape)

@@ -44,8 +44,10 @@ def run(
         if timed:
             folder.append("ratios", *ratio_rows(each, methods))
             folder.append("memory", *memory_rows(each, methods))
+            folder.append("cost", *(cost_row(each, method) for method in ("base", *methods)))
             folder.append("parts", *(row for method in methods for row in part_rows(each, method)))
         if trained:
+            folder.append("quality", *quality_rows(each, methods))
             runs = [(method, seed) for method in methods for seed in SEEDS]
             folder.append("jobs", *(job_row(each, *one) for one in runs))
             folder.append("curves", *(row for one in runs for row in curve_rows(each, *one)))
@@ -76,6 +78,46 @@ def ratio(method: str, depth: int) -> float:
 
 def joules(method: str, depth: int) -> float:
     return r(method, depth) * 0.05
+
+
+FLOOR = {"base": 0.5, METHODS[0]: 1.5, METHODS[1]: 1.5, METHODS[2]: 1.0}  # in the unit of R
+FLOPS = {name: 2 * floor * 1e6 for name, floor in FLOOR.items()}
+PEAK, BANDWIDTH = 4e9, 1e9
+
+
+def cost_row(group: Group, method: str) -> dict[str, Any]:
+    return {
+        "group": group.name,
+        "method": method,
+        "flops": int(FLOPS[method]),
+        "bytes": 100_000,
+        "operations": 10,
+        "flops_per_second": PEAK,
+        "bytes_per_second": BANDWIDTH,
+        "floor_seconds": FLOOR[method] / 100,
+    }
+
+
+LAYERS = ("1", "3", "5")
+MOMENT = dict(zip(METHODS, (1.0, 900.0, 400.0), strict=True))
+
+
+def cosine(method: str, place: int) -> float:
+    """At a place along training, or of a layer."""
+    return 1.0 if method == METHODS[0] else 0.1 / (1 + place) / (2 if method == METHODS[1] else 1)
+
+
+def quality_rows(group: Group, methods: Sequence[str]) -> Iterator[dict[str, Any]]:
+    """At the start, twice at the reference's weights, and once at each other method's own."""
+    at = [(m, w, i) for w, i in (("start", 0), (METHODS[0], 100), (METHODS[0], 200)) for m in methods]
+    at += [(method, method, 50) for method in methods if method != METHODS[0]]
+    for method, weights, iteration in at:
+        plain = {"group": group.name, "method": method, "weights": weights, "iteration": iteration}
+        moments = {"second_moment": MOMENT[method], "second_moment_large": MOMENT[method]}
+        plain |= {"draws": 8, "cosine_error": 0.001, "unbiased": True, "status": "ok", **moments}
+        yield {**plain, "layer": "all", "cosine": cosine(method, iteration // 100), "along_large": 1.0}
+        for place, layer in enumerate(LAYERS):
+            yield {**plain, "layer": layer, "cosine": cosine(method, place)}
 
 
 KINDS = {"parameters": 0.3, "gradients_and_tangents": 0.3, "activations_and_temporaries": 0.4}

@@ -19,11 +19,13 @@ from tests.charts.made_up import METHODS, group
 from tests.charts.reading import colour
 
 NAMES = (
-    *("activations_by_depth", "energy", "learning_rate_search", "loss_curves", "memory_by_depth"),
-    *("memory_by_kind", "parts_of_a_step", "performance_profile", "ratio_by_depth", "reached_by_time"),
-    *("runtimes", "time_to_target"),
+    *("activations_by_depth", "cosine_along_training", "energy", "learning_rate_search", "loss_curves"),
+    *("memory_by_depth", "memory_by_kind", "parts_of_a_step", "performance_profile", "ratio_by_depth"),
+    *("ratio_over_floor", "reached_by_time", "roofline", "runtimes", "time_to_target"),
+    "variance_against_cost",
 )
 
+OF_WORTH = ("cosine_along_training", "variance_against_cost")
 TARGETS = (2.0, 1.0, 0.8)
 
 
@@ -80,7 +82,7 @@ def test_absent_data_gives_a_reason_and_no_file(tmp_path: Path) -> None:
     assert drawn["time_to_target"].reason == "no training in these runs"
     written = {path.name.split("_mlp")[0] for path in (tmp_path / "out").iterdir()}
     of_training = {"learning_rate_search", "loss_curves", "performance_profile", "reached_by_time"}
-    assert written == set(NAMES) - of_training - {"activations_by_depth", "time_to_target"}
+    assert written == set(NAMES) - of_training - {"activations_by_depth", "time_to_target", *OF_WORTH}
 
 
 def test_a_run_that_measured_nothing_leaves_every_chart_out(tmp_path: Path) -> None:

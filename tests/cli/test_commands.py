@@ -19,6 +19,7 @@ import pytest
 import fgbench
 import fgbench.errors
 from fgbench import cli
+from fgbench.plan.config import BEST_FORWARD
 from fgbench.regression.baseline import write_baseline
 from fgbench.store.run_folder import find_runs
 from fgbench.store.schema import TABLES
@@ -27,6 +28,7 @@ from tests.regression.test_baseline import timed
 TINY = [
     *("--dataset", "synthetic:shape=1x8x8,classes=4,samples=512"),  # made in no time in each worker
     *("--arch", "mlp", "--depth", "1", "--width", "16", "--device", "cpu", "--threads", "1"),
+    *("--method", "backprop", "--method", "forward"),
     *("--processes", "2", "--max-measure-seconds", "1", "--seeds", "2", "--max-train-seconds", "0.3"),
 ]
 HEAVY = ("torch", "torchvision", "pandas", "matplotlib", "numpy", "scipy", "sklearn")
@@ -121,6 +123,7 @@ def test_help_gives_every_option_its_default(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setenv("TERM", "dumb")
     shown = fgbench_says("run", "--help").stdout
     flags = ("--quick", "--time-only", "--train-only", "--isolated", "--dry-run", "--json", "--help")
+    flags += ("--verbose",)
     options = [line for line in shown.splitlines() if re.search(r"^\W+--\w", line)]
     assert len(options) > 15
     silent = [o for o in options if "default" not in o and not any(flag in o for flag in flags)]
@@ -133,6 +136,13 @@ def test_list_names_everything_registered_with_its_options() -> None:
         assert re.search(rf"^\s*{name}\b", listed, re.MULTILINE), name
     assert "structure=gaussian" in listed
     assert "update=best" in listed
+    (compared,) = re.findall(r"fgbench run compares ([^.]*)\.", " ".join(listed.split()))
+    assert compared == f"backprop, forward (as published), {BEST_FORWARD} (the best known)"
+
+
+def test_several_batches_are_several_groups() -> None:
+    shown = fgbench_says("run", "--batch", "8", "--batch", "16", "--depth", "1", "--width", "4", "--dry-run")
+    assert re.findall(r"^ ?(mlp-\S+)", shown.stdout, re.MULTILINE) == ["mlp-d1-w4-b8", "mlp-d1-w4-b16"]
 
 
 def test_doctor_says_what_is_here_and_measures_the_noise() -> None:
@@ -162,9 +172,7 @@ def test_a_run_leaves_every_table_and_prints_its_path(tiny_run: tuple[Path, str]
 
 def test_a_run_says_in_words_what_it_found(tiny_run: tuple[Path, str]) -> None:
     words = " ".join(tiny_run[1].split())
-    found = re.search(
-        r"a forward step takes ([\d.]+) times as long as a backprop step \(95 % interval", words
-    )
+    found = re.search(r"forward takes ([\d.]+) times as long a step as backprop \(95 % interval", words)
     assert found, words
     ratios = find_runs(tiny_run[0])[0].read("ratios")
     stored = ratios[(ratios["method"] == "forward") & (ratios["role"] == "method")]["ratio"].item()
@@ -260,7 +268,7 @@ def test_json_on_standard_output_is_json_alone(user_file: Path, tmp_path: Path) 
         *("--max-measure-seconds", "1", "--out", str(tmp_path / "results")),
     )
     result = json.loads(done.stdout)
-    assert [row["method"] for row in result["results"]] == ["backprop", "forward"]
+    assert [row["method"] for row in result["results"]] == ["backprop", "forward", BEST_FORWARD]
     assert Path(result["path"]).is_dir()
 
 
@@ -415,7 +423,7 @@ def test_a_killed_run_is_resumed_and_one_that_changed_is_not(tmp_path: Path) -> 
     assert facts["status"] == "done"
     assert len(facts["resumed"]) == 1
     assert not jobs["job"].duplicated().any()
-    assert set(jobs["phase"]) == {"modes", "time", "cost", "memory", "tune", "train"}
+    assert set(jobs["phase"]) == {"modes", "time", "cost", "memory", "tune", "train", "quality"}
     assert not run.read("samples")[["method", "role", "process", "round", "warm_up"]].duplicated().any()
     facts["groups"][0]["contract"] = "another"
     (run.path / "run.json").write_text(json.dumps(facts))

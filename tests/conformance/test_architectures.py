@@ -9,7 +9,7 @@ from fgbench import architectures, methods
 from fgbench.errors import UsageError
 from fgbench.running.matched import weights_hash
 from fgbench.specs import registry
-from tests.builders import built_model, cross_entropy
+from tests.builders import built_model, loss_for, suited_batch, suited_shape
 
 NAMES = registry.names("architectures")
 IN_SHAPE, CLASSES = (1, 8, 8), 5
@@ -51,10 +51,13 @@ class TestEveryArchitecture:
 
     @pytest.mark.parametrize("batch", [1, 3])
     def test_output_is_a_logit_for_each_class(self, name, batch):
-        assert built(name).eval()(torch.zeros(batch, *IN_SHAPE)).shape == (batch, CLASSES)
+        x, y = suited_batch(name, batch, IN_SHAPE, CLASSES, torch.float32)
+        assert built(name).eval()(x).shape == (*y.shape, CLASSES)
 
     def test_takes_mnist_shaped_images_at_its_defaults(self, name):
         family = architectures.find(name)
+        if family.takes != architectures.IMAGES:
+            pytest.skip("takes no images")
         width = min(family.default_width, 16)
         model = built_model(name, family.default_depth, width, (1, 28, 28), 10)
         assert model(torch.zeros(2, 1, 28, 28)).shape == (2, 10)
@@ -62,8 +65,8 @@ class TestEveryArchitecture:
     def test_a_backprop_step_in_float64_moves_every_parameter(self, name):
         model = built(name).double().train()
         before = {key: value.clone() for key, value in model.named_parameters()}
-        batch = (torch.randn(16, *IN_SHAPE, dtype=torch.float64), torch.arange(16) % CLASSES)
-        loss = methods.find("backprop").prepare(model, cross_entropy, seed=0)(batch, 0.1)
+        batch = suited_batch(name, 16, IN_SHAPE, CLASSES, torch.float64)
+        loss = methods.find("backprop").prepare(model, loss_for(name), seed=0)(batch, 0.1)
         assert torch.isfinite(loss), loss
         still = [key for key, value in model.named_parameters() if torch.equal(value, before[key])]
         assert not still
@@ -72,8 +75,16 @@ class TestEveryArchitecture:
         torch.manual_seed(0)
         depth = max(architectures.find(name).depths, default=30)
         model = built_model(name, depth, 32, IN_SHAPE, CLASSES).train()  # by the batch's own statistics
-        spread = float(model(torch.randn(64, *IN_SHAPE)).detach().std())
+        x, _ = suited_batch(name, 64, IN_SHAPE, CLASSES, torch.float32)
+        spread = float(model(x).detach().std())
         assert 1e-2 < spread < 1e2, spread
+
+    def test_data_of_another_kind_is_refused_in_one_line(self, name):
+        family = architectures.find(name)
+        other = (1, 8, 8) if len(suited_shape(name, IN_SHAPE)) == 1 else (8,)
+        with pytest.raises(UsageError, match=f"--arch {name} takes {family.takes}, and") as caught:
+            architectures.build(name, family.default_depth, 8, other, CLASSES)
+        assert "\n" not in str(caught.value)
 
     def test_says_what_it_is(self, name):
         assert architectures.find(name).summary

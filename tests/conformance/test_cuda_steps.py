@@ -24,14 +24,19 @@ from fgbench.methods.steps import pushforward
 from fgbench.methods.steps.pushforward import PushforwardStep
 from fgbench.pushforward import engine, samples, structures
 from fgbench.specs import registry
-from tests.builders import cross_entropy
-from tests.conformance.test_methods import IN_SHAPE, PARTICULAR, every_spec, small_batch, small_model
+from tests.builders import loss_for
+from tests.conformance.test_methods import PARTICULAR, every_spec, small_batch, small_model
 
 # The last is what linalg.cholesky and its like do after their kernel.
 WAITS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::linalg_cholesky", "aten::_linalg_check_errors")
 COPIES = ("aten::copy_", "aten::_to_copy")
 WITH_REVERSE = ("backprop", "dfa", "fdfa", "local-guess", "local-losses")  # within layers or blocks, or whole
-MORE_THAN_LINEAR = ("cnn", "resnet", "vit")  # layers whose own chain rule, of activity, is reverse mode's
+MORE_THAN_LINEAR = (
+    "cnn",
+    "resnet",
+    "transformer",
+    "vit",
+)  # layers whose own chain rule, of activity, is reverse mode's
 HARDLY_ROOM = ("forward:tangents=3,structure=rank-one,combine=projection", "logreg")
 GENERATOR = torch.Generator
 
@@ -93,9 +98,9 @@ def _there(tensor: Tensor) -> Tensor:
     return torch.empty(tensor.shape, dtype=tensor.dtype, device="cuda")
 
 
-def fake_batch() -> methods.Batch:
-    x = torch.empty(16, *IN_SHAPE, device="cuda")
-    return x, torch.empty(16, dtype=torch.int64, device="cuda")
+def fake_batch(arch: str) -> methods.Batch:
+    x, y = (_there(t) for t in small_batch(torch.float32, arch))
+    return x, y
 
 
 def has_reverse_mode(spec: str, arch: str) -> bool:
@@ -114,9 +119,9 @@ def test_a_step_never_waits_for_the_device(monkeypatch, spec, arch):
     model = small_model(arch, torch.float32)
     try:
         if has_reverse_mode(spec, arch):
-            value = step_on_the_cpu(spec, model)
+            value = step_on_the_cpu(spec, model, arch)
         else:
-            value = step_on_cuda(monkeypatch, spec, model)
+            value = step_on_cuda(monkeypatch, spec, model, arch)
     except UsageError as error:
         if spec.startswith(PARTICULAR):
             pytest.skip(str(error))
@@ -124,24 +129,26 @@ def test_a_step_never_waits_for_the_device(monkeypatch, spec, arch):
     assert value.shape == ()
 
 
-def step_on_cuda(monkeypatch: pytest.MonkeyPatch, spec: str, model: nn.Module) -> Tensor:
+def step_on_cuda(monkeypatch: pytest.MonkeyPatch, spec: str, model: nn.Module, arch: str) -> Tensor:
     """The loss of a second step, nothing of which waited."""
     meet = any(isinstance(m, nn.BatchNorm2d) for m in model.modules())
     with fake_cuda(monkeypatch, model, meet):
-        step = methods.find(spec).prepare(model, cross_entropy, 0)
-        step(fake_batch(), 0.1)
+        step = methods.find(spec).prepare(model, loss_for(arch), 0)
+        step(fake_batch(arch), 0.1)
         with NeverWaits():
-            value = step(fake_batch(), 0.1)
+            value = step(fake_batch(arch), 0.1)
     assert value.device.type == "cuda"
     return value
 
 
-def step_on_the_cpu(spec: str, model: nn.Module) -> Tensor:
+def step_on_the_cpu(
+    spec: str, model: nn.Module, arch: str = "mlp", loss: methods.Loss | None = None
+) -> Tensor:
     """The same where copies between devices cannot be told."""
-    step = methods.find(spec).prepare(model, cross_entropy, 0)
-    step(small_batch(torch.float32), 0.1)
+    step = methods.find(spec).prepare(model, loss or loss_for(arch), 0)
+    step(small_batch(torch.float32, arch), 0.1)
     with NeverWaits(everywhere=True):
-        return step(small_batch(torch.float32), 0.1)
+        return step(small_batch(torch.float32, arch), 0.1)
 
 
 @pytest.mark.parametrize(
@@ -176,9 +183,8 @@ def test_what_waits_on_the_way_back_is_refused_too(monkeypatch, spec):
             output.register_hook(lambda slope: slope * float(slope.sum()))
         return nn.functional.cross_entropy(output, target)
 
-    monkeypatch.setitem(globals(), "cross_entropy", loss)
     with pytest.raises(AssertionError, match="_local_scalar_dense waits"):
-        step_on_the_cpu(spec, small_model("mlp", torch.float32))
+        step_on_the_cpu(spec, small_model("mlp", torch.float32), loss=loss)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="with a GPU reverse mode runs on such tensors")

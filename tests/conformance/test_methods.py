@@ -16,14 +16,29 @@ from fgbench.methods.steps import oracle
 from fgbench.running.matched import weights_hash
 from fgbench.specs import registry
 from fgbench.specs.options import canonical, options_of
-from tests.builders import built_model, cross_entropy, flat, reverse_gradient, tiny_batch, tiny_mlp, updates
+from tests.builders import (
+    built_model,
+    cross_entropy,
+    flat,
+    loss_for,
+    reverse_gradient,
+    suited_batch,
+    tiny_batch,
+    tiny_mlp,
+    updates,
+)
 
 DRAWS = 3000
 FALSE_ALARMS = 1e-4  # of a whole test of unbiasedness, over all components
 IN_SHAPE, CLASSES = (1, 8, 8), 5
 
 # Those that may refuse a model, in a line that says why.
-PARTICULAR = ("local-losses", "local-guess", "dfa", "fdfa")
+MICRO_BATCHES = (
+    *("backprop:accumulate=4", "backprop:update=in-backward,checkpoint=true,accumulate=3"),
+    *("forward:tangents=3,chunk=2,accumulate=4", "forward:structure=rank-one,layers=one,accumulate=4"),
+    "spsa:accumulate=4",
+)
+PARTICULAR = ("local-losses", "local-guess", "dfa", "fdfa", *MICRO_BATCHES)
 
 # Options that mean something only together.
 TOGETHER = [
@@ -54,6 +69,7 @@ TOGETHER = [
     "backprop:checkpoint=true",
     "backprop:checkpoint=true,segments=sqrt",
     "backprop:checkpoint=true,update=in-backward",
+    *MICRO_BATCHES,
 ]
 
 
@@ -72,9 +88,8 @@ def small_model(arch: str, dtype: torch.dtype) -> torch.nn.Module:
     return built_model(arch, None, 8, IN_SHAPE, CLASSES).to(dtype).train()
 
 
-def small_batch(dtype: torch.dtype) -> methods.Batch:
-    generator = torch.Generator().manual_seed(2)
-    return torch.randn(16, *IN_SHAPE, generator=generator).to(dtype), torch.arange(16) % CLASSES
+def small_batch(dtype: torch.dtype, arch: str = "cnn") -> methods.Batch:
+    return suited_batch(arch, 16, IN_SHAPE, CLASSES, dtype)
 
 
 def weights_after(spec: str, steps: int, seed: int) -> str:
@@ -110,10 +125,9 @@ def test_its_queries_are_counted_in_passes(spec, queries):
 def refusal(spec: str, arch: str | None) -> str | None:
     """Why the method refuses the model, if it does."""
     model = small_model(arch, torch.float64) if arch else tiny_mlp()
+    batch = small_batch(torch.float64, arch) if arch else tiny_batch()
     try:
-        methods.find(spec).prepare(model, cross_entropy, 0)(
-            small_batch(torch.float64) if arch else tiny_batch(), 0.0
-        )
+        methods.find(spec).prepare(model, loss_for(arch) if arch else cross_entropy, 0)(batch, 0.0)
     except UsageError as error:
         return str(error)
     return None
@@ -141,7 +155,8 @@ def every_step() -> list[tuple[str, str, torch.dtype]]:
 @pytest.mark.usefixtures("suits")
 @pytest.mark.parametrize(("spec", "arch", "dtype"), every_step(), ids=str)
 def test_its_step_is_what_reverse_mode_says(spec, arch, dtype):
-    oracle.check_step(methods.find(spec), small_model(arch, dtype), cross_entropy, small_batch(dtype), seed=5)
+    model, batch = small_model(arch, dtype), small_batch(dtype, arch)
+    oracle.check_step(methods.find(spec), model, loss_for(arch), batch, seed=5)
 
 
 def stages(step: methods.Step, batch: methods.Batch, said_unbiased: bool) -> tuple[int, ...]:

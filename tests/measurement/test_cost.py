@@ -61,6 +61,29 @@ def test_a_view_is_no_operation_and_an_expanded_tensor_has_the_bytes_that_are_th
     assert (work.operations, work.bytes) == (1, 32)
 
 
+def test_traffic_is_what_each_operation_reads_and_writes_itself():
+    a, b, c = torch.ones(ROWS, INNER), torch.ones(INNER, COLUMNS), torch.ones(ROWS, COLUMNS)
+
+    def run() -> None:
+        made = a @ b  # a, b and what is made
+        made.add_(c)  # made, c, and made again
+        made.relu()  # made, and another
+        c.normal_()  # written alone
+        torch.mm(a, b, out=c)  # as the first
+
+    work = count(run)
+    sizes = 4 * ROWS * INNER, 4 * INNER * COLUMNS, 4 * ROWS * COLUMNS
+    assert work.product_bytes == 2 * sum(sizes)
+    assert work.other_bytes == (3 + 2 + 1) * sizes[2]
+    assert work.random_numbers == ROWS * COLUMNS
+
+
+def test_numbers_drawn_are_counted_however_they_are_drawn():
+    into = torch.empty(10)
+    work = count(lambda: (torch.randn(5), into.uniform_(), nn.functional.dropout(into, 0.5)))
+    assert work.random_numbers == 5 + 10 + 10
+
+
 BATCH, IN, WIDTH, OUT = 8, 36, 16, 4
 FORWARD = 2 * BATCH * (IN * WIDTH + WIDTH * WIDTH + WIDTH * OUT)
 FIRST = 2 * BATCH * IN * WIDTH  # the input's gradient and tangents are not needed

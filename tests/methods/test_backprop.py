@@ -6,9 +6,11 @@ import copy
 
 import pytest
 import torch
+from torch import nn
 
 from fgbench import methods
 from fgbench.errors import UsageError
+from fgbench.measurement.memory import peak_of_step
 from fgbench.methods import Conditions
 from fgbench.methods.steps import oracle
 from fgbench.methods.steps.optimizer import _usable, canonical_optimizer
@@ -16,6 +18,9 @@ from tests.builders import cross_entropy, flat, reverse_gradient, tiny_batch, ti
 
 UPDATES = ("fused", "foreach", "direct", "in-backward")
 SPECS = [f"backprop:update={update}" for update in UPDATES]
+MICRO_BATCHES = [
+    f"{spec}{more}" for spec in SPECS for more in (",accumulate=4", ",accumulate=3,checkpoint=true")
+]  # of six samples: cut evenly, and not
 OPTIMIZERS = [name.lower() for name, kind in vars(torch.optim).items() if _usable(kind)]
 
 
@@ -27,7 +32,7 @@ def weights_after(spec: str, optimizer: str = "sgd", steps: int = 5) -> torch.Te
     return flat(list(model.parameters()))
 
 
-@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("spec", [*SPECS, *MICRO_BATCHES])
 def test_step_is_plain_gradient_descent(spec):
     model, batch = tiny_mlp(), tiny_batch()
     before, gradient = flat(list(model.parameters())), flat(reverse_gradient(model, batch))
@@ -36,7 +41,7 @@ def test_step_is_plain_gradient_descent(spec):
     assert torch.allclose(moved, -0.3 * gradient, rtol=1e-12, atol=1e-15)
 
 
-@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("spec", [*SPECS, *MICRO_BATCHES])
 def test_every_update_is_the_same_over_several_steps_in_float64(spec):
     assert torch.allclose(weights_after(spec), weights_after(SPECS[0]), rtol=1e-12, atol=1e-15)
 
@@ -107,3 +112,50 @@ def test_gradients_do_not_add_up_over_steps():
     gradient = flat(reverse_gradient(model, batch))
     step(batch, 0.0)
     assert torch.allclose(flat([p.grad for p in model.parameters()]), gradient, rtol=1e-12)
+
+
+@pytest.mark.parametrize("spec", MICRO_BATCHES)
+def test_micro_batches_take_adams_step_and_report_the_batchs_loss(spec):
+    if "direct" in spec:
+        return  # of plain SGD
+    own = weights_after(spec, "adam")
+    assert torch.allclose(own, weights_after(SPECS[0], "adam"), rtol=1e-10)
+    model, batch = tiny_mlp(), tiny_batch()
+    wanted = float(cross_entropy(model(batch[0]), batch[1]).detach())
+    assert float(methods.find(spec).prepare(model, cross_entropy, 0)(batch, 0.0)) == pytest.approx(wanted)
+
+
+def test_micro_batches_live_one_after_the_other():
+    """What a step needs beside parameters and gradients goes down with the size of a micro-batch."""
+
+    def passing(spec: str) -> int:
+        torch.manual_seed(0)
+        model = nn.Sequential(*(nn.Sequential(nn.Linear(16, 16), nn.Tanh()) for _ in range(8)))
+        batch = torch.randn(4096, 16), torch.randint(16, (4096,))
+        step = methods.find(spec).prepare(model, cross_entropy, 0)
+        return peak_of_step(lambda: lambda: step(batch, 0.1), torch.device("cpu")).allocated
+
+    whole, eighth = passing("backprop"), passing("backprop:accumulate=8")
+    assert eighth < whole / 4, (eighth, whole)
+
+
+@pytest.mark.parametrize("norm", [nn.BatchNorm1d(5), nn.BatchNorm1d(5, track_running_stats=False).eval()])
+def test_micro_batches_are_refused_where_batch_statistics_make_them_another_function(norm):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 5), norm)
+    with pytest.raises(
+        UsageError, match=r"accumulate=2: '2' normalises by the statistics of a batch"
+    ) as said:
+        methods.find("backprop:accumulate=2").prepare(model, cross_entropy, 0)
+    assert "\n" not in str(said.value)
+
+
+def test_frozen_batch_statistics_are_no_obstacle():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 3), nn.BatchNorm1d(3)).double()
+    model[2].eval()
+    oracle.check_step(methods.find("backprop:accumulate=2"), model, cross_entropy, tiny_batch(), 0)
+
+
+def test_more_micro_batches_than_samples_are_refused():
+    with pytest.raises(UsageError, match="accumulate=7: a batch has only 6 samples"):
+        methods.find("backprop:accumulate=7").prepare(tiny_mlp(), cross_entropy, 0)(tiny_batch(), 0.1)

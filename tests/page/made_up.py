@@ -42,6 +42,11 @@ def _timed(run: RunFolder, group: str, method: str, ratio: float) -> None:
         | {"processes": 3, "rounds": 30, "stopped": "precision"},
     )
     run.append("memory", {**own, "kind": "peak_allocated", "bytes": int(2**20 * ratio)})
+    counts = {"flops": 1, "bytes": 1, "operations": 1, "floor_seconds": 0.005 * ratio}
+    run.append("cost", {**own, **counts})
+    worth = {"weights": "start", "iteration": 0, "layer": "all", "draws": 8, "unbiased": True, "status": "ok"}
+    moments = {"cosine": 0.5 / ratio, "second_moment": 7.0, "second_moment_large": ratio, "along_large": 1.0}
+    run.append("quality", {**own, **worth, **moments})
     common = {**own, "role": "method", "process": 0, "position": 0, "warm_up": False, "steps": 1}
     run.append("samples", *({**common, "round": r, "seconds": 0.01 * ratio + r * 1e-5} for r in range(30)))
 

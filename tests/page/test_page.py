@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import re
 from html.parser import HTMLParser
+from xml.etree import ElementTree
 
 import pytest
 from typer.testing import CliRunner
 
+from fgbench.charts import draw_all
 from fgbench.cli import app
 from fgbench.errors import ResultsError, UsageError
 from fgbench.page import write_markdown, write_page
@@ -64,9 +66,10 @@ def test_it_holds_a_row_a_method_and_group_the_charts_the_samples_and_the_comman
     elements = Elements(page)
     assert len([1 for tag, name, _ in elements.attributes if (tag, name) == ("tr", "data-method")]) == 6
     assert {v for _, name, v in elements.attributes if name == "data-method"} == set(METHODS)
-    assert elements.tags.count("figure") == 6
+    # Six of times and memory; ratios over floors; of each depth its roofline, cosines and variance.
+    assert elements.tags.count("figure") == 6 + 1 + 2 * 3
     assert "Timed blocks" in page and "fgbench run --method" in page
-    assert "a forward step takes 2.00 times as long" in page
+    assert "forward takes 2.00 times as long a step" in page
     assert {v for _, name, v in elements.attributes if name == "data-csv"} >= {"samples.csv", "curves.csv"}
 
 
@@ -135,9 +138,10 @@ def test_markdown_has_a_table_for_each_question(tmp_path):
     root = results(tmp_path)
     write_markdown(root, root / "README.md")
     text = (root / "README.md").read_text()
-    for heading in ("by depth", "Peak memory", "Time to target", "The papers' claims"):
+    for heading in ("by depth", "Peak memory", "What a step costs", "Time to target", "The papers' claims"):
         assert heading in text
     assert "| `forward` | 2.00 [1.90, 2.10] | 3.00 [2.85, 3.15] |" in text
+    assert "| `forward` | 2 | 2.00 | 2.00 | 50% | 0.250 | 7.00 | 2.00 | 1.00 |" in text
     assert "<script>" not in text
     write_markdown(root, root / "README.md")  # it may replace its own
     assert (root / "README.md").read_text() == text
@@ -153,3 +157,21 @@ def test_markdown_has_a_table_for_each_question(tmp_path):
 def test_wrong_use_is_a_line(arguments, says, tmp_path):
     result = CliRunner().invoke(app, ["report", str(tmp_path), *arguments])
     assert isinstance(result.exception, UsageError) and says in str(result.exception)
+
+
+def test_a_chart_in_the_page_says_less_and_shows_the_same(tmp_path):
+    draw_all(results(tmp_path), tmp_path / "charts", "svg")
+    drawn = next((tmp_path / "charts").glob("loss_curves*.svg")).read_text()
+    made = inline(drawn, "c1-")
+    assert len(made) < 0.6 * len(drawn)
+    before, after = (ElementTree.fromstring(text) for text in (drawn[drawn.index("<svg") :], made))
+    for name in ("path", "text", "use", "clipPath"):
+        count, kept = (len(root.findall(f".//{{*}}{name}")) for root in (before, after))
+        assert kept == count > 0, name
+    texts, kept = (
+        [node.text for node in root.iter() if node.tag.endswith("}text")] for root in (before, after)
+    )
+    assert kept == texts
+    assert not [g for g in after.iter() if g.tag.endswith("}g") and not g.attrib]
+    x, kept = ([float(n.get("x")) for n in r.iter() if n.tag.endswith("}use")] for r in (before, after))
+    assert kept == pytest.approx(x, abs=0.006)

@@ -117,6 +117,16 @@ def test_a_job_that_failed_is_a_warning() -> None:
     assert "2 diverged" in doubt
 
 
+def test_the_least_precise_ratio_speaks_for_a_group_whose_time_ran_out() -> None:
+    half = [
+        {"stopped": "time", "t_ratio": None, "ratio": 2.0, "ratio_low": 2 - d, "ratio_high": 2 + d}
+        for d in (0.06, 0.08)
+    ]
+    both = pd.concat([group(**half[0]), group(**half[1], method="spsa").iloc[1:]], ignore_index=True)
+    (doubt,) = said(both)
+    assert "spsa: time ran out at ±4.0% of the ratio" in doubt
+
+
 def test_a_warm_up_cut_short_is_told_from_one_that_ended_by_evidence() -> None:
     falling = [{"round": n, "warm_up": True, "seconds": 2.0 - 0.2 * n} for n in range(8)]
     level = [{"round": n, "warm_up": True, "seconds": 1.0, "process": 1} for n in range(8)]

@@ -9,7 +9,9 @@ import pandas as pd
 import pytest
 from rich.console import Console
 
+from fgbench.plan.config import BEST_FORWARD
 from fgbench.report.figures import interval, number, seconds, size
+from fgbench.report.sparkline import sparklines
 from fgbench.report.table import caption, group_tables
 from fgbench.report.words import findings
 from tests.report.made_up import NO_AA, REFERENCE, group
@@ -44,8 +46,29 @@ def test_a_ratio_without_an_interval_gets_no_verdict() -> None:
 def test_runs_that_missed_the_target_are_said_beside_the_time() -> None:
     (some,) = findings(group(reached=2, t_ratio=4.0, t_ratio_low=3.0, t_ratio_high=5.0), NO_AA)
     assert "not reached in 60 s by 1 of 3 seeds" in some
-    (none,) = findings(group(reached=0, t=math.inf, t_ratio=math.inf), NO_AA)
-    assert "validation loss 0.5 not reached in 60 s by forward, 3 of 3 seeds" in none
+    never = {"reached": 0, "t": math.inf, "t_low": 60.0, "t_high": math.inf}
+    bound = {"t_ratio": math.inf, "t_ratio_low": 20.0, "t_ratio_high": math.inf}
+    (none,) = findings(group(**never, **bound), NO_AA)
+    assert "validation loss 0.5 not reached in 60 s by 3 of 3 seeds: at least 20.0 times" in none
+
+
+def test_a_method_that_was_only_trained_is_named() -> None:
+    (sentence,) = findings(group(ratio=None, t_ratio=4.0, t_ratio_low=3.0, t_ratio_high=5.0), NO_AA)
+    assert "processor: forward: to validation loss 0.5 it takes 4.0 times" in sentence
+
+
+@pytest.mark.parametrize(
+    ("cells", "clause"),
+    [
+        ({"target_loss": 2.4, "t_ratio": 12.0}, "nothing was learned: validation loss 2.4 is no better than"),
+        ({"runs": None, "reached": None, "target_loss": None}, "nothing was learned in 60 s that held"),
+    ],
+)
+def test_no_verdict_rests_on_a_loss_at_or_above_chance(cells: dict[str, float | None], clause: str) -> None:
+    (sentence,) = findings(group(**cells), NO_AA)
+    assert f"; {clause}" in sentence
+    assert "chance, 2.30" in sentence
+    assert "times the training time" not in sentence
 
 
 def test_one_process_is_said_in_capitals() -> None:
@@ -71,6 +94,54 @@ def test_the_table_fits_the_terminal_whole(width: int, tables: int) -> None:
         assert cell in text, f"{cell} is cut off at {width} columns:\n{text}"
 
 
+def test_without_details_there_are_fewer_columns_and_times_stand_in_a_table_of_their_own() -> None:
+    frame = group(method=BEST_FORWARD, ratio_within_low=0.9, ratio_within_high=1.1)
+    console = Console(width=100, record=True, file=io.StringIO())
+    (table,) = group_tables(frame, console, {"backprop": "█▁", BEST_FORWARD: "█▄"}, detail=False)
+    console.print(table)
+    text = console.export_text()
+    for cell in ("the best known", "loss over", "█▄", "3 MiB", "  structure=activity"):
+        assert cell in text, text
+    for left_out in ("alone", "lr", "T to"):
+        assert left_out not in text, text
+
+
+def test_two_targets_are_told_in_the_sentence_and_of_more_the_headline() -> None:
+    frame = group(t_ratio=3.0, t_ratio_low=2.0, t_ratio_high=4.0)
+    aims = [
+        {**dict(row), "target_loss": loss, "t_ratio": loss * 10}
+        for loss in (0.25, 0.75)
+        for _, row in frame[["group", "method", "target_loss", "t_ratio"]].iterrows()
+    ]
+    (both,) = findings(frame, NO_AA, pd.DataFrame(aims))
+    assert "to validation loss 0.25 it takes" in both
+    assert "to validation loss 0.75 it takes" in both
+    (one,) = findings(frame, NO_AA, pd.DataFrame([*aims, {**aims[-1], "target_loss": 0.1}]))
+    assert one.count("validation loss") == 1
+    assert "to validation loss 0.5 it takes 3.0 times" in one
+
+
+def test_a_sparkline_is_the_median_curve_between_the_lowest_loss_and_the_first() -> None:
+    curves = pd.DataFrame(
+        [
+            {
+                "method": method,
+                "job": f"{method}{seed}",
+                "iteration": i,
+                "train_seconds": i,
+                "validation_loss": loss,
+            }
+            for method, losses in (("a", [2.0, 1.0, 0.0]), ("b", [2.0, 9.0, math.nan]))
+            for seed in range(3)
+            for i, loss in enumerate(losses)
+        ]
+    )
+    lines = sparklines(curves)
+    assert (lines["a"][0], lines["a"][-1], set(lines["b"])) == ("█", "▁", {"█"})
+    assert list(lines["a"]) == sorted(lines["a"], reverse=True)
+    assert sparklines(curves[curves["iteration"] == 0]) == {}
+
+
 def test_what_was_not_measured_is_a_dash_and_not_a_number() -> None:
     nothing = dict.fromkeys(("t", "t_low", "t_high", "t_ratio", "n_ratio", "validation_loss"), None)
     text = rendered(group(**nothing, status="1 diverged"), 160)
@@ -88,6 +159,7 @@ def test_what_was_not_measured_is_a_dash_and_not_a_number() -> None:
         ((0.5, math.nan, math.nan), "0.500", ""),
         ((math.nan, math.nan, math.nan), "–", ""),
         ((math.inf, None, None), "∞", ""),
+        ((math.inf, 21.53, math.inf), "> 21.5", ""),
     ],
 )
 def test_digits_follow_the_interval(cells: tuple[float, ...], shown: str, between: str) -> None:
@@ -97,3 +169,29 @@ def test_digits_follow_the_interval(cells: tuple[float, ...], shown: str, betwee
 def test_units_fit_the_size() -> None:
     assert [seconds(s) for s in (2.5, 0.0123, 4.2e-5)] == ["2.5 s", "12.3 ms", "42 µs"]
     assert [size(b) for b in (512, 2048, 3 * 2**20, 1.5 * 2**30)] == ["512 B", "2 KiB", "3 MiB", "1.5 GiB"]
+
+
+def predicted(measured: float, low: float, high: float, **changes: object) -> str:
+    facts = {"n_ratio": measured, "n_ratio_low": 0.9 * measured, "n_ratio_high": 1.1 * measured}
+    facts |= {"n_predicted": (low + high) / 2, "n_predicted_low": low, "n_predicted_high": high}
+    protocol = "learning rates searched for each method alike; 6 s a run"
+    return " ".join(findings(group(**(facts | {"protocol": protocol} | changes)), NO_AA))
+
+
+def test_a_prediction_of_the_steps_is_said_to_hold_or_not() -> None:
+    assert "by the length of its estimates" not in predicted(5.0, 4, 6, protocol="rate 0.1 for all")
+    assert "which its 5.00 times do not contradict" in predicted(5.0, 4, 6)
+    assert "takes 5.00: that does not predict it, as where the loss is curved in few directions" in predicted(
+        5.0, 400, 600
+    )
+    assert "does not predict it, as where its rate is not the best" in predicted(5.0, 1, 2)
+
+
+def test_what_a_step_is_worth_has_columns_of_its_own() -> None:
+    worth = {"cosine": 0.0123, "second_moment": 412.0, "n_predicted": 380.0}
+    worth |= {"n_predicted_low": 300.0, "n_predicted_high": 460.0}
+    text = rendered(group(**worth), 200)
+    assert "variance" in text
+    for figure in ("0.0123", "412", "380", "[300, 460]"):
+        assert figure in text
+    assert "variance" not in rendered(group(), 200)

@@ -17,8 +17,8 @@ EXPERIMENTS = [(paper, e) for paper in names() for e in load(paper).experiments]
 IDS = [f"{paper}-{e.name}" for paper, e in EXPERIMENTS]
 
 
-def test_the_three_papers_are_there():
-    assert names() == ("baydin2022", "fluegel2024", "fournier2023")
+def test_the_papers_are_there():
+    assert names() == ("baydin2022", "fluegel2024", "fournier2023", "panchal2025")
     with pytest.raises(UsageError, match="there are baydin2022"):
         load("nobody1900")
 

@@ -17,7 +17,7 @@ from fgbench.store.schema import TABLES
 from tests.builders import Recorder, config, run_folder, tiny_group
 from tests.scripted import Script
 
-NAMES = ("alone", "cost", "load", "memory", "modes", "time", "train", "tune")
+NAMES = ("alone", "budget", "cost", "load", "memory", "modes", "quality", "time", "train", "tune")
 
 # The number of the group's layers, asked of a worker, and a row of memory.csv: a phase in forty lines.
 TOY = """
@@ -77,14 +77,15 @@ def test_every_table_that_a_phase_fills_has_the_columns_that_tell_its_units_apar
 @pytest.mark.parametrize(
     ("changes", "names"),
     [
-        ({}, ["modes", "time", "cost", "memory", "tune", "train"]),
-        ({"isolated": True}, ["modes", "time", "alone", "cost", "memory", "tune", "train"]),
+        ({}, ["modes", "time", "cost", "memory", "tune", "train", "quality"]),
+        ({"isolated": True}, ["modes", "time", "alone", "cost", "memory", "tune", "train", "quality"]),
         ({"device": "cuda:0", "train": False}, ["modes", "time", "load", "cost", "memory"]),
-        ({"time": False}, ["modes", "tune", "train"]),
+        ({"time": False}, ["modes", "tune", "train", "quality"]),
         ({"methods": ("forward",), "train": False}, ["time", "cost", "memory"]),
+        ({"memory_budget": 1}, ["budget", "time", "cost", "memory", "tune", "train", "quality"]),
         (
             {"optimizer": "sgd|adam", "learning_rate": None},
-            ["modes", "tune", "time", "cost", "memory", "train"],
+            ["modes", "tune", "time", "cost", "memory", "train", "quality"],
         ),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, ClassVar
@@ -83,7 +84,17 @@ class TestAWholeRun:
         done = ran(learning_rate=None)
         assert done.raised is None
         assert done.folder.facts()["status"] == "done"
-        for table in ("jobs", "samples", "ratios", "cost", "memory", "search", "curves", "targets"):
+        for table in (
+            "jobs",
+            "samples",
+            "ratios",
+            "cost",
+            "memory",
+            "search",
+            "curves",
+            "targets",
+            "quality",
+        ):
             assert done.rows(table), table
 
     def test_jobs_hold_what_proves_them_matched(self, ran):
@@ -92,8 +103,8 @@ class TestAWholeRun:
             ("w", "b", 9, "c0")
         }
         assert len({j["job"] for j in jobs}) == len(jobs)
-        # The choice of an update, 1 process, cost, memory, tuning and 2 seeds, of 2 methods each.
-        assert len(jobs) == 2 * (1 + 1 + 1 + 1 + 1 + 2)
+        # The choice of an update, 1 process, cost, memory, tuning, 2 seeds and quality, of 2 methods each.
+        assert len(jobs) == 2 * (1 + 1 + 1 + 1 + 1 + 2 + 1)
 
     def test_ratios_leave_the_warm_up_out_and_say_they_are_quick(self, ran):
         rows = {(r["role"], r["method"]): r for r in ran().rows("ratios")}
@@ -162,7 +173,7 @@ class TestAWholeRun:
         budget = {"seconds": config().max_train_seconds, "iterations": 7, "queries": 9}
         assert tune == {"budget": budget, "decay": 1e-4, "every": 3, "first": STRETCH}
         searching = ran(learning_rate=None, target_loss="0.5,auto", target_accuracy="0.9").script
-        goal = {"losses": "0.5,auto", "accuracies": "0.9", "reference": "backprop"}
+        goal = {"losses": "0.5,auto", "accuracies": "0.9", "reference": "backprop", "chance": math.inf}
         assert searching.of_phase("tune")[0]["goal"] == goal
         assert done.script.of_phase("tune")[0]["goal"] is None, "a given rate needs no search"
         assert train == {"budget": budget, "decay": 1e-4, "every": 10, "first": 1}
@@ -170,7 +181,7 @@ class TestAWholeRun:
 
     def test_time_only_and_train_only_leave_the_other_half_out(self, ran):
         assert {r["phase"] for r in ran(train=False).script.requests} == {"modes", "time", "cost", "memory"}
-        assert {r["phase"] for r in ran(time=False).script.requests} == {"modes", "tune", "train"}
+        assert {r["phase"] for r in ran(time=False).script.requests} == {"modes", "tune", "train", "quality"}
 
     def test_groups_run_one_after_the_other_and_keep_their_rows(self, ran):
         done = ran(groups=2)

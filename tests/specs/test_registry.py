@@ -24,8 +24,10 @@ def third_party(monkeypatch):
 
 def test_what_is_in_the_folder_is_registered():
     assert {"backprop", "forward"} <= set(registry.names("methods"))
-    assert {"cnn", "logreg", "mlp", "resnet", "vit"} <= set(registry.names("architectures"))
-    assert {"cifar10", "digits", "fashion-mnist", "mnist", "synthetic"} <= set(registry.names("datasets"))
+    assert {"cnn", "logreg", "mlp", "resnet", "transformer", "vit"} <= set(registry.names("architectures"))
+    assert {"cifar10", "digits", "fashion-mnist", "mnist", "pydoc", "synthetic", "text"} <= set(
+        registry.names("datasets")
+    )
     assert {"beale", "rosenbrock", "sphere", "styblinski-tang"} <= set(registry.names("functions"))
 
 

@@ -12,6 +12,7 @@ from fgbench.summary.table import aa_rows, summarise
 from fgbench.summary.targets import (
     Target,
     by_target,
+    chance_of,
     headline,
     stored_targets,
     target_rows,
@@ -103,6 +104,28 @@ def test_a_method_that_never_reached_it_is_infinitely_far(tmp_path):
     assert table.loc["forward", "reached"] == 0
     assert table.loc["forward", "t"] == math.inf
     assert table.loc["forward", "t_ratio"] == math.inf
+    assert table.loc["forward", "t_low"] == 8.0, "what each run spent without getting there"
+    most = table.loc["backprop", "t_high"]
+    assert table.loc["forward", "t_ratio_low"] == pytest.approx(8.0 / most)
+
+
+def test_a_method_that_always_diverged_has_no_bound(tmp_path):
+    table = trained(tmp_path, [[3.0, 5.0, math.nan]] * 2, asked="1.0")
+    assert table.loc["forward", "t"] == math.inf
+    assert table.loc["forward", ["t_low", "t_ratio_low"]].isna().all()
+
+
+@pytest.mark.parametrize(
+    ("group", "chance"),
+    [
+        ({"dataset": "digits"}, math.log(10)),
+        ({"dataset": "synthetic:shape=1x2x2,classes=4"}, math.log(4)),
+        ({"dataset": "somebody's"}, None),
+        ({"dataset": "digits", "chance_loss": 0.5}, 0.5),
+    ],
+)
+def test_chance_is_stored_or_follows_from_an_older_runs_dataset(group, chance):
+    assert chance_of(group) == chance
 
 
 def test_a_diverged_run_is_said_and_spoils_the_final_loss(tmp_path):
@@ -258,6 +281,11 @@ class TestTarget:
             *(Target(accuracy=accuracy) for accuracy in (0.5, 0.9)),
         ]
 
+    def test_a_share_is_of_the_references_way_from_chance(self, tmp_path):
+        curves = self.curves(tmp_path)
+        assert targets_of(curves, "50%,90%", "", "backprop") == [Target(loss=1.85), Target(loss=0.93)]
+        assert targets_of(curves, "50%", "", "backprop", chance=2.3) == [Target(loss=1.5)]
+
     def test_without_the_reference_there_is_no_backprop_best(self, tmp_path):
         assert targets_of(self.curves(tmp_path), "backprop-best", "", "nobody") == []
 
@@ -284,6 +312,9 @@ class TestTarget:
         without = rows[rows["target_loss"] < 1]
         assert set(headline(without)["target_loss"]) == {0.6}, "one of backprop's seeds reached it"
         assert set(headline(rows[rows["target_loss"] == 0.1])["target_loss"]) == {0.1}
+        third = rows[rows["method"] == "forward"].assign(method="spsa", outcome="censored")
+        several = pd.concat([rows, third])
+        assert set(headline(several)["target_loss"]) == {1.4}, "two of three methods reached it"
         accuracies = pd.DataFrame(self.rows(tmp_path / "2", [Target(accuracy=x) for x in (0.2, 0.5, 0.9)]))
         assert set(headline(accuracies)["target_accuracy"]) == {0.5}
 

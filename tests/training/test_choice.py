@@ -74,6 +74,8 @@ def test_an_accuracy_is_a_target_too():
         (Goal("0.5,0.25,0.5", "0.9"), [Bound(loss=0.5), Bound(loss=0.25), Bound(accuracy=0.9)]),
         (Goal("auto"), [Bound(loss=1.0)]),
         (Goal("backprop-best"), [Bound(loss=0.4)]),
+        (Goal("50%,100%"), [Bound(loss=1.7), Bound(loss=0.4)]),
+        (Goal("50%", chance=1.0), [Bound(loss=0.7)]),
         (Goal("backprop-best", reference="forward"), [Bound(loss=1.0)]),
         (Goal("backprop-best,auto", reference="absent"), [Bound(loss=1.0)]),
     ],

@@ -298,3 +298,22 @@ def test_a_warm_up_goes_beyond_what_the_budget_leaves_and_back():
     assert (one.iteration, one.train_seconds, one.evaluation_seconds, one.most_steps) == (0, 0.0, 0.0, 1)
     assert math.isnan(one.evaluate().train_loss)
     assert all(torch.equal(a, b) for a, b in zip(before, one.model.parameters(), strict=True))
+
+
+def test_a_text_is_evaluated_token_by_token():
+    """Mean loss and accuracy over all tokens, in parts that hold few of them."""
+    from fgbench.datasets import Dataset
+    from fgbench.training import loop
+    from fgbench.training.losses import over_tokens
+
+    torch.manual_seed(0)
+    x, y = torch.randint(9, (2, 7, 4))
+    model = nn.Embedding(9, 9).double()
+    data = Dataset(x, y, x, y, classes=9)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(loop, "EVALUATION_PREDICTIONS", 8)
+        loss, accuracy = loop.evaluate(model, over_tokens, data)
+    log_p = model(x).detach().log_softmax(-1)
+    assert loss == pytest.approx(float(-log_p.gather(2, y.unsqueeze(2)).mean()))
+    assert accuracy == pytest.approx(float((model(x).argmax(-1) == y).double().mean()))
+    assert 0 < accuracy < 1

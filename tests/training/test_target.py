@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fgbench.training.target import HOLD, against_target, best_held, common_target, lowest_held
+from fgbench.training.target import HOLD, against_target, best_held, common_target, loss_asked, lowest_held
 
 losses = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=12)
 
@@ -104,3 +104,23 @@ def test_best_held_is_a_loss_that_most_runs_reached():
 def test_best_held_of_diverged_runs_is_none():
     assert best_held([[math.nan] * 4] * 2) is None
     assert best_held([]) is None
+
+
+def test_a_share_is_how_far_the_median_run_of_the_reference_has_come():
+    runs = [[3.0, *[best] * HOLD] for best in (0.9, 1.0, 2.0)]
+    assert loss_asked("50%", [], runs) == 2.0
+    assert loss_asked("90%", [], runs) == 1.2
+    assert loss_asked("100%", [], runs) == 1.0
+    assert loss_asked("50%", runs, []) is None
+
+
+def test_the_way_begins_at_chance_where_the_first_loss_is_above_it():
+    runs = [[30.0, *[0.3] * HOLD]]
+    assert loss_asked("50%", [], runs, chance=2.3) == 1.3
+    assert loss_asked("50%", [], [[2.0, *[1.0] * HOLD]], chance=2.3) == 1.5
+
+
+def test_a_reference_that_stayed_above_chance_has_gone_no_way():
+    assert loss_asked("50%", [], [[30.0, *[2.4] * HOLD]] * 3, chance=2.3) is None
+    learned = [30.0, *[0.3] * HOLD]
+    assert loss_asked("50%", [], [learned, learned, [30.0] * 4], chance=2.3) == 1.3

@@ -15,6 +15,7 @@ import pandas as pd
 
 from fgbench.charts.drawing.style import Look, looks_of
 from fgbench.measurement.environment import conditions
+from fgbench.report.figures import model_words
 from fgbench.store.run_folder import RunFolder, environment_of
 from fgbench.summary.parts import split
 from fgbench.summary.table import GROUP_COLUMNS, summarise
@@ -29,9 +30,10 @@ SETUP = (
 )
 FIGURES = (
     *("r", "r_low", "r_high", "ratio", "ratio_low", "ratio_high", "processes", "rounds"),
+    *("seconds", "floor_ratio", "floor_share", "cosine", "second_moment"),
     *("joules", "peak_bytes", "target_loss", "target_accuracy", "reached", "runs", "t", "t_low", "t_high"),
 )
-TABLES = ("jobs", "memory", "curves", "targets", "search")
+TABLES = ("jobs", "memory", "curves", "targets", "search", "cost", "quality", "variants")
 
 
 @dataclass(frozen=True)
@@ -40,8 +42,8 @@ class Comparison:
 
     Attributes:
         rows: of the summary, a method of a group each, in order of depth.
-        tables: jobs, memory, curves and search of those groups, `targets` (the headline one of each),
-            `every_target`, and the `parts` of their steps.
+        tables: jobs, memory, curves, search, cost, quality and variants of those groups, `targets` (the
+            headline one of each), `every_target`, and the `parts` of their steps.
         looks: of every method in all the runs that are drawn, so that a method looks alike everywhere.
         run: the run's name, where another run measured the same groups.
         mark: tells apart what the rest of the file name does not.
@@ -84,7 +86,8 @@ class Comparison:
         depth = f"depth {self.depths[0]}, " if len(self.depths) == 1 else ""
         model = f"{_arch(s['arch'])}, {depth}width {s['width']}, batch {s['batch']}"
         mode = ", ".join([s["dtype"], *self._odd])
-        parts = [model, s["dataset"], mode, _device(s), f"torch {s['torch']}", self.run]
+        known = model_words(s if len(self.depths) == 1 else s.drop("parameters", errors="ignore"))
+        parts = [model, known, s["dataset"], mode, _device(s), f"torch {s['torch']}", self.run]
         return " · ".join(part for part in parts if part)
 
     @property
@@ -101,6 +104,7 @@ class Comparison:
         odd = [
             s["dtype"] if s["dtype"] != "float32" else "",
             *self._odd,
+            s["trained"] if s["trained"] != "all" else "",
         ]
         model = [_arch(s["arch"]), depth, f"w{s['width']}", f"b{s['batch']}", s["dataset"]]
         return re.sub(

@@ -215,6 +215,7 @@ class ActivityStep(Step):
         """Weights of the noise, [k, B] or [k, 1], of the derivatives by sample."""
         if self.layouts is None:
             by_sample = by_sample.sum(1, keepdim=True)
+        self.measured = by_sample
         if self.options.clip:
             by_sample = by_sample.clamp(-self.options.clip, self.options.clip)
         return by_sample / (self.options.tangents if self.options.combine == "mean" else 1)

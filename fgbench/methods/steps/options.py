@@ -1,10 +1,13 @@
 """Options of forward gradients, and which of them do not go together."""
 
-from dataclasses import dataclass
+from collections.abc import Iterator
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 from fgbench.errors import UsageError
-from fgbench.methods import Method
+from fgbench.methods import Conditions, Method
+from fgbench.methods.steps.micro_batches import accumulate_option, counts
 from fgbench.specs.options import option
 
 
@@ -118,6 +121,18 @@ class ForwardOptions(Method):
     sampling: str = sampling_option()
     floor: float = floor_option()
     bound: float = bound_option()
+    accumulate: int = accumulate_option()
+
+    def variants(self, conditions: Conditions, samples: int) -> Iterator[Method]:
+        """Micro-batches, tangents taken a few at once, and full tangents drawn again instead of kept."""
+        several = self.tangents > 1 and not self.chunk and self.structure != "activity"
+        chunks = [2**power for power in range((self.tangents - 1).bit_length())] if several else []
+        open_ = self.accumulate == 1 and self.structure != "activity" and self.engine != "stock"
+        for store in dict.fromkeys((self.store, "seed")):
+            for chunk in (self.chunk, *chunks):
+                for count in counts(samples) if open_ else (self.accumulate,):
+                    with suppress(UsageError):  # which does not go with the other options
+                        yield replace(self, store=store, chunk=chunk, accumulate=count)
 
     def __post_init__(self) -> None:
         """Refuse what does not go together, before anything runs."""
@@ -163,6 +178,10 @@ class ForwardOptions(Method):
                 "engine=stock has no combine, chunk, store, clip or scale",
             ),
             (activity and self.combine == "projection", "structure=activity has no span to project on"),
+            (
+                (activity or stock) and self.accumulate > 1,
+                "structure=activity and engine=stock take a batch at once: leave accumulate out",
+            ),
             (activity and bool(self.chunk), "structure=activity takes its tangents at once: leave chunk out"),
             (
                 self.store == "seed" and self.structure in ("rank-one", "activity"),

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fgbench.errors import UsageError
 from fgbench.methods import Batch, Conditions, Loss, trainable
 from fgbench.methods.steps.compiling import OneGraph, tensors_of, with_tensors
+from fgbench.methods.steps.micro_batches import micro_batches, refuse_batch_statistics
 from fgbench.methods.steps.options import ForwardOptions
 from fgbench.methods.steps.update import ForwardStep, Update
 from fgbench.pushforward.combine import coefficients, draw_independent
@@ -28,6 +29,7 @@ class PushforwardStep(ForwardStep):
     def __init__(
         self, model: nn.Module, loss: Loss, seed: int, options: ForwardOptions, conditions: Conditions
     ) -> None:
+        refuse_batch_statistics(model, options.accumulate)
         self.by_name = trainable(model)
         self.parameters = list(self.by_name.values())
         self.options, self.conditions = options, conditions
@@ -80,7 +82,7 @@ class PushforwardStep(ForwardStep):
     def _stays(self) -> bool:
         """Whether tangents lie in the same memory at every step, and all are taken in one pass."""
         own = self.tangents.by_name is self.drawer.kept and self.options.chunk in (0, self.count)
-        return own and self.conditions.execution == "eager"
+        return own and self.options.accumulate == 1 and self.conditions.execution == "eager"
 
     def _settle(self, batch: Batch) -> None:
         """Refuse a model whose course a graph cannot hold."""
@@ -94,13 +96,22 @@ class PushforwardStep(ForwardStep):
         return self._evaluate((x, y), tangents)
 
     def _evaluate(self, batch: Batch, tangents: Sequence[Tangent]) -> tuple[Tensor, Tensor]:
-        return self.pushforward(batch, self._by_parameter(tangents), self.options.chunk)
+        by_parameter = self._by_parameter(tangents)
+        if self.options.accumulate == 1:
+            return self.pushforward(batch, by_parameter, self.options.chunk)
+        found = [
+            (share * value, share * derivatives)
+            for part, share, _ in micro_batches(batch, self.options.accumulate)
+            for value, derivatives in [self.pushforward(part, by_parameter, self.options.chunk)]
+        ]
+        values, derivatives = zip(*found, strict=True)
+        return torch.stack(values).sum(), torch.stack(derivatives).sum(0)
 
     def _by_parameter(self, tangents: Sequence[Tangent]) -> dict[nn.Parameter, Tangent]:
         return {self.by_name[n]: t for n, t in zip(self.tangents.by_name, tangents, strict=True)}
 
     def _update(self, learning_rate: float) -> None:
-        along = self.tangents.directional(self.derivatives)
+        self.measured = along = self.tangents.directional(self.derivatives)
         coefficients = self.tangents.onto_drawn(self._weigh(along))
         if self.straight and self.tangents.by_name is self.drawer.kept:
             self.update.in_place(self.tangents.by_name, coefficients, learning_rate)

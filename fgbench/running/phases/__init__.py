@@ -25,6 +25,10 @@ def find(name: str) -> Phase:
 
 def in_order(config: Config) -> list[Phase]:
     """The phases that a config asks for, each after those that it needs."""
+    return [find(name) for name in TopologicalSorter(needs(config)).static_order()]
+
+
+def needs(config: Config) -> dict[str, set[str]]:
+    """The names of the phases that a config asks for, and of those that each has to come after."""
     asked = {phase.name: phase for phase in phases() if phase.asked(config)}
-    before = {name: set(phase.after(config)) & set(asked) for name, phase in asked.items()}
-    return [asked[name] for name in TopologicalSorter(before).static_order()]
+    return {name: set(phase.after(config)) & set(asked) for name, phase in asked.items()}

@@ -7,7 +7,19 @@ from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import ClassVar
 
-from fgbench.measurement.cost import Rates, Work, byte_rate, count, mean_work, product_rate
+import torch
+
+from fgbench.measurement.cost import (
+    COUNTS,
+    Rates,
+    Work,
+    byte_rate,
+    count,
+    launch_seconds,
+    mean_work,
+    product_rate,
+    random_rate,
+)
 from fgbench.methods import Conditions
 from fgbench.plan import Config
 from fgbench.running.arms import LEARNING_RATE, Problem, base_step, method_step
@@ -16,7 +28,7 @@ from fgbench.running.matched import Matched
 from fgbench.running.messages import Message, Report
 from fgbench.running.phase import STARTUP_SECONDS, OfGroup, Phase, Tables, every_row
 from fgbench.running.reporting import failures_reported
-from fgbench.store.schema import BASE
+from fgbench.store.schema import BASE, Role
 
 BELOW = 0.97  # of its floor: a step that is timed faster shows that the floor is wrong
 
@@ -29,8 +41,13 @@ class Counted(Message):
     flops: int
     bytes: int
     operations: int
+    product_bytes: int
+    other_bytes: int
+    random_numbers: int
     flops_per_second: float
     bytes_per_second: float
+    random_per_second: float
+    launch_seconds: float
     floor_seconds: float
 
 
@@ -59,7 +76,8 @@ class Cost(Phase):
         if group.finished(self.name):
             return
         group.begin("FLOPs and floors", STARTUP_SECONDS)
-        timed = group.rows("ratios").query("role in ('base', 'method')").set_index("method")["seconds"]
+        ratios = group.rows("ratios")
+        timed = ratios[ratios["role"].isin((Role.BASE, Role.METHOD))].set_index("method")["seconds"]
         with group.jobs(self.name, group.methods) as jobs:
             for event in group.work(self, jobs):
                 if not isinstance(event, Counted):
@@ -89,12 +107,23 @@ def measure_cost(problem: Problem, specs: Sequence[str], report: Report) -> None
         with failures_reported(report, spec):
             works[spec] = _count(problem, spec)
     shapes = frozenset(shape for work in works.values() for shape in work.products)
-    dtype = next(problem.model.parameters()).dtype
+    dtype = next((p.dtype for p in problem.model.parameters()), torch.get_default_dtype())
     flops = product_rate(shapes, problem.device, dtype, problem.clock)
+    numbers = random_rate(problem.device, dtype, problem.clock)
+    launch = launch_seconds(problem.device, problem.clock)
     for spec, work in works.items():
         rates = Rates(flops, byte_rate(work.bytes, problem.device, problem.clock))
-        counts = (work.flops, work.bytes, work.operations)
-        report(Counted(spec, *counts, rates.flops, rates.bytes, rates.floor(work)))
+        report(
+            Counted(
+                method=spec,
+                **{name: getattr(work, name) for name in COUNTS},
+                flops_per_second=rates.flops,
+                bytes_per_second=rates.bytes,
+                random_per_second=numbers,
+                launch_seconds=launch,
+                floor_seconds=rates.floor(work),
+            )
+        )
 
 
 def _eagerly(conditions_of: Callable[[str], Conditions]) -> Callable[[str], Conditions]:

@@ -27,7 +27,7 @@ from fgbench.running.reporting import failures_reported
 from fgbench.store.schema import BASE
 
 BATCHES = 2
-RESULTS = ("draw", "backward")  # parts of a step that leave tangents or gradients
+RESULTS = ("draw", "backward", "forward and backward")  # parts of a step that leave tangents or gradients
 
 
 @dataclass(frozen=True)
@@ -46,6 +46,7 @@ class Memory(Phase):
     request = OfGroup
     reports = (PeakFound,)
     tables: ClassVar[Tables] = {"memory": every_row}
+    may_share = True
 
     def asked(self, config: Config) -> bool:
         """Wherever steps are timed."""
@@ -82,14 +83,15 @@ def measure_memory(matched: Matched, specs: Sequence[str], report: Report) -> No
     for spec in (BASE, *specs):
         with failures_reported(report, spec):
             made: list[Step] = []
-            peak = peak_of_step(partial(_prepare, matched, spec, batches, made), matched.device)
+            peak = peak_of_step(partial(prepared_step, matched, spec, batches, made), matched.device)
             for kind, amount in _kinds(peak, size, made).items():
                 report(PeakFound(spec, kind, amount))
 
 
 def bytes_of_model(model: nn.Module) -> int:
     """Of its parameters and buffers."""
-    return sum(t.numel() * t.element_size() for t in model.state_dict().values())
+    tied_once = {t.data_ptr(): t for t in model.state_dict().values()}
+    return sum(t.numel() * t.element_size() for t in tied_once.values())
 
 
 def _kinds(peak: Peak, parameters: int, made: Sequence[Step]) -> dict[str, int]:
@@ -120,7 +122,10 @@ def _uncaptured(matched: Matched, spec: str) -> Conditions:
     return replace(conditions, execution="eager") if conditions.captured else conditions
 
 
-def _prepare(matched: Matched, spec: str, batches: Sequence[Batch], made: list[Step]) -> Callable[[], object]:
+def prepared_step(
+    matched: Matched, spec: str, batches: Sequence[Batch], made: list[Step]
+) -> Callable[[], object]:
+    """A step over the batches, every kind of it that may need the most; its `Step` goes into `made`."""
     supply, conditions_of = cycle(batches), partial(_uncaptured, matched)
     if spec == BASE:
         return base_step(replace(matched.problem(batches), conditions_of=conditions_of))

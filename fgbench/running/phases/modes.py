@@ -70,7 +70,9 @@ class Modes(Phase):
     tables: ClassVar[Tables] = {"modes": every_row}
 
     def asked(self, config: Config) -> bool:
-        """Where the mode is left open, or a method's update."""
+        """Where the mode is left open, or a method's update; a memory budget decides on updates too."""
+        if config.memory_budget is not None:
+            return False
         return config.execution == BEST or bool(_leaving_open(config, config.methods))
 
     def seconds(self, config: Config) -> float:

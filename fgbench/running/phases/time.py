@@ -105,7 +105,7 @@ class Time(Phase):
 
     def after(self, config: Config) -> tuple[str, ...]:
         """After tuning where that chooses optimisers: what a step is has to be known before it is timed."""
-        return ("modes", "tune") if OR in config.optimizer else ("modes",)
+        return ("modes", "tune") if OR in config.optimizer else ("modes", "budget")
 
     def seconds(self, config: Config) -> float:
         """The timing budget, and the start of the processes."""
@@ -141,8 +141,9 @@ class Time(Phase):
     ) -> bool:
         """Time one process's rounds; whether any method came through."""
         if group.finished(self.name, process):
-            jobs_of_it = group.rows("jobs").query("phase == 'time' and process == @process")
-            return bool((jobs_of_it["status"] == "ok").any())
+            rows = group.rows("jobs")
+            jobs_of_it = rows[(rows["phase"] == self.name) & (rows["process"] == process)]
+            return group.goes_on_after_death or bool((jobs_of_it["status"] == "ok").any())
         text = f"timing, process {process + 1} of {total}"
         group.begin(text, seconds + STARTUP_SECONDS)
         reference, slowed_by = group.plan.reference, group.plan.config.slowed
@@ -155,14 +156,14 @@ class Time(Phase):
                     case Rounds():
                         rounds = event.rounds
                     case Samples():
-                        group.store("samples", *({"process": process, **asdict(s)} for s in event.samples))
+                        group.store("samples", *({"process": process, **vars(s)} for s in event.samples))
                         if rounds:
                             seen += 1
                             live.add({s.method: s.seconds for s in event.samples if s.role == Role.METHOD})
                             group.watcher.progress(seen / rounds, f"{text}, round {seen} of {rounds} {live}")
                     case Parts():
                         group.store("parts", *({"process": process, **asdict(p)} for p in event.parts))
-        return any(job["status"] == "ok" for job in jobs.values())
+        return group.goes_on_after_death or any(job["status"] == "ok" for job in jobs.values())
 
     def measure(self, matched: Matched, asked: TimeRequest, report: Report) -> None:
         """One process's rounds."""
@@ -179,7 +180,10 @@ class Time(Phase):
 
 def _processes_wanted(group: GroupRun, pilot: int) -> int:
     """By Stein's second stage: from the pilot's spread alone, for the least precise ratio."""
-    samples = group.rows("samples").query("process < @pilot")  # a resumed run may hold more
+    samples = group.rows("samples")
+    samples = samples[samples["process"] < pilot]  # a resumed run may hold more
+    if samples["process"].nunique() < pilot:
+        return pilot
     measured = samples[~samples["warm_up"].astype(bool) & (samples["role"] == Role.METHOD)]
     wide = measured.pivot_table(index=["process", "round"], columns="method", values="seconds")
     reference = group.plan.reference
@@ -198,6 +202,8 @@ def store_ratios(group: GroupRun, stopped: str | None = None) -> None:
         group: whose they are.
         stopped: why timing ended; None keeps what was stored.
     """
+    if not group.derives:
+        return
     if stopped is None:
         stored = group.rows("ratios")["stopped"]
         stopped = str(stored.iloc[0]) if len(stored) else "time"

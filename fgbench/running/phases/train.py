@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping
-from contextlib import suppress
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar
@@ -19,6 +18,7 @@ from fgbench.running.phases.tune import EVALUATION_SHARE, Tuning, tuning
 from fgbench.running.reporting import failures_reported, report_failure
 from fgbench.running.snapshot import Snapshot
 from fgbench.running.trainees import Protocol, trainee
+from fgbench.running.weights import KeptWeights
 from fgbench.store.jobs import leaves_out
 from fgbench.summary.targets import target_rows, targets_of
 from fgbench.training.loop import Point, take_turns
@@ -32,11 +32,13 @@ class TrainRequest(OfGroup):
         protocol: of all jobs.
         learning_rates: by method.
         snapshot: path of the file that holds the state between turns.
+        weights: path of the folder for the weights on the way; empty where none are kept.
     """
 
     protocol: Protocol
     learning_rates: dict[str, float]
     snapshot: str
+    weights: str = ""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,7 @@ class Train(Phase):
     unit = "seed"
     tables: ClassVar[Tables] = {"curves": every_row}
     stands_after_death = False
+    may_share = True
 
     def asked(self, config: Config) -> bool:
         """Unless only timing is."""
@@ -105,10 +108,13 @@ class Train(Phase):
             "protocol": Protocol.of(config, grid.every, grid.first),
             "learning_rates": rates,
             "snapshot": str(snapshot.absolute()),
+            # One seed's: how good an estimate is differs little between them.
+            "weights": str(weights_folder(group).absolute()) if seed == FIRST_SEED else "",
         }
         with group.jobs(self.name, list(rates), seed=seed) as jobs:
             for spec, job in jobs.items():
-                job |= {"learning_rate": rates[spec], "queries": methods.find(spec).queries}
+                queries = methods.chosen(spec, group.choices.conditions_of(group.group, spec)).queries
+                job |= {"learning_rate": rates[spec], "queries": queries}
                 job |= {"evaluate_every": grid.every, "evaluate_first": grid.first}
             for event in group.work(self, jobs, seed, **asked):
                 if not isinstance(event, Evaluated):
@@ -121,31 +127,35 @@ class Train(Phase):
                     f"{text}, {event.method}: validation loss {event.validation_loss:.3g}",
                 )
         if not worker_died(jobs):  # otherwise a resume goes on from it
-            _remove(snapshot)
+            group.drop_snapshot(snapshot)
 
     def measure(self, matched: Matched, asked: TrainRequest, report: Report) -> None:
         """One seed."""
         snapshot = Snapshot(Path(asked.snapshot), (Evaluated, Failed))
-        train(matched, asked.learning_rates, asked.protocol, report, snapshot)
+        weights = KeptWeights(Path(asked.weights) if asked.weights else None)
+        train(matched, asked.learning_rates, asked.protocol, report, snapshot, weights)
 
 
-def _remove(snapshot: Path) -> None:
-    snapshot.unlink(missing_ok=True)
-    with suppress(OSError):  # it holds others
-        snapshot.parent.rmdir()
+def weights_folder(group: GroupRun) -> Path:
+    """Where the first seed's weights are kept, for the phase that removes them."""
+    return group.folder.snapshot(f"{group.group.name}-weights").with_suffix("")
 
 
 def store_targets(group: GroupRun) -> None:
     """Derive the group's rows of targets.csv from its curves."""
+    if not group.derives:
+        return
     curves, config = group.rows("curves"), group.plan.config
     # A run that an error ended says nothing of the time to a target: it is in jobs.csv, and nowhere else.
     jobs = group.rows("jobs")
     curves = curves[~curves["job"].isin(jobs["job"][leaves_out(jobs)])]
     if curves.empty:
         return
-    targets = targets_of(curves, config.target_loss, config.target_accuracy, group.plan.reference)
+    asked = config.target_loss, config.target_accuracy, group.plan.reference, group.plan.chance
+    targets = targets_of(curves, *asked)
     if not targets:
-        group.watcher.note(f"{group.group.name}: no target: no run held a validation loss below its start.")
+        why = "no validation loss was held below where training began, or chance; raise --max-train-seconds"
+        group.watcher.note(f"{group.group.name}: no target: {why}.")
         return
     group.replace("targets", target_rows(curves, jobs, targets))
 
@@ -159,8 +169,10 @@ def train(
     protocol: Protocol,
     report: Report,
     snapshot: Snapshot | None = None,
+    weights: KeptWeights | None = None,
 ) -> None:
     """Train all methods of the group in turns; report every evaluation, those before a snapshot too."""
+    weights = weights or KeptWeights(None)
     kept, rng = snapshot or Snapshot(None), random.Random(matched.seed)
     tell = kept.telling(report)
     trainees = {}
@@ -168,18 +180,24 @@ def train(
         with failures_reported(report, spec):
             trainees[spec] = trainee(matched, spec, rate, protocol)
     alive = kept.restore(trainees, rng, report)
+    weights.begin(trainees, protocol.budget)
     ready = {}
     for spec in trainees if alive is None else alive:
         with failures_reported(tell, spec):
             trainees[spec].warm_up()
             ready[spec] = trainees[spec]
+
+    def after_turn(left: Sequence[str]) -> None:
+        weights.keep(ready, left, protocol.budget)
+        kept.keep(trainees, left, rng)
+
     turns = take_turns(
         ready,
         protocol.grid,
         protocol.budget.seconds,
         rng,
         begun=alive is not None,
-        after_turn=lambda left: kept.keep(trainees, left, rng),
+        after_turn=after_turn,
     )
     for spec, point in turns:
         if isinstance(point, Exception):

@@ -118,6 +118,7 @@ class Tune(Phase):
     reports = (GridFound, Trial, Tuned)
     tables: ClassVar[Tables] = {"search": every_row}
     stands_after_death = False
+    may_share = True
 
     def asked(self, config: Config) -> bool:
         """Unless only timing is."""
@@ -125,7 +126,9 @@ class Tune(Phase):
 
     def after(self, config: Config) -> tuple[str, ...]:
         """Before timing where it chooses optimisers, and after all of it otherwise."""
-        return ("modes",) if OR in config.optimizer else ("modes", "time", "alone", "load", "memory")
+        return (
+            ("modes",) if OR in config.optimizer else ("modes", "budget", "time", "alone", "load", "memory")
+        )
 
     def seconds(self, config: Config) -> float:
         """Of a typical search of each method, evaluations included."""
@@ -143,7 +146,7 @@ class Tune(Phase):
 
     def _search(self, group: GroupRun, jobs: Jobs) -> None:
         config, given, spent = group.plan.config, group.plan.config.learning_rate, 0.0
-        goal = Goal(config.target_loss, config.target_accuracy, group.plan.reference)
+        goal = Goal(config.target_loss, config.target_accuracy, group.plan.reference, group.plan.chance)
         searching = _searching(config, len(jobs))
         text = "learning-rate search" if given is None else "pacing"
         group.begin(text, searching + STARTUP_SECONDS)
@@ -234,7 +237,7 @@ def tune(
     seconds = protocol.budget.seconds
     grid = evaluation_grid(list(paces.values()), seconds, protocol.every)
     short = short_grid(list(paces.values()), seconds, grid.every)
-    report(GridFound(grid.every, grid.first, {spec: methods.find(spec).queries for spec in paces}))
+    report(GridFound(grid.every, grid.first, {spec: _queries(matched, spec) for spec in paces}))
     found = {}
     for spec in paces if goal else ():
         with failures_reported(report, spec):
@@ -255,7 +258,12 @@ def _pace(matched: Matched, spec: str, protocol: Protocol) -> Pace:
         paced.evaluate()
         steps.append(paced.train_seconds - before[0])
         evaluations.append(paced.evaluation_seconds - before[1])
-    return Pace(min(steps), min(evaluations), protocol.budget.steps(methods.find(spec).queries))
+    return Pace(min(steps), min(evaluations), protocol.budget.steps(_queries(matched, spec)))
+
+
+def _queries(matched: Matched, spec: str) -> int:
+    """Those of a step, of the variant that was chosen."""
+    return methods.chosen(spec, matched.conditions_of(spec)).queries
 
 
 def _whole_runs(

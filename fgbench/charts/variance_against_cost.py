@@ -1,0 +1,74 @@
+"""What a step costs against what it is worth: R, and its estimate's second moment over the gradient's."""
+
+from __future__ import annotations
+
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+from fgbench.charts import Chart
+from fgbench.charts.drawing.comparison import Comparison
+from fgbench.charts.drawing.parts import basis, log_axis, reach, spread_of
+from fgbench.charts.drawing.style import GREY, add_legend, height_over_legend, new_figure
+
+FRONTIER = "no method is both cheaper and less noisy"
+
+
+def _draw(comparison: Comparison) -> Figure | str:
+    rows = comparison.rows.dropna(subset=["r", "second_moment"])
+    rows = rows[rows["second_moment"] > 0]
+    if len(rows) < 2:
+        return "no two methods with both a time and a variance"
+    methods = [m for m in comparison.methods if m in set(rows["method"])]
+    lines = [
+        comparison.sentence,
+        f"{basis(comparison)} ‖g‖²/‖∇f‖²: means along the training of {comparison.setup['reference']}. Lower "
+        "left is better; a shorter estimate of a biased method need not be.",
+    ]
+    height = height_over_legend([*methods, FRONTIER]) + 0.6
+    figure = new_figure("Variance against cost: what a step takes, and how noisy it is", lines, height)
+    ax = figure.subplots()
+    _frontier(ax, rows)
+    for method in methods:
+        own, look = rows[rows["method"] == method], comparison.looks[method]
+        ax.errorbar(
+            own["r"],
+            own["second_moment"],
+            xerr=reach(own, "r"),
+            color=look.colour,
+            marker=look.marker,
+            markersize=7,
+            markeredgecolor="white",
+            linestyle="none",
+            label=method,
+            zorder=3,
+        )
+    log_axis(ax, "x", spread_of(rows, "r"))
+    log_axis(ax, "y", spread_of(rows, "second_moment"))
+    ax.set(xlabel="R: step time / base", ylabel="‖g‖² / ‖∇f‖²")
+    ax.grid()
+    add_legend(figure, ax, methods)
+    return figure
+
+
+def frontier(rows: pd.DataFrame) -> pd.DataFrame:
+    """The rows that no other beats in both, cheapest first."""
+    ordered = rows.sort_values(["r", "second_moment"])
+    before = ordered["second_moment"].cummin().shift(fill_value=float("inf"))
+    return ordered[ordered["second_moment"] < before]
+
+
+def _frontier(ax: Axes, rows: pd.DataFrame) -> None:
+    edge = frontier(rows)
+    ax.step(
+        edge["r"],
+        edge["second_moment"],
+        where="post",
+        color=GREY,
+        linewidth=1.0,
+        linestyle="--",
+        label=FRONTIER,
+    )
+
+
+chart = Chart(_draw, scope="group")

@@ -1,0 +1,27 @@
+"""The options of `fgbench run` that say what training begins from, and which parameters learn."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from fgbench.cli.run_options import PROBLEM
+
+Start = Annotated[
+    str,
+    typer.Option(
+        help="The file of weights that every method begins from, as `fgbench pretrain` writes it. "
+        "(default: random ones)",
+        rich_help_panel=PROBLEM,
+    ),
+]
+Trained = Annotated[
+    str,
+    typer.Option(
+        "--train",
+        help="Which parameters learn: all, head, bias, last:2 (layers or blocks), or "
+        "lora:rank=8,targets=qkv+out.",
+        rich_help_panel=PROBLEM,
+    ),
+]

@@ -1,0 +1,1 @@
+"""A plan on a cluster: its units as tasks of Slurm, by submitit, and one collector of their rows."""

@@ -1,0 +1,97 @@
+"""What a task left: the events of its unit in a file, and what they say of where and how it ended."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fgbench.cluster.node import Died
+from fgbench.running.client import WorkerDiedError
+from fgbench.running.messages import Built, Message, decode
+
+DIED = '{"kind": "Died"'  # how the line begins that ends the events of a worker that died
+BUILT = b'{"kind": "Built"'
+LOOKED_AT = 4096  # bytes at either end of a unit's events
+
+
+@dataclass(frozen=True)
+class Answer:
+    """What came of a unit: a file of events, or why there is none."""
+
+    file: Path | None
+    lost: str = ""
+
+    @contextmanager
+    def lines(self) -> Iterator[Iterator[str]]:
+        """The lines of its events; a unit that is lost dies as a worker does, but is to be done again."""
+        if self.file is None:
+            yield self._none()
+            return
+        with self.file.open() as lines:
+            yield lines
+
+    def _none(self) -> Iterator[str]:
+        raise WorkerDiedError("interrupted", self.lost)
+        yield
+
+
+def until_death(lines: Iterable[str]) -> Iterator[str]:
+    """The lines of a unit's next worker.
+
+    Raises:
+        WorkerDiedError: it ended before it was done.
+    """
+    for line in lines:
+        if line.startswith(DIED):
+            died = decode(line, (Died,))
+            assert isinstance(died, Died)
+            raise WorkerDiedError(died.status, died.detail)
+        yield line
+    raise WorkerDiedError("error", "its events end before it was done")
+
+
+def ends_of(file: Path) -> tuple[Built | None, Died | None]:
+    """What a unit ran on, and how its last worker died if it did; from either end of its events."""
+    with file.open("rb") as events:
+        head = events.read(LOOKED_AT)
+        events.seek(max(0, file.stat().st_size - LOOKED_AT))
+        last = events.read().rstrip(b"\n").rpartition(b"\n")[2].decode(errors="replace")
+    first = next((line for line in head.split(b"\n")[:-1] if line.startswith(BUILT)), None)
+    built = decode(first.decode(), (Built,)) if first else None
+    died = decode(last, (Died,)) if last.startswith(DIED) else None
+    return built if isinstance(built, Built) else None, died if isinstance(died, Died) else None
+
+
+def what_is_odd(built: Built, environment: Mapping[str, Any]) -> str:
+    """Why a figure from there is not comparable with the run's others; empty where it is.
+
+    Args:
+        built: what says where it was taken.
+        environment: that the run is for.
+    """
+    pairs = [(built.cpu, environment.get("cpu"))]
+    if built.gpu is not None:
+        pairs.append((built.gpu, environment["device_name"]))
+    return "; ".join(
+        f"it has {found}, and the run is for {name}: keep to one kind of node, as by --slurm constraint=…"
+        for found, name in pairs
+        if found and name and found != name
+    )
+
+
+def without(event: Message, methods: Collection[str]) -> Message | None:
+    """An event without what it says of some methods; None where it is about one of them alone."""
+    if not methods:
+        return event
+    if getattr(event, "method", None) in methods:
+        return None
+    parts = {
+        name: tuple(part for part in value if getattr(part, "method", None) not in methods)
+        for name, value in vars(event).items()
+        if isinstance(value, tuple)
+    }
+    return dataclasses.replace(event, **parts)

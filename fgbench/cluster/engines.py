@@ -1,0 +1,279 @@
+"""Where tasks are run: Slurm, or this machine one task at a time; both by submitit."""
+
+from __future__ import annotations
+
+import io
+import math
+import os
+import re
+import shutil
+import signal
+import subprocess
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from contextlib import redirect_stderr, suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from fgbench.cluster.node import NodeTask
+from fgbench.errors import UsageError
+
+QUEUED, RUNNING, ENDED = "queued", "running", "ended"
+WAITING_WORDS = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT")
+RUNNING_WORDS = ("RUNNING", "COMPLETING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED")
+NEVER_STARTS = "launch failed"  # Slurm's reason for a task that it holds: nobody will let it go
+LIMITS = ("submit", "limit", "temporarily")  # what sbatch says when there is no room for more tasks now
+OWN_GPU = ("gres", "gpus", "gpus-per-node", "gpus-per-task")
+
+
+class NoRoomError(Exception):
+    """The scheduler takes no more tasks for now."""
+
+
+@dataclass(frozen=True)
+class Wave:
+    """What tasks that are submitted together have in common.
+
+    Attributes:
+        name: of the wave.
+        folder: what submitit keeps.
+        seconds: that the longest task should take.
+        shares: whether others may run on a task's node.
+        threads: of the CPU, that a task needs.
+        without: the nodes that it must not run on.
+    """
+
+    name: str
+    folder: Path
+    seconds: float
+    shares: bool
+    threads: int
+    without: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Seen:
+    """What a scheduler says of a task: `queued`, `running` or `ended`, where, and in its own words why."""
+
+    state: str
+    node: str = ""
+    word: str = ""
+    wave: str = ""
+
+    @property
+    def cancelled(self) -> bool:
+        """Whether a person ended it."""
+        return self.word.startswith("CANCELLED")
+
+
+class Engine(ABC):
+    """Runs tasks.
+
+    Attributes:
+        at_once: how many tasks it takes in one submission.
+        open_at_most: how many may be under way; None for any number.
+        seconds_between: two questions for the state of tasks.
+        patience: seconds until the file of a task that ended must be there.
+    """
+
+    at_once: int
+    open_at_most: int | None = None
+    seconds_between: float
+    patience: float
+
+    @abstractmethod
+    def submit(self, tasks: Sequence[NodeTask], wave: Wave) -> list[str]:
+        """Hand tasks over; gives their jobs.
+
+        Raises:
+            NoRoomError: not so many, now.
+            UsageError: the scheduler does not take them, in its own words.
+        """
+
+    @abstractmethod
+    def seen(self, jobs: Sequence[str]) -> dict[str, Seen] | None:
+        """What is known of jobs, and of all others of the run; None where the scheduler does not answer."""
+
+    @abstractmethod
+    def cancel(self, jobs: Sequence[str]) -> None:
+        """End them, and with Slurm all others of the run."""
+
+
+def engine_for(cluster: Mapping[str, Any]) -> Engine:
+    """The engine of a run, by what its `run.json` holds under `cluster`.
+
+    Raises:
+        UsageError: it is not installed here.
+    """
+    try:
+        import submitit  # noqa: F401
+    except ImportError:
+        raise UsageError(
+            f"--on {cluster['on']} needs submitit, which is not installed: pip install 'fgbench[slurm]'."
+        ) from None
+    return (
+        Slurm(cluster["name"], cluster["options"], cluster["setup"]) if cluster["on"] == "slurm" else Local()
+    )
+
+
+def why_it_failed(folder: Path, job: str) -> str:
+    """The last line that a task wrote on standard error; empty where there is none."""
+    from submitit.core.utils import JobPaths
+
+    with suppress(OSError):
+        lines = JobPaths(folder, job).stderr.read_text(errors="replace").splitlines()
+        return next((line.strip() for line in reversed(lines) if line.strip()), "")
+    return ""
+
+
+# ---- Slurm
+
+
+@dataclass
+class Slurm(Engine):
+    """Slurm's array jobs, all under one name.
+
+    Attributes:
+        name: of the run's jobs.
+        options: of sbatch, as its long options are called.
+        setup: lines of shell that a task begins with.
+    """
+
+    name: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    setup: Sequence[str] = ()
+    seconds_between: float = 10.0
+    patience: float = 90.0  # a shared file system may show a new file a minute late
+
+    def __post_init__(self) -> None:
+        if shutil.which("sbatch") is None:
+            raise UsageError(
+                "--on slurm: there is no sbatch on this machine; run it where jobs are submitted to Slurm."
+            )
+        self.at_once = self._largest_array()
+
+    def _largest_array(self) -> int:
+        try:
+            said = _output("scontrol", "show", "config")
+        except subprocess.SubprocessError as error:
+            raise UsageError(f"--on slurm: Slurm does not answer ({_line_of(error)}).") from error
+        found = re.search(r"MaxArraySize\s*=\s*(\d+)", said)
+        return max(1, int(found.group(1)) - 1) if found else 1000
+
+    def submit(self, tasks: Sequence[NodeTask], wave: Wave) -> list[str]:
+        """As one array; its tasks run without srun, on all CPUs that the job has."""
+        from submitit import SlurmExecutor
+        from submitit.core.utils import FailedJobError
+
+        executor = SlurmExecutor(wave.folder)
+        options = {"comment": wave.name, **self._where(wave), **self.options}
+        exclude = ",".join(filter(None, (str(self.options.get("exclude", "")), *wave.without)))
+        executor.update_parameters(
+            job_name=self.name,
+            time=math.ceil(3 * wave.seconds / 60) + 10,
+            array_parallelism=len(tasks),
+            use_srun=False,
+            setup=list(self.setup) or None,
+            additional_parameters=options | ({"exclude": exclude} if exclude else {}),
+        )
+        try:
+            with redirect_stderr(io.StringIO()):  # submitit shows it too
+                return [job.job_id for job in executor.submit_array(list(tasks))]
+        except FailedJobError as error:
+            said = _last_line(str(error))
+            if any(word in said.lower() for word in LIMITS):
+                raise NoRoomError(said) from error
+            raise UsageError(f"--on slurm: sbatch does not take the tasks: {said}.") from error
+
+    def _where(self, wave: Wave) -> dict[str, Any]:
+        """Beside nobody, unless it may share its node or has a GPU of its own."""
+        if wave.shares:
+            return {"cpus-per-task": wave.threads}
+        return {} if any(name in self.options for name in OWN_GPU) else {"exclusive": True}
+
+    def seen(self, jobs: Sequence[str]) -> dict[str, Seen] | None:
+        """By one squeue for the whole run."""
+        form = "%i|%T|%N|%k|%r"
+        try:
+            said = _output("squeue", "--me", f"--name={self.name}", "-t", "all", "-r", "-h", "-o", form)
+        except subprocess.SubprocessError:
+            return None
+        return {line.split("|")[0]: _seen(line) for line in said.splitlines() if line.count("|") >= 4}
+
+    def cancel(self, jobs: Sequence[str]) -> None:
+        """All of the run's, by their name."""
+        _output("scancel", "--me", f"--name={self.name}")
+
+
+def _seen(line: str) -> Seen:
+    _, word, node, wave, reason = line.split("|", 4)
+    if word in RUNNING_WORDS:
+        return Seen(RUNNING, node, word, wave)
+    if word in WAITING_WORDS and NEVER_STARTS not in reason.lower():
+        return Seen(QUEUED, node, reason, wave)
+    return Seen(ENDED, node, word if reason in ("None", "") else f"{word}, {reason}", wave)
+
+
+def _output(*command: str) -> str:
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
+
+
+def _line_of(error: subprocess.SubprocessError) -> str:
+    return _last_line(getattr(error, "stderr", None) or str(error))
+
+
+def _last_line(text: str) -> str:
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1].rstrip(".") if lines else "it gives no reason"
+
+
+# ---- this machine
+
+
+@dataclass
+class Local(Engine):
+    """This machine, one task after the other: two at once would measure each other."""
+
+    at_once: int = 1
+    open_at_most: int | None = 1
+    seconds_between: float = 0.1
+    patience: float = 1.0
+    mine: dict[str, Any] = field(default_factory=dict)
+
+    def submit(self, tasks: Sequence[NodeTask], wave: Wave) -> list[str]:
+        """Each a process of its own, which goes on when this one ends."""
+        from submitit import LocalExecutor
+
+        executor = LocalExecutor(wave.folder)
+        executor.update_parameters(timeout_min=60 * 24 * 365)
+        jobs = [executor.submit(task) for task in tasks]
+        self.mine |= {job.job_id: job for job in jobs}
+        return [job.job_id for job in jobs]
+
+    def seen(self, jobs: Sequence[str]) -> dict[str, Seen] | None:
+        """By the processes that there are."""
+        here = os.uname().nodename
+        return {
+            job: Seen(RUNNING if self._runs(job) else ENDED, here, "" if self._runs(job) else "ended")
+            for job in jobs
+        }
+
+    def _runs(self, job: str) -> bool:
+        if job in self.mine:
+            return not self.mine[job].done()
+        return _is_submitit(int(job))
+
+    def cancel(self, jobs: Sequence[str]) -> None:
+        """Those that still run."""
+        for job in map(int, jobs):
+            if _is_submitit(job):
+                with suppress(OSError):
+                    os.kill(job, signal.SIGTERM)
+
+
+def _is_submitit(process: int) -> bool:
+    """Whether a process is one of submitit's: numbers are used again."""
+    with suppress(OSError):
+        return b"submitit" in Path(f"/proc/{process}/cmdline").read_bytes()
+    return False

@@ -1,0 +1,76 @@
+"""What a task of a cluster does on its node: one unit's orders, a worker each, events into a file."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from fgbench.measurement.lock import timing_lock
+from fgbench.running.client import WORKER, Order, WorkerDiedError, lines_of
+from fgbench.running.messages import Message, encode
+
+PART = ".part-"
+
+
+@dataclass(frozen=True)
+class Died(Message):
+    """A worker ended before it was done; nothing comes after it."""
+
+    status: str
+    detail: str
+
+
+@dataclass(frozen=True)
+class NodeTask:
+    """One unit, as submitit hands it to its node.
+
+    Attributes:
+        file: gets all events in the end, whole or not at all.
+        orders: one after the other; the first whose worker dies is the last.
+        device: held while at it, so that nothing else is timed there; empty holds none.
+        worker: the module that workers run.
+        variables: of the environment that are to be as they were where this was submitted; None is unset.
+    """
+
+    file: Path
+    orders: tuple[Order, ...]
+    device: str = ""
+    worker: str = WORKER
+    variables: dict[str, str | None] = field(default_factory=dict)
+
+    def __call__(self) -> None:
+        """Work, and put the file in place.
+
+        Until then events are in a file beside it, of this task alone: another try may be under way.
+        """
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)  # submitit would wait until it is killed
+        for name, value in self.variables.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+        part = self.file.with_name(f"{self.file.name}{PART}{socket.gethostname()}-{os.getpid()}")
+        with ExitStack() as stack:
+            if self.device:
+                stack.enter_context(timing_lock(self.device, print))
+            file = stack.enter_context(part.open("w"))
+            for line in self._lines():
+                file.write(line)
+                file.flush()
+            os.fsync(file.fileno())
+        part.replace(self.file)
+
+    def _lines(self) -> Iterator[str]:
+        try:
+            for order in self.orders:
+                for line in lines_of(order, self.worker):
+                    yield line
+                    if json.loads(line).get("kind") == "Done":
+                        break
+        except WorkerDiedError as died:
+            yield encode(Died(died.status, died.detail))

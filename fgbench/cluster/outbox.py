@@ -1,0 +1,161 @@
+"""The outbox of a cluster's runner: units that wait to be handed out, in waves of those that are alike."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections import Counter, deque
+from dataclasses import dataclass, field, replace
+
+from fgbench.cluster.engines import Engine, NoRoomError, Wave
+from fgbench.cluster.ledger import Ledger
+from fgbench.cluster.node import NodeTask
+from fgbench.cluster.units import Asked
+from fgbench.errors import UsageError
+from fgbench.plan import Plan
+from fgbench.running import client
+
+
+@dataclass
+class Open:
+    """A unit that is under way.
+
+    Attributes:
+        asked: which, and what is done.
+        job: of the scheduler.
+        wave: that it was handed out in.
+        missing_since: when its task was first seen to have ended with nothing there.
+    """
+
+    asked: Asked
+    job: str
+    wave: str
+    missing_since: float | None = None
+
+
+@dataclass
+class Outbox:
+    """Hands units to an engine.
+
+    Attributes:
+        waves: how many were handed out.
+        full: the engine had no room, even for one; until something has ended.
+        without: nodes that a unit must not run on again.
+        odd: nodes that are no such machines as the run is for.
+        wave_of: by unit, the wave that it went out in.
+        left: by wave, how many of its units are no rows yet.
+    """
+
+    engine: Engine
+    plan: Plan
+    ledger: Ledger
+    waves: int = 0
+    full: bool = False
+    waiting: deque[Asked] = field(default_factory=deque)
+    without: dict[str, set[str]] = field(default_factory=dict)
+    odd: set[str] = field(default_factory=set)
+    wave_of: dict[str, str] = field(default_factory=dict)
+    left: Counter[str] = field(default_factory=Counter)
+
+    def again(self, asked: Asked, node: str) -> None:
+        """Once more, and not on a node."""
+        if node:
+            self.without.setdefault(asked.unit.name, set()).add(node)
+        self.waiting.append(asked)
+
+    def submit(self, open_now: int) -> dict[str, Open]:
+        """Hand out as many as there is room for; gives them by their names.
+
+        Args:
+            open_now: how many are under way.
+
+        Raises:
+            UsageError: the scheduler takes none.
+        """
+        handed: dict[str, Open] = {}
+        while self.waiting and not self.full:
+            room, most = self.engine.at_once, self.engine.open_at_most
+            if most is not None:
+                room = min(room, most - open_now - len(handed))
+            if room <= 0:
+                break
+            asked = self._alike(room)
+            try:
+                handed |= self._hand_out(asked)
+            except NoRoomError as error:
+                self._no_room(asked, open_now + len(handed), error)
+        return handed
+
+    def count(self, unit: str, wave: str) -> None:
+        """A unit is a wave's."""
+        self.left[wave] += self.wave_of.get(unit) != wave
+        self.wave_of[unit] = wave
+
+    def tidy(self, unit: str) -> None:
+        """A unit became rows: what submitit kept of its wave goes with the wave's last."""
+        wave = self.wave_of.pop(unit, "")
+        self.left[wave] -= 1
+        if wave and not self.left[wave]:
+            shutil.rmtree(self.ledger.jobs(wave), ignore_errors=True)
+
+    def _alike(self, room: int) -> list[Asked]:
+        """As many as there is room for that can go in one wave, in order; they wait no more."""
+        first = self._kind(self.waiting[0])
+        chosen: list[Asked] = []
+        others: deque[Asked] = deque()
+        while self.waiting:
+            own = self.waiting.popleft()
+            if len(chosen) < room and self._kind(own) == first:
+                chosen.append(own)
+            else:
+                others.append(own)
+        self.waiting = others
+        return chosen
+
+    def _kind(self, asked: Asked) -> tuple[bool, frozenset[str]]:
+        return asked.shares, frozenset(self.without.get(asked.unit.name, ()))
+
+    def _hand_out(self, asked: list[Asked]) -> dict[str, Open]:
+        """One wave; the ledger knows of it before the scheduler does."""
+        self.waves += 1
+        name = f"wave-{self.waves}"
+        shares, without = self._kind(asked[0])
+        seconds = max(own.seconds for own in asked)
+        threads = max(group.threads for group in self.plan.groups)
+        wave = Wave(name, self.ledger.jobs(name), seconds, shares, threads, tuple(sorted(without | self.odd)))
+        tasks = [self._task(own) for own in asked]
+        self.ledger.tell("submit", wave=name, units={own.unit.name: own.seconds for own in asked})
+        try:
+            jobs = self._submitted(tasks, wave)
+        except NoRoomError:
+            self.ledger.tell("refused", wave=name)
+            raise
+        self.ledger.tell("submitted", wave=name, jobs=jobs)
+        for own in asked:
+            self.count(own.unit.name, name)
+        return {own.unit.name: Open(own, job, name) for own, job in zip(asked, jobs, strict=True)}
+
+    def _submitted(self, tasks: list[NodeTask], wave: Wave) -> list[str]:
+        try:
+            return self.engine.submit(tasks, wave)
+        except UsageError:
+            if not wave.without:
+                raise
+            return self.engine.submit(tasks, replace(wave, without=()))  # there may be no other nodes
+
+    def _no_room(self, asked: list[Asked], open_now: int, error: NoRoomError) -> None:
+        """Fewer, or later."""
+        self.waiting.extendleft(reversed(asked))
+        if len(asked) > 1:
+            self.engine.at_once = len(asked) // 2
+        elif open_now:
+            self.full = True
+        else:
+            raise UsageError(f"the scheduler takes no task: {error}.") from error
+
+    def _task(self, asked: Asked) -> NodeTask:
+        local = self.engine.open_at_most is not None
+        device = next(g.device for g in self.plan.groups if g.name == asked.unit.group)
+        variables = {"CUDA_VISIBLE_DEVICES": os.environ.get("CUDA_VISIBLE_DEVICES")} if local else {}
+        lock = device if local or not asked.shares else ""
+        return NodeTask(self.ledger.file(asked.unit.name), asked.orders, lock, client.WORKER, variables)

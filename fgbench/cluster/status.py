@@ -1,0 +1,139 @@
+"""Where a run on a cluster stands, from its ledger and one look at the scheduler, within a second."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from fgbench.cluster.engines import ENDED, QUEUED, RUNNING, Engine, engine_for
+from fgbench.cluster.ledger import AGAIN, CANCELLED, DONE, FAILED, OPEN, Ledger, Record
+from fgbench.errors import ResultsError, UsageError
+
+TO_COME = "to come"  # not handed out yet: it waits for what comes before it
+
+
+@dataclass(frozen=True)
+class Status:
+    """Where a run stands.
+
+    Attributes:
+        run: its folder.
+        state: of the run: `running`, `done`, `interrupted`, …, as its run.json has it.
+        units: how many are in each state, in words.
+        failures: by unit, why it failed, or failed once and is tried again.
+        nodes: how many tasks run on each.
+        seconds_left: at the pace of the tasks that run now; None where none does.
+    """
+
+    run: Path
+    state: str
+    units: dict[str, int]
+    failures: dict[str, str]
+    nodes: dict[str, int]
+    seconds_left: float | None
+
+
+def clustered(path: Path) -> tuple[Path, dict[str, Any]]:
+    """A run on a cluster, and what its run.json holds: the one at `path`, or the newest below it.
+
+    Raises:
+        ResultsError: there is no run.
+        UsageError: it was run on one machine.
+    """
+    files = [path / "run.json"] if (path / "run.json").exists() else sorted(path.glob("*/run.json"))
+    if not files:
+        raise ResultsError(f"{path}: holds no run (no run.json).")
+    found = [(file.parent, _facts(file)) for file in files]
+    ours = [(run, facts) for run, facts in found if "cluster" in facts]
+    if not ours:
+        raise UsageError(f"{path}: was not run with --on; `fgbench report` shows what it holds.")
+    return ours[-1]
+
+
+def status_of(run: Path, facts: Mapping[str, Any]) -> Status:
+    """Where the run stands.
+
+    Raises:
+        UsageError: its scheduler is not installed here.
+    """
+    ledger = Ledger(run.absolute())
+    units = ledger.standing().units
+    there = {file.stem for file in ledger.units.glob("*.jsonl")}
+    seen = _seen(engine_for(facts["cluster"]), units) if facts["status"] != "done" else {}
+    words: dict[str, str] = {}
+    nodes: Counter[str] = Counter()
+    for name, record in units.items():
+        state, node = seen.get(record.job, ("", ""))
+        words[name] = _word(record, name in there, state)
+        nodes[node] += words[name] == RUNNING
+    counts = Counter(words.values())
+    planned = _planned(facts)
+    counts[TO_COME] = max(0, sum(count for count, _ in planned) - len(units))
+    if facts["status"] == "done":  # a group may need fewer than was expected
+        counts[TO_COME] = 0
+    done = sum(record.seconds for name, record in units.items() if words[name] == DONE)
+    left = max(0.0, sum(count * seconds for count, seconds in planned) - done)
+    return Status(
+        run,
+        facts["status"],
+        {word: counts[word] for word in (DONE, RUNNING, QUEUED, TO_COME, ENDED, CANCELLED, FAILED)},
+        {n: r.why for n, r in units.items() if r.state in (AGAIN, FAILED, CANCELLED)},
+        {node: count for node, count in sorted(nodes.items()) if node and count},
+        left / counts[RUNNING] if counts[RUNNING] else None,
+    )
+
+
+def _facts(file: Path) -> dict[str, Any]:
+    try:
+        facts: dict[str, Any] = json.loads(file.read_text())
+    except (OSError, ValueError) as error:
+        raise ResultsError(f"{file}: cannot be read ({error}).") from error
+    return facts
+
+
+def _planned(facts: Mapping[str, Any]) -> list[tuple[int, float]]:
+    """How many units of each phase there will be, and the seconds of one."""
+    groups = len(facts["groups"])
+    return [(groups * count, seconds) for count, seconds in facts["cluster"]["units"].values()]
+
+
+def _seen(engine: Engine, units: Mapping[str, Record]) -> dict[str, tuple[str, str]]:
+    open_jobs = [record.job for record in units.values() if record.state == OPEN]
+    found = engine.seen(open_jobs) if open_jobs else {}
+    return {job: (seen.state, seen.node) for job, seen in (found or {}).items()}
+
+
+def _word(record: Record, there: bool, state: str) -> str:
+    """A unit's state in words: what the ledger says, unless the folder or the scheduler knows more."""
+    if record.state == AGAIN:
+        return QUEUED
+    if record.state != OPEN:
+        return record.state
+    return DONE if there else (state or ENDED)
+
+
+def cancel(run: Path, facts: Mapping[str, Any]) -> int:
+    """End all tasks of a run, and its runner; gives how many were under way.
+
+    Raises:
+        UsageError: the scheduler is not here, or the folder cannot be written.
+    """
+    ledger = Ledger(run.absolute())
+    try:
+        ledger.stop.touch()
+    except OSError as error:
+        raise UsageError(f"{ledger.stop}: cannot be written ({error.strerror}).") from error
+    units = ledger.standing().units
+    jobs = [
+        record.job
+        for name, record in units.items()
+        if record.state == OPEN and not ledger.file(name).exists()
+    ]
+    with suppress(OSError):
+        engine_for(facts["cluster"]).cancel(jobs)
+    return len(jobs)

@@ -1,0 +1,139 @@
+"""The survey: the plan, made on a node. What is there decides on it, not the machine that asks."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from time import monotonic, sleep
+from typing import Any
+
+from fgbench.cluster.answers import DIED
+from fgbench.cluster.engines import ENDED, QUEUED, Engine, Seen, Wave, engine_for, why_it_failed
+from fgbench.cluster.node import PART, NodeTask
+from fgbench.errors import UsageError
+from fgbench.measurement.environment import describe_environment
+from fgbench.plan import Config, Group, Plan, make_plan
+from fgbench.running import client
+from fgbench.running.client import Order, events_of
+from fgbench.running.messages import Message, Refused, Report
+from fgbench.running.task import Task
+from fgbench.running.watcher import Watcher
+
+SECONDS = 60.0  # that it takes, about
+PAUSE = 0.2  # between two looks for the answer
+
+
+@dataclass(frozen=True)
+class SurveyRequest(Message):
+    """What a node is asked."""
+
+    config: Config
+
+
+@dataclass(frozen=True)
+class Surveyed(Message):
+    """The plan as the node makes it, and what it is."""
+
+    config: Config
+    groups: tuple[Group, ...]
+    data: str
+    environment: dict[str, Any]
+
+
+class Survey(Task):
+    """A worker's part: make the plan where it will be run."""
+
+    request = SurveyRequest
+    reports = (Surveyed,)
+
+    def work(self, asked: SurveyRequest, report: Report) -> None:
+        """Check and expand the config, and describe the machine."""
+        plan = make_plan(asked.config)
+        first = plan.groups[0]
+        environment = describe_environment(first.device, first.threads)
+        report(Surveyed(plan.config, plan.groups, plan.data, environment))
+
+
+def survey(
+    config: Config, cluster: Mapping[str, Any], out: Path, note: Watcher | None = None
+) -> tuple[Plan, dict[str, Any]]:
+    """The plan of a config and the environment, by a node.
+
+    Args:
+        config: what is asked for.
+        cluster: as `run.json` holds it.
+        out: a folder that the nodes share; it holds what the task leaves until it is read.
+        note: is told what is waited for.
+
+    Raises:
+        UsageError: what a plan is refused for, a folder that cannot be written or that nodes do not share, or
+            a scheduler that does not take the task.
+    """
+    engine, task = engine_for(cluster), Survey()
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        folder = Path(tempfile.mkdtemp(dir=out, prefix=".survey-")).absolute()
+    except OSError as error:
+        raise UsageError(f"--out {out}: cannot be written ({error.strerror}).") from error
+    file = folder / "survey.jsonl"
+    order = Order.of(task, SurveyRequest(config))
+    jobs: list[str] = []
+    try:
+        wave = Wave("survey", folder / "jobs", SECONDS, shares=False, threads=config.threads or 1)
+        jobs = engine.submit([NodeTask(file, (order,), worker=client.WORKER)], wave)
+        _wait_for(file, engine, jobs[0], wave, note)
+        jobs = []
+        return _plan_in(file, task)
+    finally:
+        if jobs:
+            engine.cancel(jobs)
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _plan_in(file: Path, task: Survey) -> tuple[Plan, dict[str, Any]]:
+    lines = file.read_text().splitlines(keepends=True)
+    if lines and lines[-1].startswith(DIED):
+        raise UsageError(f"a node cannot make the plan: {lines[-1]}")
+    for event in events_of(lines, task):
+        if isinstance(event, Refused):
+            raise UsageError(event.message)
+        if isinstance(event, Surveyed):
+            return Plan(event.config, event.groups, event.data), event.environment
+    raise UsageError("a node made no plan.")
+
+
+def _wait_for(file: Path, engine: Engine, job: str, wave: Wave, note: Watcher | None) -> None:
+    """Until the answer is there; or the reason why it will never be."""
+    told, asked_at, ended_at = "", float("-inf"), None
+    while not file.exists():
+        sleep(PAUSE)
+        if monotonic() - asked_at < engine.seconds_between:
+            continue
+        asked_at = monotonic()
+        found = engine.seen([job])
+        seen = None if found is None else found.get(job, Seen(ENDED))
+        if seen and seen.state == QUEUED and note and seen.word not in ("", "None", told):
+            told = seen.word
+            note.note(f"waiting for a node ({told}).")
+        if seen is None or seen.state != ENDED:
+            ended_at = None
+            continue
+        ended_at = ended_at or monotonic()
+        if seen.word not in ("", "COMPLETED") or monotonic() - ended_at > engine.patience:
+            raise UsageError(_nothing_came(file, job, wave, seen))
+
+
+def _nothing_came(file: Path, job: str, wave: Wave, seen: Seen) -> str:
+    where = f" on {seen.node}" if seen.node else ""
+    if seen.cancelled:
+        return "the task that was to make the plan was cancelled."
+    log = why_it_failed(wave.folder, job)
+    if log or list(file.parent.glob(f"*{PART}*")):
+        return f"the first task failed{where} ({seen.word or ENDED}): {log or 'without a word'}"
+    return (
+        f"--out {file.parents[1]}: the first task ended{where} ({seen.word or ENDED}) and left nothing "
+        "there: the nodes do not share this folder; name one on a file system that they do."
+    )

@@ -1,0 +1,251 @@
+"""A group's units: what its phases would ask workers now, and rows from answers that came another way.
+
+A phase is asked twice, by the code that a run on one machine goes through. A `Scout` keeps what it would
+send to workers and stores nothing: those are its units. A `Collector` gives it the events that tasks left.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from graphlib import TopologicalSorter
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pandas as pd
+
+from fgbench.cluster.answers import Answer, until_death, without
+from fgbench.plan import Group
+from fgbench.running.client import Order, events_of
+from fgbench.running.group_run import SEARCH_SEED, GroupRun, Jobs, Unit
+from fgbench.running.messages import Message
+from fgbench.running.phase import Phase
+from fgbench.running.phases import find, needs
+from fgbench.running.task import Task
+from fgbench.running.watcher import Watcher
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A unit that a phase asks for.
+
+    Attributes:
+        unit: which.
+        orders: what workers are to do, one after the other.
+        seconds: that it should take, about.
+        shares: whether it may run beside other jobs.
+    """
+
+    unit: Unit
+    orders: tuple[Order, ...]
+    seconds: float
+    shares: bool
+
+
+class NotYetError(Exception):
+    """A phase wants a unit that has no answer yet: it goes on when there is one."""
+
+
+@dataclass
+class Quiet:
+    """A watcher that passes on notes alone: what is collected is no phase that begins."""
+
+    watcher: Watcher | None = None
+
+    def phase(self, group: Group, text: str, seconds: float) -> None:
+        """Nothing begins."""
+
+    def progress(self, share: float, text: str) -> None:
+        """Nothing goes on."""
+
+    def note(self, text: str) -> None:
+        """As the watcher has it."""
+        if self.watcher:
+            self.watcher.note(text)
+
+
+class Scout(GroupRun):
+    """Stands for a group while one of its phases is asked what it would send to workers."""
+
+    goes_on_after_death: ClassVar[bool] = True
+    derives: ClassVar[bool] = False
+
+    def __post_init__(self) -> None:
+        self.watcher = Quiet()
+        self.left_out = set(self.left_out)
+        self.seconds = 0.0
+        self.orders: dict[Unit, list[Order]] = {}
+
+    @classmethod
+    def of(cls, run: GroupRun) -> Scout:
+        """A group's, which it leaves as it is."""
+        return cls(**{own.name: getattr(run, own.name) for own in dataclasses.fields(cls)})
+
+    @contextmanager
+    def jobs(
+        self, phase: str, methods: list[str], seed: int = SEARCH_SEED, process: int | None = None
+    ) -> Iterator[Jobs]:
+        """As they would be."""
+        self.unit = unit_of(self.group, phase, seed, process)
+        with super().jobs(phase, methods, seed, process) as jobs:
+            yield jobs
+
+    def answers(self, task: Task, request: Any) -> Iterator[Message]:
+        """None; the request is kept."""
+        self.orders.setdefault(self.unit, []).append(Order.of(task, request))
+        return iter(())
+
+    def begin(self, text: str, seconds: float) -> None:
+        """Count the seconds."""
+        self.seconds += seconds
+
+    def store(self, table: str, *rows: dict[str, Any]) -> None:
+        """Nothing is stored."""
+
+    def replace(self, table: str, rows: list[dict[str, Any]]) -> None:
+        """Nothing is replaced."""
+
+    def drop_snapshot(self, snapshot: Path) -> None:
+        """It stays: what is trained goes on from it."""
+
+
+def unit_of(group: Group, phase: str, seed: int, process: int | None) -> Unit:
+    """The unit that jobs belong to."""
+    index = seed if process is None and seed != SEARCH_SEED else process
+    return Unit(group.name, phase, index)
+
+
+def asked_by(phase: Phase, run: GroupRun) -> list[Asked]:
+    """The units that a phase of a group asks for, as things stand."""
+    scout = Scout.of(run)
+    phase.run(scout)
+    each = scout.seconds / max(1, len(scout.orders))
+    return [Asked(unit, tuple(orders), each, phase.may_share) for unit, orders in scout.orders.items()]
+
+
+@dataclass
+class Collector(GroupRun):
+    """A group whose workers were tasks of a cluster: their events become its rows.
+
+    Attributes:
+        answered: what came of the units that are to be collected.
+        unwritten: rows of the phase that is collected, by table: written together, at its end.
+    """
+
+    answered: dict[Unit, Answer] = field(default_factory=dict)
+    unwritten: dict[str, list[dict[str, Any]]] = field(default_factory=dict)
+
+    goes_on_after_death: ClassVar[bool] = True
+
+    @contextmanager
+    def jobs(
+        self, phase: str, methods: list[str], seed: int = SEARCH_SEED, process: int | None = None
+    ) -> Iterator[Jobs]:
+        """As on one machine.
+
+        Raises:
+            NotYetError: the unit has no answer.
+        """
+        answer = self.answered.get(unit_of(self.group, phase, seed, process))
+        if answer is None:
+            raise NotYetError
+        with super().jobs(phase, methods, seed, process) as jobs, answer.lines() as self.lines:
+            yield jobs
+
+    def store(self, table: str, *rows: dict[str, Any]) -> None:
+        """Soon: a shared file system takes long for each of many small writes."""
+        self.unwritten.setdefault(table, []).extend(rows)
+
+    def write(self) -> None:
+        """What is unwritten; jobs at last, since a job with its rows missing would count as done."""
+        for table in sorted(self.unwritten, key="jobs".__eq__):
+            super().store(table, *self.unwritten[table])
+        self.unwritten.clear()
+
+    def rows(self, table: str) -> pd.DataFrame:
+        """As stored, and what was to be."""
+        self.write()
+        return super().rows(table)
+
+    def replace(self, table: str, rows: list[dict[str, Any]]) -> None:
+        """In the place of what was to be stored too."""
+        self.write()
+        super().replace(table, rows)
+
+    def answers(self, task: Task, request: Any) -> Iterator[Message]:
+        """What the unit's next worker reported, of the methods that are still in the running."""
+        gone = set(self.plan.config.methods) - set(request.methods)
+        for event in events_of(until_death(self.lines), task):
+            if (kept := without(event, gone)) is not None:
+                yield kept
+
+
+class Walk:
+    """One group on its way through the phases, each begun when those that it needs are through.
+
+    Attributes:
+        run: the group.
+        done: its units that are rows, an earlier try's among them.
+        held: one of its units has no answer: what would come after it waits for a resume.
+    """
+
+    def __init__(self, run: Collector, done: set[Unit]) -> None:
+        self.run, self.done, self.held = run, done, False
+        self.run.done = done
+        self.order = TopologicalSorter(needs(run.plan.config))
+        self.order.prepare()
+        self.open: dict[str, set[Unit]] = {}
+
+    @property
+    def finished(self) -> bool:
+        """Whether every phase is through."""
+        return not self.order.is_active()
+
+    def begin(self) -> list[Asked]:
+        """What the phases ask for that can begin now."""
+        asked: list[Asked] = []
+        while not self.held and (ready := self.order.get_ready()):
+            for name in ready:
+                own = self._next(find(name))
+                if not own:
+                    self._collect(find(name))  # what it chose earlier is chosen again
+                    self.order.done(name)
+                asked += own
+        return asked
+
+    def take(self, unit: Unit, answer: Answer) -> tuple[bool, list[Asked]]:
+        """A unit's answer; whether its phase's units became rows by it, and what is asked for next."""
+        self.run.answered[unit] = answer
+        self.held |= answer.file is None
+        open_units = self.open[unit.phase]
+        open_units.discard(unit)
+        if open_units:
+            return False, []
+        phase = find(unit.phase)
+        through = self._collect(phase)
+        self.done |= {own for own in self.run.answered if own.phase == phase.name}
+        self.run.answered = {own: a for own, a in self.run.answered.items() if own.phase != phase.name}
+        if self.held:
+            return True, []
+        more = [] if through else self._next(phase)
+        if not more:
+            self.order.done(phase.name)
+            more = self.begin()
+        return True, more
+
+    def _next(self, phase: Phase) -> list[Asked]:
+        asked = [own for own in asked_by(phase, self.run) if own.unit not in self.done]
+        self.open[phase.name] = {own.unit for own in asked}
+        return asked
+
+    def _collect(self, phase: Phase) -> bool:
+        """Its rows; whether it has all that it wants, or asks for more units now."""
+        try:
+            phase.run(self.run)
+        except NotYetError:
+            return False
+        finally:
+            self.run.write()
+        return True

@@ -1,0 +1,41 @@
+"""A user's own text: a file in UTF-8."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import ClassVar
+
+from fgbench.datasets._text import TextSource
+from fgbench.errors import UsageError
+from fgbench.specs.options import option
+
+
+@dataclass(frozen=True)
+class Text(TextSource):
+    """The bytes of one file."""
+
+    path: str = option("", "the file, as in text:path=book.txt")
+
+    summary: ClassVar[str] = "the bytes of a text file of your own, text:path=FILE: predict the next"
+
+    @property
+    def name(self) -> str:
+        """With the file."""
+        return f"text:path={self.path}"
+
+    def text(self) -> bytes:
+        """All of the file."""
+        if not self.path:
+            raise UsageError("--dataset text: name a file, as in text:path=book.txt.")
+        try:
+            text = Path(self.path).expanduser().read_bytes()
+            text.decode()
+        except OSError as error:
+            raise UsageError(f"--dataset {self.name}: cannot be read ({error.strerror}).") from error
+        except UnicodeDecodeError as error:
+            raise UsageError(
+                f"--dataset {self.name}: is no UTF-8, byte {error.start} cannot be decoded."
+            ) from error
+        return text
+
+
+dataset = Text

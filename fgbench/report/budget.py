@@ -1,0 +1,66 @@
+"""A memory budget in words and in a table: what each method becomes under it, and who wins there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pandas as pd
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from fgbench.report.figures import NOTHING, missing, number, size, target_words
+
+
+def budget_table(variants: pd.DataFrame, budget: int) -> list[Table]:
+    """The variant that stands for each method of a group, or by how much the smallest is over; none without.
+
+    Args:
+        variants: measured rows of variants.csv, of the group.
+        budget: bytes.
+    """
+    if variants.empty:
+        return []
+    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table.add_column(f"within {size(budget)}", style="bold", overflow="fold")
+    for name in ("as", "peak", "R", "fit"):
+        table.add_column(name, justify="left" if name == "as" else "right", overflow="fold")
+    for method, own in variants.groupby("method", sort=False):
+        taken = own[own["chosen"].astype(bool)]
+        row = (own.sort_values("peak_bytes") if taken.empty else taken).iloc[0]
+        over = f"\n{size(row['peak_bytes'] - budget)} over" if taken.empty else ""
+        options = str(row["variant"]).partition(":")[2] or "it is"
+        share = f"{int(own['fits'].sum())} of {len(own)}"
+        table.add_row(str(method), options, size(row["peak_bytes"]) + over, number(row["r"]), share)
+    return [table]
+
+
+def budget_findings(group: pd.DataFrame, variants: pd.DataFrame, budget: int) -> Iterator[str]:
+    """Who wins at a budget: by a step, and by the time to the target where one was trained for.
+
+    Args:
+        group: the group's rows of the summary.
+        variants: measured rows of variants.csv, of the group.
+        budget: bytes.
+    """
+    if variants.empty:
+        return
+    chosen = variants[variants["chosen"].astype(bool)].set_index("method")
+    lost = [str(m) for m in variants["method"].unique() if m not in chosen.index]
+    parts = []
+    timed = group[group["method"].isin(chosen.index) & group["r"].notna()]
+    if not timed.empty:
+        best = timed.sort_values("r").iloc[0]
+        parts.append(f"the shortest step is {_as(best, chosen)}, R {number(best['r'])}")
+    reached = group[group["t"].notna() & (group["reached"].fillna(0) > 0)]
+    if not reached.empty:
+        best = reached.sort_values("t").iloc[0]
+        parts.append(f"the first at {target_words(best)} is {_as(best, chosen)}, after {number(best['t'])} s")
+    if lost:
+        parts.append(f"no way to run {', '.join(lost)} fits")
+    yield f"Within {size(budget)}: {'; '.join(parts) or NOTHING}."
+
+
+def _as(row: pd.Series, chosen: pd.DataFrame) -> str:
+    method = str(row["method"])
+    variant = chosen["variant"].get(method)
+    return method if missing(variant) or variant == method else f"{method} (as {variant})"

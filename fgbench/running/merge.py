@@ -1,0 +1,250 @@
+"""Merging: what several runs hold, as one: shards of a grid, or processes and seeds of the same groups."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+from fgbench.errors import UsageError
+from fgbench.plan import Config, Group, Plan
+from fgbench.running.group_run import GroupRun, Unit
+from fgbench.running.phases import find
+from fgbench.running.phases.time import store_ratios
+from fgbench.running.phases.train import store_targets
+from fgbench.running.recovery import unit_of
+from fgbench.running.watcher import Watcher
+from fgbench.store.csv_table import records
+from fgbench.store.run_folder import RunFolder
+from fgbench.store.schema import TABLES
+
+ALL, LAST = "all", "last"
+# Of the config: what may differ between runs.
+OWN = (
+    *("shard", "data_dir", "archs", "depths", "seeds", "processes", "time", "train", "isolated"),
+    *("precision", "max_measure_seconds"),
+)
+DERIVED = ("ratios", "targets")
+PROGRAM = ("execution", "optimizer", "update")  # of a job: with them it is another step,
+TRAINING = ("learning_rate", "evaluate_every", "evaluate_first")  # or another training
+
+Row = dict[Any, Any]
+
+
+@dataclass
+class Kept:
+    """Which units of a group are kept of one run, and the number that each has in the merged one.
+
+    Attributes:
+        whole: nothing of the group is in another run: its rows stay as they are.
+    """
+
+    run: RunFolder
+    whole: bool = True
+    units: dict[Unit, int | None] = field(default_factory=dict)
+
+
+def merge(runs: Sequence[RunFolder], out: Path, keep: str, watcher: Watcher) -> RunFolder:
+    """One run of what several hold; the runs themselves stay as they are.
+
+    A group that is in several has the last one's contract, choices and learning rates: what was measured
+    otherwise is refused, and the watcher told. Of a unit that is in several, the last one's is kept.
+
+    Args:
+        runs: in the order of time.
+        out: the folder that gets the merged run's.
+        keep: `all` keeps processes that are in several runs too, with numbers of their own; `last` does not.
+        watcher: is told what was refused.
+
+    Raises:
+        UsageError: fewer than two, other options in one of them, or one that is still running.
+        ResultsError: a damaged run.
+    """
+    if len(runs) < 2:
+        raise UsageError("merge needs two runs or more: name their folders.")
+    facts = [run.facts() for run in runs]
+    for run, own in zip(runs, facts, strict=True):
+        _check(run, own, runs[-1], facts[-1])
+    groups: dict[str, Row] = {}
+    holders: dict[str, list[RunFolder]] = {}
+    for run, own in zip(runs, facts, strict=True):
+        for group in own["groups"]:
+            groups[group["name"]] = {**_where(own), **group}
+            holders.setdefault(group["name"], []).append(run)
+    kept = {name: _kept(name, groups[name], own, keep, watcher) for name, own in holders.items()}
+    merged = RunFolder.create(
+        out,
+        "merged",
+        {
+            **{key: facts[-1][key] for key in ("command", "reference", "environment")},
+            "config": _config([own["config"] for own in facts]),
+            "groups": list(groups.values()),
+            "merged": [
+                {"name": run.path.name, **{key: own[key] for key in ("command", "environment")}}
+                for run, own in zip(runs, facts, strict=True)
+            ],
+        },
+    )
+    for table in TABLES:
+        rows = [row for name in groups for own in kept[name] for row in _rows(own, table, name)]
+        if rows:
+            merged.replace(table, rows)
+    _derive(merged, (name for name, own in kept.items() if not own[0].whole), watcher)
+    merged.finish("done" if all(own["status"] == "done" for own in facts) else "interrupted")
+    return merged
+
+
+def _check(run: RunFolder, own: Row, last: RunFolder, others: Row) -> None:
+    if _shared(own) != _shared(others):
+        differing = sorted(k for k, v in _shared(own).items() if _shared(others).get(k) != v)
+        raise UsageError(
+            f"{run.path} and {last.path} cannot be one run: they differ in {', '.join(differing)}."
+        )
+    if own["status"] == "running":
+        raise UsageError(f"{run.path} is still running, or was killed: --resume it first.")
+
+
+def _shared(facts: Row) -> Row:
+    own = {key: value for key, value in facts["config"].items() if key not in OWN}
+    return {**own, "reference": facts["reference"]}
+
+
+def _where(facts: Row) -> Row:
+    """What a run's groups were measured on, and by: in the merged run each has its own."""
+    environment = facts["environment"]
+    return {
+        "device_name": environment["device_name"],
+        "environment": environment,
+        "fgbench_version": facts["fgbench_version"],
+    }
+
+
+def _config(configs: Sequence[Row]) -> Row:
+    """The last one's, with what all of them asked for."""
+
+    def union(name: str) -> list[Any] | None:
+        lists = [config.get(name) for config in configs]
+        return None if None in lists else list(dict.fromkeys(v for values in lists for v in values or ()))
+
+    def every(of: Callable[[Iterable[Any]], Any], *names: str) -> Row:
+        return {n: of(c[n] for c in configs) for n in names if all(n in c for c in configs)}
+
+    own = every(max, "seeds", "processes") | every(any, "time", "train", "isolated")
+    lists = {n: union(n) for n in ("archs", "depths") if n in configs[-1]}
+    return {**configs[-1], **own, **lists, "shard": ""}
+
+
+# ---- one group in several runs
+
+
+def _kept(name: str, group: Row, runs: Sequence[RunFolder], keep: str, watcher: Watcher) -> list[Kept]:
+    """What is kept of each run that has a group, of the last one first."""
+    last = runs[-1]
+    joined = [last]
+    for run in reversed(runs[:-1]):
+        own = next(g for g in run.facts()["groups"] if g["name"] == name)
+        if own.get("contract") == group.get("contract"):
+            joined.append(run)
+        else:
+            watcher.note(f"{name} of {run.path} is refused: it has another contract than in {last.path}.")
+    if len(joined) == 1:
+        return [Kept(last)]
+    joining = Joining(name, keep, watcher)
+    return [joining.kept_of(run) for run in joined]
+
+
+@dataclass
+class Joining:
+    """Takes a group's units of one run after the other.
+
+    Attributes:
+        group: its name.
+        keep: as of `merge`.
+        watcher: as of `merge`.
+        taken: the units that are kept.
+        known: by phase and method, the job that all others have to be like.
+    """
+
+    group: str
+    keep: str
+    watcher: Watcher
+    taken: set[Unit] = field(default_factory=set)
+    known: dict[str, Row] = field(default_factory=dict)
+
+    def kept_of(self, run: RunFolder) -> Kept:
+        """What is kept of a run beside what was kept of others."""
+        kept, twice = Kept(run, whole=False), []
+        for unit, jobs in _units(run, self.group).items():
+            if why := self._other(unit.phase, jobs):
+                self.watcher.note(f"{unit.name} of {run.path} is refused: {why}.")
+            elif (own := self._place(unit)) is not None:
+                self.taken.add(own)
+                kept.units[unit] = own.index
+            else:
+                twice.append(unit.name.removeprefix(f"{self.group}."))
+        if twice:
+            names = ", ".join(twice)
+            self.watcher.note(f"{self.group} of {run.path}: {names} stay out: a later run has them too.")
+        return kept
+
+    def _place(self, unit: Unit) -> Unit | None:
+        """What a unit is in the merged run; None where it has no place there."""
+        if unit not in self.taken:
+            return unit
+        if self.keep == ALL and find(unit.phase).unit == "process":
+            number = 1 + max(own.index or 0 for own in self.taken if own.phase == unit.phase)
+            return Unit(unit.group, unit.phase, number)
+        return None
+
+    def _other(self, phase: str, jobs: Iterable[Row]) -> str:
+        """Why a unit's figures do not go with those that are kept; empty where they do."""
+        if not find(phase).unit:
+            return ""
+        for job in jobs:
+            like = self.known.setdefault(f"{phase} {job['method']}", job)
+            for column in (*PROGRAM, *(TRAINING if phase == "train" else ())):
+                if job[column] != like[column]:
+                    kept = f"{like[column]} where it is kept"
+                    return f"{job['method']} has {column} {job[column]}, and {kept}"
+        return ""
+
+
+def _units(run: RunFolder, group: str) -> dict[Unit, list[Row]]:
+    """The jobs of a group's units that ended."""
+    units: dict[Unit, list[Row]] = {}
+    for row in records(run.read_group("jobs", group)):
+        if row["status"] != "interrupted":
+            units.setdefault(unit_of("jobs", row), []).append(row)
+    return units
+
+
+def _rows(kept: Kept, table: str, group: str) -> Iterator[Row]:
+    rows = records(kept.run.read_group(table, group))
+    if kept.whole:
+        yield from rows
+        return
+    if table in DERIVED:
+        return
+    for row in rows:
+        unit = unit_of(table, row)
+        if unit not in kept.units:
+            continue
+        number = kept.units[unit]
+        if number != unit.index:
+            row["process"] = number
+            if "job" in row:
+                row["job"] = f"{row['job'].rpartition('/')[0]}/{number}"
+        yield row
+
+
+def _derive(merged: RunFolder, joined: Iterable[str], watcher: Watcher) -> None:
+    """The tables that follow from others, of groups that were joined."""
+    facts = merged.facts()
+    names = [own.name for own in fields(Group)]
+    by_name = {g["name"]: Group(**{n: g[n] for n in names if n in g}) for g in facts["groups"]}
+    plan = Plan(Config.from_facts(facts["config"]), tuple(by_name.values()))
+    for name in joined:
+        run = GroupRun(plan, by_name[name], "", merged, watcher)
+        store_ratios(run)
+        store_targets(run)

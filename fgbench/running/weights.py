@@ -1,0 +1,91 @@
+"""Weights at a few points of training, kept off its clock for the phases that come after it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from fgbench.training.loop import Budget, Trainee
+
+MARKS = (0.1, 0.3, 1.0)  # of a job's budget: loss falls fastest at the start
+
+
+@dataclass(frozen=True)
+class Weights:
+    """A method's model where it was in training.
+
+    Attributes:
+        method: that trained it.
+        iteration: steps taken so far.
+        model: its `state_dict`.
+        step: what the method's step has learnt beside, as `Step.state` gives it.
+    """
+
+    method: str
+    iteration: int
+    model: dict[str, Any]
+    step: dict[str, Any]
+
+
+@dataclass
+class KeptWeights:
+    """A folder of the weights that trainees pass on their way.
+
+    Attributes:
+        folder: of the files; None keeps nothing.
+        passed: how many marks of its budget each trainee is past.
+        numbers: of the trainees, for their files' names.
+    """
+
+    folder: Path | None
+    passed: dict[str, int] = field(default_factory=dict)
+    numbers: dict[str, int] = field(default_factory=dict)
+
+    def begin(self, trainees: Mapping[str, Trainee], budget: Budget) -> None:
+        """Where they are now: what they passed before was kept by the worker that took them there."""
+        self.passed = {name: _marks(trainee, budget) for name, trainee in trainees.items()}
+        self.numbers = {name: number for number, name in enumerate(trainees)}
+
+    def keep(self, trainees: Mapping[str, Trainee], alive: Sequence[str], budget: Budget) -> None:
+        """Those that passed a mark or came to their end since the last turn."""
+        if self.folder is None:
+            return
+        for name, trainee in trainees.items():
+            passed = _marks(trainee, budget) if name in alive else len(MARKS)
+            if passed > self.passed[name]:
+                file = f"{self.numbers[name]}-{passed}.pt"
+                self._store(file, Weights(name, trainee.iteration, *_state(trainee)))
+            self.passed[name] = passed
+
+    def _store(self, name: str, weights: Weights) -> None:
+        assert self.folder is not None
+        beside = self.folder / f".{name}.{os.getpid()}"
+        with suppress(OSError):  # a full disk costs these figures, not the training
+            self.folder.mkdir(parents=True, exist_ok=True)
+            torch.save(vars(weights), beside)
+            beside.replace(self.folder / name)
+
+    def files(self) -> list[Path]:
+        """Of all that was kept, a method after the other, each in order of its training."""
+        found = self.folder.glob("[0-9]*-[0-9]*.pt") if self.folder else ()
+        return sorted(found, key=lambda file: tuple(map(int, file.stem.split("-"))))
+
+
+def load_weights(file: Path, device: torch.device) -> Weights:
+    """What a file holds, on a device."""
+    return Weights(**torch.load(file, map_location=device, weights_only=True))
+
+
+def _marks(trainee: Trainee, budget: Budget) -> int:
+    share = max(trainee.train_seconds / budget.seconds, trainee.iteration / trainee.most_steps)
+    return sum(share >= mark for mark in MARKS)
+
+
+def _state(trainee: Trainee) -> tuple[dict[str, Any], dict[str, Any]]:
+    return trainee.model.state_dict(), trainee.step.state()

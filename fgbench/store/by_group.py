@@ -1,0 +1,69 @@
+"""One group's lines of a table that grows: found without reading those of the others again."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+TAIL = 200  # bytes before the end of what was seen, by which a file is known to be still the same
+
+
+class LinesByGroup:
+    """Where each group's lines lie in a CSV; what was appended since the last look is looked through then.
+
+    It holds places, not lines, so that it stays small however long the table is.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._forget()
+
+    def of(self, group: str) -> list[bytes]:
+        """The header, then the group's lines, without their ends; empty where there is no file.
+
+        Raises:
+            OSError: the file cannot be read.
+            ValueError, csv.Error: its header has no group, or a line is none of CSV.
+        """
+        if not self.path.exists():
+            self._forget()
+            return []
+        with self.path.open("rb") as file:
+            if not self._same(file):
+                self._forget()
+            file.seek(self.end)
+            self._look_through(file.read())
+            found = [self.header] if self.header else []
+            for start, end in self.places.get(group, ()):
+                file.seek(start)
+                found += file.read(end - start).split(b"\n")[:-1]
+        return found
+
+    def _forget(self) -> None:
+        self.end, self.tail, self.header, self.column = 0, b"", b"", 0
+        self.places: dict[str, list[tuple[int, int]]] = {}
+
+    def _same(self, file: object) -> bool:
+        """Whether what was seen is there still: a table that was replaced has other lines."""
+        file.seek(self.end - len(self.tail))  # type: ignore[attr-defined]
+        return bool(file.read(len(self.tail)) == self.tail)  # type: ignore[attr-defined]
+
+    def _look_through(self, grown: bytes) -> None:
+        """Note the places of whole lines; one that is torn is looked at when it is whole."""
+        whole = grown[: grown.rfind(b"\n") + 1]
+        for line in whole.split(b"\n")[:-1]:
+            start, self.end = self.end, self.end + len(line) + 1
+            if not self.header:
+                self.header, self.column = line, _cells(line).index("group")
+                continue
+            places = self.places.setdefault(_cells(line)[self.column], [])
+            if places and places[-1][1] == start:
+                places[-1] = (places[-1][0], self.end)
+            else:
+                places.append((start, self.end))
+        self.tail = (self.tail + whole)[-TAIL:]
+
+
+def _cells(line: bytes) -> list[str]:
+    text = line.decode()
+    return next(csv.reader([text], strict=True)) if '"' in text else text.split(",")

@@ -1,0 +1,59 @@
+"""Variants of methods under a memory budget: which fits, which is taken, and by how much a method is over."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from fgbench.store.run_folder import RunFolder
+
+COLUMNS = ["group", "method", "variant", "peak_bytes", "beyond_bytes", "seconds", "r", "fits", "chosen"]
+
+
+def marked(variants: pd.DataFrame, budget: int) -> pd.DataFrame:
+    """The rows with `fits`, and `chosen` for the fastest of each method that does.
+
+    Args:
+        variants: rows of variants.csv, of one matched group.
+        budget: bytes that a step may need at its peak.
+    """
+    fits = variants["peak_bytes"].le(budget).fillna(value=False).astype(bool)
+    in_order = variants[fits].sort_values("r", kind="stable")
+    fastest = in_order.groupby("method", sort=False).head(1).index
+    return variants.assign(fits=fits, chosen=variants.index.isin(fastest))
+
+
+def least_over(variants: pd.DataFrame, budget: int) -> dict[str, str]:
+    """For each method none of whose variants fits, how far the smallest is above the budget, in words."""
+    found = {}
+    for method, own in variants.groupby("method", sort=False):
+        measured = own.dropna(subset=["peak_bytes"])
+        if measured.empty:
+            found[str(method)] = "none of its variants runs: " + "; ".join(own["detail"].dropna().unique())
+        elif measured["peak_bytes"].min() > budget:
+            least = measured.sort_values("peak_bytes", kind="stable").iloc[0]
+            over = int(least["peak_bytes"]) - budget
+            found[str(method)] = (
+                f"needs {_mebibytes(least['peak_bytes'])} at the least, as {least['variant']}: "
+                f"{_mebibytes(over)} above the budget of {_mebibytes(budget)}"
+            )
+    return found
+
+
+def frontier(variants: pd.DataFrame) -> pd.DataFrame:
+    """The rows that no other beats in both peak and R, from the least memory on."""
+    rows = variants.dropna(subset=["peak_bytes", "r"]).sort_values(["peak_bytes", "r"], kind="stable")
+    return rows[rows["r"] < rows["r"].cummin().shift(fill_value=float("inf"))]
+
+
+def variants_of(run: RunFolder) -> pd.DataFrame:
+    """Rows of variants.csv that were measured.
+
+    Raises:
+        ResultsError: a damaged table.
+    """
+    rows = run.read("variants")
+    return rows[rows["r"].notna()][COLUMNS].reset_index(drop=True)
+
+
+def _mebibytes(value: float) -> str:
+    return f"{value / 2**20:.3g} MiB"

@@ -1,0 +1,68 @@
+"""What a method's steps are worth, over the course of the reference's training, from quality.csv."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import pandas as pd
+
+from fgbench.measurement.statistics import NORMAL
+from fgbench.measurement.steps_ratio import Mean, Worth, mean_of, steps_ratio
+from fgbench.summary.ratios import missing_if_nan
+
+ALL, START = "all", "start"  # layer and weights
+FIGURES = ("cosine", "second_moment")
+
+
+def worth_cells(quality: pd.DataFrame, method: str, reference: str) -> dict[str, Any]:
+    """Cosine and second moment of a method, and the steps ratio that they predict.
+
+    Means over the points of the reference's run, the start with them: there all methods are judged at the
+    same weights.
+
+    Args:
+        quality: rows of one group.
+        method: whose.
+        reference: that steps are over.
+    """
+    points = at_reference(quality, reference)
+    own, over = points[points["method"] == method], points[points["method"] == reference]
+    ratio = _steps_ratio(own, over)
+    spread = math.exp(NORMAL * ratio.share) if ratio.value > 0 else math.nan
+    return {
+        **{name: missing_if_nan(float(own[name].mean())) for name in FIGURES},
+        "n_predicted": missing_if_nan(ratio.value),
+        "n_predicted_low": missing_if_nan(ratio.value / spread),
+        "n_predicted_high": missing_if_nan(ratio.value * spread),
+    }
+
+
+def at_reference(quality: pd.DataFrame, reference: str) -> pd.DataFrame:
+    """The rows over all parameters, at the start and at the reference's weights."""
+    there = quality["weights"].isin([START, reference]) & (quality["layer"] == ALL)
+    return quality[there]
+
+
+def _steps_ratio(own: pd.DataFrame, over: pd.DataFrame) -> Mean:
+    """The geometric mean of the points' ratios, and its error; the gradient is far shorter at the last."""
+    at = ["weights", "iteration"]
+    both = own.merge(over, on=at, suffixes=("", "_over"))
+    if both.empty:
+        return Mean(math.nan)
+    if own["method"].iloc[0] == over["method"].iloc[0]:
+        return Mean(1.0, 0.0)
+    ratios = [steps_ratio(_worth(row), _worth(row, "_over")) for row in both.to_dict("records")]
+    if not all(ratio.value > 0 for ratio in ratios):
+        return Mean(math.nan)
+    logs = mean_of([Mean(math.log(ratio.value), ratio.share) for ratio in ratios])
+    return Mean(math.exp(logs.value), math.exp(logs.value) * logs.error)
+
+
+def _worth(row: Mapping[Any, Any], suffix: str = "") -> Worth:
+    moment, along = (
+        Mean(*(float(row[f"{name}{end}{suffix}"]) for end in ("", "_error")))
+        for name in ("second_moment_large", "along_large")
+    )
+    return Worth(moment, along, bool(row[f"unbiased{suffix}"]))

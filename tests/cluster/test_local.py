@@ -1,0 +1,108 @@
+"""The path of a cluster on this machine: submitit's processes, one after the other, with scripted workers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+from pathlib import Path
+
+import pytest
+
+from fgbench.cluster import run as cluster_run
+from fgbench.cluster.engines import ENDED, RUNNING, Local
+from fgbench.cluster.ledger import Ledger
+from fgbench.cluster.run import run_on, units_of
+from fgbench.cluster.status import clustered, status_of
+from fgbench.errors import ResultsError, UsageError
+from fgbench.plan import Plan
+from fgbench.running import client
+from tests.builders import Recorder, config, run_folder, tiny_group
+from tests.cli.test_commands import fgbench_says
+from tests.cluster.test_run import contracts, on_one_machine, rows
+from tests.scripted import Script
+
+ROOT = Path(__file__).parents[2]
+PLAN = Plan(config(methods=("forward", "spsa"), time=False, seeds=2), (tiny_group(),))
+
+
+@pytest.fixture
+def folder(tmp_path, monkeypatch):
+    monkeypatch.setattr(client, "WORKER", "tests.cluster.worker")
+    monkeypatch.setattr(cluster_run, "PAUSE", 0.05)
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    cluster = {"on": "local", "name": "here", "options": {}, "setup": [], "units": units_of(PLAN)}
+    return run_folder(tmp_path, PLAN.groups, config={"methods": list(PLAN.config.methods)}, cluster=cluster)
+
+
+def test_leaves_the_tables_of_a_run_without_tasks(folder, tmp_path, monkeypatch):
+    here = on_one_machine(tmp_path, Script(), monkeypatch, PLAN)
+    seen: Counter[int] = Counter()
+
+    class Watched(Recorder):
+        def progress(self, share: float, text: str) -> None:
+            status = status_of(folder.path, folder.facts())
+            seen[status.units["running"]] += 1
+            assert sum(status.units.values()) == 3
+
+    run_on(Local(), PLAN, folder, contracts(PLAN), Watched())
+    assert rows(folder, "node") == rows(here, "node")
+    assert max(seen) == 1, "one at a time: two would measure each other"
+    assert not list(folder.path.glob("cluster/jobs/*")), "what submitit kept is gone"
+    said = fgbench_says("status", str(folder.path.parent))
+    assert (said.returncode, said.stdout) == (0, f"{folder.path}: done; 3 done\n")
+
+
+def test_a_process_of_another_runner_is_known_by_what_it_is():
+    engine = Local()
+    task = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "submitit"])
+    try:
+        seen = engine.seen([str(task.pid), str(os.getpid())])
+        assert seen is not None
+        assert [seen[str(pid)].state for pid in (task.pid, os.getpid())] == [RUNNING, ENDED]
+        engine.cancel([str(task.pid), str(os.getpid())])
+        assert task.wait(10) == -15
+    finally:
+        task.kill()
+
+
+class TestStatus:
+    def test_names_what_failed_and_why_and_the_time_left(self, folder):
+        ledger = Ledger(folder.path)
+        ledger.begin()
+        units = {f"{PLAN.groups[0].name}.train.{seed}": 60.0 for seed in (1, 2)}
+        ledger.tell("submit", wave="wave-1", units=units)
+        ledger.tell("submitted", wave="wave-1", jobs=["1", "2"])
+        ledger.tell("ended", units=[next(iter(units))], state="failed", why="it failed 2 times, on n1: boom")
+        with ledger.folder.joinpath("ledger.jsonl").open("a") as file:
+            file.write('{"what": "ended", "uni')  # torn
+        said = fgbench_says("status", str(folder.path))
+        assert said.returncode == 0
+        assert f"{next(iter(units))}: it failed 2 times, on n1: boom" in said.stdout
+        assert "1 failed" in said.stdout
+        assert "1 ended" in said.stdout, "its process is gone, and nobody has looked for what it left"
+        ledger.tell("ended", units=list(units), state="done")
+        assert ledger.standing().count("done") == 2, "a line after a torn one is whole"
+
+    def test_of_a_run_without_tasks_is_one_line(self, tmp_path):
+        plain = run_folder(tmp_path, PLAN.groups)
+        with pytest.raises(UsageError, match="was not run with --on"):
+            clustered(plain.path)
+        with pytest.raises(ResultsError, match="holds no run"):
+            clustered(tmp_path / "none")
+
+
+def test_options_of_slurm_without_it_are_one_line(tmp_path):
+    said = fgbench_says("run", "--slurm", "partition=gpu", "--out", str(tmp_path))
+    assert (said.returncode, said.stderr) == (
+        2,
+        "fgbench: --slurm and --slurm-file are for --on slurm: give that too.\n",
+    )
+
+
+def test_without_submitit_it_is_one_line(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "submitit", None)
+    said = fgbench_says("run", "--on", "local", "--out", str(tmp_path))
+    assert said.returncode == 2
+    assert said.stderr.strip().endswith("not installed: pip install 'fgbench[slurm]'.")

@@ -1,0 +1,162 @@
+"""Merging: all rows of shards, once; processes and seeds of the same groups, or a line that says why not."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+
+import pytest
+
+from fgbench.errors import UsageError
+from fgbench.plan import Plan
+from fgbench.running import group_run
+from fgbench.running.merge import merge
+from fgbench.running.run import run_plan
+from fgbench.store.run_folder import RunFolder, environment_of
+from tests.builders import Recorder, config, run_folder, tiny_group
+from tests.scripted import Script, event
+
+
+def shard(root, index: int, status: str = "done", **config: object) -> RunFolder:
+    own = {
+        "methods": ["backprop", "forward"],
+        "batch": 8,
+        "shard": f"{index}/2",
+        "data_dir": f"here{index}",
+        **config,
+    }
+    environment = {"device_name": f"processor {index}", "libraries": {"torch": f"2.0.{index}"}}
+    group = tiny_group(depth=index)
+    folder = run_folder(root / str(index), (group,), config=own, environment=environment)
+    folder.append("memory", {"group": group.name, "method": "forward", "kind": "k", "bytes": 10 + index})
+    folder.append("ratios", {"group": group.name, "method": "forward", "role": "method", "ratio": 1.5})
+    if status != "running":
+        folder.finish(status)
+    return folder
+
+
+def test_all_rows_and_groups_are_in_the_merged_run_and_the_shards_stay(tmp_path):
+    shards = [shard(tmp_path, 1), shard(tmp_path, 2)]
+    before = [(s.path / "memory.csv").read_text() for s in shards]
+    merged = RunFolder.open(merge(shards, tmp_path / "out", "all", Recorder()).path)
+    facts = merged.facts()
+    assert facts["status"] == "done"
+    assert facts["config"]["shard"] == ""
+    assert [g["device_name"] for g in facts["groups"]] == ["processor 1", "processor 2"]
+    assert list(merged.read("memory")["bytes"]) == [11, 12]
+    assert merged.read("ratios")["r"].isna().all(), "what was missing is missing still"
+    assert [(s.path / "memory.csv").read_text() for s in shards] == before
+    assert [m["environment"]["device_name"] for m in facts["merged"]] == ["processor 1", "processor 2"]
+    assert [environment_of(facts, g)["libraries"]["torch"] for g in facts["groups"]] == ["2.0.1", "2.0.2"]
+    json.dumps(facts)
+
+
+def test_a_shard_that_was_interrupted_makes_the_whole_so(tmp_path):
+    merged = merge(
+        [shard(tmp_path, 1), shard(tmp_path, 2, "interrupted")], tmp_path / "out", "all", Recorder()
+    )
+    assert merged.facts()["status"] == "interrupted"
+
+
+@pytest.mark.parametrize(
+    ("other", "line"),
+    [
+        ({"index": 2, "batch": 9}, "differ in batch"),
+        ({"index": 2, "status": "running"}, "--resume it first"),
+    ],
+)
+def test_what_does_not_fit_together_is_refused_and_nothing_is_written(tmp_path, other, line):
+    first = shard(tmp_path / "a", 1)
+    with pytest.raises(UsageError, match=line):
+        merge([first, shard(tmp_path / "b", **other)], tmp_path / "out", "all", Recorder())
+    assert not (tmp_path / "out").exists()
+
+
+def test_one_is_not_enough(tmp_path):
+    with pytest.raises(UsageError, match="two runs or more"):
+        merge([shard(tmp_path, 1)], tmp_path / "out", "all", Recorder())
+
+
+class TestTheSameGroup:
+    """Runs with scripted workers: three processes and two seeds each."""
+
+    @pytest.fixture
+    def run(self, tmp_path, monkeypatch):
+        def make(
+            name: str, contract: str = "c0", script: Script | None = None, **changes: object
+        ) -> RunFolder:
+            asked = config(**{"processes": 3, "seeds": 2, "methods": ("backprop", "forward"), **changes})
+            plan = Plan(asked, (tiny_group(),))
+            folder = run_folder(tmp_path / name, plan.groups, config=dataclasses.asdict(asked))
+            file = folder.path / "run.json"
+            file.write_text(file.read_text().replace('"arch"', f'"contract": "{contract}", "arch"'))
+            monkeypatch.setattr(group_run, "work", script or Script())
+            run_plan(plan, folder, {g.name: contract for g in plan.groups}, Recorder())
+            return RunFolder.open(folder.path)
+
+        return make
+
+    @pytest.fixture
+    def merged(self, tmp_path):
+        def join(*runs: RunFolder, keep: str = "all") -> tuple[RunFolder, list[str]]:
+            watcher = Recorder()
+            return merge(runs, tmp_path / "out", keep, watcher), watcher.notes
+
+        return join
+
+    def test_has_the_processes_of_all_runs_and_its_ratios_are_made_of_them(self, run, merged):
+        folder, notes = merged(run("a", train=False), run("b", train=False))
+        timed = folder.read("jobs").query("phase == 'time'")
+        assert sorted(set(timed["process"])) == [0, 1, 2, 3, 4, 5]
+        assert timed["job"].is_unique
+        assert folder.read("samples").groupby("process").size().nunique() == 1
+        ratios = folder.read("ratios")
+        assert set(ratios["processes"]) == {6}
+        assert folder.read("memory").duplicated(["method", "kind"]).sum() == 0
+        assert any("memory" in note and "stay out" in note for note in notes)
+
+    def test_has_the_last_run_s_processes_if_so_asked_and_those_that_it_lacks(self, run, merged):
+        first, second = run("a", train=False, processes=4), run("b", train=False)
+        folder, _ = merged(first, second, keep="last")
+        samples = folder.read("samples")
+        assert sorted(set(samples["process"])) == [0, 1, 2, 3]
+        assert set(folder.read("ratios")["processes"]) == {4}
+
+    def test_has_each_seed_once_and_says_so(self, run, merged):
+        folder, notes = merged(run("a", time=False, seeds=3), run("b", time=False))
+        curves = folder.read("curves")
+        assert set(curves["seed"]) == {1, 2, 3}
+        assert not curves.duplicated(["method", "seed", "iteration"]).any()
+        assert set(folder.read("targets")["seed"]) == {1, 2, 3}
+        assert any("train.1, train.2 stay out" in note for note in notes)
+
+    def test_joins_a_run_that_timed_with_one_that_trained(self, run, merged):
+        folder, _ = merged(run("a", train=False), run("b", time=False))
+        assert len(folder.read("ratios")) > 0
+        assert set(folder.read("targets")["seed"]) == {1, 2}
+        assert folder.facts()["config"]["time"] and folder.facts()["config"]["train"]
+
+    def test_refuses_another_contract(self, run, merged):
+        first, second = run("a", contract="c1", train=False), run("b", train=False)
+        folder, notes = merged(first, second)
+        assert set(folder.read("ratios")["processes"]) == {3}
+        assert set(folder.read("jobs")["contract"]) == {"c0"}
+        assert any(str(first.path) in note and "another contract" in note for note in notes)
+
+    def test_refuses_seeds_of_another_learning_rate_and_processes_of_another_update(self, run, merged):
+        class Otherwise(Script):
+            def modes(self, request):
+                for update, seconds in (("fused", 1.0), ("direct", 2.0)):
+                    facts = {"execution": "eager", "optimizer": "sgd", "seconds": seconds}
+                    yield event("Mode", method="backprop", update=update, **facts)
+
+            def tune(self, request):
+                yield event("GridFound", every=20, first=1, queries=dict.fromkeys(request["methods"], 2))
+
+        first, second = run("a", script=Otherwise(), seeds=3), run("b")
+        folder, notes = merged(first, second)
+        jobs = folder.read("jobs")
+        assert set(jobs.query("phase == 'time'")["process"]) == {0, 1, 2}
+        assert set(folder.read("curves")["seed"]) == {1, 2}
+        assert any("time.0" in note and "update fused, and direct" in note for note in notes)
+        assert any("train.3" in note and "refused" in note for note in notes)
