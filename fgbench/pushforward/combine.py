@@ -20,9 +20,9 @@ def coefficients(way: str, derivatives: Tensor, tangents: Tangents) -> Tensor:
     `projection` is FROG: P_U(∇f) = B (BᵀB)⁻¹ Bᵀ∇f over all parameters together, with Bᵀ∇f the
     derivatives, [k].
     """
-    if way == "mean":
+    if way == "mean" and len(derivatives) > 1:
         return derivatives / len(derivatives)
-    if way == "sum":
+    if way in ("mean", "sum"):
         return derivatives
     gram = tangents.gram()
     # Scaled to correlations: lengths then do not touch the accuracy of the solve.

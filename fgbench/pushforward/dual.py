@@ -45,22 +45,34 @@ class Dual:
 
 
 class Rows(Dual):
-    """A mean over rows, with what each of them adds to its derivatives; stacked only where it is read on.
+    """A scalar of an output, known by its slope there; its derivatives are found as they are asked for.
 
     Attributes:
         value: [].
-        by_row: [k, rows], whose sums are the derivatives; rows in the order of the batch.
+        moved: [k, *output], the output's tangents.
+        slope: [*output].
     """
 
-    __slots__ = ("by_row", "value")
+    __slots__ = ("moved", "slope", "value")
 
-    def __init__(self, value: Tensor, by_row: Tensor) -> None:
-        self.value, self.by_row, self.spare = value, by_row, False
+    def __init__(self, value: Tensor, moved: Tensor, slope: Tensor) -> None:
+        self.value, self.moved, self.slope, self.spare = value, moved, slope, False
+
+    @property
+    def along(self) -> Tensor:
+        """Its derivatives, [k]: no product as large as the output is made."""
+        return torch.mv(self.moved.reshape(len(self.moved), -1), self.slope.reshape(-1))
+
+    @property
+    def by_row(self) -> Tensor:
+        """What each row of the output adds to them, [k, rows]."""
+        products = self.moved * self.slope
+        return products.flatten(2).sum(2) if products.dim() > 2 else products.view(len(products), -1)
 
     @property
     def stack(self) -> Tensor:  # type: ignore[override]
         """[1 + k]."""
-        return torch.cat([self.value.unsqueeze(0), self.by_row.sum(1)])
+        return torch.cat([self.value.unsqueeze(0), self.along])
 
     @property
     def primal(self) -> Tensor:

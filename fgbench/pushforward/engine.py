@@ -14,6 +14,7 @@ from fgbench.pushforward.activity import ActivityContext
 from fgbench.pushforward.context import Context, buffers_kept, draws_again
 from fgbench.pushforward.course import Course, as_trained, hide, show
 from fgbench.pushforward.dual import Dual, Rows
+from fgbench.pushforward.flat import flat
 from fgbench.pushforward.program import Record, Slot
 from fgbench.pushforward.samples import Layout, layouts
 from fgbench.pushforward.tangents import Tangent
@@ -22,6 +23,8 @@ Batch = tuple[Tensor, Tensor]
 Loss = Callable[[Any, Tensor], Tensor]
 
 MOST_PROGRAMS = 256  # each of one shape and one choice of what is perturbed: of layers=one, a layer each
+# Bytes of a program's code: where it is long, Python's share is small, and tracing takes its time.
+LONGEST_FLAT = 8_000
 
 
 class UntraceableError(Exception):
@@ -59,26 +62,44 @@ class Pushforward:
         count = next(iter(tangents.values())).count
         size = chunk or count
         if size >= count:
-            value, by_sample = self.run(Context(count, by_id), batch)
-            return value, by_sample.sum(1)
+            return _along(count, self._run(Context(count, by_id), batch))
         found = []
         for start in range(0, count, size):
             again = start + size < count
             with draws_again(batch[0].device, again), buffers_kept(self.model, again):
-                value, by_sample = self.run(_part(by_id, start, min(start + size, count)), batch)
-                found.append(by_sample.sum(1))
+                part = _part(by_id, start, min(start + size, count))
+                value, along = _along(part.count, self._run(part, batch))
+                found.append(along)
         return value, torch.cat(found)
 
     @torch.no_grad()
     def run(self, context: Context, batch: Batch) -> tuple[Tensor, Tensor]:
         """One pass: the loss [] and its derivatives, [k, rows] or [k, 1] where its rows cannot be told."""
+        return _derivatives(context, self._run(context, batch))
+
+    def _run(self, context: Context, batch: Batch) -> Any:
+        """The loss, with its tangents."""
         key = self._key(context, batch)
-        if key not in self.programs:
-            return _derivatives(context, self._settled(key, context, batch))
-        program = self.programs[key]
+        program = self.programs.get(key)
+        if program is None:
+            return self._settled(key, context, batch)
         if isinstance(program, str):
-            return _derivatives(context, self._followed(context, batch))
-        return _derivatives(context, program(context, *batch))
+            return self._followed(context, batch)
+        return program(context, *batch)
+
+    def flat(self, batch: Batch, tangents: Mapping[nn.Parameter, Tangent]) -> Callable[..., Any] | None:
+        """A pass over tangents that lie where they are at every step, as straight-line calls of torch.
+
+        Called with None and a batch of such shapes it gives what this engine does. None where the
+        model's course is not settled, or so long that little would be saved.
+        """
+        by_id = {id(p): t for p, t in tangents.items()}
+        context = Context(next(iter(tangents.values())).count, by_id)
+        program = self.programs.get(self._key(context, batch))
+        if not callable(program) or len(program.__code__.co_code) > LONGEST_FLAT:
+            return None
+        with torch.no_grad(), draws_again(batch[0].device), buffers_kept(self.model):
+            return flat(lambda *batch: _along(context.count, program(context, *batch)), *batch)
 
     def why_not_settled(self, context: Context, batch: Batch) -> str:
         """Why the model's course may change from call to call; empty where it is settled now."""
@@ -192,7 +213,17 @@ class Pushforward:
         return context
 
 
+def _along(count: int, value: Any) -> tuple[Tensor, Tensor]:
+    """A loss [] and its derivatives [k]."""
+    if isinstance(value, Rows):
+        return value.value, value.along
+    if isinstance(value, Dual):
+        return value.primal, value.tangents
+    return value, value.new_zeros(count)
+
+
 def _derivatives(context: Context, value: Any) -> tuple[Tensor, Tensor]:
+    """The same with what each row adds, [k, rows]."""
     if isinstance(value, Rows):
         return value.value, value.by_row
     if isinstance(value, Dual):

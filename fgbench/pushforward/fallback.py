@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import Tensor, nn
+from torch import Tensor
 from torch.fx.node import map_aggregate
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
@@ -93,20 +93,3 @@ def _stacked(value: Any, moved: Any) -> Any:
     if isinstance(value, tuple | list):
         return type(value)(_stacked(v, m) for v, m in zip(value, moved, strict=True))
     return value
-
-
-def module_by_jvp(context: Context, module: nn.Module, inputs: tuple[Any, ...], options: Any) -> Any:
-    """A module with all that it holds; its buffers move in the step's first pass alone."""
-    parameters = {name: context.dual(p) for name, p in module.named_parameters()}
-    buffers = dict(module.named_buffers())
-
-    def call(held: dict[str, Tensor], arguments: tuple[Any, ...], named: Any) -> Any:
-        copies = {name: buffer.clone() for name, buffer in buffers.items()}
-        output = torch.func.functional_call(module, {**held, **copies}, arguments, named)
-        return output, tuple(copies.values())
-
-    output, after = by_jvp(context, call, (parameters, inputs, options), {})
-    if context.first:
-        for buffer, value in zip(buffers.values(), after, strict=True):
-            buffer.copy_(value.primal if isinstance(value, Dual) else value)
-    return output

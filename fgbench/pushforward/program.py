@@ -82,21 +82,22 @@ class Record:
         mine, theirs = self.instructions, other.instructions
         return len(mine) == len(theirs) and all(map(_same_instruction, mine, theirs))
 
-    def code(self, inputs: int, output: Slot) -> Callable[..., Any]:
-        """The course as a function of a context and its inputs."""
+    def code(self, inputs: int, output: Any) -> Callable[..., Any]:
+        """The course as a function of a context and its inputs; `output` is a slot, or several."""
         world: dict[str, Any] = {}
         reads = Counter(s.number for i in self.instructions for s in _slots((i.arguments, i.options)))
-        reads[output.number] += 1
+        reads.update(s.number for s in _slots(output))
         last: dict[int, int] = {}
         for place, instruction in enumerate(self.instructions):
             last |= dict.fromkeys((s.number for s in _slots(instruction.__dict__)), place)
-        last.pop(output.number, None)
+        for slot in _slots(output):
+            last.pop(slot.number, None)
         lines = [f"def course(context, {', '.join(f'v{i}' for i in range(inputs))}):"]
         for place, todo in enumerate(self.instructions):
             lines += _lines(todo, reads, world)
             dead = [f"v{n}" for n, at in last.items() if at == place]
             lines += [f"    del {', '.join(dead)}"] if dead else []
-        lines.append(f"    return v{output.number}")
+        lines.append(f"    return {_source(output, world)}")
         exec(compile("\n".join(lines), "<course>", "exec"), world)
         return world["course"]  # type: ignore[no-any-return]
 

@@ -225,6 +225,7 @@ class Fill:
     def __init__(self, entries: str, generator: torch.Generator) -> None:
         self.entries, self.generator = entries, generator
         self.words: Tensor | None = None
+        self.views: dict[torch.Size, tuple[Tensor, Tensor]] = {}
 
     def room(self, shapes: Sequence[Sequence[int]], like: Tensor) -> tuple[list[Tensor], list[Tensor]]:
         """Memory of these shapes in one piece, so that few launches fill it.
@@ -244,12 +245,20 @@ class Fill:
         if self.entries == "gaussian":
             return tensor.normal_(generator=self.generator)
         # A random bit in each byte: a quarter of the time that a float per entry takes.
+        if tensor.shape not in self.views:
+            self.views[tensor.shape] = self._room_for_bits(tensor)
+        words, signs = self.views[tensor.shape]
+        words.random_(generator=self.generator)
+        return tensor.copy_(signs.bitwise_and_(2).sub_(1))
+
+    def _room_for_bits(self, tensor: Tensor) -> tuple[Tensor, Tensor]:
+        """Random words, and their first bytes in the shape of the tensor: views of memory that all share."""
         count = -(-tensor.numel() // 8)
         if self.words is None or len(self.words) < count:
+            self.views.clear()
             self.words = torch.empty(count, dtype=torch.int64, device=tensor.device)
-        words = self.words[:count].random_(generator=self.generator)
-        bits = words.view(torch.uint8)[: tensor.numel()].bitwise_and_(1)
-        return tensor.copy_(bits.view(tensor.shape)).mul_(2).sub_(1)
+        words = self.words[:count]
+        return words, words.view(torch.int8)[: tensor.numel()].view(tensor.shape)
 
 
 def cholesky(gram: Tensor) -> Tensor:

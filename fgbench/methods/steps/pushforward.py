@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -48,6 +49,8 @@ class PushforwardStep(ForwardStep):
         )
         self.factor = _factor(options, size, self.count)
         self.pushforward = Pushforward(model, loss)
+        # Passes as plain calls of torch, by the shapes of a batch; None where there is none.
+        self.straight: dict[Any, Callable[..., Any] | None] = {}
         self.graph = OneGraph(self._evaluate_tensors, conditions, model)
         self.update = Update(self.parameters, conditions)
         self.optimizer = self.update.optimizer
@@ -60,10 +63,26 @@ class PushforwardStep(ForwardStep):
     def _forward(self, batch: Batch) -> None:
         tangents = list(self.tangents.by_name.values())
         if not self.conditions.compiled:
-            self.value, self.derivatives = self._evaluate(batch, tangents)
+            self.value, self.derivatives = self._eagerly(batch, tangents)
             return
         self._settle(batch)
         self.value, self.derivatives = self.graph(*batch, *chain.from_iterable(map(tensors_of, tangents)))
+
+    def _eagerly(self, batch: Batch, tangents: Sequence[Tangent]) -> tuple[Tensor, Tensor]:
+        x, y = batch
+        kind = x.shape, x.dtype, y.shape, y.dtype, self.pushforward.model.training
+        straight = self.straight.get(kind)
+        if straight is not None and self.tangents.by_name is self.drawer.kept:
+            return straight(None, x, y)  # type: ignore[no-any-return]
+        found = self._evaluate(batch, tangents)
+        if kind not in self.straight and self._stays():
+            self.straight[kind] = self.pushforward.flat(batch, self._by_parameter(tangents))
+        return found
+
+    def _stays(self) -> bool:
+        """Whether tangents lie in the same memory at every step, and all are taken in one pass."""
+        own = self.tangents.by_name is self.drawer.kept and self.options.chunk in (0, self.count)
+        return own and self.options.accumulate == 1 and self.conditions.execution == "eager"
 
     def _settle(self, batch: Batch) -> None:
         """Refuse a model whose course a graph cannot hold."""
@@ -77,7 +96,7 @@ class PushforwardStep(ForwardStep):
         return self._evaluate((x, y), tangents)
 
     def _evaluate(self, batch: Batch, tangents: Sequence[Tangent]) -> tuple[Tensor, Tensor]:
-        by_parameter = {self.by_name[n]: t for n, t in zip(self.tangents.by_name, tangents, strict=True)}
+        by_parameter = self._by_parameter(tangents)
         if self.options.accumulate == 1:
             return self.pushforward(batch, by_parameter, self.options.chunk)
         found = [
@@ -88,10 +107,16 @@ class PushforwardStep(ForwardStep):
         values, derivatives = zip(*found, strict=True)
         return torch.stack(values).sum(), torch.stack(derivatives).sum(0)
 
+    def _by_parameter(self, tangents: Sequence[Tangent]) -> dict[nn.Parameter, Tangent]:
+        return {self.by_name[n]: t for n, t in zip(self.tangents.by_name, tangents, strict=True)}
+
     def _update(self, learning_rate: float) -> None:
         self.measured = along = self.tangents.directional(self.derivatives)
         coefficients = self.tangents.onto_drawn(self._weigh(along))
-        self.update(self.tangents.by_name, coefficients, learning_rate, self._perturbed())
+        if self.straight and self.tangents.by_name is self.drawer.kept:
+            self.update.in_place(self.tangents.by_name, coefficients, learning_rate)
+        else:
+            self.update(self.tangents.by_name, coefficients, learning_rate, self._perturbed())
 
     def _perturbed(self) -> list[Tensor]:
         """The parameters that have tangents in this step."""
@@ -101,7 +126,8 @@ class PushforwardStep(ForwardStep):
         """c such that the estimate is Σ c_i v_i, [k], of the derivatives along them, [k]."""
         if self.options.clip:
             derivatives = derivatives.clamp(-self.options.clip, self.options.clip)
-        return self.factor * coefficients(self.options.combine, derivatives, self.tangents)
+        found = coefficients(self.options.combine, derivatives, self.tangents)
+        return found if self.factor == 1 else self.factor * found
 
     def expected(self, gradient: Sequence[Tensor], model: nn.Module, batch: Batch) -> list[Tensor]:
         """Σ c_i v_i with c of the true ⟨∇f, v_i⟩."""

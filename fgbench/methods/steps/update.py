@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from itertools import chain
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -13,6 +14,7 @@ from torch import Tensor
 from fgbench.methods import Batch, Conditions, Part, Step
 from fgbench.methods.steps.compiling import OneGraph, tensors_of, with_tensors
 from fgbench.methods.steps.optimizer import PLAIN_SGD, make_optimizer, optimize
+from fgbench.pushforward.flat import flat
 from fgbench.pushforward.tangents import Tangent
 
 
@@ -50,6 +52,7 @@ class Update:
             self.optimizer = make_optimizer(conditions, self.parameters)
         self.compiled = conditions.compiled
         self.graph = OneGraph(self._add_tensors, conditions)
+        self.straight: Callable[..., Any] | None = None
 
     @torch.no_grad()
     def __call__(
@@ -75,6 +78,18 @@ class Update:
         gradients = [torch.zeros_like(p) for p in parameters]
         self._add(gradients, list(tangents.values()), coefficients)
         self.by_gradients(gradients, learning_rate, parameters)
+
+    @torch.no_grad()
+    def in_place(self, tangents: Mapping[str, Tangent], coefficients: Tensor, learning_rate: float) -> None:
+        """The same of all parameters, by tangents that lie where they are at every step."""
+        if self.optimizer is not None:
+            self(tangents, coefficients, learning_rate)
+            return
+        scaled = coefficients * -learning_rate
+        if self.straight is None:
+            add = partial(self._add, self.parameters, list(tangents.values()))
+            self.straight = flat(add, torch.zeros_like(scaled))  # which runs it once
+        self.straight(None, scaled)
 
     @torch.no_grad()
     def get_ready(self, tangents: Mapping[str, Tangent], parameters: Sequence[Tensor]) -> None:

@@ -26,16 +26,14 @@ def linear(context: Context, x: Any, weight: Any, bias: Any = None) -> Any:
 def linear_along(context: Context, x: Any, weight: Tensor, bias: Tensor | None, along: Tangent | None) -> Any:
     """The same with the tangents of the weight given."""
     if not isinstance(x, Dual):
-        value = F.linear(x, weight, bias)
+        out = _first(context, x, weight, bias)
         shift = context.tangent(bias)
         if isinstance(along, RankOne) and shift is not None:  # in one pass over the tangents
-            out = empty_dual(value, context.count)
-            out.stack[0] = value
-            strength, left = _factors(x, along, value.dim() + 1)
+            strength, left = _factors(x, along, out.stack.dim())
             begun = _spread(shift.full(), out.stack, channel_dim=-1)
             torch.addcmul(begun, strength, left, out=out.stack[1:])
             return out
-        out = _still_input(context, value, bias, channel_dim=-1)
+        out.stack[1:] = 0 if shift is None else _spread(shift.full(), out.tangents, channel_dim=-1)
         primal = x
     else:
         out = Dual(F.linear(x.stack, weight), spare=True)
@@ -43,6 +41,17 @@ def linear_along(context: Context, x: Any, weight: Tensor, bias: Tensor | None, 
         _add_bias(context, out, bias, channel_dim=-1)
     if along is not None:
         _add_linear(out.tangents, primal, along)
+    return out
+
+
+def _first(context: Context, x: Tensor, weight: Tensor, bias: Tensor | None) -> Dual:
+    """The value of a layer whose input does not move, where it is to lie; its tangents are still to come."""
+    out = Dual(x.new_empty((1 + context.count, *x.shape[:-1], len(weight))), spare=True)
+    rows, into = x.reshape(-1, x.shape[-1]), out.primal.view(-1, len(weight))
+    if bias is None:
+        torch.mm(rows, weight.t(), out=into)
+    else:
+        torch.addmm(bias, rows, weight.t(), out=into)
     return out
 
 

@@ -39,7 +39,7 @@ def cross_entropy(
             log_p, value, slope, target, weight, ignore_index, reduction, label_smoothing
         )
     slope = aten._log_softmax_backward_data(slope, log_p, 1, logits.dtype)
-    return _rows(value, output, slope)
+    return Rows(value, output.tangents, slope)
 
 
 def _picked(
@@ -55,7 +55,7 @@ def _picked(
         planes = log_p.flatten(2).unsqueeze(2)
         target = target.flatten(1).unsqueeze(1)
     value, total = forward(planes, target, weight, how, ignored)
-    slope = backward(value.new_ones(()), planes, target, weight, how, ignored, total)
+    slope = backward(torch.ones_like(value), planes, target, weight, how, ignored, total)
     return value, slope.view_as(log_p)
 
 
@@ -99,7 +99,7 @@ def mean_squared_error(
     if output.primal.shape != target.shape or reduction != "mean" or (size_average, reduce) != (None, None):
         raise NoRuleError("the target broadcasts")
     off = output.primal - target
-    return _rows(off.square().mean(), output, off * (2 / off.numel()))
+    return Rows(off.square().mean(), output.tangents, off * (2 / off.numel()))
 
 
 @rule("nll_loss")
@@ -119,13 +119,4 @@ def negative_log_likelihood(
     if output.primal.dim() < 2:
         raise NoRuleError("no batch")
     value, slope = _picked(output.primal, target, weight, ignore_index, reduction)
-    return _rows(value, output, slope)
-
-
-def _rows(value: Tensor, output: Dual, slope: Tensor) -> Dual:
-    """⟨slope, ż⟩ of each row, [k, B]."""
-    tangents = output.tangents
-    if slope.dim() == 0:
-        return Rows(value, (tangents * slope).unsqueeze(1))
-    products = tangents * slope
-    return Rows(value, products.flatten(2).sum(2) if slope.dim() > 1 else products)
+    return Rows(value, output.tangents, slope)

@@ -1,0 +1,94 @@
+"""Straight-line calls of torch: the same steps as by rules, and little beside their arithmetic."""
+
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import nn
+
+from fgbench import methods
+from fgbench.pushforward import engine
+from fgbench.pushforward.flat import flat
+
+
+class Everything(nn.Module):
+    """Weights that are computed of parameters, a buffer that counts, units that drop, statistics, tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.norm, self.drop = nn.Linear(4, 6), nn.BatchNorm1d(6), nn.Dropout(0.4)
+        self.scale, self.kernel = nn.Parameter(torch.ones(6, 1)), nn.Parameter(torch.randn(6, 6))
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x):
+        self.calls.add_(1)
+        h = self.drop(torch.relu(self.norm(self.layer(x))))
+        weight = self.scale * self.kernel / self.kernel.norm(dim=1, keepdim=True)
+        h = F.linear(h, weight) * (1 + self.calls)
+        return h[:, torch.tensor([0, 2, 4])] + h[:, 1::2]
+
+
+def batch(samples: int = 8) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(samples, 4, generator=generator, dtype=torch.float64)
+    return x, torch.randint(3, (samples,), generator=generator)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize(
+    "spec",
+    ["structure=rank-one", "tangents=3", "tangents=2,structure=sphere", "tangents=2,combine=projection"],
+)
+def test_a_flat_pass_takes_the_steps_that_rules_take(spec, training, monkeypatch):
+    torch.manual_seed(0)
+    start = Everything().double().train(training)
+    ends, flattened = [], []
+    for longest in (engine.LONGEST_FLAT, 0):
+        monkeypatch.setattr(engine, "LONGEST_FLAT", longest)
+        model = copy.deepcopy(start)
+        step = methods.find(f"forward:{spec}").prepare(model, F.cross_entropy, 0)
+        torch.manual_seed(2)
+        for samples in (8, 8, 3, 8, 3):
+            step(batch(samples), 0.01)
+        flattened.append(any(step.straight.values()))
+        ends.append(torch.cat([t.flatten() for t in (*model.parameters(), *model.buffers())]))
+    assert flattened == [True, False]
+    assert torch.allclose(ends[0], ends[1], rtol=1e-10)
+    assert not torch.allclose(
+        ends[0], torch.cat([t.flatten() for t in (*start.parameters(), *start.buffers())])
+    )
+
+
+def test_views_of_what_stays_are_taken_once():
+    weight = torch.randn(3, 4)
+
+    def function(x):
+        return (x @ weight.t()).view(-1, 3)[1:] * weight.t()[0] + (x @ weight.t())[1:]
+
+    x = torch.randn(5, 4)
+    straight = flat(function, x)
+    called = []
+
+    class Calls(torch.overrides.TorchFunctionMode):
+        def __torch_function__(self, func, types, args=(), kwargs=None):
+            called.append(func.__name__)
+            return func(*args, **(kwargs or {}))
+
+    with Calls():
+        found = straight(None, x)
+    assert torch.allclose(found, function(x))
+    assert "t" not in called, "a parameter's view is taken when the code is made"
+    weight.mul_(2)
+    assert torch.allclose(straight(None, x), function(x)), "what it knows stays in its place and may change"
+
+
+def test_a_pass_of_few_operations_is_few_calls():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(4, 3)).double()
+    step = methods.find("forward:structure=rank-one").prepare(model, F.cross_entropy, 0)
+    step(batch(), 0.0)
+    (straight,) = step.straight.values()
+    calls = [v for v in straight.__globals__.values() if callable(v) and v is not straight]
+    assert len(calls) <= 16, "one layer and a loss; written by hand it is ten"
