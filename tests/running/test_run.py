@@ -441,7 +441,7 @@ def test_every_phase_holds_the_device(ran, monkeypatch):
     seen: dict[str, list[str]] = {}
     monkeypatch.setattr(runner, "timing_lock", lock)
     ran(Watching(), learning_rate=None, execution="best", isolated=True)
-    assert seen == {phase.name: ["cpu"] for phase in phases() if phase.name != "load"}
+    assert seen == {phase.name: ["cpu"] for phase in phases() if phase.name not in ("load", "budget")}
 
 
 def test_a_run_that_an_error_ended_has_no_time_to_a_target(ran):
