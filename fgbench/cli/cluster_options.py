@@ -24,7 +24,7 @@ SlurmOption = Annotated[
     typer.Option(
         "--slurm",
         help="An option of sbatch as key=value: partition=gpu, account=…, time=60, gres=gpu:1, "
-        "constraint=…, nodelist=…. Repeatable; the last word over files.",
+        "constraint=…, nodelist=…. Repeatable; the last word over files. (default: none)",
         rich_help_panel=CLUSTER,
     ),
 ]

@@ -55,7 +55,8 @@ def test_the_first_panel_of_run_has_the_six_options_that_people_need_first(
     monkeypatch.setenv("COLUMNS", "200")
     shown = fgbench_says("run", "--help").stdout
     panels = re.findall(r"╭─ ([A-Z][a-z ]+) ─", shown)
-    assert panels == ["What is compared", "Model and data", "Measuring", "Training", "Output"]
+    names = ["What is compared", "Model and data", "Measuring", "Training", "On a cluster", "Output"]
+    assert panels == names
     first = shown[: shown.index("─ Model and data")]
     assert re.findall(r"│ (--\w+)", first) == [
         *("--arch", "--depth", "--method", "--dataset", "--batch", "--quick")
