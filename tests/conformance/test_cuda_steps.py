@@ -25,7 +25,7 @@ from fgbench.methods.steps.pushforward import PushforwardStep
 from fgbench.pushforward import engine, samples, structures
 from fgbench.specs import registry
 from tests.builders import loss_for
-from tests.conformance.test_methods import PARTICULAR, every_spec, small_batch, small_model
+from tests.conformance.test_methods import PARTICULAR, every_spec, meets, small_batch, small_model
 
 # The last is what linalg.cholesky and its like do after their kernel.
 WAITS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::linalg_cholesky", "aten::_linalg_check_errors")
@@ -109,8 +109,10 @@ def has_reverse_mode(spec: str, arch: str) -> bool:
     return spec.split(":")[0] in WITH_REVERSE or through_layers
 
 
-@pytest.mark.parametrize("arch", registry.names("architectures"))
-@pytest.mark.parametrize("spec", every_spec())
+@pytest.mark.parametrize(
+    ("spec", "arch"),
+    [(spec, arch) for spec in every_spec() for arch in registry.names("architectures") if meets(spec, arch)],
+)
 def test_a_step_never_waits_for_the_device(monkeypatch, spec, arch):
     if (spec, arch) == HARDLY_ROOM:
         pytest.skip("so few numbers that tangents may depend on each other: looked at, as it says")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import re
 from functools import cache
 
 import pytest
@@ -28,7 +29,7 @@ from tests.builders import (
     updates,
 )
 
-DRAWS = 3000
+DRAWS = 1500
 FALSE_ALARMS = 1e-4  # of a whole test of unbiasedness, over all components
 IN_SHAPE, CLASSES = (1, 8, 8), 5
 
@@ -141,13 +142,23 @@ def suits(request, spec: str) -> None:
         pytest.skip(why)
 
 
+# Options of a step once it has its derivatives, or of how entries are drawn: no layer sees them.
+UNSEEN = re.compile(r"\b(combine|scale|clip|entries|store|angle|bound|update|sampling)=")
+DEEP = ("resnet", "vit")  # seconds a step in float64
+
+
+def meets(spec: str, arch: str) -> bool:
+    """Whether a spec is tried on an architecture: on a deep one where its layers can tell it from another."""
+    return arch not in DEEP or not UNSEEN.search(spec)
+
+
 def every_step() -> list[tuple[str, str, torch.dtype]]:
-    """Every spec on every architecture in float64; in float32 every method, and every option on one of them.
+    """Every spec on every architecture that it meets in float64; in float32 every method, and options on one.
 
     What an option does to a tangent in float32 does not depend on the layer: the layers' rules do.
     """
     archs, names = registry.names("architectures"), registry.names("methods")
-    exact = [(spec, arch, torch.float64) for spec in every_spec() for arch in archs]
+    exact = [(spec, arch, torch.float64) for spec in every_spec() for arch in archs if meets(spec, arch)]
     rounded = [(s, arch, torch.float32) for s in every_spec() for arch in (archs if s in names else ["cnn"])]
     return exact + rounded
 
