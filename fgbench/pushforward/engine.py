@@ -23,8 +23,9 @@ Batch = tuple[Tensor, Tensor]
 Loss = Callable[[Any, Tensor], Tensor]
 
 MOST_PROGRAMS = 256  # each of one shape and one choice of what is perturbed: of layers=one, a layer each
-# Bytes of a program's code: where it is long, Python's share is small, and tracing takes its time.
-LONGEST_FLAT = 8_000
+# Bytes of a program's code, an MLP's of depth 30: in a longer one Python's share is small, and tracing it
+# takes seconds.
+LONGEST_FLAT = 3_200
 
 
 class UntraceableError(Exception):
