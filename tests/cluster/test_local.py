@@ -46,14 +46,14 @@ def test_leaves_the_tables_of_a_run_without_tasks(folder, tmp_path, monkeypatch)
         def progress(self, share: float, text: str) -> None:
             status = status_of(folder.path, folder.facts())
             seen[status.units["running"]] += 1
-            assert sum(status.units.values()) == 3
+            assert sum(status.units.values()) == 4
 
     run_on(Local(), PLAN, folder, contracts(PLAN), Watched())
     assert rows(folder, "node") == rows(here, "node")
     assert max(seen) == 1, "one at a time: two would measure each other"
     assert not list(folder.path.glob("cluster/jobs/*")), "what submitit kept is gone"
     said = fgbench_says("status", str(folder.path.parent))
-    assert (said.returncode, said.stdout) == (0, f"{folder.path}: done; 3 done\n")
+    assert (said.returncode, said.stdout) == (0, f"{folder.path}: done; 4 done\n")
 
 
 def test_a_process_of_another_runner_is_known_by_what_it_is():
@@ -89,7 +89,8 @@ def test_from_the_command_line_a_node_makes_the_plan_and_real_workers_train(tmp_
     (run,) = find_runs(tmp_path / "out")
     facts = run.facts()
     assert (facts["status"], facts["cluster"]["on"]) == ("done", "local")
-    assert {name: count for name, (count, _) in facts["cluster"]["units"].items()} == {"tune": 1, "train": 1}
+    units = {name: count for name, (count, _) in facts["cluster"]["units"].items()}
+    assert units == {"tune": 1, "train": 1, "quality": 1}
     assert facts["groups"][0]["contract"] in set(run.read("jobs")["contract"])
     assert len(run.read("curves")) >= 3
     assert [entry.name for entry in (tmp_path / "out").iterdir()] == [run.path.name], "no survey is left"

@@ -92,7 +92,7 @@ class TestAWholeRun:
         ]
         assert by_phase[0] == {"modes": 2}
         assert by_phase[1] == {"time": 6}
-        assert by_phase[-1] == {"train": 6}
+        assert by_phase[-2:] == [{"train": 6}, {"quality": 2}]
         assert {wave.shares for wave, names in engine.waves if ".train." in names[0]} == {True}
         assert {wave.shares for wave, names in engine.waves if ".time." in names[0]} == {False}
 
@@ -103,7 +103,7 @@ class TestAWholeRun:
         assert not list(ledger.units.iterdir())
         standing = ledger.standing()
         assert {record.state for record in standing.units.values()} == {"done"}
-        assert len(standing.units) == 2 * (1 + 3 + 3 + 1 + 1 + 1 + 3)
+        assert len(standing.units) == 2 * (1 + 3 + 3 + 1 + 1 + 1 + 3 + 1)
         assert not list(folder.path.glob("snapshots"))
 
     def test_methods_that_fail_are_left_out_as_on_one_machine(self, tmp_path):
@@ -229,7 +229,8 @@ class TestStopping:
         assert set(folder.read("curves")["seed"]) == {2}
         again = Scripted()
         go(folder, again)
-        assert Counter(name.split(".")[-2] for _, names in again.waves for name in names) == {"train": 4}
+        done = Counter(name.split(".")[-2] for _, names in again.waves for name in names)
+        assert done == {"train": 4, "quality": 2}
         assert rows(folder, *MANY) == here
 
     def test_ctrl_c_leaves_tasks_and_a_resume_waits_for_them(self, here, tmp_path, monkeypatch):
