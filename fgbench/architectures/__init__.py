@@ -111,7 +111,7 @@ def build(name: str, depth: int, width: int, in_shape: Shape, classes: int) -> n
             "leave --depth out, or run it apart from the others."
         )
     try:
-        with redirect_stdout(sys.stderr):  # standard output is the result's
+        with redirect_stdout(sys.stderr):  # standard output is reserved for the result
             model = architecture.build(depth, width, in_shape, classes)
     except UsageError:
         raise
@@ -167,7 +167,7 @@ def _module_of_file(source: str) -> ModuleType:
     assert module_spec is not None
     assert module_spec.loader is not None
     module = importlib.util.module_from_spec(module_spec)
-    sys.modules[name] = module  # a dataclass in the file looks itself up there
+    sys.modules[name] = module  # dataclasses look up their module in sys.modules
     module_spec.loader.exec_module(module)
     return module
 

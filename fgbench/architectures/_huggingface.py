@@ -16,7 +16,7 @@ LEVELS = 256  # of brightness, a token each
 class OfImages(nn.Module):
     """A model of tokens as one of images: every number of an image is a token, its brightness in 256 levels.
 
-    A language model's answer is what it says after the last token, of the first `classes` words.
+    The logits are those after the last token, of the first `classes` entries of the vocabulary.
     """
 
     def __init__(self, model: nn.Module, classes: int) -> None:

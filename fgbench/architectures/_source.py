@@ -1,4 +1,4 @@
-"""The source of a user's own model: its file, and every local file that it imports, by its code."""
+"""The source of a user's own model: its file, and every local file that its code imports."""
 
 from __future__ import annotations
 

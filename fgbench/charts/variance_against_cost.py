@@ -52,7 +52,7 @@ def _draw(comparison: Comparison) -> Figure | str:
 
 
 def frontier(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows that no other beats in both, cheapest first."""
+    """The Pareto frontier: rows that no other row beats in both figures, the cheapest first."""
     ordered = rows.sort_values(["r", "second_moment"])
     before = ordered["second_moment"].cummin().shift(fill_value=float("inf"))
     return ordered[ordered["second_moment"] < before]

@@ -1,4 +1,4 @@
-"""What a task left: the events of its unit in a file, and what they say of where and how it ended."""
+"""Read the file of events that a task left: its rows, where it ran, and how it ended."""
 
 from __future__ import annotations
 

@@ -73,12 +73,12 @@ class Seen:
 
 
 class Engine(ABC):
-    """Runs tasks.
+    """A place that runs tasks: Slurm or this machine.
 
     Attributes:
         at_once: how many tasks it takes in one submission.
         open_at_most: how many may be under way; None for any number.
-        seconds_between: two questions for the state of tasks.
+        seconds_between: Seconds to wait before asking for the state of tasks again.
         patience: seconds until the file of a task that ended must be there.
     """
 
@@ -192,13 +192,13 @@ class Slurm(Engine):
             raise UsageError(f"--on slurm: sbatch does not take the tasks: {said}.") from error
 
     def _where(self, wave: Wave) -> dict[str, Any]:
-        """Beside nobody, unless it may share its node or has a GPU of its own."""
+        """Ask for an exclusive node, unless the task may share its node or has a GPU of its own."""
         if wave.shares:
             return {"cpus-per-task": wave.threads}
         return {} if any(name in self.options for name in OWN_GPU) else {"exclusive": True}
 
     def seen(self, jobs: Sequence[str]) -> dict[str, Seen] | None:
-        """By one squeue for the whole run."""
+        """Ask with a single squeue for the whole run."""
         form = "%i|%T|%N|%k|%r"
         try:
             said = _output("squeue", "--me", f"--name={self.name}", "-t", "all", "-r", "-h", "-o", form)
@@ -207,7 +207,7 @@ class Slurm(Engine):
         return {line.split("|")[0]: _seen(line) for line in said.splitlines() if line.count("|") >= 4}
 
     def cancel(self, jobs: Sequence[str]) -> None:
-        """All of the run's, by their name."""
+        """Cancel all jobs that bear the run's name."""
         _output("scancel", "--me", f"--name={self.name}")
 
 

@@ -58,7 +58,7 @@ class Outbox:
     left: Counter[str] = field(default_factory=Counter)
 
     def again(self, asked: Asked, node: str) -> None:
-        """Once more, and not on a node."""
+        """Queue a unit again, and keep it off the given node."""
         if node:
             self.without.setdefault(asked.unit.name, set()).add(node)
         self.waiting.append(asked)
@@ -87,7 +87,7 @@ class Outbox:
         return handed
 
     def count(self, unit: str, wave: str) -> None:
-        """A unit is a wave's."""
+        """Count a unit as part of a wave."""
         self.left[wave] += self.wave_of.get(unit) != wave
         self.wave_of[unit] = wave
 
@@ -144,7 +144,7 @@ class Outbox:
             return self.engine.submit(tasks, replace(wave, without=()))  # there may be no other nodes
 
     def _no_room(self, asked: list[Asked], open_now: int, error: NoRoomError) -> None:
-        """Fewer, or later."""
+        """Put the units back: try fewer now, or later when something has ended."""
         self.waiting.extendleft(reversed(asked))
         if len(asked) > 1:
             self.engine.at_once = len(asked) // 2

@@ -111,7 +111,7 @@ class Sweep:
             self._take(self.walks[group.name].begin())
 
     def go(self) -> None:
-        """Until nothing waits and nothing is under way."""
+        """Work until no unit waits and none is under way."""
         while self.outbox.waiting or self.open or self.came:
             if self.ledger.stop.exists():
                 raise KeyboardInterrupt("by fgbench cancel")
@@ -165,7 +165,7 @@ class Sweep:
     # ---- answers
 
     def _look(self) -> None:
-        """What came, and what will not come any more."""
+        """Take the answers that arrived, and give up on units whose tasks ended without one."""
         there = {file.stem for file in self.ledger.units.iterdir() if file.suffix == ".jsonl"}
         for name in [name for name in self.open if name in there]:
             own = self.open.pop(name)
@@ -213,7 +213,7 @@ class Sweep:
             self.came.append((asked, Answer(file)))
 
     def _failed(self, asked: Asked, why: str, node: str) -> None:
-        """Once more, elsewhere; or not at all."""
+        """Try a failed unit once more on another node; after `TRIES` failures, give up."""
         name = asked.unit.name
         where = f"on {node}: {why}" if node else why
         failures = self.failures.setdefault(name, [])

@@ -55,10 +55,10 @@ class Quiet:
     watcher: Watcher | None = None
 
     def phase(self, group: Group, text: str, seconds: float) -> None:
-        """Nothing begins."""
+        """Ignored: nothing begins."""
 
     def progress(self, share: float, text: str) -> None:
-        """Nothing goes on."""
+        """Ignored: there is no progress to show."""
 
     def note(self, text: str) -> None:
         """As the watcher has it."""
@@ -87,13 +87,13 @@ class Scout(GroupRun):
     def jobs(
         self, phase: str, methods: list[str], seed: int = SEARCH_SEED, process: int | None = None
     ) -> Iterator[Jobs]:
-        """As they would be."""
+        """The jobs as a real run would have them; nothing is stored."""
         self.unit = unit_of(self.group, phase, seed, process)
         with super().jobs(phase, methods, seed, process) as jobs:
             yield jobs
 
     def answers(self, task: Task, request: Any) -> Iterator[Message]:
-        """None; the request is kept."""
+        """Keep the request, and answer nothing."""
         self.orders.setdefault(self.unit, []).append(Order.of(task, request))
         return iter(())
 
@@ -155,7 +155,7 @@ class Collector(GroupRun):
             yield jobs
 
     def store(self, table: str, *rows: dict[str, Any]) -> None:
-        """Soon: a shared file system takes long for each of many small writes."""
+        """Keep the rows for `write`: many small writes are slow on a shared file system."""
         self.unwritten.setdefault(table, []).extend(rows)
 
     def write(self) -> None:

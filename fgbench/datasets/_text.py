@@ -43,7 +43,7 @@ class TextSource(Source):
     @property
     @abstractmethod
     def name(self) -> str:
-        """As it is asked for, for a line to the user."""
+        """The dataset's spec, as messages to the user show it."""
 
     def load(self, data_dir: Path) -> Dataset:
         """Windows that do not overlap; `data_dir` is not used."""

@@ -1,4 +1,4 @@
-"""What is compared where the options leave it open, by the device: a job that keeps it busy."""
+"""Defaults that depend on the device: a job large enough to keep it busy."""
 
 from __future__ import annotations
 

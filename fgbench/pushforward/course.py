@@ -23,7 +23,7 @@ _NOTHING = torch.empty(0)
 
 
 class Face(Tensor):
-    """What a model's own Python sees of a `Dual`: a tensor without memory, of which torch is told here.
+    """What a model's own Python sees in place of a `Dual`: a tensor without storage.
 
     Attributes:
         dual: what it stands for.
@@ -123,7 +123,7 @@ class Course(TorchFunctionMode):
         return how, args, kwargs, how(context, *args, **kwargs)
 
     def _noisy(self, func: Any, given: Any, named: Any) -> Any:
-        """What perturbs the output of a layer's operation."""
+        """The noise that perturbs the output of a layer's operation."""
         return None if func in STILL or body_of(func) else self.context.at(func, given, named)
 
     def _shown(self, func: Any, how: Any, ruled: bool, args: Any, given: Any, named: Any, out: Any) -> Any:
@@ -204,7 +204,7 @@ def hide(value: Any) -> Any:
 
 
 def _attribute(func: Any, x: Any) -> Any:
-    """What a value says of itself."""
+    """Read an attribute of a value, such as its shape."""
     if not isinstance(x, Dual):
         return func(x)
     name = func.__self__.__name__

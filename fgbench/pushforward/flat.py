@@ -1,4 +1,4 @@
-"""A function of tensors as straight-line calls of torch: what is decided once is decided here.
+"""Turn a function of tensors into straight-line torch calls, with every decision made beforehand.
 
 It is traced to plain operations. Views of what lies in one place, as parameters do and tangents that are
 kept, are taken once; a view that was taken already is not taken again; an operation is called by torch's

@@ -153,7 +153,7 @@ def _constant(value: Any, world: dict[str, Any]) -> str:
 
 
 def _over(change: Callable[[Any], Any], tree: Any) -> Any:
-    """Of tuples, lists and dictionaries."""
+    """Apply `change` to every leaf of nested tuples, lists and dictionaries."""
     if isinstance(tree, tuple) and not isinstance(tree, torch.Size):
         return tuple(_over(change, leaf) for leaf in tree)
     if type(tree) is list:

@@ -86,7 +86,7 @@ def _verdict(row: pd.Series, repeats: Sequence[Estimate]) -> str:
 
 
 def _nothing_learned(row: pd.Series) -> list[str]:
-    """A clause where there is nothing to judge a time by: no loss below chance was aimed at."""
+    """A clause where times say nothing, because no target was a loss below chance."""
     chance = row["chance_loss"]
     if missing(chance) or missing(row["train_seconds"]):
         return []

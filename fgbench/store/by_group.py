@@ -1,4 +1,4 @@
-"""One group's lines of a table that grows: found without reading those of the others again."""
+"""Find one group's lines in a growing table without reading the other groups' lines again."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ TAIL = 200  # bytes before the end of what was seen, by which a file is known to
 class LinesByGroup:
     """Where each group's lines lie in a CSV; what was appended since the last look is looked through then.
 
-    It holds places, not lines, so that it stays small however long the table is.
+    It remembers positions instead of lines, so that it stays small however long the table is.
     """
 
     def __init__(self, path: Path) -> None:

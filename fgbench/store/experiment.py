@@ -1,4 +1,4 @@
-"""An experiment on fgbench itself: a table of what was seen, and what it says beside the facts."""
+"""Store an experiment on fgbench itself: a CSV of its observations and a JSON file of its findings."""
 
 from __future__ import annotations
 

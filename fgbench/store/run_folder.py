@@ -150,10 +150,10 @@ class RunFolder:
         try:
             yield
         finally:
-            lock.release()  # its file stays: whoever has opened it would lock what no one else can find
+            lock.release()  # keep the file: a process that has it open would lock a deleted one
 
     def begin(self) -> None:
-        """Note that work on the run begins, or goes on: only who holds it may.
+        """Note that work on the run begins or goes on; the caller must hold the run.
 
         Raises:
             ResultsError: it cannot be written.
@@ -185,7 +185,7 @@ class RunFolder:
             if table not in self._latest or self._latest[table][0] != found:
                 self._latest[table] = found, table_of(file, found)
             return self._latest[table][1].copy(deep=False)
-        except (OSError, ValueError, ResultsError, csv.Error):  # the whole says what is wrong, and where
+        except (OSError, ValueError, ResultsError, csv.Error):  # reading the whole table names the bad line
             rows = read_table(file)
             return rows[rows["group"] == group]
 

@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class Role(StrEnum):
-    """What a timed arm is in its matched group: the column `role`."""
+    """What a timed arm stands for in its matched group; stored in the column `role`."""
 
     BASE = "base"  # one plain evaluation of the loss, the unit of R
     METHOD = "method"  # a method's step
@@ -16,7 +16,7 @@ class Role(StrEnum):
     SLOWED = "slowed"  # a method's step once more, made slower by a known share
 
 
-BASE = "base"  # stands where a method's spec does in rows of the base
+BASE = "base"  # stands in place of a method's spec in rows of the base
 
 # 1: the first. 2: jobs.optimizer; parts; `forward` is fgbench's own engine. 3: what ADDED says; modes.
 # 4: load, with the energy that samples had; what ADDED says; a search chooses by the time to the targets;

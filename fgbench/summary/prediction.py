@@ -1,4 +1,4 @@
-"""What the counts of a stored run say of a machine that is not there: never a result, always a prediction."""
+"""Predict step times on another machine from a stored run's counts: a prediction, never a result."""
 
 from __future__ import annotations
 

@@ -22,7 +22,7 @@ from fgbench.store.schema import BASE, Role
 
 @dataclass(frozen=True)
 class Ratio:
-    """What the samples say of one arm of a group.
+    """The figures of one arm of a group, estimated from its samples.
 
     Attributes:
         method: its name; for the A/A repeat, the reference's.

@@ -1,4 +1,4 @@
-"""Whether a measured ratio may be believed: what its A/A repeat and the GPU's state hold against it."""
+"""Whether a measured ratio can be trusted, judged by its A/A repeat and the GPU's state."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ THROTTLED_SHARE = 0.05  # of blocks
 
 
 def aa_off(aa: Estimate) -> float:
-    """By how much the A/A interval leaves out 1, as a difference of logarithms; 0 where it holds it."""
+    """How far 1 lies outside the A/A interval, as a difference of logarithms; 0 where it lies inside."""
     low, high = (aa.low, aa.high) if aa.has_interval else (aa.value, aa.value)
     return 0.0 if math.isnan(aa.value) else max(math.log(low), -math.log(high), 0.0)
 

@@ -172,7 +172,7 @@ def _ratio_of(value: float | None, over: float | None) -> float | None:
 
 
 def _load_cells(load: pd.DataFrame) -> dict[str, Any]:
-    """Launch-bound is what the device is done with well before the host: by its time behind a sleep."""
+    """The share of a step in which the device works, and whether the step therefore waits for the host."""
     share = (load["busy_seconds"] / load["seconds"]).median()
     if pd.isna(share):
         return {"busy_share": None, "bound_by": UNKNOWN if len(load) else None}
@@ -193,7 +193,7 @@ def _step_cells(jobs: pd.DataFrame) -> dict[str, Any]:
 def _final_cells(curves: pd.DataFrame, jobs: pd.DataFrame, *, of_bytes: bool) -> dict[str, Any]:
     last = curves.groupby("job", sort=False).tail(1)
     losses = [x for x in last["validation_loss"] if math.isfinite(x)]
-    complete = len(losses) == len(last)  # a mean over the survivors would flatter
+    complete = len(losses) == len(last)  # a mean without the diverged runs would be too good
     bits = [loss / math.log(2) for loss in losses] if complete and of_bytes else []
     return {
         "learning_rate": _first(jobs[jobs["phase"] == "train"], "learning_rate"),

@@ -82,9 +82,9 @@ def target_rows(curves: pd.DataFrame, jobs: pd.DataFrame, targets: Sequence[Targ
 
 
 def endings(curves: pd.DataFrame, jobs: pd.DataFrame) -> dict[Any, str]:
-    """What to say of each training run by its job, where it has not reached a target.
+    """For each training job, the outcome to record for a target that it has not reached.
 
-    Censored: it was cut short, and might have got there. Diverged: it would not have. Jobs that an error
+    Censored: it ended before the target. Diverged: its loss is no longer finite. Jobs that an error
     or lack of memory ended are left out.
     """
     last = curves.groupby("job", sort=False)["validation_loss"].last(skipna=False)
@@ -244,7 +244,7 @@ def _ratio(own: pd.DataFrame, over: pd.DataFrame, column: str) -> Estimate:
 
 
 def chance_of(group: Mapping[str, Any]) -> float | None:
-    """The loss of one who has learned nothing, of a group as `run.json` has it; None where nobody knows."""
+    """The loss at chance level (nothing learned) of a group in `run.json`; None where it is unknown."""
     if "chance_loss" in group:
         return float(group["chance_loss"])
     name, options = split_spec(str(group.get("dataset", "")))

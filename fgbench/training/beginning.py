@@ -1,4 +1,4 @@
-"""What a warm-up leaves no trace of: model, optimiser, generators and step, put back as they were."""
+"""Undo a warm-up: model, optimiser, random generators and step are put back as they were."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fgbench.methods import Step
 class Beginning:
     """A model and its step as they are now, to be put back after steps that should not count.
 
-    All is put back in place: what was traced, compiled or captured meanwhile holds the tensors themselves.
+    The tensors are overwritten in place, because compiled or captured code keeps pointing to them.
     """
 
     def __init__(self, model: nn.Module, step: Step) -> None:
@@ -26,7 +26,7 @@ class Beginning:
 
     @torch.no_grad()
     def put_back(self) -> None:
-        """The next step is bit for bit the one that would have come first."""
+        """Restore the state: the next step is bit for bit as if there had been no warm-up."""
         for name, tensor in _tensors(self.model).items():
             tensor.copy_(self.tensors[name])
         if self.step.optimizer and self.optimizer is not None:

@@ -1,4 +1,4 @@
-"""Which whole run of a learning-rate search is the best: the one that is soonest at the run's targets."""
+"""Choose the best whole run of a learning-rate search: the one that reaches the targets first."""
 
 from __future__ import annotations
 
@@ -74,11 +74,11 @@ class Goal:
     chance: float = math.inf
 
     def bounds(self, found: Mapping[str, Sequence[WholeRun]]) -> list[Bound]:
-        """The targets; those that are no numbers follow from the search's own whole runs.
+        """The targets as bounds; those not given as numbers are computed from the search's whole runs.
 
-        There each method is looked at where it held the lowest loss: `auto` is the lowest that all
-        methods reached so, `backprop-best` that of the reference, a share where that was on its way. Fewer
-        where there is none.
+        Each method is represented by its run that held the lowest loss: `auto` is the lowest that all
+        methods held, `backprop-best` that of the reference, a share a point on its way there. A target
+        that cannot be computed is left out.
         """
         best = {
             spec: min((run.losses for run in runs), key=lowest_held) for spec, runs in found.items() if runs
@@ -110,7 +110,7 @@ class Choice:
 def choose(runs: Sequence[WholeRun], bounds: Sequence[Bound]) -> Choice:
     """The whole run that reached the most targets; of equals, the soonest there.
 
-    Seconds to all targets that a run reached count together. Where they say nothing, as where none was
+    The seconds to all targets that a run reached are added up. Where runs are equal, as where none was
     reached, the lower loss at the end decides, and then the smaller learning rate.
     """
     scored = []

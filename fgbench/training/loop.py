@@ -23,8 +23,8 @@ from fgbench.training.randomness import OwnRandomness
 EVALUATION_BATCH = 1024  # samples,
 EVALUATION_PREDICTIONS = 8192  # or fewer: a text's sample has many
 PROGRESS = ("iteration", "train_seconds", "evaluation_seconds", "_last_loss")  # of a trainee
-STRETCH = 16  # steps between evaluations at the least: the first after one finds its caches full of it
-CLOSENESS = 10  # evaluations are this part of the steps so far apart, until they come evenly
+STRETCH = 16  # fewest steps between evaluations: an evaluation evicts the next step's data from the caches
+CLOSENESS = 10  # the first evaluations are spaced a tenth of the steps taken so far
 WARM_UP_ROUNDS, WARM_UP_STEPS = 2, 2  # steps before each of the evaluations of a warm-up
 STEPS_PER_READING = 32  # batches gathered ahead of one reading of the clock
 
@@ -51,14 +51,14 @@ class Point:
 
     @property
     def finite(self) -> bool:
-        """Whether training is still going somewhere."""
+        """Whether the losses are finite, so that training can go on."""
         started = self.iteration > 0
         return math.isfinite(self.validation_loss) and (not started or math.isfinite(self.train_loss))
 
 
 @dataclass(frozen=True)
 class Budget:
-    """What ends a training job, whichever is first.
+    """The limits of a training job; it ends at the first that it reaches.
 
     Attributes:
         seconds: of training, evaluation excluded.
@@ -86,9 +86,9 @@ class Budget:
 class Grid:
     """The steps at which every method of a group is evaluated: close at the start, then evenly.
 
-    The distance between two is a tenth of the steps so far, at least `first` and at most `every`, which
-    wins where it is less: a method that is soon at the target and one that is there late have their
-    times equally fine.
+    Evaluations are spaced a tenth of the steps taken so far, at least `first` and at most `every`, which
+    wins where it is less. The times of methods that reach the target early and late are then measured
+    with the same relative resolution.
     """
 
     every: int
@@ -99,7 +99,7 @@ class Grid:
         return max(1, min(self.every, max(self.first, iteration // CLOSENESS)))
 
     def close_points(self) -> int:
-        """Evaluations before they come evenly."""
+        """How many evaluations come before their spacing becomes constant."""
         count = at = 0
         while (distance := self.after(at)) < self.every:
             at, count = at + distance, count + 1
@@ -145,7 +145,7 @@ class Trainee:
     def warm_up(self) -> None:
         """Take a few steps and evaluations, then be as before them, clocks and random numbers included.
 
-        What traces, compiles, captures and allocates at a first call has done so then, on the very step
+        Tracing, compilation, capture and allocation at a first call are then done, on the very step
         that is trained; training goes on bit for bit as it would have without.
         """
         self.step.get_ready(self.order.batches(self.data, self.iteration, 1)[0])
@@ -160,7 +160,7 @@ class Trainee:
         vars(self).update(before)
 
     def advance(self, steps: int) -> None:
-        """Take `steps` training steps, or what is left of them; only they are on the clock."""
+        """Take `steps` training steps, or as many as the budget leaves; the clock counts them alone."""
         until = int(min(self.iteration + steps, self.most_steps))
         while self.iteration < until:
             batches = self.order.batches(
@@ -199,7 +199,7 @@ class Trainee:
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on where the trainee that gave the state was."""
+        """Continue from a state that `state` gave."""
         self.model.load_state_dict(state["model"])
         if self.step.optimizer:
             self.step.optimizer.load_state_dict(state["optimizer"])
@@ -244,7 +244,7 @@ def take_turns(
 ) -> Iterator[tuple[str, Point | Exception]]:
     """Train all until each has had its seconds, in turns from one evaluation to the next.
 
-    Drift hits all alike then.
+    A slow drift of the machine then affects all of them alike.
 
     Gives (name, point) at each evaluation, the first at iteration 0. A trainee whose loss is no
     longer finite ends with the point that shows it, one that raises with its exception.

@@ -1,4 +1,4 @@
-"""Pacing: how quick each method is, and the steps at which all of a group are therefore evaluated."""
+"""Pacing: from the speed of each method, the steps at which all methods of a group are evaluated."""
 
 from __future__ import annotations
 
@@ -53,8 +53,8 @@ def _even_steps(paces: Sequence[Pace], max_seconds: float) -> int:
 def short_grid(paces: Sequence[Pace], max_seconds: float, every: int) -> Grid:
     """The evenly spaced steps at which short trials are evaluated.
 
-    So close that the method that takes the fewest steps is evaluated once more than its trial is judged
-    by: every trial is then judged by as many steps as every other.
+    The method that takes the fewest steps is evaluated once more often than its trial is judged
+    by, so that every trial is judged over the same number of steps.
     """
     fewest = min(min(max_seconds / pace.step, pace.most_steps) for pace in paces)
     distance = max(1, min(every, int(fewest * TRIAL_SHARE / (JUDGED_POINTS + 1))))

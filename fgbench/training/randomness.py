@@ -1,4 +1,4 @@
-"""The global random state as one trainee sees it: what dropout draws from, and what leaves out layers."""
+"""A trainee's own copy of the global random state, from which dropout and layer dropping draw."""
 
 from __future__ import annotations
 

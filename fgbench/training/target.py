@@ -14,7 +14,7 @@ HOLD = 3  # evaluations running at or below the target before it counts as reach
 
 @dataclass(frozen=True)
 class TimeToTarget:
-    """How long a run took to a target, or how long it was watched in vain.
+    """How long a run took to reach a target, or, if it never did (censored), how long it trained.
 
     Attributes:
         reached: it was at or below the target for `HOLD` evaluations running.
@@ -100,7 +100,7 @@ def on_the_way(runs: Sequence[Sequence[float]], share: float, chance: float = ma
     middle = sorted(places)[len(places) // 2] if places else math.inf  # the upper median, as above
     return (
         _rounded_up(round(middle, 12)) if math.isfinite(middle) else None
-    )  # what is left of 0.1 is no digit
+    )  # rounding errors of binary fractions are not digits
 
 
 def share_asked(asked: str) -> float | None:

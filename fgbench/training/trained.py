@@ -14,7 +14,7 @@ from fgbench.specs.options import canonical, option, parse_options, split_spec
 ALL = "all"  # as in `Group.trained`
 MODES = "all, head, bias, last:COUNT or lora:rank=8,targets=qkv+out"
 EVERY = "all"  # of LoRA's targets
-BETWEEN = "+"  # of targets: a comma is between options
+BETWEEN = "+"  # separates LoRA's targets, because a comma already separates options
 
 
 @dataclass(frozen=True)

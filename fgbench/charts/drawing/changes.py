@@ -15,7 +15,7 @@ SHADES = {"more": COLOURS[0], "less": BLUE}  # grey: not known to have moved
 
 
 def draw_changes(differences: Sequence[Difference], a: str, b: str) -> Figure:
-    """A forest of B over A; a point without an interval is a figure that has none.
+    """A forest plot of the relative changes from A to B; a change without an interval is a bare point.
 
     Args:
         differences: with a change each.
