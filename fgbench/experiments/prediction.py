@@ -31,7 +31,7 @@ from fgbench.store.experiment import store_experiment
 from fgbench.store.schema import BASE, Role
 from fgbench.summary.ratios import ratios
 
-BACKPROP = "backprop:update=direct"  # as a run finds it to be fastest
+BACKPROP = "backprop:update=direct"  # one update, so that what is counted is what is timed
 METHODS = (BACKPROP, "forward", "forward:structure=rank-one")
 MODELS = (  # architecture, depth, width, batch
     ("logreg", 1, 1, 64),

@@ -122,14 +122,15 @@ class ActivityStep(Step):
         if conditions.compiled:
             raise UsageError("forward:structure=activity runs eagerly: leave --exec out.")
         self.model, self.options = model, options
-        self.parameters = list(trainable(model).values())
+        self.by_name = trainable(model)
+        self.parameters = list(self.by_name.values())
         self.pushforward = Pushforward(model, loss)
         self.update = Update(self.parameters, conditions)
         self.optimizer = self.update.optimizer
         generator = torch.Generator(self.parameters[0].device).manual_seed(seed)
         self.fill = Fill(options.entries, generator)
         # Of parameters that another function than a layer's uses; which these are the first batch shows.
-        self.drawer = Drawer(trainable(model), options.tangents, options.entries, seed + 1)
+        self.drawer = Drawer(self.by_name, options.tangents, options.entries, seed + 1)
         self.noise: dict[torch.Size, dict[int, Tensor]] = {}
         self.wanted: Collection[int] | None = None  # operations that this step perturbs; None for all
         self.ready = False
@@ -148,7 +149,7 @@ class ActivityStep(Step):
             return
         self.layouts = self.pushforward.layouts(batch[0])
         met = self.pushforward.met(batch[0], self.layouts)
-        self.drawer.parameters = {n: p for n, p in trainable(self.model).items() if id(p) in met.free}
+        self.drawer.parameters = {n: p for n, p in self.by_name.items() if id(p) in met.free}
         self._prepare(batch[0], met.sites)
         self.ready = True
 
@@ -171,11 +172,10 @@ class ActivityStep(Step):
 
     @torch.no_grad()
     def _forward(self, batch: Batch) -> None:
-        by_name = trainable(self.model)
         context = ActivityContext(
             self.options.tangents,
             partial(self._noise, batch),
-            {id(by_name[name]): t for name, t in self.free.items()},
+            {id(self.by_name[name]): t for name, t in self.free.items()},
             self.layouts,
             self.wanted,
         )
@@ -195,20 +195,24 @@ class ActivityStep(Step):
 
     def _descend(self, learning_rate: float) -> None:
         """Add the estimate, scaled, to the parameters as it is found: no gradient is made."""
-        by_name = trainable(self.model)
+        if self.free:
+            weights = self._weigh_whole(self.by_sample) * -learning_rate
+            for name, tangent in self.free.items():
+                tangent.add_to(self.by_name[name], weights)
         for parameter, addition in additions(self.sites, self._weigh(self.by_sample)):
             _add(parameter, addition, -learning_rate)
-        for name, tangent in self.free.items():
-            tangent.add_to(by_name[name], self._weigh_whole(self.by_sample) * -learning_rate)
 
     def _gradients(self) -> dict[int, Tensor]:
         """The estimate, by the id of each parameter that was perturbed or whose operation was."""
-        by_name = trainable(self.model)
-        gradients = {id(by_name[name]): torch.zeros_like(by_name[name]) for name in self.free}
+        gradients = {id(self.by_name[name]): torch.zeros_like(self.by_name[name]) for name in self.free}
+        if self.free:
+            weights = self._weigh_whole(self.by_sample)
+            for name, tangent in self.free.items():
+                tangent.add_to(gradients[id(self.by_name[name])], weights)
         for parameter, addition in additions(self.sites, self._weigh(self.by_sample)):
-            _add(gradients.setdefault(id(parameter), torch.zeros_like(parameter)), addition, 1)
-        for name, tangent in self.free.items():
-            tangent.add_to(gradients[id(by_name[name])], self._weigh_whole(self.by_sample))
+            if id(parameter) not in gradients:
+                gradients[id(parameter)] = torch.zeros_like(parameter)
+            _add(gradients[id(parameter)], addition, 1)
         return gradients
 
     def _weigh(self, by_sample: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from fgbench.errors import UsageError
-from fgbench.methods import Batch, Conditions, Loss, trainable
+from fgbench.methods import Batch, Conditions, Loss
 from fgbench.methods.steps.activity import ActivityStep
 from fgbench.methods.steps.layers import ON_THE_HOST, Draw, Sampler, Unit, costs, joined
 from fgbench.methods.steps.options import ForwardOptions
@@ -45,7 +45,7 @@ class OneLayerActivityStep(ActivityStep):
 
     def _units(self, x: Tensor, sites: Sequence[Site]) -> list[Unit]:
         """The layers, each with all of its operations, and before them the free parameters."""
-        names = {id(p): name for name, p in trainable(self.model).items()}
+        names = {id(p): name for name, p in self.by_name.items()}
         by_weight: dict[int, list[Site]] = {}
         for site in sites:
             by_weight.setdefault(id(site.parameters[0]), []).append(site)
