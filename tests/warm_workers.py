@@ -59,8 +59,8 @@ class Fork:
 
 
 def start(command: list[str], *, stderr: IO[str], env: dict[str, str], **options: Any) -> Any:
-    """As `subprocess.Popen` would, whose options the runner gives; with an environment of its own it does."""
-    if env != dict(os.environ):
+    """As `subprocess.Popen` would; which does it for another module or in an environment of its own."""
+    if env != dict(os.environ) or command[-1] != PRELOADED[0]:
         return subprocess.Popen(command, stderr=stderr, env=env, **options)
     (request, to_worker), (from_worker, events) = os.pipe(), os.pipe()
     pipes = (Sent(request), Sent(events), Sent(stderr.fileno()))

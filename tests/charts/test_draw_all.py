@@ -157,7 +157,7 @@ def test_two_runs_of_the_same_group_are_apart_and_named(tmp_path: Path) -> None:
 def test_a_method_has_one_colour_in_every_chart(tmp_path: Path, draw: Draw) -> None:
     run = made_up.run(tmp_path, [group(8)], targets=TARGETS)
     depths = made_up.run(tmp_path, [group(4), group(8)])
-    others = ("activations_by_depth", "memory_by_kind", "parts_of_a_step")
+    others = ("activations_by_depth", "memory_by_kind", "parts_of_a_step", UNDER_A_BUDGET)
     of_methods = [name for name in NAMES if name not in others]
     for method in METHODS[1:]:
         found = {colour(draw(name, run).axes[0], method) for name in of_methods}

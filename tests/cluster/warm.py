@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import multiprocessing
 import os
 import signal
 import socket
@@ -11,17 +10,19 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from tests.warm_workers import FORKS
+
 DOOR = "FGBENCH_TEST_WARM"
 
 
 @contextmanager
 def warm_workers(folder: Path) -> Iterator[None]:
-    """A server for `python -m tests.cluster.warm`, forked from this process and what it has imported."""
+    """A server for `python -m tests.cluster.warm`: it has imported all, and run no reverse mode yet."""
     door = socket.socket(socket.AF_UNIX)
     door.bind(str(folder / "warm"))
     door.listen(64)
     os.environ[DOOR] = str(folder / "warm")
-    server = multiprocessing.get_context("fork").Process(target=serve, args=(door,), daemon=True)
+    server = FORKS.Process(target=serve, args=(door,), daemon=True)
     server.start()
     try:
         yield
