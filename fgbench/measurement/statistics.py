@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from scipy import optimize, stats
+from scipy import optimize, special, stats
 
 CONFIDENCE = 0.95
 NORMAL = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
@@ -67,7 +67,7 @@ def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> 
 
 def t_quantile(degrees: float, confidence: float = CONFIDENCE) -> float:
     """How many standard errors Student's two-sided interval reaches to either side."""
-    return float(stats.t.ppf((1 + confidence) / 2, degrees))
+    return float(special.stdtrit(degrees, (1 + confidence) / 2))
 
 
 def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
@@ -242,7 +242,7 @@ def _jackknife_reach(whole: float, left_out: Sequence[float]) -> float:
 
 def power(shift: float, degrees: float) -> float:
     """How often a t-interval lies above 0 where the truth is `shift` standard errors, by the noncentral t."""
-    return float(stats.nct.sf(t_quantile(degrees), degrees, shift))
+    return 1 - float(special.nctdtr(degrees, shift, t_quantile(degrees)))
 
 
 def detectable(error: float, degrees: float, wanted: float = POWER) -> float:

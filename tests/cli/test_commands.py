@@ -85,7 +85,7 @@ def own_process_says(*arguments: str, cwd: Path | None = None) -> subprocess.Com
 @pytest.fixture(scope="module")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     out = tmp_path_factory.mktemp("results")
-    done = own_process_says("run", *TINY, "--out", str(out))
+    done = fgbench_says("run", *TINY, "--out", str(out))
     assert done.returncode == 0, done.stderr
     return out, done.stdout
 
@@ -263,7 +263,7 @@ def test_two_results_side_by_side_and_a_history(tmp_path: Path) -> None:
 
 
 def test_json_on_standard_output_is_json_alone(user_file: Path, tmp_path: Path) -> None:
-    done = own_process_says(
+    done = fgbench_says(
         *("run", "--arch", f"{user_file}:build", "--width", "16", "--quick", "--time-only", "--json"),
         *("--max-measure-seconds", "1", "--out", str(tmp_path / "results")),
     )
@@ -373,7 +373,7 @@ def test_a_damaged_results_folder_is_named(
 def start_long_run(out: Path) -> subprocess.Popen[str]:
     # SIGINT as a shell gives it to a foreground job, whatever this test was started under.
     return subprocess.Popen(
-        command("run", *TINY, "--max-measure-seconds", "600", "--out", str(out)),
+        command("run", *TINY, "--time-only", "--max-measure-seconds", "600", "--out", str(out)),
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,

@@ -52,14 +52,11 @@ class CountingClock:
             if event == "call":
                 calls[frame.f_code] += 1
 
-        gc.collect()  # what earlier tests left is let go of here, not on the clock
-        gc.disable()
         sys.setprofile(count)
         try:
             block()
         finally:
             sys.setprofile(None)
-            gc.enable()
         self.blocks.append(calls)
         return Reading(1.0)
 
@@ -112,6 +109,16 @@ def test_a_warm_up_leaves_no_trace_in_the_curve(spec, arch, optimizer):
     assert curve(one) == curve(other)
 
 
+@pytest.fixture
+def nothing_let_go_of():
+    """What earlier tests left is collected before the test, and nothing in it."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.usefixtures("nothing_let_go_of")
 @pytest.mark.parametrize("execution", ["eager", "compile"])
 @pytest.mark.parametrize("spec", SPECS)
 def test_after_a_warm_up_nothing_is_done_for_the_first_time(spec, execution, monkeypatch):

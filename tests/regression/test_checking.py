@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fgbench.measurement.statistics import Estimate
+from fgbench.measurement.statistics import Estimate, t_quantile
 from fgbench.regression.baseline import CONDITIONS, Entry, pooled
 from fgbench.regression.checking import (
     LOOKS,
@@ -235,7 +235,7 @@ PROCESSES = 5
 
 def one_run(ratio: float, within: float = 0.0, degrees: int = PROCESSES - 1) -> Entry:
     """An entry as a single run finds it, its processes' standard error `within`."""
-    reach = math.exp(stats.t.ppf(0.975, degrees) * within)
+    reach = math.exp(t_quantile(degrees) * within)
     figures = {"ratio": ratio, "low": ratio / reach, "high": ratio * reach}
     return dataclasses.replace(ENTRY, **figures, runs=1, spread=0.0, within=within, degrees=degrees)
 

@@ -29,7 +29,7 @@ from tests.builders import (
     updates,
 )
 
-DRAWS = 20_000
+DRAWS = 8_000
 ONE = "forward:layers=one"
 
 
@@ -208,7 +208,7 @@ def test_adaptive_steps_learn_each_layers_second_moment(structure):
     ],
 )
 def test_second_moment_is_n_by_size_and_the_sum_over_layers_of_size_over_probability_else(spec, p):
-    """E‖g‖² over 20 000 draws of the step itself, within 4 standard errors (a false alarm in 16 000)."""
+    """E‖g‖² over 8 000 draws of the step itself, within 4 standard errors (a false alarm in 16 000)."""
     model, batch = three_layers(), tiny_batch()
     gradient = reverse_gradient(model, batch)
     own = [float(sum(g.square().sum() for g in gradient[i : i + 2])) for i in (0, 2, 4)]
