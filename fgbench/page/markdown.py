@@ -1,4 +1,4 @@
-"""The results page in Markdown: engine, depth, memory, time to target, the papers' claims."""
+"""The results page in Markdown: experiments, depth, memory, time to target, the papers' claims."""
 
 from __future__ import annotations
 
@@ -9,23 +9,21 @@ from typing import Any
 import pandas as pd
 
 from fgbench.charts.drawing.comparison import Comparison
-from fgbench.errors import ResultsError
 from fgbench.page.collecting import Found
+from fgbench.page.experiments import EXPERIMENTS, Experiment
 from fgbench.report.figures import NOTHING, interval, missing, number, size, target_words
 
 NEVER = "never"  # T of runs that all diverged
-ENGINE = "engine.csv"  # of `python -m fgbench.experiments.engine`
 WORTH = (
     *("method", "depth", "ratio", "its floor", "of floor", "cosine", "variance ×"),
     *("steps ratio predicted", "steps ratio"),
 )
-ENGINE_COLUMNS = ("case", "method", "r", "r_target", "ratio", "ratio_target", "over")
 
 
 def markdown(found: Found) -> str:
     """The whole page, its newline at the end included."""
     sections = [
-        ("The engine against its targets", list(_engines(found))),
+        *((e.heading, list(_experiment(found, e))) for e in EXPERIMENTS),
         ("Step time over the reference's, by depth", list(_by_depth(found, "ratio"))),
         ("Peak memory, by depth", list(_by_depth(found, "peak_bytes"))),
         ("What a step costs at the least, and what it is worth", list(_worth(found))),
@@ -39,23 +37,9 @@ def markdown(found: Found) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _engines(found: Found) -> Iterator[list[str]]:
-    for path in sorted(found.source.rglob(ENGINE)):
-        try:
-            frame = pd.read_csv(path)
-            rows = frame[list(ENGINE_COLUMNS)].to_dict("records")
-        except (OSError, ValueError, KeyError) as error:
-            raise ResultsError(f"{path}: is not the engine's table ({error}).") from error
-        cells = [
-            (r["case"], f"`{r['method']}`", *_beside(r, "r"), *_beside(r, "ratio"), r["over"]) for r in rows
-        ]
-        heads = ("case", "method", "R", "target", "ratio", "target", "over")
-        yield [f"In {_link(found, path.parent)}:", "", *_table(heads, cells)]
-
-
-def _beside(row: dict[Any, Any], name: str) -> tuple[str, str]:
-    asked = row[f"{name}_target"]
-    return number(row[name]), NOTHING if missing(asked) else f"≤ {asked:g}"
+def _experiment(found: Found, experiment: Experiment) -> Iterator[list[str]]:
+    for folder, rows in experiment.tables(found.source):
+        yield [f"In {_link(found, folder)}:", "", *_table(experiment.heads, rows)]
 
 
 def _by_depth(found: Found, name: str) -> Iterator[list[str]]:

@@ -1,0 +1,85 @@
+"""Tables of the experiments on fgbench itself: the engine, layer-sampled tangents, predicted ratios.
+
+Each experiment of `fgbench/experiments/` stores one CSV; what is shown of it is listed here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from fgbench.errors import ResultsError
+from fgbench.report.figures import NOTHING, interval, missing, number
+
+Row = dict[Any, Any]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """What the results page shows of an experiment's CSV; a row without cells is left out."""
+
+    file: str
+    heading: str
+    heads: Sequence[str]
+    cells: Callable[[Row], Sequence[Any]]
+
+    def tables(self, source: Path) -> Iterator[tuple[Path, list[Sequence[Any]]]]:
+        """Each folder at or below `source` that holds the CSV, and the table's rows.
+
+        Raises:
+            ResultsError: the file is not a table of this experiment.
+        """
+        for path in sorted(source.rglob(self.file)):
+            try:
+                rows = [cells for row in pd.read_csv(path).to_dict("records") if (cells := self.cells(row))]
+            except (OSError, ValueError, KeyError) as error:
+                raise ResultsError(f"{path}: is not a table of this experiment ({error!r}).") from error
+            yield path.parent, rows
+
+
+def _engine(row: Row) -> Sequence[Any]:
+    return row["case"], f"`{row['method']}`", *_beside(row, "r"), *_beside(row, "ratio"), row["over"]
+
+
+def _beside(row: Row, name: str) -> tuple[str, str]:
+    asked = row[f"{name}_target"]
+    return number(row[name]), NOTHING if missing(asked) else f"≤ {asked:g}"
+
+
+def _layers(row: Row) -> Sequence[Any]:
+    bounds = row["ratio"], row["ratio_low"], row["ratio_high"]
+    ratio = f"{number(*bounds)} {interval(*bounds)}".strip()
+    return row["case"], f"`{row['method']}`", ratio, number(row["second_moment"]), row["over"]
+
+
+def _prediction(row: Row) -> Sequence[Any]:
+    if row["ratio_predicted"] == row["ratio_measured"] == 1.0:  # what the others are over
+        return ()
+    figures = (number(row[name]) for name in ("ratio_predicted", "ratio_measured"))
+    return row["model"], f"`{row['method']}`", *figures, f"{row['error']:+.0%}"
+
+
+EXPERIMENTS = (
+    Experiment(
+        "engine.csv",
+        "The engine against its targets",
+        ("case", "method", "R", "target", "ratio", "target", "over"),
+        _engine,
+    ),
+    Experiment(
+        "layers.csv",
+        "One layer's tangents a step: variance against cost",
+        ("model", "method", "ratio", "variance ×", "over"),
+        _layers,
+    ),
+    Experiment(
+        "prediction.csv",
+        "Ratios as predicted from counts, and as measured",
+        ("model", "method", "predicted", "measured", "error"),
+        _prediction,
+    ),
+)

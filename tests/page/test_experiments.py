@@ -1,0 +1,44 @@
+"""Tables of experiments on the results page."""
+
+from __future__ import annotations
+
+import pytest
+
+from fgbench.errors import ResultsError
+from fgbench.page.experiments import EXPERIMENTS
+
+ENGINE, LAYERS, PREDICTION = EXPERIMENTS
+
+
+def rows_of(experiment, folder, header, *lines):
+    (folder / experiment.file).write_text("\n".join([header, *lines]) + "\n")
+    ((place, rows),) = experiment.tables(folder)
+    assert place == folder
+    assert {len(row) for row in rows} == {len(experiment.heads)}
+    return [tuple(row) for row in rows]
+
+
+def test_a_figure_stands_beside_its_target_where_it_has_one(tmp_path):
+    rows = rows_of(
+        ENGINE, tmp_path, "case,method,r,r_target,ratio,ratio_target,over", "mlp,forward,2.0,2.2,0.65,,direct"
+    )
+    assert rows == [("mlp", "`forward`", "2.00", "≤ 2.2", "0.650", "–", "direct")]
+
+
+def test_a_ratio_of_layer_sampled_tangents_has_its_interval(tmp_path):
+    header = "case,method,ratio,ratio_low,ratio_high,second_moment,over"
+    rows = rows_of(LAYERS, tmp_path, header, "mlp-d2,forward:layers=one,0.5,0.4,0.6,12345,direct")
+    assert rows == [("mlp-d2", "`forward:layers=one`", "0.50 [0.40, 0.60]", "12345", "direct")]
+
+
+def test_what_ratios_are_over_is_not_shown_among_the_predicted(tmp_path):
+    header = "model,method,ratio_predicted,ratio_measured,error"
+    rows = rows_of(PREDICTION, tmp_path, header, "mlp,backprop,1.0,1.0,0.0", "mlp,forward,1.5,2.0,-0.25")
+    assert rows == [("mlp", "`forward`", "1.50", "2.00", "-25%")]
+
+
+@pytest.mark.parametrize("experiment", EXPERIMENTS, ids=lambda e: e.file)
+def test_another_table_is_named(experiment, tmp_path):
+    (tmp_path / experiment.file).write_text("a,b\n1,2\n")
+    with pytest.raises(ResultsError, match=experiment.file):
+        list(experiment.tables(tmp_path))
