@@ -120,6 +120,20 @@ def test_a_step_of_an_mlp_is_what_is_counted_by_hand(spec, flops):
     assert flops <= found <= flops * 1.01
 
 
+def test_a_step_of_one_layer_counts_what_follows_that_layer():
+    """A product of every layer's value, and from the drawn layer on one of its tangent."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 256))
+    batch = torch.randn(64, 256), torch.randint(256, (64,))
+    method = methods.find("forward:structure=rank-one,layers=one")
+    step = methods.prepare(method, model, nn.functional.cross_entropy, 0)
+    step.get_ready(batch)
+    layer = 2 * 64 * 256 * 256
+    found = sorted(count(lambda: step(batch, 0.1)).flops / layer for _ in range(2 * step.cycle))
+    assert found[0] == pytest.approx(2, rel=0.03), "the last layer's tangent has factors"
+    assert found[-1] == pytest.approx(3, rel=0.03)
+
+
 def test_rank_one_tangents_need_two_products_a_layer():
     torch.manual_seed(0)
     model = nn.Sequential(nn.Linear(256, 256), nn.ReLU(), nn.Linear(256, 256))
