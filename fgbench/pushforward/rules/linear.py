@@ -107,6 +107,41 @@ def convolution(
     return out
 
 
+@rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d", raw=True)
+def transposed_convolution(
+    context: Context,
+    x: Any,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> Any:
+    """[B, channels, …] → [B, m, …], with a weight [channels, m / groups, …]."""
+    x = context.dual(x)
+    weight, tangent = _weight(context, weight, bias)
+    if (x.stack.dim() - 1 if isinstance(x, Dual) else x.dim()) != weight.dim():
+        raise NoRuleError("no batch")
+    convolve = {3: F.conv_transpose1d, 4: F.conv_transpose2d, 5: F.conv_transpose3d}[weight.dim()]
+    geometry = stride, padding, output_padding, groups, dilation
+    if not isinstance(x, Dual):
+        out, primal = _still_input(context, convolve(x, weight, bias, *geometry), bias, channel_dim=1), x
+    else:
+        out, primal = unmerged(convolve(merged(x), weight, None, *geometry), x, spare=True), x.primal
+        _add_bias(context, out, bias, channel_dim=1)
+    if isinstance(tangent, RankOne):
+        for into, left, right in zip(out.tangents, tangent.left, tangent.right, strict=True):
+            weighted = primal * left.view(-1, *[1] * (primal.dim() - 2))
+            by_group = weighted.unflatten(1, (groups, -1)).sum(2)  # one channel of each is left
+            into.add_(convolve(by_group, right.expand(groups, *right.shape), None, *geometry))
+    elif tangent is not None:
+        for into, kernel in zip(out.tangents, tangent.full(), strict=True):
+            into.add_(convolve(primal, kernel, None, *geometry))
+    return out
+
+
 def _add_response(tangents: Tensor, response: Tensor, left: Tensor) -> None:
     """tangents [k, B, m, …] += response [k, B, groups, …] · left [k, m]; in place."""
     groups = response.shape[2]
