@@ -77,7 +77,7 @@ def neg(context: Context, a: Dual) -> Dual:
     return Dual(-a.stack)
 
 
-@rule("pow")
+@rule("pow", "__pow__")
 def power(context: Context, a: Any, exponent: Any) -> Dual:
     """n aⁿ⁻¹ ȧ, for an exponent that is a number."""
     if isinstance(exponent, Tensor | Dual) or not isinstance(a, Dual):

@@ -29,4 +29,4 @@ def in_place(found: Callable[..., Dual]) -> Callable[..., Dual]:
 
 
 for _name in NAMES.split():
-    rule(f"{_name}_")(in_place(next(RULES[f] for f in of_names(_name) if f in RULES)))
+    rule(f"{_name}_", f"__i{_name}__")(in_place(next(RULES[f] for f in of_names(_name) if f in RULES)))

@@ -19,7 +19,9 @@ FEWEST_CHANNELS_FOR_TAPS = 8  # below it a convolution's response is cheap
 @rule("linear", raw=True)
 def linear(context: Context, x: Any, weight: Any, bias: Any = None) -> Any:
     """[…, n] → […, m]; weight and bias with the tangents that the context has for them."""
-    weight, along = _weight(context, weight, bias)
+    if isinstance(bias, Dual):
+        return _computed(linear(context, x, weight), bias, channel_dim=-1)
+    weight, along = _weight(context, weight)
     return linear_along(context, context.dual(x), weight, bias, along)
 
 
@@ -85,8 +87,11 @@ def convolution(
     groups: int = 1,
 ) -> Any:
     """[B, channels, …] → [B, m, …]."""
+    if isinstance(bias, Dual):
+        out = convolution(context, x, weight, None, stride, padding, dilation, groups)
+        return _computed(out, bias, channel_dim=1)
     x = context.dual(x)
-    weight, tangent = _weight(context, weight, bias)
+    weight, tangent = _weight(context, weight)
     if (x.stack.dim() - 1 if isinstance(x, Dual) else x.dim()) != weight.dim():
         raise NoRuleError("no batch")
     convolve = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}[weight.dim()]
@@ -120,8 +125,13 @@ def transposed_convolution(
     dilation: Any = 1,
 ) -> Any:
     """[B, channels, …] → [B, m, …], with a weight [channels, m / groups, …]."""
+    if isinstance(bias, Dual):
+        out = transposed_convolution(
+            context, x, weight, None, stride, padding, output_padding, groups, dilation
+        )
+        return _computed(out, bias, channel_dim=1)
     x = context.dual(x)
-    weight, tangent = _weight(context, weight, bias)
+    weight, tangent = _weight(context, weight)
     if (x.stack.dim() - 1 if isinstance(x, Dual) else x.dim()) != weight.dim():
         raise NoRuleError("no batch")
     convolve = {3: F.conv_transpose1d, 4: F.conv_transpose2d, 5: F.conv_transpose3d}[weight.dim()]
@@ -228,10 +238,14 @@ def embedding(
     return out
 
 
-def _weight(context: Context, weight: Any, bias: Any) -> tuple[Tensor, Tangent | None]:
+def _computed(out: Dual, bias: Dual, channel_dim: int) -> Dual:
+    """With a bias that is itself computed, and its tangents."""
+    out.stack.add_(_spread(bias.stack, out.stack, channel_dim))
+    return out
+
+
+def _weight(context: Context, weight: Any) -> tuple[Tensor, Tangent | None]:
     """The weight and its tangents: a parameter's own, or those of one that is computed."""
-    if isinstance(bias, Dual):
-        raise NoRuleError("a bias that is itself computed")
     if isinstance(weight, Dual):
         return weight.primal, Full(weight.tangents)
     return weight, context.tangent(weight)
