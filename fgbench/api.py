@@ -6,7 +6,7 @@ import os
 import sys
 import tempfile
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -47,8 +47,8 @@ HERE = (
 
 def compare(
     model: nn.Module,
-    loss: Callable[[Tensor, Tensor], Tensor],
-    batch: tuple[Tensor, Tensor],
+    loss: Callable[[Any, Tensor], Tensor] | None,
+    batch: tuple[Tensor | Mapping[str, Any], Tensor] | Mapping[str, Any],
     methods: Sequence[str] = (REFERENCE, PUBLISHED),
     *,
     reference: str | None = None,
@@ -66,9 +66,12 @@ def compare(
     the caller's settings.
 
     Args:
-        model: in training mode, on the batch's device.
-        loss: (output, target) → scalar; a function of a module, such as torch's, can be pickled.
-        batch: (input, target).
+        model: in training mode, on the batch's device; any of Hugging Face's, as it is.
+        loss: (output, target) → scalar; a function of a module, such as torch's, can be pickled. Of an output
+            that is no tensor torch's own losses take the `logits`, token by token where targets are tokens
+            (nothing is shifted). None: the loss that the model itself finds from `labels`.
+        batch: (input, target), where the input may be tensors by name; or all by name, as
+            {"input_ids": …, "attention_mask": …, "labels": …}, whose `labels` are the target.
         methods: specs as in `fgbench run --method`.
         reference: the method that ratios are over; backprop, or the first where it is not among them.
         max_measure_seconds: about how long to time; processes take a few seconds each to start.
@@ -85,13 +88,16 @@ def compare(
         empty where it does not.
 
     Raises:
-        UsageError: no such method, option or optimiser, or a time that is not positive.
+        UsageError: no such method, option or optimiser, a time that is not positive, or a batch or a loss
+            that does not go with the model.
     """
     from fgbench.methods.steps.optimizer import canonical_optimizer
+    from fgbench.running.adapted import adapted
     from fgbench.running.comparison import Comparison
 
     if not max_measure_seconds > 0:
         raise UsageError(f"max_measure_seconds {max_measure_seconds}: must be positive.")
+    model, loss, batch = adapted(model, loss, batch)
     device = str(batch[0].device)
     registered.check_execution("execution", execution, device)
     optimizer = canonical_optimizer(optimizer)

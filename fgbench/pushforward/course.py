@@ -18,6 +18,7 @@ from fgbench.pushforward.dual import Dual, primal_of
 from fgbench.pushforward.fallback import by_jvp
 from fgbench.pushforward.kinds import OF_ITSELF, READS, STILL, SWITCHES, TURNED
 from fgbench.pushforward.rules import RAW, NoRuleError, by_position, read_all, takes
+from fgbench.pushforward.rules.activations import into
 
 _NOTHING = torch.empty(0)
 
@@ -116,8 +117,6 @@ class Course(TorchFunctionMode):
                     return how, placed, named, how(context, *placed, **named)
                 except NoRuleError:
                     pass
-        if _in_place(func):
-            raise NotImplementedError(f"{_name(func)} in place, on a value that moves")
         self.fallbacks.add(f"function {_name(func)}: torch.func.jvp")
         how = _by_jvp_of(func)
         return how, args, kwargs, how(context, *args, **kwargs)
@@ -238,7 +237,14 @@ def _by_jvp_of(func: Any) -> Any:
     def rule(context: Context, *args: Any, **kwargs: Any) -> Any:
         return by_jvp(context, func, _map(context.dual, args), _map(context.dual, kwargs))
 
-    return rule
+    def in_place(context: Context, x: Any, *args: Any, **kwargs: Any) -> Any:
+        def on_a_copy(x: Any, *args: Any, **kwargs: Any) -> Any:
+            return func(x.clone(), *args, **kwargs)
+
+        out = by_jvp(context, on_a_copy, _map(context.dual, (x, *args)), _map(context.dual, kwargs))
+        return into(x, out) if isinstance(x, Dual) else out
+
+    return in_place if _in_place(func) else rule
 
 
 @cache

@@ -89,7 +89,8 @@ def _each(change: Callable[[Tensor], Tensor], tree: Any) -> Any:
 
 def _stacked(value: Any, moved: Any) -> Any:
     if isinstance(value, Tensor):
-        return Dual(torch.cat([value.unsqueeze(0), moved])) if value.is_floating_point() else value
+        moves = value.is_floating_point() or value.is_complex()
+        return Dual(torch.cat([value.unsqueeze(0), moved])) if moves else value
     if isinstance(value, tuple | list):
         return type(value)(_stacked(v, m) for v, m in zip(value, moved, strict=True))
     return value

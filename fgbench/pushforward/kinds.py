@@ -27,4 +27,4 @@ _READS = """
 READS = set(of_names(*_READS.split()))
 # What a value that moves says of itself.
 OF_ITSELF = {"requires_grad": True, "is_leaf": False, "grad": None, "grad_fn": None, "_base": None}
-TURNED = {"T", "mT", "H", "mH"}
+TURNED = {"T", "mT", "H", "mH", "real", "imag"}

@@ -112,7 +112,10 @@ def test_embedding(words, features, padding, length):
 ACTIVATIONS = [
     nn.ReLU(), nn.ReLU(inplace=True), nn.GELU(), nn.GELU(approximate="tanh"), nn.SiLU(), nn.Tanh(),
     nn.Sigmoid(), nn.Softmax(dim=1), nn.Softmax(dim=-1), nn.LogSoftmax(dim=1), nn.Identity(), nn.Flatten(),
-    nn.Flatten(0), nn.Flatten(2),
+    nn.Flatten(0), nn.Flatten(2), nn.ELU(0.7), nn.ELU(inplace=True), nn.SELU(), nn.CELU(0.5), nn.Mish(),
+    nn.Hardtanh(-0.2, 0.3), nn.Hardtanh(inplace=True), nn.ReLU6(), nn.ReLU6(inplace=True), nn.LogSigmoid(),
+    nn.Softplus(2, 0.5), nn.Threshold(0.1, 0.2), nn.LeakyReLU(0.2, inplace=True), nn.GLU(), nn.GLU(0),
+    nn.Hardswish(inplace=True), nn.PReLU(), nn.PReLU(5), nn.Softsign(), nn.Tanhshrink(), nn.Softmin(-1),
 ]  # fmt: skip
 
 
@@ -167,6 +170,61 @@ def test_max_pooling(kernel, stride, padding, ceil, ties):
 )
 def test_average_pooling(layer):
     ruled(nn.Sequential(nn.Conv2d(2, 3, 1), layer), normal(2, 2, 6, 6))
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [
+        nn.MaxPool1d(2),
+        nn.AdaptiveMaxPool1d(3),
+        nn.AdaptiveMaxPool2d((2, 3)),
+        nn.MaxPool3d(2, 1),
+        nn.AdaptiveMaxPool3d(2),
+    ],
+    ids=str,
+)
+def test_max_pooling_of_other_kinds(layer):
+    dims = int(type(layer).__name__[-2])
+    convolution = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[dims - 1]
+    ruled(nn.Sequential(convolution(2, 3, 1), layer), normal(2, 2, *[5] * dims))
+
+
+@randomised
+@given(
+    dims=few,
+    groups=st.sampled_from([1, 2]),
+    channels=st.sampled_from([2, 4]),
+    kernel=few,
+    stride=few,
+    padding=st.integers(0, 1),
+    more=st.integers(0, 1),
+    dilation=st.integers(1, 2),
+    bias=st.booleans(),
+    count=few,
+)
+def test_transposed_convolution(dims, groups, channels, kernel, stride, padding, more, dilation, bias, count):
+    assume(more < max(stride, dilation) and dilation * (kernel - 1) >= padding)
+    kind, plain = [
+        (nn.ConvTranspose1d, nn.Conv1d),
+        (nn.ConvTranspose2d, nn.Conv2d),
+        (nn.ConvTranspose3d, nn.Conv3d),
+    ][dims - 1]
+    layer = kind(channels, 4, kernel, stride, padding, more, groups, bias, dilation)
+    x = normal(2, channels, *[3] * dims)
+    ruled(layer, x, count=count)
+    ruled(nn.Sequential(plain(channels, channels, 1), layer), x, count=count)
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["after a layer", "on the input"])
+@pytest.mark.parametrize("affine", [True, False])
+@pytest.mark.parametrize("shape", [(2, 4), (2, 4, 3), (2, 4, 3, 2)], ids=str)
+def test_group_norm(shape, affine, first):
+    torch.manual_seed(0)
+    norm = nn.GroupNorm(2, 4, affine=affine)
+    for p in norm.parameters():
+        nn.init.normal_(p)
+    layers = [norm, nn.Linear(shape[-1], 2)] if first else [nn.Linear(shape[-1], shape[-1]), norm]
+    ruled(nn.Sequential(*layers), normal(*shape))
 
 
 @pytest.mark.parametrize("first", [False, True], ids=["after a layer", "on the input"])
@@ -311,11 +369,11 @@ def test_function_of_a_forward_of_its_own(name):
     "function",
     [
         torch.lgamma,
-        F.softplus,
         lambda h: (1 + h.abs()).pow(h),
-        lambda h: h.var(1),
-        lambda h: h.square().logsumexp(1),
-        F.elu,
+        lambda h: h.prod(1),
+        lambda h: torch.kron(h, h),
+        lambda h: torch.fft.rfft(h).abs(),
+        lambda h: h.lgamma_(),
     ],
 )
 def test_function_without_a_rule_falls_back_by_name(function):
@@ -326,15 +384,14 @@ def test_function_without_a_rule_falls_back_by_name(function):
 @pytest.mark.parametrize(
     ("layer", "function"),
     [
-        (nn.GroupNorm(2, 4), "group_norm"),
-        (nn.PReLU(), "prelu"),
-        (Apply(lambda h, x: h[0], nn.LSTM(4, 3)), "lstm"),
+        (nn.InstanceNorm1d(2, affine=True), "instance_norm"),
+        (Apply(lambda h, x: h[0], nn.LSTM(4, 3, proj_size=2)), "lstm"),
     ],
-    ids=["GroupNorm", "PReLU", "LSTM"],
+    ids=["InstanceNorm", "LSTM that projects"],
 )
 def test_a_layer_without_a_rule_falls_back_by_name(layer, function):
     model = layer if isinstance(layer, Apply) else nn.Sequential(nn.Linear(4, 4), layer)
-    assert check(model, normal(2, 4)).fallbacks == [f"function {function}: torch.func.jvp"]
+    assert check(model, normal(3, 2, 4)).fallbacks == [f"function {function}: torch.func.jvp"]
 
 
 class Symmetric(nn.Module):
@@ -425,12 +482,44 @@ class TestLosses:
         target = torch.tensor([0, 2, 1])
         assert check(nn.Linear(4, 3), normal(3, 4), loss=loss, target=target).fallbacks == []
 
-    def test_probabilities_fall_back_and_images_do_not(self):
-        check(nn.Linear(4, 3), normal(3, 4), loss=F.cross_entropy, target=normal(3, 3).softmax(1))
+    def test_lines_of_classes_have_a_rule_and_targets_that_broadcast_fall_back(self):
         target = torch.zeros(2, 5, dtype=torch.long)
         model = nn.Conv1d(2, 3, 1)
         assert check(model, normal(2, 2, 5), loss=F.cross_entropy, target=target).fallbacks == []
         check(nn.Linear(4, 3), normal(5, 4), loss=F.mse_loss, target=normal(5, 1))
+
+    @pytest.mark.parametrize("reduction", ["mean", "sum", "none"])
+    @pytest.mark.parametrize(
+        ("loss", "options"),
+        [
+            (F.mse_loss, {}),
+            (F.l1_loss, {}),
+            (F.smooth_l1_loss, {"beta": 0.3}),
+            (F.smooth_l1_loss, {"beta": 0.0}),
+            (F.huber_loss, {"delta": 0.3}),
+            (F.binary_cross_entropy_with_logits, {}),
+            (F.binary_cross_entropy_with_logits, {"weight": normal(3).abs(), "pos_weight": normal(3).abs()}),
+            (F.cross_entropy, {}),
+            (F.cross_entropy, {"label_smoothing": 0.2, "weight": normal(3).abs()}),
+        ],
+        ids=lambda part: getattr(part, "__name__", ",".join(part) if isinstance(part, dict) else str(part)),
+    )
+    def test_losses_entry_by_entry(self, loss, options, reduction):
+        def reduced(output, target):
+            return (loss(output, target, reduction=reduction, **options) * 1.5).sum()
+
+        target = normal(4, 3, seed=1).softmax(1)
+        assert check(nn.Linear(4, 3), normal(4, 4), loss=reduced, target=target).fallbacks == []
+
+    @pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1, "ignore_index": 1}], ids=str)
+    def test_cross_entropy_row_by_row(self, options):
+        weights = normal(4).abs()
+
+        def weighed(output, target):
+            return (weights * F.cross_entropy(output, target, reduction="none", **options)).mean()
+
+        target = torch.tensor([0, 2, 1, 2])
+        assert check(nn.Linear(4, 3), normal(4, 4), loss=weighed, target=target).fallbacks == []
 
     def test_derivatives_by_sample_add_up_and_are_each_samples_own(self):
         output = Dual(normal(3, 4, 3))

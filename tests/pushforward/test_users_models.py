@@ -215,15 +215,6 @@ MODELS: dict[str, tuple[Any, Any]] = {
 }
 
 
-WITHOUT_RULE = {
-    "convolutions of all kinds": [
-        "function conv_transpose2d: torch.func.jvp",
-        "function group_norm: torch.func.jvp",
-    ],
-    "LSTM": ["function lstm: torch.func.jvp"],
-}
-
-
 def built(name: str) -> tuple[nn.Module, Tensor, Tensor]:
     torch.manual_seed(0)
     build, inputs = MODELS[name]
@@ -236,7 +227,7 @@ def built(name: str) -> tuple[nn.Module, Tensor, Tensor]:
 def test_derivatives_are_those_of_reverse_mode(name, count):
     model, x, target = built(name)
     pushforward = check(model, x, loss=cross_entropy, target=target, count=count)
-    assert pushforward.fallbacks == WITHOUT_RULE.get(name, []), pushforward.fallbacks
+    assert pushforward.fallbacks == []
 
 
 @pytest.mark.parametrize("count", FORWARD)
@@ -280,7 +271,7 @@ def test_torchvisions_models(name):
         nn.init.normal_(p, std=0.3) if not p.count_nonzero() or p.abs().max() < 1e-3 else None
     x, target = images(size), torch.arange(3) % CLASSES
     for count in FORWARD:
-        check(model, x, loss=cross_entropy, target=target, count=count)
+        assert check(model, x, loss=cross_entropy, target=target, count=count).fallbacks == []
     check_step(methods.find("forward:structure=activity"), model, cross_entropy, (x, target), 0)
 
 

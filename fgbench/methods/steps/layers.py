@@ -25,8 +25,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from fgbench.errors import UsageError
-from fgbench.methods import trainable
+from fgbench.methods import Batch, Step, trainable
 from fgbench.methods.steps.options import LayerOptions
 from fgbench.pushforward.context import buffers_kept, draws_again
 
@@ -163,11 +162,8 @@ class Sampler:
     def outcomes(self) -> list[Draw]:
         """All that can be drawn: at most as many as there are units, where probabilities stay as they are.
 
-        Raises:
-            UsageError: there are too many to count: k adaptive tangents.
+        Of k adaptive tangents those that can be drawn in the first cycle.
         """
-        if self.adaptive and self.count > 1:
-            raise UsageError("sampling=adaptive with several tangents has no fixed set of layers to compile.")
         if self.count == 1:
             return [Draw((i,), (p,)) for i, p in enumerate(self.probabilities)]
         ends = (end * self.count % 1.0 for end in accumulate(self.probabilities))
@@ -235,6 +231,21 @@ class Sampler:
             setattr(self, name, list(state[name]))
         for name in ("last", "latest"):
             setattr(self, name, [_Squares(tuple(units), torch.tensor(v)) for units, v in state[name]])
+
+
+def each_outcome(step: Step, model: nn.Module, sampler: Sampler, batch: Batch) -> Iterator[Draw]:
+    """All that can be drawn, for the passes that each of them takes to be made ready.
+
+    The first comes twice: a model may make itself ready at its first call. Buffers and random numbers are
+    put back.
+    """
+    before = [generator.get_state() for generator in step.generators()]
+    outcomes = sampler.outcomes()
+    for drawn in (outcomes[0], *outcomes):
+        with draws_again(batch[0].device), buffers_kept(model):
+            yield drawn
+    for generator, state in zip(step.generators(), before, strict=True):
+        generator.set_state(state)
 
 
 KEPT = ("strata", "means", "seen", "probabilities")

@@ -11,17 +11,16 @@ from torch import Tensor, nn
 from fgbench.errors import UsageError
 from fgbench.methods import Batch, Conditions, Loss, Part
 from fgbench.methods.steps.compiling import OneGraph
-from fgbench.methods.steps.layers import ON_THE_HOST, Draw, Sampler, costs, filled, units_of
+from fgbench.methods.steps.layers import ON_THE_HOST, Draw, Sampler, costs, each_outcome, filled, units_of
 from fgbench.methods.steps.options import ForwardOptions
 from fgbench.methods.steps.pushforward import PushforwardStep
-from fgbench.pushforward.context import buffers_kept, draws_again
 
 
 class OneLayerStep(PushforwardStep):
     """Draw layers on the host and tangents for them, one pass that moves from the first of them on, update.
 
-    What runs before the first layer is plain evaluation. Under torch.compile each set of layers that can be
-    drawn has a program of its own, all compiled before the first step: as many as there are layers.
+    What runs before the first layer is plain evaluation. Each set of layers that can be drawn has a program
+    of its own, all made (under torch.compile: compiled) before the first step: as many as there are layers.
     """
 
     def __init__(
@@ -43,22 +42,23 @@ class OneLayerStep(PushforwardStep):
         return super().parts(batch, learning_rate)
 
     def get_ready(self, batch: Batch) -> None:
-        """Count what each layer costs, where that matters; compile a program for each possible draw."""
+        """Count what each layer costs, where that matters; make a program for each possible draw.
+
+        Raises:
+            UsageError: a program is compiled, and there are too many possible draws: k adaptive tangents.
+        """
         if self.ready:
             return
+        if self.conditions.compiled and self.sampler.adaptive and self.count > 1:
+            raise UsageError("sampling=adaptive with several tangents has no fixed set of layers to compile.")
         self.ready = True
         if self.sampler.adaptive:
             self.sampler.costs = costs(self.model, batch[0], self.sampler.units)
-        if not self.conditions.compiled:
-            return
-        before = [generator.get_state() for generator in self.generators()]
-        for drawn in self.sampler.outcomes():
+        for drawn in each_outcome(self, self.model, self.sampler, batch):
             self._draw(drawn)
-            with draws_again(batch[0].device), buffers_kept(self.model):
-                self._forward(batch)
-            self.update.get_ready(self.tangents.by_name, self._perturbed())
-        for generator, state in zip(self.generators(), before, strict=True):
-            generator.set_state(state)
+            self._forward(batch)
+            if self.conditions.compiled:
+                self.update.get_ready(self.tangents.by_name, self._perturbed())
 
     def draw(self) -> None:
         """The layers of this step, and their tangents."""

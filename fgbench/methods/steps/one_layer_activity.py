@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from fgbench.errors import UsageError
 from fgbench.methods import Batch, Conditions, Loss
 from fgbench.methods.steps.activity import ActivityStep
-from fgbench.methods.steps.layers import ON_THE_HOST, Draw, Sampler, Unit, costs, joined
+from fgbench.methods.steps.layers import ON_THE_HOST, Draw, Sampler, Unit, costs, each_outcome, joined
 from fgbench.methods.steps.options import ForwardOptions
 from fgbench.pushforward.activity import Site
 
@@ -33,6 +33,16 @@ class OneLayerActivityStep(ActivityStep):
         self.sampler: Sampler | None = None  # until a first batch shows the layers
         self.to_load: dict[str, Any] = {}
         self.shapes: dict[tuple[torch.Size, int], torch.Size] = {}
+
+    def get_ready(self, batch: Batch) -> None:
+        """Find what is perturbed, and make a program for each possible draw."""
+        if self.ready:
+            return
+        super().get_ready(batch)
+        assert self.sampler is not None
+        for drawn in each_outcome(self, self.model, self.sampler, batch):
+            self._draw_at(batch, drawn)
+            self._forward(batch)
 
     def _prepare(self, x: Tensor, sites: Sequence[Site]) -> None:
         units = self._units(x, sites)
@@ -69,8 +79,11 @@ class OneLayerActivityStep(ActivityStep):
         """The layers, and noise for what a batch of this shape met before; the first time as it goes."""
         self.get_ready(batch)
         assert self.sampler is not None
-        self.drawn: Draw = self.sampler.draw()
-        units = self.sampler.units
+        self._draw_at(batch, self.sampler.draw())
+
+    def _draw_at(self, batch: Batch, drawn: Draw) -> None:
+        assert self.sampler is not None
+        self.drawn, units = drawn, self.sampler.units
         rows = {name: own for unit, own in self.drawn.rows.items() for name in units[unit].names}
         free = {name: own for name, own in rows.items() if name in self.drawer.parameters}
         self.free = dict(self.drawer.draw_rows(free).by_name) if free else {}

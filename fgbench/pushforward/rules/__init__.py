@@ -26,7 +26,7 @@ class NoRuleError(Exception):
 Rule = Callable[..., Any]
 # What torch calls the arguments that a rule takes by position.
 BY_POSITION = (("input", "self"), ("other", "mat2"))
-SPACES = (torch, Tensor, F, torch._C._nn, torch.special)
+SPACES = (torch, Tensor, F, torch._C._nn, torch.special, torch.linalg)
 R = TypeVar("R", bound=Rule)
 
 RULES: dict[Any, Rule] = {}

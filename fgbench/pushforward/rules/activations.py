@@ -16,6 +16,8 @@ from fgbench.pushforward.rules import NoRuleError, rule
 
 aten = torch.ops.aten
 
+SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805  # Klambauer et al. 2017, as torch has them
+
 
 @rule("relu")
 def relu(context: Context, x: Dual, inplace: bool = False) -> Dual:
@@ -96,17 +98,35 @@ def leaky_relu(context: Context, x: Dual, negative_slope: float = 0.01, inplace:
     return into(x, out) if inplace else out
 
 
-def _elementwise(name: str, slope: Callable[[Tensor, Tensor], Tensor]) -> None:
-    """The rule of a function whose slope is told by its argument and its value."""
-    function = getattr(torch, name)
+@rule("glu")
+def glu(context: Context, x: Dual, dim: int = -1) -> Dual:
+    """The first half, each entry times σ of its fellow in the second."""
+    along = dim % x.primal.dim()
+    half, gate = x.primal.chunk(2, along)
+    moved, opened = x.tangents.chunk(2, along + 1)
+    share = torch.sigmoid(gate)
+    value = half * share
+    return dual_of(value, (moved * share).addcmul_(opened, value * (1 - share)))
 
-    def along(context: Context, x: Dual) -> Dual:
+
+def _elementwise(name: str, slope: Callable[..., Tensor], space: Any = torch) -> None:
+    """The rule of a function whose slope is told by its argument, its value and its options.
+
+    A flag at the end of its arguments is `inplace`.
+    """
+    function = getattr(space, name)
+
+    def along(context: Context, x: Dual, *given: Any, inplace: bool = False, **named: Any) -> Dual:
+        if given and isinstance(given[-1], bool):
+            *given, inplace = given  # type: ignore[assignment]
+        if not isinstance(x, Dual) or any(isinstance(g, Tensor | Dual) for g in (*given, *named.values())):
+            raise NoRuleError("an option that is no number")
         primal = x.primal
-        value = function(primal)
+        value = function(primal, *given, **named)
         out = empty_dual(value, x.count)
         out.stack[0] = value
-        torch.mul(x.tangents, slope(primal, value), out=out.stack[1:])
-        return out
+        torch.mul(x.tangents, slope(primal, value, *given, **named), out=out.stack[1:])
+        return into(x, out) if inplace else out
 
     rule(name)(along)
 
@@ -121,8 +141,40 @@ _elementwise("reciprocal", lambda x, y: -(y**2))
 _elementwise("square", lambda x, y: 2 * x)
 _elementwise("sin", lambda x, y: x.cos())
 _elementwise("cos", lambda x, y: -x.sin())
-_elementwise("abs", lambda x, y: x.sign())
+_elementwise("abs", lambda x, y: _real(x).sign())
 _elementwise("erf", lambda x, y: 2 / math.sqrt(math.pi) * torch.exp(-(x**2)))
+_elementwise("exp2", lambda x, y: y * math.log(2))
+_elementwise("tan", lambda x, y: 1 + y**2)
+_elementwise("atan", lambda x, y: 1 / (1 + x**2))
+_elementwise("clamp", lambda x, y, *_, **named: y == x)
+_elementwise("clip", lambda x, y, *_, **named: y == x)
+_elementwise("clamp_min", lambda x, y, *_, **named: y == x)
+_elementwise("clamp_max", lambda x, y, *_, **named: y == x)
+_elementwise("threshold", lambda x, y, threshold, value: x > threshold, F)
+_elementwise("relu6", lambda x, y: (x > 0) & (x < 6), F)
+_elementwise("hardtanh", lambda x, y, min_val=-1.0, max_val=1.0: (x > min_val) & (x < max_val), F)
+_elementwise("elu", lambda x, y, alpha=1.0: torch.where(x > 0, 1, alpha * x.exp()), F)
+_elementwise("celu", lambda x, y, alpha=1.0: torch.where(x > 0, 1, (x / alpha).exp()), F)
+_elementwise("selu", lambda x, y: SELU_SCALE * torch.where(x > 0, 1, SELU_ALPHA * x.exp()), F)
+_elementwise("logsigmoid", lambda x, y: torch.sigmoid(-x), F)
+_elementwise("mish", lambda x, y: _mish_slope(x), F)
+_elementwise(
+    "softplus",
+    lambda x, y, beta=1, threshold=20: torch.where(x * beta > threshold, 1, torch.sigmoid(x * beta)),
+    F,
+)
+
+
+def _mish_slope(x: Tensor) -> Tensor:
+    """Of x · t with t = tanh(softplus(x)): t + x σ(x) (1 − t²)."""
+    t = torch.tanh(F.softplus(x))
+    return t + x * torch.sigmoid(x) * (1 - t**2)
+
+
+def _real(x: Tensor) -> Tensor:
+    if x.is_complex():
+        raise NoRuleError("complex numbers")
+    return x
 
 
 @rule("softmax")
@@ -151,7 +203,13 @@ def softmax_tangents(tangents: Tensor, value: Tensor, dim: int) -> Tensor:
 
 
 def into(x: Dual, out: Dual) -> Dual:
-    """What an operation in place leaves: its result in the memory of what it was given."""
+    """What an operation in place leaves: its result in the memory of what it was given.
+
+    Raises:
+        NotImplementedError: the result has another shape, as after `unsqueeze_`.
+    """
+    if x.stack.shape != out.stack.shape:
+        raise NotImplementedError("an operation in place that changes the shape of what moves")
     x.stack.copy_(out.stack)
     return x
 

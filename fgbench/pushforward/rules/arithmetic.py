@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import math
 from typing import Any
 
 import torch
@@ -11,7 +11,6 @@ from torch import Tensor
 from fgbench.pushforward.context import Context
 from fgbench.pushforward.dual import Dual, dual_of, empty_dual, moving, primal_of
 from fgbench.pushforward.rules import NoRuleError, rule
-from fgbench.pushforward.rules.activations import into
 from fgbench.pushforward.rules.linear import linear_along
 from fgbench.pushforward.tangents import RankOne
 
@@ -78,7 +77,7 @@ def neg(context: Context, a: Dual) -> Dual:
     return Dual(-a.stack)
 
 
-@rule("pow")
+@rule("pow", "__pow__")
 def power(context: Context, a: Any, exponent: Any) -> Dual:
     """n aⁿ⁻¹ ȧ, for an exponent that is a number."""
     if isinstance(exponent, Tensor | Dual) or not isinstance(a, Dual):
@@ -98,7 +97,45 @@ def addcmul(context: Context, a: Any, b: Any, c: Any, *, value: float = 1) -> Du
     return _sum(a, _times(product, value))
 
 
-@rule("matmul", "bmm", "mm", "__matmul__", raw=True)
+@rule("__rpow__")
+def rpow(context: Context, a: Dual, base: Any) -> Dual:
+    """baseᵃ, for a base that is a number."""
+    if isinstance(base, Tensor | Dual):
+        raise NoRuleError("a base that is no number")
+    value = base**a.primal
+    return _stack(value, a.tangents * (value * math.log(base)))
+
+
+def larger(a: Any, b: Any, sign: int = 1) -> Dual:
+    """The larger of two, or the smaller where `sign` is −1; half of each slope where they are equal."""
+    first, second = primal_of(a), primal_of(b)
+    value = torch.maximum(first, second) if sign > 0 else torch.minimum(first, second)
+    share = torch.where(first == second, 0.5, (first == value).to(value.dtype))
+    shares = (a, share), (b, 1 - share)
+    moved = [aligned(x, value).tangents * part for x, part in shares if isinstance(x, Dual)]
+    return _stack(value, sum(moved[1:], moved[0]))
+
+
+rule("maximum")(lambda context, a, b: larger(a, b))
+rule("minimum")(lambda context, a, b: larger(a, b, -1))
+
+
+@rule("prelu")
+def prelu(context: Context, x: Any, weight: Any) -> Dual:
+    """x, or a channel's weight times x where it is negative."""
+    primal = primal_of(x)
+    spread = (-1, *[1] * (primal.dim() - 2)) if primal.dim() > 1 else (-1,)
+    if isinstance(weight, Dual):
+        weight = Dual(weight.stack.view(len(weight.stack), *spread))
+    else:
+        weight = weight.view(spread)
+    positive = primal > 0
+    above = Dual(x.stack * positive) if isinstance(x, Dual) else x * positive
+    below = Dual(x.stack * ~positive) if isinstance(x, Dual) else x * ~positive
+    return _sum(above, mul(context, below, weight))
+
+
+@rule("matmul", "bmm", "mm", "mv", "dot", "__matmul__", raw=True)
 def matmul(context: Context, a: Any, b: Any) -> Dual:
     """ȧ b + a ḃ, for […, n, m] and […, m, p]; the value and ȧ b in one product."""
     if isinstance(context.tangent(b), RankOne) and b.dim() == 2 and primal_of(a).dim() > 1:
@@ -106,7 +143,7 @@ def matmul(context: Context, a: Any, b: Any) -> Dual:
     a, b = context.dual(a), context.dual(b)
     one, other = primal_of(a), primal_of(b)
     if one.dim() < 2 or other.dim() < 2:
-        raise NoRuleError("vectors")
+        return _of_vectors(context, a, b)
     if not isinstance(a, Dual):
         return _stack(a @ other, a @ aligned(b, a).tangents)
     if not isinstance(b, Dual):
@@ -115,6 +152,29 @@ def matmul(context: Context, a: Any, b: Any) -> Dual:
     out = a.stack @ b.stack[0]
     out[1:] += a.stack[0] @ b.tangents
     return Dual(out, spare=True)
+
+
+def _of_vectors(context: Context, a: Any, b: Any) -> Dual:
+    """A vector is one row on the left, one column on the right."""
+    row, column = primal_of(a).dim() < 2, primal_of(b).dim() < 2
+
+    def raised(x: Any, wanted: bool, dim: int) -> Any:
+        if not wanted:
+            return x
+        return Dual(x.stack.unsqueeze(dim)) if isinstance(x, Dual) else x.unsqueeze(dim)
+
+    out = matmul(context, raised(a, row, -2), raised(b, column, -1)).stack
+    out = out.squeeze(-1) if column else out
+    return Dual(out.squeeze(-1 if column else -2) if row else out)
+
+
+@rule("outer", "ger")
+def outer(context: Context, a: Any, b: Any) -> Dual:
+    """A column times a row."""
+    a, b = (
+        Dual(x.stack.unsqueeze(d)) if isinstance(x, Dual) else x.unsqueeze(d) for x, d in ((a, -1), (b, -2))
+    )
+    return mul(context, a, b)
 
 
 @rule("addmm", raw=True)
@@ -171,17 +231,3 @@ def aligned(x: Dual, other: Any) -> Dual:
     if missing <= 0:
         return x
     return Dual(x.stack.reshape(len(x.stack), *[1] * missing, *x.stack.shape[1:]))
-
-
-def _in_place(found: Callable[..., Dual]) -> Callable[..., Dual]:
-    """The rule of the operation in place: where there was nothing moving before, the result stands for it."""
-
-    def placed(context: Context, x: Any, *rest: Any, **options: Any) -> Dual:
-        out = found(context, x, *rest, **options)
-        return into(x, out) if isinstance(x, Dual) else out
-
-    return placed
-
-
-for _name, _found in {"add_": add, "sub_": sub, "mul_": mul, "div_": div, "neg_": neg, "pow_": power}.items():
-    rule(_name)(_in_place(_found))  # type: ignore[arg-type]

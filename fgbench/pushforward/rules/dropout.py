@@ -18,3 +18,9 @@ def dropout(context: Context, x: Dual, p: float = 0.5, training: bool = True, in
         return x
     out = Dual(x.stack * F.dropout(torch.ones_like(x.primal), p, training=True))
     return into(x, out) if inplace else out
+
+
+@rule("feature_dropout")
+def feature_dropout(context: Context, x: Dual, p: float, train: bool) -> Dual:
+    """Whole channels are dropped."""
+    return Dual(x.stack * torch.feature_dropout(torch.ones_like(x.primal), p, train)) if train and p else x

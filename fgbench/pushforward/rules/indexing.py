@@ -71,6 +71,34 @@ def setitem(context: Context, x: Any, index: Any, value: Any) -> Any:
     return out
 
 
+def _adds(name: str) -> None:
+    """What writes a tensor, or a number, into places along a dimension, or adds it there."""
+    function = getattr(torch, name)
+
+    def along(context: Context, x: Any, dim: int, index: Tensor, *given: Any, **named: Any) -> Dual:
+        out = moving(x, context.count)
+        on = dim % max(out.stack.dim() - 1, 1) + 1
+        key = next((key for key in ("src", "source") if key in named), None)
+        source = named.pop(key) if key else given[0] if given else named.pop("value")
+        if not isinstance(source, Tensor | Dual):
+            still = function(out.primal, dim, index, source, **named)
+            index = index.expand(len(out.stack), *index.shape)
+            moved = function(out.stack, on, index, 0.0, **named)
+            moved[0] = still
+            return Dual(moved, spare=True)
+        if "reduce" in named:
+            raise NoRuleError("a reduction")
+        if name != "index_add":
+            index = index.expand(len(out.stack), *index.shape)
+        return Dual(function(out.stack, on, index, moving(source, context.count).stack, **named), spare=True)
+
+    rule(name)(along)
+
+
+for _name in ("scatter", "scatter_add", "index_add"):
+    _adds(_name)
+
+
 @rule("copy_")
 def copy_(context: Context, x: Any, value: Any, non_blocking: bool = False) -> Dual:
     """Written into its memory."""

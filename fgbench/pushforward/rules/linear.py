@@ -19,7 +19,9 @@ FEWEST_CHANNELS_FOR_TAPS = 8  # below it a convolution's response is cheap
 @rule("linear", raw=True)
 def linear(context: Context, x: Any, weight: Any, bias: Any = None) -> Any:
     """[…, n] → […, m]; weight and bias with the tangents that the context has for them."""
-    weight, along = _weight(context, weight, bias)
+    if isinstance(bias, Dual):
+        return _computed(linear(context, x, weight), bias, channel_dim=-1)
+    weight, along = _weight(context, weight)
     return linear_along(context, context.dual(x), weight, bias, along)
 
 
@@ -85,8 +87,11 @@ def convolution(
     groups: int = 1,
 ) -> Any:
     """[B, channels, …] → [B, m, …]."""
+    if isinstance(bias, Dual):
+        out = convolution(context, x, weight, None, stride, padding, dilation, groups)
+        return _computed(out, bias, channel_dim=1)
     x = context.dual(x)
-    weight, tangent = _weight(context, weight, bias)
+    weight, tangent = _weight(context, weight)
     if (x.stack.dim() - 1 if isinstance(x, Dual) else x.dim()) != weight.dim():
         raise NoRuleError("no batch")
     convolve = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}[weight.dim()]
@@ -104,6 +109,46 @@ def convolution(
     elif tangent is not None:
         for into, kernel in zip(out.tangents, tangent.full(), strict=True):
             into.add_(convolve(primal, kernel, None, stride, padding, dilation, groups))
+    return out
+
+
+@rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d", raw=True)
+def transposed_convolution(
+    context: Context,
+    x: Any,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> Any:
+    """[B, channels, …] → [B, m, …], with a weight [channels, m / groups, …]."""
+    if isinstance(bias, Dual):
+        out = transposed_convolution(
+            context, x, weight, None, stride, padding, output_padding, groups, dilation
+        )
+        return _computed(out, bias, channel_dim=1)
+    x = context.dual(x)
+    weight, tangent = _weight(context, weight)
+    if (x.stack.dim() - 1 if isinstance(x, Dual) else x.dim()) != weight.dim():
+        raise NoRuleError("no batch")
+    convolve = {3: F.conv_transpose1d, 4: F.conv_transpose2d, 5: F.conv_transpose3d}[weight.dim()]
+    geometry = stride, padding, output_padding, groups, dilation
+    if not isinstance(x, Dual):
+        out, primal = _still_input(context, convolve(x, weight, bias, *geometry), bias, channel_dim=1), x
+    else:
+        out, primal = unmerged(convolve(merged(x), weight, None, *geometry), x, spare=True), x.primal
+        _add_bias(context, out, bias, channel_dim=1)
+    if isinstance(tangent, RankOne):
+        for into, left, right in zip(out.tangents, tangent.left, tangent.right, strict=True):
+            weighted = primal * left.view(-1, *[1] * (primal.dim() - 2))
+            by_group = weighted.unflatten(1, (groups, -1)).sum(2)  # one channel of each is left
+            into.add_(convolve(by_group, right.expand(groups, *right.shape), None, *geometry))
+    elif tangent is not None:
+        for into, kernel in zip(out.tangents, tangent.full(), strict=True):
+            into.add_(convolve(primal, kernel, None, *geometry))
     return out
 
 
@@ -193,10 +238,14 @@ def embedding(
     return out
 
 
-def _weight(context: Context, weight: Any, bias: Any) -> tuple[Tensor, Tangent | None]:
+def _computed(out: Dual, bias: Dual, channel_dim: int) -> Dual:
+    """With a bias that is itself computed, and its tangents."""
+    out.stack.add_(_spread(bias.stack, out.stack, channel_dim))
+    return out
+
+
+def _weight(context: Context, weight: Any) -> tuple[Tensor, Tangent | None]:
     """The weight and its tangents: a parameter's own, or those of one that is computed."""
-    if isinstance(bias, Dual):
-        raise NoRuleError("a bias that is itself computed")
     if isinstance(weight, Dual):
         return weight.primal, Full(weight.tangents)
     return weight, context.tangent(weight)

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from fgbench.pushforward.context import Context
-from fgbench.pushforward.dual import Dual, Rows
+from fgbench.pushforward.dual import Dual, Rows, dual_of
 from fgbench.pushforward.rules import NoRuleError, rule
 
 aten = torch.ops.aten
@@ -25,14 +27,29 @@ def cross_entropy(
     reduce: Any = None,
     reduction: str = "mean",
     label_smoothing: float = 0.0,
-) -> Dual:
-    """Logits [B, classes, …] and classes [B, …]: ⟨slope of the loss at the logits, their tangents⟩."""
-    if isinstance(target, Dual) or target.is_floating_point() or target.dim() == 0 or reduction == "none":
-        raise NoRuleError("not classes")
+) -> Any:
+    """Logits [B, classes, …] and classes [B, …], or probabilities [B, classes, …].
+
+    It is ⟨slope of the loss at the logits, their tangents⟩.
+    """
+    logits = output.primal
+    if isinstance(target, Dual) or logits.dim() < 2:
+        raise NoRuleError("a target that moves, or no batch")
     if size_average is not None or reduce is not None:
         raise NoRuleError("a reduction of old")
-    logits = output.primal
+    if reduction == "none":  # each row as it is in a sum
+        rest = weight, None, ignore_index, None
+        whole = cross_entropy(context, output, target, *rest, "sum", label_smoothing)
+        value = F.cross_entropy(logits, target, *rest, "none", label_smoothing)
+        return dual_of(value, (whole.moved * whole.slope).sum(2))
     log_p = torch.log_softmax(logits, 1)
+    if target.is_floating_point():
+        wanted = _wanted(target, weight, label_smoothing)
+        value, slope = -(log_p * wanted).sum(), -wanted
+        if reduction == "mean":
+            value, slope = (part * (log_p.shape[1] / log_p.numel()) for part in (value, slope))
+        slope = aten._log_softmax_backward_data(slope, log_p, 1, logits.dtype)
+        return Rows(value, output.tangents, slope)
     value, slope = _picked(log_p, target, weight, ignore_index, reduction)
     if label_smoothing:
         value, slope = _smoothed(
@@ -40,6 +57,12 @@ def cross_entropy(
         )
     slope = aten._log_softmax_backward_data(slope, log_p, 1, logits.dtype)
     return Rows(value, output.tangents, slope)
+
+
+def _wanted(target: Tensor, weight: Tensor | None, smoothing: float) -> Tensor:
+    """Probabilities of classes, a share of each spread over all, each class with its weight."""
+    wanted = target * (1 - smoothing) + smoothing / target.shape[1] if smoothing else target
+    return wanted if weight is None else wanted * weight.view(-1, *[1] * (target.dim() - 2))
 
 
 def _picked(
@@ -83,23 +106,57 @@ def _smoothed(
     return value * (1 - share) + (even * log_p).sum(), slope * (1 - share) + even
 
 
-@rule("mse_loss")
-def mean_squared_error(
-    context: Context,
-    output: Any,
-    target: Any,
-    size_average: Any = None,
-    reduce: Any = None,
-    reduction: str = "mean",
-    weight: Any = None,
-) -> Dual:
-    """2 ⟨z − y, ż⟩ over all entries."""
-    if not isinstance(output, Dual) or isinstance(target, Dual) or weight is not None:
-        raise NoRuleError("a target that moves")
-    if output.primal.shape != target.shape or reduction != "mean" or (size_average, reduce) != (None, None):
-        raise NoRuleError("the target broadcasts")
-    off = output.primal - target
-    return Rows(off.square().mean(), output.tangents, off * (2 / off.numel()))
+def _entry_by_entry(name: str, slope: Callable[..., Tensor]) -> None:
+    """The rule of a loss that is a sum or mean over the entries of an output and a target of its shape."""
+    function = getattr(F, name)
+
+    def along(context: Context, output: Any, target: Any, *given: Any, **named: Any) -> Dual:
+        reduction = named.pop("reduction", "mean")
+        if given or named.pop("size_average", None) is not None or named.pop("reduce", None) is not None:
+            raise NoRuleError("options by their places, or those of old")
+        if not isinstance(output, Dual) or isinstance(target, Dual):
+            raise NoRuleError("a target that moves")
+        z = output.primal
+        named = {key: value for key, value in named.items() if value is not None}
+        if z.shape != target.shape or any(isinstance(value, Dual) for value in named.values()):
+            raise NoRuleError("the target broadcasts")
+        value, slopes = function(z, target, reduction=reduction, **named), slope(z, target, **named)
+        if reduction == "none":
+            return dual_of(value, output.tangents * slopes)
+        if reduction == "mean":
+            slopes = slopes / slopes.numel()
+        return Rows(value, output.tangents, slopes)
+
+    rule(name)(along)
+
+
+def _square(z: Tensor, y: Tensor) -> Tensor:
+    return 2 * (z - y)
+
+
+def _absolute(z: Tensor, y: Tensor) -> Tensor:
+    return torch.sign(z - y)
+
+
+def _smooth(z: Tensor, y: Tensor, beta: float = 1.0) -> Tensor:
+    return ((z - y) / beta).clamp(-1, 1) if beta else torch.sign(z - y)
+
+
+def _huber(z: Tensor, y: Tensor, delta: float = 1.0) -> Tensor:
+    return (z - y).clamp(-delta, delta)
+
+
+def _binary(z: Tensor, y: Tensor, weight: Any = 1, pos_weight: Any = 1) -> Tensor:
+    """Of −p y log σ(z) − (1 − y) log(1 − σ(z)), p the weight of the positive ones."""
+    probability = torch.sigmoid(z)
+    return weight * ((1 - y) * probability - pos_weight * y * (1 - probability))
+
+
+_entry_by_entry("mse_loss", _square)
+_entry_by_entry("l1_loss", _absolute)
+_entry_by_entry("smooth_l1_loss", _smooth)
+_entry_by_entry("huber_loss", _huber)
+_entry_by_entry("binary_cross_entropy_with_logits", _binary)
 
 
 @rule("nll_loss")

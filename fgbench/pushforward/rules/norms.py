@@ -7,10 +7,11 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from fgbench.pushforward.context import Context
-from fgbench.pushforward.dual import Dual, dual_of, empty_dual, primal_of
+from fgbench.pushforward.dual import Dual, dual_of, empty_dual, moving, primal_of
 from fgbench.pushforward.rules import NoRuleError, rule
 
 aten = torch.ops.aten
@@ -105,6 +106,48 @@ def layer_norm(
     else:
         torch.addcmul(bias, normal, weight, out=out.stack[0])
     return out
+
+
+@rule("group_norm", raw=True)
+def group_norm(
+    context: Context,
+    x: Any,
+    num_groups: int,
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+    *_: Any,
+) -> Dual:
+    """A layer norm of each group of channels, then the channels' own weights and biases."""
+    _no_duals(weight, bias)
+    x = context.dual(x)
+    primal = primal_of(x)
+    grouped = primal.shape[0], num_groups, primal[0].numel() // num_groups
+    if isinstance(x, Dual):
+        stack = x.stack.reshape(len(x.stack), *grouped)
+        out = Dual(layer_norm(context, Dual(stack), grouped[2:], eps=eps).stack.view(x.stack.shape), True)
+    else:
+        normal = F.layer_norm(primal.reshape(grouped), grouped[2:], eps=eps).view(primal.shape)
+        out = moving(normal, context.count)
+    return _scaled(context, out, weight, bias)
+
+
+def _scaled(context: Context, normal: Dual, weight: Any, bias: Any) -> Dual:
+    """n w + b of each channel, and ṅ w + n ẇ + ḃ, in the memory of n and ṅ."""
+    by_channel = (-1, *[1] * (normal.primal.dim() - 2))
+    slope, shift = context.tangent(weight), context.tangent(bias)
+    if weight is not None:
+        normal.tangents.mul_(weight.view(by_channel))
+    if slope is not None:
+        along = slope.full().view(slope.count, 1, *weight.view(by_channel).shape)
+        normal.tangents.addcmul_(normal.primal, along)
+    if weight is not None:
+        normal.primal.mul_(weight.view(by_channel))
+    if bias is not None:
+        normal.primal.add_(bias.view(by_channel))
+    if shift is not None:
+        normal.tangents.add_(shift.full().view(shift.count, 1, *bias.view(by_channel).shape))
+    return normal
 
 
 @rule("rms_norm", raw=True)

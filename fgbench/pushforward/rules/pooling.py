@@ -8,7 +8,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from fgbench.pushforward.context import Context
-from fgbench.pushforward.dual import Dual, empty_dual, merged, unmerged
+from fgbench.pushforward.dual import Dual, dual_of, empty_dual, merged, unmerged
 from fgbench.pushforward.rules import NoRuleError, rule
 
 
@@ -34,6 +34,26 @@ def max_pool2d(
     for into, tangent in zip(out.tangents, x.tangents, strict=True):
         into.copy_(_picked(tangent, index))
     return out
+
+
+def _of_other_dimensions(name: str, dims: int) -> None:
+    """The same of lines and volumes, and to a size that is asked for."""
+    function = getattr(F, name)
+
+    def along(context: Context, x: Dual, *given: Any, **named: Any) -> Dual:
+        if x.primal.dim() != dims + 2 or named.pop("return_indices", False) or given[-1:] == (True,):
+            raise NoRuleError("indices or no batch")
+        value, index = function(x.primal, *given, **named, return_indices=True)
+        places = index.flatten(2).expand(x.count, *index.flatten(2).shape)
+        return dual_of(value, x.tangents.flatten(3).gather(3, places).unflatten(3, index.shape[2:]))
+
+    rule(name)(along)
+
+
+for _dims in (1, 2, 3):
+    _of_other_dimensions(f"adaptive_max_pool{_dims}d", _dims)
+_of_other_dimensions("max_pool1d", 1)
+_of_other_dimensions("max_pool3d", 3)
 
 
 def _picked(tangent: Tensor, index: Tensor) -> Tensor:

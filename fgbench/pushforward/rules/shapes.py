@@ -13,12 +13,12 @@ from fgbench.pushforward.dual import Dual, moving, primal_of
 from fgbench.pushforward.rules import RULES, NoRuleError, rule
 
 
-def _on(dim: int, of: Dual, more: int = 0) -> int:
+def on_stack(dim: int, of: Dual, more: int = 0) -> int:
     """Where a dimension of the value is in the stack."""
     return dim % (of.stack.dim() - 1 + more) + 1 if of.stack.dim() - 1 + more else 1
 
 
-def _sizes(given: tuple[Any, ...]) -> tuple[Any, ...]:
+def sizes_of(given: tuple[Any, ...]) -> tuple[Any, ...]:
     """Sizes or dimensions, given one by one or all in one."""
     return tuple(given[0]) if len(given) == 1 and isinstance(given[0], tuple | list) else given
 
@@ -28,7 +28,7 @@ def view(context: Context, x: Dual, *shape: Any, dtype: Any = None) -> Dual:
     """To a shape."""
     if dtype is not None or any(isinstance(s, torch.dtype) for s in shape):
         raise NoRuleError("bits")
-    sizes = len(x.stack), *_sizes(shape)
+    sizes = len(x.stack), *sizes_of(shape)
     try:
         return Dual(x.stack.view(sizes))
     except RuntimeError:  # the stack is laid out otherwise than the value alone would be
@@ -38,12 +38,14 @@ def view(context: Context, x: Dual, *shape: Any, dtype: Any = None) -> Dual:
 @rule("reshape")
 def reshape(context: Context, x: Dual, *shape: Any, **named: Any) -> Dual:
     """To a shape."""
-    return Dual(x.stack.reshape(len(x.stack), *_sizes((*shape, *named.values()))))
+    return Dual(x.stack.reshape(len(x.stack), *sizes_of((*shape, *named.values()))))
 
 
 @rule("view_as", "reshape_as")
-def view_as(context: Context, x: Dual, other: Any) -> Dual:
+def view_as(context: Context, x: Any, other: Any) -> Any:
     """To the shape of another."""
+    if not isinstance(x, Dual):
+        return x.reshape(primal_of(other).shape)
     return Dual(x.stack.reshape(len(x.stack), *primal_of(other).shape))
 
 
@@ -52,26 +54,26 @@ def flatten(context: Context, x: Dual, start_dim: int = 0, end_dim: int = -1) ->
     """Several dimensions into one."""
     if x.stack.dim() == 1:
         return Dual(x.stack.unsqueeze(1))
-    return Dual(x.stack.flatten(_on(start_dim, x), _on(end_dim, x)))
+    return Dual(x.stack.flatten(on_stack(start_dim, x), on_stack(end_dim, x)))
 
 
 @rule("unflatten")
 def unflatten(context: Context, x: Dual, dim: int, sizes: Any) -> Dual:
     """One dimension into several."""
-    return Dual(x.stack.unflatten(_on(dim, x), sizes))
+    return Dual(x.stack.unflatten(on_stack(dim, x), sizes))
 
 
 @rule("permute")
 def permute(context: Context, x: Dual, *dims: Any, **named: Any) -> Dual:
     """Dimensions in another order."""
-    order = _sizes((*dims, *named.values()))
-    return Dual(x.stack.permute(0, *(_on(d, x) for d in order)))
+    order = sizes_of((*dims, *named.values()))
+    return Dual(x.stack.permute(0, *(on_stack(d, x) for d in order)))
 
 
 @rule("transpose", "swapaxes", "swapdims", "transpose_")
 def transpose(context: Context, x: Dual, dim0: int, dim1: int) -> Dual:
     """Two dimensions in each other's place."""
-    return Dual(x.stack.transpose(_on(dim0, x), _on(dim1, x)))
+    return Dual(x.stack.transpose(on_stack(dim0, x), on_stack(dim1, x)))
 
 
 @rule("t")
@@ -94,7 +96,7 @@ def movedim(context: Context, x: Dual, source: Any, destination: Any) -> Dual:
     """Dimensions moved."""
 
     def on(dims: Any) -> Any:
-        return [_on(d, x) for d in dims] if isinstance(dims, tuple | list) else _on(dims, x)
+        return [on_stack(d, x) for d in dims] if isinstance(dims, tuple | list) else on_stack(dims, x)
 
     return Dual(x.stack.movedim(on(source), on(destination)))
 
@@ -102,35 +104,36 @@ def movedim(context: Context, x: Dual, source: Any, destination: Any) -> Dual:
 @rule("unsqueeze")
 def unsqueeze(context: Context, x: Dual, dim: int) -> Dual:
     """A new dimension."""
-    return Dual(x.stack.unsqueeze(_on(dim, x, more=1)))
+    return Dual(x.stack.unsqueeze(on_stack(dim, x, more=1)))
 
 
 @rule("squeeze")
 def squeeze(context: Context, x: Dual, dim: Any = None) -> Dual:
     """Without dimensions of one."""
     dims = range(x.stack.dim() - 1) if dim is None else dim if isinstance(dim, tuple | list) else (dim,)
-    return Dual(x.stack.squeeze(tuple(_on(d, x) for d in dims)))
+    return Dual(x.stack.squeeze(tuple(on_stack(d, x) for d in dims)))
 
 
 @rule("expand", "broadcast_to")
 def expand(context: Context, x: Dual, *sizes: Any) -> Dual:
     """Repeated without memory."""
-    shape = _sizes(sizes)
+    shape = sizes_of(sizes)
     missing = len(shape) - x.stack.dim() + 1
     stack = x.stack.reshape(len(x.stack), *[1] * missing, *x.stack.shape[1:]) if missing else x.stack
     return Dual(stack.expand(-1, *shape))
 
 
 @rule("expand_as")
-def expand_as(context: Context, x: Dual, other: Any) -> Dual:
+def expand_as(context: Context, x: Any, other: Any) -> Any:
     """To the shape of another."""
-    return expand(context, x, *primal_of(other).shape)
+    shape = primal_of(other).shape
+    return expand(context, x, *shape) if isinstance(x, Dual) else x.expand(shape)
 
 
 @rule("repeat")
 def repeat(context: Context, x: Dual, *times: Any) -> Dual:
     """Copies side by side."""
-    shape = _sizes(times)
+    shape = sizes_of(times)
     missing = len(shape) - x.stack.dim() + 1
     stack = x.stack.reshape(len(x.stack), *[1] * missing, *x.stack.shape[1:]) if missing else x.stack
     return Dual(stack.repeat(1, *shape))
@@ -141,7 +144,7 @@ def repeat_interleave(context: Context, x: Dual, repeats: Any, dim: Any = None, 
     """Each entry several times."""
     if dim is None:
         raise NoRuleError("of all entries")
-    return Dual(x.stack.repeat_interleave(repeats, _on(dim, x), **more))
+    return Dual(x.stack.repeat_interleave(repeats, on_stack(dim, x), **more))
 
 
 @rule("contiguous", "clone")
@@ -171,7 +174,7 @@ def _converting(name: str) -> None:
         stack = convert(x.stack, *bare, **options)
         if isinstance(stack, str):
             return stack
-        return Dual(stack) if stack.is_floating_point() else stack[0]
+        return Dual(stack) if stack.is_floating_point() or stack.is_complex() else stack[0]
 
     rule(name)(converted)
 
@@ -183,43 +186,43 @@ for _name in ["to", "type", "float", "double", "half", "bfloat16", "type_as", "c
 @rule("chunk")
 def chunk(context: Context, x: Dual, chunks: int, dim: int = 0) -> tuple[Dual, ...]:
     """Pieces."""
-    return tuple(map(Dual, x.stack.chunk(chunks, _on(dim, x))))
+    return tuple(map(Dual, x.stack.chunk(chunks, on_stack(dim, x))))
 
 
 @rule("split", "split_with_sizes")
 def split(context: Context, x: Dual, split_size: Any, dim: int = 0) -> tuple[Dual, ...]:
     """Pieces."""
-    return tuple(map(Dual, x.stack.split(split_size, _on(dim, x))))
+    return tuple(map(Dual, x.stack.split(split_size, on_stack(dim, x))))
 
 
 @rule("unbind")
 def unbind(context: Context, x: Dual, dim: int = 0) -> tuple[Dual, ...]:
     """Pieces of one, without their dimension."""
-    return tuple(map(Dual, x.stack.unbind(_on(dim, x))))
+    return tuple(map(Dual, x.stack.unbind(on_stack(dim, x))))
 
 
 @rule("narrow")
 def narrow(context: Context, x: Dual, dim: int, start: Any, length: int) -> Dual:
     """A piece."""
-    return Dual(x.stack.narrow(_on(dim, x), start, length))
+    return Dual(x.stack.narrow(on_stack(dim, x), start, length))
 
 
 @rule("select")
 def select(context: Context, x: Dual, dim: int, index: int) -> Dual:
     """One."""
-    return Dual(x.stack.select(_on(dim, x), index))
+    return Dual(x.stack.select(on_stack(dim, x), index))
 
 
 @rule("index_select")
 def index_select(context: Context, x: Dual, dim: int, index: Tensor) -> Dual:
     """Several."""
-    return Dual(x.stack.index_select(_on(dim, x), index))
+    return Dual(x.stack.index_select(on_stack(dim, x), index))
 
 
 @rule("gather")
 def gather(context: Context, x: Dual, dim: int, index: Tensor, **options: Any) -> Dual:
     """Entries by their places along a dimension."""
-    return Dual(x.stack.gather(_on(dim, x), index.expand(len(x.stack), *index.shape)))
+    return Dual(x.stack.gather(on_stack(dim, x), index.expand(len(x.stack), *index.shape)))
 
 
 @rule("roll")
@@ -227,13 +230,13 @@ def roll(context: Context, x: Dual, shifts: Any, dims: Any = None) -> Dual:
     """Around the edge."""
     if dims is None:
         return Dual(torch.stack([s.roll(shifts) for s in x.stack]))
-    return Dual(x.stack.roll(shifts, tuple(_on(d, x) for d in _sizes((dims,)))))
+    return Dual(x.stack.roll(shifts, tuple(on_stack(d, x) for d in sizes_of((dims,)))))
 
 
 @rule("flip")
 def flip(context: Context, x: Dual, *dims: Any) -> Dual:
     """Backwards."""
-    return Dual(x.stack.flip(tuple(_on(d, x) for d in _sizes(dims))))
+    return Dual(x.stack.flip(tuple(on_stack(d, x) for d in sizes_of(dims))))
 
 
 for _triangle_name in ("tril", "triu"):
@@ -248,8 +251,10 @@ def _reduction(name: str) -> None:
     def reduced(
         context: Context, x: Dual, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
     ) -> Dual:
-        dims = _sizes((dim,)) if dim is not None and dim != () else range(x.stack.dim() - 1)
-        return Dual(reduce(x.stack, tuple(_on(d, x) for d in dims), keepdim, dtype=dtype))
+        dims = sizes_of((dim,)) if dim is not None and dim != () else range(x.stack.dim() - 1)
+        if x.stack.dim() == 1:  # of a scalar; over no dimension torch would add up the stack
+            return Dual(x.stack if dtype is None else x.stack.to(dtype))
+        return Dual(reduce(x.stack, tuple(on_stack(d, x) for d in dims), keepdim, dtype=dtype))
 
     rule(name)(reduced)
 
@@ -261,7 +266,7 @@ _reduction("mean")
 @rule("cumsum")
 def cumsum(context: Context, x: Dual, dim: int, **options: Any) -> Dual:
     """Sums so far."""
-    return Dual(x.stack.cumsum(_on(dim, x), **options))
+    return Dual(x.stack.cumsum(on_stack(dim, x), **options))
 
 
 @rule("cat", "concat", "concatenate")
@@ -270,14 +275,14 @@ def cat(context: Context, tensors: Any, dim: int = 0, **named: Any) -> Dual:
     dim = named.get("axis", dim)
     filled = [x for x in tensors if isinstance(x, Dual) or x.shape != (0,)]  # torch passes over these too
     duals = [moving(x, context.count) for x in filled]
-    return Dual(torch.cat([d.stack for d in duals], _on(dim, duals[0])), spare=True)
+    return Dual(torch.cat([d.stack for d in duals], on_stack(dim, duals[0])), spare=True)
 
 
 @rule("stack")
 def stack(context: Context, tensors: Any, dim: int = 0) -> Dual:
     """On each other."""
     duals = [moving(x, context.count) for x in tensors]
-    return Dual(torch.stack([d.stack for d in duals], _on(dim, duals[0], more=1)), spare=True)
+    return Dual(torch.stack([d.stack for d in duals], on_stack(dim, duals[0], more=1)), spare=True)
 
 
 @rule("pad")

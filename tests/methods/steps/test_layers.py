@@ -17,6 +17,7 @@ from fgbench.measurement.memory import peak_of_step
 from fgbench.methods import Conditions
 from fgbench.methods.steps import compiling, layers, oracle
 from fgbench.methods.steps.layers import Draw, Sampler, Unit, costs, units_of
+from fgbench.pushforward import engine
 from fgbench.running.matched import weights_hash
 from fgbench.running.phases.memory import PeakFound, measure_memory
 from tests.builders import (
@@ -331,6 +332,32 @@ def test_each_layer_has_a_program_of_its_own_before_the_first_step(monkeypatch):
         other(tiny_batch(), 0.05)
     assert len(made) == programs, "nothing is compiled later"
     assert float((flat(list(model.parameters())) - flat(list(plain.parameters()))).norm()) < 1e-12
+
+
+@pytest.mark.parametrize("options", ["", ",tangents=3", ",sampling=adaptive"])
+@pytest.mark.parametrize("structure", ["rank-one", "gaussian", "activity"])
+def test_after_it_is_made_ready_no_layers_pass_is_recorded(structure, options, monkeypatch):
+    """Recording is for the warm-up: a step that is timed finds the program of whatever layer it draws."""
+    recorded = []
+    really = engine.Record
+    monkeypatch.setattr(engine, "Record", lambda: recorded.append(1) or really())
+    model = three_layers().append(nn.Dropout(0.1)).append(nn.BatchNorm1d(3).double())
+    before = {name: t.clone() for name, t in model.state_dict().items()}
+    step = methods.find(f"{ONE},structure={structure}{options}").prepare(model, cross_entropy, 0)
+    generators = [generator.get_state() for generator in step.generators()]
+    numbers = torch.get_rng_state()
+    step.get_ready(tiny_batch())
+    assert recorded
+    assert all(torch.equal(t, before[name]) for name, t in model.state_dict().items())
+    assert torch.equal(torch.get_rng_state(), numbers)
+    assert all(map(torch.equal, generators, (g.get_state() for g in step.generators())))
+    recorded.clear()
+    drawn = set()
+    for _ in range(8 * len(step.sampler.units)):
+        step(tiny_batch(), 0.0)
+        drawn.update(step.drawn.units)
+    assert drawn == set(range(len(step.sampler.units))), "else it would show nothing"
+    assert not recorded
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,162 @@
+"""A user's model as methods take one: tensors by name, outputs with logits or with a loss."""
+
+from __future__ import annotations
+
+import pickle
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import nn
+
+import fgbench
+from fgbench import methods
+from fgbench.errors import UsageError
+from fgbench.methods.steps.oracle import check_step
+from fgbench.running.adapted import adapted
+from tests.builders import cross_entropy, tiny_batch, tiny_mlp
+
+
+class TwoByName(nn.Module):
+    """Of whole numbers and of images, with a switch; the output is a dictionary."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.words, self.see, self.head = nn.Embedding(9, 4), nn.Linear(6, 4), nn.Linear(4, 3)
+
+    def forward(self, ids, pixels, labels=None, double=False):
+        assert ids.dtype == torch.int64
+        h = self.words(ids).mean(1) + self.see(pixels.flatten(1))
+        logits = self.head(2 * h if double else h)
+        return {"logits": logits} | ({} if labels is None else {"loss": 3 * F.cross_entropy(logits, labels)})
+
+
+def of_two(**more: Any) -> dict[str, Any]:
+    torch.manual_seed(0)
+    return {"ids": torch.arange(15).view(5, 3) % 9, "pixels": torch.randn(5, 2, 3), **more}
+
+
+LABELS = torch.arange(5) % 3
+
+
+def test_a_plain_model_stays_as_it_is():
+    model, batch = tiny_mlp(), tiny_batch()
+    found, loss, (x, y) = adapted(model, cross_entropy, batch)
+    assert (found, loss) == (model, cross_entropy)
+    assert x is batch[0]
+    assert y is batch[1]
+
+
+@pytest.mark.parametrize("way", ["by name", "a pair"])
+def test_tensors_by_name_stand_side_by_side_in_one(way):
+    torch.manual_seed(1)
+    model = TwoByName()
+    batch = of_two(labels=LABELS) if way == "by name" else (of_two(), LABELS)
+    found, loss, (x, y) = adapted(model, cross_entropy, batch)
+    assert x.shape == (5, 3 + 6)
+    assert torch.allclose(found(x)["logits"], model(**of_two())["logits"])
+    assert torch.allclose(found(x[1:3])["logits"], model(**of_two())["logits"][1:3])
+    assert torch.allclose(loss(found(x), y), cross_entropy(model(**of_two())["logits"], LABELS))
+    again = pickle.loads(pickle.dumps((found, loss)))
+    assert torch.equal(again[1](again[0](x), y), loss(found(x), y))
+
+
+def test_the_models_own_loss_and_what_is_no_tensor():
+    torch.manual_seed(1)
+    model = TwoByName()
+    found, loss, (x, y) = adapted(model, None, of_two(labels=LABELS, double=True))
+    assert torch.allclose(loss(found(x), y), model(**of_two(labels=LABELS, double=True))["loss"])
+
+
+def test_a_loss_of_the_users_own_is_given_what_it_takes():
+    model, batch = TwoByName(), of_two(labels=LABELS)
+
+    def whole(output, target):
+        return F.cross_entropy(output["logits"], target)
+
+    assert adapted(model, whole, batch)[1] is whole
+    found, loss, (x, y) = adapted(model, lambda logits, target: F.cross_entropy(logits, target) * 2, batch)
+    assert torch.equal(loss(found(x), y), 2 * whole(found(x), y))
+
+
+@pytest.mark.parametrize(
+    ("loss", "batch", "line"),
+    [
+        (cross_entropy, of_two(), "no 'labels'"),
+        (None, (torch.ones(2, 3), torch.ones(2)), "own loss needs a batch by name"),
+        (cross_entropy, of_two(labels=LABELS[:3], pixels=torch.ones(4, 6)), "ids 5, pixels 4"),
+        (cross_entropy, of_two(labels=LABELS, other=torch.ones(5)), "does not take this batch"),
+        (F.mse_loss, of_two(labels=LABELS), "takes neither the model's output nor its logits"),
+        (None, of_two(labels=LABELS) | {"ids": torch.full((5, 3), 2**30)}, "ids has numbers too large"),
+    ],
+    ids=lambda part: part if isinstance(part, str) else "",
+)
+def test_what_does_not_fit_is_said_in_a_line(loss, batch, line):
+    with pytest.raises(UsageError, match=line) as caught:
+        adapted(TwoByName(), loss, batch)
+    assert "\n" not in str(caught.value)
+
+
+# ---- Hugging Face's
+
+SMALL = {"vocab_size": 40, "bos_token_id": None, "eos_token_id": None}
+
+
+def of_tokens(labels_of: str) -> dict[str, torch.Tensor]:
+    torch.manual_seed(0)
+    ids = torch.randint(1, 40, (4, 6))
+    mask = torch.ones_like(ids)
+    mask[1, 4:] = 0
+    labels = torch.tensor([0, 2, 1, 0]) if labels_of == "sentences" else ids.masked_fill(mask == 0, -100)
+    return {"input_ids": ids, "attention_mask": mask, "labels": labels}
+
+
+def gpt2(transformers: Any) -> tuple[nn.Module, dict[str, torch.Tensor]]:
+    config = transformers.GPT2Config(n_layer=1, n_embd=16, n_head=2, n_positions=8, **SMALL)
+    return transformers.GPT2LMHeadModel(config), of_tokens("tokens")
+
+
+def bert(transformers: Any) -> tuple[nn.Module, dict[str, torch.Tensor]]:
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = transformers.BertConfig(**sizes, num_labels=3, pad_token_id=0, **SMALL)
+    return transformers.BertForSequenceClassification(config), of_tokens("sentences")
+
+
+@pytest.mark.parametrize("build", [gpt2, bert])
+@pytest.mark.parametrize("given", ["own loss", "by name", "a pair"])
+def test_hugging_faces_models_as_they_are(build, given):
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    model, batch = build(transformers)
+    model.train()
+    wanted = {key: value for key, value in batch.items() if key != "labels"}
+    pair = {"own loss": batch, "by name": batch, "a pair": (wanted, batch["labels"])}[given]
+    found, loss, fitted = adapted(model, None if given == "own loss" else cross_entropy, pair)
+    torch.manual_seed(3)
+    output = model(**batch)
+    torch.manual_seed(3)
+    value = loss(found(fitted[0]), fitted[1])
+    if given == "own loss":
+        assert torch.allclose(value, output.loss)
+    else:
+        flat = output.logits.flatten(0, -2)
+        assert torch.allclose(value, cross_entropy(flat, batch["labels"].flatten()))
+    check_step(methods.find("forward:structure=rank-one,tangents=2"), found, loss, fitted, 0)
+    step = methods.find("forward:structure=rank-one").prepare(found, loss, 0)
+    step(fitted, 0.0)
+    step(fitted, 0.0)
+    assert step.notes() == [], "by rules alone"
+
+
+@pytest.mark.filterwarnings("ignore:fgbench.compare. measured in the calling process")
+@pytest.mark.usefixtures("short_blocks")
+def test_compare_takes_a_model_of_hugging_faces():
+    model, batch = bert(pytest.importorskip("transformers"))
+
+    def loss(output, target):
+        return cross_entropy(output.logits, target)
+
+    table = fgbench.compare(model.train(), loss, batch, max_measure_seconds=0.05)
+    assert set(table["status"]) == {"ok"}, table.get("detail")
+    assert {"backprop", "forward"} <= set(table["method"])
