@@ -99,9 +99,9 @@ def addcmul(context: Context, a: Any, b: Any, c: Any, *, value: float = 1) -> Du
 
 @rule("__rpow__")
 def rpow(context: Context, a: Dual, base: Any) -> Dual:
-    """baseᵃ, for a base that is a number."""
-    if isinstance(base, Tensor | Dual):
-        raise NoRuleError("a base that is no number")
+    """baseᵃ, for a base that is a positive number."""
+    if isinstance(base, Tensor | Dual) or base <= 0:
+        raise NoRuleError("a base that is no positive number")
     value = base**a.primal
     return _stack(value, a.tangents * (value * math.log(base)))
 
