@@ -1,4 +1,4 @@
-"""Losses: their value, and the derivative of it along each tangent, row by row of the target."""
+"""Losses: the value, and its derivative along each tangent, for each row of the output."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ def cross_entropy(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Dual:
-    """Logits [B, classes, …] and classes [B, …]: ⟨slope of the loss at the logits, their tangents⟩."""
+    """For logits [B, classes, …] and classes [B, …]: ⟨gradient at the logits, their tangents⟩."""
     if isinstance(target, Dual) or target.is_floating_point() or target.dim() == 0 or reduction == "none":
         raise NoRuleError("not classes")
     if size_average is not None or reduce is not None:
-        raise NoRuleError("a reduction of old")
+        raise NoRuleError("deprecated arguments for the reduction")
     logits = output.primal
     log_p = torch.log_softmax(logits, 1)
     value, slope = _picked(log_p, target, weight, ignore_index, reduction)
@@ -45,7 +45,7 @@ def cross_entropy(
 def _picked(
     log_p: Tensor, target: Tensor, weight: Any, ignored: int, reduction: str
 ) -> tuple[Tensor, Tensor]:
-    """The mean or sum of −log p at the target, and its slope there."""
+    """The mean or sum of −log p of the targets, and its gradient with respect to log p."""
     how = {"mean": 1, "sum": 2}[reduction]
     two = log_p.dim() == 2
     forward = aten.nll_loss_forward if two else aten.nll_loss2d_forward
@@ -69,7 +69,7 @@ def _smoothed(
     reduction: str,
     share: float,
 ) -> tuple[Tensor, Tensor]:
-    """(1 − s) of that and s of the mean over all classes."""
+    """Label smoothing: 1 − s of `value` and `slope`, and s of their mean over all classes; s is `share`."""
     kept = (target != ignored).unsqueeze(1)
     classes = log_p.shape[1]
     spread = log_p.new_ones(classes) if weight is None else weight
@@ -93,7 +93,7 @@ def mean_squared_error(
     reduction: str = "mean",
     weight: Any = None,
 ) -> Dual:
-    """2 ⟨z − y, ż⟩ over all entries."""
+    """Mean squared error; its derivatives are the mean of 2 (z − y) ż over all entries."""
     if not isinstance(output, Dual) or isinstance(target, Dual) or weight is not None:
         raise NoRuleError("a target that moves")
     if output.primal.shape != target.shape or reduction != "mean" or (size_average, reduce) != (None, None):
@@ -113,7 +113,7 @@ def negative_log_likelihood(
     reduce: Any = None,
     reduction: str = "mean",
 ) -> Dual:
-    """−log p at the target."""
+    """The mean or sum of −log p of the targets."""
     if not isinstance(output, Dual) or reduction == "none" or (size_average, reduce) != (None, None):
         raise NoRuleError("row by row")
     if output.primal.dim() < 2:
