@@ -40,7 +40,7 @@ class Pushforward:
         self.model, self.loss = model, loss
         self._fallbacks: set[str] = set()
         self.programs: dict[Any, Callable[..., Any] | str] = {}
-        self.settled: dict[Any, str] = {}  # by shape, why the course may change between calls; "" if it cannot
+        self.settled: dict[Any, str] = {}  # by shape, why the course may change between calls; "" if not
         self.unlike: Counter[Any] = Counter()
 
     @property
@@ -165,7 +165,7 @@ class Pushforward:
         return record
 
     def _why_not(self, kind: Any, first: Record, second: Record) -> str | None:
-        """Why two runs do not prove the course to be fixed; empty if they do, None to try at the next call."""
+        """Why two runs do not prove the course to be fixed; empty if they do, None to try once more."""
         why = first.refused or second.refused
         if why or first.same_as(second):
             return why

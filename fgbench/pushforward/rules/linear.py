@@ -126,7 +126,7 @@ def _response(x: Tensor, right: Tensor, stride: Any, padding: Any, dilation: Any
 
 
 def _taps_pay(x: Tensor, *geometry: Any) -> bool:
-    """Whether to use `_by_taps`: on a CPU a convolution to one channel takes four times as long (measured)."""
+    """Whether to use `_by_taps`: on a CPU a convolution to one channel takes four times its time."""
     *sizes, groups = geometry
     plain = x.dim() == 4 and not any(isinstance(s, str) for s in sizes)
     return plain and groups == 1 and x.device.type == "cpu" and x.shape[1] >= FEWEST_CHANNELS_FOR_TAPS
