@@ -24,7 +24,7 @@ def list_registered(
     from rich.table import Table
 
     if kind is not None and kind not in registry.KINDS:
-        raise UsageError(f"nothing called '{kind}' is listed: there are {', '.join(registry.KINDS)}.")
+        raise UsageError(f"nothing called '{kind}' can be listed: choose from {', '.join(registry.KINDS)}.")
     console = Console()
     for each in [kind] if kind else registry.KINDS:
         table = Table(title=each, title_justify="left", title_style="bold", box=None, pad_edge=False)

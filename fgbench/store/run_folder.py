@@ -191,7 +191,7 @@ class RunFolder:
 
     def _file(self, table: str) -> Path:
         if table not in TABLES:
-            raise ResultsError(f"no table '{table}': there are {', '.join(TABLES)}.")
+            raise ResultsError(f"no table '{table}': choose from {', '.join(TABLES)}.")
         return self.path / f"{table}.csv"
 
     def _write(self, facts: Mapping[str, Any]) -> None:

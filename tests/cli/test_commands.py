@@ -274,7 +274,7 @@ def test_json_on_standard_output_is_json_alone(user_file: Path, tmp_path: Path) 
 
 BAD_INPUTS = {
     "unknown architecture": (["run", "--arch", "nope"], "cnn, logreg, mlp"),
-    "unknown method": (["run", "--method", "nope"], "there are backprop,"),
+    "unknown method": (["run", "--method", "nope"], "choose from backprop,"),
     "unknown method option": (["run", "--method", "forward:foo=1"], "structure"),
     "unknown option value": (["run", "--method", "forward:structure=foo"], "gaussian"),
     "unknown dataset": (["run", "--dataset", "nope"], "digits"),

@@ -68,7 +68,7 @@ CLAIM = "paper.toml, experiment speed, claim 'forward is faster'"
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ('mark = "R"', 'mark = "R"\ncolour = "red"', f"{CLAIM}, colour: no such key; the keys are text, where,"),
+        ('mark = "R"', 'mark = "R"\ncolour = "red"', f"{CLAIM}, colour: no such key; the keys are text,"),
         ('where = "Table 1"', "", f"{CLAIM}, where: is missing."),
         ('text = "forward is faster"', "", "paper.toml, experiment speed, claim 1, text: is missing."),
         ("value = 0.5", 'value = "0.5"', f"{CLAIM}, value: must be a valid number."),

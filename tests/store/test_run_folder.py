@@ -113,7 +113,7 @@ class TestReplacingAGroup:
 
 def test_a_table_that_is_none_is_named_with_those_that_are(tmp_path):
     folder = run_folder(tmp_path)
-    with pytest.raises(ResultsError, match="no table 'colours': there are jobs, samples"):
+    with pytest.raises(ResultsError, match="no table 'colours': choose from jobs, samples"):
         folder.read("colours")
     with pytest.raises(ResultsError):
         folder.append("../jobs", {})

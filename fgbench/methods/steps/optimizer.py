@@ -126,7 +126,7 @@ def _parsed(spec: str) -> tuple[Any, dict[str, Any]]:
     for part in filter(None, (p.strip() for p in text.split(","))):
         key, _, value = part.partition("=")
         if key not in allowed:
-            raise UsageError(f"--optimizer {name} has no option '{key}': it has {', '.join(allowed)}.")
+            raise UsageError(f"--optimizer {name} has no option '{key}': its options are {', '.join(allowed)}.")
         try:
             options[key] = ast.literal_eval(value.capitalize() if value in ("true", "false") else value)
         except (ValueError, SyntaxError):
