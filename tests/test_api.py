@@ -233,7 +233,7 @@ def test_compare_gives_a_row_for_a_method_that_fails(monkeypatch):
     table = here()
     (row,) = table[table["method"] == "forward"].to_dict("records")
     assert (row["status"], row["role"]) == ("error", "method")
-    assert "Not timed" in row["detail"]
+    assert "not timed" in row["detail"]
 
 
 class TestLoad:

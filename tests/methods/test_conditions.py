@@ -110,7 +110,7 @@ def test_a_compiled_step_that_differs_is_refused(monkeypatch):
         return run
 
     monkeypatch.setattr(compiling, "compiled", losing)
-    with pytest.raises(oracle.WrongStepError, match="Not timed"):
+    with pytest.raises(oracle.WrongStepError, match="not timed"):
         oracle.check_step(
             methods.find("forward"), tiny_mlp(), cross_entropy, tiny_batch(), 1, Conditions("compile")
         )

@@ -1,4 +1,4 @@
-"""Forward gradients with perturbed weights of one layer a step."""
+"""Forward gradients that perturb the weights of one layer in each step."""
 
 from __future__ import annotations
 
@@ -18,10 +18,11 @@ from fgbench.pushforward.context import buffers_kept, draws_again
 
 
 class OneLayerStep(PushforwardStep):
-    """Draw layers on the host and tangents for them, one pass that moves from the first of them on, update.
+    """Draw layers on the host and tangents for them, run one pass, update these layers.
 
-    What runs before the first layer is plain evaluation. Under torch.compile each set of layers that can be
-    drawn has a program of its own, all compiled before the first step: as many as there are layers.
+    Before the first drawn layer the pass is plain evaluation; tangents exist only from there on. Under
+    torch.compile each set of layers that can be drawn has a program of its own, and all of them, as many as
+    there are layers, are compiled before the first step.
     """
 
     def __init__(
@@ -38,12 +39,12 @@ class OneLayerStep(PushforwardStep):
         self.ready = False
 
     def parts(self, batch: Batch, learning_rate: float) -> dict[str, Part]:
-        """Draw, the forward pass with tangents, update."""
+        """The step's parts: draw, forward pass with tangents, update."""
         self.get_ready(batch)
         return super().parts(batch, learning_rate)
 
     def get_ready(self, batch: Batch) -> None:
-        """Count what each layer costs, where that matters; compile a program for each possible draw."""
+        """Count what each layer costs, for adaptive sampling; compile a program for each possible draw."""
         if self.ready:
             return
         self.ready = True
@@ -61,7 +62,7 @@ class OneLayerStep(PushforwardStep):
             generator.set_state(state)
 
     def draw(self) -> None:
-        """The layers of this step, and their tangents."""
+        """Draw the layers of this step, and their tangents."""
         self._draw(self.sampler.draw())
 
     def _draw(self, drawn: Draw) -> None:
@@ -104,13 +105,13 @@ class OneLayerStep(PushforwardStep):
         return found
 
     def each_kind(self) -> Iterator[None]:
-        """Layers that may need more memory than the others."""
+        """Iterate over layers that may need more memory than the others."""
         yield from self.sampler.each_worst()
 
     def state(self) -> dict[str, Any]:
-        """That of the draws of layers."""
+        """The state of the layer sampler."""
         return self.sampler.state()
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on drawing from there."""
+        """Go on sampling layers from a `state`."""
         self.sampler.load_state(state)
