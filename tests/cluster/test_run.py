@@ -213,7 +213,7 @@ class TestTasksThatFail:
         watcher = go(folder, engine)
         assert set(folder.read("jobs")["node"]) == {"n1", "n3"}
         assert set(folder.read("jobs")["cpu"]) == {"plain"}
-        assert any("has odd, and the run is for plain" in note for note in watcher.notes)
+        assert any("has odd, but the run is for plain" in note for note in watcher.notes)
         assert all(wave.without == ("n2",) for wave, _ in engine.waves[1:])
         assert folder.facts()["status"] == "done"
 
