@@ -1,4 +1,4 @@
-"""`fgbench list`: what is registered, with its options."""
+"""`fgbench list`: list what is registered, with its options."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ METHODS = Config.methods
 
 def list_registered(
     kind: Annotated[
-        str | None, typer.Argument(help="architectures, datasets, functions or methods; all where left out.")
+        str | None,
+        typer.Argument(help="What to list: architectures, datasets, functions or methods. (default: all)"),
     ] = None,
 ) -> None:
     """List architectures, datasets, functions and methods, each with its options and their defaults."""

@@ -14,7 +14,7 @@ from fgbench.page.collecting import Found
 from fgbench.report.figures import NOTHING, interval, missing, number, size, target_words
 
 NEVER = "never"  # T of runs that all diverged
-ENGINE = "engine.csv"  # of `python -m fgbench.experiments.engine`
+ENGINE = "engine.csv"  # the file that `python -m fgbench.experiments.engine` writes
 WORTH = (
     *("method", "depth", "ratio", "its floor", "of floor", "cosine", "variance ×"),
     *("steps ratio predicted", "steps ratio"),
@@ -23,7 +23,7 @@ ENGINE_COLUMNS = ("case", "method", "r", "r_target", "ratio", "ratio_target", "o
 
 
 def markdown(found: Found) -> str:
-    """The whole page, its newline at the end included."""
+    """The whole page, with a newline at its end."""
     sections = [
         ("The engine against its targets", list(_engines(found))),
         ("Step time over the reference's, by depth", list(_by_depth(found, "ratio"))),
@@ -45,7 +45,7 @@ def _engines(found: Found) -> Iterator[list[str]]:
             frame = pd.read_csv(path)
             rows = frame[list(ENGINE_COLUMNS)].to_dict("records")
         except (OSError, ValueError, KeyError) as error:
-            raise ResultsError(f"{path}: is not the engine's table ({error}).") from error
+            raise ResultsError(f"{path}: this is not the engine's table ({error}).") from error
         cells = [
             (r["case"], f"`{r['method']}`", *_beside(r, "r"), *_beside(r, "ratio"), r["over"]) for r in rows
         ]
@@ -59,7 +59,7 @@ def _beside(row: dict[Any, Any], name: str) -> tuple[str, str]:
 
 
 def _by_depth(found: Found, name: str) -> Iterator[list[str]]:
-    """A table of methods by depths, for every comparison of several depths that has the figure."""
+    """A table of methods by depth, for every comparison of several depths that has the figure."""
     for comparison in found.comparisons:
         rows = comparison.rows.dropna(subset=[name])
         if rows["depth"].nunique() < 2:
@@ -81,7 +81,7 @@ def _depth_cell(own: pd.DataFrame, depth: int, name: str) -> str:
 
 
 def _worth(found: Found) -> Iterator[list[str]]:
-    """Floors, and estimates against the gradient, of every comparison that has either."""
+    """A table of floors and of the quality of estimates, for every comparison that has either."""
     for comparison in found.comparisons:
         rows = comparison.rows[comparison.rows[["floor_share", "cosine"]].notna().any(axis=1)]
         if rows.empty:
@@ -162,5 +162,5 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
 
 
 def _escaped(text: str) -> str:
-    """No name opens a cell, or a tag."""
+    """Text in which a name can neither begin a cell nor a tag."""
     return text.replace("|", "\\|").replace("<", "&lt;")

@@ -128,7 +128,7 @@ def test_options_of_slurm_without_it_are_one_line(tmp_path):
     said = fgbench_says("run", "--slurm", "partition=gpu", "--out", str(tmp_path))
     assert (said.returncode, said.stderr) == (
         2,
-        "fgbench: --slurm and --slurm-file are for --on slurm: give that too.\n",
+        "fgbench: --slurm and --slurm-file need --on slurm: give that too.\n",
     )
 
 
