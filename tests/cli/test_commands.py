@@ -288,7 +288,7 @@ BAD_INPUTS = {
     "accuracy above 1": (["run", "--target-accuracy", "90"], "at most 1"),
     "resume of what is no run": (["run", "--resume", "{tmp}"], "run.json"),
     "target not positive": (["run", "--target-loss", "-1"], "positive"),
-    "absent device": (["run", "--device", "cuda:99"], "torch sees cpu"),
+    "absent device": (["run", "--device", "cuda:99"], "it sees cpu"),
     "folder that cannot be written": (["run", "--depth", "1", "--out", "/proc/nowhere"], "cannot be written"),
     "unknown flag": (["run", "--nope"], "--nope"),
     "unknown command": (["nope"], "nope"),
