@@ -305,7 +305,7 @@ BAD_INPUTS = {
     "unknown format of a history": (["history", "{tmp}", "--format", "xml"], "table, markdown"),
     "history of nothing": (["history", "{tmp}"], "holds no run"),
     "no repeat": (["run", "--repeat", "0"], "at least 1"),
-    "repeats as one object": (["run", "--repeat", "2", "--json"], "without --repeat"),
+    "repeats as one object": (["run", "--repeat", "2", "--json"], "leave --repeat out"),
     "unknown format of a check": (["check", "{tmp}", "--format", "xml"], "table, markdown, junit"),
     "no ratio for a baseline": (["baseline", "{tmp}"], "holds no run"),
     "user's file that is not there": (["run", "--arch", "{tmp}/absent.py:build"], "no file"),

@@ -241,7 +241,7 @@ class TestGrid:
         asked = config(depths=(1, 2), isolated=True, shard="1/2")
         stored = json.loads(json.dumps(dataclasses.asdict(asked)))
         assert Config.from_facts(stored) == asked
-        with pytest.raises(ResultsError, match="not this version's"):
+        with pytest.raises(ResultsError, match="not of this version"):
             Config.from_facts({**stored, "colour": "red"})
 
     def test_where_nothing_is_asked_for_it_is_the_architectures_own(self):
