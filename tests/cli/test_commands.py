@@ -442,7 +442,7 @@ def test_a_run_of_an_older_version_is_not_resumed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "environment", "line"),
     [
-        ({"fgbench_version": "0.0.9"}, {}, "fgbench 0.0.9 began it and this is"),
+        ({"fgbench_version": "0.0.9"}, {}, "fgbench 0.0.9 began it, and this is"),
         ({}, {"libraries": {"torch": "2.11.0"}}, "torch 2.11.0 then, "),
         ({}, {"usable_cores": 99}, "cores 99 then, "),
     ],
@@ -486,7 +486,7 @@ def test_shards_are_merged_and_a_run_is_repeated_like_another(tmp_path: Path) ->
         "run", "--like", str(whole.path), "--depth", "1", "--batch", "32", "--out", str(tmp_path / "b")
     )
     assert again.returncode == 0, again.stderr
-    assert "is not what was measured there" in again.stderr
+    assert "differs from what was measured" in again.stderr
     (run,) = find_runs(tmp_path / "b")
     stored, repeated = whole.facts()["config"], run.facts()["config"]
     assert {k for k in stored if stored[k] != repeated[k]} == {"depths", "batch"}

@@ -118,7 +118,7 @@ class TestStatus:
 
     def test_of_a_run_without_tasks_is_one_line(self, tmp_path):
         plain = run_folder(tmp_path, PLAN.groups)
-        with pytest.raises(UsageError, match="was not run with --on"):
+        with pytest.raises(UsageError, match="was not made with --on"):
             clustered(plain.path)
         with pytest.raises(ResultsError, match="holds no run"):
             clustered(tmp_path / "none")

@@ -285,7 +285,7 @@ class TestTheScheduler:
         assert rows(folder, *MANY) == here
 
     def test_that_takes_nothing_is_one_line(self, tmp_path):
-        with pytest.raises(UsageError, match="takes no task: QOSMaxSubmit"):
+        with pytest.raises(UsageError, match="does not accept any task: QOSMaxSubmit"):
             go(new_folder(tmp_path), Scripted(most=0))
 
     def test_that_is_down_is_waited_for(self, tmp_path, monkeypatch):

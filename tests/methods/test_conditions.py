@@ -63,7 +63,7 @@ def test_an_optimiser_remembers_from_step_to_step():
         ("sdg", "torch.optim has"),
         ("sgd:speed=1", "no option 'speed'"),
         ("sgd:lr=1", "no option 'lr'"),
-        ("sgd:momentum=fast", "no value"),
+        ("sgd:momentum=fast", "not a value"),
         ("sgd:momentum=-1", "momentum"),
         ("lbfgs", "torch.optim has"),
     ],

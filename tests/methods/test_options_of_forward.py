@@ -30,7 +30,7 @@ from tests.builders import cross_entropy, flat, reverse_gradient, tiny_batch, ti
         ("layers=one,combine=projection", "in a layer of its own"),
         ("layers=one,structure=orthonormal", "in a layer of its own"),
         ("layers=one,structure=fixed-angle", "in a layer of its own"),
-        ("layers=one,scale=variance", "of all layers"),
+        ("layers=one,scale=variance", "needs layers=all"),
         ("layers=one,sampling=adaptive,floor=2", "at most 1"),
         ("bound=5", "bound needs layers=one"),
         ("tangents=0", "at least 1"),

@@ -116,7 +116,7 @@ class TestBadInput:
             ({"execution": "cudagraph"}, "--exec cudagraph: needs a GPU, and this is cpu"),
             ({"shard": "3/2"}, "--shard 3/2: must be i/n"),
             ({"shard": "1"}, "--shard 1: must be i/n"),
-            ({"shard": "2/2"}, "--shard 2/2: the grid has only 1 groups"),
+            ({"shard": "2/2"}, "--shard 2/2: there are only 1 groups"),
             ({"time": False, "train": False}, "together leave nothing to do"),
             ({"archs": ("cnn",), "dataset": "synthetic:shape=1x3x3"}, "cnn needs images"),
         ],

@@ -65,7 +65,7 @@ class TestOpening:
     @pytest.mark.parametrize("text", ["", "{", '{"schema_version": 1', "\udcff"])
     def test_damaged_run_json(self, tmp_path, text):
         (tmp_path / "run.json").write_bytes(text.encode(errors="surrogateescape"))
-        with pytest.raises(ResultsError, match=r"run\.json: is not JSON") as caught:
+        with pytest.raises(ResultsError, match=r"run\.json: this is not JSON") as caught:
             RunFolder.open(tmp_path)
         assert "\n" not in str(caught.value)
 
