@@ -300,5 +300,5 @@ def load(path: str | os.PathLike[str], table: str = "summary") -> pd.DataFrame:
         frames = [summarise(run).assign(run=run.path.name) for run in runs]
         return pd.concat(frames, ignore_index=True)
     if table not in TABLES:
-        raise UsageError(f"no table '{table}': there are summary, {', '.join(TABLES)}.")
+        raise UsageError(f"no table '{table}': choose from summary, {', '.join(TABLES)}.")
     return read_runs(runs, table)

@@ -233,7 +233,7 @@ def test_compare_gives_a_row_for_a_method_that_fails(monkeypatch):
     table = here()
     (row,) = table[table["method"] == "forward"].to_dict("records")
     assert (row["status"], row["role"]) == ("error", "method")
-    assert "Not timed" in row["detail"]
+    assert "not timed" in row["detail"]
 
 
 class TestLoad:
@@ -254,7 +254,7 @@ class TestLoad:
 
     def test_no_such_table_and_no_such_run(self, tmp_path):
         run_folder(tmp_path)
-        with pytest.raises(UsageError, match="no table 'colours': there are summary, jobs"):
+        with pytest.raises(UsageError, match="no table 'colours': choose from summary, jobs"):
             fgbench.load(tmp_path, "colours")
         with pytest.raises(ResultsError, match="no such folder"):
             fgbench.load(tmp_path / "nowhere")

@@ -32,8 +32,8 @@ class Chart:
     """A kind of chart.
 
     Attributes:
-        draw: gives the figure of a comparison, or in a few words why there is none.
-        scope: what one figure shows: all `depths` of a comparison, or each `group` apart.
+        draw: gives the figure of a comparison, or in a few words the reason why there is none.
+        scope: whether one figure shows all `depths` of a comparison, or a single `group`.
     """
 
     draw: Callable[[Comparison], Figure | str]

@@ -1,4 +1,4 @@
-"""Peak memory of a step beyond the parameters themselves, by depth: what activations and tangents take."""
+"""Peak memory of a step beyond the parameters, by depth: what activations and tangents take."""
 
 from __future__ import annotations
 

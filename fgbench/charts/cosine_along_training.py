@@ -16,8 +16,8 @@ from fgbench.charts.drawing.style import add_legend, height_over_legend, new_fig
 from fgbench.measurement.statistics import NORMAL
 from fgbench.summary.worth import ALL, START, at_reference
 
-LEAST = 1e-6  # of a cosine on a logarithmic axis
-LINEAR = 1e-2  # below that the axis is linear where some are negative
+LEAST = 1e-6  # the smallest cosine on a logarithmic axis
+LINEAR = 1e-2  # where some cosines are negative, the axis is linear below this
 
 
 def _draw(comparison: Comparison) -> Figure | str:

@@ -1,4 +1,4 @@
-"""The whole search for learning rates: every trial, and what was chosen."""
+"""The whole search for learning rates: every trial, and the rate that was chosen."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def _draw(comparison: Comparison) -> Figure | str:
 
 
 def _draw_trials(ax: Axes, trials: pd.DataFrame, look: Look, method: str, top: float) -> None:
-    """A method's trials with one optimiser; fainter where another was chosen."""
+    """Draw a method's trials with one optimiser; they are fainter where another optimiser was chosen."""
     shown = trials.assign(y=trials["validation_loss"].clip(upper=top))
     chosen = shown[shown["chosen"].fillna(value=False).astype(bool)]
     full = shown["full"].astype(bool)

@@ -83,7 +83,7 @@ def _draw_curve(ax: Axes, curve: SeedCurves, look: Look, method: str, high: floa
 
 
 def _mark_target(ax: Axes, comparison: Comparison, spent: str) -> None:
-    """The target as a line, and on it where each method is expected to reach it."""
+    """Draw the target as a line, and on it the time at which each method is expected to reach it."""
     targets = comparison.tables["targets"]
     if targets.empty or missing(target := targets["target_loss"].iloc[0]):
         return

@@ -1,4 +1,4 @@
-"""Peak memory of a training step by depth, beside what the parameters alone take."""
+"""Peak memory of a training step by depth, and the memory of the parameters alone."""
 
 from __future__ import annotations
 
@@ -62,7 +62,7 @@ def parameter_bytes(comparison: Comparison) -> pd.Series:
 
 
 def unit_of(largest: float) -> tuple[str, int]:
-    """The binary unit that fits, and its size in bytes."""
+    """A binary unit that suits this many bytes, and its size in bytes."""
     return next(((name, scale) for name, scale in UNITS if largest >= scale), ("B", 1))
 
 

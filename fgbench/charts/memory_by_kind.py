@@ -12,7 +12,7 @@ from fgbench.charts.memory_by_depth import unit_of
 from fgbench.report.figures import size
 from fgbench.store.schema import BASE
 
-# Dark to light, what stays before what passes.
+# What a step keeps comes first, what it frees again last.
 SHADES = {
     "parameters": "#8d99a6",
     "optimizer state": "#5f6f7f",

@@ -11,7 +11,7 @@ from fgbench.charts.drawing.style import new_figure
 from fgbench.report.figures import number
 from fgbench.summary.parts import ORDER
 
-# Dark to light in the order of a step; "backward and update" is both.
+# In the order of a step; "backward and update" is a part of its own where both are done together.
 SHADES = dict(zip(ORDER, ("#9a6b1f", "#1f5a8a", "#4d4b7a", "#7a3b69", "#94617f", "#8a9a5b"), strict=True))
 
 

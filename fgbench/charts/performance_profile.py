@@ -1,7 +1,7 @@
 """Performance profile over a grid: how often a method is within a factor of the fastest to the target.
 
-Dolan and Moré 2002: for each group and target, a method's expected time over that of the fastest method;
-the curve is the share of them in which that is at most the factor.
+Dolan and Moré 2002. For each group and target, a method's expected time is divided by that of the fastest
+method; the curve is the share of groups and targets for which the quotient is at most the factor.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from fgbench.charts.drawing.style import add_legend, height_over_legend, new_fig
 from fgbench.measurement.statistics import expected_running_time
 from fgbench.report.figures import target_words
 
-LEAST_PROBLEMS = 3  # with fewer the curve is a table
+LEAST_PROBLEMS = 3  # with fewer groups and targets a table says the same
 
 
 def _draw(comparison: Comparison) -> Figure | str:
@@ -48,7 +48,7 @@ def _draw(comparison: Comparison) -> Figure | str:
 
 
 def expected_times(comparison: Comparison) -> pd.DataFrame:
-    """ERT by group and target (rows) and method (columns); what nobody reached is left out."""
+    """Expected running time by group and target (rows) and method (columns), without unreached targets."""
     targets = comparison.tables["every_target"]
     named = targets.assign(problem=[target_words(row) for row in targets.to_dict("records")])
     found = {

@@ -1,4 +1,4 @@
-"""R_f/R_b by depth: how long a step takes over a backprop step, and the line at 1."""
+"""R_f/R_b by depth: the time of a step over that of a backprop step, with a line at 1."""
 
 from __future__ import annotations
 

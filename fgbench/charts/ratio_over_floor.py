@@ -1,4 +1,4 @@
-"""The measured ratio over its floor, by depth: the part of a ratio that is not in the method itself."""
+"""The measured ratio over its floor, by depth: the part of a ratio that is due to the implementation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The share of seeds that have reached the target by a time: what an expected time leaves out."""
+"""The share of seeds that have reached the target by a given time, which an expected time does not show."""
 
 from __future__ import annotations
 

@@ -54,7 +54,7 @@ def _draw(comparison: Comparison) -> Figure | str:
 
 
 def _spot(comparison: Comparison, cost: pd.DataFrame, name: str) -> Spot | None:
-    """Of a step that was counted and timed."""
+    """The spot of a step; None if it was not both counted and timed."""
     seconds = _base_seconds(comparison) if name == BASE else comparison.row(name)["seconds"]
     if name not in cost.index or not seconds > 0:
         return None

@@ -1,4 +1,4 @@
-"""Time against memory: every variant of every method a point, the frontier, T of those that were taken."""
+"""Time against memory: a point for every variant of every method, the frontier, and T of the chosen ones."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""T of every method: expected training seconds to the target, and each seed's own."""
+"""T of every method: expected training seconds to the target, and the time of each seed."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from fgbench.report.figures import missing, number, target_words
 from fgbench.summary.targets import CENSORED, DIVERGED, REACHED
 
 LOG_SPAN = 10
-SEEDS_BELOW = 0.3  # of a row, so that the seeds do not hide the estimate
-INTERVAL_REACH = 4  # an interval that goes further than this past all figures is cut off at the edge
-ARROW_POINTS = 18  # of a censored seed
+SEEDS_BELOW = 0.3  # seeds are drawn this share of a row lower, so that they do not hide the estimate
+INTERVAL_REACH = 4  # an interval that extends beyond all figures by this factor is cut off at the edge
+ARROW_POINTS = 18  # length of the arrow at a censored seed
 NOTE = (
     "Large mark: seconds of all runs over the runs that reached it (ERT), 95 % interval over seeds and grid."
 )
@@ -62,9 +62,10 @@ def _draw_group(ax: Axes, group: Comparison) -> None:
 
 
 def _draw_seeds(ax: Axes, targets: pd.DataFrame, place: float, look: Look) -> None:
-    """A mark a seed: filled where it reached the target, hollow with an arrow where it was cut short.
+    """Draw a mark for each seed.
 
-    A cross where it diverged.
+    It is filled if the seed reached the target, hollow with an arrow if it ended before, and a cross if it
+    diverged.
     """
     arrow: dict[str, Any] = {"arrowstyle": "<-", "color": look.colour, "shrinkA": 0, "shrinkB": 3}
     kinds = (([REACHED], ".", look.colour), ([CENSORED], ".", "white"), ([DIVERGED], "x", look.colour))

@@ -1,4 +1,4 @@
-"""What a step costs against what it is worth: R, and its estimate's second moment over the gradient's."""
+"""Cost of a step against the variance of its estimate: R, and ‖g‖²/‖∇f‖²."""
 
 from __future__ import annotations
 

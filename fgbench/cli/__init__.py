@@ -1,4 +1,4 @@
-"""The command line: one file a verb, and one place where errors become a line and an exit code."""
+"""The command line: one file for each verb; here errors become one line and an exit code."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from fgbench.errors import UsageError
 from fgbench.version import __version__
 
 USAGE = 2
-BY_SIGNAL = 128  # and the signal's number, as in a shell: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP
+BY_SIGNAL = 128  # plus the signal's number, as in a shell: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP
 INTERRUPTED = BY_SIGNAL + signal.SIGINT
 
 app = typer.Typer(
@@ -87,7 +87,7 @@ def main() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = 0
     except Exception as error:
-        # Typer brings its own click or the installed one: its errors are known by what they can do.
+        # Typer may bring its own copy of click, so that its errors cannot be told by their class.
         if not hasattr(error, "format_message"):
             raise
         code = _say(in_plain_words(error.format_message()) or "see fgbench --help", USAGE)

@@ -1,4 +1,4 @@
-"""`fgbench baseline`: the ratios of stored runs as a file to hold later runs against."""
+"""`fgbench baseline`: write the ratios of stored runs to a file that later runs are checked against."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ def baseline(
     results: Annotated[Path, typer.Argument(help="A run's folder, or one that holds many.")],
     out: Annotated[Path, typer.Option(help="The CSV to write.")] = Path("baseline.csv"),
 ) -> None:
-    """Write the ratio of every method, with its interval and what it was measured on, one a row."""
+    """Write a CSV with the ratio of every method, its interval, and the conditions it was measured under."""
     from fgbench.regression.baseline import entries_of, write_baseline
     from fgbench.store.run_folder import find_runs
 
@@ -25,6 +25,6 @@ def baseline(
             print(f"fgbench: left out {entry.label}: {entry.fault}", file=sys.stderr)
     sound = [entry for entry in entries if not entry.fault]
     if not sound:
-        raise UsageError(f"{results}: holds no ratio with an interval; run with two processes or more.")
+        raise UsageError(f"{results} holds no ratio with an interval; run with two processes or more.")
     write_baseline(out, sound)
     print(f"{len(sound)} ratio{'s' * (len(sound) > 1)} in {out}")

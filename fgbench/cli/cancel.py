@@ -14,4 +14,4 @@ def cancel(
 
     run, facts = clustered(results)
     count = cancel_run(run, facts)
-    print(f"{run}: {count} tasks are ended; go on with: fgbench run --resume {run}")
+    print(f"{run}: {count} tasks were ended; go on with: fgbench run --resume {run}")

@@ -1,4 +1,4 @@
-"""`fgbench check`: stored runs against a baseline; its exit code is the answer."""
+"""`fgbench check`: check runs against a baseline; the exit code is the answer."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from fgbench.store.run_folder import RunFolder
 
 ANEW, SELF_TEST = "Measuring anew", "Proving that it can fail"  # panels of --help
-PROCESSES = 5  # of a measurement
-PRECISION = 0.01  # wanted half-width of a ratio, so that a change of some percent shows
+PROCESSES = 5  # in which each measurement is made
+PRECISION = 0.01  # the wanted half-width of a ratio's interval, so that a change of some percent shows
 
 
 def check(
@@ -34,35 +34,40 @@ def check(
     tolerance: Annotated[
         str,
         typer.Option(
-            help="By how much a ratio may grow, as in 5% or 0.05; no less than noise between equal methods."
+            help="By how much a ratio may grow, as in 5% or 0.05. Where equal methods differ by more (A/A), "
+            "the check cannot pass."
         ),
     ] = "5%",
     inconclusive: Annotated[
-        Inconclusive, typer.Option(help="Whether what cannot be told may pass (exit code 0) or fails (3).")
+        Inconclusive, typer.Option(help="Whether INCONCLUSIVE passes (exit code 0) or fails (exit code 3).")
     ] = Inconclusive.FAIL,
     allow_mismatch: Annotated[
         bool,
-        typer.Option("--allow-mismatch", help="Compare results of another device or torch all the same."),
+        typer.Option(
+            "--allow-mismatch", help="Compare results even if device, torch or other conditions differ."
+        ),
     ] = False,
-    format: Annotated[CheckFormat, typer.Option(help="How the verdicts are printed.")] = CheckFormat.TABLE,
+    format: Annotated[CheckFormat, typer.Option(help="The format of the verdicts.")] = CheckFormat.TABLE,
     out: Annotated[
         Path | None,
         typer.Option(
-            help="The folder that gets the runs of --run (default: results), and what --self-test finds."
+            help="The folder for the runs of --run (default: results) and for the findings of --self-test "
+            "(default: not stored)."
         ),
     ] = None,
     run: Annotated[
         bool,
         typer.Option(
             "--run",
-            help="Measure what the baseline lists, and again where the answer is not yet clear.",
+            help="Measure what the baseline lists, and measure again where the answer is not clear.",
             rich_help_panel=ANEW,
         ),
     ] = False,
     max_measure_seconds: Annotated[
         float,
         typer.Option(
-            help="Time one matched group for at most so many seconds, each time.", rich_help_panel=ANEW
+            help="Time one matched group for at most so many seconds in each measurement.",
+            rich_help_panel=ANEW,
         ),
     ] = Config.max_measure_seconds,
     device: Annotated[
@@ -72,18 +77,18 @@ def check(
         bool,
         typer.Option(
             "--self-test",
-            help="Judge a known slowdown, in copies of the baseline and in runs (of --run, or stored ones "
-            "with --slowed), to prove that the check can fail.",
+            help="Prove that the check can fail: judge a known slowdown, in copies of the baseline and runs "
+            "(those of --run, or stored runs that were made with --slowed).",
             rich_help_panel=SELF_TEST,
         ),
     ] = False,
     slowdown: Annotated[
-        str, typer.Option(help="By how much a step is slowed.", rich_help_panel=SELF_TEST)
+        str, typer.Option(help="By how much steps are slowed for --self-test.", rich_help_panel=SELF_TEST)
     ] = "10%",
 ) -> None:
-    """Say whether a runtime ratio got worse: PASS, IMPROVED, REGRESSED, INCONCLUSIVE or INVALID for each.
+    """Say of each ratio whether it got worse: PASS, IMPROVED, REGRESSED, INCONCLUSIVE or INVALID.
 
-    Exit codes: 0 pass or improved, 1 regressed, 2 wrong use, 3 inconclusive, 4 invalid or nothing measured.
+    Exit codes: 0 passed or improved, 1 regressed, 2 bad input, 3 inconclusive, 4 invalid or nothing measured.
     """
     from fgbench.regression.baseline import read_baseline
     from fgbench.regression.checking import exit_code
@@ -96,7 +101,7 @@ def check(
         raise UsageError(f"--slowdown {slowdown}: must be more than the tolerance of {margin:.0%}.")
     held = read_baseline(baseline)
     if not held:
-        raise UsageError(f"{baseline}: holds no ratio to check; `fgbench baseline` writes some.")
+        raise UsageError(f"{baseline} holds no ratio to check; `fgbench baseline` writes them.")
     asked = _Asked(results, run, out, max_measure_seconds, device)
     if self_test:
         raise typer.Exit(_test_itself(held, margin, slower, asked))
@@ -115,7 +120,7 @@ class _Asked:
 
 
 def _judge(held: list[Entry], margin: float, allow_mismatch: bool, asked: _Asked) -> list[CheckedRatio]:
-    """Judge stored runs; or measure what the baseline lists, and again what is not yet clear."""
+    """Judge stored runs, or measure what the baseline lists, again and again while answers are not clear."""
     from fgbench.regression.baseline import entries_of
     from fgbench.regression.checking import check as judge
     from fgbench.regression.checking import settled
@@ -131,12 +136,12 @@ def _judge(held: list[Entry], margin: float, allow_mismatch: bool, asked: _Asked
         verdicts = judge(held, entries_of(runs), margin, allow_mismatch=allow_mismatch)
         left = [v.entry for v in verdicts if v.entry in left and not settled(v, looks)]
         if left:
-            print(f"fgbench: {len(left)} of {len(held)} not clear yet: measured again", file=sys.stderr)
+            print(f"fgbench: {len(left)} of {len(held)} not clear yet: measuring again", file=sys.stderr)
     return verdicts
 
 
 def _test_itself(held: list[Entry], margin: float, slowdown: float, asked: _Asked) -> int:
-    """Judge what is known to be slower, and what is known not to be; 0 where the check tells them apart."""
+    """Check what is known to be slower, and what is known not to be; 0 if the check tells them apart."""
     from fgbench.measurement.environment import describe_environment
     from fgbench.plan.machine import resolve_device, resolve_threads
     from fgbench.regression.formats import self_test_table

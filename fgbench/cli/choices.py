@@ -1,4 +1,4 @@
-"""Options that have a choice: enums of what there is to choose from, which need no heavy import."""
+"""Enums for options that have a choice; they need no heavy import, so that `--help` is fast."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class ExecutionMode(StrEnum):
 
 
 class ChartFormat(StrEnum):
-    """What `fgbench plot` writes."""
+    """The formats of charts that `fgbench plot` writes."""
 
     PNG = "png"
     SVG = "svg"
@@ -23,7 +23,7 @@ class ChartFormat(StrEnum):
 
 
 class TableFormat(StrEnum):
-    """How `fgbench compare` and `fgbench history` print what they find."""
+    """The formats in which `fgbench compare` and `fgbench history` print what they find."""
 
     TABLE = "table"
     MARKDOWN = "markdown"
@@ -31,7 +31,7 @@ class TableFormat(StrEnum):
 
 
 class CheckFormat(StrEnum):
-    """How `fgbench check` prints its verdicts."""
+    """The formats in which `fgbench check` prints its verdicts."""
 
     TABLE = "table"
     MARKDOWN = "markdown"
@@ -41,21 +41,21 @@ class CheckFormat(StrEnum):
 
 
 class Inconclusive(StrEnum):
-    """Whether a check passes where it cannot tell."""
+    """Whether a check passes where its answer is INCONCLUSIVE."""
 
     PASS = "pass"
     FAIL = "fail"
 
 
 class Where(StrEnum):
-    """What tasks are handed to."""
+    """Where the tasks of a run are handed out."""
 
     LOCAL = "local"
     SLURM = "slurm"
 
 
 class Keep(StrEnum):
-    """What `fgbench merge` keeps of processes that are in several runs."""
+    """Which processes `fgbench merge` keeps, if several runs measured the same group."""
 
     ALL = "all"
     LAST = "last"

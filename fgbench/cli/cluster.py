@@ -1,4 +1,4 @@
-"""Runs on a cluster: what `fgbench run --on` does otherwise than a run on this machine."""
+"""Runs on a cluster: what `fgbench run --on` does differently from a run on this machine."""
 
 from __future__ import annotations
 
@@ -16,29 +16,29 @@ if TYPE_CHECKING:
 
 
 class Notes:
-    """A watcher that prints notes alone, while there is no run yet that could be shown."""
+    """A watcher that only prints notes, for use while there is no run whose progress could be shown."""
 
     def phase(self, group: Group, text: str, seconds: float) -> None:
-        """Not yet."""
+        """Show nothing."""
 
     def progress(self, share: float, text: str) -> None:
-        """Not yet."""
+        """Show nothing."""
 
     def note(self, text: str) -> None:
-        """Print it."""
+        """Print the note on standard error."""
         print(f"fgbench: {text}", file=sys.stderr, flush=True)
 
 
 def cluster_of(on: Where | None, options: Sequence[str], file: Path | None) -> dict[str, Any] | None:
-    """What `run.json` holds of the cluster; None for a run on this machine.
+    """The facts about the cluster for `run.json`; None for a run on this machine.
 
     Raises:
-        UsageError: options of Slurm that are none, or without --on slurm.
+        UsageError: an option of Slurm is not valid, or is given without --on slurm.
     """
     from fgbench.cluster.options import slurm_options
 
     if on is not Where.SLURM and (options or file):
-        raise UsageError("--slurm and --slurm-file are for --on slurm: give that too.")
+        raise UsageError("--slurm and --slurm-file need --on slurm: give that too.")
     if on is None:
         return None
     found, setup = slurm_options(file, options) if on is Where.SLURM else ({}, [])
@@ -46,9 +46,9 @@ def cluster_of(on: Where | None, options: Sequence[str], file: Path | None) -> d
 
 
 def planned(config: Config, cluster: dict[str, Any], out: Path) -> tuple[Plan, dict[str, Any]]:
-    """The plan as a node makes it, and the node's environment.
+    """The plan, made on a node of the cluster, and the node's environment.
 
-    What a run's jobs are called, and how many units there are, goes into `cluster`.
+    The name of the run's jobs and the number of units are put into `cluster`.
     """
     from fgbench.cluster.run import units_of
     from fgbench.cluster.survey import survey

@@ -14,8 +14,8 @@ CLUSTER = "On a cluster"
 On = Annotated[
     Where | None,
     typer.Option(
-        help="Hand the work out in tasks: slurm makes array jobs of them, local runs them here one by one. "
-        "(default: no tasks, all of it in this run)",
+        help="Split the work into tasks. slurm: hand them to Slurm as array jobs; local: run them on this "
+        "machine, one by one. (default: no tasks)",
         rich_help_panel=CLUSTER,
     ),
 ]
@@ -24,20 +24,20 @@ SlurmOption = Annotated[
     typer.Option(
         "--slurm",
         help="An option of sbatch as key=value: partition=gpu, account=…, time=60, gres=gpu:1, "
-        "constraint=…, nodelist=…. Repeatable; the last word over files. (default: none)",
+        "constraint=…, nodelist=…. Repeatable; overrides --slurm-file. (default: none)",
         rich_help_panel=CLUSTER,
     ),
 ]
 SlurmFile = Annotated[
     Path | None,
     typer.Option(
-        help="Such options in a TOML file; setup is a list of lines that each task begins with. (default: "
-        "~/.config/fgbench/slurm.toml alone)",
+        help="A TOML file of such options; its key setup lists the shell lines that each task begins with. "
+        "(default: ~/.config/fgbench/slurm.toml, which is always read)",
         rich_help_panel=CLUSTER,
     ),
 ]
 
 Results = Annotated[
     Path,
-    typer.Argument(help="Folder of a run with --on, or one that holds some, of which the newest is meant."),
+    typer.Argument(help="The folder of a run made with --on, or one of several runs: the newest is taken."),
 ]

@@ -1,4 +1,4 @@
-"""`fgbench compare`: two results side by side."""
+"""`fgbench compare`: compare two results."""
 
 from __future__ import annotations
 
@@ -12,16 +12,20 @@ from fgbench.errors import ResultsError, UsageError
 
 
 def compare(
-    a: Annotated[Path, typer.Argument(help="A run's folder, or one that holds several: before.")],
-    b: Annotated[Path, typer.Argument(help="The same: after.")],
-    out: Annotated[Path | None, typer.Option(help="Folder for the chart. (default: charts inside B)")] = None,
-    format: Annotated[TableFormat, typer.Option(help="How it is printed.")] = TableFormat.TABLE,
+    a: Annotated[
+        Path, typer.Argument(help="The results before: a run's folder, or one that holds several runs.")
+    ],
+    b: Annotated[Path, typer.Argument(help="The results after, likewise.")],
+    out: Annotated[
+        Path | None, typer.Option(help="The folder for the chart. (default: charts inside B)")
+    ] = None,
+    format: Annotated[TableFormat, typer.Option(help="The format of the table.")] = TableFormat.TABLE,
 ) -> None:
-    """Say what changed from A to B, by how much, and how sure that is; draw it.
+    """Say what changed from A to B, by how much, and how sure that is; draw a chart of it.
 
-    Runtime ratios are compared over runs where a side has several, over processes where each has one. What
-    was not measured alike (device, dtype, threads, mode, optimiser, learning rates, target) is left out, and
-    said.
+    Runtime ratios are compared over runs if a side has several, and over processes otherwise. Figures that
+    were measured under different conditions (device, dtype, threads, mode, optimiser, learning rates, target)
+    are left out, with a line that says so.
     """
     from fgbench.charts.drawing.changes import draw_changes
     from fgbench.charts.drawing.style import print_style, save
@@ -33,7 +37,7 @@ def compare(
     both = [difference for difference in found if difference.change.value > 0]
     if not both:
         why = "; ".join(dict.fromkeys(d.why for d in found)) or "nothing was measured"
-        raise ResultsError(f"{a} and {b} have no figure of the same thing in common: {why}.")
+        raise ResultsError(f"{a} and {b} have no figure that can be compared: {why}.")
     print(differences_as(format.value, found).rstrip())
     path = (out or b / "charts") / "changes.png"
     try:

@@ -1,4 +1,4 @@
-"""`fgbench doctor`: what this machine is, how noisy it is, and what is missing."""
+"""`fgbench doctor`: show what this machine is, how noisy it is, and what is missing."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from fgbench.errors import UsageError
 if TYPE_CHECKING:
     from fgbench.experiments.noise import Experiment
 
-PROCESSES = 5  # of each of --noise's comparisons, as a run has by default
-NOISE_SECONDS = 2.5  # of each process
+PROCESSES = 5  # in each of --noise's comparisons
+NOISE_SECONDS = 2.5  # for each process
 
 
 @dataclass(frozen=True)
@@ -32,22 +32,27 @@ def doctor(
     threads: Annotated[int | None, typer.Option(help="CPU threads. (default: torch's own)")] = None,
     seconds: Annotated[
         float,
-        typer.Option(help="Seconds for the A/A comparison that finds the noise floor; 0 leaves it out."),
+        typer.Option(help="Seconds for comparing a step with itself, to find the noise floor; 0 for none."),
     ] = 10.0,
     noise: Annotated[
         bool,
         typer.Option(
-            "--noise", help="Comparisons of which the truth is known: floor, coverage, what can be found."
+            "--noise",
+            help="Compare steps whose true ratio is known, to find the noise floor, how often intervals hold "
+            "the truth, and the smallest difference that can be seen.",
         ),
     ] = False,
     comparisons: Annotated[
-        int, typer.Option(help="Identical pairs that --noise compares; half as many known differences.")
+        int,
+        typer.Option(help="How many identical pairs --noise compares; half as many differ by a known share."),
     ] = 10,
     out: Annotated[
-        Path | None, typer.Option(help="Folder for --noise's noise.csv and noise.json. (default: none)")
+        Path | None,
+        typer.Option(help="The folder for --noise's noise.csv and noise.json. (default: not stored)"),
     ] = None,
     data_dir: Annotated[
-        str | None, typer.Option(help="Folder of downloaded data. (default: as in run)")
+        str | None,
+        typer.Option(help="The folder of downloaded data. (default: $FGBENCH_DATA, or ~/.cache/fgbench)"),
     ] = None,
 ) -> None:
     """Show versions, devices, the noise floor of this machine, and what is missing."""
@@ -98,7 +103,7 @@ def _missing(data_dir: Path, environment: dict[str, Any]) -> list[str]:
     try:
         import torchvision  # noqa: F401
     except Exception as error:
-        lines.append(f"torchvision does not import ({error}): mnist and fashion-mnist cannot be read.")
+        lines.append(f"torchvision cannot be imported ({error}): mnist and fashion-mnist cannot be read.")
     for name, folder in (("mnist", "MNIST"), ("fashion-mnist", "FashionMNIST")):
         if not (data_dir / folder / "raw").is_dir():
             lines.append(f"{name} is not in {data_dir}: the first run with it downloads it.")
@@ -110,7 +115,7 @@ def _missing(data_dir: Path, environment: dict[str, Any]) -> list[str]:
 
 
 def _compare_known(console: Any, device: str, environment: dict[str, Any], asked: _Asked) -> None:
-    """Compare equal and known unequal work in fresh processes; show the progress, then what was found."""
+    """Compare steps of known ratio in fresh processes; show the progress, then what was found."""
     from rich.progress import track
 
     from fgbench.experiments.noise import PAIRS, Experiment, Spent, compare_known
@@ -174,7 +179,7 @@ def _on_errors() -> Any:
 
 
 def _empty_step() -> str:
-    """Print how much of a timed sample is the cost of timing itself."""
+    """A line that says how much of a timed sample is the cost of timing itself."""
     from statistics import median
 
     from fgbench.measurement.clock import HostClock
@@ -187,13 +192,13 @@ def _empty_step() -> str:
     steps = with_block(nothing, clock, BLOCK_SECONDS["cpu"], 1).steps
     block = clock.time(lambda: [nothing.step() for _ in range(steps)]).seconds / steps
     return (
-        f"[green]overhead[/green] a sample of an empty step reads {alone * 1e6:.2f} µs, "
-        f"a step of a block {block * 1e6:.2f} µs more than it takes."
+        f"[green]overhead[/green] timing an empty step alone reads {alone * 1e6:.2f} µs; in a block, timing "
+        f"adds {block * 1e6:.2f} µs to each step."
     )
 
 
 def _noise(device: str, threads: int, seconds: float) -> str:
-    """Compare a small backprop step with itself in this process, and print how far apart it seems."""
+    """Compare a small backprop step with itself in this process; a line that says how far apart it seems."""
     import torch
 
     from fgbench.api import compare

@@ -1,4 +1,4 @@
-"""The options of `fgbench run` that say what training begins from, and which parameters learn."""
+"""The options of `fgbench run` that say what training begins from, and which parameters are trained."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from fgbench.cli.run_options import PROBLEM
 Start = Annotated[
     str,
     typer.Option(
-        help="The file of weights that every method begins from, as `fgbench pretrain` writes it. "
-        "(default: random ones)",
+        help="A file of weights that every method begins from, as `fgbench pretrain` writes it. "
+        "(default: random weights)",
         rich_help_panel=PROBLEM,
     ),
 ]
@@ -20,7 +20,7 @@ Trained = Annotated[
     str,
     typer.Option(
         "--train",
-        help="Which parameters learn: all, head, bias, last:2 (layers or blocks), or "
+        help="Which parameters are trained: all, head, bias, last:2 (the last two layers or blocks), or "
         "lora:rank=8,targets=qkv+out.",
         rich_help_panel=PROBLEM,
     ),

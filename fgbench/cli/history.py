@@ -1,4 +1,4 @@
-"""`fgbench history`: each ratio over many runs, and where it changed."""
+"""`fgbench history`: show each ratio over many runs, and where it changed."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from fgbench.errors import ResultsError, UsageError
 def history(
     results: Annotated[Path, typer.Argument(help="A folder that holds many runs.")] = Path("results"),
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the charts. (default: charts inside RESULTS)")
+        Path | None, typer.Option(help="The folder for the charts. (default: charts inside RESULTS)")
     ] = None,
     tolerance: Annotated[
-        str, typer.Option(help="Share that a change has to exceed to be marked: machines drift.")
+        str, typer.Option(help="Only changes beyond this share are marked, as machines drift.")
     ] = "2%",
-    format: Annotated[TableFormat, typer.Option(help="How it is printed.")] = TableFormat.TABLE,
+    format: Annotated[TableFormat, typer.Option(help="The format of the table.")] = TableFormat.TABLE,
 ) -> None:
     """Draw every ratio against time and commit, and mark where it changed for good.
 
-    A change point needs three runs on either side; without a change one is marked in one of a hundred series.
+    A change needs three runs on either side; one in a hundred series without a change is marked falsely.
     """
     import re
 
@@ -36,7 +36,7 @@ def history(
 
     found = histories(find_runs(results), share("--tolerance", tolerance))
     if not found:
-        raise ResultsError(f"{results}: holds no ratio with an interval; run with two processes or more.")
+        raise ResultsError(f"{results} holds no ratio with an interval; run with two processes or more.")
     print(histories_as(format.value, found).rstrip())
     folder = out or results / "charts"
     try:

@@ -1,4 +1,4 @@
-"""`fgbench list`: what is registered, with its options."""
+"""`fgbench list`: list what is registered, with its options."""
 
 from __future__ import annotations
 
@@ -16,7 +16,8 @@ METHODS = Config.methods
 
 def list_registered(
     kind: Annotated[
-        str | None, typer.Argument(help="architectures, datasets, functions or methods; all where left out.")
+        str | None,
+        typer.Argument(help="What to list: architectures, datasets, functions or methods. (default: all)"),
     ] = None,
 ) -> None:
     """List architectures, datasets, functions and methods, each with its options and their defaults."""
@@ -24,7 +25,7 @@ def list_registered(
     from rich.table import Table
 
     if kind is not None and kind not in registry.KINDS:
-        raise UsageError(f"nothing called '{kind}' is listed: there are {', '.join(registry.KINDS)}.")
+        raise UsageError(f"nothing called '{kind}' can be listed: choose from {', '.join(registry.KINDS)}.")
     console = Console()
     for each in [kind] if kind else registry.KINDS:
         table = Table(title=each, title_justify="left", title_style="bold", box=None, pad_edge=False)

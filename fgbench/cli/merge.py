@@ -1,4 +1,4 @@
-"""`fgbench merge`: what several runs brought back, as one run."""
+"""`fgbench merge`: join several runs into one."""
 
 from __future__ import annotations
 
@@ -15,17 +15,19 @@ def merge(
     runs: Annotated[list[Path], typer.Argument(help="Folders of runs, or folders that hold some.")],
     keep: Annotated[
         Keep,
-        typer.Option(help="Of processes that are in several runs: all of them, or the last run's."),
+        typer.Option(
+            help="Which processes are kept if several runs timed the same group: all, or the last run's."
+        ),
     ] = Keep.ALL,
-    out: Annotated[Path, typer.Option(help="Folder that gets a folder for the merged run.")] = Path(
+    out: Annotated[Path, typer.Option(help="The folder in which the merged run gets a folder.")] = Path(
         "results"
     ),
 ) -> None:
     """Join runs into one: the shards of a grid, or processes and seeds of the same matched groups.
 
-    Their methods and protocol must be equal. A group that was measured on another machine, with another
-    update or at another learning rate than in the last run is refused, and said in a line. Of a seed that is
-    in several runs the last one's is kept.
+    The methods and the protocol of the runs must be equal. A group that was measured on another machine, with
+    another update or at another learning rate than in the last run is refused, with a line that says so. If
+    several runs have the same seed, the last run's is kept.
     """
     from fgbench.report import show
     from fgbench.running.merge import merge as merge_runs

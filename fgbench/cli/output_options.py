@@ -11,13 +11,13 @@ OUTPUT = "Output"
 
 Out = Annotated[
     Path,
-    typer.Option(help="The folder that gets a folder of CSVs for this run.", rich_help_panel=OUTPUT),
+    typer.Option(help="The folder in which this run gets a folder of CSVs.", rich_help_panel=OUTPUT),
 ]
 AsJson = Annotated[
     bool,
     typer.Option(
         "--json",
-        help="Print the result as JSON, and nothing else, on standard output.",
+        help="Print only the result, as JSON, on standard output.",
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -25,7 +25,7 @@ Verbose = Annotated[
     bool,
     typer.Option(
         "--verbose",
-        help="Print all columns, learning rates, the parts of a step, and everything to doubt.",
+        help="Print all columns, learning rates, the parts of a step, and all warnings.",
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -33,7 +33,7 @@ DryRun = Annotated[
     bool,
     typer.Option(
         "--dry-run",
-        help="Print what would be measured and how long it would take, and end.",
+        help="Print what would be measured and how long it would take; measure nothing.",
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -41,7 +41,7 @@ Repeat = Annotated[
     int,
     typer.Option(
         min=1,
-        help="Make so many runs, a folder each, so that it is known how much they differ.",
+        help="Make so many runs, each with a folder of its own, to see how much they differ.",
         rich_help_panel=OUTPUT,
     ),
 ]
@@ -56,15 +56,15 @@ Shard = Annotated[
 Like = Annotated[
     Path | None,
     typer.Option(
-        help="Take the options of this stored run where none is given here; alone, it repeats that run. "
-        "(default: none)",
+        help="Take the options that are not given here from this stored run; without others it repeats that "
+        "run. (default: none)",
         rich_help_panel=OUTPUT,
     ),
 ]
 Resume = Annotated[
     Path | None,
     typer.Option(
-        help="Go on with a run that was cut off, where it stopped; takes no other options. (default: none)",
+        help="Continue a run that was cut off, where it stopped; takes no other options. (default: none)",
         rich_help_panel=OUTPUT,
     ),
 ]

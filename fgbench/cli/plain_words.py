@@ -1,10 +1,10 @@
-"""What Typer says of a bad value, in the words of fgbench's own errors."""
+"""Reword Typer's errors about bad values, so that they read like fgbench's own."""
 
 from __future__ import annotations
 
 import re
 
-# Of Typer's own parser, and of click's, which older versions of Typer use.
+# Messages of Typer's own parser, and of click's, which older versions of Typer use.
 WORDS = (
     (r"^Invalid value for '(-[\w-]+)'(?: / '[^']*')*: ", r"\1: "),
     (r"^Invalid value for '\[?(\w+)\]?(?:\.\.\.)?': ", r"\1: "),
@@ -19,7 +19,7 @@ WORDS = (
 
 
 def in_plain_words(message: str) -> str:
-    """One sentence: the option, its value where Typer gives it, and what it must be."""
+    """One sentence with the option, its value if Typer gives it, and what the value must be."""
     line = " ".join(message.split())
     for pattern, words in WORDS:
         line = re.sub(pattern, words, line)

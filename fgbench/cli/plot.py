@@ -1,4 +1,4 @@
-"""`fgbench plot`: the charts of a folder of runs."""
+"""`fgbench plot`: draw the charts of a folder of runs."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ def plot(
         "results"
     ),
     out: Annotated[
-        Path | None, typer.Option(help="Folder for the charts. (default: charts inside RESULTS)")
+        Path | None, typer.Option(help="The folder for the charts. (default: charts inside RESULTS)")
     ] = None,
     format: Annotated[ChartFormat, typer.Option(help="The format of the charts.")] = ChartFormat.PNG,
 ) -> None:
     """Draw what was measured: runtime ratio, runtimes, memory, loss curves, time to target.
 
-    A chart whose data is absent is left out, and a line says why.
+    A chart whose data is missing is left out, with a line that says why.
     """
     from rich.console import Console
     from rich.markup import escape

@@ -1,4 +1,4 @@
-"""`fgbench predict`: what a stored run's steps would take on a machine that is not there."""
+"""`fgbench predict`: predict what a stored run's steps would take on another machine."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ def predict(
     device: Annotated[
         str,
         typer.Option(
-            help="The machine's rates: FLOPS and BYTES a second, LAUNCH seconds an operation, as in "
-            "FLOPS=989e12,BYTES=3.35e12,LAUNCH=4e-6. RANDOM: random numbers a second, as fast as they are "
-            "written where left out. QUEUED=0: a machine that starts an operation when the last is done, as "
-            "a CPU."
+            help="The machine's rates, as in FLOPS=989e12,BYTES=3.35e12,LAUNCH=4e-6: FLOPs a second, bytes a "
+            "second, and seconds to start an operation. RANDOM: random numbers a second (default: as fast as "
+            "they can be written). QUEUED=0: for a machine that starts an operation when the last one is "
+            "done, as a CPU does."
         ),
     ],
 ) -> None:
     """Predict R and the ratio for a machine from the FLOPs, bytes and operations that a run counted.
 
-    A prediction is no measurement: it is printed, and never stored among results.
+    A prediction is not a measurement: it is printed, and never stored among results.
     """
     import pandas as pd
     from rich.box import SIMPLE_HEAD

@@ -1,4 +1,4 @@
-"""`fgbench pretrain`: weights that every method of a run can begin from."""
+"""`fgbench pretrain`: make weights that every method of a run can begin from."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import typer
 from fgbench.errors import UsageError
 from fgbench.plan.config import Config, default_data_dir
 
-STEPS = 400  # of the default model less than two minutes on two cores
+STEPS = 400  # for the default model less than two minutes on two cores
 RATE, BATCH, OPTIMIZER = 2e-3, 8, "adamw"
 
 
@@ -24,11 +24,13 @@ def pretrain(
         int | None, typer.Option(min=1, help="How wide a layer is. (default: the architecture's)")
     ] = None,
     dataset: Annotated[
-        str, typer.Option(help="The dataset; a run then goes on with another, as pydoc:part=second.")
+        str, typer.Option(help="The dataset; a run can then go on with another, such as pydoc:part=second.")
     ] = "pydoc:part=first",
-    batch: Annotated[int, typer.Option(min=1, help="How many samples a step is taken on.")] = BATCH,
+    batch: Annotated[int, typer.Option(min=1, help="How many samples a batch has.")] = BATCH,
     steps: Annotated[int, typer.Option(min=1, help="How many steps of backprop are taken.")] = STEPS,
-    lr: Annotated[float, typer.Option(help="The learning rate at first; it ends at a twentieth.")] = RATE,
+    lr: Annotated[
+        float, typer.Option(help="The initial learning rate; it decays to a twentieth of it.")
+    ] = RATE,
     optimizer: Annotated[str, typer.Option(help="The optimiser of torch.optim.")] = OPTIMIZER,
     seed: Annotated[int, typer.Option(help="The seed of initial weights and batches.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = Config.device,
@@ -36,10 +38,10 @@ def pretrain(
         int | None, typer.Option(min=1, help="How many CPU threads. (default: torch's)")
     ] = None,
     validation_size: Annotated[
-        int, typer.Option(min=1, help="How many held-out samples are looked at.")
+        int, typer.Option(min=1, help="How many held-out samples the loss is evaluated on.")
     ] = 100,
 ) -> None:
-    """Train a model with backprop and write its weights: nothing has to be downloaded to fine-tune.
+    """Train a model with backprop and write its weights, so that fine-tuning needs no download.
 
     The same options give the same file on the same machine.
     """

@@ -1,4 +1,4 @@
-"""What a run shows while it runs: one bar over the whole plan, the current job and figure beside it."""
+"""The progress display of a run: one bar for the whole plan, with the current job and figure beside it."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from rich.table import Column
 
 from fgbench.plan import Group
 
-REFRESHES_PER_SECOND = 2  # drawing costs time that a job on the same cores would feel
+REFRESHES_PER_SECOND = 2  # few, as drawing takes time from jobs on the same cores
 
 
 class Display:
-    """A watcher on standard error: a live bar on a terminal, a line a phase elsewhere."""
+    """A watcher on standard error: a live bar on a terminal, and a line for each phase elsewhere."""
 
     def __init__(self, total_seconds: float) -> None:
         self.console = Console(stderr=True)
-        # The text comes last and wraps: on a narrow terminal the time left still shows, whole.
+        # The text comes last and wraps, so that the time left is visible on a narrow terminal too.
         self.bar = Progress(
             SpinnerColumn(),
             BarColumn(bar_width=8),

@@ -1,4 +1,4 @@
-"""`fgbench report`: what stored runs say, as a page to share or as Markdown."""
+"""`fgbench report`: write the results of stored runs as a page to share, or as Markdown."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ def report(
     ),
     out: Annotated[
         Path | None,
-        typer.Option(help="File to write. (default: report.html or README.md inside RESULTS)"),
+        typer.Option(help="The file to write. (default: report.html or README.md inside RESULTS)"),
     ] = None,
     format: Annotated[
         str,
-        typer.Option(help="html: one page that needs nothing else, to open or mail; markdown: its tables."),
+        typer.Option(help="html: one self-contained page, to open or to mail; markdown: its tables."),
     ] = "html",
 ) -> None:
     """Write what was found into one file: verdicts, all figures, charts, and the papers' claims."""

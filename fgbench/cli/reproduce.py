@@ -1,4 +1,4 @@
-"""`fgbench reproduce`: a paper's experiments, and its claims beside what was measured."""
+"""`fgbench reproduce`: run a paper's experiments, and compare its claims with what was measured."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from fgbench.reproduction.claims import JudgedClaim
     from fgbench.reproduction.suite import Experiment, Note, Suite
 
-DONE = "done"  # a file in the folder of an experiment that ended
+DONE = "done"  # this file is in the folder of every experiment that was finished
 
 
 def _papers() -> list[str]:
@@ -32,10 +32,12 @@ def _papers() -> list[str]:
 
 def reproduce(
     paper: Annotated[
-        str | None, typer.Argument(help="Name of the paper, as --list shows it.", autocompletion=_papers)
+        str | None,
+        typer.Argument(help="The name of the paper, as --list shows it.", autocompletion=_papers),
     ] = None,
     only: Annotated[
-        list[str] | None, typer.Option(help="An experiment of the paper. Repeatable. (default: all)")
+        list[str] | None,
+        typer.Option(help="An experiment of the paper to run. Repeatable. (default: all)"),
     ] = None,
     scale: Annotated[
         Scale,
@@ -45,21 +47,21 @@ def reproduce(
         ),
     ] = Scale.LAPTOP,
     list_: Annotated[
-        bool, typer.Option("--list", help="Every experiment, and about how long it takes here.")
+        bool, typer.Option("--list", help="List every experiment, and about how long it takes.")
     ] = False,
     resume: Annotated[
         Path | None,
-        typer.Option(help="Folder of a reproduction: what is done there is not measured again."),
+        typer.Option(help="The folder of a reproduction to continue: finished experiments are kept."),
     ] = None,
     data_dir: Annotated[
         str | None,
-        typer.Option(help="Folder of downloaded data. (default: $FGBENCH_DATA, or ~/.cache/fgbench)"),
+        typer.Option(help="The folder of downloaded data. (default: $FGBENCH_DATA, or ~/.cache/fgbench)"),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder that gets a folder for this reproduction.")] = Path(
+    out: Annotated[Path, typer.Option(help="The folder in which this reproduction gets a folder.")] = Path(
         "results"
     ),
 ) -> None:
-    """Run a paper's experiments, and say of each of its claims whether it was reproduced here."""
+    """Run a paper's experiments, and say for each of its claims whether it was reproduced."""
     from fgbench.plan.config import default_data_dir
     from fgbench.reproduction.loading import load
 
@@ -68,7 +70,7 @@ def reproduce(
         _list([paper] if paper else _papers())
         return
     if paper is None:
-        raise UsageError(f"reproduce needs a paper: {', '.join(_papers())}; --list shows what each holds.")
+        raise UsageError(f"reproduce needs a paper: {', '.join(_papers())}; --list shows their experiments.")
     suite = load(paper)
     chosen = suite.only(only or ())
     started = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
@@ -99,7 +101,7 @@ def _reproduce(suite: Suite, chosen: Sequence[Experiment], scale: str, folder: P
     facts = {"scale": scale, "environment": environment}
     charts = []
     console = Console(highlight=False)
-    # Of what was measured there before, the claims stay in the table.
+    # Claims of experiments that were measured there before stay in the table.
     there = [e for e in suite.experiments if e in chosen or (folder / e.name / DONE).exists()]
     for experiment in there:
         found[experiment.name] = _judged(experiment, scale, folder / experiment.name)
@@ -128,7 +130,7 @@ def _judged(experiment: Experiment, scale: str, folder: Path) -> list[JudgedClai
 
 @contextmanager
 def _progress(name: str) -> Iterator[Note]:
-    """A bar on standard error, where that is a terminal; a line for each new text where it is none."""
+    """A progress bar on standard error if that is a terminal; a line for each new percentage otherwise."""
     from rich.console import Console
     from rich.progress import BarColumn, TextColumn, TimeRemainingColumn
     from rich.progress import Progress as Bar
@@ -152,7 +154,7 @@ def _progress(name: str) -> Iterator[Note]:
 
 
 def _list(papers: Sequence[str]) -> None:
-    """Every experiment of the papers, with what it takes at each scale."""
+    """Print every experiment of the papers, with the time that it takes at each scale."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -172,7 +174,7 @@ def _list(papers: Sequence[str]) -> None:
             spans = (_span(experiment.by.seconds(experiment.settings(scale))) for scale in SCALES)
             table.add_row(experiment.name, experiment.title, str(len(experiment.claims)), *spans)
         console.print(table)
-    console.print("[dim]Times are budgets, at most; full is meant for a GPU.[/dim]")
+    console.print("[dim]Times are upper limits; the scale full is meant for a GPU.[/dim]")
 
 
 def _span(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""`fgbench run`: the main job."""
+"""`fgbench run`: measure methods against each other, the main job."""
 
 from __future__ import annotations
 
@@ -76,19 +76,20 @@ def run(
 ) -> None:
     """Measure methods against each other on matched jobs: runtime ratio, memory, time to a target loss.
 
-    Every combination of --arch, --depth and --batch is one matched group: same initial weights, same
-    batches, same device. Writes a folder of CSVs; `fgbench plot` draws them.
+    Every combination of --arch, --depth and --batch is a matched group, in which all methods have the same
+    initial weights, the same batches and the same device. A folder of CSVs is written; `fgbench plot` draws
+    them.
     """
     given = {name for name in ctx.params if ctx.get_parameter_source(name).name == "COMMANDLINE"}  # type: ignore[union-attr]
     if resume is not None:
         if given - {"resume", "json_", "verbose", "dry_run"}:
-            raise UsageError("--resume goes on with the options that the run began with: give no others.")
+            raise UsageError("--resume continues with the options that the run began with: give no others.")
         _resume(resume, dry_run, as_json=json_, detail=verbose)
         return
     if repeat > 1 and json_:
-        raise UsageError("--json is one object: give it without --repeat.")
+        raise UsageError("--json prints one object for one run: leave --repeat out.")
     if time_only and train_only:
-        raise UsageError("--time-only and --train-only leave nothing to do together: give one of them.")
+        raise UsageError("--time-only and --train-only together leave nothing to do: give one of them.")
 
     def chosen(name: str, given: float | None) -> Any:
         if given is not None:

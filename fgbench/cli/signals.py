@@ -1,4 +1,4 @@
-"""Being told to stop: SIGTERM and SIGHUP end a run as orderly as Ctrl-C does."""
+"""Signals that ask a run to stop: SIGTERM and SIGHUP end it as orderly as Ctrl-C does."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ENDING_SECONDS = 5.0  # `timeout` sends its signal twice: the second must not cu
 
 
 class Stopped(KeyboardInterrupt):
-    """A signal asked for the end; whoever cleans up after Ctrl-C does so after it too."""
+    """A signal asked for the end; code that cleans up after Ctrl-C does so after it too."""
 
 
 class OrderlyStop:
@@ -53,7 +53,7 @@ class OrderlyStop:
 
 
 def _leave_terminal() -> None:
-    """It hung up: a line written to it would fail, and with it the orderly end."""
+    """The terminal is gone: writing a line to it would fail, and with it the orderly end."""
     for descriptor in (1, 2):
         with suppress(OSError):
             if stat.S_ISCHR(os.fstat(descriptor).st_mode):

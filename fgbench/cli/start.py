@@ -1,4 +1,4 @@
-"""A plan from the command line, here or on a cluster: its progress on standard error."""
+"""Run a plan from the command line, here or on a cluster, with its progress on standard error."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`fgbench status`: where a run on a cluster stands."""
+"""`fgbench status`: show the state of a run on a cluster."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from fgbench.cli.cluster_options import Results
 if TYPE_CHECKING:
     from fgbench.cluster.status import Status
 
-SHOWN = 8  # failures that are named one by one
+SHOWN = 8  # at most so many failures are shown one by one
 SECONDS_BETWEEN = 5.0
 
 
@@ -21,7 +21,7 @@ def status(
         bool, typer.Option("--watch", help="Show it again every few seconds, until the end.")
     ] = False,
 ) -> None:
-    """Show what of a run on a cluster is done, running, queued and failed, why, and the time left."""
+    """Show how much of a run on a cluster is done, running, queued and failed, why, and the time left."""
     from time import sleep
 
     from fgbench.cluster.status import clustered, status_of
@@ -41,7 +41,7 @@ def _text(status: Status) -> str:
         lines.append("running on " + ", ".join(f"{node} ({count})" for node, count in status.nodes.items()))
     if status.state != "done" and status.seconds_left is not None:
         lines.append(
-            f"about {status.seconds_left / 60:.0f} min left at most, with as many tasks at once as now"
+            f"at most about {status.seconds_left / 60:.0f} min left, if as many tasks run at once as now"
         )
     failures = list(status.failures.items())
     lines += [f"{unit}: {why}" for unit, why in failures[:SHOWN]]

@@ -28,7 +28,7 @@ FIELDS = {
 
 
 def like(path: Path, asked: Config, given: set[str]) -> Config:
-    """The config of a stored run, but for the options that the command line gives.
+    """The config of a stored run, with the options that the command line gives in place of its own.
 
     Args:
         path: of the run.
@@ -46,7 +46,7 @@ def like(path: Path, asked: Config, given: set[str]) -> Config:
     facts = RunFolder.open(path).facts()
     stored = Config.from_facts(facts["config"])
     widths = {group["width"] for group in facts["groups"]}
-    if stored.width is None and len(widths) == 1:  # an architecture's own may have been another then
+    if stored.width is None and len(widths) == 1:  # the architecture's default may have changed since
         stored = dataclasses.replace(stored, width=widths.pop())
     fields = {field for option in given for field in FIELDS.get(option, (option,))}
     known = {field.name for field in dataclasses.fields(Config)}
@@ -61,14 +61,14 @@ def note_what_differs(path: Path, contracts: dict[str, str]) -> None:
     other = [name for name, contract in contracts.items() if contract != stored.get(name)]
     if other:
         print(
-            f"fgbench: --like {path}: {', '.join(other)} is not what was measured there: an option, the "
-            "device, the libraries, the cores, the data, the model's code or fgbench itself differ.",
+            f"fgbench: --like {path}: {', '.join(other)} differs from what was measured, in an option, the "
+            "device, the libraries, the cores, the data, the model's code or fgbench itself.",
             file=sys.stderr,
         )
 
 
 def resumed(path: Path) -> tuple[Plan, RunFolder, dict[str, str]]:
-    """A run that was cut off: its plan, its folder and its contracts, if it still is what it was.
+    """The plan, folder and contracts of a run that was cut off, if nothing that matters has changed.
 
     Raises:
         UsageError: an older fgbench began it, or something that decides on figures is another now.
@@ -86,7 +86,7 @@ def resumed(path: Path) -> tuple[Plan, RunFolder, dict[str, str]]:
         raise UsageError(f"--resume {path}: an older fgbench began it; start a new run with --like {path}.")
     if facts["fgbench_version"] != __version__:
         raise UsageError(
-            f"--resume {path}: fgbench {facts['fgbench_version']} began it and this is {__version__}; go on "
+            f"--resume {path}: fgbench {facts['fgbench_version']} began it, and this is {__version__}; go on "
             f"with that version, or start a new run with --like {path}."
         )
     config, environment = Config.from_facts(facts["config"]), None
@@ -96,7 +96,7 @@ def resumed(path: Path) -> tuple[Plan, RunFolder, dict[str, str]]:
         plan = make_plan(config)
     if changed := what_changed(facts, plan, environment):
         raise UsageError(
-            f"--resume {path}: it would not be the same here and now ({changed}); start a new run with "
+            f"--resume {path}: it would not be the same run any more ({changed}); start a new run with "
             f"--like {path}."
         )
     return plan, folder, contracts_of(plan, environment)

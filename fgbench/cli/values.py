@@ -1,4 +1,4 @@
-"""Values of options that are written in more than one way."""
+"""Parse the values of options that can be written in more than one way."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ UNITS = {"KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "kB": 10**3, "MB": 10**6, "GB
 
 
 def size(option: str, asked: str) -> int | None:
-    """Bytes, written 200MiB or 1.5GB; None for nothing.
+    """The bytes in a size such as 200MiB or 1.5GB; None for an empty text.
 
     Raises:
         UsageError: it is none.
@@ -26,7 +26,7 @@ def size(option: str, asked: str) -> int | None:
 
 
 def share(option: str, asked: str) -> float:
-    """A share below 1, written 5% or 0.05.
+    """The share, below 1, in a text such as 5% or 0.05.
 
     Raises:
         UsageError: it is none.

@@ -1,4 +1,4 @@
-"""Read the file of events that a task left: its rows, where it ran, and how it ended."""
+"""Read the file of events that a cluster's task left: its rows, where it ran, and how it ended."""
 
 from __future__ import annotations
 
@@ -13,21 +13,25 @@ from fgbench.cluster.node import Died
 from fgbench.running.client import WorkerDiedError
 from fgbench.running.messages import Built, Message, decode
 
-DIED = '{"kind": "Died"'  # how the line begins that ends the events of a worker that died
+DIED = '{"kind": "Died"'  # the last line of a worker that died begins like this
 BUILT = b'{"kind": "Built"'
-LOOKED_AT = 4096  # bytes at either end of a unit's events
+LOOKED_AT = 4096  # how many bytes are read at either end of a unit's events
 
 
 @dataclass(frozen=True)
 class Answer:
-    """What came of a unit: a file of events, or why there is none."""
+    """What became of a unit: its file of events, or why it is lost and has none."""
 
     file: Path | None
     lost: str = ""
 
     @contextmanager
     def lines(self) -> Iterator[Iterator[str]]:
-        """The lines of its events; a unit that is lost dies as a worker does, but is to be done again."""
+        """The lines of its events.
+
+        Reading a lost unit raises `WorkerDiedError` with the status "interrupted", so that a resumed run does
+        the unit again.
+        """
         if self.file is None:
             yield self._none()
             return
@@ -40,10 +44,10 @@ class Answer:
 
 
 def until_death(lines: Iterable[str]) -> Iterator[str]:
-    """The lines of a unit's next worker.
+    """The lines of a unit's next worker; a unit's events may be those of several workers.
 
     Raises:
-        WorkerDiedError: it ended before it was done.
+        WorkerDiedError: the worker ended before it was done.
     """
     for line in lines:
         if line.startswith(DIED):
@@ -55,7 +59,7 @@ def until_death(lines: Iterable[str]) -> Iterator[str]:
 
 
 def ends_of(file: Path) -> tuple[Built | None, Died | None]:
-    """What a unit ran on, and how its last worker died if it did; from either end of its events."""
+    """Where a unit ran, and how its last worker died, if it did; only the file's two ends are read."""
     with file.open("rb") as events:
         head = events.read(LOOKED_AT)
         events.seek(max(0, file.stat().st_size - LOOKED_AT))
@@ -67,24 +71,24 @@ def ends_of(file: Path) -> tuple[Built | None, Died | None]:
 
 
 def what_is_odd(built: Built, environment: Mapping[str, Any]) -> str:
-    """Why a figure from there is not comparable with the run's others; empty where it is.
+    """Why figures from a node are not comparable with the run's other figures; empty where they are.
 
     Args:
-        built: what says where it was taken.
-        environment: that the run is for.
+        built: the worker's facts, which name the node's processor and GPU.
+        environment: the environment that the run is for.
     """
     pairs = [(built.cpu, environment.get("cpu"))]
     if built.gpu is not None:
         pairs.append((built.gpu, environment["device_name"]))
     return "; ".join(
-        f"it has {found}, and the run is for {name}: keep to one kind of node, as by --slurm constraint=…"
+        f"it has {found}, but the run is for {name}: keep to one kind of node, as with --slurm constraint=…"
         for found, name in pairs
         if found and name and found != name
     )
 
 
 def without(event: Message, methods: Collection[str]) -> Message | None:
-    """An event without what it says of some methods; None where it is about one of them alone."""
+    """An event without its facts about some methods; None where it is only about one of them."""
     if not methods:
         return event
     if getattr(event, "method", None) in methods:

@@ -1,4 +1,4 @@
-"""Where tasks are run: Slurm, or this machine one task at a time; both by submitit."""
+"""Engines run tasks: on Slurm, or on this machine one by one; both use submitit."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ from fgbench.errors import UsageError
 QUEUED, RUNNING, ENDED = "queued", "running", "ended"
 WAITING_WORDS = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_HOLD", "SPECIAL_EXIT")
 RUNNING_WORDS = ("RUNNING", "COMPLETING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED")
-NEVER_STARTS = "launch failed"  # Slurm's reason for a task that it holds: nobody will let it go
-LIMITS = ("submit limit", "submitjob", "temporarily", "policy")  # in what sbatch says where there is no room
+NEVER_STARTS = "launch failed"  # Slurm holds a task for this reason, and will never start it
+LIMITS = ("submit limit", "submitjob", "temporarily", "policy")  # words of sbatch if there is no room
 OWN_GPU = ("gres", "gpus", "gpus-per-node", "gpus-per-task")
 
 
@@ -33,7 +33,7 @@ class NoRoomError(Exception):
 
 @dataclass(frozen=True)
 class Wave:
-    """What tasks that are submitted together have in common.
+    """The properties that tasks which are submitted together have in common.
 
     Attributes:
         name: of the wave.
@@ -54,7 +54,7 @@ class Wave:
 
 @dataclass(frozen=True)
 class Seen:
-    """What a scheduler says of a task: `queued`, `running` or `ended`, where, and in its own words why."""
+    """What a scheduler knows of a task: `queued`, `running` or `ended`, the node, and why, in its words."""
 
     state: str
     node: str = ""
@@ -68,7 +68,7 @@ class Seen:
 
     @property
     def cancelled(self) -> bool:
-        """Whether a person ended it."""
+        """Whether somebody cancelled it."""
         return self.word.startswith("CANCELLED")
 
 
@@ -102,7 +102,7 @@ class Engine(ABC):
 
     @abstractmethod
     def cancel(self, jobs: Sequence[str]) -> None:
-        """End them, and with Slurm all others of the run."""
+        """End these jobs, and with Slurm all others of the run."""
 
 
 def engine_for(cluster: Mapping[str, Any]) -> Engine:
@@ -167,7 +167,7 @@ class Slurm(Engine):
         return max(1, int(found.group(1)) - 1) if found else 1000
 
     def submit(self, tasks: Sequence[NodeTask], wave: Wave) -> list[str]:
-        """As one array; its tasks run without srun, on all CPUs that the job has."""
+        """Submit tasks as one array; they run without srun, on all CPUs that the job has."""
         from submitit import SlurmExecutor
         from submitit.core.utils import FailedJobError
 
@@ -238,7 +238,7 @@ def _last_line(text: str) -> str:
 
 @dataclass
 class Local(Engine):
-    """This machine, one task after the other: two at once would measure each other."""
+    """This machine, with one task after the other, as two at once would disturb each other."""
 
     at_once: int = 1
     open_at_most: int | None = 1
@@ -247,7 +247,7 @@ class Local(Engine):
     mine: dict[str, Any] = field(default_factory=dict)
 
     def submit(self, tasks: Sequence[NodeTask], wave: Wave) -> list[str]:
-        """Each a process of its own, which goes on when this one ends."""
+        """Start each task as a process of its own, which goes on when this one ends."""
         from submitit import LocalExecutor
 
         executor = LocalExecutor(wave.folder)
@@ -257,7 +257,7 @@ class Local(Engine):
         return [job.job_id for job in jobs]
 
     def seen(self, jobs: Sequence[str]) -> dict[str, Seen] | None:
-        """By the processes that there are."""
+        """As of `Engine`, from the processes on this machine."""
         here = os.uname().nodename
         return {job: Seen(RUNNING if self._runs(job) else ENDED, here) for job in jobs}
 
@@ -267,7 +267,7 @@ class Local(Engine):
         return _is_submitit(int(job))
 
     def cancel(self, jobs: Sequence[str]) -> None:
-        """Those that still run."""
+        """End the jobs that are still running."""
         for job in map(int, jobs):
             if _is_submitit(job):
                 with suppress(OSError):
@@ -275,7 +275,7 @@ class Local(Engine):
 
 
 def _is_submitit(process: int) -> bool:
-    """Whether a process is one of submitit's: numbers are used again."""
+    """Whether a process is one of submitit's, as the numbers of processes are used again."""
     with suppress(OSError):
         return b"submitit" in Path(f"/proc/{process}/cmdline").read_bytes()
     return False

@@ -64,7 +64,7 @@ class Ledger:
 
     @property
     def folder(self) -> Path:
-        """All that is a cluster's."""
+        """The folder of everything that belongs to the cluster."""
         return self.run / FOLDER
 
     @property
@@ -74,7 +74,7 @@ class Ledger:
 
     @property
     def stop(self) -> Path:
-        """There once a user asked for the end: nothing is submitted any more."""
+        """A file that exists once a user has asked for the end; nothing is submitted after that."""
         return self.folder / "cancelled"
 
     def file(self, unit: str) -> Path:
@@ -82,7 +82,7 @@ class Ledger:
         return self.units / f"{unit}.jsonl"
 
     def jobs(self, wave: str) -> Path:
-        """What submitit keeps of a wave."""
+        """The folder in which submitit keeps its files of a wave."""
         return self.folder / "jobs" / wave
 
     def begin(self) -> Standing:
@@ -94,7 +94,7 @@ class Ledger:
         return standing
 
     def tell(self, what: str, **facts: Any) -> None:
-        """Add a line, in one write; a torn one before it is left alone."""
+        """Add a line in one write; an incomplete line before it is left alone."""
         line = json.dumps({"what": what, "at": datetime.now(UTC).isoformat(timespec="seconds"), **facts})
         with self._file.open("ab+") as file:
             torn = file.tell() and file.seek(-1, 2) is not None and file.read(1) != b"\n"

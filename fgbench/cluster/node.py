@@ -1,4 +1,4 @@
-"""What a task of a cluster does on its node: one unit's orders, a worker each, events into a file."""
+"""A task of a cluster on its node: it starts a worker for each order of a unit, and files the events."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class NodeTask:
     variables: dict[str, str | None] = field(default_factory=dict)
 
     def __call__(self) -> None:
-        """Work, and put the file in place.
+        """Do the unit's work, and put the file of its events in place.
 
         Until then events are in a file beside it, of this task alone: another try may be under way.
         """

@@ -1,4 +1,4 @@
-"""What a user says of the cluster: options of sbatch, from files and from the command line."""
+"""The user's options of sbatch, from files and from the command line."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import Any
 
 from fgbench.errors import UsageError
 
-SETUP = "setup"  # of a file: lines of shell that each task begins with
+SETUP = "setup"  # this key of a file lists the shell lines that each task begins with
 OURS = {
     "array": "units are its tasks",
     "chdir": "tasks run where fgbench was started",
@@ -30,7 +30,7 @@ def defaults_file() -> Path:
 
 
 def slurm_options(file: Path | None, given: Sequence[str]) -> tuple[dict[str, Any], list[str]]:
-    """The options of sbatch, and the lines that a task begins with; the command line has the last word.
+    """The options of sbatch, and the lines that a task begins with; the command line overrides files.
 
     Args:
         file: of --slurm-file.
@@ -46,7 +46,7 @@ def slurm_options(file: Path | None, given: Sequence[str]) -> tuple[dict[str, An
         found |= _read(file)
     setup = found.pop(SETUP, [])
     if not isinstance(setup, list) or not all(isinstance(line, str) for line in setup):
-        raise UsageError(f"{SETUP} in a file for --slurm-file: must be a list of lines.")
+        raise UsageError(f"--slurm-file: the key {SETUP} must be a list of lines.")
     for pair in given:
         key, equals, value = pair.partition("=")
         if not equals or not value:
@@ -54,9 +54,9 @@ def slurm_options(file: Path | None, given: Sequence[str]) -> tuple[dict[str, An
         found[key.strip().replace("_", "-")] = value.strip()
     for key in found:
         if not re.fullmatch(r"[a-z][a-z0-9-]*", key):
-            raise UsageError(f"--slurm {key}: is not the name of an option of sbatch, as partition is.")
+            raise UsageError(f"--slurm {key}: this is not the name of an option of sbatch, as partition is.")
         if key in OURS:
-            raise UsageError(f"--slurm {key}: is fgbench's own: {OURS[key]}.")
+            raise UsageError(f"--slurm {key}: fgbench sets this option itself: {OURS[key]}.")
     return found, setup
 
 

@@ -18,7 +18,7 @@ from fgbench.running import client
 
 @dataclass
 class Open:
-    """A unit that is under way.
+    """A unit that was handed out and has not ended.
 
     Attributes:
         asked: which, and what is done.
@@ -64,7 +64,7 @@ class Outbox:
         self.waiting.append(asked)
 
     def submit(self, open_now: int) -> dict[str, Open]:
-        """Hand out as many as there is room for; gives them by their names.
+        """Hand out as many units as there is room for; gives them by their names.
 
         Args:
             open_now: how many are under way.
@@ -92,14 +92,14 @@ class Outbox:
         self.wave_of[unit] = wave
 
     def tidy(self, unit: str) -> None:
-        """A unit became rows: what submitit kept of its wave goes with the wave's last."""
+        """Note that a unit became rows; after a wave's last one, submitit's files of the wave are deleted."""
         wave = self.wave_of.pop(unit, "")
         self.left[wave] -= 1
         if wave and not self.left[wave]:
             shutil.rmtree(self.ledger.jobs(wave), ignore_errors=True)
 
     def _alike(self, room: int) -> list[Asked]:
-        """As many as there is room for that can go in one wave, in order; they wait no more."""
+        """Take the next units that can go in one wave, as many as there is room for."""
         first = self._kind(self.waiting[0])
         chosen: list[Asked] = []
         others: deque[Asked] = deque()
@@ -116,7 +116,7 @@ class Outbox:
         return asked.shares, frozenset(self.without.get(asked.unit.name, ()))
 
     def _hand_out(self, asked: list[Asked]) -> dict[str, Open]:
-        """One wave; the ledger knows of it before the scheduler does."""
+        """Submit one wave; it is put into the ledger before it is given to the scheduler."""
         self.waves += 1
         name = f"wave-{self.waves}"
         shares, without = self._kind(asked[0])
@@ -141,17 +141,19 @@ class Outbox:
         except UsageError:
             if not wave.without:
                 raise
-            return self.engine.submit(tasks, replace(wave, without=()))  # there may be no other nodes
+            return self.engine.submit(
+                tasks, replace(wave, without=())
+            )  # there may be no node but the excluded ones
 
     def _no_room(self, asked: list[Asked], open_now: int, error: NoRoomError) -> None:
-        """Put the units back: try fewer now, or later when something has ended."""
+        """Put the units back, to try fewer of them now, or all later when something has ended."""
         self.waiting.extendleft(reversed(asked))
         if len(asked) > 1:
             self.engine.at_once = len(asked) // 2
         elif open_now:
             self.full = True
         else:
-            raise UsageError(f"the scheduler takes no task: {error}.") from error
+            raise UsageError(f"the scheduler does not accept any task: {error}.") from error
 
     def _task(self, asked: Asked) -> NodeTask:
         local = self.engine.open_at_most is not None

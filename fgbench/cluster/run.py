@@ -1,4 +1,4 @@
-"""The runner of a cluster: hands out the units of all groups, and alone turns their answers into rows."""
+"""The runner of a cluster: it hands out the units of all groups, and turns their answers into rows."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fgbench.store.run_folder import RunFolder, environment_of
 
 PAUSE = 1.0  # seconds between two looks at the folder
 TRIES = 2
-LOOKED_AT = 4096  # bytes at either end of a unit's events: what it ran on, and how it ended
+LOOKED_AT = 4096  # bytes read at either end of a unit's events
 
 
 def units_of(plan: Plan) -> dict[str, tuple[int, float]]:
@@ -94,11 +94,11 @@ class Sweep:
 
     @property
     def finished(self) -> bool:
-        """Whether every group is through."""
+        """Whether every group has gone through all its phases."""
         return all(walk.finished for walk in self.walks.values())
 
     def begin(self, contracts: Mapping[str, str]) -> None:
-        """Take up what is known, and ask every group for its first units."""
+        """Take up what earlier runners know, and ask every group for its first units."""
         by_group: dict[str, set[Any]] = {}
         for unit in recover(self.folder):
             by_group.setdefault(unit.group, set()).add(unit)
@@ -111,7 +111,7 @@ class Sweep:
             self._take(self.walks[group.name].begin())
 
     def go(self) -> None:
-        """Work until no unit waits and none is under way."""
+        """Work until no unit is waiting or under way."""
         while self.outbox.waiting or self.open or self.came:
             if self.ledger.stop.exists():
                 raise KeyboardInterrupt("by fgbench cancel")
@@ -173,7 +173,7 @@ class Sweep:
         if self.open and monotonic() - self.asked_at >= self.engine.seconds_between:
             found = self.engine.seen([own.job for own in self.open.values()])
             self.asked_at = monotonic()
-            if found is not None:  # otherwise the scheduler is down, and tasks go on
+            if found is not None:  # None means that the scheduler is down; tasks go on
                 self.seen = found
                 for name, own in list(self.open.items()):
                     self._look_at(name, own)
@@ -190,7 +190,7 @@ class Sweep:
         del self.open[name]
         said = why_it_failed(self.ledger.jobs(own.wave), own.job)
         why = ": ".join(filter(None, (seen.word or "its task is gone", said)))
-        if seen.word.startswith("PREEMPTED"):  # no failure of its own
+        if seen.word.startswith("PREEMPTED"):  # this is not the unit's own failure
             self.outbox.again(own.asked, "")
         elif seen.cancelled:
             self._give_up(own.asked, CANCELLED, "its task was cancelled")
@@ -198,7 +198,7 @@ class Sweep:
             self._failed(own.asked, why, seen.node)
 
     def _ended(self, asked: Asked, job: str) -> None:
-        """A unit whose events are there: whole, but perhaps of another machine, or of a worker that died."""
+        """Take a unit's events, which may come from another kind of machine, or from a worker that died."""
         file = self.ledger.file(asked.unit.name)
         built, died = ends_of(file)
         node = built.node if built else ""
@@ -230,7 +230,7 @@ class Sweep:
         self.came.append((asked, Answer(None, why)))
 
     def _collect(self) -> None:
-        """Rows of every phase of a group whose units have all come; then its next units are asked for."""
+        """Store the rows of every phase whose units have all come, and ask the group for its next units."""
         while self.came:
             asked, answer = self.came.popleft()
             self.outbox.full = False
@@ -241,7 +241,7 @@ class Sweep:
             self._take(more)
 
     def _tidy(self, walk: Walk, asked: Asked) -> None:
-        """What became rows is needed no more, nor is what submitit kept of it."""
+        """Delete the events of units that became rows, and submitit's files of them."""
         phase = asked.unit.phase
         self.watcher.phase(walk.run.group, f"{phase} is measured", asked.seconds)
         names = [u.name for u in walk.done if u.phase == phase and self.ledger.file(u.name).exists()]

@@ -14,12 +14,12 @@ from fgbench.cluster.engines import ENDED, QUEUED, RUNNING, Engine, engine_for
 from fgbench.cluster.ledger import AGAIN, CANCELLED, DONE, FAILED, OPEN, Ledger, Record
 from fgbench.errors import ResultsError, UsageError
 
-TO_COME = "to come"  # not handed out yet: it waits for what comes before it
+TO_COME = "to come"  # not handed out yet, as it waits for earlier units
 
 
 @dataclass(frozen=True)
 class Status:
-    """Where a run stands.
+    """The state of a run.
 
     Attributes:
         run: its folder.
@@ -51,12 +51,12 @@ def clustered(path: Path) -> tuple[Path, dict[str, Any]]:
     found = [(file.parent, _facts(file)) for file in files]
     ours = [(run, facts) for run, facts in found if "cluster" in facts]
     if not ours:
-        raise UsageError(f"{path}: was not run with --on; `fgbench report` shows what it holds.")
+        raise UsageError(f"{path}: this run was not made with --on; `fgbench report` shows its results.")
     return ours[-1]
 
 
 def status_of(run: Path, facts: Mapping[str, Any]) -> Status:
-    """Where the run stands.
+    """Find the state of a run.
 
     Raises:
         UsageError: its scheduler is not installed here.

@@ -1,4 +1,4 @@
-"""The survey: the plan, made on a node. What is there decides on it, not the machine that asks."""
+"""The survey makes the plan on a node, as that machine's properties count, and not this one's."""
 
 from __future__ import annotations
 
@@ -22,20 +22,20 @@ from fgbench.running.messages import Message, Refused, Report
 from fgbench.running.task import Task
 from fgbench.running.watcher import Watcher
 
-SECONDS = 60.0  # that it takes, about
+SECONDS = 60.0  # about what a survey takes
 PAUSE = 0.2  # between two looks for the answer
 
 
 @dataclass(frozen=True)
 class SurveyRequest(Message):
-    """What a node is asked."""
+    """The request of a survey."""
 
     config: Config
 
 
 @dataclass(frozen=True)
 class Surveyed(Message):
-    """The plan as the node makes it, and what it is."""
+    """The plan as the node made it, and the node's environment."""
 
     config: Config
     groups: tuple[Group, ...]
@@ -44,7 +44,7 @@ class Surveyed(Message):
 
 
 class Survey(Task):
-    """A worker's part: make the plan where it will be run."""
+    """The worker's side: make the plan where it will be run."""
 
     request = SurveyRequest
     reports = (Surveyed,)
@@ -102,11 +102,11 @@ def _plan_in(file: Path, task: Survey) -> tuple[Plan, dict[str, Any]]:
             raise UsageError(event.message)
         if isinstance(event, Surveyed):
             return Plan(event.config, event.groups, event.data), event.environment
-    raise UsageError("a node made no plan.")
+    raise UsageError("the node's task ended without a plan.")
 
 
 def _wait_for(file: Path, engine: Engine, job: str, wave: Wave, note: Watcher | None) -> None:
-    """Until the answer is there; or the reason why it will never be."""
+    """Wait until the answer has come, or raise the reason why it never will."""
     told, asked_at, ended_at = "", float("-inf"), None
     while not file.exists():
         sleep(PAUSE)

@@ -29,7 +29,7 @@ from fgbench.running.watcher import Watcher
 
 @dataclass(frozen=True)
 class Asked:
-    """A unit that a phase asks for.
+    """A unit that a phase asks a worker for.
 
     Attributes:
         unit: which.
@@ -45,7 +45,7 @@ class Asked:
 
 
 class NotYetError(Exception):
-    """A phase wants a unit that has no answer yet: it goes on when there is one."""
+    """A phase wants a unit that has no answer yet; it is run again when there is one."""
 
 
 @dataclass
@@ -55,13 +55,13 @@ class Quiet:
     watcher: Watcher | None = None
 
     def phase(self, group: Group, text: str, seconds: float) -> None:
-        """Ignored: nothing begins."""
+        """Ignored, as nothing begins."""
 
     def progress(self, share: float, text: str) -> None:
-        """Ignored: there is no progress to show."""
+        """Ignored, as there is no progress to show."""
 
     def note(self, text: str) -> None:
-        """As the watcher has it."""
+        """Pass the note on."""
         if self.watcher:
             self.watcher.note(text)
 
@@ -80,7 +80,7 @@ class Scout(GroupRun):
 
     @classmethod
     def of(cls, run: GroupRun) -> Scout:
-        """A group's, which it leaves as it is."""
+        """A stand-in for a group, which stays unchanged."""
         return cls(**{own.name: getattr(run, own.name) for own in dataclasses.fields(cls)})
 
     @contextmanager
@@ -98,7 +98,7 @@ class Scout(GroupRun):
         return iter(())
 
     def begin(self, text: str, seconds: float) -> None:
-        """Count the seconds."""
+        """Add up the expected seconds."""
         self.seconds += seconds
 
     def store(self, table: str, *rows: dict[str, Any]) -> None:
@@ -108,7 +108,7 @@ class Scout(GroupRun):
         """Nothing is replaced."""
 
     def drop_snapshot(self, snapshot: Path) -> None:
-        """It stays: what is trained goes on from it."""
+        """Nothing is deleted, as training goes on from the snapshot."""
 
 
 def unit_of(group: Group, phase: str, seed: int, process: int | None) -> Unit:
@@ -165,17 +165,17 @@ class Collector(GroupRun):
         self.unwritten.clear()
 
     def rows(self, table: str) -> pd.DataFrame:
-        """As stored, and what was to be."""
+        """The stored rows, and those that are waiting to be written."""
         self.write()
         return super().rows(table)
 
     def replace(self, table: str, rows: list[dict[str, Any]]) -> None:
-        """In the place of what was to be stored too."""
+        """Replace the group's rows, also those that are waiting to be written."""
         self.write()
         super().replace(table, rows)
 
     def answers(self, task: Task, request: Any) -> Iterator[Message]:
-        """What the unit's next worker reported, of the methods that are still in the running."""
+        """What the unit's next worker reported, for the methods that have not failed."""
         gone = set(self.plan.config.methods) - set(request.methods)
         for event in events_of(until_death(self.lines), task):
             if (kept := without(event, gone)) is not None:
@@ -200,17 +200,17 @@ class Walk:
 
     @property
     def finished(self) -> bool:
-        """Whether every phase is through."""
+        """Whether every phase has ended."""
         return not self.order.is_active()
 
     def begin(self) -> list[Asked]:
-        """What the phases ask for that can begin now."""
+        """The units that phases ask for which can begin now."""
         asked: list[Asked] = []
         while not self.held and (ready := self.order.get_ready()):
             for name in ready:
                 own = self._next(find(name))
                 if not own:
-                    self._collect(find(name))  # what it chose earlier is chosen again
+                    self._collect(find(name))  # its choices have to be made again
                     self.order.done(name)
                 asked += own
         return asked

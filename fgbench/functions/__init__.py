@@ -1,4 +1,4 @@
-"""Test functions: minimised by a method's own step, the point being all that a model has to train."""
+"""Test functions, minimised by a method's own step: the model's only parameter is the point."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ class Function:
     """A function to minimise.
 
     Attributes:
-        value: the point [n] → the function there, [].
-        start: n → where descent begins, [n] in float64.
-        minimum: n → the lowest value.
-        minimizer: n → where that is, [n] in float64.
-        default_n: how many dimensions where nothing is asked for.
-        summary: its formula, in one line.
-        source: the paper whose start it is.
-        least_n: below it there is no such function.
-        fixed_n: it has `default_n` dimensions and no others.
+        value: gives the function's value, [], at a point, [n].
+        start: gives the point where descent begins, [n] in float64, for n dimensions.
+        minimum: gives the lowest value for n dimensions.
+        minimizer: gives the point of that value, [n] in float64, for n dimensions.
+        default_n: the number of dimensions unless another is asked for.
+        summary: the formula, in one line.
+        source: where the function and its start were published.
+        least_n: the fewest dimensions that it is defined for.
+        fixed_n: whether it is defined for `default_n` dimensions alone.
     """
 
     value: Callable[[Tensor], Tensor]
@@ -41,7 +41,7 @@ class Function:
 
 
 class Point(nn.Module):
-    """The model of a function: its one parameter is the point, its output the value there."""
+    """A function as a model: its one parameter is the point, its output the value there."""
 
     def __init__(self, function: Function, n: int, dtype: torch.dtype) -> None:
         super().__init__()
@@ -63,23 +63,24 @@ def find(name: str) -> Function:
 
 
 def as_problem(function: Function, n: int, dtype: torch.dtype = torch.float64) -> tuple[Point, Loss, Batch]:
-    """A model at the function's start, a loss and a batch, for `Method.prepare` and its step as they are.
+    """The function as a model, a loss and a batch, which methods can train like any other.
 
     Args:
-        function: to minimise.
-        n: dimensions.
-        dtype: of the point.
+        function: the function to minimise.
+        n: the number of dimensions.
+        dtype: the dtype of the point.
 
     Returns:
-        The model, the loss that passes its output on, and a batch of which nothing is read.
+        The model at the function's start, a loss that is the model's output, and an empty batch, which is
+        not read.
 
     Raises:
         UsageError: the function does not have so many dimensions.
     """
     if function.fixed_n and n != function.default_n:
-        raise UsageError(f"n {n}: the function has {function.default_n} dimensions.")
+        raise UsageError(f"n = {n}: the function has exactly {function.default_n} dimensions.")
     if n < function.least_n:
-        raise UsageError(f"n {n}: the function has at least {function.least_n} dimensions.")
+        raise UsageError(f"n = {n}: the function has at least {function.least_n} dimensions.")
     nothing = torch.zeros(1, dtype=dtype)
     return Point(function, n, dtype), output_itself, (nothing, nothing)
 

@@ -1,4 +1,4 @@
-"""The sphere: the quadratic on which the speed of every method is known exactly."""
+"""The sphere function Σ x², a quadratic on which the speed of every method is known exactly."""
 
 import torch
 from torch import Tensor

@@ -13,21 +13,20 @@ from fgbench.measurement.gauge import Blind, Gauge, State
 if TYPE_CHECKING:
     import torch
 
-CYCLES = 20_000_000  # of the sleep by which a GPU's cycles are told in seconds: about ten milliseconds
+CYCLES = 20_000_000  # a GPU's sleep of so many cycles, about ten milliseconds, tells cycles a second
 
 
 @dataclass(frozen=True)
 class Reading:
-    """What a clock says of one block.
+    """How long one block took.
 
     Attributes:
-        seconds: host time from the device being idle to its being idle again.
-        device_seconds: time between two events round the same block; None where there is no device
-            queue (CPU).
-        enqueue_seconds: host time until the last of it was queued; None likewise. Nearly all of `seconds`
-            where the device waited for the host, and also where the launch queue was full and the host waited
-            for the device: see `CudaClock.busy_seconds`.
-        state: of the device when the last of it was queued.
+        seconds: host time, from the device being idle until it is idle again.
+        device_seconds: time between two events around the block; None without a device queue (CPU).
+        enqueue_seconds: host time until all of the block was queued; None without a device queue. It is
+            nearly all of `seconds` if the device waited for the host, but also if the launch queue was full
+            and the host waited for the device; `CudaClock.busy_seconds` tells these apart.
+        state: the state of the device when all of the block was queued.
     """
 
     seconds: float
@@ -37,14 +36,14 @@ class Reading:
 
 
 class Clock(Protocol):
-    """What times a block; tests use one whose times are written in advance."""
+    """Times a block of work; tests use a clock whose times are written in advance."""
 
     def time(self, block: Callable[[], object]) -> Reading:
-        """Run the block once and say how long it took."""
+        """Run the block once; gives how long it took."""
 
 
 class HostClock:
-    """For a CPU: work is done when the call returns."""
+    """The clock for a CPU, where work is done when the call returns."""
 
     def time(self, block: Callable[[], object]) -> Reading:
         """Host seconds of one call."""
@@ -54,9 +53,9 @@ class HostClock:
 
 
 class CudaClock:
-    """For a GPU: synchronised at the block's edges only, with events round the same block.
+    """The clock for a GPU: it synchronises only at the block's edges, and puts events around the same block.
 
-    Events lie on the device's own current stream, whatever the current device is.
+    The events are on the device's own current stream, whatever the current device is.
     """
 
     def __init__(self, device: torch.device, gauge: Gauge) -> None:
@@ -71,8 +70,8 @@ class CudaClock:
     def time(self, block: Callable[[], object]) -> Reading:
         """Host seconds from idle to idle, and the seconds between the events.
 
-        The gauge is read while the last of the block's work is under way, by a thread of its own: the clock
-        does not wait for it.
+        The gauge is read while the last of the block's work is running. A thread of its own reads it, so
+        that the clock does not wait for it.
         """
         self._cuda.synchronize(self._device)
         start = perf_counter()
@@ -84,30 +83,29 @@ class CudaClock:
         return Reading(seconds, self._elapsed(), enqueued, state.result() if state else State())
 
     def busy_seconds(self, block: Callable[[], object], enqueue_seconds: float) -> float | None:
-        """Seconds that the device needs for the block when it never waits for the host.
+        """Seconds that the device needs for the block when it never has to wait for the host.
 
-        The block is queued behind a sleep of the device twice as long as queueing takes, and a little more.
+        The block is queued behind a sleep of the device, a little more than twice as long as queueing takes.
 
         Args:
             block: what is timed.
-            enqueue_seconds: that queueing it takes the host, about.
+            enqueue_seconds: about how long the host takes to queue the block.
 
         Returns:
-            None where the device began before all was queued: its launch queue does not hold the block (the
-            host then waits in the midst of it until the device takes up work), or the block itself waits for
-            the device.
+            The seconds; None where the device began before all was queued. The launch queue then does not
+            hold the whole block, or the block itself waits for the device.
         """
-        with self._cuda.device(self._device):  # on whose stream a sleep is queued
+        with self._cuda.device(self._device):  # the sleep is queued on the current device's stream
             seconds = 2 * enqueue_seconds + CYCLES / self._speed()
             self._cuda.synchronize(self._device)
             self._sleep(seconds * self._speed())
             self._between_events(block)
-            in_time = not self._begin.query()  # the device sleeps still
+            in_time = not self._begin.query()  # the device is still asleep
             self._cuda.synchronize(self._device)
         return self._elapsed() if in_time else None
 
     def _speed(self) -> float:
-        """Cycles of a sleep in a second; calibrated once, by the second of two sleeps: the first wakes it."""
+        """Cycles of a sleep in a second; measured once, by a second sleep, as the first wakes the device."""
         if self._cycles_a_second is None:
             self._sleep(CYCLES)
             self._between_events(lambda: self._sleep(CYCLES))
@@ -129,5 +127,5 @@ class CudaClock:
 
 
 def clock_for(device: torch.device, gauge: Gauge | None = None) -> Clock:
-    """The clock that a device needs; `gauge` is read round each block where the device has one."""
+    """The clock that a device needs; on a GPU it also reads `gauge` during each block."""
     return CudaClock(device, gauge or Blind()) if device.type == "cuda" else HostClock()

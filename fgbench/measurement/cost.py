@@ -1,13 +1,12 @@
-"""What a piece of work costs wherever it runs: FLOPs, bytes that have to move, operations started.
+"""Count what a piece of work costs on any machine: FLOPs, bytes that have to move, operations started.
 
-Together with a machine's rates these bound its time from below, by the roofline: no faster than its FLOPs
-at the rate of the best matrix product, nor than its bytes at the bandwidth of memory.
+With a machine's rates these bound the time from below (the roofline): the work takes at least its FLOPs at
+the rate of the machine's best matrix product, and at least its bytes at the bandwidth of its memory.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,35 +15,36 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
+from torch.utils.module_tracker import ModuleTracker
 
 from fgbench.measurement.clock import Clock
 
-# Making a tensor without writing to it starts nothing on the device.
+# These operations make a tensor without writing to it, and so start nothing on the device.
 FREE = ("empty", "empty_like", "empty_strided", "new_empty", "detach", "alias", "lift_fresh")
 PRODUCTS = ("mm", "addmm", "addmm_", "bmm", "baddbmm", "baddbmm_", "addbmm", "addbmm_")
 COUNTS = ("flops", "bytes", "operations", "product_bytes", "other_bytes", "random_numbers")
-FILLS = ("normal_", "uniform_", "random_", "bernoulli_", "zero_", "fill_", "copy_")  # read nothing of it
-SQUARE = (1024, 1024, 1024)  # a product that every machine does well
-MEASURED_SECONDS = 0.02  # of one reading of a rate, at least
-READINGS = 5  # of which the best is the rate
+# These operations write a tensor without reading what is in it.
+FILLS = ("normal_", "uniform_", "random_", "bernoulli_", "zero_", "fill_", "copy_")
+SQUARE = (1024, 1024, 1024)  # a product that every machine computes at a good rate
+MEASURED_SECONDS = 0.02  # each reading of a rate takes at least so long
+READINGS = 5  # the best of so many readings is the rate
 
 Shape = tuple[int, int, int]
 
 
 @dataclass(frozen=True)
 class Work:
-    """What was counted.
+    """The counts of a piece of work.
 
     Attributes:
-        flops: of products, convolutions and attention; two for a multiplication and an addition.
-        bytes: of all tensors from outside that are read, each once, and of those that are written, each
-            once: what has to move at the least. Whatever is made on the way might stay in a cache.
-        operations: started one by one; views and empty tensors are none.
+        flops: those of products, convolutions and attention; a multiplication and an addition are two.
+        bytes: the least that has to move: every tensor that existed before and is read, once, and every
+            such tensor that is written, once. Tensors made on the way might stay in a cache.
+        operations: how many were started one by one; views and empty tensors do not count.
         products: the shapes (rows, inner, columns) of its matrix products.
-        product_bytes: what products, convolutions and attention read and write, each operation's own.
-        other_bytes: what all other operations read and write, each one's own: without a cache or a fusion
-            all of it would move.
-        random_numbers: drawn.
+        product_bytes: what products, convolutions and attention read and write, summed over operations.
+        other_bytes: the same for all other operations; all of it moves if there is no cache or fusion.
+        random_numbers: how many were drawn.
     """
 
     flops: int
@@ -58,23 +58,23 @@ class Work:
 
 @dataclass(frozen=True)
 class Rates:
-    """What a machine does at its best: FLOPs and bytes a second."""
+    """A machine's best rates: FLOPs a second, and bytes a second."""
 
     flops: float
     bytes: float
 
     def floor(self, work: Work) -> float:
-        """Seconds below which the work cannot be done, by the roofline."""
+        """The least seconds in which the work can be done, by the roofline."""
         return max(work.flops / self.flops, work.bytes / self.bytes)
 
 
 def _added_product(_into: Any, a: Any, b: Any, **_options: Any) -> int:
-    """Of a product that is added to something: batches (one where there are none), rows, inner, columns."""
+    """FLOPs of a product that is added to something: 2 · batches (or 1) · rows · inner · columns."""
     batches = a[0] if len(a) == 3 else 1
     return int(2 * batches * a[-2] * a[-1] * b[-1])
 
 
-# What torch's own counter lacks: products that are added in place or over a batch.
+# Formulas that torch's own counter lacks: products that are added in place or over a batch.
 FORMULAS = {
     torch.ops.aten.addmm_: _added_product,
     torch.ops.aten.baddbmm_: _added_product,
@@ -87,10 +87,14 @@ FORMULAS = {
 }
 
 
-class _NoModules(nullcontext[None]):
-    """In place of the tracker of modules, whose hooks on outputs fail where a module runs on dual numbers."""
+class _NoModules(ModuleTracker):
+    """Tracks no modules: hooks on their outputs fail where a module runs on dual numbers."""
 
-    parents = ("Global",)
+    def __enter__(self) -> _NoModules:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
 
 
 def count(run: Callable[[], object]) -> Work:
@@ -113,17 +117,17 @@ def count(run: Callable[[], object]) -> Work:
 
 
 def mean_work(works: Sequence[Work]) -> Work:
-    """Of steps that differ in kind: the mean of their counts, and all of their shapes."""
+    """The mean counts of steps that differ in kind, with the shapes of all their products."""
     amounts = {name: round(sum(getattr(work, name) for work in works) / len(works)) for name in COUNTS}
     return Work(**amounts, products=frozenset().union(*(work.products for work in works)))
 
 
 @dataclass
 class _Counter(TorchDispatchMode):
-    """Sees every operation below autograd.
+    """Counts while it is in force; it sees every operation below autograd.
 
     Attributes:
-        read, written: bytes of each storage from outside, by its address.
+        read, written: by address, bytes of storages that existed before the work.
         made: addresses of storages that the work made itself.
     """
 
@@ -182,7 +186,7 @@ def _address(tensor: Tensor) -> int:
 
 
 def _bytes(tensor: Tensor) -> int:
-    """Of what the tensor shows, at most what is there: an expanded one shows some of it often."""
+    """Bytes of a tensor; of an expanded tensor, whose entries repeat, at most those of its storage."""
     return min(tensor.numel() * tensor.element_size(), tensor.untyped_storage().nbytes())
 
 
@@ -200,7 +204,7 @@ def _shape(args: Any) -> Shape:
 
 
 def product_rate(shapes: frozenset[Shape], device: torch.device, dtype: torch.dtype, clock: Clock) -> float:
-    """FLOPs a second of the best matrix product among these shapes and a square one."""
+    """FLOPs a second of the fastest matrix product among these shapes and a square one."""
     return max(_product_rate(shape, device, dtype, clock) for shape in (SQUARE, *sorted(shapes)))
 
 
@@ -213,9 +217,9 @@ def _product_rate(shape: Shape, device: torch.device, dtype: torch.dtype, clock:
 
 
 def byte_rate(working_set: int, device: torch.device, clock: Clock) -> float:
-    """Bytes a second of STREAM's triad, a = b + s·c, on arrays of this many bytes together.
+    """Bytes a second of STREAM's triad, a = b + s·c, on three arrays of `working_set` bytes together.
 
-    As large as what a step touches: where that stays in a cache, so does this.
+    `working_set` is what a step touches, so that the arrays stay in a cache just where the step's data do.
     """
     length = max(working_set // 12, 1024)
     a, b, c = (torch.ones(length, device=device) for _ in range(3))
@@ -230,13 +234,13 @@ def random_rate(device: torch.device, dtype: torch.dtype, clock: Clock) -> float
 
 
 def launch_seconds(device: torch.device, clock: Clock) -> float:
-    """Seconds that the host needs to start an operation: one that has next to nothing to do."""
+    """Seconds that the host needs to start an operation; measured by one that has hardly anything to do."""
     into = torch.zeros(1, device=device)
     return _best_seconds(lambda: into.add_(1.0), clock)
 
 
 def _best_seconds(run: Callable[[], object], clock: Clock) -> float:
-    """Of one call, the best of several readings of blocks that are long enough for the clock."""
+    """Seconds of one call, the best of several readings of blocks that are long enough for the clock."""
     times = 1
     while (seconds := clock.time(_repeated(run, times)).seconds) < MEASURED_SECONDS:
         times *= 2

@@ -1,4 +1,4 @@
-"""The environment a figure comes from: machine, libraries and their state."""
+"""The environment in which figures are measured: machine, libraries and their state."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ LIBRARIES = (
 
 
 def describe_environment(device: str, threads: int) -> dict[str, Any]:
-    """What a reader needs to judge a result, and to repeat it.
+    """The facts of the environment that a reader needs to judge a result, and to repeat it.
 
     Args:
-        device: as torch names it, `cpu` or `cuda:0`.
+        device: torch's name of it, as in `cpu` or `cuda:0`.
         threads: intra-op threads that the jobs use.
     """
     import torch
@@ -56,13 +56,13 @@ def describe_environment(device: str, threads: int) -> dict[str, Any]:
 
 
 def usable_cores() -> int:
-    """Cores that this process may keep busy: those it may run on, as far as its cgroups' quotas go."""
+    """How many cores this process may keep busy, by its affinity and its control groups' quotas."""
     here = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     return max(1, min([len(here), *(math.ceil(quota) for quota in _quotas())]))
 
 
 def _quotas() -> Iterator[float]:
-    """Cores that each of the process's control groups, and those above, allows; version 2, then 1."""
+    """The cores that each of the process's control groups (version 1 or 2), or a parent of it, allows."""
     for line in (_read("/proc/self/cgroup") or "").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and "cpu" not in controllers.split(","):
@@ -75,16 +75,16 @@ def _quotas() -> Iterator[float]:
                 cells = [_read(str(folder / name)) or "" for name in names]
             else:
                 cells = (_read(str(folder / "cpu.max")) or "").split()
-            if len(cells) == 2 and all(cell.isdigit() for cell in cells):  # else `max`, or -1: no limit
+            if len(cells) == 2 and all(cell.isdigit() for cell in cells):  # `max` and -1 mean no limit
                 yield int(cells[0]) / int(cells[1])
             if folder == root:
                 break
 
 
 def conditions(environment: Mapping[str, Any]) -> dict[str, str]:
-    """What of an environment, of now or of a stored run, decides on a figure beside the device's name.
+    """The facts of an environment, besides the device's name, that figures depend on.
 
-    Empty is what does not bear on it, CUDA's version on a CPU, or what an older run does not hold.
+    A value is empty where it does not matter, as CUDA's version on a CPU, or where an older run lacks it.
     """
     gpu = environment.get("gpu") or {}
     on_gpu = str(environment.get("device", "")).startswith("cuda")
@@ -100,7 +100,7 @@ def conditions(environment: Mapping[str, Any]) -> dict[str, str]:
 
 
 def library_version(name: str) -> str | None:
-    """The installed version of a distribution, or None."""
+    """The installed version of a distribution; None where it is not installed."""
     try:
         return version(name)
     except PackageNotFoundError:
@@ -115,7 +115,7 @@ def device_name(device: str) -> str:
 
 
 def node_name() -> str:
-    """The machine's name; Slurm's own where it runs a job."""
+    """The machine's name; within a job of Slurm the name that Slurm gives it."""
     return os.environ.get("SLURMD_NODENAME") or platform.node()
 
 
@@ -140,7 +140,7 @@ def _gpu(device: str) -> dict[str, Any]:
 
 
 def _power_limit(device: str) -> float | None:
-    """What the driver holds the GPU's power to."""
+    """The limit that the driver enforces on the GPU's power, in watts; None where it is not known."""
     import torch
 
     from fgbench.measurement.gauge import Nvml

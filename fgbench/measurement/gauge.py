@@ -1,4 +1,4 @@
-"""Gauges: clock, power, temperature, throttling and energy of a GPU, by NVML; no root needed."""
+"""Gauges read a GPU's clock, power, temperature, throttling and energy through NVML; no root is needed."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 if TYPE_CHECKING:
     import torch
 
-GPU, MIG = "GPU-", "MIG-"  # what NVML's UUIDs begin with
+GPU, MIG = "GPU-", "MIG-"  # NVML's UUIDs begin with these
 
-# What holds a GPU's clock down, as NVML's bits; its idle and application-clock bits do not.
+# NVML's bits for what throttles a GPU; its bits for idleness and application clocks are no throttling.
 THROTTLES = {
     0x04: "power",
     0x08: "slowdown",
@@ -24,14 +24,14 @@ THROTTLES = {
 
 @dataclass(frozen=True)
 class State:
-    """What the gauge shows at one moment; None is what the device does not tell.
+    """A GPU's state at one moment; a value is None where the device does not tell it.
 
     Attributes:
-        sm_clock_mhz: of the streaming multiprocessors.
-        power_watts: drawn.
-        temperature_celsius: of the chip.
-        throttle: what holds the clock down, as in `power+thermal`; empty for nothing.
-        joules: drawn since the driver was loaded.
+        sm_clock_mhz: the clock of the streaming multiprocessors.
+        power_watts: the power drawn.
+        temperature_celsius: the temperature of the chip.
+        throttle: why the clock is held down, as in `power+thermal`; empty where it is not.
+        joules: the energy drawn since the driver was loaded.
     """
 
     sm_clock_mhz: float | None = None
@@ -42,14 +42,14 @@ class State:
 
 
 class Gauge(Protocol):
-    """Reads a device's state; what a test replaces by a scripted one."""
+    """Reads a device's state; tests use one whose states are written in advance."""
 
     def read(self) -> State:
         """Read the device's state now."""
 
 
 class Blind:
-    """For a device that shows nothing."""
+    """The gauge for a device that tells nothing."""
 
     def read(self) -> State:
         """Read nothing: every value is None."""
@@ -57,10 +57,10 @@ class Blind:
 
 
 class Nvml:
-    """An NVIDIA GPU's, found by its UUID: CUDA_VISIBLE_DEVICES renumbers what NVML does not.
+    """The gauge of an NVIDIA GPU, which is found by its UUID, as CUDA_VISIBLE_DEVICES changes its number.
 
-    A MIG device's clock, temperature and throttling are those of the GPU that it is a slice of; the
-    power and energy of that GPU are its other slices' too, and so are not told.
+    A MIG device has the clock, temperature and throttling of the GPU that it is a slice of. Power and energy
+    of that GPU include its other slices, and are therefore left out.
     """
 
     def __init__(self, device: torch.device) -> None:
@@ -74,7 +74,7 @@ class Nvml:
         self.handle, self.sliced = self._found(uuid)
 
     def _found(self, uuid: str) -> tuple[Any, bool]:
-        """The GPU, and whether the device is a slice of it; torch leaves out which of the two it names."""
+        """The GPU's handle, and whether the device is a slice of it, which torch's UUID may not tell."""
         names = [uuid] if uuid.startswith((GPU, MIG)) else [GPU + uuid, MIG + uuid]
         for name in names[:-1]:
             with suppress(self.nvml.NVMLError):
@@ -98,7 +98,7 @@ class Nvml:
         )
 
     def _throttle(self) -> str | None:
-        """By the name that the library and the driver know: an older one has only the second."""
+        """The reasons for throttling; older libraries and drivers know only the second of the two names."""
         for name in ("nvmlDeviceGetCurrentClocksEventReasons", "nvmlDeviceGetCurrentClocksThrottleReasons"):
             ask = getattr(self.nvml, name, None)
             bits = self._told(lambda: ask(self.handle)) if ask else None  # noqa: B023 - called at once

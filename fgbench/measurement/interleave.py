@@ -1,4 +1,4 @@
-"""Interleaved timing: every arm runs in every round, in a mirrored random order."""
+"""Take timed blocks, interleaved: every arm runs in every round, in a mirrored random order."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from fgbench.measurement.clock import Clock, Reading
 from fgbench.measurement.schedule import mirrored_rounds
 
 WARM_UP_WINDOW = 4  # rounds in each of the two samples that have to agree
-WARM_UP_TOLERANCE = 0.10  # pyperf's: medians of the two samples this near
+WARM_UP_TOLERANCE = 0.10  # how far their medians may be apart, as in pyperf
 WARM_UP_MAX_ROUNDS = 24
-MINIMUM_ROUNDS = 6  # of a process; below, the order-statistic interval does not exist at 95 %
-LEAD_IN_STEPS = 1  # untimed steps before a block: its caches hold its own arm's data, not the last one's
+MINIMUM_ROUNDS = 6  # in a process: with fewer there is no order-statistic interval at 95 %
+LEAD_IN_STEPS = 1  # untimed steps before a block, so that caches hold the arm's own data
 
 
 K = TypeVar("K", bound=Hashable)
@@ -27,10 +27,10 @@ class Arm(Generic[K]):
     """One thing to time.
 
     Attributes:
-        key: what it is known by, unique among the arms: a name, or any value that can be hashed.
-        step: a step of a method, the base, or the A/A repeat.
-        steps: in a timed block; arms of any speed then get blocks of about the same length.
-        cycle: after how many steps what they do comes around again: blocks hold whole cycles.
+        key: identifies it among the arms: a name, or any value that can be hashed.
+        step: takes a step of a method, of the base, or of the A/A repeat.
+        steps: how many make a timed block, so that blocks of fast and slow arms are about equally long.
+        cycle: after how many steps their kinds repeat; a block holds whole cycles.
     """
 
     key: K
@@ -44,15 +44,15 @@ class Sample(Generic[K]):
     """One timed block.
 
     Attributes:
-        arm: key of the arm.
-        round: index of the round, counted through warm-up and measurement apart.
+        arm: the arm's key.
+        round: index of the round; warm-up and measurement are counted separately.
         position: place within the round, from 0.
-        warm_up: taken before the arms were steady; kept, never part of an estimate.
-        steps: steps in the block.
+        warm_up: whether it belongs to the warm-up; it is then stored, but is part of no estimate.
+        steps: how many steps the block has.
         seconds: host seconds per step.
-        device_seconds: device seconds per step, None without a device queue.
-        enqueue_seconds: host seconds per step until the last was queued, None likewise.
-        sm_clock_mhz, power_watts, temperature_celsius, throttle: of the device when all of it was queued.
+        device_seconds: device seconds per step; None without a device queue.
+        enqueue_seconds: host seconds per step until the last one was queued; None without a device queue.
+        sm_clock_mhz, power_watts, temperature_celsius, throttle: the device's state when all was queued.
     """
 
     arm: K
@@ -70,13 +70,13 @@ class Sample(Generic[K]):
 
 
 def with_block(arm: Arm[K], clock: Clock, block_seconds: float, minimum: int) -> Arm[K]:
-    """The arm with as many steps as make its block last at least `block_seconds`, by doubling.
+    """The arm with its steps doubled until a block lasts at least `block_seconds`.
 
     Args:
-        arm: called at least once before, so that nothing is compiled now.
-        clock: what times it.
+        arm: an arm that was called before, so that nothing is compiled now.
+        clock: times the blocks.
         block_seconds: long enough for the clock's resolution and overhead.
-        minimum: steps at the least, or a cycle where that is more.
+        minimum: the least number of steps; it is raised to a whole cycle.
     """
     arm = replace(arm, steps=_whole_cycles(minimum, arm.cycle))
     while _reading(arm, clock).seconds < block_seconds:
@@ -85,14 +85,14 @@ def with_block(arm: Arm[K], clock: Clock, block_seconds: float, minimum: int) ->
 
 
 def with_fitting_block(arm: Arm[K], clock: Clock, share: float, shortest: float, longest: float) -> Arm[K]:
-    """The arm with as many steps as fit `share` together with its lead-in, within limits; one at least.
+    """The arm with as many steps as fit into `share` together with its lead-in, within limits; at least one.
 
     Args:
-        arm: with a block that a clock can time, as `with_block` gives; timed once more here.
-        clock: what times it.
+        arm: an arm with a block that the clock can time, as `with_block` gives; timed once more here.
+        clock: times the block.
         share: seconds that the arm has in a round.
-        shortest: seconds of a block that the clock needs, whatever the share is.
-        longest: seconds of a block that are of use.
+        shortest: least seconds of a block, as the clock needs them, whatever the share is.
+        longest: most seconds of a block; a longer one would be of no use.
     """
     seconds = _reading(arm, clock).seconds / arm.steps
     fitting = min(share / seconds - LEAD_IN_STEPS, longest / seconds)
@@ -107,7 +107,7 @@ def _whole_cycles(steps: int, cycle: int) -> int:
 def run_rounds(
     arms: Sequence[Arm[K]], clock: Clock, rounds: int, rng: random.Random, *, warm_up: bool = False
 ) -> Iterator[list[Sample[K]]]:
-    """Time every arm once a round; gives a round's samples when the round is done."""
+    """Time every arm once in every round; gives the samples of each round when it is done."""
     for index, order in enumerate(mirrored_rounds(arms, rounds, rng)):
         yield [_sample(arm, clock, index, position, warm_up) for position, arm in enumerate(order)]
 
@@ -115,10 +115,10 @@ def run_rounds(
 def warm_up(
     arms: Sequence[Arm[K]], clock: Clock, rng: random.Random, max_seconds: float
 ) -> Iterator[list[Sample[K]]]:
-    """Rounds until every arm is steady: the medians of two successive windows agree within a tenth.
+    """Run rounds until every arm is steady: the medians of two successive windows agree within a tenth.
 
-    Ends also after `WARM_UP_MAX_ROUNDS` or `max_seconds` of timed work, whichever is first, though
-    never before one window is full.
+    The warm-up also ends after `WARM_UP_MAX_ROUNDS` or `max_seconds` of timed work, whichever comes first,
+    but never before one window is full.
     """
     history: dict[K, list[float]] = {arm.key: [] for arm in arms}
     spent = 0.0
@@ -138,7 +138,7 @@ def round_seconds(samples: Sequence[Sample[K]]) -> float:
 
 
 def steady(histories: Iterable[Sequence[float]]) -> bool:
-    """Whether each history's last window and the one before have medians within the tolerance."""
+    """Whether the medians of the last two windows of every history agree within the tolerance."""
     return all(
         len(seconds) >= 2 * WARM_UP_WINDOW
         and abs(

@@ -1,4 +1,4 @@
-"""A GPU under one load: what a step costs it beside time, in a window long enough for its counters."""
+"""A GPU under one load: what a step costs besides time, in a window long enough for the GPU's counters."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from typing import Protocol
 from fgbench.measurement.clock import Clock, Reading
 from fgbench.measurement.interleave import Arm, K
 
-WINDOW_SECONDS = 5.0  # NVML's counter of energy moves ten to fifty times a second: known to a percent
-QUEUED_STEPS = 32  # behind a sleep, at most; fewer where the launch queue does not hold them
-REPEATS = 3  # of what is queued behind a sleep
+WINDOW_SECONDS = 5.0  # NVML's energy counter moves 10 to 50 times a second: in 5 s it is known to a percent
+QUEUED_STEPS = 32  # at most so many steps are queued behind a sleep; fewer if the launch queue is short
+REPEATS = 3  # how often steps are queued behind a sleep
 
 
 class DeviceClock(Clock, Protocol):
     """A clock that tells the device's time from the host's."""
 
     def busy_seconds(self, block: Callable[[], object], enqueue_seconds: float) -> float | None:
-        """Seconds that the device needs for the block when it never waits for the host, if it can be told."""
+        """As `CudaClock.busy_seconds`."""
 
 
 @dataclass(frozen=True)
 class Load:
-    """One arm alone on a GPU; what the device does not tell is None.
+    """What one arm costs when it is alone on a GPU; a value is None where the device does not tell it.
 
     Attributes:
-        steps: in the window.
-        seconds: host seconds per step, in blocks as they are timed.
-        busy_seconds: device seconds per step behind a queued sleep; None where not even one step fits into
+        steps: how many were taken in the window.
+        seconds: host seconds per step, in the blocks of the timing phase.
+        busy_seconds: device seconds per step, queued behind a sleep; None where not even one step fits into
             the launch queue.
-        sm_clock_mhz, power_watts, temperature_celsius: median over the window.
-        throttle: all that held the clock down in it, as in `power+thermal`.
-        joules: per step; None also where the window was shorter than `WINDOW_SECONDS`.
+        sm_clock_mhz, power_watts, temperature_celsius: medians over the window.
+        throttle: all reasons that held the clock down in the window, as in `power+thermal`.
+        joules: energy per step; None also where the window was shorter than `WINDOW_SECONDS`.
     """
 
     steps: int
@@ -48,10 +48,10 @@ class Load:
 
 
 def under_load(arm: Arm[K], clock: DeviceClock, seconds: float) -> Load:
-    """Repeat an arm's block for `seconds`, and then queue it behind a sleep.
+    """Repeat an arm's block for `seconds` (the window), and then queue its steps behind a sleep.
 
-    The first block is before the window. The gauge is read with work still queued at both ends of it, so
-    that its counter lags by as much at the one as at the other.
+    A first block comes before the window. The gauge is read at both ends of the window while work is still
+    queued, so that the lag of its energy counter is the same at both.
     """
     block = _steps(arm, arm.steps)
     before, spent = clock.time(block), 0.0
@@ -76,14 +76,14 @@ def under_load(arm: Arm[K], clock: DeviceClock, seconds: float) -> Load:
 
 
 def _busy_seconds(arm: Arm[K], clock: DeviceClock, window: Sequence[Reading]) -> float | None:
-    """Per step: of as many steps as the launch queue holds, halving their number until they fit."""
+    """Device seconds per step, of as many steps as the launch queue holds; their number is halved to fit."""
     enqueue = median((r.enqueue_seconds or r.seconds) / arm.steps for r in window)
     steps = min(arm.steps, QUEUED_STEPS)
     while steps:
         block = _steps(arm, steps)
         found = [clock.busy_seconds(block, steps * enqueue) for _ in range(REPEATS)]
         fitting = [seconds for seconds in found if seconds is not None]
-        if len(fitting) > REPEATS // 2:  # one that the host was late for says nothing of the queue
+        if len(fitting) > REPEATS // 2:  # a minority may fail because the host was late, not for the queue
             return median(fitting) / steps
         steps //= 2
     return None

@@ -1,4 +1,4 @@
-"""One timing at a time on a device: two would measure each other."""
+"""A lock that lets only one fgbench time on a device at once, as two would disturb each other."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from filelock import FileLock, Timeout
 
 @contextmanager
 def timing_lock(device: str, note: Callable[[str], None]) -> Iterator[None]:
-    """Hold the device for timing; waits for whoever holds it.
+    """Hold the lock of a device for timing; waits until no other process holds it.
 
     Args:
-        device: as torch names it; all of a machine's CPU is one.
-        note: told in a line that it waits, or that there can be no lock.
+        device: torch's name of it; all cores of a machine are one device.
+        note: is told in a line if this has to wait, or if the lock cannot be had.
     """
     lock = FileLock(lock_file(device), timeout=0)
     try:
         lock.acquire()
     except Timeout:
-        note(f"another fgbench times on {device}: waiting for its end.")
+        note(f"another fgbench is timing on {device}: waiting until it ends.")
         lock.acquire(timeout=-1)
-    except OSError as error:  # another user's file: better unlocked than not at all
-        note(f"no lock on {device} ({error.strerror}): see that nothing else times on it.")
+    except OSError as error:  # as for another user's file: timing without a lock is better than none
+        note(f"{device} cannot be locked ({error.strerror}): make sure that nothing else is timed on it.")
         yield
         return
     try:
@@ -35,7 +35,7 @@ def timing_lock(device: str, note: Callable[[str], None]) -> Iterator[None]:
 
 
 def lock_file(device: str) -> Path:
-    """Of the machine, not of a results folder; a GPU's by its UUID, for CUDA_VISIBLE_DEVICES renames it."""
+    """The machine's lock file of a device; a GPU is named by its UUID, as its number is not unique."""
     return Path(tempfile.gettempdir()) / f"fgbench-{(_uuid(device) or device).replace(':', '-')}.lock"
 
 

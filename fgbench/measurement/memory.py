@@ -1,4 +1,4 @@
-"""Peak memory of a step, by the allocator's own account: never the process's resident size."""
+"""Peak memory of a step, as the allocator counts it; the process's resident size would mislead."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ WARM_UP_STEPS = 2
 MEASURED_STEPS = 2
 _WARM, _EDGE = "fgbench: warm", "fgbench: edge"
 
-_edges: list[int] = []  # moments of `edge`, in microseconds since the epoch
+_edges: list[int] = []  # when `edge` was called, in microseconds since the epoch
 
 
 @dataclass(frozen=True)
 class Peak:
-    """The most bytes that lived at once during a step, with all that the step keeps between calls.
+    """The most bytes that lived at once during a step, including all that the step keeps between calls.
 
     Attributes:
-        allocated: in tensors.
-        reserved: held by CUDA's caching allocator; None on a CPU.
-        kept: of `allocated`, what was there before the step.
-        made: of `allocated`, what the step made and what outlived an `edge`.
-        passing: of `allocated`, the rest. All three None where the allocator kept no record.
+        allocated: bytes in tensors.
+        reserved: bytes held by CUDA's caching allocator; None on a CPU.
+        kept: the part of `allocated` that was there before the step.
+        made: the part that the step made and that was still alive at an `edge`.
+        passing: the rest. These three are None where the allocator kept no record.
     """
 
     allocated: int
@@ -40,7 +40,7 @@ class Peak:
 
 @dataclass(frozen=True)
 class Change:
-    """An allocation, or with negative bytes its end."""
+    """An allocation, or, with negative bytes, the freeing of one; `at` is its time."""
 
     at: int
     address: int
@@ -51,16 +51,16 @@ def peak_of_step(prepare: Callable[[], Callable[[], object]], device: torch.devi
     """Peak bytes of a step after warm-up, over all that `prepare` and the step allocate.
 
     Args:
-        prepare: builds the model and whatever the step needs, and gives the step. Tensors that
-            exist before it is called do not count.
+        prepare: builds the model and whatever else the step needs, and gives the step. Tensors that exist
+            before it is called do not count.
         device: where the step runs.
     """
-    gc.collect()  # garbage freed meanwhile could be taken for the step's
+    gc.collect()  # otherwise garbage freed during the step would look like the step's own
     return _peak_on_cuda(prepare, device) if device.type == "cuda" else _peak_on_cpu(prepare)
 
 
 def edge() -> None:
-    """Called within a step: what it made before and still lives now is a result, not a temporary."""
+    """Mark a moment within a step: what the step has made and is alive now is a result, not a temporary."""
     from torch.profiler import record_function
 
     _edges.append(time.time_ns() // 1000)
@@ -69,12 +69,12 @@ def edge() -> None:
 
 
 def peak_of_changes(changes: Iterable[Change], warm_at: int, edges: Sequence[int]) -> Peak:
-    """The peak after `warm_at`, and what lived at that moment: kept, made or passing.
+    """The peak after `warm_at`, split into what was kept, made and passing at that moment.
 
     Args:
-        changes: in order of time; an end of what did not begin among them is left out.
+        changes: allocations and frees in order of time; the freeing of an unknown block is ignored.
         warm_at: when the measured steps began.
-        edges: moments of `edge`, in order.
+        edges: when `edge` was called, in order.
     """
     ordered = list(changes)
     lives = _lives(ordered)
@@ -85,7 +85,7 @@ def peak_of_changes(changes: Iterable[Change], warm_at: int, edges: Sequence[int
             continue
         begin, end = life
         if best is None and change.at >= warm_at:
-            best = dict(now)  # what lives when the measured steps begin is the first level of their peak
+            best = dict(now)  # the peak is at least what is alive when the measured steps begin
         now[_kind(begin, end, warm_at, edges)] += change.bytes
         if change.at >= warm_at and best is not None and sum(now.values()) > sum(best.values()):
             best = dict(now)
@@ -101,7 +101,7 @@ def _kind(begin: int, end: int | None, warm_at: int, edges: Sequence[int]) -> st
 
 
 def _lives(changes: Sequence[Change]) -> list[tuple[int, int | None] | None]:
-    """For each change, when its block began and ended; None for an end without a beginning."""
+    """For each change, when its block was allocated and freed; None for the freeing of an unknown block."""
     lives: list[tuple[int, int | None] | None] = [None] * len(changes)
     living: dict[int, int] = {}
     for index, change in enumerate(changes):
@@ -149,7 +149,7 @@ def _peak_on_cuda(prepare: Callable[[], Callable[[], object]], device: torch.dev
     torch.cuda.empty_cache()
     before = torch.cuda.memory_allocated(device)
     reserved_before = torch.cuda.memory_reserved(device)
-    with suppress(Exception):  # a private interface: without it there are no kinds
+    with suppress(Exception):  # a private interface; without it the kinds are unknown
         torch.cuda.memory._record_memory_history(context=None)
     step = prepare()
     for _ in range(WARM_UP_STEPS):
@@ -171,9 +171,10 @@ def _peak_on_cuda(prepare: Callable[[], Callable[[], object]], device: torch.dev
 
 
 def _make_workspaces(device: torch.device) -> None:
-    """cuBLAS keeps a workspace of up to 32 MiB for each thread and stream, from its first product there.
+    """Make cuBLAS allocate its workspaces now, so that they are not counted as a step's memory.
 
-    Made here, in this thread and in that of backward passes, it is no step's.
+    It keeps up to 32 MiB for each thread and stream, from the first product there. This thread and that of
+    backward passes are the ones used.
     """
     import torch
 

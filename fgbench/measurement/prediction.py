@@ -1,4 +1,4 @@
-"""How long counted work would take on a machine that is not there, by that machine's rates alone."""
+"""Predict how long counted work would take on another machine, from that machine's rates alone."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class Device:
     """A machine's rates.
 
     Attributes:
-        flops: a second, of matrix products.
-        bytes: a second, to and from memory.
+        flops: FLOPs a second of matrix products.
+        bytes: bytes a second to and from memory.
         launch: seconds that the host needs to start an operation.
-        random: numbers a second; None where they are drawn as fast as they are written.
-        queued: whether the host runs ahead, as of a GPU; a CPU starts an operation when the last is done.
+        random: random numbers a second; None if they are drawn as fast as they can be written.
+        queued: whether the host queues operations ahead, as for a GPU; a CPU starts one after the other.
     """
 
     flops: float
@@ -31,7 +31,7 @@ class Device:
 
 @dataclass(frozen=True)
 class Predicted:
-    """Seconds, and what most of them go to: products, memory, random numbers or the host."""
+    """The predicted seconds, and what takes most of them: products, memory, random numbers or the host."""
 
     seconds: float
     bound_by: str
@@ -40,8 +40,8 @@ class Predicted:
 def predict(work: Work, device: Device) -> Predicted:
     """The time of eager work: one operation after the other, each at the machine's rates.
 
-    Products take their FLOPs or their bytes, whichever is longer; all else moves its bytes. What a cache
-    or a fusion saves, and how far from its best rate a small product is, are left out.
+    Products take the time of their FLOPs or of their bytes, whichever is longer; other operations take that
+    of their bytes. It is not considered what caches and fusion save, nor that small products are slower.
     """
     numbers = work.random_numbers / (device.random or device.bytes / FLOAT_BYTES)
     parts = {

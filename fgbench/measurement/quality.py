@@ -1,8 +1,9 @@
-"""What an estimate of a gradient is worth: its angle to the gradient, its length, what it varies by.
+"""The quality of gradient estimates: their angle to the gradient, their length and their noise.
 
-With g the estimate of a step, ∇f the gradient of the same batch and ∇F that of a large one: the cosines,
-the second moment E‖g‖²/‖∇f‖², and how far g goes along the gradient, E⟨g, ∇f⟩/‖∇f‖², which is 1 for every
-unbiased estimate. All of them over all parameters, and over those of each layer alone.
+Let g be a step's estimate, ∇f the gradient of the same batch and ∇F that of a large batch. The figures are
+the cosines of g with both, the second moment E‖g‖²/‖∇f‖², and the component along the gradient,
+E⟨g, ∇f⟩/‖∇f‖², which is 1 for every unbiased estimate. Each is computed over all parameters, and for each
+layer alone.
 """
 
 from __future__ import annotations
@@ -16,18 +17,18 @@ from torch import Tensor
 
 from fgbench.measurement.steps_ratio import Mean
 
-ALL = "all"  # stands where a layer's name does in figures of all parameters together
-ROUNDING = 1e-6  # of the signal: less is no noise
+ALL = "all"  # stands in place of a layer's name for all parameters together
+ROUNDING = 1e-6  # noise below this share of the signal is rounding
 NOT_FINITE, ZERO = "not finite", "zero gradient"
 
 
 @dataclass(frozen=True)
 class Slope:
-    """A parameter as theory sees it.
+    """What theory needs to know of a parameter.
 
     Attributes:
         shape: its dimensions.
-        share: of ‖∇f‖² that is its own.
+        share: its share of ‖∇f‖².
     """
 
     shape: Sequence[int]
@@ -35,13 +36,13 @@ class Slope:
 
     @property
     def size(self) -> int:
-        """Its numbers."""
+        """How many entries it has."""
         return math.prod(self.shape)
 
 
 @dataclass(frozen=True)
 class Theory:
-    """E‖g‖²/‖∇f‖² and the mean cosine of g and ∇f; None where there is no closed form."""
+    """The expected E‖g‖²/‖∇f‖² and mean cosine of g and ∇f; None where there is no closed form."""
 
     second_moment: float | None = None
     cosine: float | None = None
@@ -49,18 +50,18 @@ class Theory:
 
 @dataclass(frozen=True)
 class Quality:
-    """What the estimates of some draws are worth, over all parameters or over a layer's.
+    """Means over draws of the figures of estimates, over all parameters or over those of a layer.
 
     Attributes:
-        draws: how many.
-        cosine: with the gradient of the same batch.
-        cosine_large: with that of the large batch.
+        draws: how many draws there are.
+        cosine: cosine with the gradient of the same batch.
+        cosine_large: cosine with the gradient of the large batch.
         second_moment: ‖g‖²/‖∇f‖².
         second_moment_large: ‖g‖²/‖∇F‖².
         along: ⟨g, ∇f⟩/‖∇f‖².
         along_large: ⟨g, ∇F⟩/‖∇F‖².
-        status: `ok`; `zero gradient` of the batch in some draw, or `not finite`: a figure that either would
-            enter is missing then.
+        status: `ok`; `zero gradient` if the batch's gradient was zero in some draw; `not finite` if a number
+            was not. A figure that cannot be computed then is NaN.
     """
 
     draws: int
@@ -74,7 +75,7 @@ class Quality:
 
     @property
     def signal_to_noise(self) -> float:
-        """The squared mean along the gradient over the mean square of all that is not that; NaN without."""
+        """Signal over noise: the squared mean of `along`, over the second moment less that; may be NaN."""
         signal = self.along.value**2
         noise = self.second_moment.value - signal
         if math.isnan(noise):
@@ -84,17 +85,18 @@ class Quality:
 
 @dataclass
 class Draws:
-    """Inner products of estimates and gradients, a draw after the other, kept on the device.
+    """Inner products of estimates and gradients for each draw, kept on the device.
 
     Attributes:
-        layers: the places of each layer's parameters, by its name.
+        layers: by layer name, the positions of its parameters among all parameters.
+        products: by draw, ⟨g, g⟩, ⟨g, ∇f⟩, ⟨g, ∇F⟩, ⟨∇f, ∇f⟩ and ⟨∇F, ∇F⟩ of each parameter, [parameters, 5].
     """
 
     layers: Mapping[str, Sequence[int]]
     products: list[Tensor] = field(default_factory=list)
 
     def add(self, estimate: Sequence[Tensor], gradient: Sequence[Tensor], large: Sequence[Tensor]) -> None:
-        """One draw: the estimate, the gradient of its batch and that of the large one, by parameter."""
+        """Add a draw: the estimate, the gradient of its batch, and that of the large batch, by parameter."""
         rows = [
             torch.stack([g @ g, g @ f, g @ whole, f @ f, whole @ whole])
             for g, f, whole in (
@@ -104,7 +106,7 @@ class Draws:
         self.products.append(torch.stack(rows))
 
     def by_layer(self) -> dict[str, Quality]:
-        """Over `all` parameters, and of each layer."""
+        """The figures over `all` parameters and of each layer, by name; empty without a draw."""
         if not self.products:
             return {}
         table = torch.stack(self.products).double().cpu()  # [m, parameters, products]
@@ -112,19 +114,19 @@ class Draws:
         return {name: _quality(table[:, list(places)].sum(1)) for name, places in every.items()}
 
     def shares(self) -> list[float]:
-        """Of each parameter in ‖∇f‖², the mean over draws; NaN where no gradient has a length."""
+        """Each parameter's share of ‖∇f‖², mean over draws; NaN where a gradient is zero."""
         squares = torch.stack(self.products)[:, :, 3].double().cpu()
         return [float(s) for s in (squares / squares.sum(1, keepdim=True)).mean(0)]
 
 
 def _flat(tensor: Tensor) -> Tensor:
-    """A vector in float32 at least."""
+    """The tensor as a vector, in float32 at least."""
     flat = tensor.detach().reshape(-1)
     return flat if flat.dtype in (torch.float32, torch.float64) else flat.float()
 
 
 def _quality(products: Tensor) -> Quality:
-    """Of sums over parameters, [m, products]."""
+    """The figures from inner products that are summed over parameters, [draws, 5]."""
     gg, gf, gw, ff, ww = products.unbind(1)
     status = ZERO if bool((ff == 0).any()) else "ok"
     if not bool(products.isfinite().all()):
@@ -142,7 +144,7 @@ def _quality(products: Tensor) -> Quality:
 
 
 def _mean(values: Tensor) -> Mean:
-    """Of one value a draw, [m]; NaN where one is not finite."""
+    """The mean over draws, [draws], with its standard error; NaN where a value is not finite."""
     if not len(values) or not bool(values.isfinite().all()):
         return Mean(math.nan)
     error = float(values.std()) / math.sqrt(len(values)) if len(values) > 1 else math.nan
@@ -150,6 +152,6 @@ def _mean(values: Tensor) -> Mean:
 
 
 def _cosine(along: Tensor, squares: Tensor, gradient: Tensor) -> Tensor:
-    """0 of an estimate without length, as one of another layer has in this one; NaN without a gradient."""
+    """The cosine by draw: 0 for an estimate of length zero, as of a layer not perturbed; NaN without ∇f."""
     cosine = along / (squares * gradient).sqrt()
     return torch.where((squares == 0) & (gradient > 0), torch.zeros_like(cosine), cosine)

@@ -1,4 +1,4 @@
-"""Schedules: which arm runs when, so that drift and position fall on all arms alike."""
+"""Schedules: the order in which arms run, so that drift and position affect all arms alike."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ T = TypeVar("T")
 def mirrored_rounds(arms: Sequence[T], rounds: int, rng: random.Random) -> Iterator[list[T]]:
     """Rounds over all arms: a random order, then its mirror image, then a new random order.
 
-    Over each pair of rounds every arm's mean position is the middle, so that a linear drift cancels
-    (ABBA), and the random order keeps any effect of being second from always hitting the same arm.
+    Over each pair of rounds every arm's mean position is the middle, so that a linear drift cancels (ABBA).
+    As the order is random, an effect of running second does not always hit the same arm.
     """
     order: list[T] = []
     for index in range(rounds):

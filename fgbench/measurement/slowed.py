@@ -1,4 +1,4 @@
-"""A step made slower by a known share: what a gate that works has to find."""
+"""A step made slower by a known share, which a regression gate that works has to find."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from torch import Tensor
 
 from fgbench.measurement.clock import Clock
 
-READINGS = 5  # of a GPU's step, and of its sleep
-CYCLES = 1_000_000  # of the sleep that is timed
+READINGS = 5  # how often a GPU's step, and its sleep, are timed
+CYCLES = 1_000_000  # length of the sleep that is timed
 
 
 def slowed(
     step: Callable[[], Tensor], share: float, clock: Clock, device: torch.device
 ) -> Callable[[], Tensor]:
-    """The step, and then waiting for a share of what it took.
+    """A step that waits afterwards, for a share of the time that it took.
 
     Args:
         step: one training step.
         share: 0.1 makes it take 1.1 times as long.
-        clock: of the device; a GPU's step is timed beforehand, and waits in its queue.
-        device: where it runs.
+        clock: the device's clock. A GPU's step is timed beforehand, and the wait is put into its queue.
+        device: where the step runs.
     """
     if device.type == "cuda":
         return _slowed_in_queue(step, share, clock)

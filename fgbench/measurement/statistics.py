@@ -1,8 +1,8 @@
-"""Statistics: 95 % confidence intervals, and none where there are too few samples for one.
+"""Statistics: estimates with 95 % confidence intervals, which are left out where samples are too few.
 
-Every ratio is handled by its logarithm. Within one process: the median of the rounds, with the
-exact order-statistic interval of the sign test. Over processes: the mean of the processes' medians,
-with a t-interval, because one process is one sample. Over seeds: the jackknife.
+Every ratio is handled by its logarithm. Within one process the estimate is the median of the rounds, with
+the exact order-statistic interval of the sign test. Over processes it is the mean of their medians, with a
+t-interval, because one process is one sample. Over seeds intervals come from the jackknife.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from scipy import optimize, special, stats
 
 CONFIDENCE = 0.95
 NORMAL = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
-POWER = 0.8  # of finding what is said to be findable
+POWER = 0.8  # the probability with which a difference called detectable is found
 
 
 @dataclass(frozen=True)
 class Estimate:
-    """A figure and its 95 % interval; `low` and `high` are NaN where too little was measured for one."""
+    """A figure and its 95 % interval; `low` and `high` are NaN where samples are too few for one."""
 
     value: float
     low: float = math.nan
@@ -38,7 +38,7 @@ class Estimate:
         return (self.high - self.low) / 2 / self.value
 
     def exponentiated(self) -> Estimate:
-        """The estimate of exp(x) where this one is of x."""
+        """The estimate of exp(x), if this is an estimate of x."""
         return Estimate(*(float(np.exp(x)) for x in (self.value, self.low, self.high)))
 
 
@@ -48,8 +48,8 @@ NOTHING = Estimate(math.nan)
 def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
     """The median with its exact order-statistic interval (the sign test inverted).
 
-    Distribution-free: for independent values of one continuous distribution, whatever its shape,
-    the interval covers the median at least as often as `confidence`. It needs 6 values at 95 %.
+    The interval makes no assumption on the distribution's shape: for independent values of a continuous
+    distribution it covers the median with probability `confidence` at least. It needs 6 values at 95 %.
     """
     ordered = np.sort(np.asarray(values, dtype=float))
     n = len(ordered)
@@ -66,7 +66,7 @@ def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> 
 
 
 def t_quantile(degrees: float, confidence: float = CONFIDENCE) -> float:
-    """How many standard errors Student's two-sided interval reaches to either side."""
+    """How many standard errors Student's two-sided interval extends to either side."""
     return float(special.stdtrit(degrees, (1 + confidence) / 2))
 
 
@@ -85,7 +85,7 @@ def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Es
 def difference_interval(
     values: Sequence[float], others: Sequence[float], confidence: float = CONFIDENCE
 ) -> Estimate:
-    """The difference of two means with Welch's t-interval; none where either has but one value."""
+    """The difference of two means with Welch's t-interval; no interval where either has only one value."""
     if not (len(values) and len(others)):
         return NOTHING
     difference = float(np.mean(values) - np.mean(others))
@@ -96,11 +96,11 @@ def difference_interval(
 
 
 def two_stage_interval(values: Sequence[float], pilot: int, confidence: float = CONFIDENCE) -> Estimate:
-    """The mean with Stein's interval: the spread of the first `pilot` values, the mean of all.
+    """The mean of all values with Stein's interval, which takes the spread of the first `pilot` values.
 
-    Stein (1945): where the number of values is decided from the pilot's spread alone, this interval
-    keeps its coverage exactly, though sampling went on until it was narrow enough; a plain t-interval
-    on all values would not.
+    Stein (1945): where the number of values is decided from the pilot's spread alone, this interval has
+    exactly the stated coverage, although sampling went on until it was narrow enough. A plain t-interval on
+    all values has not.
     """
     if len(values) <= pilot or pilot < 2:
         return mean_interval(values, confidence)
@@ -111,18 +111,18 @@ def two_stage_interval(values: Sequence[float], pilot: int, confidence: float = 
 
 
 def two_stage_size(pilot: Sequence[float], half_width: float, confidence: float = CONFIDENCE) -> int:
-    """How many values in all Stein's interval needs for this half-width, by the pilot's spread."""
+    """How many values in all Stein's interval needs to have this half-width, by the pilot's spread."""
     spread = float(np.std(pilot, ddof=1))
     quantile = t_quantile(len(pilot) - 1, confidence)
     return max(len(pilot), math.ceil((quantile * spread / half_width) ** 2))
 
 
 def expected_running_time(spent: Sequence[float], reached: Sequence[bool]) -> float:
-    """All that was spent over the number of successes (COCO's ERT); infinite without a success.
+    """The sum of what all runs spent over the number of successes (COCO's ERT); infinite without a success.
 
     Args:
-        spent: seconds or iterations of each run, until it reached the target or ended without.
-        reached: whether it did.
+        spent: seconds or iterations of each run, until it reached the target or ended without reaching it.
+        reached: whether each run reached it.
     """
     successes = sum(reached)
     return sum(spent) / successes if successes else math.inf
@@ -130,13 +130,14 @@ def expected_running_time(spent: Sequence[float], reached: Sequence[bool]) -> fl
 
 @dataclass(frozen=True)
 class Runs:
-    """Runs of one method to one target, a seed each.
+    """Runs of one method to one target, one for each seed.
 
     Attributes:
-        spent: seconds or iterations of each, until it was seen to have reached the target or ended without.
-        reached: whether it did.
-        earliest: what it can have reached the target at, at the earliest: after the evaluation before the
-            one that showed it. As `spent` where the run did not reach it, and altogether where None.
+        spent: seconds or iterations of each run, until an evaluation showed that it had reached the target,
+            or until it ended.
+        reached: whether each run reached it.
+        earliest: the earliest at which each run may have reached the target, that is the evaluation before
+            the one that showed it; `spent` for a run that did not reach it. None: as `spent` for all.
     """
 
     spent: Sequence[float]
@@ -144,7 +145,7 @@ class Runs:
     earliest: Sequence[float] | None = None
 
     def without(self, i: int) -> Runs:
-        """The same runs without the i-th."""
+        """The runs without the i-th one."""
         return Runs([*self.spent[:i], *self.spent[i + 1 :]], [*self.reached[:i], *self.reached[i + 1 :]])
 
     @property
@@ -154,14 +155,15 @@ class Runs:
 
     @property
     def log_earliest(self) -> float:
-        """The logarithm of the expected running time if every target was reached at its earliest."""
+        """Logarithm of the expected running time if every run reached the target at its earliest."""
         return _log(expected_running_time(self._earliest, self.reached))
 
     @property
     def grid_error(self) -> float:
-        """Standard error of `log_ert` if times are anywhere between earliest and seen alike.
+        """Standard error of `log_ert` from the spacing of evaluations.
 
-        Seeds that one evaluation shows together have no spread of their own, and are not known any better.
+        Each time is taken as uniform between its earliest and the evaluation that showed it. Without this,
+        seeds that the same evaluation shows would seem to have no spread at all.
         """
         pairs = list(zip(self._earliest, self.spent, strict=True))
         gaps = [seen - early for early, seen in pairs]
@@ -175,8 +177,8 @@ class Runs:
 def ert_interval(runs: Runs) -> Estimate:
     """Expected running time with a jackknife t-interval over seeds, on the logarithm.
 
-    A time is known to the evaluations around it: the interval goes from below the earliest times to above
-    those seen.
+    A time is known only to lie between two evaluations: the lower end starts from the earliest times, the
+    upper end from those of the evaluations that showed the target reached.
     """
     reach = math.hypot(_jackknife_reach(runs.log_ert, _each_left_out(runs)), NORMAL * runs.grid_error)
     return Estimate(runs.log_ert, runs.log_earliest - reach, runs.log_ert + reach).exponentiated()
@@ -185,8 +187,9 @@ def ert_interval(runs: Runs) -> Estimate:
 def ert_ratio_interval(runs: Runs, reference: Runs) -> Estimate:
     """The ratio of two expected running times, runs paired by seed, with a jackknife t-interval.
 
-    The i-th run of both has the same seed, so that what a seed does to both cancels. The interval goes from
-    below the earliest times over the reference's as seen to above the other way round.
+    The i-th run of both has the same seed, so that a seed's effect on both cancels. The lower end starts from
+    the earliest times over the reference's observed ones, the upper end from the observed times over the
+    reference's earliest.
     """
     ratio = runs.log_ert - reference.log_ert
     pairs = zip(_each_left_out(runs), _each_left_out(reference), strict=True)
@@ -199,15 +202,15 @@ def ert_ratio_interval(runs: Runs, reference: Runs) -> Estimate:
 def survival(spent: Sequence[float], reached: Sequence[bool]) -> tuple[list[float], list[float]]:
     """The share of runs that have not reached the target yet, by Kaplan and Meier (1958).
 
-    A run that ended at its budget is counted until then. One that can never reach the target, because it
-    diverged, is counted for ever.
+    A run that ended at its budget counts until then. A run that can never reach the target, because it
+    diverged, counts for ever.
 
     Args:
-        spent: until each run reached the target or ended without; infinite for one that never will.
-        reached: whether it did.
+        spent: what each run spent until it reached the target or ended; infinite if it can never reach it.
+        reached: whether each run reached it.
 
     Returns:
-        Where the share falls or a run ended, ascending, and what it is there.
+        The points where the share falls or a run ended, ascending, and the share at each.
     """
     both = list(zip(spent, reached, strict=True))
     after_all = 1 + max((s for s in spent if math.isfinite(s)), default=0)
@@ -220,7 +223,7 @@ def survival(spent: Sequence[float], reached: Sequence[bool]) -> tuple[list[floa
 
 
 def median_time(spent: Sequence[float], reached: Sequence[bool]) -> float:
-    """When half of the runs have reached the target, by `survival`; infinite where fewer do."""
+    """When half of the runs have reached the target, by `survival`; infinite where fewer than half do."""
     return next((at for at, left in zip(*survival(spent, reached), strict=True) if left <= 0.5), math.inf)
 
 
@@ -233,25 +236,25 @@ def _each_left_out(runs: Runs) -> list[float]:
 
 
 def _jackknife_reach(whole: float, left_out: Sequence[float]) -> float:
-    """How far the t-interval of a statistic reaches, from its values without each one; NaN without one."""
+    """Half-width of a statistic's t-interval, from its values with each run left out; NaN without one."""
     n = len(left_out)
     if n < 2 or not np.all(np.isfinite([whole, *left_out])):
-        return math.nan  # one seed decides whether it is finite: no interval can be given
+        return math.nan  # a single seed decides whether the statistic is finite
     return t_quantile(n - 1) * math.sqrt((n - 1) * float(np.var(left_out)))
 
 
 def power(shift: float, degrees: float) -> float:
-    """How often a t-interval lies above 0 where the truth is `shift` standard errors, by the noncentral t."""
+    """The probability that a t-interval is above 0 if the truth is `shift` standard errors (noncentral t)."""
     return 1 - float(special.nctdtr(degrees, shift, t_quantile(degrees)))
 
 
 def detectable(error: float, degrees: float, wanted: float = POWER) -> float:
-    """The smallest difference that a t-interval leaves 0 out of with the wanted power.
+    """The smallest true difference for which a t-interval excludes 0 with the wanted probability.
 
     Args:
-        error: standard error of the mean, as `degrees` of freedom estimate it.
-        degrees: of freedom, at least 1.
-        wanted: chance of finding it.
+        error: standard error of the mean.
+        degrees: degrees of freedom from which the error was estimated, at least 1.
+        wanted: the probability of finding the difference.
     """
     most = 10 * t_quantile(degrees)
     return float(optimize.brentq(lambda shift: power(shift, degrees) - wanted, 0, most)) * error

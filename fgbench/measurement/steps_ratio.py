@@ -1,4 +1,4 @@
-"""How many steps an estimate of the gradient needs, by its length and its direction alone."""
+"""Predict how many steps a method needs from the length and direction of its gradient estimates alone."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Mean:
-    """A mean over draws and its standard error; NaN where there is none, the error with a single draw."""
+    """A mean over draws and its standard error, which is NaN for a single draw; both NaN without a mean."""
 
     value: float
     error: float = math.nan
 
     @property
     def share(self) -> float:
-        """The error as a share of the mean; 0 where there is none."""
+        """The error as a share of the mean; 0 where the error is unknown."""
         return 0.0 if math.isnan(self.error) else self.error / abs(self.value)
 
 
@@ -31,12 +31,12 @@ def mean_of(means: Sequence[Mean]) -> Mean:
 
 @dataclass(frozen=True)
 class Worth:
-    """What counts of an estimate g, ∇F being the gradient of the whole loss.
+    """The figures of an estimate g that its number of steps depends on; ∇F is the whole loss's gradient.
 
     Attributes:
         moment: E‖g‖²/‖∇F‖².
         along: E⟨g, ∇F⟩/‖∇F‖².
-        unbiased: whether the mean of g is the gradient.
+        unbiased: whether E g = ∇F.
     """
 
     moment: Mean
@@ -45,14 +45,14 @@ class Worth:
 
 
 def steps_ratio(method: Worth, reference: Worth) -> Mean:
-    """Steps of a method over those of a reference to the same loss, by SGD at the best rate of each.
+    """Steps of a method over steps of a reference to the same loss, by SGD at the best rate of each.
 
     A step at rate η lowers a quadratic of curvature L, the same in every direction, by
-    η ⟨g, ∇F⟩ − η²L/2 ‖g‖². Its mean is largest at η = a/(LM), half of the largest stable rate, and is then
-    a²/(2LM) ‖∇F‖², with a = E⟨g, ∇F⟩/‖∇F‖² and M = E‖g‖²/‖∇F‖². Steps are in proportion to M/a². Of two
-    unbiased estimates a is equal, whatever the draws say.
+    η ⟨g, ∇F⟩ − η²L/2 ‖g‖². The mean of this is largest at η = a/(LM), half of the largest stable rate, and is
+    then a²/(2LM) ‖∇F‖², with a = E⟨g, ∇F⟩/‖∇F‖² and M = E‖g‖²/‖∇F‖². The number of steps is therefore in
+    proportion to M/a². For two unbiased estimates a is 1, and the measured values are not used.
 
-    Where few directions are curved the noise in the others costs nothing: then it is an upper bound.
+    The ratio is an upper bound where only few directions are curved, as noise in the others costs nothing.
 
     Returns:
         The ratio, and its error to first order; NaN where a figure is missing.

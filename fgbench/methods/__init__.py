@@ -1,8 +1,8 @@
 """Methods: how a training step gets its update.
 
-A method is a frozen dataclass of options with one function, `prepare`, that binds it to a model, a
-loss and a seed. What it gives, a `Step`, is called once a batch, and that call is what is timed: it
-holds the method's own work and nothing else, and never waits for the device.
+A method is a frozen dataclass of options with a function `prepare`, which binds it to a model, a loss and a
+seed, and gives a `Step`. The step is called once for each batch, and that call is what is timed: it does
+the method's own work and nothing else, and never waits for the device.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ Loss = Callable[["Tensor", "Tensor"], "Tensor"]
 
 @dataclass(frozen=True)
 class Conditions:
-    """What is the same for every method of a matched group.
+    """The conditions under which the methods of a matched group are prepared.
 
     Attributes:
-        execution: one of `EXECUTIONS`; `compile` is torch.compile, `cudagraph` a captured step.
-        optimizer: spec of a torch.optim optimiser, `sgd` or as in `sgd:momentum=0.9`.
-        update: which of its updates a method takes that leaves it open; empty for its own default.
-        variant: the spec of the method's variant that a memory budget left it; empty where there is none.
+        execution: one of `EXECUTIONS`; `compile` is torch.compile, `cudagraph` captures a step.
+        optimizer: spec of a torch.optim optimiser, as in `sgd` or `sgd:momentum=0.9`.
+        update: the update to take, for a method that leaves this open; empty for the method's default.
+        variant: spec of the method's variant that was chosen under a memory budget; empty without a budget.
     """
 
     execution: str = "eager"
@@ -50,11 +50,11 @@ class Conditions:
 
     @property
     def captured(self) -> bool:
-        """Whether a whole step is one CUDA graph."""
+        """Whether a whole step is captured in a CUDA graph."""
         return self.execution == "cudagraph"
 
 
-BEST = "best"  # what is fastest, found by timing all that there is
+BEST = "best"  # stands for the fastest choice, which a run finds by timing them all
 EXECUTIONS = ("eager", "compile", "cudagraph")
 PLAIN = Conditions()
 Part = Callable[[], object]
@@ -70,78 +70,81 @@ class Step(ABC):
     """The loss of the last batch before its update, shape [], on the device, outside autograd."""
 
     tolerance: ClassVar[float] = 0.0
-    """By what share the estimate is off by design, as finite differences are."""
+    """The relative error that the estimate has by design, as finite differences do."""
 
     cycle: int = 1
-    """After how many steps what they do comes around again: a mean of whole cycles is fair to each kind."""
+    """For steps that differ in kind, after how many they repeat; means are taken over whole cycles."""
 
     left_alone: frozenset[int] = frozenset()
-    """Places of the parameters that the last step left as they are, their optimiser's state too."""
+    """Positions of the parameters that the last step did not touch, nor their optimiser's state."""
 
     measured: Tensor | None = None
-    """The directional derivatives of the last step before any clipping, on the device; None without any."""
+    """Directional derivatives of the last step before any clipping, on the device; None if it has none."""
 
     optimizer: torch.optim.Optimizer | EachItsOwn | None = None
-    """The optimiser that it steps with, where there is one: its state is memory that is kept."""
+    """The optimiser that it steps with, if any; its state counts as memory that is kept."""
 
     def get_ready(self, batch: Batch) -> None:  # noqa: B027
-        """Make and draw what is made once, of the shapes of a first batch: matrices, networks of its own.
+        """Make what is made only once and depends on the shapes of a batch, such as feedback matrices.
 
-        The first call of the step does so where nobody has; the model, its buffers and PyTorch's own
+        The first call of the step does it if it has not been done. The model, its buffers and PyTorch's own
         random numbers stay as they are.
         """
 
     @abstractmethod
     def parts(self, batch: Batch, learning_rate: float) -> dict[str, Part]:
-        """What one step does, by name and in order: draw, forward, backward, update.
+        """The parts of one step by name, in order: draw, forward, backward, update.
 
-        Run one after the other they are the step; the forward part sets `value`.
+        Run one after the other they make the step; the forward part sets `value`.
         """
 
     def __call__(self, batch: Batch, learning_rate: float) -> Tensor:
-        """Take one step in place; gives the batch's loss before it, shape [], still on the device."""
+        """Take one step in place; gives the batch's loss before it, shape [], on the device."""
         for part in self.parts(batch, learning_rate).values():
             part()
         return self.value
 
     def each_kind(self) -> Iterator[None]:
-        """Have the next step be of a kind that may need the most memory, another in each turn of the loop."""
+        """Iterate over the kinds of steps that may need the most memory; the next step is of that kind."""
         yield
 
     @abstractmethod
     def expected(self, gradient: Sequence[Tensor], model: nn.Module, batch: Batch) -> list[Tensor]:
-        """The estimate that the last step must have used, were `gradient` the true one.
+        """The estimate that the last step must have used, if `gradient` is the true gradient.
 
-        The oracle against which a step is checked before it is timed: for backprop the gradient
-        itself, for a forward gradient (∇f·v) v with the v of the last step.
+        A step is checked against it before it is timed. It is the gradient itself for backprop, and
+        (∇f·v) v for a forward gradient, with the v of the last step.
 
         Args:
-            gradient: by reverse mode, at the weights before the step.
-            model: with those weights.
-            batch: of the step.
+            gradient: the gradient by reverse mode, at the weights before the step.
+            model: a model with those weights.
+            batch: the batch of the step.
         """
 
     def notes(self) -> list[str]:
-        """What the reader of a result should know of how the step ran: what fell back."""
+        """What a reader should know about how the step ran, such as functions that had no rule."""
         return []
 
     def generators(self) -> list[torch.Generator]:
-        """What its draws depend on besides the device's own generator: a CUDA graph and a checkpoint
-        have to know.
+        """The generators that it draws from besides the device's own.
+
+        CUDA graphs register them, and checkpoints store them.
         """
         return []
 
     def state(self) -> dict[str, Any]:
-        """What the next step depends on besides model, optimiser and generators, as tensors and plain
-        values: networks of its own that it trains.
+        """What the next step depends on besides model, optimiser and generators.
+
+        That may be networks of its own that it trains; it is given as tensors and plain values.
         """
         return {}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from the `state` of a step of the same method, this one's earlier one too; its generators
-        are set apart from it.
+        """Go on from what `state` gave, for this step or another one of the same method.
+
+        The generators are restored separately.
         """
-        assert not state, "it has none to go on from"
+        assert not state, "this step has no state of its own"
 
 
 class Method(ABC):
@@ -149,13 +152,13 @@ class Method(ABC):
 
     summary: ClassVar[str]
     source: ClassVar[str]
-    """The paper or the documentation that it comes from."""
+    """The paper or documentation that it comes from."""
 
     costs: ClassVar[str] = ""
-    """What a step takes, in products of a layer's inputs with its weights, of which the base has one each."""
+    """What a step costs, in products of a layer's inputs with its weights; the base has one a layer."""
 
     worth: ClassVar[str] = ""
-    """What is known of its estimates beforehand: ‖g‖²/‖∇f‖² and the cosine, of n numbers."""
+    """What is known in theory of its estimates, for n parameters: ‖g‖²/‖∇f‖² and the cosine."""
 
     @property
     def unbiased(self) -> bool:
@@ -165,28 +168,28 @@ class Method(ABC):
     @property
     @abstractmethod
     def queries(self) -> int:
-        """Evaluations of the model that a step counts as, for budgets: the base is 1."""
+        """How many evaluations of the model a step counts as in a budget; the base counts as 1."""
 
     def theory(self, slopes: Sequence[Slope]) -> Theory:
-        """What is known of its estimates' length and angle beforehand; nothing where no formula is.
+        """The expected length and angle of its estimates; an empty `Theory` where there is no formula.
 
         Args:
-            slopes: of the parameters that it trains.
+            slopes: the shape and the share of ‖∇f‖² of each parameter that it trains.
         """
         from fgbench.measurement.quality import Theory
 
         return Theory()
 
     def updates(self, conditions: Conditions) -> tuple[str, ...]:
-        """The updates among which the fastest is to be found, and prepared with as `conditions.update`."""
+        """The updates to choose the fastest from, as values of `conditions.update`; none if it is fixed."""
         return ()
 
     def variants(self, conditions: Conditions, samples: int) -> Iterator[Method]:
-        """The ways to take the very same step for other time and memory, among which a budget chooses.
+        """Variants that take the same step with other time and memory; a memory budget chooses among them.
 
         Args:
-            conditions: of the group.
-            samples: of a batch.
+            conditions: the group's.
+            samples: how many samples a batch has.
         """
         yield self
 
@@ -197,26 +200,26 @@ class Method(ABC):
         Args:
             model: in training mode, on its device, with its initial weights.
             loss: (output, target) → scalar.
-            seed: of every random number that the step draws itself.
-            conditions: shared by all methods of the group.
+            seed: decides every random number that the step draws itself.
+            conditions: the group's.
 
         Raises:
-            UsageError: the method does not go with the conditions.
+            UsageError: the method cannot work under these conditions.
         """
 
 
 def find(spec: str) -> Method:
-    """The method that `name:option=value,…` names.
+    """The method for a spec `name:option=value,…`.
 
     Raises:
-        UsageError: no such method or option.
+        UsageError: there is no such method or option.
     """
     name, options = split_spec(spec)
     return parse_options(registry.find("methods", name), name, options)
 
 
 def chosen(spec: str, conditions: Conditions) -> Method:
-    """The method of a spec, or the variant of it that was chosen.
+    """The method for a spec, or the variant of it that was chosen under a memory budget.
 
     Raises:
         UsageError: as `find`.
@@ -225,10 +228,10 @@ def chosen(spec: str, conditions: Conditions) -> Method:
 
 
 def prepare(method: Method, model: nn.Module, loss: Loss, seed: int, conditions: Conditions = PLAIN) -> Step:
-    """A method's step in the execution mode of the conditions; arguments as of `Method.prepare`.
+    """A method's step in the execution mode of the conditions; arguments as for `Method.prepare`.
 
     Raises:
-        UsageError: the method does not go with the conditions.
+        UsageError: the method cannot work under these conditions.
     """
     own = find(conditions.variant) if conditions.variant else method
     step = own.prepare(model, loss, seed, conditions)
@@ -240,16 +243,16 @@ def prepare(method: Method, model: nn.Module, loss: Loss, seed: int, conditions:
 
 
 def check_execution(name: str, execution: str, device: str, more: Sequence[str] = ()) -> None:
-    """Refuse an execution mode that is none, or that the device does not have.
+    """Refuse an execution mode that is unknown, or that the device does not have.
 
     Args:
-        name: of the option, for the message.
+        name: the option's name, for the message.
         execution: the mode.
-        device: as torch names it.
-        more: what the option takes besides the modes.
+        device: torch's name of the device.
+        more: other values that the option takes besides the modes.
 
     Raises:
-        UsageError: as said.
+        UsageError: the mode is refused.
     """
     if execution not in EXECUTIONS:
         raise UsageError(f"{name} {execution}: must be one of {', '.join((*EXECUTIONS, *more))}.")
@@ -258,10 +261,10 @@ def check_execution(name: str, execution: str, device: str, more: Sequence[str] 
 
 
 def canonical_specs(specs: Sequence[str]) -> tuple[str, ...]:
-    """The specs in their shortest form, options at their defaults left out.
+    """The specs in their shortest form, without options that are at their defaults.
 
     Raises:
-        UsageError: no such method or option, or the same method twice.
+        UsageError: there is no such method or option, or a method is given twice.
     """
     short = tuple(canonical(split_spec(spec)[0], find(spec)) for spec in specs)
     twice = {s for s in short if short.count(s) > 1}
@@ -271,5 +274,5 @@ def canonical_specs(specs: Sequence[str]) -> tuple[str, ...]:
 
 
 def trainable(model: nn.Module) -> dict[str, nn.Parameter]:
-    """The parameters that a method trains by name; frozen ones left out, tied ones once."""
+    """The parameters that a method trains, by name; without frozen ones, and tied ones only once."""
     return {name: p for name, p in model.named_parameters() if p.requires_grad}

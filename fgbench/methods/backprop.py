@@ -1,4 +1,4 @@
-"""Backpropagation, as strong as PyTorch has it: the baseline of every ratio."""
+"""Backpropagation with the fastest updates that PyTorch has: the baseline of every ratio."""
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -32,18 +32,20 @@ class Backprop(Method):
 
     update: str = option(
         BEST,
-        "fused: the optimiser's fused kernel after the backward pass, where it has one; foreach: its kernels "
-        "over many tensors; direct: plain SGD by one addition of all gradients; in-backward: each parameter "
-        "as soon as its gradient is there, which is then freed; best: the one that a run timed beforehand "
-        "and found fastest, fused where nothing was timed",
+        "how parameters are updated. fused: by the optimiser's fused kernel after the backward pass, if it "
+        "has one; foreach: by its kernels over many tensors; direct: plain SGD by one addition of all "
+        "gradients; in-backward: each parameter as soon as its gradient is there, which is then freed; best: "
+        "the one that a run has timed to be fastest, or fused where nothing was timed",
         choices=(BEST, FUSED, FOREACH, DIRECT, IN_BACKWARD),
     )
     checkpoint: bool = option(
-        False, "activation checkpointing: keep segments' inputs alone, compute the rest again going back"
+        False,
+        "activation checkpointing: keep only the inputs of segments, compute the rest again in the backward "
+        "pass",
     )
     segments: str = option(
         "layer",
-        "of checkpointing: layer, one for each layer with parameters; sqrt, √depth of them",
+        "the segments of checkpointing. layer: one for each layer with parameters; sqrt: √depth segments",
         choices=("layer", "sqrt"),
     )
 
@@ -61,24 +63,25 @@ class Backprop(Method):
 
     @property
     def queries(self) -> int:
-        """3 by convention: the backward pass does the work of two; checkpointing evaluates once more."""
+        """3, as a backward pass does the work of two evaluations; 4 with checkpointing."""
         return 4 if self.checkpoint else 3
 
     def theory(self, slopes: Sequence[Slope]) -> Theory:
-        """It is the gradient."""
+        """The estimate is the gradient."""
         return EXACT
 
     def updates(self, conditions: Conditions) -> tuple[str, ...]:
-        """All that the optimiser has; none where one is fixed."""
+        """All updates that the optimiser has; none where the option fixes one."""
         if self.update != BEST:
             return ()
         kernels = tuple(name for name in (FUSED, FOREACH) if has_kernel(conditions.optimizer, name))
         return (*kernels, *([DIRECT] if conditions.optimizer == PLAIN_SGD else ()), IN_BACKWARD)
 
     def variants(self, conditions: Conditions, samples: int) -> Iterator[Method]:
-        """Updates, checkpoints and micro-batches, as far as they are open.
+        """All combinations of updates, checkpoints and micro-batches that the options leave open.
 
-        No micro-batches under an update in the backward pass: gradients live through all of them there too.
+        Micro-batches are not combined with an update in the backward pass, as gradients would live through
+        all of them anyway.
         """
         checkpoints = [(True, s) for s in ("layer", "sqrt")] if conditions.execution == "eager" else []
         outside = DIRECT if conditions.optimizer == PLAIN_SGD else FUSED
@@ -91,7 +94,7 @@ class Backprop(Method):
                         yield Backprop(update, checkpoint, segments, count)
 
     def prepare(self, model: nn.Module, loss: Loss, seed: int, conditions: Conditions = PLAIN) -> Step:
-        """Bind to a model; `seed` is not used, nothing is drawn."""
+        """Bind to a model; `seed` is not used, as nothing is drawn."""
         if self.checkpoint and conditions.execution != "eager":
             raise UsageError("backprop:checkpoint=true runs eagerly: leave --exec out.")
         refuse_batch_statistics(model, self.accumulate)
@@ -108,18 +111,18 @@ class Backprop(Method):
 
 
 class _BackpropStep(Step):
-    """The passes forward and back, and what the estimate is."""
+    """Forward and backward pass; subclasses add the update."""
 
     def __init__(
         self, parameters: Sequence[Tensor], evaluate: Loss, conditions: Conditions, accumulate: int = 1
     ) -> None:
-        """`evaluate` gives the loss of a batch's input and target, `accumulate` is of micro-batches."""
+        """`evaluate` gives the loss of a batch's input and target; `accumulate` counts micro-batches."""
         self.parameters, self.accumulate = parameters, accumulate
         self.evaluate = compiled(evaluate, conditions)
-        self.complete = True  # once this pass is through, gradients are those of the whole batch
+        self.complete = True  # whether gradients are those of the whole batch after this backward pass
 
     def _passes(self, batch: Batch) -> dict[str, Part]:
-        """What leaves a gradient with each parameter."""
+        """The parts of a step that leave a gradient in each parameter."""
         if self.accumulate > 1:
             return {"forward and backward": lambda: self._by_micro_batches(batch)}
         return {"forward": lambda: self._forward(batch), "backward": self._backward}
@@ -130,14 +133,14 @@ class _BackpropStep(Step):
         self.value = self.recorded.detach()
 
     def _begin(self) -> None:
-        """Before the first pass."""
+        """For subclasses: what to do before the first pass."""
 
     def _backward(self) -> None:
         self.recorded.backward()
         del self.recorded
 
     def _by_micro_batches(self, batch: Batch) -> None:
-        """Their losses weigh as many samples as each has: together they are the mean over the batch."""
+        """Both passes for each micro-batch, whose loss is weighed by its share of the batch's samples."""
         self._begin()
         value = None
         for (x, y), share, last in micro_batches(batch, self.accumulate):
@@ -154,7 +157,7 @@ class _BackpropStep(Step):
 
 
 class OptimizerStep(_BackpropStep):
-    """Backward pass, then the optimiser's step over all parameters; gradients are fresh, never zeroed."""
+    """Backward pass, then the optimiser's step over all parameters; gradients are made anew, never zeroed."""
 
     def __init__(
         self,
@@ -171,7 +174,7 @@ class OptimizerStep(_BackpropStep):
         self.own.zero_grad(set_to_none=True)
 
     def parts(self, batch: Batch, learning_rate: float) -> dict[str, Part]:
-        """Forward pass, backward pass, update."""
+        """The step's parts: forward pass, backward pass, update."""
         return {**self._passes(batch), "update": lambda: optimize(self.own, learning_rate)}
 
 
@@ -186,7 +189,7 @@ class DirectStep(_BackpropStep):
             raise UsageError("backprop:update=direct updates by plain SGD: leave --optimizer out.")
 
     def parts(self, batch: Batch, learning_rate: float) -> dict[str, Part]:
-        """Forward pass, backward pass, update."""
+        """The step's parts: forward pass, backward pass, update."""
         return {**self._passes(batch), "update": lambda: self._update(learning_rate)}
 
     @torch.no_grad()
@@ -198,11 +201,11 @@ class DirectStep(_BackpropStep):
 
 
 class InBackwardStep(_BackpropStep):
-    """Updates a parameter the moment its gradient is accumulated, so that few gradients live at once.
+    """Updates a parameter as soon as its gradient is accumulated, so that few gradients live at once.
 
-    Plain SGD adds the gradient itself; any other optimiser is one of its own for each parameter, as in
-    PyTorch's recipe, which is the same update: none of those that are taken looks at two parameters.
-    With micro-batches gradients live until the last of them, which is the one that updates.
+    Plain SGD adds the gradient itself. Any other optimiser is split into one for each parameter, as in
+    PyTorch's recipe; the update is the same, as no optimiser that is accepted combines parameters. With
+    micro-batches gradients live until the last one, which updates.
     """
 
     def __init__(
@@ -233,7 +236,7 @@ class InBackwardStep(_BackpropStep):
         parameter.grad = None
 
     def parts(self, batch: Batch, learning_rate: float) -> dict[str, Part]:
-        """Forward pass, then a backward pass that updates as it goes."""
+        """The step's parts: forward pass, and a backward pass that updates as it goes."""
         self.learning_rate = learning_rate
         if self.accumulate > 1:
             return {"step": lambda: self._by_micro_batches(batch)}

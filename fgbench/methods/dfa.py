@@ -1,4 +1,4 @@
-"""Direct feedback alignment: the error at the output reaches every layer through a fixed random matrix."""
+"""Direct feedback alignment: the output's error reaches every layer through a fixed random matrix."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ from fgbench.pushforward.context import draws_again
 
 @dataclass(frozen=True)
 class Dfa(Method):
-    """A forward pass and local updates; biased, as the feedback matrices know nothing of the weights."""
+    """A forward pass and local updates; biased, as the feedback matrices do not depend on the weights."""
 
     summary: ClassVar[str] = (
-        "direct feedback alignment: the output's error, through a fixed random matrix each"
+        "direct feedback alignment: the output's error reaches each layer through a fixed random matrix"
     )
     source: ClassVar[str] = "Nøkland 2016 (arXiv 1609.01596)"
-    costs: ClassVar[str] = "2 products a layer: none for the gradient of its inputs"
+    costs: ClassVar[str] = "2 products a layer, as there is none for the gradient of its inputs"
     worth: ClassVar[str] = "no formula: biased, and the weights turn towards the feedback as they train"
 
     @property
     def unbiased(self) -> bool:
-        """Only the last layer's estimate is the gradient."""
+        """Biased: only the last layer's estimate is the gradient."""
         return False
 
     @property
     def queries(self) -> int:
-        """The forward pass, and the weights' products: of backprop's 3 without those of the inputs."""
+        """2: the forward pass, and backprop's products for the weights without those for the inputs."""
         return 2
 
     def prepare(self, model: nn.Module, loss: Loss, seed: int, conditions: Conditions = PLAIN) -> Step:
-        """Bind to a model; the feedback matrices come from `seed` alone.
+        """Bind to a model; the feedback matrices depend on `seed` alone.
 
         Raises:
-            UsageError: another execution mode than eager, or a model that `cut` refuses.
+            UsageError: the execution mode is not eager, or `cut` refuses the model.
         """
         return DfaStep("dfa", model, loss, seed, conditions)
 
 
 class DfaStep(Step):
-    """Forward piece by piece, each recorded by itself, so that no derivative goes from one to another.
+    """A forward pass piece by piece; each piece is recorded by itself, and no derivative leaves it.
 
-    The cotangent of a hidden piece's output h, [batch, *features], is e B, e being ∂loss/∂output,
-    [batch, classes], and B [classes, features]. What it says of the piece's parameters is the piece's own
-    chain rule: for h = f(x Wᵀ) that is ((e B) ⊙ f′)ᵀ x, as in the paper. Pooling and flattening belong to
-    the piece before them. The last piece has e itself, and with it the gradient.
+    The cotangent of a hidden piece's output h, [batch, *features], is e B, where e = ∂loss/∂output is
+    [batch, classes] and B is [classes, features]. The piece's own chain rule turns it into an estimate for
+    the parameters, ((e B) ⊙ f′)ᵀ x for h = f(x Wᵀ), as in the paper. Pooling and flattening belong to the
+    piece before them. The last piece gets e itself, so that its estimate is the gradient.
     """
 
     def __init__(self, name: str, model: nn.Module, loss: Loss, seed: int, conditions: Conditions) -> None:
@@ -69,7 +69,7 @@ class DfaStep(Step):
         self.optimizer = self.update.optimizer
 
     def parts(self, batch: Batch, learning_rate: float) -> dict[str, Part]:
-        """The forward pass, feedback to all layers, update."""
+        """The step's parts: forward pass, feedback to all layers, update."""
         return {
             "forward": lambda: self._forward(batch),
             "backward": self._backward,
@@ -95,7 +95,7 @@ class DfaStep(Step):
     def _forward(self, batch: Batch) -> None:
         self.get_ready(batch)
         x, y = batch
-        self.gradients: Sequence[Tensor] = ()  # the last step's are free before new ones are made
+        self.gradients: Sequence[Tensor] = ()  # frees the last step's before new ones are made
         self.outputs: list[Tensor] = []
         for index in range(len(self.pieces)):
             self.outputs.append(self._run(index, x))
@@ -122,11 +122,11 @@ class DfaStep(Step):
         return [(rows @ b).view_as(h) for b, h in zip(self.feedback, hidden, strict=True)]
 
     def _begun(self, matrix: Tensor) -> Tensor:
-        """A feedback matrix: uniform of variance 2 / features, as in Bacho and Chu's code for this method."""
+        """An initial feedback matrix: uniform with variance 2 / features, as in Bacho and Chu's code."""
         return nn.init.kaiming_uniform_(matrix, generator=self.generator)
 
     def generators(self) -> list[torch.Generator]:
-        """Of the feedback matrices."""
+        """The generator of the feedback matrices."""
         return [self.generator]
 
     def state(self) -> dict[str, Any]:
@@ -138,7 +138,7 @@ class DfaStep(Step):
         self.feedback = list(state["feedback"])
 
     def expected(self, gradient: Sequence[Tensor], model: nn.Module, batch: Batch) -> list[Tensor]:
-        """Reverse mode through the whole model, the slope at every hidden piece's output put to e B."""
+        """Reverse mode through the whole model, with the slope at every hidden output replaced by e B."""
         return self._by_reverse_mode(self.feedback, model, batch)
 
     def _by_reverse_mode(self, feedback: Sequence[Tensor], model: nn.Module, batch: Batch) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""Forward direct feedback alignment: feedback matrices learnt from derivatives of the output along noise."""
+"""Forward direct feedback alignment: feedback matrices learnt from the output's derivatives along noise."""
 
 from __future__ import annotations
 
@@ -21,56 +21,58 @@ from fgbench.specs.options import option
 
 @dataclass(frozen=True)
 class Fdfa(Method):
-    """Direct feedback alignment whose matrices follow the mean derivative of the output by each layer.
+    """Direct feedback alignment whose matrices follow the output's mean derivative by each layer.
 
-    The default momentum is this project's: the authors' code steps its matrices by Adam.
+    The default momentum is our own choice, as the authors' code updates the matrices by Adam.
     """
 
     momentum: float = option(
-        0.99, "share of a feedback matrix that a step keeps, below 1; the rest is the new estimate", minimum=0
+        0.99,
+        "the share of a feedback matrix that a step keeps, below 1; the rest comes from the new estimate",
+        minimum=0,
     )
     entries: str = option(
         "gaussian",
-        "of the noise on layers' outputs: gaussian N(0, 1), as published; rademacher ±1",
+        "entries of the noise on layers' outputs. gaussian: N(0, 1), as published; rademacher: ±1",
         choices=("gaussian", "rademacher"),
     )
 
-    summary: ClassVar[str] = "direct feedback alignment, matrices learnt by forward gradients with momentum"
+    summary: ClassVar[str] = "direct feedback alignment with matrices learnt by forward gradients"
     source: ClassVar[str] = "Bacho & Chu 2022 (arXiv 2212.07282)"
     costs: ClassVar[str] = "2 products a layer, and a forward pass with a tangent"
     worth: ClassVar[str] = "no formula: biased, less so as the feedback is learnt"
 
     def __post_init__(self) -> None:
-        """Refuse to learn nothing."""
+        """Refuse a momentum with which nothing would be learnt."""
         if self.momentum >= 1:
             raise UsageError(f"fdfa:momentum={self.momentum}: must be below 1.")
 
     @property
     def unbiased(self) -> bool:
-        """The matrices are means over samples and over past weights."""
+        """Biased: the matrices are means over samples and over past weights."""
         return False
 
     @property
     def queries(self) -> int:
-        """Direct feedback alignment's 2, and the derivative along the noise."""
+        """3: direct feedback alignment's 2, and the derivative along the noise."""
         return 3
 
     def prepare(self, model: nn.Module, loss: Loss, seed: int, conditions: Conditions = PLAIN) -> Step:
-        """Bind to a model; the noise comes from `seed` alone.
+        """Bind to a model; the noise depends on `seed` alone.
 
         Raises:
-            UsageError: another execution mode than eager, or a model that `cut` refuses.
+            UsageError: the execution mode is not eager, or `cut` refuses the model.
         """
         return FdfaStep(model, loss, seed, self, conditions)
 
 
 class FdfaStep(DfaStep):
-    """Direct feedback alignment with noise in forward mode beside the values, which stay as they are.
+    """Direct feedback alignment with noise as a tangent, in forward mode; the values have no noise.
 
-    Noise u on a hidden piece's output, [batch, features], independent for each sample and piece, moves the
-    model's output by d, [batch, classes]; the mean of d ⊗ u over the batch is an estimate of the mean of
-    ∂output/∂u. B ← momentum · B + (1 − momentum) · estimate, from zero on. The authors feed back by the
-    B before a step's own estimate; here it is the one after, which the first step can be checked by.
+    Noise u on a hidden piece's output, [batch, features], independent for each sample and piece, gives the
+    model's output a tangent d, [batch, classes]. The mean of d ⊗ u over the batch estimates the mean of
+    ∂output/∂u, and B ← momentum · B + (1 − momentum) · estimate, beginning at zero. The authors feed back by
+    B as it was before a step's own estimate; here it is B after it, so that the first step can be checked.
     """
 
     def __init__(
@@ -81,11 +83,11 @@ class FdfaStep(DfaStep):
         self.fill = Fill(options.entries, self.generator)
 
     def parts(self, batch: Batch, learning_rate: float) -> dict[str, Part]:
-        """Draw the noise, the forward pass with it, feedback to all layers, update."""
+        """The step's parts: draw noise, forward pass with it, feedback to all layers, update."""
         return {"draw": lambda: self._draw(batch), **super().parts(batch, learning_rate)}
 
     def _begun(self, matrix: Tensor) -> Tensor:
-        """A feedback matrix: zero, before anything is learnt."""
+        """An initial feedback matrix, which is zero."""
         return matrix.zero_()
 
     def _draw(self, batch: Batch) -> None:
@@ -96,7 +98,7 @@ class FdfaStep(DfaStep):
 
     def _run(self, index: int, x: Tensor) -> Tensor:
         if index == 0:
-            return super()._run(index, x)  # nothing moves before the first noise
+            return super()._run(index, x)  # there are no tangents before the first noise
         piece, moved = self.pieces[index], self.noise[index - 1]
         if index > 1:
             moved = moved + self.tangent
@@ -121,7 +123,7 @@ class FdfaStep(DfaStep):
         return super()._fed_back(error)
 
     def expected(self, gradient: Sequence[Tensor], model: nn.Module, batch: Batch) -> list[Tensor]:
-        """As of DFA, with the matrices that torch.func.jvp along the same noise gives."""
+        """As for DFA, with the matrices that torch.func.jvp along the same noise gives."""
 
         def output_at(size: Tensor) -> Tensor:
             hooks = [

@@ -32,21 +32,21 @@ class Forward(ForwardOptions):
 
     @property
     def unbiased(self) -> bool:
-        """Only the plain mean is."""
+        """Whether the estimate's mean is the gradient: true of the plain mean over tangents alone."""
         combined = self.combine == "mean" or (self.combine == "sum" and self.tangents == 1)
         return combined and self.clip == 0 and self.scale == "none"
 
     @property
     def queries(self) -> int:
-        """The value and a derivative along each tangent."""
+        """Evaluations a step: the value, and a derivative along each of the k tangents."""
         return 1 + self.tangents
 
     def theory(self, slopes: Sequence[Slope]) -> Theory:
-        """By structure, number of tangents and what is made of them."""
+        """Expected quality of the estimate, by structure, number of tangents and their combination."""
         return of_forward(self, slopes)
 
     def prepare(self, model: nn.Module, loss: Loss, seed: int, conditions: Conditions = PLAIN) -> Step:
-        """Bind to a model; the tangents come from `seed` alone."""
+        """Bind to a model and its loss; the tangents depend on `seed` alone."""
         if self.engine == "stock":
             from fgbench.methods.steps.stock import StockStep
 

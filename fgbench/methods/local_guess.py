@@ -1,4 +1,4 @@
-"""Local gradient guesses: forward mode tells how far to go in a direction that a block found by itself."""
+"""Local gradient guesses: forward mode gives the derivative along a direction that a block itself chose."""
 
 from __future__ import annotations
 
@@ -27,28 +27,29 @@ TRAINED, STILL = "trained", "still"  # sets of auxiliary networks
 
 @dataclass(frozen=True)
 class LocalGuess(Method):
-    """g = ⟨T, G⟩ / (‖G‖² + ε) · G, block by block: a target T, along a guess G."""
+    """g = ⟨T, G⟩ / (‖G‖² + ε) · G for each block, with a target gradient T and a guess G of it."""
 
     target: str = option(
         "global",
-        "T, whose derivative along the guess is measured: global, the gradient of the end-to-end loss; "
-        "local, that of the block's auxiliary loss",
+        "T, the gradient that is projected on the guess. global: that of the end-to-end loss; local: that of "
+        "the block's auxiliary loss",
         choices=("global", "local"),
     )
     guess: str = option(
         "local",
-        "G: random, N(0, 1); rademacher, ±1; local, the gradient of the block's auxiliary loss; ntk, that of "
-        "an auxiliary network drawn anew every batch; fixed-ntk, of one drawn once and never trained",
+        "G, the guess. random: N(0, 1); rademacher: ±1; local: the gradient of the block's auxiliary loss; "
+        "ntk: the same with an auxiliary network drawn anew for every batch; fixed-ntk: the same with "
+        "a network that is drawn once and never trained",
         choices=("random", "rademacher", "local", "ntk", "fixed-ntk"),
     )
     space: str = option(
         "batch-weight",
-        "what is perturbed: weight, the weights of each sample; batch-weight, those that the batch shares; "
-        "activation, the block's output",
+        "what is perturbed. weight: weights of each sample's own; batch-weight: the weights that the batch "
+        "shares; activation: the block's output",
         choices=tuple(SPACES),
     )
     aux: str = option("linear", HELP, choices=KINDS)
-    blocks: int = option(8, "that the model is cut into, or as many as it has", minimum=1)
+    blocks: int = option(8, "how many blocks the model is cut into, or as many as it has", minimum=1)
 
     summary: ClassVar[str] = "forward gradient along a guess from each block's own loss, or a random one"
     source: ClassVar[str] = "Fournier et al. 2023 (arXiv 2306.06968)"
@@ -61,30 +62,30 @@ class LocalGuess(Method):
 
     @property
     def unbiased(self) -> bool:
-        """Even along random guesses the mean is the gradient over n, for the n numbers of a guess."""
+        """Biased: even for random guesses of n numbers the mean is the gradient divided by n."""
         return False
 
     @property
     def queries(self) -> int:
-        """The value; 2 for reverse mode within the blocks, 1 where it is the last block's alone; and the
-        tangents: each passes what is behind its block, half the model in the mean.
+        """1 for the value; 2 for reverse mode within the blocks, or 1 if only the last block needs it; and
+        the tangents, each of which goes through the blocks behind its own, on average half the model.
         """
         back = 1 if self.guess in ENTRIES and self.space != "activation" else 2
         along = -(-self.blocks // 2) if self.target == "global" else 1
         return 1 + back + along
 
     def prepare(self, model: nn.Module, loss: Loss, seed: int, conditions: Conditions = PLAIN) -> Step:
-        """Bind to a model; random guesses and auxiliary networks come from `seed` alone."""
+        """Bind to a model; random guesses and auxiliary networks depend on `seed` alone."""
         return LocalGuessStep(model, loss, seed, self, conditions)
 
 
 class LocalGuessStep(BlockwiseStep):
-    """One way through the blocks: a block's guess, its tangent, and those of the blocks before it.
+    """One pass through the blocks: each finds its guess, adds it as a tangent, and passes earlier ones on.
 
-    The last block has the true gradient. Each block's derivative is its own: the tangents of all go on
-    side by side, from their blocks to the loss. Where samples meet behind a block, as in batch
-    statistics, or in an auxiliary network's, all share one derivative. In activation space the blocks'
-    graphs live until the derivatives are known.
+    The last block has the true gradient. Each other block has a derivative along its own guess, whose tangent
+    goes on to the loss beside those of the other blocks. Each sample has its own derivative, except where
+    samples depend on each other behind the block (batch statistics, also in an auxiliary network): then all
+    share one. In activation space the blocks' graphs live until the derivatives are known.
     """
 
     name = "local-guess"
@@ -98,19 +99,19 @@ class LocalGuessStep(BlockwiseStep):
         self.drawn = options.guess in ENTRIES
         self.fill = Fill(ENTRIES.get(options.guess, "gaussian"), self.generator)
         self.end_to_end = options.target == "global"
-        # What the way through a block is recorded for, and whether there has to be one without tangents.
+        # Whether reverse mode records the blocks, and whether blocks also run without tangents.
         self.records = self.space.records or not (self.drawn or self.space.by_sample)
         self.looks = self.space.records or not self.drawn or not self.end_to_end
         self.together: list[bool] | None = None
 
     def roles(self) -> dict[str, bool]:
-        """Trained networks for a local guess or target; others for a guess by networks that are not."""
+        """Trained auxiliary networks for a local guess or target; untrained ones for the guesses `…ntk`."""
         trained = "local" in (self.options.guess, self.options.target)
         still = self.options.guess in ("ntk", "fixed-ntk")
         return {role: role == TRAINED for role, is_in in ((TRAINED, trained), (STILL, still)) if is_in}
 
     def get_ready(self, batch: Batch) -> None:
-        """Also whether samples meet behind each block."""
+        """Make the auxiliary networks, and find out behind which blocks samples depend on each other."""
         super().get_ready(batch)
         if self.together is None:
             self.together = self._meetings(batch[0])
@@ -131,7 +132,7 @@ class LocalGuessStep(BlockwiseStep):
 
     @torch.no_grad()
     def _meetings(self, x: Tensor) -> list[bool]:
-        """For each block but the last, whether its samples share a derivative."""
+        """For each block but the last, whether all samples share a derivative."""
         meet, state = [], x
         with draws_again(x.device), buffers_kept(self.model):
             for block in self.blocks:
@@ -139,7 +140,7 @@ class LocalGuessStep(BlockwiseStep):
                 state = block.module(state)
         if self.options.space == "weight" and (any(meet[:-1]) or any(drops(b.module) for b in self.inner)):
             raise UsageError(
-                "local-guess:space=weight has weights for each sample, and batch norm or dropout needs the "
+                "local-guess:space=weight runs each sample by itself, but batch norm and dropout need a "
                 "whole batch: use space=batch-weight or space=activation."
             )
         return [not self.end_to_end or any(meet[i + 1 :]) for i in range(len(self.inner))]
@@ -147,7 +148,7 @@ class LocalGuessStep(BlockwiseStep):
     def _forward(self, batch: Batch) -> None:
         x, moved, self.outputs, self.derivatives = batch[0], None, [], []
         for index, block in enumerate(self.inner):
-            # Every pass through a block drops the same units, and the first alone moves its buffers.
+            # Every pass through a block drops the same units, and only the first updates its buffers.
             onwards = moved is not None
             output = self._look(index, block, x, batch[1], again=self.space.passes or onwards)
             with torch.no_grad(), draws_again(batch[0].device, onwards and self.space.passes):
@@ -169,7 +170,7 @@ class LocalGuessStep(BlockwiseStep):
             self.derivatives = list(found)
 
     def _look(self, index: int, block: Block, x: State, target: Tensor, *, again: bool) -> State:
-        """A block's output without tangents, and of it the guess; None where the guess needs none."""
+        """Run a block without tangents, and find its guess; None where that is not needed."""
         if not self.looks:
             return None
         with draws_again(target.device, again), torch.set_grad_enabled(self.records):
@@ -190,7 +191,7 @@ class LocalGuessStep(BlockwiseStep):
         self.outputs = []
 
     def _estimate(self, index: int, block: Block, output: State, derivatives: Tensor) -> list[Tensor]:
-        """Of the derivatives along the guess, [batch] or [1], the gradient of the block's parameters."""
+        """The estimate for a block's parameters, from the derivatives along its guess, [batch] or [1]."""
         guess = self.guesses[index]
         squared = self.space.inner(guess, guess)
         assert self.together is not None
@@ -202,7 +203,7 @@ class LocalGuessStep(BlockwiseStep):
         return self.space.estimate(block, output, guess, weights)
 
     def expected(self, gradient: Sequence[Tensor], model: nn.Module, batch: Batch) -> list[Tensor]:
-        """The same guesses, with their products with the target as reverse mode finds it."""
+        """The estimates from the same guesses and their products with the target by reverse mode."""
         blocks, targets, outputs = self.targets(gradient, model, batch)
         found = by_block(model, blocks, gradient)
         for index, target in enumerate(targets):
@@ -213,10 +214,10 @@ class LocalGuessStep(BlockwiseStep):
     def targets(
         self, gradient: Sequence[Tensor], model: nn.Module, batch: Batch
     ) -> tuple[list[Block], list[list[Tensor]], list[State]]:
-        """T of each block but the last by reverse mode, in the guess's space; arguments as of `expected`.
+        """T of each block but the last by reverse mode, in the guess's space; arguments as for `expected`.
 
         Returns:
-            The blocks of `model`, their targets, and what they gave.
+            The blocks of `model`, their targets, and their outputs.
         """
         blocks, inputs, outputs = self.by_reverse_mode(model, batch)
         if self.end_to_end and not self.space.by_sample:
@@ -226,7 +227,7 @@ class LocalGuessStep(BlockwiseStep):
         return blocks, [self.space.of_slope(*of_block) for of_block in inner], outputs
 
     def _slopes(self, outputs: Sequence[State], target: Tensor) -> Sequence[Tensor]:
-        """Of the targeted loss with respect to what each block but the last gave."""
+        """The gradient of the target's loss with respect to the output of each block but the last."""
         inner = outputs[:-1]
         if self.end_to_end and inner:
             value = self.loss(outputs[-1], target)
@@ -234,7 +235,7 @@ class LocalGuessStep(BlockwiseStep):
         return [self.auxiliaries[TRAINED].slope(i, output, target) for i, output in enumerate(inner)]
 
     def notes(self) -> list[str]:
-        """Also what fell back, and whether samples meet."""
+        """Also which functions had no rule, and whether samples depend on each other."""
         fallen = {text for block in self.blocks for text in block.pushforward.fallbacks}
         meet = self.space.by_sample and any(self.together or ())
         return [*super().notes(), *[MEET] * meet, *sorted(fallen)]
@@ -246,10 +247,10 @@ def alignment(
     """The cosine of guess and target for each block but the last, in the space that is perturbed.
 
     Args:
-        step: that has just been taken.
-        gradient: of the end-to-end loss by reverse mode, at the weights before the step.
-        model: with those weights.
-        batch: of the step.
+        step: the step, which has just been taken.
+        gradient: the end-to-end loss's gradient by reverse mode, at the weights before the step.
+        model: a model with those weights.
+        batch: the batch of the step.
     """
 
     def product(one: Guess, other: Guess) -> float:
@@ -261,7 +262,7 @@ def alignment(
 
 
 def _joined(earlier: Dual, own: Dual) -> Dual:
-    """The tangents of the blocks before, then the block's own."""
+    """Append the block's own tangent to those of earlier blocks."""
     return Dual(torch.cat([earlier.stack, own.tangents]))
 
 

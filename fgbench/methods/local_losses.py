@@ -1,4 +1,4 @@
-"""Local losses: every block is trained by an auxiliary loss of its own, and nothing goes back further."""
+"""Local losses: every block is trained by an auxiliary loss of its own, without gradients between blocks."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ from fgbench.specs.options import option
 
 @dataclass(frozen=True)
 class LocalLosses(Method):
-    """Greedy training, all blocks at once; the last has the end-to-end loss."""
+    """Greedy training of all blocks at once; the last block has the end-to-end loss."""
 
     aux: str = option("linear", HELP, choices=KINDS)
-    blocks: int = option(8, "that the model is cut into, or as many as it has", minimum=1)
+    blocks: int = option(8, "how many blocks the model is cut into, or as many as it has", minimum=1)
 
     summary: ClassVar[str] = "each block by its auxiliary loss alone, no gradient between blocks"
     source: ClassVar[str] = (
@@ -33,26 +33,26 @@ class LocalLosses(Method):
 
     @property
     def unbiased(self) -> bool:
-        """An auxiliary loss has another gradient."""
+        """Biased: an auxiliary loss has another gradient than the end-to-end loss."""
         return False
 
     @property
     def queries(self) -> int:
-        """As backprop's: one way forward and one back, in pieces; auxiliary networks not counted."""
+        """3, as for backprop: a pass forward and one back, in pieces; auxiliary networks are not counted."""
         return 3
 
     def prepare(self, model: nn.Module, loss: Loss, seed: int, conditions: Conditions = PLAIN) -> Step:
-        """Bind to a model; auxiliary networks come from `seed` alone."""
+        """Bind to a model; auxiliary networks depend on `seed` alone."""
         return LocalLossesStep(model, loss, seed, self.blocks, self.aux, conditions)
 
 
 class LocalLossesStep(BlockwiseStep):
-    """Forward and back within one block after the other: one block's activations live at a time."""
+    """Forward and backward in one block after the other, so that one block's activations live at a time."""
 
     name = "local-losses"
 
     def roles(self) -> dict[str, bool]:
-        """One set, trained by its own loss."""
+        """One set of auxiliary networks, each trained by its own loss."""
         return {"own": True}
 
     def _forward(self, batch: Batch) -> None:
@@ -67,7 +67,7 @@ class LocalLossesStep(BlockwiseStep):
         self._forward_last(x, batch[1])
 
     def expected(self, gradient: Sequence[Tensor], model: nn.Module, batch: Batch) -> list[Tensor]:
-        """The gradient of the sum of all auxiliary losses, cut between blocks; the last block's own."""
+        """Each block's gradient of its auxiliary loss; for the last block, of the end-to-end loss."""
         blocks, _, outputs = self.by_reverse_mode(model, batch)
         found = by_block(model, blocks, gradient)
         for index, (block, output) in enumerate(zip(blocks[:-1], outputs, strict=False)):

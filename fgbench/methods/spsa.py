@@ -1,4 +1,4 @@
-"""Simultaneous perturbation: a directional derivative from two losses, without any differentiation."""
+"""Simultaneous perturbation (SPSA): a directional derivative from two losses, without differentiation."""
 
 from __future__ import annotations
 
@@ -36,12 +36,12 @@ from fgbench.specs.options import option
 
 @dataclass(frozen=True)
 class Spsa(Method):
-    """Two evaluations a step, in place: memory of inference."""
+    """Two evaluations a step, with weights moved in place, so that it needs only the memory of inference."""
 
-    epsilon: float = option(1e-3, "how far the weights are moved along z, each way", minimum=1e-12)
+    epsilon: float = option(1e-3, "how far the weights are moved along z in each direction", minimum=1e-12)
     structure: str = option(
         "gaussian",
-        "entries of z: gaussian N(0, 1), as in MeZO; rademacher ±1",
+        "entries of z. gaussian: N(0, 1), as in MeZO; rademacher: ±1",
         choices=("gaussian", "rademacher"),
     )
     layers: str = layers_option()
@@ -53,41 +53,41 @@ class Spsa(Method):
     summary: ClassVar[str] = "zeroth order: (f(θ+εz) − f(θ−εz)) / 2ε · z, z drawn again from its seed"
     source: ClassVar[str] = "MeZO, Malladi et al. 2023 (arXiv 2305.17333), Algorithm 1; Spall 1992"
     costs: ClassVar[str] = "2 evaluations, and z drawn once for each of the moves"
-    worth: ClassVar[str] = "variance ×: n + 2 of gaussian, n of rademacher. Cosine about √(2/πn)"
+    worth: ClassVar[str] = "variance ×: n + 2 with gaussian, n with rademacher. Cosine about √(2/πn)"
 
     def __post_init__(self) -> None:
-        """Refuse what does not go together, before anything runs."""
+        """Refuse options that contradict each other, before anything runs."""
         for wrong, text in contradictions_of_layers(self, self.layers):
             if wrong:
                 raise UsageError(f"spsa: {text}.")
 
     @property
     def queries(self) -> int:
-        """One each way."""
+        """2: one evaluation in each direction."""
         return 2
 
     def theory(self, slopes: Sequence[Slope]) -> Theory:
-        """That of one tangent: the difference quotient is the derivative, but for the curvature over ε."""
+        """As for one tangent: the difference quotient is the derivative up to the curvature along ε."""
         if self.layers == "all":
             return of_independent(self.structure, slopes)
         return of_one_layer(self, slopes) if self.structure == "rademacher" else Theory()
 
     def variants(self, conditions: Conditions, samples: int) -> Iterator[Method]:
-        """Micro-batches."""
+        """The same step with more and more micro-batches."""
         for count in counts(samples) if self.accumulate == 1 else (self.accumulate,):
             yield replace(self, accumulate=count)
 
     def prepare(self, model: nn.Module, loss: Loss, seed: int, conditions: Conditions = PLAIN) -> Step:
-        """Bind to a model; z comes from `seed` alone."""
+        """Bind to a model; z depends on `seed` alone."""
         if conditions.captured:
-            raise UsageError("spsa draws again from seeds of the host, as no CUDA graph can: --exec eager.")
+            raise UsageError("spsa draws from seeds on the host, as no CUDA graph can: use --exec eager.")
         return SpsaStep(model, loss, seed, self, conditions)
 
 
 class SpsaStep(Step):
-    """Weights to θ + εz, loss, to θ − εz, loss, then back and on by the update at once."""
+    """Move weights to θ + εz, evaluate, move to θ − εz, evaluate, then move back and update in one go."""
 
-    tolerance = 0.05  # rounding over ε; and the mean of both losses is not quite the loss
+    tolerance = 0.05  # rounding is divided by ε, and the mean of both losses is not quite the loss
 
     def __init__(
         self, model: nn.Module, loss: Loss, seed: int, options: Spsa, conditions: Conditions
@@ -107,17 +107,17 @@ class SpsaStep(Step):
         self.one = torch.ones(1, dtype=self.parameters[0].dtype, device=self.parameters[0].device)
 
     def parts(self, batch: Batch, learning_rate: float) -> dict[str, Part]:
-        """Both evaluations with their moves, then the update; z is drawn in each of them."""
+        """The step's parts: both evaluations with their moves, then the update; z is drawn again in each."""
         return {"forward": lambda: self._forward(batch), "update": lambda: self._update(learning_rate)}
 
     def get_ready(self, batch: Batch) -> None:
-        """Count what each layer costs, where that matters."""
+        """Count what each layer costs, for adaptive sampling."""
         if self.sampler and self.sampler.adaptive and not self.ready:
             self.sampler.costs = costs(self.model, batch[0], self.sampler.units)
         self.ready = True
 
     def _draw(self) -> None:
-        """The z of this step: of all parameters, or of a layer's."""
+        """Draw the z of this step, for all parameters or for one layer's."""
         if self.sampler is None:
             self.z: Tangents = self.drawer.draw()
             return
@@ -165,26 +165,26 @@ class SpsaStep(Step):
             self.sampler.note(self.drawn.units, slope.square().unsqueeze(0) * size)
 
     def each_kind(self) -> Iterator[None]:
-        """Layers that may need more memory than the others."""
+        """Iterate over layers that may need more memory than the others."""
         return self.sampler.each_worst() if self.sampler else super().each_kind()
 
     def state(self) -> dict[str, Any]:
-        """That of the draws of layers."""
+        """The state of the layer sampler."""
         return self.sampler.state() if self.sampler else {}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on drawing from there."""
+        """Go on sampling layers from a `state`."""
         if self.sampler:
             self.sampler.load_state(state)
 
     def generators(self) -> list[torch.Generator]:
-        """Of the seeds."""
+        """The generator of the seeds."""
         return self.drawer.generators
 
     def expected(self, gradient: Sequence[Tensor], model: nn.Module, batch: Batch) -> list[Tensor]:
         """The difference quotient in float64 times z.
 
-        Not ⟨∇f, z⟩ z: with ReLU that is off by tens of percent where z is nearly orthogonal to ∇f.
+        ⟨∇f, z⟩ z would not do: with ReLU it is off by tens of percent where z is nearly orthogonal to ∇f.
         """
         model = model.double()
         x, y = (t.double() if t.is_floating_point() else t for t in batch)

@@ -1,6 +1,6 @@
-"""The page to share: what a folder of runs says in one HTML file that needs no other, or in Markdown.
+"""The page to share: the results of a folder of runs in one self-contained HTML file, or in Markdown.
 
-The template, the style and the script lie beside the code; Jinja2 escapes every name that a user chose.
+The template, the style and the script are in this folder; Jinja2 escapes every name that a user chose.
 """
 
 from __future__ import annotations
@@ -14,15 +14,15 @@ OURS = "<!-- Written by fgbench report --format markdown: changes made by hand a
 
 
 def write_page(source: Path, out: Path, *, processes: int = 1) -> None:
-    """Write the HTML page of a run, or of a folder that holds many, whole or not at all.
+    """Write the HTML page of a run, or of a folder of runs; an error leaves no half-written file.
 
     Args:
         source: the folder.
         out: the file; it is replaced.
-        processes: that draw charts side by side, see `fgbench.charts.draw_all`.
+        processes: how many processes draw charts side by side, as for `fgbench.charts.draw_all`.
 
     Raises:
-        ResultsError: no run, a damaged one, or one of another schema.
+        ResultsError: there is no run, or one is damaged or has another schema.
         UsageError: the file cannot be written.
     """
     from fgbench.page.collecting import collect
@@ -35,25 +35,31 @@ def write_page(source: Path, out: Path, *, processes: int = 1) -> None:
 
 
 def write_markdown(source: Path, out: Path) -> None:
-    """Write the tables of a folder of runs as Markdown, whole or not at all.
+    """Write the tables of a folder of runs as Markdown; an error leaves no half-written file.
 
     Raises:
-        ResultsError: no run, a damaged one, or one of another schema.
-        UsageError: the file cannot be written, or is one that somebody wrote by hand.
+        ResultsError: there is no run, or one is damaged or has another schema.
+        UsageError: the file cannot be written, or fgbench did not write the one that is there.
     """
     from fgbench.page.collecting import collect
     from fgbench.page.markdown import markdown
 
     _check_writable(out)
     if out.exists() and not out.read_text(errors="replace").startswith(OURS):
-        raise UsageError(f"--out {out}: is there and was not written by fgbench report; name another file.")
+        raise UsageError(
+            f"--out {out}: this file exists and was not written by fgbench report; name another file."
+        )
     _write(out, f"{OURS}\n\n{markdown(collect(source))}")
 
 
 def _check_writable(out: Path) -> None:
-    """Before minutes are spent on what could not be stored."""
+    """Refuse an impossible file before minutes are spent on drawing.
+
+    Raises:
+        UsageError: it is a folder, or its folder does not exist.
+    """
     if out.is_dir() or not out.parent.is_dir():
-        why = "is a folder" if out.is_dir() else "its folder is not there"
+        why = "this is a folder" if out.is_dir() else "its folder does not exist"
         raise UsageError(f"--out {out}: {why}; name a file in a folder that can be written.")
 
 

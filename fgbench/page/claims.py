@@ -1,4 +1,4 @@
-"""The papers' claims as `fgbench reproduce` stored them."""
+"""Read the papers' claims that `fgbench reproduce` stored."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CELLS = 5  # experiment, claim, in the paper, measured here, verdict
 
 @dataclass(frozen=True)
 class Claim:
-    """One row of claims.md; `verdict` is one of `VERDICTS`, `why` what follows it."""
+    """One row of claims.md; `verdict` is one of `VERDICTS`, and `why` its reason."""
 
     experiment: str
     text: str
@@ -27,7 +27,7 @@ class Claim:
 
 @dataclass(frozen=True)
 class Paper:
-    """A reproduction: where it is stored, which paper it is of, at which scale, and its claims."""
+    """A reproduction of a paper: the folder it is stored in, the paper, the scale and the claims."""
 
     folder: Path
     source: str
@@ -36,7 +36,7 @@ class Paper:
 
     @property
     def counts(self) -> str:
-        """How many of each verdict, in words."""
+        """How many claims have each verdict, in words."""
         found = Counter(claim.verdict for claim in self.claims)
         return ", ".join(f"{found[verdict]} {verdict}" for verdict in VERDICTS if verdict in found)
 
@@ -45,7 +45,7 @@ def find_papers(source: Path) -> list[Paper]:
     """Every reproduction at or below a folder.
 
     Raises:
-        ResultsError: a damaged claims.json or claims.md.
+        ResultsError: a claims.json or claims.md is damaged.
     """
     return [_paper(file.parent) for file in sorted(source.rglob("claims.json"))]
 

@@ -1,4 +1,4 @@
-"""What a page shows of a folder of runs: comparisons, verdicts, doubts, runs, files and claims."""
+"""Collect what a page shows of a folder of runs: comparisons, verdicts, doubts, runs, files and claims."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fgbench.summary.targets import by_target
 
 @dataclass(frozen=True)
 class Found:
-    """All that was found below `source`; a comparison's rows name a run by its place in `runs`."""
+    """All that was found in and below `source`; rows of a comparison name a run by its index in `runs`."""
 
     source: Path
     runs: Sequence[RunFolder]
@@ -41,11 +41,11 @@ class Found:
         ]
 
     def runs_of(self, comparison: Comparison) -> list[RunFolder]:
-        """The runs that it comes from."""
+        """The runs that a comparison comes from."""
         return [self.runs[run] for run in comparison.rows["run"].unique()]
 
     def name_of(self, folder: Path) -> str:
-        """A folder's path below the source, which tells it from the others."""
+        """A folder's path below the source; for the source itself, its name."""
         return str(folder.relative_to(self.source)) if folder != self.source else folder.resolve().name
 
 
@@ -53,10 +53,10 @@ def collect(source: Path) -> Found:
     """Read all runs and claims at or below a folder.
 
     Raises:
-        ResultsError: neither a run nor a claim, a damaged table, or another schema.
+        ResultsError: there is neither a run nor a claim, a table is damaged or has another schema.
     """
     papers = find_papers(source) if source.is_dir() else []
-    # A reproduction may hold claims of functions alone, without a run.
+    # A reproduction may have only claims on test functions, and no run.
     runs = find_runs(source) if not papers or any(source.rglob(RUN_FILE)) else []
     try:
         return Found(source, runs, comparisons(runs), papers)
@@ -65,12 +65,12 @@ def collect(source: Path) -> Found:
 
 
 def doubts_of(run: RunFolder) -> list[str]:
-    """What the report of the run warns of."""
+    """The warnings of a run's report."""
     return doubts(summarise(run), run.read("ratios"), run.read("samples"))
 
 
 def environment(run: RunFolder) -> list[tuple[str, str]]:
-    """Where it was measured, a name and a value each."""
+    """A run's environment, as pairs of a name and a value."""
     return list(_flat(run.facts()["environment"]))
 
 
@@ -83,7 +83,7 @@ def _flat(facts: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str
 
 
 def samples_of(found: Found, comparison: Comparison) -> list[dict[str, Any]]:
-    """A row a method and depth: how many blocks were timed in how many processes, and their quartiles."""
+    """For each method and depth, how many blocks were timed in how many processes, and their quartiles."""
     rows = []
     for _, own in comparison.rows.groupby(["run", "group"], sort=False):
         timed = found.runs[own["run"].iloc[0]].read("samples")
@@ -105,7 +105,7 @@ def samples_of(found: Found, comparison: Comparison) -> list[dict[str, Any]]:
 
 @dataclass(frozen=True)
 class File:
-    """A CSV inside the page: `packed` is its gzip in base64."""
+    """A CSV that the page contains; `packed` is its content, in gzip and base64."""
 
     folder: str
     name: str
@@ -125,7 +125,7 @@ def files_of(found: Found) -> dict[str, list[File]]:
 
 
 def extremes(frame: pd.DataFrame, name: str) -> tuple[float, float]:
-    """The least and the most that a column of figures and their intervals reach, positive and finite."""
+    """The lowest and highest positive, finite value among a column's figures and their intervals' ends."""
     cells = frame[[name, f"{name}_low", f"{name}_high"]].astype(float).to_numpy().ravel()
     cells = cells[(cells > 0) & (cells < float("inf"))]
     return (float(cells.min()), float(cells.max())) if len(cells) else (1.0, 1.0)

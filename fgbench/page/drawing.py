@@ -1,4 +1,4 @@
-"""The charts of `fgbench plot` as SVG that lives inside a page and follows its colours."""
+"""The charts of `fgbench plot` as SVG inside a page, in the page's colours."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from pathlib import Path
 from fgbench.charts import draw_comparisons
 from fgbench.charts.drawing.comparison import Comparison
 
-# Colours that would vanish on the other background, and the page's variables for them.
+# Colours that would vanish on a dark (or light) background, with the page's variables that replace them.
 SCHEME = {
     "#ffffff": "paper",
     "#222222": "ink",
@@ -40,11 +40,11 @@ def draw(found: Sequence[Comparison], processes: int = 1) -> Charts:
 
 
 def inline(svg: str, prefix: str) -> str:
-    """An SVG file's text, fit to stand beside others in one page.
+    """An SVG file's text, changed so that it can be in one page with others.
 
     Args:
-        svg: as matplotlib writes it.
-        prefix: of every name in it, which has to be the only one in its page.
+        svg: the text that matplotlib writes.
+        prefix: is put before every name in it, as names have to be unique in a page.
     """
     svg = svg[svg.index("<svg") :]
     svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<defs>\s*</defs>", "", svg, flags=re.DOTALL)
@@ -56,10 +56,10 @@ def inline(svg: str, prefix: str) -> str:
 
 
 def _slim(svg: str) -> str:
-    """Less for a browser to read and to build: the page is open sooner, and looks the same.
+    """Make an SVG smaller without a visible change, so that the page opens sooner.
 
-    Groups that say nothing go, as do turns by nothing, the font, which is the page's, white space, and digits
-    far below a pixel.
+    Empty groups, rotations by 0, the font (which is the page's), white space, and digits far below a pixel
+    are removed.
     """
     svg = re.sub(r"font-family: [^;\"]*;? ?| transform=\"rotate\(-?0 [^\"]*\"", "", svg)
     svg = re.sub(r' (?:d|x|y|transform)="[^"]*"', lambda found: _rounded(found[0]), svg)

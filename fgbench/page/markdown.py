@@ -21,7 +21,7 @@ WORTH = (
 
 
 def markdown(found: Found) -> str:
-    """The whole page, its newline at the end included."""
+    """The whole page, with a newline at its end."""
     sections = [
         *((e.heading, list(_experiment(found, e))) for e in EXPERIMENTS),
         ("Step time over the reference's, by depth", list(_by_depth(found, "ratio"))),
@@ -43,7 +43,7 @@ def _experiment(found: Found, experiment: Experiment) -> Iterator[list[str]]:
 
 
 def _by_depth(found: Found, name: str) -> Iterator[list[str]]:
-    """A table of methods by depths, for every comparison of several depths that has the figure."""
+    """A table of methods by depth, for every comparison of several depths that has the figure."""
     for comparison in found.comparisons:
         rows = comparison.rows.dropna(subset=[name])
         if rows["depth"].nunique() < 2:
@@ -65,7 +65,7 @@ def _depth_cell(own: pd.DataFrame, depth: int, name: str) -> str:
 
 
 def _worth(found: Found) -> Iterator[list[str]]:
-    """Floors, and estimates against the gradient, of every comparison that has either."""
+    """A table of floors and of the quality of estimates, for every comparison that has either."""
     for comparison in found.comparisons:
         rows = comparison.rows[comparison.rows[["floor_share", "cosine"]].notna().any(axis=1)]
         if rows.empty:
@@ -146,5 +146,5 @@ def _table(heads: Sequence[str], rows: Sequence[Sequence[Any]]) -> list[str]:
 
 
 def _escaped(text: str) -> str:
-    """No name opens a cell, or a tag."""
+    """Text in which a name can neither begin a cell nor a tag."""
     return text.replace("|", "\\|").replace("<", "&lt;")

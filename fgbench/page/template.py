@@ -1,4 +1,4 @@
-"""The page's HTML, from what was collected."""
+"""Render the page's HTML from what was collected."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ FILTERS = {"arch": "architecture", "depth": "depth", "method": "method", "device
 
 @dataclass(frozen=True)
 class Bar:
-    """Where a figure and its interval lie on a logarithmic axis, 0 to 100; `one` is where 1 lies."""
+    """The places of a figure, of its interval's ends and of 1 on a logarithmic axis from 0 to 100."""
 
     at: float
     low: float
@@ -41,7 +41,7 @@ class Bar:
 
 @dataclass(frozen=True)
 class Cell:
-    """A figure in the table: what it reads, how it sorts (empty where there is none), its bar."""
+    """A figure in the table: its text, the key that it is sorted by (empty without a figure), and its bar."""
 
     text: str
     small: str = ""
@@ -138,7 +138,7 @@ def _time(row: pd.Series, ends: dict[str, Any]) -> Cell:
     if not row["reached"] and missing(row["t_low"]):
         return Cell("never", reached, "1e999")
     cell = _figure(row, "t", ends)
-    bar = cell.bar and replace(cell.bar, one=None)  # a second is no mark to hold a time against
+    bar = cell.bar and replace(cell.bar, one=None)  # 1 second means nothing, unlike a ratio of 1
     return Cell(f"{cell.text} s", " ".join(filter(None, (cell.small, reached))), cell.sort, bar)
 
 
@@ -162,5 +162,5 @@ def _bar(value: float, low: Any, high: Any, least: float, most: float) -> Bar | 
 
 
 def _natural(text: str) -> tuple[int, float, str]:
-    """Numbers by their size, before words."""
+    """A sort key: numbers come before words, and are sorted by size."""
     return (0, float(text), "") if text.isdigit() else (1, 0.0, text)

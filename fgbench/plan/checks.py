@@ -1,4 +1,4 @@
-"""What can be wrong with a config before anything is looked up or built: one line that names the option."""
+"""Check a config before anything is looked up or built; an error is one line that names the option."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ AMOUNTS = ("max_train_seconds", "max_measure_seconds", "precision")
 
 
 def check_config(config: Config) -> None:
-    """Hold every value against what it may be.
+    """Check that every value is one that its option can have.
 
     Raises:
         UsageError: one line that says what is wrong and what would be right.
@@ -24,12 +24,14 @@ def check_config(config: Config) -> None:
     if not config.methods:
         raise UsageError("--method: name at least one method.")
     if not config.time and not config.train:
-        raise UsageError("--time-only and --train-only leave nothing to do together: give one of them.")
+        raise UsageError("--time-only and --train-only together leave nothing to do: give one of them.")
     _check_numbers(config)
     if config.dtype not in DTYPES:
         raise UsageError(f"--dtype {config.dtype}: must be one of {', '.join(DTYPES)}.")
     if OR in config.optimizer and (config.learning_rate is not None or not config.train):
-        raise UsageError("--optimizer: several are chosen by the search: leave --lr and --time-only out.")
+        raise UsageError(
+            "--optimizer: the learning-rate search chooses among several: leave --lr and --time-only out."
+        )
     if config.memory_budget is not None:
         _check_memory_budget(config)
     _check_targets(config)
@@ -40,26 +42,33 @@ def _check_memory_budget(config: Config) -> None:
         at_least("--memory-budget", config.memory_budget, 1)
     if config.execution == BEST or OR in config.optimizer:
         raise UsageError(
-            "--memory-budget: variants are compared under one --exec and one --optimizer: give one of each."
+            "--memory-budget: variants are compared under one --exec and one --optimizer: give only one of "
+            "each, and not --exec best."
         )
 
 
 def check_device(config: Config, device: str) -> None:
-    """Hold a config against the device that it will be run on, as torch names it.
+    """Check a config against the device (torch's name) that it will run on.
 
     Raises:
-        UsageError: an execution mode, a dtype or a learning-rate decay that the device does not have.
+        UsageError: the device cannot do the execution mode, the dtype or the learning-rate decay.
     """
     if config.execution != BEST:
         check_execution("--exec", config.execution, device, more=(BEST,))
     if config.lr_decay and config.execution in ("cudagraph", BEST) and device.startswith("cuda"):
-        raise UsageError("--lr-decay: a CUDA graph holds one learning rate; take --exec eager or compile.")
+        raise UsageError(
+            "--lr-decay: a CUDA graph cannot change its learning rate; use --exec eager or compile."
+        )
     if config.dtype == TF32 and not device.startswith("cuda"):
-        raise UsageError("--dtype tf32: only a GPU rounds to TF32; on a CPU it is float32 or bfloat16.")
+        raise UsageError("--dtype tf32: only a GPU rounds to TF32; use float32 or bfloat16 on a CPU.")
 
 
 def at_least(option: str, value: int, least: int) -> None:
-    """Raise a UsageError where the value is smaller."""
+    """Check a whole number.
+
+    Raises:
+        UsageError: the value is smaller than `least`.
+    """
     if value < least:
         raise UsageError(f"{option} {value}: must be at least {least}.")
 

@@ -1,4 +1,4 @@
-"""The config: all that was asked for, with the default of everything that need not be asked for."""
+"""The config: all that a run is asked to do, with the defaults of everything that is left open."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fgbench.plan.group import ALL
 
 
 class Dtype(StrEnum):
-    """What models and data are computed in."""
+    """The precision of models and data."""
 
     FLOAT32 = "float32"
     FLOAT64 = "float64"
@@ -23,37 +23,44 @@ class Dtype(StrEnum):
 
 TF32 = Dtype.TF32.value
 DTYPES = tuple(dtype.value for dtype in Dtype)
-REFERENCE = "backprop"  # the method that a ratio is over, wherever it is among the methods
+REFERENCE = "backprop"  # ratios are over this method, if it is among the methods
 PUBLISHED = "forward"  # as in Baydin et al. 2022
-# Of all forward methods measured with a learning rate of their own, the soonest at half of backprop's way on
-# MLPs of both widths, and the only one that came to nine tenths: results/reference-mnist-256 and -1024. A
-# test holds it to them.
+# Of all forward methods measured at rates of their own, this was the first to make half of backprop's
+# way on MLPs of both widths, and the only one to make nine tenths of it (results/reference-mnist-256 and
+# -1024). A test checks that.
 BEST_FORWARD = "forward:tangents=16,structure=activity"
 KNOWN_AS = {PUBLISHED: "as published", BEST_FORWARD: "the best known"}
 
 
 def default_data_dir() -> str:
-    """Where downloaded data is kept: FGBENCH_DATA, or the user's cache folder."""
+    """The folder of downloaded data: $FGBENCH_DATA, or one in the user's cache folder."""
     return os.environ.get("FGBENCH_DATA") or "~/.cache/fgbench"
 
 
 @dataclass(frozen=True)
 class Config:
-    """All that was asked for; the command line's options are its fields, and their defaults are here.
+    """All that a run is asked to do; the command line's options are its fields, with their defaults.
 
-    Attributes, where the name does not say it: depths and width None mean the architecture's own; batch,
-    dataset and execution left open mean the device's (`fgbench.plan.defaults`), and batch may be several;
-    optimizer may be several with `|` between them, of which each method's search takes the best;
-    learning_rate None means searched, lr_decay shrinks it by exp(-lr_decay · i) at step i; target_loss
-    and target_accuracy hold several with commas; max_iterations and max_queries (evaluations of the
-    model, as a method counts its steps) end a training job too; evaluate_every None means found from
-    the methods' pace; precision is the wanted half-width of a ratio's interval as a
-    share; max_measure_seconds is for one group's timing over all its processes; max_train_seconds is
-    for one training job; threads None means torch's own number; isolated also times every method alone;
-    shard is `i/n`, or empty for all groups; slowed is the share by which each method is made slower in a
-    timing of its own, 0 for no such timing; start is a file of weights that all begin from, empty for
-    random ones; trained says which parameters learn; memory_budget is
-    the most bytes that a step may need at its peak, None for no limit.
+    Attributes, where the name does not explain them:
+        depths, width: None for the architecture's own default.
+        batch, dataset, execution: left open for the device's defaults (`fgbench.plan.defaults`); batch may
+            be several.
+        target_loss, target_accuracy: several are separated by commas.
+        learning_rate: None for a rate that is searched for each method.
+        lr_decay: multiplies the learning rate by exp(-lr_decay · i) at step i.
+        optimizer: several are separated by `|`; each method's search chooses one.
+        max_train_seconds, max_iterations, max_queries: limits of one training job; a query is an evaluation
+            of the model, of which a step counts as a method's `queries`.
+        evaluate_every: None for a spacing that is found from the methods' pace.
+        precision: the wanted half-width of a ratio's interval, as a share of the ratio.
+        max_measure_seconds: for the timing of one group, over all its processes.
+        threads: None for torch's own number.
+        isolated: whether every method is also timed alone.
+        shard: `i/n`, or empty for all groups.
+        slowed: the share by which a repeat of each method is made slower; 0 for no such repeats.
+        start: a file of weights that all methods begin from; empty for random weights.
+        trained: which parameters are trained, as in `--train`.
+        memory_budget: the most bytes that a step may need at its peak; None for no limit.
     """
 
     archs: tuple[str, ...] = ("mlp",)
@@ -92,22 +99,22 @@ class Config:
 
     @property
     def batches(self) -> tuple[int, ...]:
-        """The batch sizes, none where they are left open."""
+        """The batch sizes; empty where they are left open."""
         if self.batch is None:
             return ()
         return self.batch if isinstance(self.batch, tuple) else (self.batch,)
 
     @classmethod
     def from_facts(cls, facts: dict[str, Any]) -> Config:
-        """The config of a stored run: what its `run.json` holds under `config`.
+        """The config of a stored run, from the key `config` of its `run.json`.
 
-        What an older fgbench did not have as an option yet is at its default, which is how it was run.
+        An option that an older fgbench did not have is at its default, which is what that version did.
 
         Raises:
-            ResultsError: options that this version does not have.
+            ResultsError: the run has options that this version does not have.
         """
         values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in facts.items()}
         try:
             return cls(**values)
         except TypeError as error:
-            raise ResultsError(f"run.json: its config is not this version's ({error}).") from error
+            raise ResultsError(f"run.json: its config is not of this version ({error}).") from error

@@ -1,4 +1,4 @@
-"""The contract: what makes two results comparable, as one hash."""
+"""The contract: one hash of everything that has to be equal for two results to be comparable."""
 
 from __future__ import annotations
 
@@ -13,20 +13,21 @@ from fgbench.plan.group import Group
 from fgbench.store.schema import OLDEST_READABLE
 from fgbench.version import __version__
 
-# Fields of a group that came later: at their defaults a contract is what it was without them.
+# Fields of a group that were added later; at their defaults they do not change the contract.
 LATER = ("trained", "memory_budget")
 
 
 def contract(group: Group, environment: dict[str, Any], data: str = "", weights: str = "") -> str:
-    """The hash of all that must be equal for two results to be comparable, methods aside.
+    """The hash of all that must be equal for two results to be comparable, except the methods.
 
-    Which of them differs stands beside it in a baseline and in `run.json`: whoever compares can say it.
+    The same facts are also stored one by one, in baselines and in `run.json`, so that a comparison can name
+    the ones that differ.
 
     Args:
-        group: of what.
-        environment: as `describe_environment` gives it.
+        group: the matched group.
+        environment: the facts that `describe_environment` gives.
         data: hash of the dataset's contents.
-        weights: hash of those that all begin from; the file may lie anywhere.
+        weights: hash of the weights that all begin from; the path of their file does not matter.
     """
     own = dataclasses.asdict(group)
     usual = {field.name: field.default for field in dataclasses.fields(group)}

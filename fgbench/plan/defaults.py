@@ -1,4 +1,4 @@
-"""Defaults that depend on the device: a job large enough to keep it busy."""
+"""Defaults that depend on the device, so that the job is large enough to keep it busy."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ class Defaults:
 
 
 CPU = Defaults(64, "digits", PLAIN.execution)
-# Milliseconds of work for a few hundred launches, which a graph makes one: not launch-bound. `Architecture`
-# has the width that goes with it.
+# A step is milliseconds of work in a few hundred launches, or a single one as a graph, and thus not
+# launch-bound. `Architecture` has the width that goes with it.
 GPU = Defaults(1024, "synthetic:samples=16384", BEST)
 
 
 def settled(config: Config, device: str) -> Config:
-    """The config with what it leaves open at the device's default.
+    """The config, with everything that it leaves open set to the device's default.
 
     Args:
-        config: which may leave open its batch, its dataset and its execution mode.
-        device: as torch names it.
+        config: a config that may leave open its batch, dataset and execution mode.
+        device: torch's name of the device.
     """
     own = GPU if device.startswith("cuda") else CPU
-    # A CUDA graph, which may be the best, holds one learning rate.
+    # The best mode may be a CUDA graph, which cannot change its learning rate.
     execution = PLAIN.execution if config.lr_decay else own.execution
     return replace(
         config,

@@ -1,4 +1,4 @@
-"""A matched group: what jobs share that differ in the method alone."""
+"""A matched group: what jobs have in common that differ only in the method."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 from fgbench.methods import PLAIN, Conditions
 from fgbench.specs.options import OR
 
-ALL = "all"  # the parameters learn
+ALL = "all"  # every parameter is trained
 
 
 @dataclass(frozen=True)
 class Group:
-    """A matched group: all that its jobs share. Only the method differs within it.
+    """A matched group: all that its jobs have in common; only the method differs.
 
-    Attributes, where the name does not say it: start is the file whose weights every job begins from;
-    trained says which parameters learn; memory_budget is of bytes, as in the config.
+    `start` is the file of weights that every job begins from, `trained` says which parameters are trained,
+    and `memory_budget` is in bytes; see `Config`.
     """
 
     arch: str
@@ -36,23 +36,23 @@ class Group:
 
     @property
     def optimizers(self) -> tuple[str, ...]:
-        """One for all methods, or those that each method's search takes one of."""
+        """The optimiser of all methods, or several from which each method's search chooses."""
         return tuple(self.optimizer.split(OR))
 
     @property
     def conditions(self) -> Conditions:
-        """What every method of the group is prepared with, as long as it has nothing of its own."""
+        """The conditions for every method of the group for which nothing else was chosen."""
         return Conditions(self.execution, self.optimizers[0])
 
     @property
     def of_training(self) -> str:
-        """Which parameters learn and what they begin from, where it is not the usual."""
+        """In words, which parameters are trained and what they begin from, if that is not the default."""
         trained = f", training {self.trained}" if self.trained != ALL else ""
         return trained + (f", from {Path(self.start).name}" if self.start else "")
 
     @property
     def name(self) -> str:
-        """Short and unique within a run."""
+        """A short name, unique within a run."""
         source, _, function = self.arch.rpartition(":")
         stem = Path(source).stem if source.endswith(".py") else source
         arch = f"{stem}.{function}" if source else self.arch
@@ -60,7 +60,7 @@ class Group:
 
     @property
     def sentence(self) -> str:
-        """What it is, for titles and tables."""
+        """A description for titles and tables."""
         return (
             f"{self.arch}, depth {self.depth}, width {self.width}, batch {self.batch}, {self.dataset}, "
             f"{self.dtype}{self.of_training}"

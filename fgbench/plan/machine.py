@@ -8,10 +8,10 @@ from fgbench.plan.checks import at_least
 
 
 def resolve_device(asked: str) -> str:
-    """`auto` is the GPU where there is one; anything else must exist.
+    """Torch's name of a device; `auto` is the GPU if there is one.
 
     Raises:
-        UsageError: a device that torch does not see.
+        UsageError: torch does not see the device.
     """
     import torch
 
@@ -20,15 +20,15 @@ def resolve_device(asked: str) -> str:
     here = ["cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
     device = "cuda:0" if asked == "cuda" else asked
     if device not in here:
-        raise UsageError(f"--device {asked}: not on this machine, torch sees {', '.join(here)}.")
+        raise UsageError(f"--device {asked}: torch does not see it; it sees {', '.join(here)}.")
     return device
 
 
 def resolve_threads(asked: int | None) -> int:
-    """The threads asked for, or torch's own number, as far as there are cores for them.
+    """The number of threads asked for, or torch's own number, limited to the usable cores.
 
     Raises:
-        UsageError: more than the cores that this process may use: they would only wait for each other.
+        UsageError: more threads are asked for than there are usable cores; they would wait for each other.
     """
     import torch
 

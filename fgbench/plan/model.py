@@ -1,4 +1,4 @@
-"""The model of a matched group as its jobs begin: built, weights put in, and what learns chosen."""
+"""The model that a matched group's jobs begin with: built, with its weights, frozen where it should be."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def model_of(group: Group, in_shape: architectures.Shape, classes: int) -> tuple[nn.Module, str]:
-    """The model, drawn from torch's own random numbers, and the hash of the weights that it was given.
+    """The model, with weights from torch's random numbers or a file, and the hash of that file's weights.
 
     Raises:
         UsageError: it cannot be built, or what it is to begin from or to train does not go with it.

@@ -1,4 +1,4 @@
-"""The plan: what was asked for, checked and expanded into matched groups."""
+"""The plan: a config, checked and expanded into matched groups."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from fgbench.specs.options import canonical, split_spec
 
 @dataclass(frozen=True)
 class Plan:
-    """The config, resolved: specs in their shortest form, device and threads known.
+    """A config with its groups, after specs are in their shortest form and device and threads are known.
 
     Attributes, where the name does not say it: data is a hash of the dataset's contents; chance the loss of
     one who gives all its classes the same probability; weights is one of those that `--start` gives.
@@ -34,13 +34,13 @@ class Plan:
 
     @property
     def reference(self) -> str:
-        """The method that every ratio is over: backprop, or the first where backprop is not among them."""
+        """The method that ratios are over: backprop, or the first method if backprop is not among them."""
         names = self.config.methods
         return REFERENCE if REFERENCE in names else names[0]
 
 
 def make_plan(config: Config) -> Plan:
-    """Check everything that can be wrong before anything is measured or written.
+    """Check everything that can be wrong, before anything is measured or written.
 
     Every model of the grid is built once, so that a user's build function that fails does so here.
 
@@ -63,7 +63,7 @@ def make_plan(config: Config) -> Plan:
 
 
 def _canonical(config: Config) -> Config:
-    """The same with every spec in its shortest form."""
+    """The config with every spec in its shortest form."""
     from fgbench.methods.steps.optimizer import canonical_optimizer
     from fgbench.training.trained import canonical_trained
 
@@ -77,7 +77,7 @@ def _canonical(config: Config) -> Config:
 
 
 def groups_of(config: Config, device: str, threads: int) -> tuple[Group, ...]:
-    """A group for each architecture, depth and batch, each once, whatever the shard.
+    """A group for each architecture, depth and batch, for all shards together and without duplicates.
 
     Raises:
         UsageError: no such architecture.
@@ -120,7 +120,7 @@ def _check_names(groups: tuple[Group, ...]) -> None:
 
 
 def _shard(shard: str, groups: tuple[Group, ...]) -> tuple[Group, ...]:
-    """Every n-th group, so that each shard has deep and shallow ones."""
+    """The groups of a shard: every n-th one, so that each shard has deep and shallow ones."""
     if not shard:
         return groups
     index, _, count = shard.partition("/")
@@ -128,5 +128,7 @@ def _shard(shard: str, groups: tuple[Group, ...]) -> tuple[Group, ...]:
         raise UsageError(f"--shard {shard}: must be i/n with i from 1 to n, as in 2/3.")
     own = groups[int(index) - 1 :: int(count)]
     if not own:
-        raise UsageError(f"--shard {shard}: the grid has only {len(groups)} groups, none is left for it.")
+        raise UsageError(
+            f"--shard {shard}: there are only {len(groups)} groups, so that none is left for it."
+        )
     return own

@@ -1,8 +1,8 @@
-"""Activity perturbation (Ren et al. 2023): noise on what layers give, sample by sample.
+"""Activity perturbation (Ren et al. 2023, arXiv 2210.03310): noise is added to the layers' outputs.
 
-The noise ε of a layer's output z estimates ∂f/∂z by (∇f·ε) ε; what that says of the layer's own
-parameters is the layer's chain rule: for y = x Wᵀ the estimate is Σ_b d_b ε_b x_bᵀ. Where samples do not
-meet, each has its own derivative d_b, and the variance of the others stays out of it.
+With noise ε on a layer's output z, (∇f·ε) ε estimates ∂f/∂z, and the layer's own chain rule turns that
+into an estimate for its parameters: Σ_b d_b ε_b x_bᵀ for y = x Wᵀ. Where no sample's output depends on
+another sample, each has a derivative d_b of its own, which the other samples' noise does not disturb.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from fgbench.pushforward.tangents import Tangent
 
 aten = torch.ops.aten
 
-# Operations of layers, whose outputs are perturbed where one of their parameters is trained.
+# The operations of layers. Their outputs are perturbed if one of their parameters is trained.
 LAYERS = set(
     of_names(
         *[
@@ -54,7 +54,7 @@ CONVOLUTIONS = set(of_names("conv1d", "conv2d", "conv3d"))
 
 @dataclass(frozen=True)
 class Outer:
-    """The rows' own outer products, Σ_b left_b right_bᵀ, not yet multiplied out.
+    """A sum of outer products of rows, Σ_b left_b right_bᵀ, kept as its two factors.
 
     Attributes:
         left: [rows, m].
@@ -69,7 +69,7 @@ class Outer:
         return self.left.t() @ self.right
 
     def add_to(self, parameter: Tensor, scale: float) -> None:
-        """Into a parameter, scaled: nothing as large as it is made."""
+        """Add `scale` times the sum to `parameter`, [m, n], without a temporary of its size."""
         parameter.addmm_(self.left.t().to(parameter.dtype), self.right.to(parameter.dtype), alpha=scale)
 
 
@@ -82,11 +82,11 @@ class Site:
     """An operation whose output was perturbed in this pass.
 
     Attributes:
-        number: of the operation, among those of layers.
-        function: torch's.
-        arguments, options: what it was given, without tangents.
+        number: the operation's place among the layers' operations of a pass.
+        function: torch's function.
+        arguments, options: its positional and named arguments, without tangents.
         noise: [k, *output].
-        layout: where samples are in it; None where they share one derivative.
+        layout: which dimension of the output counts samples; None where all share one derivative.
     """
 
     number: int
@@ -97,13 +97,13 @@ class Site:
     layout: Layout | None
 
     def weighted(self, weights: Tensor) -> Tensor:
-        """Σ weights · noise over the k, [*output]; weights: [k, B] or [k, 1]."""
+        """Σ_k weights · noise, [*output]; weights: [k, B] or [k, 1]."""
         spread = (self.layout or Layout()).spread(weights.to(self.noise.dtype), self.noise.shape[1:])
         return self.noise[0] * spread[0] if len(spread) == 1 else (spread * self.noise).sum(0)
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """Those that are trained."""
+        """The parameters among its arguments that are trained."""
         given = (*self.arguments, *self.options.values())
         return [p for p in given if isinstance(p, nn.Parameter) and p.requires_grad]
 
@@ -112,10 +112,10 @@ class ActivityContext(Context):
     """A pass with noise on the output of every layer's operation.
 
     Attributes:
-        sites: the operations passed, in order.
-        free: ids of trained parameters that some other function was given.
-        layouts: of the operations that can be perturbed, by number; None for all.
-        wanted: the numbers of those that are, in this pass; None for all that can be.
+        sites: the operations that were perturbed, in order.
+        free: ids of trained parameters that a function other than a layer's was given.
+        layouts: where samples are in each operation that can be perturbed, by number; None if all can be.
+        wanted: the numbers of the operations to perturb in this pass; None for all that can be.
     """
 
     noisy = True
@@ -132,10 +132,9 @@ class ActivityContext(Context):
 
         Args:
             count: k.
-            noise: gives [k, *output] for a site's number and its output.
-            tangents: of parameters that belong to no layer.
-            layouts: where samples are in the outputs of operations, by number; others are no layers'.
-            wanted: the numbers of operations that are perturbed, where not all of them are.
+            noise: gives the noise, [k, *output], for an operation's number and its output.
+            tangents: by id, those of parameters that belong to no layer.
+            layouts, wanted: as of the attributes.
         """
         super().__init__(count, tangents)
         self.layouts, self.wanted, self.met = layouts, wanted, 0
@@ -144,7 +143,7 @@ class ActivityContext(Context):
         self.free: set[int] = set()
 
     def again(self) -> ActivityContext:
-        """The same for another pass."""
+        """A fresh context with the same perturbation, for another pass."""
         return ActivityContext(self.count, self.noise, self.tangents, self.layouts, self.wanted)
 
     def at(self, function: Any, arguments: Any, options: Any) -> Callable[..., Any] | None:
@@ -157,7 +156,7 @@ class ActivityContext(Context):
             if self.layouts is None or number in self.layouts:
                 if self.wanted is None or number in self.wanted:
                     return _perturbed(function, number)
-                # A parameter that moves in another function stands still in a layer's own.
+                # A parameter that has tangents in another function has none in a layer's operation.
                 return _standing(function) if any(id(p) in self.tangents for p in given) else None
         self.free.update(id(p) for p in given if p.requires_grad)
         return None
@@ -165,7 +164,7 @@ class ActivityContext(Context):
 
 @cache
 def _perturbed(function: Any, number: int) -> Callable[..., Any]:
-    """A layer's operation with noise on its output; its parameters stand still."""
+    """A layer's operation with noise added to its output; its parameters have no tangents."""
     rule = read_all().get(function)
 
     def perturbed(context: ActivityContext, *arguments: Any, **options: Any) -> Dual:
@@ -199,7 +198,7 @@ def _perturbed(function: Any, number: int) -> Callable[..., Any]:
 
 @cache
 def _standing(function: Any) -> Callable[..., Any]:
-    """A layer's operation whose parameters stand still, and whose output is not perturbed."""
+    """A layer's operation without noise, whose parameters have no tangents."""
     rule = read_all().get(function)
 
     def standing(context: Context, *arguments: Any, **options: Any) -> Any:
@@ -221,7 +220,7 @@ def _still_layer(context: Context, function: Any, rule: Any, arguments: Any, opt
 
 
 def _padding_still(site: Site) -> None:
-    """What is not learned is not moved."""
+    """Set the noise of padding entries to zero: an embedding's padding row is not trained."""
     padding = site.options.get("padding_idx", site.arguments[2] if len(site.arguments) > 2 else None)
     if padding is not None:
         index, weight = site.arguments[:2]
@@ -229,7 +228,7 @@ def _padding_still(site: Site) -> None:
 
 
 def additions(sites: Sequence[Site], weights: Tensor) -> list[Addition]:
-    """What Σ weights · estimates adds to each layer's parameters; weights: [k, B] or [k, 1]."""
+    """The gradient estimate for the parameters of every site; weights of the noise: [k, B] or [k, 1]."""
     found: list[Addition] = []
     for site in sites:
         found += _of_site(site, site.weighted(weights))
@@ -237,7 +236,7 @@ def additions(sites: Sequence[Site], weights: Tensor) -> list[Addition]:
 
 
 def _of_site(site: Site, cotangent: Tensor) -> list[Addition]:
-    """The operation's own chain rule at cotangent [*output]; frozen parameters get nothing."""
+    """The operation's chain rule, from the cotangent [*output] to its trained parameters."""
     if site.function in LINEAR and len(site.arguments) > 1:
         x, weight, *bias = site.arguments
         rows = cotangent.reshape(-1, cotangent.shape[-1])
@@ -265,7 +264,7 @@ def _numbers(geometry: Any) -> bool:
 
 
 def _of_convolution(site: Site, cotangent: Tensor) -> list[Addition]:
-    """The gradient of kernel and bias alone, without another forward convolution."""
+    """The gradients of kernel and bias alone; the forward convolution is not run again."""
     x, weight, *rest = site.arguments
     left_out: list[Any] = [None, 1, 0, 1, 1]
     bias, stride, padding, dilation, groups = [*rest, *left_out[len(rest) :]]

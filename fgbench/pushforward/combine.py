@@ -8,9 +8,9 @@ from torch import Tensor
 from fgbench.pushforward.structures import Drawer, Tangents, cholesky
 
 WAYS = ("mean", "sum", "projection")
-SMALLEST_EIGENVALUE = 1e-6  # of the tangents' correlations; below it they count as dependent
+SMALLEST_EIGENVALUE = 1e-6  # of the tangents' correlation matrix; below it they count as dependent
 MOST_REDRAWS = 100
-# Dependent tangents are only likely where there is hardly room for k of them.
+# Dependent tangents are likely only where a tangent has hardly more than k independent numbers.
 ROOM_PER_TANGENT, ROOM = 4, 64
 
 
@@ -25,7 +25,7 @@ def coefficients(way: str, derivatives: Tensor, tangents: Tangents) -> Tensor:
     if way in ("mean", "sum"):
         return derivatives
     gram = tangents.gram()
-    # Scaled to correlations: lengths then do not touch the accuracy of the solve.
+    # The Gram matrix is scaled to correlations, so that lengths do not affect the solve's accuracy.
     scale = gram.diagonal().rsqrt()
     factor = cholesky(scale.unsqueeze(1) * gram * scale)
     solved = torch.cholesky_solve((scale * derivatives.double()).unsqueeze(1), factor).squeeze(1)
@@ -33,13 +33,13 @@ def coefficients(way: str, derivatives: Tensor, tangents: Tangents) -> Tensor:
 
 
 def draw_independent(drawer: Drawer) -> Tangents:
-    """Tangents of which none depends on the others: drawn again where they do.
+    """Draw linearly independent tangents: they are drawn again while they are dependent.
 
-    Only where the numbers drawn leave hardly room for k is it looked at, which waits for the device;
-    elsewhere the chance of dependence is below 2⁻⁶⁰.
+    Dependence is tested, which waits for the device, only where a tangent has hardly more than k
+    independent numbers; elsewhere its probability is below 2⁻⁶⁰.
 
     Raises:
-        ValueError: none found in 100 draws.
+        ValueError: 100 draws were all dependent.
     """
     tangents = drawer.draw()
     if drawer.freedom >= ROOM_PER_TANGENT * drawer.count + ROOM:

@@ -1,4 +1,4 @@
-"""What a rule asks of the perturbation while a pass goes on."""
+"""The context of a forward pass: which parameters have tangents, for the rules to ask."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ class Context:
 
     Attributes:
         count: k, the number of tangents in this pass.
-        tangents: those of parameters, by id.
-        first: whether it is the first of the step: later ones leave running statistics alone.
+        tangents: the parameters' tangents, by the parameter's id.
+        first: whether this is the first pass of a step; later ones leave running statistics alone.
     """
 
     noisy = False
@@ -34,7 +34,7 @@ class Context:
         return None
 
     def again(self) -> Context:
-        """The same for another pass."""
+        """A context with the same tangents, for another pass."""
         return Context(self.count, self.tangents, first=self.first)
 
     def tangent(self, parameter: Tensor | None) -> Tangent | None:
@@ -49,9 +49,9 @@ class Context:
 
 @contextmanager
 def draws_again(device: torch.device, wanted: bool = True) -> Iterator[None]:
-    """Sets random numbers back at the end, so that the next pass drops the same units.
+    """Set the random number generators back at the end, so that the next pass drops the same units.
 
-    PyTorch's, and Python's, by which models leave out whole layers.
+    PyTorch's generators, and Python's, by which some models leave out whole layers.
     """
     if not wanted:
         yield
@@ -66,10 +66,10 @@ def draws_again(device: torch.device, wanted: bool = True) -> Iterator[None]:
 
 @contextmanager
 def buffers_kept(model: nn.Module | None, wanted: bool = True, *, eager: bool = False) -> Iterator[None]:
-    """Sets a model's buffers back at the end; without a model there are none.
+    """Set a model's buffers (running statistics) back at the end; nothing happens without a model.
 
-    With `eager` only those that were written: reverse mode may hold the others as they are. Of what is
-    written in compiled code that cannot be told.
+    With `eager` only the buffers that were written are set back, as reverse mode may need the others
+    untouched. Compiled code does not tell which buffers it writes, so that there all are set back.
     """
     buffers = list(model.buffers()) if model is not None and wanted else []
     before = [(b.clone(), b._version) for b in buffers]

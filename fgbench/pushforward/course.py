@@ -1,4 +1,7 @@
-"""A model's own Python, run on values that move: every function of torch is met here, with its rule."""
+"""Run a model's own Python on values with tangents: each function of torch that it calls runs by its rule.
+
+A value "moves" if it depends on what is perturbed, and so has tangents; else it "stands still".
+"""
 
 from __future__ import annotations
 
@@ -34,14 +37,14 @@ class Face(Tensor):
 
     @staticmethod
     def __new__(cls, dual: Dual) -> Face:
-        """The face of a value that moves."""
+        """Wrap a value that moves."""
         self = Tensor._make_subclass(cls, _NOTHING)
         self.dual = dual
         return self
 
     @classmethod
     def __torch_function__(cls, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Outside a course, as when it is printed: the same rules."""
+        """Run functions that are called outside a course, as in printing, by the same rules."""
         face = next(leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Face))
         return Course(Context(face.dual.count, {})).__torch_function__(func, types, args, kwargs)
 
@@ -50,9 +53,9 @@ class Course(TorchFunctionMode):
     """A pass through a model's own Python.
 
     Attributes:
-        context: with the tangents of parameters.
+        context: holds the tangents of parameters.
         fallbacks: what ran without a rule, in words.
-        record: told of every operation; None where nothing is recorded.
+        record: is told of every operation; None where nothing is recorded.
     """
 
     def __init__(self, context: Context, fallbacks: set[str] | None = None, record: Any = None) -> None:
@@ -106,7 +109,11 @@ class Course(TorchFunctionMode):
         return self._shown(func, _still_of(func) if ruled else func, ruled, (), given, {}, told)
 
     def _by_rule(self, func: Any, args: Any, kwargs: Any) -> tuple[Any, Any, Any, Any]:
-        """The rule, or what stands in for it, what it is given, and what it gives."""
+        """Run a function by its rule or, where it has none, by `torch.func.jvp`.
+
+        Returns:
+            What ran, its positional and named arguments, and its result.
+        """
         context = self.context
         found = self.rules.get(func)
         if found is not None and not _autocast():
@@ -122,11 +129,11 @@ class Course(TorchFunctionMode):
         return how, args, kwargs, how(context, *args, **kwargs)
 
     def _noisy(self, func: Any, given: Any, named: Any) -> Any:
-        """The noise that perturbs the output of a layer's operation."""
+        """What runs in place of a layer's operation whose output is perturbed; None for anything else."""
         return None if func in STILL or body_of(func) else self.context.at(func, given, named)
 
     def _shown(self, func: Any, how: Any, ruled: bool, args: Any, given: Any, named: Any, out: Any) -> Any:
-        """The result as the model's Python sees it; recorded."""
+        """Record what ran, and give its result as the model's Python sees it."""
         if self.record is not None:
             if func in READS:
                 self.record.refuse(f"it asks for values, by {_name(func)}")
@@ -143,7 +150,7 @@ class Course(TorchFunctionMode):
         return _map(_face, out)
 
     def _becomes(self, tensor: Tensor, dual: Dual) -> None:
-        """A plain tensor that something moving was written into."""
+        """From now on `dual` stands for a plain tensor, into which something that moves was written."""
         if self.record is not None:
             self.record.refuse("writes what moves into what does not")
         if tensor._base is not None:
@@ -151,7 +158,7 @@ class Course(TorchFunctionMode):
         self.became[id(tensor)] = (tensor, dual)
 
     def _bare(self, tree: Any) -> Any:
-        """Arguments with duals in the place of their faces."""
+        """The arguments, with each `Face` replaced by its `Dual`."""
         kind = type(tree)
         if kind is Face:
             return tree.dual
@@ -188,7 +195,7 @@ def _map(change: Callable[[Any], Any], tree: Any) -> Any:
 def _face(value: Any) -> Any:
     if not isinstance(value, Dual):
         return value
-    value.spare = False  # whoever sees it may read it again
+    value.spare = False  # the model may read it more than once
     return Face(value)
 
 
@@ -198,12 +205,12 @@ def show(value: Any) -> Any:
 
 
 def hide(value: Any) -> Any:
-    """Undo `show`."""
+    """The inverse of `show`: each `Face` in a tree replaced by its `Dual`."""
     return tree_map(lambda leaf: leaf.dual if isinstance(leaf, Face) else leaf, value)
 
 
 def _attribute(func: Any, x: Any) -> Any:
-    """Read an attribute of a value, such as its shape."""
+    """The value of an attribute, such as a shape; `func` is the attribute's getter."""
     if not isinstance(x, Dual):
         return func(x)
     name = func.__self__.__name__
@@ -216,7 +223,7 @@ def _attribute(func: Any, x: Any) -> Any:
 
 @cache
 def _with_duals(found: Any) -> Any:
-    """A rule that wants parameters as duals."""
+    """A rule that is given parameters with tangents as duals."""
 
     def rule(context: Context, *args: Any, **kwargs: Any) -> Any:
         return found(context, *_map(context.dual, args), **_map(context.dual, kwargs))
@@ -249,9 +256,10 @@ def _by_jvp_of(func: Any) -> Any:
 
 @cache
 def body_of(func: Any) -> Any:
-    """A function without a rule, if torch has it in Python, to be gone through; None for any other.
+    """The Python body of a function of torch that has no rule, so that what it calls can be met instead.
 
-    It is torch's own without the question whether someone overrides it.
+    The body does not ask `has_torch_function`, as torch's own does, which would lead back here. None for a
+    function that has a rule or is not written in Python.
     """
     if func in read_all():
         return None
@@ -285,6 +293,6 @@ def _name(func: Any) -> str:
 
 @contextmanager
 def as_trained() -> Iterator[None]:
-    """As a model is run to be trained, so that its own `no_grad` is seen."""
+    """Run a model with gradients enabled, as in training, so that a `no_grad` of its own takes effect."""
     with torch.enable_grad():
         yield

@@ -11,13 +11,12 @@ from torch.fx.node import map_aggregate
 
 
 class Dual:
-    """A value that moves with the perturbation.
+    """A value that depends on what is perturbed, with its tangents. Other values stay plain tensors.
 
     Attributes:
-        stack: [1 + k, *shape]: the value, then its k tangents. Stacked, so that a layer's one matmul
-            serves all of them; a value that does not move stays a plain tensor.
-        spare: whether its memory may be overwritten by the one rule that reads it.
-        mark: by which a record of a course knows it again.
+        stack: [1 + k, *shape]: the value, then its k tangents, so that one matmul serves all of them.
+        spare: whether the rule that reads it may overwrite its memory, as nothing else reads it.
+        mark: the record and the number by which a `Record` recognises it.
     """
 
     __slots__ = ("mark", "spare", "stack")
@@ -45,12 +44,12 @@ class Dual:
 
 
 class Rows(Dual):
-    """A scalar of an output, known by its slope there; its derivatives are found as they are asked for.
+    """A loss, kept as its slope at the model's output; its derivatives are computed when asked for.
 
     Attributes:
-        value: [].
-        moved: [k, *output], the output's tangents.
-        slope: [*output].
+        value: the loss, [].
+        moved: the output's tangents, [k, *output].
+        slope: the loss's gradient with respect to the output, [*output].
     """
 
     __slots__ = ("moved", "slope", "value")
@@ -60,28 +59,28 @@ class Rows(Dual):
 
     @property
     def along(self) -> Tensor:
-        """Its derivatives, [k]: no product as large as the output is made."""
+        """The derivatives, [k], without a temporary of the output's size."""
         return torch.mv(self.moved.reshape(len(self.moved), -1), self.slope.reshape(-1))
 
     @property
     def by_row(self) -> Tensor:
-        """What each row of the output adds to them, [k, rows]."""
+        """What each row of the output contributes to the derivatives, [k, rows]."""
         products = self.moved * self.slope
         return products.flatten(2).sum(2) if products.dim() > 2 else products.view(len(products), -1)
 
     @property
     def stack(self) -> Tensor:  # type: ignore[override]
-        """[1 + k]."""
+        """The loss and its derivatives, [1 + k]."""
         return torch.cat([self.value.unsqueeze(0), self.along])
 
     @property
     def primal(self) -> Tensor:
-        """[]."""
+        """The loss, []."""
         return self.value
 
 
 def empty_dual(primal: Tensor, count: int) -> Dual:
-    """Memory for a value like `primal` and `count` tangents, laid out as `primal` is."""
+    """Uninitialised memory for a value like `primal` and `count` tangents, laid out as `primal` is."""
     if primal.dim() == 4 and not primal.is_contiguous():
         merged = torch.empty(
             ((1 + count) * primal.shape[0], *primal.shape[1:]),
@@ -116,12 +115,12 @@ def primal_of(value: Any) -> Any:
 
 
 def merged(dual: Dual) -> Tensor:
-    """[(1 + k)·B, …]: the stack as one large batch, for what treats samples alike."""
+    """The stack as one large batch, [(1 + k)·B, …], for functions that treat samples separately."""
     return dual.stack.flatten(0, 1)
 
 
 def unmerged(tensor: Tensor, like: Dual, *, spare: bool = False) -> Dual:
-    """Undo `merged`."""
+    """The inverse of `merged`; `like` gives k."""
     return Dual(tensor.unflatten(0, (like.stack.shape[0], -1)), spare)
 
 
@@ -133,5 +132,5 @@ def duals_in(arguments: Any) -> list[Dual]:
 
 
 def map_duals(change: Callable[[Dual], Any], arguments: Any) -> Any:
-    """The arguments with `change` of every dual in its place."""
+    """The arguments, however nested, with every dual replaced by `change` of it."""
     return map_aggregate(arguments, lambda leaf: change(leaf) if isinstance(leaf, Dual) else leaf)

@@ -22,29 +22,30 @@ from fgbench.pushforward.tangents import Tangent
 Batch = tuple[Tensor, Tensor]
 Loss = Callable[[Any, Tensor], Tensor]
 
-MOST_PROGRAMS = 256  # each of one shape and one choice of what is perturbed: of layers=one, a layer each
-# Bytes of a program's code, an MLP's of depth 30: in a longer one Python's share is small, and tracing it
-# takes seconds.
+# Each program is for one shape of batch and one choice of what is perturbed (with layers=one, one layer).
+MOST_PROGRAMS = 256
+# In bytes of a program's code, about an MLP of depth 30. In a longer program Python's share of the time is
+# small, and tracing it takes seconds.
 LONGEST_FLAT = 3_200
 
 
 class UntraceableError(Exception):
-    """A model whose course is not the same at every call; the message says why."""
+    """The model's course of operations is not the same at every call; the message says why."""
 
 
 class Pushforward:
-    """A model and a loss, ready to be pushed forward along tangents of its parameters."""
+    """Computes the loss of a model together with its derivatives along tangents of the parameters."""
 
     def __init__(self, model: nn.Module, loss: Loss) -> None:
         self.model, self.loss = model, loss
         self._fallbacks: set[str] = set()
         self.programs: dict[Any, Callable[..., Any] | str] = {}
-        self.settled: dict[Any, str] = {}  # by shape, why no course is the same at every call; empty if it is
+        self.settled: dict[Any, str] = {}  # by shape, why the course may change between calls; "" if not
         self.unlike: Counter[Any] = Counter()
 
     @property
     def fallbacks(self) -> list[str]:
-        """What ran without a rule of its own so far, in words."""
+        """The functions that ran without a rule of their own so far, in words."""
         return sorted(self._fallbacks)
 
     @torch.no_grad()
@@ -55,9 +56,9 @@ class Pushforward:
 
         Args:
             batch: input and target.
-            tangents: of the parameters that are perturbed, k each.
-            chunk: how many tangents to take at once; 0 for all. Each chunk repeats the value's own
-                pass, with the same units dropped and buffers moved once.
+            tangents: k for each parameter that is perturbed.
+            chunk: how many tangents to take at once; 0 for all. Each chunk computes the loss again, with
+                the same units dropped; running statistics are updated only once.
         """
         by_id = {id(p): t for p, t in tangents.items()}
         count = next(iter(tangents.values())).count
@@ -75,7 +76,7 @@ class Pushforward:
 
     @torch.no_grad()
     def run(self, context: Context, batch: Batch) -> tuple[Tensor, Tensor]:
-        """One pass: the loss [] and its derivatives, [k, rows] or [k, 1] where its rows cannot be told."""
+        """One pass: the loss [] and its derivatives by row, [k, rows], or [k, 1] for a loss without rows."""
         return _derivatives(context, self._run(context, batch))
 
     def _run(self, context: Context, batch: Batch) -> Any:
@@ -89,10 +90,10 @@ class Pushforward:
         return program(context, *batch)
 
     def flat(self, batch: Batch, tangents: Mapping[nn.Parameter, Tangent]) -> Callable[..., Any] | None:
-        """A pass over tangents that lie where they are at every step, as straight-line calls of torch.
+        """The pass as straight-line calls of torch, for tangents that stay at one place in memory.
 
-        Called with None and a batch of such shapes it gives what this engine does. None where the
-        model's course is not settled, or so long that little would be saved.
+        Called with None and a batch of the same shapes, the code gives what calling this engine gives.
+        None where the model's course is not settled, or is so long that little time would be saved.
         """
         by_id = {id(p): t for p, t in tangents.items()}
         context = Context(next(iter(tangents.values())).count, by_id)
@@ -105,7 +106,7 @@ class Pushforward:
     def why_not_settled(self, context: Context, batch: Batch) -> str:
         """Why the model's course may change from call to call; empty where it is settled now."""
         key = self._key(context, batch)
-        for _ in range(2):  # at the first call it may make itself ready
+        for _ in range(2):  # at the first call a model may set itself up, and take another course
             if key not in self.programs and not self.settled.get(key[0]):
                 with torch.no_grad(), draws_again(batch[0].device), buffers_kept(self.model):
                     self._settled(key, context, batch)
@@ -121,7 +122,7 @@ class Pushforward:
         return kind, (noise, *context.tangents)
 
     def _followed(self, context: Context, batch: Batch, record: Record | None = None) -> Any:
-        """The loss, with its tangents, by the model's own Python."""
+        """The loss, with its tangents, by running the model's own Python."""
         inputs = batch
         if record is not None:
             inputs = (batch[0].detach(), batch[1].detach())  # the same memory, to be marked
@@ -131,7 +132,7 @@ class Pushforward:
             return hide(self.loss(self.model(inputs[0]), inputs[1]))
 
     def _settled(self, key: Any, context: Context, batch: Batch) -> Any:
-        """The loss; and from now on its course as a program, where two runs took the same."""
+        """The loss, with its tangents; keeps the course as a program if two runs took the same one."""
         kind, _ = key
         if len(self.programs) >= MOST_PROGRAMS or self.settled.get(kind):
             return self._followed(context, batch)
@@ -152,7 +153,7 @@ class Pushforward:
         return value
 
     def _first_look(self, context: Context, batch: Batch) -> Record:
-        """A course that leaves nothing behind."""
+        """The record of a trial run, after which random numbers and buffers are as before."""
         record = Record()
         buffers, python = list(map(id, self.model.buffers())), random.getstate()
         with draws_again(batch[0].device), buffers_kept(self.model):
@@ -164,11 +165,11 @@ class Pushforward:
         return record
 
     def _why_not(self, kind: Any, first: Record, second: Record) -> str | None:
-        """Why two courses do not show that all are alike; empty where they do, None for: ask again."""
+        """Why two runs do not prove the course to be fixed; empty if they do, None to try once more."""
         why = first.refused or second.refused
         if why or first.same_as(second):
             return why
-        self.unlike[kind] += 1  # the first time it may have made itself ready
+        self.unlike[kind] += 1  # the first time, the model may have been setting itself up
         return None if self.unlike[kind] < 2 else "it takes another course at each call"
 
     @torch.no_grad()
@@ -176,8 +177,8 @@ class Pushforward:
         """The model's output, with tangents, for an input that may have some already.
 
         Args:
-            context: with those of parameters.
-            x: a tensor, a `Dual` of as many tangents as the context has, or a tuple of such.
+            context: holds the tangents of parameters.
+            x: a tensor, a `Dual` with as many tangents as the context has, or a tuple of these.
         """
         kept = buffers_kept(self.model, not context.first, eager=True)
         with kept, as_trained(), Course(context, self._fallbacks):
@@ -185,13 +186,13 @@ class Pushforward:
 
     @torch.no_grad()
     def derivatives(self, context: Context, output: Any, target: Tensor) -> tuple[Tensor, Tensor]:
-        """The loss of an output [], and its derivatives, of the shapes that `run` gives."""
+        """The loss [] of a model's output, and its derivatives, in the shapes that `run` gives."""
         with as_trained(), Course(context, self._fallbacks):
             value = self.loss(show(output), target)
         return _derivatives(context, hide(value))
 
     def layouts(self, x: Tensor) -> dict[int, Layout] | None:
-        """Where samples are in the output of each layer's operation; None where samples meet."""
+        """Where samples are in each layer's output; None if a sample's output depends on other samples."""
 
         def run(x: Tensor) -> tuple[list[Tensor], Any]:
             outputs: list[Tensor] = []
@@ -207,7 +208,7 @@ class Pushforward:
         return layouts(run, x)
 
     def met(self, x: Tensor, layouts: dict[int, Layout] | None) -> ActivityContext:
-        """A pass with noise of zero: the operations that can be perturbed, and the other parameters."""
+        """The context after a pass with zero noise; its `sites` can be perturbed, `free` are in no layer."""
         context = ActivityContext(1, lambda site, z: torch.zeros_like(z).unsqueeze(0), {}, layouts)
         with torch.no_grad(), draws_again(x.device), buffers_kept(self.model):
             self.push(context, x)
@@ -224,7 +225,7 @@ def _along(count: int, value: Any) -> tuple[Tensor, Tensor]:
 
 
 def _derivatives(context: Context, value: Any) -> tuple[Tensor, Tensor]:
-    """The same with what each row adds, [k, rows]."""
+    """A loss [] and what each row contributes to its derivatives, [k, rows]."""
     if isinstance(value, Rows):
         return value.value, value.by_row
     if isinstance(value, Dual):
@@ -238,7 +239,7 @@ def _part(tangents: Mapping[int, Tangent], start: int, stop: int) -> Context:
 
 
 def by_samples(by_row: Tensor, samples: int) -> Tensor:
-    """Derivatives [k, samples] of those by row [k, rows], whose order is that of samples."""
+    """Sum derivatives by row, [k, rows] in the order of samples, to derivatives by sample, [k, samples]."""
     if by_row.shape[1] in (1, samples) or by_row.shape[1] % samples:
         return by_row
     return by_row.unflatten(1, (samples, -1)).sum(2)

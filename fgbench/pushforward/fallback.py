@@ -1,4 +1,4 @@
-"""What has no rule: `torch.func.jvp` on that one function or module."""
+"""The fallback for a function that has no rule: `torch.func.jvp` on that one function."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from fgbench.pushforward.dual import Dual, duals_in, map_duals
 
 
 def by_jvp(context: Context, function: Callable[..., Any], arguments: tuple[Any, ...], options: Any) -> Any:
-    """A function on duals, tangent by tangent in one vmap, or one after the other where vmap cannot.
+    """Run a function on duals by `torch.func.jvp`: all tangents in one vmap, or one by one where it fails.
 
-    Attention runs by its definition there: fused kernels have no forward mode.
+    Attention is computed by its definition, as PyTorch's fused kernels have no forward mode.
     """
     everything = (arguments, options)
     duals = duals_in(everything)
@@ -50,7 +50,7 @@ def _all_at_once(context: Context, one: Callable[..., Any], tangents: list[Tenso
     try:
         values, moved = torch.func.vmap(one, randomness="same")(*tangents)
         return _each(lambda t: t[0], values), moved
-    except RuntimeError:  # what vmap cannot do is done tangent by tangent; what fails there too is said there
+    except RuntimeError:  # vmap cannot do this: go on one by one, where any other error is raised again
         pass
     results = []
     for index in range(context.count):
@@ -69,7 +69,7 @@ def _joined(results: list[Any]) -> Any:
 
 
 class _PaddingStill(TorchFunctionMode):
-    """A padding row does not move where it is looked up: reverse mode gives it no gradient there."""
+    """Padding rows of an embedding get no tangent where they are looked up, as they get no gradient."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         output = func(*args, **(kwargs or {}))

@@ -1,8 +1,9 @@
-"""Turn a function of tensors into straight-line torch calls, with every decision made beforehand.
+"""Turn a function of tensors into straight-line code of torch calls, with every decision made beforehand.
 
-It is traced to plain operations. Views of what lies in one place, as parameters do and tangents that are
-kept, are taken once; a view that was taken already is not taken again; an operation is called by torch's
-own function where there is one. What is left in a call is the arithmetic.
+The function is traced to plain operations. Parameters and kept tangents stay at one place in memory, so
+that views of them are taken once, while tracing; other views are taken once a call. An operation is called
+through torch's own function where there is one, which reads its arguments faster. What is left to do in a
+call is the arithmetic.
 """
 
 from __future__ import annotations
@@ -22,26 +23,26 @@ aten = torch.ops.aten
 
 SAME = {aten.detach.default, aten.alias.default, aten.lift_fresh.default}
 NUMBERS = {aten.ones.default, aten.full.default}
-# Overloads whose arguments torch's own function takes as they are.
+# Overloads of an operation whose arguments torch's own function takes unchanged.
 OF_TENSORS = {"default", "Tensor", "Scalar", "out", "int", "dim", "dim_IntList", "grad_input"}
 
 
 def flat(function: Callable[..., Any], *tensors: Tensor) -> Callable[..., Any]:
-    """The function as straight-line code, which is called with a context, or None, and such tensors.
+    """Trace a function, once and on copies of `tensors`, and give its straight-line code.
 
-    It may write into what it is given, and into tensors that it knows by itself, which it must go on
-    finding where they are. It is run once for this, on copies of the tensors.
+    The code is called with a context (or None) and tensors of the same shapes. The function may write into
+    its arguments and into tensors that it closes over; the latter must stay where they are in memory.
     """
     graph = make_fx(function)(*(t.detach().clone() for t in tensors))
     return _Straight(graph).code()
 
 
 class _Straight:
-    """Instructions of a traced graph."""
+    """Turns a traced graph into the instructions of a `Record`."""
 
     def __init__(self, graph: fx.GraphModule) -> None:
         self.graph, self.record, self.numbers = graph, Record(), count()
-        self.known: dict[fx.Node, Any] = {}  # of each node its slot, or its value where that is fixed
+        self.known: dict[fx.Node, Any] = {}  # by node, its slot, or its value if that is fixed
         self.views: dict[Any, Any] = {}
         self.inputs = 0
         self.written = {
@@ -49,7 +50,7 @@ class _Straight:
         }
 
     def code(self) -> Callable[..., Any]:
-        """As a function."""
+        """The graph as a function of a context and the graph's inputs."""
         output: Any = None
         for node in self.graph.graph.nodes:
             if node.op == "placeholder":
@@ -87,7 +88,7 @@ class _Straight:
         self.record.instructions.append(Instruction(_callable(target), False, arguments, options, results))
 
     def _results(self, node: Any) -> Any:
-        """Slots of what it gives: one, or of several those that are read."""
+        """The slot of a node's output; of a node with several outputs, the slots of those that are read."""
         parts = [user for user in node.users if user.target is operator.getitem]
         if not parts or len(parts) < len(node.users):
             return self.known.setdefault(node, Slot(next(self.numbers)))
@@ -107,7 +108,7 @@ class _Straight:
         return self.known[tree] if isinstance(tree, fx.Node) else tree
 
     def _is_fixed(self, node: Any, arguments: Any, options: Any) -> bool:
-        """Whether it is the same at every call: a view of what stays in its place, or a number of its own."""
+        """Whether the value is the same at every call: a view of fixed memory, or a constant number."""
         if any(isinstance(leaf, Slot) for leaf in _flat((arguments, options))):
             return False
         if _is_view(node):
@@ -122,7 +123,7 @@ def _to_its_own_shape(node: Any) -> bool:
 
 
 def _range(node: Any) -> tuple[int, int, int] | None:
-    """Of a slice without gaps, the dimension, where it starts and how long it is."""
+    """The dimension, start and length of a slice; None where it has gaps or counts from the end."""
     given: list[Any] = list(node.args)
     _, dim, start, _, step = given + [None, 0, 0, None, 1][len(given) :]
     size = node.args[0].meta["val"].shape[dim]
@@ -132,7 +133,7 @@ def _range(node: Any) -> tuple[int, int, int] | None:
 
 
 def _is_view(node: Any) -> bool:
-    """Whether it gives one view of what it is given."""
+    """Whether the operation gives a single view of its argument."""
     return getattr(node.target, "is_view", False) and isinstance(node.meta.get("val"), Tensor)
 
 
@@ -142,19 +143,19 @@ def _writes(node: Any) -> bool:
 
 
 def _base(node: Any) -> Any:
-    """What a view is of."""
+    """The node that owns the memory which a chain of views looks at."""
     while getattr(node.target, "is_view", False):
         node = node.all_input_nodes[0]
     return node
 
 
 def _plain(value: Any) -> Any:
-    """A parameter without its wrapping, in the same memory."""
+    """A parameter as a plain tensor in the same memory; anything else as it is."""
     return value.detach() if isinstance(value, Tensor) else value
 
 
 def _callable(target: Any) -> Callable[..., Any]:
-    """Torch's own function of an operation: its arguments are read faster than the operation's."""
+    """Torch's own function for an operation, whose arguments are read faster than the operation's."""
     if not isinstance(target, torch._ops.OpOverload):
         return target  # type: ignore[no-any-return]
     if target.namespace == "aten" and target._overloadname in OF_TENSORS:

@@ -1,4 +1,4 @@
-"""Kinds of torch's functions, by what they do to what moves."""
+"""Kinds of torch's functions, by what they do to a value that has tangents."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import torch
 
 from fgbench.pushforward.rules import of_names
 
-# What changes how torch runs, and nothing else.
+# Functions that switch a mode of torch, and compute nothing.
 SWITCHES = {torch._C._set_grad_enabled, torch.set_grad_enabled, torch.is_grad_enabled}
-# What does not move, whatever it is given.
+# Functions whose result never has tangents.
 _STILL = """
     eq ne lt le gt ge __eq__ __ne__ __lt__ __le__ __gt__ __ge__ isnan isinf isfinite logical_not logical_and
     logical_or logical_xor __invert__ argmax argmin argsort sign floor ceil round trunc floor_divide
@@ -19,12 +19,12 @@ _STILL = """
     all storage_offset data_ptr __hash__ __repr__ __format__ is_signed nonzero is_same_size result_type
 """
 STILL = set(of_names(*_STILL.split()))
-# What makes Python of values: a course after it may be another one for other values.
+# Functions that hand values to Python, or shape results by them: other values may lead to another course.
 _READS = """
     item tolist numpy __bool__ __int__ __float__ __index__ __complex__ __contains__ __array__ equal allclose
     is_nonzero nonzero argwhere unique unique_consecutive masked_select bincount
 """
 READS = set(of_names(*_READS.split()))
-# What a value that moves says of itself.
+# Attributes that are the same for every value with tangents.
 OF_ITSELF = {"requires_grad": True, "is_leaf": False, "grad": None, "grad_fn": None, "_base": None}
 TURNED = {"T", "mT", "H", "mH", "real", "imag"}

@@ -1,4 +1,4 @@
-"""The lowest precision that a computation goes through: what its rounding is measured by."""
+"""The lowest precision that a computation goes through, which decides what error counts as rounding."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class PrecisionsMet(TorchDispatchMode):
     """Remembers the floating dtypes of everything computed while it is in force.
 
     Attributes:
-        met: those so far.
+        met: the dtypes so far.
     """
 
     def __init__(self) -> None:
@@ -23,7 +23,7 @@ class PrecisionsMet(TorchDispatchMode):
         self.met: set[torch.dtype] = set()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run it, and look at what it gives."""
+        """Run the operation, and note the dtypes of its results."""
         output = func(*args, **(kwargs or {}))
         for leaf in tree_leaves(output):
             if isinstance(leaf, Tensor) and leaf.is_floating_point():

@@ -1,7 +1,7 @@
-"""A course through a model that is the same at every call, as straight-line code without a look-up.
+"""Straight-line code for a model whose course of operations is the same at every call.
 
-A recorded course holds which operation ran with which rule on what. It is used where a second run took
-the very same course, nothing of it was decided by values, and nothing but torch drew random numbers.
+A record of a course says which operation ran, by which rule, on which values. It is turned into code if a
+second run took the very same course, no value decided it, and nothing but torch drew random numbers.
 """
 
 from __future__ import annotations
@@ -23,14 +23,21 @@ LITERALS = (int, bool, str, type(None))
 
 @dataclass(frozen=True)
 class Slot:
-    """A value of the course, by its number."""
+    """Stands for a value of the course; `number` says for which."""
 
     number: int
 
 
 @dataclass
 class Instruction:
-    """One operation: what runs, with what, and what its results are called."""
+    """One operation of a course.
+
+    Attributes:
+        how: the function, or the rule, that runs.
+        ruled: whether it is a rule, which takes the context as its first argument.
+        arguments, options: its positional and named arguments, with slots in place of values.
+        results: a slot, or a tree of slots.
+    """
 
     how: Callable[..., Any]
     ruled: bool
@@ -41,11 +48,13 @@ class Instruction:
 
 @dataclass
 class Record:
-    """What a course met, told by it operation by operation.
+    """The operations of one course, in order.
 
     Attributes:
-        instructions: in order.
-        refused: why the course may be another one at the next call; empty where nothing says so.
+        instructions: one for each operation.
+        refused: why the course may differ at the next call; empty where nothing suggests that.
+        slots: how many values have a slot so far.
+        number: of this record; it tells the marks of different records apart.
     """
 
     instructions: list[Instruction] = field(default_factory=list)
@@ -54,11 +63,11 @@ class Record:
     number: int = field(default_factory=lambda: next(_RECORDS))
 
     def refuse(self, why: str) -> None:
-        """The first reason counts."""
+        """Note why the course cannot be made a program; the first reason is kept."""
         self.refused = self.refused or why
 
     def slot(self, value: Any) -> Slot:
-        """The number of a value; a new one where it has none."""
+        """The slot of a value; a new one where it has none yet."""
         mark = getattr(value, "mark", None)
         if mark is None or mark[0] != self.number:
             mark = value.mark = (self.number, self.slots)
@@ -66,24 +75,24 @@ class Record:
         return Slot(mark[1])
 
     def known(self, leaf: Any) -> Any:
-        """The slot of a value of this course; anything else as it is."""
+        """The slot of a value that this course has met; anything else as it is."""
         mark = getattr(leaf, "mark", None) if isinstance(leaf, Dual | Tensor) else None
         return Slot(mark[1]) if mark is not None and mark[0] == self.number else leaf
 
     def __call__(self, how: Any, ruled: bool, args: Any, kwargs: Any, out: Any) -> None:
-        """One operation has run."""
+        """Add an operation that has run."""
         arguments, options = _over(self.known, args), _over(self.known, kwargs)
         results = _over(lambda leaf: self.slot(leaf) if isinstance(leaf, Dual | Tensor) else None, out)
         if out is None or any(isinstance(leaf, Slot) for leaf in _leaves(results)):
             self.instructions.append(Instruction(how, ruled, arguments, options, results))
 
     def same_as(self, other: Record) -> bool:
-        """Whether both took the same course."""
+        """Whether both records hold the same operations on the same values."""
         mine, theirs = self.instructions, other.instructions
         return len(mine) == len(theirs) and all(map(_same_instruction, mine, theirs))
 
     def code(self, inputs: int, output: Any) -> Callable[..., Any]:
-        """The course as a function of a context and its inputs; `output` is a slot, or several."""
+        """The course as a function of a context and `inputs` values; it returns the slots in `output`."""
         world: dict[str, Any] = {}
         reads = Counter(s.number for i in self.instructions for s in _slots((i.arguments, i.options)))
         reads.update(s.number for s in _slots(output))
@@ -103,7 +112,7 @@ class Record:
 
 
 def _lines(todo: Instruction, reads: Counter[int], world: dict[str, Any]) -> Iterator[str]:
-    """The source of one instruction."""
+    """The lines of Python for one instruction; `world` collects its constants."""
     given = ["context"] if todo.ruled else []
     given += [_source(leaf, world) for leaf in todo.arguments]
     given += [f"{key}={_source(leaf, world)}" for key, leaf in todo.options.items()]
@@ -129,7 +138,7 @@ def _unpacked(name: str, results: Any) -> Iterator[str]:
 
 
 def _source(leaf: Any, world: dict[str, Any]) -> str:
-    """An argument as Python's source."""
+    """An argument as Python source; `world` collects constants that have no literal."""
     kind = type(leaf)
     if kind is Slot:
         return f"v{leaf.number}"

@@ -1,4 +1,4 @@
-"""Where the samples of a batch are in what layers give: found by changing one of them."""
+"""Which dimension of a layer's output counts the samples of a batch; found by changing one sample."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ class Layout:
     """Where samples are in the output of an operation.
 
     Attributes:
-        dim: the dimension that counts them, alone or with others.
-        outer: whether it counts samples first, where it counts others too.
+        dim: the dimension that counts them, alone or merged with another dimension.
+        outer: whether the samples are the outer part of a merged dimension.
     """
 
     dim: int = 0
     outer: bool = True
 
     def spread(self, weights: Tensor, shape: torch.Size) -> Tensor:
-        """Weights of samples, [k, B], to multiply [k, *shape]."""
+        """Reshape the samples' weights, [k, B], so that they broadcast to [k, *shape]."""
         rows, samples = shape[self.dim], weights.shape[1]
         if rows != samples and samples > 1:
             times = rows // samples
@@ -34,7 +34,7 @@ class Layout:
         return weights.view(len(weights), *sizes)
 
     def gathered(self, products: Tensor, samples: int) -> Tensor:
-        """Sums of [k, *shape] over what belongs to each sample, [k, B]."""
+        """Sum [k, *shape] over the entries of each sample, to [k, B]."""
         rows = products.movedim(self.dim + 1, 1).flatten(2).sum(2) if products.dim() > 2 else products
         parted = rows.unflatten(1, (samples, -1) if self.outer else (-1, samples))
         return parted.sum(2 if self.outer else 1)
@@ -44,14 +44,15 @@ LAYOUTS = Layout(0), Layout(1), Layout(0, outer=False)
 
 
 def layouts(run: Callable[[Tensor], tuple[list[Tensor], Any]], x: Tensor) -> dict[int, Layout] | None:
-    """How samples lie in the output of each operation, by its number; without those where they do not.
+    """The layout of samples in the output of each operation, by the operation's number.
 
     Args:
-        run: an input → the outputs of operations, and the model's output.
-        x: [B, …].
+        run: gives the outputs of all operations, and the model's output, for an input.
+        x: an input, [B, …].
 
     Returns:
-        None where samples meet, as through batch statistics, or for all that can be told.
+        A layout for each operation that depends on the input. None if a sample's output depends on other
+        samples, as through batch statistics, or if that cannot be told.
     """
     if len(x) < 2:
         return None
@@ -69,7 +70,7 @@ def layouts(run: Callable[[Tensor], tuple[list[Tensor], Any]], x: Tensor) -> dic
         if layout is not None:
             found[number] = layout
         elif one.shape != other.shape or not torch.equal(one, other):
-            return None  # one sample is everywhere
+            return None  # one sample reaches the others' entries
     return found
 
 

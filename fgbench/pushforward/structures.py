@@ -1,7 +1,7 @@
-"""Structures of tangents: how their entries depend on each other, and how they are drawn.
+"""Structures of tangents: the distribution of their entries, and how they are drawn.
 
-All have independent or exchangeable entries of mean 0 and variance 1, so that (∇f·v) v is unbiased,
-and all come from a generator of their own.
+In every structure a tangent's entries have mean 0 and variance 1 and are uncorrelated, so that (∇f·v) v is
+an unbiased estimate of ∇f. Random numbers come from generators of their own, never from torch's global one.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from torch import Tensor
 from fgbench.pushforward.tangents import Full, RankOne, Redrawn, Tangent
 
 ENTRIES = ("gaussian", "rademacher")
-LINE = 16  # numbers: 64 bytes of float32
-FEW = 2**16  # of which a byte each is no memory
+LINE = 16  # numbers in a cache line: 64 bytes of float32
+FEW = 2**16  # numbers that are filled in one go: a byte for each of them is little memory
 FULL_STRUCTURES = ("gaussian", "rademacher", "sphere", "orthonormal", "fixed-angle")
 
 
@@ -26,9 +26,9 @@ class Tangents:
     """k tangents of all parameters together.
 
     Attributes:
-        by_name: those of each parameter, as drawn.
-        mixing: [k, k] in float64, None for the identity: tangent i is Σ_j mixing[i, j] · drawn j. With
-            it lengths and angles over all parameters cost no pass over them.
+        by_name: what was drawn for each parameter.
+        mixing: [k, k] in float64; tangent i is Σ_j mixing[i, j] · drawn j. None for the identity. It sets
+            lengths and angles over all parameters without a pass over the entries.
     """
 
     by_name: Mapping[str, Tangent]
@@ -40,17 +40,17 @@ class Tangents:
         return next(iter(self.by_name.values())).count
 
     def directional(self, drawn: Tensor) -> Tensor:
-        """Derivatives along the tangents, [k], of those along what was drawn."""
+        """Derivatives along the tangents, [k], from the derivatives along what was drawn, [k]."""
         return drawn if self.mixing is None else (self.mixing @ drawn.double()).to(drawn.dtype)
 
     def onto_drawn(self, coefficients: Tensor) -> Tensor:
-        """Coefficients of what was drawn, [k], of those of the tangents."""
+        """Coefficients of what was drawn, [k], from the coefficients of the tangents, [k]."""
         if self.mixing is None:
             return coefficients
         return (coefficients.double() @ self.mixing).to(coefficients.dtype)
 
     def gram(self) -> Tensor:
-        """Inner products over all parameters, [k, k] in float64."""
+        """The tangents' inner products over all parameters, [k, k] in float64."""
         drawn = _gram(self.by_name)
         return drawn if self.mixing is None else self.mixing @ drawn @ self.mixing.t()
 
@@ -75,11 +75,11 @@ class Drawer:
         structure: `gaussian`, `rademacher`, `sphere` (length √n), `rank-one`, `orthonormal` (at right
             angles to each other, each of length √n) or `fixed-angle` (each at one angle to the first;
             Flügel et al. 2024, §4.3).
-        entries: of rank-one factors and whatever has no second dimension: `gaussian` or `rademacher`.
-        angle: in degrees, of `fixed-angle`.
-        seed: of all that it draws.
+        entries: `gaussian` or `rademacher`, for rank-one factors and parameters of one dimension.
+        angle: in degrees, for `fixed-angle`.
+        seed: decides all that is drawn.
         keep: keep full tangents in memory until the update; if not, they are drawn again from seeds.
-        together: full tangents lie in one buffer, which few launches fill; if not, each in its own.
+        together: put full tangents into one buffer, which few launches fill; if not, each into its own.
     """
 
     def __init__(
@@ -112,11 +112,11 @@ class Drawer:
 
     @property
     def generators(self) -> list[torch.Generator]:
-        """What the next draw depends on: of the entries, or of the seeds that these come from."""
+        """The generators that the next draw depends on: that of the entries, or of their seeds."""
         return [self.generator if self.keep else self.seeds]
 
     def draw(self) -> Tangents:
-        """The next step's; those of the last are overwritten, or forgotten where none are kept."""
+        """Draw the next step's tangents; the memory of the last step's is used again."""
         if not self.keep:
             drawn: dict[str, Tangent] = {n: self._redrawn(p) for n, p in self.parameters.items()}
         else:
@@ -128,10 +128,10 @@ class Drawer:
         return self._mixed(drawn, self.size)
 
     def draw_rows(self, rows: Mapping[str, range]) -> Tangents:
-        """The next step's of some parameters alone, in memory that nothing else holds.
+        """Draw the next step's tangents of some parameters alone, in memory of their own.
 
         Args:
-            rows: by name of the parameter, which of the k tangents are drawn; it is zero in the others.
+            rows: by parameter name, which of the k tangents are drawn; the others are zero.
         """
         some = {name: self.parameters[name] for name in rows}
         if not self.keep:
@@ -154,7 +154,7 @@ class Drawer:
         return self._mixed(drawn, sizes)
 
     def _mixed(self, drawn: Mapping[str, Tangent], size: float | Tensor) -> Tangents:
-        """`size` is how many numbers each tangent has, all of them or [k]."""
+        """Apply the structure's lengths and angles; `size`: entries in each tangent, one number or [k]."""
         mixing = MIXINGS.get(self.structure)
         if mixing is None:
             return Tangents(drawn)
@@ -172,11 +172,11 @@ class Drawer:
         return Redrawn(again, self.count)
 
     def _memory(self, parameters: Mapping[str, Tensor]) -> tuple[list[Tensor], dict[str, Tangent]]:
-        """Buffers to fill, and the tangents that lie in them."""
+        """Allocate buffers to fill, and the tangents that are views of them."""
         return self._factored(parameters) if self.structure == "rank-one" else self._whole(parameters)
 
     def _whole(self, parameters: Mapping[str, Tensor]) -> tuple[list[Tensor], dict[str, Tangent]]:
-        """All entries of a dtype in one buffer, or each tangent's in its own."""
+        """Full tangents: one buffer for each dtype, or one for each parameter."""
         if not self.together:
             own = {n: p.new_empty((self.count, *p.shape), requires_grad=False) for n, p in parameters.items()}
             return list(own.values()), {n: Full(buffer) for n, buffer in own.items()}
@@ -191,7 +191,7 @@ class Drawer:
         return buffers, {name: Full(entries[name]) for name in parameters}
 
     def _factored(self, parameters: Mapping[str, Tensor]) -> tuple[list[Tensor], dict[str, Tangent]]:
-        """All factors in one buffer, as they are few: one draw fills it."""
+        """Rank-one tangents: all factors are in one buffer, which a single draw fills."""
         sizes = [self.count * n for p in parameters.values() for n in _factors(p)]
         like = next(iter(parameters.values()))
         buffer = like.new_empty(sum(sizes), requires_grad=False)
@@ -201,7 +201,7 @@ class Drawer:
 
 
 def _fill_rows(fill: Fill, tensor: Tensor, rows: range) -> Tensor:
-    """Some of the first dimension, in place."""
+    """Fill these rows of the first dimension in place."""
     fill(tensor[rows.start : rows.stop])
     return tensor
 
@@ -213,7 +213,7 @@ def _factored(parameter: Tensor, count: int, left: Tensor, right: Tensor) -> Tan
 
 
 def _factors(parameter: Tensor) -> tuple[int, int]:
-    """How many numbers its two factors have; a vector has one, of all its entries."""
+    """The sizes of a parameter's two factors; for a vector 0, and all its entries."""
     if parameter.dim() < 2 or parameter.shape[0] == 1:
         return 0, parameter.numel()
     return parameter.shape[0], parameter[0].numel()
@@ -228,11 +228,11 @@ class Fill:
         self.views: dict[torch.Size, tuple[Tensor, Tensor]] = {}
 
     def room(self, shapes: Sequence[Sequence[int]], like: Tensor) -> tuple[list[Tensor], list[Tensor]]:
-        """Memory of these shapes in one piece, so that few launches fill it.
+        """Allocate memory for several tensors in one piece, so that few launches fill it.
 
         Returns:
-            What is to be filled, and views of it of the shapes, each of which begins at a cache line.
-            Signs are filled by as many as the largest has, as their random bits take a byte each.
+            The pieces to fill, and views of the given shapes, each of which begins at a cache line. For
+            signs a piece is no larger than the largest shape, as random bits take a byte an entry.
         """
         sizes = [-(-math.prod(shape) // LINE) * LINE for shape in shapes]
         whole = like.new_empty(sum(sizes), requires_grad=False)
@@ -241,10 +241,10 @@ class Fill:
         return [whole] if self.entries == "gaussian" else list(whole.split(max(FEW, *sizes))), views
 
     def __call__(self, tensor: Tensor) -> Tensor:
-        """In place."""
+        """Fill a tensor in place, and give it."""
         if self.entries == "gaussian":
             return tensor.normal_(generator=self.generator)
-        # A random bit in each byte: a quarter of the time that a float per entry takes.
+        # One random bit is taken from each random byte: a quarter of the time of drawing floats.
         if tensor.shape not in self.views:
             self.views[tensor.shape] = self._room_for_bits(tensor)
         words, signs = self.views[tensor.shape]
@@ -252,7 +252,7 @@ class Fill:
         return tensor.copy_(signs.bitwise_and_(2).sub_(1))
 
     def _room_for_bits(self, tensor: Tensor) -> tuple[Tensor, Tensor]:
-        """Random words, and their first bytes in the shape of the tensor: views of memory that all share."""
+        """Room for random words, and their bytes in the tensor's shape; all tensors share this memory."""
         count = -(-tensor.numel() // 8)
         if self.words is None or len(self.words) < count:
             self.views.clear()
@@ -264,15 +264,15 @@ class Fill:
 def cholesky(gram: Tensor) -> Tensor:
     """The lower factor of a Gram matrix, [k, k], without the host waiting for it.
 
-    `torch.linalg.cholesky` waits for the device to say whether it was positive definite; here it is
-    NaN where it was not, which a loss shows.
+    `torch.linalg.cholesky` waits for the device to say whether the matrix is positive definite; here the
+    factor is NaN where it is not, and the loss shows that.
     """
     factor, info = torch.linalg.cholesky_ex(gram)
     return torch.where(info == 0, factor, torch.nan)
 
 
 def _sphere(gram: Tensor, size: float | Tensor, angle: float) -> Tensor:
-    """Each scaled to length √n."""
+    """Scale each tangent to length √n."""
     return torch.diag(size**0.5 * gram.diagonal().rsqrt())
 
 
@@ -284,7 +284,7 @@ def _orthonormal(gram: Tensor, size: float | Tensor, angle: float) -> Tensor:
 
 
 def _fixed_angle(gram: Tensor, size: float | Tensor, angle: float) -> Tensor:
-    """cos α · v_1 + sin α · (what of v_i is at right angles to v_1), each of length √n."""
+    """cos α · v_1 + sin α · (the part of v_i at right angles to v_1), each of length √n."""
     identity = torch.eye(len(gram), dtype=gram.dtype, device=gram.device)
     along = gram[0] / gram[0, 0]
     aside = identity - along.unsqueeze(1) * identity[0]
@@ -304,8 +304,8 @@ MIXINGS: dict[str, Mixing] = {"sphere": _sphere, "orthonormal": _orthonormal, "f
 def squared_length(structure: str, entries: str, size: int, count: int) -> float | None:
     """E‖mean of k forward gradients‖² / ‖∇f‖² for n parameters; None where it depends on the gradient.
 
-    (n + k + 1)/k for Gaussian entries, (n + k − 1)/k for ±1, the
-    sphere and rank-one ±1, n/k for orthonormal tangents.
+    (n + k + 1)/k for Gaussian entries; (n + k − 1)/k for ±1, the sphere and rank-one ±1; n/k for
+    orthonormal tangents.
     """
     if structure == "gaussian":
         return (size + count + 1) / count

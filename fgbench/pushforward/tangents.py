@@ -1,4 +1,4 @@
-"""Tangents of parameters, k at a time, and what a step needs of them: never full where factors do."""
+"""Tangents of a parameter, k at a time; those that have factors are kept as factors."""
 
 from __future__ import annotations
 
@@ -21,25 +21,25 @@ class Tangent(ABC):
 
     @abstractmethod
     def part(self, start: int, stop: int) -> Tangent:
-        """Those from `start` to before `stop`."""
+        """The tangents from `start` up to, but without, `stop`."""
 
     @abstractmethod
     def add_to(self, parameter: Tensor, coefficients: Tensor) -> None:
         """Add Σ coefficients[i] · tangent i in place; coefficients: [k]."""
 
     def turned(self) -> Tangent:
-        """Of the transposed parameter, a matrix."""
+        """The tangents of the transposed parameter, a matrix."""
         return Full(self.full().transpose(1, 2))
 
     def gram(self) -> Tensor:
-        """Their inner products, [k, k] in float64."""
+        """The tangents' inner products, [k, k] in float64."""
         rows = self.full().flatten(1).double()
         return rows @ rows.t()
 
 
 @dataclass(frozen=True)
 class Full(Tangent):
-    """Entries as they are.
+    """Tangents stored entry by entry.
 
     Attributes:
         entries: [k, *shape].
@@ -53,15 +53,15 @@ class Full(Tangent):
         return self.entries.shape[0]
 
     def full(self) -> Tensor:
-        """The entries."""
+        """The stored entries."""
         return self.entries
 
     def part(self, start: int, stop: int) -> Full:
-        """A view of some."""
+        """A view of some of the tangents."""
         return Full(self.entries[start:stop])
 
     def add_to(self, parameter: Tensor, coefficients: Tensor) -> None:
-        """One pass over the parameter, whatever k is."""
+        """As of `Tangent`; takes one pass over the parameter, whatever k is."""
         add_full(parameter, self.entries, coefficients)
 
 
@@ -78,12 +78,12 @@ def add_full(parameter: Tensor, entries: Tensor, coefficients: Tensor) -> None:
 
 @dataclass(frozen=True)
 class Redrawn(Tangent):
-    """Entries drawn from their seed whenever they are needed, and dropped again.
+    """Tangents that are drawn from their seed whenever they are needed, and not stored.
 
     Attributes:
-        draw: gives the same [k, *shape] at every call.
-        count: k.
-        start, stop: the part of them that this is.
+        draw: gives the same entries, [K, *shape], at every call.
+        count: k, how many of the K drawn ones this is.
+        start, stop: which of them.
     """
 
     draw: Callable[[], Tensor]
@@ -92,25 +92,25 @@ class Redrawn(Tangent):
     stop: int | None = None
 
     def full(self) -> Tensor:
-        """Drawn anew."""
+        """The entries, drawn anew."""
         return self.draw()[self.start : self.stop]
 
     def part(self, start: int, stop: int) -> Redrawn:
-        """Others are drawn with them, and dropped."""
+        """Some of the tangents; the others are still drawn with them, and dropped."""
         return Redrawn(self.draw, stop - start, self.start + start, self.start + stop)
 
     def add_to(self, parameter: Tensor, coefficients: Tensor) -> None:
-        """Draw, add, drop."""
+        """As of `Tangent`; the entries are drawn for it and dropped afterwards."""
         add_full(parameter, self.full(), coefficients)
 
 
 @dataclass(frozen=True)
 class RankOne(Tangent):
-    """left ⊗ right for each: V = u wᵀ; of a convolution, output channels ⊗ all the rest.
+    """Tangents V = u wᵀ, kept as their factors; for a convolution, output channels ⊗ all the rest.
 
     Attributes:
-        left: [k, m], the first dimension of the parameter.
-        right: [k, *rest].
+        left: u, [k, m], with m the first dimension of the parameter.
+        right: w, [k, *rest].
     """
 
     left: Tensor
@@ -126,11 +126,11 @@ class RankOne(Tangent):
         return torch.einsum("km,k...->km...", self.left, self.right)
 
     def part(self, start: int, stop: int) -> RankOne:
-        """Views of some."""
+        """Views of some of the tangents' factors."""
         return RankOne(self.left[start:stop], self.right[start:stop])
 
     def add_to(self, parameter: Tensor, coefficients: Tensor) -> None:
-        """A rank-k update of the parameter as a matrix."""
+        """As of `Tangent`: a rank-k update of the parameter, seen as a matrix."""
         scaled = self.left * coefficients.to(self.left.dtype).unsqueeze(1)
         if len(scaled) == 1:
             column = scaled[0].view(-1, *[1] * (parameter.dim() - 1))
@@ -141,10 +141,10 @@ class RankOne(Tangent):
             parameter.add_((scaled.t() @ self.right.flatten(1)).view_as(parameter))
 
     def turned(self) -> RankOne:
-        """The factors in each other's place."""
+        """The tangents of the transposed parameter: the factors change places."""
         return RankOne(self.right, self.left)
 
     def gram(self) -> Tensor:
-        """⟨u uᵀ, w wᵀ⟩ without the products."""
+        """As of `Tangent`: ⟨u_i, u_j⟩⟨w_i, w_j⟩, without the full entries."""
         left, right = self.left.double(), self.right.flatten(1).double()
         return (left @ left.t()) * (right @ right.t())

@@ -1,1 +1,1 @@
-"""Regression: stored ratios against a baseline, and what may be said of each."""
+"""Regression: compare stored ratios with a baseline, and judge each change."""

@@ -1,4 +1,4 @@
-"""A baseline: one ratio a row, small enough to review, with all that decides whether it compares."""
+"""A baseline: a CSV with one ratio in a row, small enough to review, and all that makes ratios comparable."""
 
 from __future__ import annotations
 
@@ -25,28 +25,33 @@ from fgbench.summary.ratios import estimate
 from fgbench.summary.soundness import AA_SHARE, THROTTLED_SHARE, aa_off, throttled_share
 from fgbench.summary.table import summarise
 
-# What a row is of, and what has to be equal for two of them to compare.
+# IDENTITY says which ratio a row holds; CONDITIONS have to be equal for two rows to be comparable.
 IDENTITY = ("arch", "dataset", "depth", "width", "batch", "optimizer", "method", "reference")
 CONDITIONS = (
     *("device", "dtype", "threads", "execution", "torch", "cuda", "cudnn", "cores", "power_limit"),
     *("data", "source", "fgbench"),
 )
-WORTH = 0.05  # a change that baselines are to show; the A/A repeat has to hold 1 for that
+WORTH = 0.05  # baselines should be able to show such a change; the A/A repeat has to be good enough for it
 
 
 @dataclass(frozen=True, order=True)
 class Entry:
-    """The ratio of one method of one matched group, by one run or by several.
+    """The ratio of one method of one matched group, from one run or as the mean of several.
 
-    Attributes, where the name does not say it: `device` is the processor's or the GPU's name; `threads` and
-    `cores`, those that could be used, are empty on a GPU, `cuda`, `cudnn` and `power_limit` on a CPU;
-    `data` and `source` are hashes of the dataset and of the user's own model's files; `chosen` says what
-    `best` or the search took for the method and the reference, where they had a choice; ratio, low and high
-    are over the reference; `degrees` are the interval's degrees of freedom; `runs` is of how many runs it
-    is the mean; `spread` is the standard deviation of the logarithms of theirs, 0 for one; `within` the
-    standard error of one run's by its processes; `floor` how far the A/A repeat may be from 1 by its own
-    interval. Never in a baseline: `fault` says why there is no figure to compare; `aa` is one run's A/A
-    repeat.
+    Attributes, where the name does not explain them:
+        device: the processor's or the GPU's name.
+        threads, cores: threads used and cores usable; empty on a GPU.
+        cuda, cudnn, power_limit: empty on a CPU.
+        ratio, low, high: the ratio to the reference with its 95 % interval.
+        degrees: the interval's degrees of freedom.
+        runs: how many runs the ratio is the mean of.
+        spread: standard deviation of the logarithms of the runs' ratios; 0 for one run.
+        within: standard error of the logarithm of one run's ratio, from its processes.
+        floor: how far the A/A repeat may be from 1, by its own interval.
+        data, source: hashes of the dataset, and of the files of a user's own model.
+        chosen: what `best` or the search chose for the method and for the reference, if they had a choice.
+        fault: why there is no ratio to compare; never stored in a baseline.
+        aa: the A/A repeat of one run; never stored in a baseline.
     """
 
     arch: str
@@ -85,7 +90,7 @@ class Entry:
 
     @property
     def identity(self) -> tuple[Any, ...]:
-        """Which method of which group, over which reference, it is the ratio of."""
+        """Which ratio this is: of which method, of which group, over which reference."""
         return tuple(getattr(self, name) for name in IDENTITY)
 
     @property
@@ -101,11 +106,11 @@ class Entry:
 
 FIGURES = ("ratio", "low", "high", "spread", "within", "floor")  # written with five digits
 COLUMNS = tuple(f.name for f in fields(Entry) if f.name not in ("fault", "aa"))
-OLDER_COLUMNS = COLUMNS[: COLUMNS.index("cuda")]  # of a baseline that says less; torch's minor version alone
+OLDER_COLUMNS = COLUMNS[: COLUMNS.index("cuda")]  # older baselines also have only torch's minor version
 
 
 def differing(then: Entry, now: Entry) -> list[tuple[str, str, str]]:
-    """Each condition that differs: in a word, what it was, what it is; an older file may not say it."""
+    """Each condition that differs: its name, what it was then, what it is now; without unknown ones."""
     known = CONDITIONS if then.data and now.data else [n for n in CONDITIONS if n in OLDER_COLUMNS]
     found = []
     for name in known:
@@ -118,7 +123,7 @@ def differing(then: Entry, now: Entry) -> list[tuple[str, str, str]]:
 
 
 def another_contract(then: Entry, now: Entry) -> str:
-    """That two entries of the same conditions are not of the same thing, in words; empty where they are."""
+    """In words, that entries of equal conditions have different contracts; empty where they have not."""
     if then.contract == now.contract:
         return ""
     if then.data and now.data:
@@ -127,19 +132,19 @@ def another_contract(then: Entry, now: Entry) -> str:
 
 
 def chosen_otherwise(then: Entry, now: Entry) -> str:
-    """That `best` or the search took something else, which compares; empty where it did not."""
+    """In words, that `best` or the search chose something else, which is comparable; empty if it did not."""
     if then.chosen == now.chosen or not (then.data and now.data):
         return ""
     return f"chosen {then.chosen or 'nothing'} then, {now.chosen or 'nothing'} now"
 
 
 def entries_of(runs: Iterable[RunFolder]) -> list[Entry]:
-    """The ratio of every method but the reference, sorted; of what several runs measured the mean.
+    """The ratio of every method but the reference, sorted; the mean, where several runs measured it.
 
-    Where runs of one entry have different contracts, those like the latest count.
+    Where the runs of an entry have different contracts, only those with the latest contract count.
 
     Raises:
-        ResultsError: a damaged run.
+        ResultsError: a run is damaged.
     """
     found: dict[tuple[Any, ...], list[Entry]] = {}
     for run in runs:
@@ -149,10 +154,10 @@ def entries_of(runs: Iterable[RunFolder]) -> list[Entry]:
 
 
 def pooled(entries: Sequence[Entry]) -> Entry:
-    """One entry of several runs' entries, in the order of the runs: the run is the sample.
+    """The mean of several runs' entries, which are given in the order of the runs.
 
-    Runs minutes apart differ by more than the processes of one: the interval is a t-interval over
-    runs, with no less spread than the processes of each leave open.
+    Runs minutes apart differ by more than the processes of one run do. The interval is therefore a t-interval
+    over runs, with at least the spread that the processes of each run show.
     """
     alike = [entry for entry in entries if entry.contract == entries[-1].contract]
     sound = [entry for entry in alike if not entry.fault]
@@ -178,7 +183,7 @@ def pooled(entries: Sequence[Entry]) -> Entry:
 
 
 def _pooled_floor(entries: Sequence[Entry]) -> float:
-    """How far the A/A repeats of several runs may be from 1 together: the more runs, the less."""
+    """How far the mean of several runs' A/A repeats may be from 1; the more runs, the less."""
     repeats = [entry.aa for entry in entries if entry.aa.has_interval]
     if len(repeats) < len(entries):
         return median(entry.floor for entry in entries)
@@ -209,7 +214,7 @@ def read_baseline(path: Path) -> list[Entry]:
     """The entries of a baseline.
 
     Raises:
-        ResultsError: it cannot be read, or is no baseline; names the line.
+        ResultsError: the file cannot be read or is not a baseline; the message names the line.
     """
     try:
         text = path.read_text()
@@ -218,7 +223,7 @@ def read_baseline(path: Path) -> list[Entry]:
     reader = csv.DictReader(io.StringIO(text))
     columns = tuple(reader.fieldnames or ())
     if columns not in (COLUMNS, OLDER_COLUMNS):
-        raise ResultsError(f"{path}: is no baseline of this version; `fgbench baseline` writes one.")
+        raise ResultsError(f"{path}: not a baseline of this version; `fgbench baseline` writes one.")
     known = {"int": int, "float": float, "str": str}
     kinds = {f.name: known[str(f.type)] for f in fields(Entry) if f.name in COLUMNS}
     entries = []
@@ -241,11 +246,11 @@ def entries_of_run(run: RunFolder, role: str = Role.METHOD) -> list[Entry]:
     """The entries of one run.
 
     Args:
-        run: whose.
-        role: Role.METHOD, or Role.SLOWED for the methods' repeats that were slower on purpose.
+        run: the run.
+        role: Role.METHOD, or Role.SLOWED for the repeats that were made slower on purpose.
 
     Raises:
-        ResultsError: a damaged table.
+        ResultsError: a table is damaged.
     """
     facts, summary = run.facts(), summarise(run)
     groups = {group["name"]: group for group in facts["groups"]}
@@ -298,7 +303,7 @@ def entries_of_run(run: RunFolder, role: str = Role.METHOD) -> list[Entry]:
 
 
 def _choices(summary: pd.DataFrame) -> dict[tuple[str, str], str]:
-    """Of each method of each group where `best` or the search chose: what it took, and its reference."""
+    """By group and method, what `best` or the search chose for the method and for its reference."""
     taken = {(row["group"], row["method"]): _taken(row) for _, row in summary.iterrows()}
     over = dict(zip(summary["group"], summary["reference"], strict=True))
     return {
@@ -309,13 +314,13 @@ def _choices(summary: pd.DataFrame) -> dict[tuple[str, str], str]:
 
 
 def _taken(row: pd.Series) -> str:
-    """The mode, the optimiser and the update of a method, those of the three that it had a choice of."""
+    """Those of a method's mode, optimiser and update that were chosen from several."""
     choices = {"mode": row["execution"] == BEST, "own_optimizer": OR in row["optimizer"], "update": True}
     return " ".join(str(row[n]) for n, free in choices.items() if free and not pd.isna(row[n]))
 
 
 def _floor(aa: pd.DataFrame) -> float:
-    """How far the A/A ratio's interval goes from 1."""
+    """How far the A/A ratio's interval extends from 1."""
     ends = [float(x) for x in aa[["ratio_low", "ratio_high"]].to_numpy().ravel() if not pd.isna(x)]
     return max((abs(end - 1) for end in ends), default=0.0)
 
@@ -326,10 +331,10 @@ def _fault(row: pd.Series, aa: pd.DataFrame, steady: pd.DataFrame, *, known: boo
     if pd.isna(row["ratio"]):
         return "not measured"
     if not known:
-        return "one process: no interval to judge by; leave --quick out"
+        return "one process gives no interval to judge by: leave --quick out"
     off = max((aa_off(estimate(repeat, "ratio")) for _, repeat in aa.iterrows()), default=0.0)
     if off > AA_SHARE * math.log1p(WORTH):
         return f"A/A failed: {row['reference']} differed from itself by {math.expm1(off):.1%} at least"
-    # A power cap is how a GPU runs under load: a doubt in the report, no fault.
+    # A GPU under load usually runs at its power limit; the report warns of that, but it is no fault.
     share = throttled_share(steady.replace({"throttle": {"power": ""}}))
     return f"throttled in {share:.0%} of blocks" if share > THROTTLED_SHARE else ""

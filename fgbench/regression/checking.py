@@ -10,10 +10,10 @@ from enum import Enum
 from fgbench.measurement.statistics import Estimate, detectable, power, t_quantile
 from fgbench.regression.baseline import Entry, another_contract, chosen_otherwise, differing
 
-ONE_RUN_EACH = "one run then, one now: how much runs differ is not known; --repeat makes several"
+ONE_RUN_EACH = "with one run then and one now it is not known how much runs differ; --repeat makes several"
 
 
-LOOKS = 3  # runs that `check --run` takes at most before it says what it has
+LOOKS = 3  # the most runs that `check --run` takes before it answers
 
 
 class Answer(Enum):
@@ -25,7 +25,7 @@ class Answer(Enum):
     INCONCLUSIVE = "INCONCLUSIVE"
     INVALID = "INVALID"
     NEW = "NEW"
-    """Not in the baseline: listed, and neither passed nor failed."""
+    """Not in the baseline; it is listed, and neither passes nor fails."""
 
 
 @dataclass(frozen=True)
@@ -33,15 +33,15 @@ class CheckedRatio:
     """One row of a check.
 
     Attributes:
-        answer: what the check says of it.
-        entry: of the baseline; for NEW the measured one.
-        now: what was measured; None where nothing was.
+        answer: the check's answer.
+        entry: the baseline's entry; for NEW the measured one.
+        now: the measured entry; None where nothing was measured.
         change, low, high: ratio now over ratio then, with its 95 % interval; NaN without one.
-        margin: a change beyond 1 + margin counts as one: the tolerance, or the A/A floor where larger.
-        smallest: regression that a run as precise as this would have found in four of five tries; NaN
-            where none would be, with one run on either side.
-        why: of INVALID; of INCONCLUSIVE where something would help; what was let through by
-            `--allow-mismatch`; what `best` chose otherwise.
+        margin: only a change beyond 1 + margin counts; it is the tolerance, or the A/A floor if larger.
+        smallest: the smallest regression that runs as precise as these find in four of five tries; NaN with
+            one run on either side, which would find none.
+        why: why the answer is INVALID; what would help if it is INCONCLUSIVE; what `--allow-mismatch` let
+            through; what `best` chose differently.
     """
 
     answer: Answer
@@ -58,20 +58,20 @@ class CheckedRatio:
 def check(
     baseline: Sequence[Entry], measured: Sequence[Entry], tolerance: float, *, allow_mismatch: bool = False
 ) -> list[CheckedRatio]:
-    """A verdict for each entry of the baseline, then the entries that are new.
+    """A verdict for each entry of the baseline, then one for each entry that is new.
 
     Args:
-        baseline: what to hold on to.
-        measured: of the runs to judge.
-        tolerance: share by which a ratio may grow.
-        allow_mismatch: compare results of other conditions, and say so, instead of refusing.
+        baseline: the baseline's entries.
+        measured: the entries of the runs to judge.
+        tolerance: the share by which a ratio may grow.
+        allow_mismatch: compare results of different conditions, and say so, instead of refusing to.
     """
     left = list(measured)
     verdicts = []
     for entry in baseline:
         now = _partner(entry, left)
         if now is None:
-            verdicts.append(CheckedRatio(Answer.INVALID, entry, why="missing: nothing measured for it"))
+            verdicts.append(CheckedRatio(Answer.INVALID, entry, why="missing: nothing was measured for it"))
             continue
         left.remove(now)
         verdicts.append(_judged(entry, now, tolerance, allow_mismatch))
@@ -79,14 +79,14 @@ def check(
 
 
 def settled(verdict: CheckedRatio, looks: int) -> bool:
-    """Whether another run would not be taken: REGRESSED is said after two, for one may be unlucky."""
+    """Whether no further run is needed; REGRESSED needs two runs, as one may be unlucky."""
     if verdict.answer is Answer.REGRESSED:
         return looks > 1
     return verdict.answer is not Answer.INCONCLUSIVE or looks >= LOOKS
 
 
 def exit_code(verdicts: Sequence[CheckedRatio], *, inconclusive_passes: bool = False) -> int:
-    """0 pass or improved, 1 regressed, 3 inconclusive, 4 invalid or nothing measured."""
+    """The exit code: 0 for pass or improved, 1 regressed, 3 inconclusive, 4 invalid or nothing measured."""
     answers = {verdict.answer for verdict in verdicts}
     if Answer.REGRESSED in answers:
         return 1
@@ -108,7 +108,7 @@ def _judged(entry: Entry, now: Entry, tolerance: float, allow_mismatch: bool) ->
     mismatch = _mismatch(entry, now)
     if mismatch and not allow_mismatch:
         return CheckedRatio(
-            Answer.INVALID, entry, now, why=f"{mismatch} (--allow-mismatch compares all the same)"
+            Answer.INVALID, entry, now, why=f"{mismatch} (--allow-mismatch compares them anyway)"
         )
     floor = max(entry.floor, now.floor)
     margin = max(tolerance, floor)
@@ -129,9 +129,9 @@ class Change:
     """A ratio now over a ratio then.
 
     Attributes:
-        ratio: with its 95 % interval.
+        ratio: the quotient, with its 95 % interval.
         error: standard error of its logarithm.
-        degrees: of freedom of that.
+        degrees: degrees of freedom of that error.
     """
 
     ratio: Estimate
@@ -140,11 +140,11 @@ class Change:
 
     @property
     def detectable(self) -> float:
-        """A difference of logarithms that runs as many and as even find in four of five tries."""
+        """The difference of logarithms that as many runs, as precise as these, find in four of five tries."""
         return detectable(self.error, self.degrees)
 
     def power(self, difference: float) -> float:
-        """How often they find a difference of logarithms: its interval leaves out 0, on its side."""
+        """How often they find such a difference of logarithms: the interval excludes 0, on the right side."""
         if self.error == 0:
             return float(difference > 0)
         return power(difference / self.error, self.degrees)
@@ -153,9 +153,9 @@ class Change:
 def change_of(then: Entry, now: Entry) -> Change:
     """The change from one entry to another.
 
-    Over runs, with one spread for both sides: Student's two-sample t, where the spread is no smaller
-    than the processes of a run leave open. With one run a side nothing tells how much runs differ:
-    then it is Welch's, over processes, and too narrow by that.
+    With several runs on a side it is Student's two-sample t over runs, with one spread for both sides, which
+    is at least the spread that the processes of a run show. With one run on either side it is not known how
+    much runs differ; then it is Welch's t over processes, which is too narrow by that.
     """
     degrees: float = then.runs + now.runs - 2
     if degrees:
@@ -170,7 +170,7 @@ def change_of(then: Entry, now: Entry) -> Change:
 
 
 def _answer(change: Estimate, allowed: float, floor: float) -> Answer:
-    """PASS rests on what is allowed alone: a machine that cannot tell that much from nothing has no say."""
+    """The answer for a change; PASS is not given where the A/A floor is above the tolerance."""
     beyond = max(allowed, 1 + floor)
     if change.low > beyond:
         return Answer.REGRESSED
@@ -183,7 +183,7 @@ def _over_tolerance(floor: float, tolerance: float) -> str:
     if floor <= tolerance:
         return ""
     return (
-        f"the reference against itself may be off by {floor:.1%} (A/A floor), more than the tolerance of "
+        f"the reference may differ from itself by {floor:.1%} (A/A floor), more than the tolerance of "
         f"{tolerance:.1%}: longer or more runs (--max-measure-seconds, --repeat), also for the baseline, "
         "or a larger --tolerance would help"
     )

@@ -1,4 +1,4 @@
-"""Two results side by side: what changed, by how much, and how sure that is."""
+"""Compare two results: what changed, by how much, and how sure that is."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fgbench.store.run_folder import RunFolder
 from fgbench.summary.ratios import estimate
 from fgbench.summary.table import summarise
 
-# What has to be equal; versions, the model's code and the data are what one may want to compare.
+# These conditions have to be equal; one may want to compare versions, the model's code or data.
 APART = ("device", "dtype", "threads", "execution")
 RUNTIME, MEMORY, TIME_TO_TARGET = "runtime ratio", "peak memory", "time-to-target ratio"
 
@@ -34,12 +34,12 @@ class Difference:
     """One figure of one method of one group, in A and in B.
 
     Attributes:
-        label: of the group and the method.
-        figure: what is compared.
-        a, b: the figure in each.
+        label: names the group and the method.
+        figure: the name of the figure.
+        a, b: the figure in A and in B.
         change: b over a; without an interval where the figure has none.
-        smallest: change that would have been seen in four of five tries; NaN where that is not known.
-        why: what else differs, or why there is nothing to compare.
+        smallest: the change that would have been seen in four of five tries; NaN where that is unknown.
+        why: what else differs, or why the figures cannot be compared.
     """
 
     label: str
@@ -52,11 +52,11 @@ class Difference:
 
     @property
     def words(self) -> str:
-        """The answer: what may be said of the change."""
+        """The verdict on the change, in words."""
         if math.isnan(self.change.value):
             return "not comparable"
         if not self.change.has_interval and self.figure != MEMORY:
-            return "not known how sure"
+            return "no interval to judge by"
         if not self.change.has_interval:
             return "the same" if self.change.value == 1 else "less" if self.change.value < 1 else "more"
         if self.change.low > 1:
@@ -65,15 +65,15 @@ class Difference:
 
 
 def differences(a: Sequence[RunFolder], b: Sequence[RunFolder]) -> list[Difference]:
-    """Runtime ratios, peak memory and time-to-target ratios of like with like, and what was left out.
+    """Compare runtime ratios, peak memory and time-to-target ratios, and say what cannot be compared.
 
-    Device, dtype, threads, execution mode and optimiser have to be equal, and for a time to target how
-    learning rates came about and the target too; torch's version and the contract may differ, which is
-    noted. Where a side has several runs, the spread between runs decides on runtime ratios; the other
-    figures are the latest run's.
+    Device, dtype, threads, execution mode and optimiser have to be equal; for a time to target also the
+    target, and how learning rates were found. Torch's version and the contract may differ, which is noted.
+    Where a side has several runs, the spread between runs decides on runtime ratios; other figures are those
+    of the latest run.
 
     Raises:
-        ResultsError: a damaged run.
+        ResultsError: a run is damaged.
     """
     sides = _rows(a), _rows(b)
     return [
@@ -98,12 +98,12 @@ def _runtimes(a: Sequence[Entry], b: Sequence[Entry]) -> list[Difference]:
     for entry in left.values():
         near = seen.get(entry.identity)
         why = "only in B" if near is None else _apart(near, entry)
-        found.append(_missing(entry, why or "its like in A is compared with another", in_a=False))
+        found.append(_missing(entry, why or "its counterpart in A is compared with another", in_a=False))
     return found
 
 
 def _apart(a: Entry, b: Entry) -> str:
-    """In words, what has to be equal for a comparison and is not; empty where all of it is."""
+    """In words, the conditions that have to be equal for a comparison but differ; empty where none does."""
     return "; ".join(f"{name} {one} → {other}" for name, one, other in differing(a, b) if name in APART)
 
 
@@ -121,7 +121,7 @@ def _runtime(a: Entry, b: Entry) -> Difference:
     notes = [f"{name} {then} → {now}" for name, then, now in differing(a, b)]
     notes = [note for note in (*(notes or [another_contract(a, b)]), chosen_otherwise(a, b)) if note]
     if a.runs == b.runs == 1:
-        notes.append("one run each: how much runs differ is not in the interval")
+        notes.append("one run each: the interval does not include how much runs differ")
     change = change_of(a, b)
     return Difference(
         a.label, RUNTIME, *figures, change.ratio, math.expm1(change.detectable), "; ".join(notes)
@@ -139,7 +139,7 @@ def _missing(entry: Entry, why: str, *, in_a: bool) -> Difference:
 
 @dataclass(frozen=True)
 class _Row:
-    """A row of a run's summary with what the run says of it."""
+    """A row of a run's summary, with torch's version and the contract of its group."""
 
     summary: pd.Series
     torch: str
@@ -150,7 +150,7 @@ class _Row:
         return tuple(self.summary[name] for name in IDENTITY)
 
     def figure(self, name: str) -> Estimate:
-        """A figure of the row, NaN where there is none to compare."""
+        """A figure of the row; NaN where there is none to compare."""
         row = self.summary
         if name == MEMORY:
             return estimate({MEMORY: row["peak_bytes"]}, MEMORY)
@@ -158,7 +158,7 @@ class _Row:
         return found if 0 < found.value < math.inf else NOTHING
 
     def conditions(self, figure: str) -> dict[str, str]:
-        """What has to be equal for a figure to be compared."""
+        """The conditions that have to be equal for a figure to be compared."""
         row = self.summary
         own = {
             "device": row["device_name"],
@@ -183,7 +183,7 @@ def _rows(runs: Sequence[RunFolder]) -> list[_Row]:
 
 
 def _others(figure: str, a: Sequence[_Row], b: Sequence[_Row]) -> list[Difference]:
-    """A figure of the summary, the latest run's of those alike, and what has no like on the other side."""
+    """The differences in a figure of the summary, and the rows that have no counterpart on the other side."""
     mine, theirs = ({_key(row, figure): row for row in side if _has(row, figure)} for side in (a, b))
     found = []
     for key, row in mine.items():
@@ -192,7 +192,7 @@ def _others(figure: str, a: Sequence[_Row], b: Sequence[_Row]) -> list[Differenc
         else:
             found.append(_left_out(figure, row, list(theirs.values()), "only in A"))
     lone = [row for key, row in theirs.items() if key not in mine]
-    known = {row.identity for row in mine.values()}  # whose difference was said from A's side
+    known = {row.identity for row in mine.values()}  # these were reported from A's side
     return [
         *found,
         *(_left_out(figure, row, [], "only in B") for row in lone if row.identity not in known),
@@ -228,7 +228,7 @@ def _label(row: _Row) -> str:
 
 
 def _over(a: Estimate, b: Estimate) -> Estimate:
-    """b / a, the two intervals' reaches on the logarithm added as independent errors are."""
+    """b / a; the half-widths of both intervals, on the logarithm, are added as independent errors."""
     change = math.log(b.value / a.value)
     if not (a.has_interval and b.has_interval):
         return Estimate(math.exp(change))

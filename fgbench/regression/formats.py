@@ -58,7 +58,7 @@ def as_table(verdicts: Sequence[CheckedRatio]) -> str:
 
 
 def self_test_table(probes: Sequence[Probe]) -> str:
-    """The self-test as a table for a terminal: what the check answered where the truth is known."""
+    """The self-test as a table for a terminal: the check's answers in cases where the truth is known."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for heading in ("known", "checks", "said", "by one run", "power", "smallest", ""):
         table.add_column(heading, justify="left" if heading in ("known", "said", "") else "right")
@@ -79,15 +79,15 @@ def self_test_table(probes: Sequence[Probe]) -> str:
         )
     wrong = sum(not finding.works for finding in found)
     line = (
-        f"{wrong} of {len(found)} not as it should be"
+        f"{wrong} of {len(found)} are not as they should be"
         if wrong
-        else "the check can fail, and does where it should"
+        else "the check can fail, and fails where it should"
     )
     return _printed(table, line)
 
 
 def _middle(values: Iterable[float]) -> float:
-    """The median of the values that there are; a check that was invalid has none."""
+    """The median of the values without NaN, which an invalid check has."""
     return median([value for value in values if not math.isnan(value)] or [math.nan])
 
 
@@ -108,7 +108,7 @@ def as_markdown(verdicts: Sequence[CheckedRatio]) -> str:
 
 
 def as_github(verdicts: Sequence[CheckedRatio]) -> str:
-    """Annotations: an error for what regressed or is invalid, a warning for what is not clear."""
+    """GitHub's annotations: an error for regressed and invalid, a warning for inconclusive."""
     kinds = {Answer.REGRESSED: "error", Answer.INVALID: "error", Answer.INCONCLUSIVE: "warning"}
     lines = [
         f"::{kinds[v.answer]} title=fgbench {v.answer.value}::{v.entry.label}: {_sentence(v)}"
@@ -119,7 +119,7 @@ def as_github(verdicts: Sequence[CheckedRatio]) -> str:
 
 
 def as_junit(verdicts: Sequence[CheckedRatio]) -> str:
-    """JUnit's XML: regressed is a failure, invalid an error, not clear and new are skipped."""
+    """JUnit's XML: regressed is a failure, invalid an error, inconclusive and new are skipped."""
     kinds = {Answer.REGRESSED: "failure", Answer.INVALID: "error"}
     kinds |= {Answer.INCONCLUSIVE: "skipped", Answer.NEW: "skipped"}
     count = Counter(kinds.get(verdict.answer) for verdict in verdicts)
@@ -141,7 +141,7 @@ def as_junit(verdicts: Sequence[CheckedRatio]) -> str:
 
 
 def as_json(verdicts: Sequence[CheckedRatio]) -> str:
-    """The verdicts as JSON for a script; a figure that there is not is null."""
+    """The verdicts as JSON for a script; a missing figure is null."""
     rows = [{**asdict(verdict), "answer": verdict.answer.value} for verdict in verdicts]
     return json.dumps({"summary": summary_line(verdicts), "verdicts": json_ready(rows)}, indent=2)
 

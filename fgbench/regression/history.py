@@ -1,4 +1,4 @@
-"""History: a ratio over many runs, and where it changed for good."""
+"""History: ratios over many runs, and the points in time where they changed for good."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from fgbench.measurement.statistics import Estimate, difference_interval, mean_i
 from fgbench.regression.baseline import Entry, entries_of_run
 from fgbench.store.run_folder import RunFolder
 
-FALSE_ALARMS = 0.01  # of a series without a change, at each test
+FALSE_ALARMS = 0.01  # probability that a test finds a change in a series without one
 PERMUTATIONS = 999
-LEAST = 3  # runs on either side of a change
+LEAST = 3  # the least number of runs on either side of a change
 
 
 @dataclass(frozen=True)
@@ -24,10 +24,10 @@ class Point:
     """One run's ratio.
 
     Attributes:
-        started: when, as ISO 8601 in UTC.
-        commit: of the folder that fgbench was called in, or of fgbench itself; empty where unknown.
-        run: name of the run's folder.
-        entry: the ratio with all that it depends on.
+        started: when the run started, as ISO 8601 in UTC.
+        commit: the commit of the folder that fgbench was called in, or of fgbench; empty if unknown.
+        run: the name of the run's folder.
+        entry: the ratio, with all that it depends on.
     """
 
     started: str
@@ -41,8 +41,8 @@ class ChangePoint:
     """Where a series changed.
 
     Attributes:
-        at: index of the first point after it.
-        change: mean after over mean before, with its 95 % interval by the runs of both stretches.
+        at: index of the first point after the change.
+        change: mean ratio after over mean ratio before, with its 95 % interval over runs.
     """
 
     at: int
@@ -73,14 +73,14 @@ class Series:
 
 
 def histories(runs: Sequence[RunFolder], tolerance: float) -> list[Series]:
-    """A series for each ratio, by method, group and machine; torch's version may change within it.
+    """A series for each ratio, by method, group and machine; torch's version may change within a series.
 
     Args:
-        runs: in any order.
-        tolerance: share that a change has to exceed to be marked: machines drift.
+        runs: the runs, in any order.
+        tolerance: only changes beyond this share are marked, as machines drift.
 
     Raises:
-        ResultsError: a damaged run.
+        ResultsError: a run is damaged.
     """
     found: dict[tuple[Any, ...], list[Point]] = {}
     for run in sorted(runs, key=lambda run: (run.facts()["started"], run.path.name)):
@@ -116,13 +116,13 @@ def _step(before: Sequence[float], after: Sequence[float]) -> Estimate:
 def change_points(values: Sequence[float], least: float = 0.0) -> list[int]:
     """Where the mean of a series steps, by binary segmentation with a permutation test.
 
-    A stretch is cut where the two sides' means differ most for their sizes, if a shuffled stretch
-    seldom differs as much: of series of equal independent values at most `FALSE_ALARMS` are cut,
-    whatever their distribution. Below 2 × LEAST values nothing is.
+    A stretch is cut where the means of its two sides differ most, given their sizes, if shuffled stretches
+    seldom differ as much. A stretch of independent values with one distribution, whatever it is, is cut with
+    probability `FALSE_ALARMS` at most. Stretches of fewer than 2 × LEAST values are not cut.
 
     Args:
-        values: in the order of time.
-        least: difference of means below which no step counts.
+        values: the series in the order of time.
+        least: a difference of means below this does not count.
 
     Returns:
         Indices of the first value after each step, ascending.
@@ -147,7 +147,7 @@ def change_points(values: Sequence[float], least: float = 0.0) -> list[int]:
 
 
 def _scores(series: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """How far the means differ for a cut at LEAST, LEAST + 1, …: [rows, cuts] from [rows, values]."""
+    """How far the sides' means differ for cuts at LEAST, LEAST + 1, …: [rows, values] → [rows, cuts]."""
     count = series.shape[1]
     before = np.arange(LEAST, count - LEAST + 1)
     sums = series.cumsum(axis=1)

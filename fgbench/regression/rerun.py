@@ -1,4 +1,4 @@
-"""What to run so that just the rows of a baseline are measured again."""
+"""Find the runs that measure exactly the rows of a baseline again."""
 
 from __future__ import annotations
 
@@ -9,16 +9,16 @@ from typing import Any
 from fgbench.plan import Config
 from fgbench.regression.baseline import Entry
 
-# What entries have to share to be measured in one run; depth may differ.
+# Entries have to share these to be measured in one run; their depths may differ.
 SHARED = ("arch", "dataset", "width", "batch", "optimizer", "reference", "dtype", "threads", "execution")
 
 
 def configs_of(entries: Iterable[Entry], like: Config) -> list[Config]:
-    """A config for each run that the entries need: their own options, and timing alone.
+    """A config for each run that is needed, with the entries' own options and with timing alone.
 
     Args:
-        entries: of a baseline.
-        like: what they do not say: processes, seconds, precision, held-out samples, device.
+        entries: the baseline's entries.
+        like: gives everything else, such as processes, seconds, precision, validation samples and device.
     """
     methods: dict[tuple[object, ...], dict[int, list[str]]] = {}
     for entry in entries:

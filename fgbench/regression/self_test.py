@@ -1,4 +1,4 @@
-"""Self-test: the check is given a known slowdown, which it has to find, and none, which it must let pass."""
+"""Self-test of the check: it has to find a known slowdown, and must let unchanged code pass."""
 
 from __future__ import annotations
 
@@ -15,24 +15,25 @@ from fgbench.store.experiment import store_experiment
 from fgbench.store.run_folder import RunFolder
 from fgbench.store.schema import Role
 
-MOST_FALSE, LEAST_FOUND = 0.02, 0.95  # of checks: called a regression without one; one that is found
+MOST_FALSE = 0.02  # at most this share of checks of unchanged code may say REGRESSED
+LEAST_FOUND = 0.95  # at least this share of checks has to find the slowdown
 
 
 @dataclass(frozen=True)
 class Probe:
-    """One check whose right answer is known.
+    """One check whose right answer is known. A look is one more run that the check takes into account.
 
     Attributes:
-        number: of the check.
-        cell: label of the ratio; a column of stored files, hence its name.
-        source: `data`, a copy of the baseline; or `run`, what a run measured.
-        slowed: by what share the method was slower than when the baseline was measured.
-        first: the answer by one run.
-        answer: after as many looks as `check --run` takes, the later ones being the runs that follow.
+        number: the number of the check.
+        cell: the ratio's label; it is called so in stored files.
+        source: `data` for a copy of the baseline, `run` for a measured run.
+        slowed: the share by which the method was slower than when the baseline was measured.
+        first: the answer after one look.
+        answer: the answer after as many looks as `check --run` takes.
         looks: how many that were.
-        change, low, high: by one run.
-        smallest: regression that one run finds in four of five tries.
-        power: how often one run finds `slowed`.
+        change, low, high: the change after one look, with its interval.
+        smallest: the regression that one look finds in four of five tries.
+        power: how often one look finds a slowdown of `slowed`.
     """
 
     number: int
@@ -50,7 +51,7 @@ class Probe:
 
 
 def on_data(baseline: Sequence[Entry], slowdown: float, tolerance: float) -> list[Probe]:
-    """Copies of the baseline as if each row had been measured again, in one run, as it was and slower."""
+    """Check copies of the baseline, unchanged and slowed, as if each had been measured in one run."""
     probes = []
     for share in (0.0, slowdown):
         copies = [replace(_scaled(entry, 1 + share), runs=1, spread=0.0) for entry in baseline]
@@ -64,14 +65,14 @@ def on_runs(
     tolerance: float,
     checks: int | None = None,
 ) -> list[Probe]:
-    """Every look begins a check: of the methods as they are, and of their repeats that were slowed.
+    """Check measured runs: the methods as they are, and their repeats that were slowed.
 
     Args:
-        baseline: what to hold on to.
-        looks: what was measured in one go, with `--slowed`, in the order of time; a check that needs
-            another look takes the one that follows.
-        tolerance: share by which a ratio may grow.
-        checks: how many, from the first look on; all where it is None.
+        baseline: the baseline's entries.
+        looks: the runs of each look, measured with `--slowed`, in the order of time. Each look begins a
+            check, which takes the looks that follow if it needs more.
+        tolerance: the share by which a ratio may grow.
+        checks: how many checks to make, from the first look on; None for all.
 
     Raises:
         ResultsError: a run has no slowed repeats, or is damaged.
@@ -97,12 +98,12 @@ def _known(look: Sequence[RunFolder], role: str, baseline: Sequence[Entry]) -> l
     missing = [entry.label for entry in baseline if entry.identity not in found]
     if missing:
         slowed = " slowed; measure with --slowed 10%" * (role == Role.SLOWED)
-        raise ResultsError(f"{look[0].path}: has no {missing[0]}{slowed}.")
+        raise ResultsError(f"{look[0].path} has no {missing[0]}{slowed}.")
     return entries
 
 
 def _looks(entry: Entry, measured: Sequence[Sequence[Entry]], tolerance: float) -> list[CheckedRatio]:
-    """The verdict after each look, as long as the gate would look again."""
+    """The verdict after each look, until the check would be settled."""
     verdicts: list[CheckedRatio] = []
     for count in range(1, len(measured) + 1):
         own = [c for entries in measured[:count] for c in entries if c.identity == entry.identity]
@@ -130,15 +131,14 @@ def _scaled(entry: Entry, factor: float) -> Entry:
 
 @dataclass(frozen=True)
 class Finding:
-    """What the probes of one kind say of the gate.
+    """The result of all probes of one kind.
 
     Attributes:
-        source, slowed: the kind.
-        checks: how many.
-        regressed_first, regressed: how many said REGRESSED, by one run and in the end.
+        source, slowed: the kind of probe.
+        checks: how many probes there are.
+        regressed_first, regressed: how many said REGRESSED after one look, and in the end.
         answers: how often each answer was given in the end.
-        looks: runs that a check took, in the mean.
-        works: hardly ever REGRESSED with nothing changed, nearly always with a slowdown.
+        looks: the mean number of looks that a check took.
     """
 
     source: str
@@ -151,14 +151,14 @@ class Finding:
 
     @property
     def works(self) -> bool:
-        """Whether the check found the slowdown, or let what is not slower pass."""
+        """Whether the check nearly always found the slowdown, or hardly ever raised a false alarm."""
         if self.slowed:
             return self.regressed >= LEAST_FOUND * self.checks
         return self.regressed <= MOST_FALSE * self.checks
 
 
 def findings(probes: Sequence[Probe]) -> list[Finding]:
-    """A finding for each source and slowdown."""
+    """A finding for each source and each slowdown."""
     kinds = dict.fromkeys((probe.source, probe.slowed) for probe in probes)
     found = []
     for source, share in kinds:

@@ -1,4 +1,4 @@
-"""The report: one table, and in plain words what was found and with what confidence."""
+"""The report of a run: tables, and in plain sentences what was found and how sure it is."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from fgbench.summary.table import aa_rows, summarise
 from fgbench.summary.targets import by_target
 from fgbench.summary.variants import variants_of
 
-NOTES = 3  # lines of doubt, before the others are left to --verbose
+NOTES = 3  # so many warnings are shown; --verbose shows all
 MORE = "fgbench run --verbose prints all of them, and the parts of a step"
 
 
 @dataclass(frozen=True)
 class _Result:
-    """What is shown of a run: the summary's rows, what goes with them, and what to doubt."""
+    """What is shown of a run: the rows of the summary and of other tables, and warnings."""
 
     summary: pd.DataFrame
     aa: pd.DataFrame
@@ -47,13 +47,13 @@ class _Result:
             yield group
 
     def within_budget(self, group: pd.DataFrame) -> list[str]:
-        """Who wins at a memory budget, where one was asked for."""
+        """A sentence on who wins under the memory budget, if there is one."""
         own = self.variants[self.variants["group"] == group["group"].iloc[0]]
         return list(budget_findings(group, own, self.budget)) if self.budget else []
 
 
 def show(folder: RunFolder, *, as_json: bool = False, detail: bool = False) -> bool:
-    """Print a run's result on standard output: verdicts and tables a group, or one JSON object.
+    """Print a run's result on standard output: verdicts and tables for each group, or one JSON object.
 
     Gives whether there was any figure to show.
 
@@ -106,7 +106,7 @@ def _print(folder: RunFolder, result: _Result, detail: bool) -> None:
 
 
 def _print_group(console: Console, result: _Result, group: pd.DataFrame, detail: bool) -> None:
-    """The verdicts first, then what they rest on."""
+    """Print a group's verdicts, and then the tables that they are based on."""
     if said := [*verdicts(group, result.aa, result.targets), *result.within_budget(group)]:
         console.print(f"[bold]{escape(where(group))}:[/bold]")
     for sentence in said:

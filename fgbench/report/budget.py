@@ -1,4 +1,4 @@
-"""A memory budget in words and in a table: what each method becomes under it, and who wins there."""
+"""A memory budget in words and in a table: the variant of each method that fits, and which method wins."""
 
 from __future__ import annotations
 
@@ -12,11 +12,13 @@ from fgbench.report.figures import NOTHING, missing, number, size, target_words
 
 
 def budget_table(variants: pd.DataFrame, budget: int) -> list[Table]:
-    """The variant that stands for each method of a group, or by how much the smallest is over; none without.
+    """A table of the variants that stand for the methods of a group; empty without variants.
+
+    For a method without a variant that fits it says by how much the smallest is over the budget.
 
     Args:
-        variants: measured rows of variants.csv, of the group.
-        budget: bytes.
+        variants: the group's measured rows of variants.csv.
+        budget: the budget in bytes.
     """
     if variants.empty:
         return []
@@ -35,12 +37,12 @@ def budget_table(variants: pd.DataFrame, budget: int) -> list[Table]:
 
 
 def budget_findings(group: pd.DataFrame, variants: pd.DataFrame, budget: int) -> Iterator[str]:
-    """Who wins at a budget: by a step, and by the time to the target where one was trained for.
+    """A sentence that says which method wins under a budget: by a step, and by the time to the target.
 
     Args:
         group: the group's rows of the summary.
-        variants: measured rows of variants.csv, of the group.
-        budget: bytes.
+        variants: the group's measured rows of variants.csv.
+        budget: the budget in bytes.
     """
     if variants.empty:
         return

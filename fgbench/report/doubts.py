@@ -1,4 +1,4 @@
-"""What a reader should doubt: every warning with its figure and what would help."""
+"""What a reader should doubt: warnings, each with its figure and with what would help."""
 
 from __future__ import annotations
 
@@ -17,24 +17,24 @@ from fgbench.summary.soundness import THROTTLED_SHARE, aa_fault, throttled_share
 from fgbench.summary.table import HOST, UNKNOWN
 
 FEW_SEEDS = 3
-DRIFT = 0.05  # of step times over a process
-SLOT_EFFECT, SLOT_CHANCE = 0.01, 0.001  # of a place in the round, and its chance if places were alike
-OUTLIER, OUTLIER_SHARE = 1.5, 0.05  # times its arm's median, and the share of blocks that is worth a line
-COARSE = 0.4  # of a time to target, from one evaluation to the next
-PRODUCT = 1.1  # by which the ratio while training may be beyond the interval of the timed one
+DRIFT = 0.05  # change of step times over a process that is worth a warning
+SLOT_EFFECT, SLOT_CHANCE = 0.01, 0.001  # effect of a place in the round, and its p-value, that are worth one
+OUTLIER, OUTLIER_SHARE = 1.5, 0.05  # a block of so many times its arm's median, and a share of such blocks
+COARSE = 0.4  # distance of evaluations as a share of the time to the target
+PRODUCT = 1.1  # the ratio while training may be beyond the timed one's interval by this factor
 ARM = ["group", "role", "method", "process"]
 
 
 def doubts(summary: pd.DataFrame, ratios: pd.DataFrame, samples: pd.DataFrame) -> list[str]:
-    """Sentences.
+    """The warnings, as whole sentences, the most important first.
 
     Args:
-        summary: a row a method of a group.
-        ratios: rows of ratios.csv, the A/A repeats among them.
+        summary: a row for each method of each group, as of `summarise`.
+        ratios: rows of ratios.csv, including the A/A repeats.
         samples: rows of samples.csv.
     """
     timed = samples[~samples["warm_up"].astype(bool) & (samples["role"] != Role.ALONE)]
-    # What matters most comes first: a reader may see no more than the first few.
+    # A reader may see only the first few.
     return [
         *_status_doubts(summary),
         *_aa_doubts(ratios),
@@ -63,7 +63,7 @@ def _aa_doubts(ratios: pd.DataFrame) -> Iterator[str]:
 
 
 def _precision_doubts(summary: pd.DataFrame) -> Iterator[str]:
-    """The least precise ratio of each group whose time ran out."""
+    """The least precise ratio of each group in which the time ran out before the precision was reached."""
     late = summary[(summary["stopped"] == "time") & (summary["method"] != summary["reference"])]
     half = ((late["ratio_high"] - late["ratio_low"]) / 2 / late["ratio"]).astype(float).dropna()
     for place in half.groupby(late["group"], sort=False).idxmax():
@@ -75,7 +75,7 @@ def _precision_doubts(summary: pd.DataFrame) -> Iterator[str]:
 
 
 def _warm_up_doubts(samples: pd.DataFrame) -> Iterator[str]:
-    """Warm-ups that ended because their time did, not because every arm was steady."""
+    """Warm-ups that ended because their time was up, before every arm was steady."""
     warm = samples[samples["warm_up"].astype(bool)].sort_values("round")
     for group, rows in warm.groupby("group", sort=False):
         ends = {
@@ -170,14 +170,17 @@ def _alone_doubts(ratios: pd.DataFrame) -> Iterator[str]:
         beside = row["r"], row["r_low"], row["r_high"]
         if row["r_alone_low"] > row["r_high"] or row["r_alone_high"] < row["r_low"]:
             yield (
-                f"{row['group']}, {row['method']}: alone its R is {number(*alone)} {interval(*alone)}, "
-                f"interleaved {number(*beside)} {interval(*beside)}: caches, clocks or power differ when "
-                "other work comes between; take the first for a machine that does nothing else."
+                f"{row['group']}, {row['method']}: its R is {number(*alone)} {interval(*alone)} when timed "
+                f"alone, and {number(*beside)} {interval(*beside)} when interleaved: caches, clocks or power "
+                "differ when other work comes between; the first holds for a machine that does nothing else."
             )
 
 
 def _product_doubts(summary: pd.DataFrame) -> Iterator[str]:
-    """T ratio over steps ratio is the ratio of the steps as they were while training."""
+    """Where the times of steps while training do not bear out the timed ratio.
+
+    T ratio divided by steps ratio is the ratio of the times that steps took while training.
+    """
     for _, row in summary[summary["method"] != summary["reference"]].iterrows():
         if any(missing(row[name]) for name in ("t_ratio", "n_ratio", "ratio_low")) or not row["reached"]:
             continue
@@ -185,9 +188,10 @@ def _product_doubts(summary: pd.DataFrame) -> Iterator[str]:
         if not row["ratio_low"] / PRODUCT < trained < row["ratio_high"] * PRODUCT:
             cells = row["ratio"], row["ratio_low"], row["ratio_high"]
             yield (
-                f"{row['group']}, {row['method']}: while training its steps took {number(trained)} times "
-                f"{row['reference']}'s, when timed {number(*cells)} {interval(*cells)}: T ratio is not "
-                "ratio × steps ratio here; close other programs, or raise --max-train-seconds, if it matters."
+                f"{row['group']}, {row['method']}: while training, its steps took {number(trained)} times as "
+                f"long as {row['reference']}'s, but {number(*cells)} {interval(*cells)} times when they were "
+                "timed, so that T ratio is not ratio × steps ratio; if that matters, close other programs or "
+                "raise --max-train-seconds."
             )
 
 

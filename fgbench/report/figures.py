@@ -1,4 +1,4 @@
-"""Figures as people read them: as many digits as the interval supports, units that fit."""
+"""Format figures for reading: with as many digits as the interval supports, in units that suit them."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ def missing(value: Any) -> bool:
 
 
 def number(value: Any, low: Any = None, high: Any = None) -> str:
-    """A number with the digits that its interval supports, three without one; an infinite one's bound."""
+    """A number with the digits that its interval supports, or three; for an infinite one, its lower bound."""
     if missing(value):
         return NOTHING
     if math.isinf(value):
@@ -28,7 +28,7 @@ def number(value: Any, low: Any = None, high: Any = None) -> str:
 
 
 def interval(value: Any, low: Any, high: Any) -> str:
-    """`[low, high]` to the digits of `number`, or nothing where there is no interval with two ends."""
+    """`[low, high]` with the digits of `number`; empty where there is no interval with two ends."""
     if missing(low) or missing(high) or not high > low or math.isinf(high):
         return ""
     decimals = _supported_decimals(value, low, high)
@@ -36,7 +36,7 @@ def interval(value: Any, low: Any, high: Any) -> str:
 
 
 def json_ready(value: Any) -> Any:
-    """A structure with null for every number that JSON does not have."""
+    """The structure with None in place of NaN and infinities, which JSON does not have."""
     if isinstance(value, Mapping):
         return {key: json_ready(own) for key, own in value.items()}
     if isinstance(value, list | tuple):
@@ -45,14 +45,14 @@ def json_ready(value: Any) -> Any:
 
 
 def target_words(row: Any) -> str:
-    """What a row with `target_loss` and `target_accuracy` aims at; empty without either."""
+    """The target of a row with `target_loss` and `target_accuracy`, in words; empty without either."""
     if not missing(row["target_loss"]):
         return f"validation loss {row['target_loss']:g}"
     return "" if missing(row["target_accuracy"]) else f"validation accuracy {row['target_accuracy']:g}"
 
 
 def model_words(row: Any) -> str:
-    """n, the number of trained parameters, which variance goes with, and what of training is not usual."""
+    """In words, n, the number of trained parameters, and what is trained from which weights, if unusual."""
     parts = [] if missing(row.get("parameters")) else [f"n = {int(row['parameters']):,}"]
     if row.get("trained", "all") != "all":
         parts.append(f"training {row['trained']}")
@@ -62,7 +62,7 @@ def model_words(row: Any) -> str:
 
 
 def seconds(value: Any) -> str:
-    """A time with a unit that fits."""
+    """A time in a unit that suits it."""
     if missing(value):
         return NOTHING
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
@@ -72,14 +72,14 @@ def seconds(value: Any) -> str:
 
 
 def joules(value: Any) -> str:
-    """An energy with a unit that fits."""
+    """An energy in a unit that suits it."""
     if missing(value):
         return NOTHING
     return f"{value:.3g} J" if value >= 1 else f"{value * 1e3:.3g} mJ"
 
 
 def size(value: Any) -> str:
-    """Bytes with a binary unit that fits."""
+    """Bytes in a binary unit that suits them."""
     if missing(value):
         return NOTHING
     for unit, power in (("GiB", 3), ("MiB", 2), ("KiB", 1)):
@@ -89,7 +89,7 @@ def size(value: Any) -> str:
 
 
 def _supported_decimals(value: float, low: float, high: float) -> int:
-    """Two digits of the interval's shorter side: a ratio's interval is not symmetric."""
+    """Decimal places that show two digits of the shorter side of an interval, which may be asymmetric."""
     return _decimals(min(value - low, high - value), digits=2)
 
 

@@ -1,4 +1,4 @@
-"""A loss curve in one line of text, so that the table shows where training went."""
+"""A loss curve in one line of text, so that the table shows how training went."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ PLACES = 12
 
 
 def sparklines(curves: pd.DataFrame) -> dict[str, str]:
-    """Every method's validation loss over the longest run's training seconds, the median over its seeds.
+    """By method, the median over seeds of the validation loss, over the longest run's training seconds.
 
     All methods have one scale: the lowest block is the lowest loss of them all, the highest where they
     began, or above.
@@ -30,7 +30,7 @@ def sparklines(curves: pd.DataFrame) -> dict[str, str]:
 
 
 def _median(own: pd.DataFrame, at: np.ndarray) -> np.ndarray:
-    """Losses at these seconds; a run that ended before stays where it was, a diverged one on top."""
+    """Losses at these seconds; after its end a run keeps its last loss, or the highest if it diverged."""
     runs = [
         np.interp(at, run["train_seconds"], run["validation_loss"].fillna(np.inf).clip(upper=1e9))
         for _, run in own.groupby("job", sort=False)

@@ -1,4 +1,4 @@
-"""The table in the terminal: a row a method, intervals below the figures."""
+"""The table in the terminal: a row for each method, with intervals below the figures."""
 
 from __future__ import annotations
 
@@ -32,20 +32,20 @@ from fgbench.summary.targets import TARGET
 
 BOUND = {HOST: "\n[yellow]launch-bound[/yellow]", UNKNOWN: "\n[yellow]launch-bound?[/yellow]"}
 Columns = dict[str, Callable[[pd.Series], str]]
-FEW_TARGETS = 2  # that a table without details has whole
+FEW_TARGETS = 2  # a table without details shows all targets if there are no more than these
 WORTH = (
     "cosine, variance ×: of a step's estimate g with its batch's gradient ∇f, and ‖g‖²/‖∇f‖²; means along "
     "the reference's training\nsteps ratio predicted: by SGD at its best rate, were the loss equally curved "
     "in all directions"
 )
-METHOD_WIDTH = 28  # of the column, before a long spec is folded
+METHOD_WIDTH = 28  # a longer spec is folded
 
 
 DETAILS = ("by rounds\nalone", "of\nfloor", "first\ncall", "\nlr")  # what --verbose shows
 
 
 class Part(Enum):
-    """A half of the table."""
+    """One half of the table: what was timed, or what was trained."""
 
     TIME = "time and memory"
     TRAINING = "training"
@@ -89,7 +89,7 @@ def _table(group: pd.DataFrame, parts: Sequence[Part], detail: bool) -> Table:
 
 
 def _folded(method: str) -> str:
-    """A long spec with its options on lines of their own."""
+    """A spec; the options of a long one are on lines of their own."""
     return method if len(method) <= METHOD_WIDTH else method.replace(",", ",\n  ")
 
 
@@ -99,7 +99,7 @@ def _width(methods: pd.Series) -> int:
 
 
 def _shown(group: pd.DataFrame) -> pd.Series:
-    """The group's first row, with the first figure of each column where that row has none."""
+    """The group's first row; a figure that it lacks is taken from the first row that has it."""
     filled = group.bfill().iloc[0].copy()
     filled["modes_differ"] = group["mode"].nunique() > 1
     filled["optimizers_differ"] = OR in str(filled["optimizer"])
@@ -107,7 +107,7 @@ def _shown(group: pd.DataFrame) -> pd.Series:
 
 
 def _time_columns(shown: pd.Series) -> Columns:
-    """Headings and cells, of what was measured of the group."""
+    """Headings and cells for what was timed."""
     columns: Columns = {
         "\nR": _r,
         "R\nalone": lambda row: _figure(row, "r_alone"),
@@ -131,7 +131,7 @@ def _time_columns(shown: pd.Series) -> Columns:
 
 
 def _training_columns(shown: pd.Series) -> Columns:
-    """Headings and cells, of what was trained of the group."""
+    """Headings and cells for what was trained."""
     columns: Columns = {
         "\noptimizer": folded_optimizer,
         "\nlr": lambda row: NOTHING if missing(row["learning_rate"]) else f"{row['learning_rate']:.3g}",
@@ -152,7 +152,7 @@ def _training_columns(shown: pd.Series) -> Columns:
 
 
 def _worth_columns(_shown: pd.Series) -> Columns:
-    """Headings and cells, of what estimates are worth."""
+    """Headings and cells for the quality of estimates."""
     return {
         "\ncosine": lambda row: number(row["cosine"]),
         "variance\n×": lambda row: number(row["second_moment"]),
@@ -180,14 +180,14 @@ def _n_ratio(row: pd.Series) -> str:
 
 
 def folded_optimizer(row: pd.Series) -> str:
-    """A method's own optimiser, its options on lines of their own."""
+    """A method's own optimiser, with its options on lines of their own."""
     if missing(row["own_optimizer"]):
         return NOTHING
     return str(row["own_optimizer"]).replace(":", "\n").replace(",", "\n")
 
 
 def parts_table(parts: pd.DataFrame, group: pd.DataFrame) -> list[Table]:
-    """R of a group's methods split into the parts of a step; none where they were not timed."""
+    """A table of R split into the parts of a step, by method; empty where parts were not timed."""
     own = parts[parts["group"] == group["group"].iloc[0]]
     if own.empty:
         return []
@@ -205,7 +205,7 @@ def parts_table(parts: pd.DataFrame, group: pd.DataFrame) -> list[Table]:
 
 
 def title(row: pd.Series) -> str:
-    """What was compared, on what."""
+    """A title that says what was compared, and on which machine."""
     count = row["threads"]
     threads = f", {count} thread{'s' if count > 1 else ''}" if row["device"] == "cpu" else ""
     model = f"{row['arch']}, depth {row['depth']}, width {row['width']}, batch {row['batch']}"
@@ -217,7 +217,7 @@ def title(row: pd.Series) -> str:
 
 
 def caption(row: pd.Series) -> str:
-    """What the table's figures are, and how sure they are."""
+    """A caption that explains the figures of the detailed tables, and how sure they are."""
     lines = []
     if not missing(row["processes"]):
         count, rounds = int(row["processes"]), int(row["rounds"])
@@ -233,7 +233,9 @@ def caption(row: pd.Series) -> str:
     if not missing(row["cosine"]):
         lines.append(WORTH)
     if not missing(row.get("update")):
-        lines.append(f"{row['method']} updates {row['update']}: the fastest of its ways here, in all figures")
+        lines.append(
+            f"{row['method']} updates {row['update']}, the fastest of its updates here, in all figures"
+        )
     if not missing(row["runs"]):
         lines.append("T: expected training seconds to the target; T ratio ≈ ratio × steps ratio")
     if not missing(row["train_seconds"]):
@@ -242,7 +244,7 @@ def caption(row: pd.Series) -> str:
 
 
 def legend(row: pd.Series) -> str:
-    """What the figures of the tables without details are."""
+    """A legend that explains the figures of the tables without details."""
     lines = []
     if not missing(row["processes"]):
         count = int(row["processes"])
@@ -260,14 +262,16 @@ def legend(row: pd.Series) -> str:
 
 
 def _evaluation(row: pd.Series) -> str:
-    cost = f"evaluation took {row['evaluation_share']:.0%} of {row['method']}'s training on top of it"
+    cost = (
+        f"evaluation took {row['evaluation_share']:.0%} of {row['method']}'s training time, in addition to it"
+    )
     if missing(row["t_resolution"]):
         return cost
     return f"{cost}, and its T is known to {seconds(row['t_resolution'])}"
 
 
 def targets_table(targets: pd.DataFrame, group: pd.DataFrame, *, detail: bool = True) -> list[Table]:
-    """Times of a group to its targets; none where the main table has them.
+    """A table of a group's times to its targets; empty where the main table has them.
 
     With detail these are all targets, and one alone is in the main table; without, the headline alone where
     there are more than two.

@@ -1,4 +1,4 @@
-"""What was found, in plain words."""
+"""Say what was found in plain sentences."""
 
 from __future__ import annotations
 
@@ -11,33 +11,33 @@ from fgbench.report.figures import interval, missing, number, target_words
 from fgbench.summary.ratios import estimate
 from fgbench.summary.soundness import aa_fault
 
-BOTH = 2  # targets that a sentence tells; of more it tells the headline
-SEARCHED = "searched"  # of learning rates, in a protocol
+BOTH = 2  # a sentence can tell of two targets; if there are more, it tells of the headline target
+SEARCHED = "searched"  # this word in a protocol says that learning rates were searched
 
 
 def where(group: pd.DataFrame) -> str:
-    """What a matched group's verdicts are of."""
+    """The model and the machine that a matched group's verdicts are about."""
     first = group.iloc[0]
     return f"{first['arch']} of depth {first['depth']} on {first['device_name']}"
 
 
 def findings(group: pd.DataFrame, aa: pd.DataFrame, targets: pd.DataFrame | None = None) -> list[str]:
-    """A sentence for each method of a matched group that is not the reference, predictions included.
+    """A sentence for each method of a matched group but the reference, and sentences on predictions.
 
-    Arguments as of `verdicts`.
+    Arguments as for `verdicts`.
     """
     predicted = (clause for _, row in group.iterrows() for clause in _prediction(row))
     return [f"{where(group)}: {said}" for said in (*verdicts(group, aa, targets), *predicted)]
 
 
 def verdicts(group: pd.DataFrame, aa: pd.DataFrame, targets: pd.DataFrame | None = None) -> list[str]:
-    """A sentence for each method of a matched group that is not the reference, without what it is of.
+    """A sentence for each method of a matched group but the reference; `where` says what they are about.
 
     Args:
         group: the group's rows of the summary.
-        aa: rows of ratios.csv of the A/A repeat: a reference that differs from itself by what matters
-            takes a verdict back.
-        targets: rows of `by_target`: where there are two, both are told; otherwise the summary's own.
+        aa: the A/A repeat's rows of ratios.csv; there is no verdict if the reference differs from itself.
+        targets: rows of `by_target`; if there are two targets, a sentence tells of both, and otherwise of the
+            summary's own.
     """
     first = group.iloc[0]
     others = group[group["method"] != first["reference"]]
@@ -86,7 +86,7 @@ def _verdict(row: pd.Series, repeats: Sequence[Estimate]) -> str:
 
 
 def _nothing_learned(row: pd.Series) -> list[str]:
-    """A clause where times say nothing, because no target was a loss below chance."""
+    """A clause for a method that learned nothing: no target was a loss below chance."""
     chance = row["chance_loss"]
     if missing(chance) or missing(row["train_seconds"]):
         return []

@@ -1,4 +1,4 @@
-"""How a paper's value is marked beside what was measured here."""
+"""How charts mark a paper's value beside the one measured here."""
 
 from typing import Any
 
@@ -12,4 +12,4 @@ HOLLOW: dict[str, Any] = {
     "clip_on": False,
     "zorder": 4,
 }
-FLOOR = 1e-16  # of logarithmic axes: below it is rounding
+FLOOR = 1e-16  # the lowest value on a logarithmic axis: what is below it is rounding

@@ -1,4 +1,4 @@
-"""Chart of one case: its curves over iterations and seconds, and its path where it has two dimensions."""
+"""Chart of one function in n dimensions: its value over iterations and seconds, and for n = 2 the paths."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from fgbench import functions
 from fgbench.charts.drawing.style import GREY, INK, Look, add_legend, height_over_legend, looks_of, new_figure
 from fgbench.reproduction._claims import FLOOR, HOLLOW, PAPERS
 
-CONTOURS, GRID = 16, 160  # lines, and points a side
-ROOM = 0.35  # of the box round start and minimum, left round it
-PLANE_INCHES = 1.2  # more, for a square of it
-ROUNDING = 1e-13  # of a difference of two values, as a share of them
+CONTOURS, GRID = 16, 160  # contour lines, and grid points along each side of the plane
+ROOM = 0.35  # room left around the box that holds start and minimum, as a share of its size
+PLANE_INCHES = 1.2  # extra height for the panel of paths
+ROUNDING = 1e-13  # error of a difference of two values, as a share of the values
 HUGE = 1e100  # matplotlib overflows not far beyond
-OVER_START = 5  # as high as curves are shown, as a share of the start
-FURTHEST = 1.5  # of that box's size, beyond which a path is cut off
+OVER_START = 5  # the value axis ends at so many times the value at the start
+FURTHEST = 1.5  # a path is cut off this far from the box's centre, as a multiple of its size
 
 
 def curves_chart(name: str, n: int, rows: pd.DataFrame, claims: Mapping[str, float]) -> Figure:
@@ -30,8 +30,8 @@ def curves_chart(name: str, n: int, rows: pd.DataFrame, claims: Mapping[str, flo
     Args:
         name: of the function.
         n: dimensions.
-        rows: of functions.csv, of this function and n.
-        claims: the paper's, by figure key.
+        rows: the rows of functions.csv for this function and n.
+        claims: the paper's values, by figure key.
     """
     methods = list(dict.fromkeys(rows["method"]))
     looks = looks_of(methods)
@@ -66,7 +66,7 @@ def curves_chart(name: str, n: int, rows: pd.DataFrame, claims: Mapping[str, flo
 
 
 def _limits(rows: pd.DataFrame, lowest: float) -> tuple[float, float]:
-    """From the lowest value to a little over the start, where a run that diverges leaves the axes."""
+    """The value axis, from the lowest value to a little above the start; runs that diverge leave it there."""
     above = _above(rows, lowest)
     start = float(above[rows["iteration"] == 0].max())
     return float(above.min()) / 2, start * OVER_START
@@ -75,7 +75,7 @@ def _limits(rows: pd.DataFrame, lowest: float) -> tuple[float, float]:
 def _curve(ax: Axes, rows: pd.DataFrame, against: str, lowest: float, look: Look, label: str) -> None:
     above = rows.assign(value=_above(rows, lowest))
     values = above.pivot(index="iteration", columns="seed", values="value")
-    values = values.fillna(math.inf)  # a run that diverged has ended
+    values = values.fillna(math.inf)  # a run has no further rows once it has diverged
     x = rows.groupby("iteration")[against].median()
     median = values.median(axis=1)
     shown = np.isfinite(median)
@@ -86,7 +86,7 @@ def _curve(ax: Axes, rows: pd.DataFrame, against: str, lowest: float, look: Look
 
 
 def _above(rows: pd.DataFrame, lowest: float) -> pd.Series:
-    """How far over the minimum: no less than rounding leaves of it, inf far above any axis."""
+    """The values' distance from the minimum, at least the error of rounding; inf if far above any axis."""
     above = (rows["value"] - lowest).clip(lower=max(FLOOR, ROUNDING * abs(lowest)))
     return above.mask(above > HUGE, math.inf)
 

@@ -1,4 +1,4 @@
-"""Chart of one function: its figures over the number of dimensions, or by method where it has one."""
+"""Chart of one function's figures: over the number of dimensions, or by method if there is only one n."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from fgbench.measurement.statistics import Estimate
 from fgbench.reproduction._claims import FLOOR, HOLLOW, PAPERS
 
 PANELS = {"final": "Last value", "best": "Lowest value", "time_ratio": "Step time over backprop's"}
-MOST_TICKS = 6  # of dimensions
-FEW_TICKS = 4  # of values
-MANY_TICKS_SPAN = 200  # high over low, from where powers of ten are enough
+MOST_TICKS = 6  # on the axis of dimensions
+FEW_TICKS = 4  # on the axis of values
+MANY_TICKS_SPAN = 200  # above this ratio of high to low, ticks at powers of ten are enough
 AXES_INCHES, LEGEND_INCHES = 0.9, 0.22
-LETTERS_A_NAME = 30  # of a method, on a line of its row
+LETTERS_A_NAME = 30  # a longer method name is broken into lines
 
 Found = Mapping[str, Estimate]
 
@@ -31,14 +31,14 @@ Found = Mapping[str, Estimate]
 def figures_chart(
     name: str, sizes: Sequence[int], methods: Sequence[str], found: Found, claims: Mapping[str, float]
 ) -> Figure:
-    """The last value, the lowest and the time ratio of every method.
+    """The last value, the lowest value and the time ratio of every method.
 
     Args:
         name: of the function.
-        sizes: the numbers of dimensions that there are.
-        methods: their specs.
-        found: by figure key.
-        claims: the paper's, by figure key.
+        sizes: the numbers of dimensions that were run.
+        methods: the methods' specs.
+        found: what was measured, by figure key.
+        claims: the paper's values, by figure key.
     """
     papers = {key: Estimate(value) for key, value in claims.items()}
     looks, over_n = looks_of(methods), len(sizes) > 1
@@ -66,7 +66,7 @@ def figures_chart(
 
 
 class _Panel:
-    """One figure of all methods: up the y axis over n, or along x in a row each."""
+    """One figure of all methods: on the y axis over n, or on the x axis with a row for each method."""
 
     def __init__(self, ax: Axes, name: str, what: str, sizes: Sequence[int]) -> None:
         self.ax, self.name, self.what, self.sizes = ax, name, what, sizes
@@ -77,7 +77,7 @@ class _Panel:
         self.values: list[float] = []
 
     def add(self, method: str, place: int, found: Found, style: Mapping[str, Any], label: str | None) -> None:
-        """A method's points with their intervals; what is not there, or infinite, is left out."""
+        """Draw a method's points with their intervals; a missing or infinite value is left out."""
         keys = {n: f"{self.name}/{n}/{method}/{self.what}" for n in self.sizes}
         shown = {n: found[key] for n, key in keys.items() if key in found and math.isfinite(found[key].value)}
         if not shown:
@@ -97,7 +97,7 @@ class _Panel:
             self.ax.errorbar(values, [place], xerr=error, **{**style, "linestyle": "none"})
 
     def finish(self) -> None:
-        """Axes and their names."""
+        """Set the axes' scales, ticks and labels, once all methods are drawn."""
         label = PANELS[self.what] + (" / n" if self.per_n else "")
         if self.what == "time_ratio":
             (self.ax.axhline if self.over_n else self.ax.axvline)(1, color=INK, linewidth=0.9, zorder=1)
@@ -120,7 +120,7 @@ class _Panel:
 
 
 def _log_axis(ax: Axes, which: str) -> None:
-    """Powers of ten, or, where there is hardly one, a few plain numbers."""
+    """Make an axis logarithmic, with ticks at powers of ten, or at plain numbers on a short axis."""
     getattr(ax, f"set_{which}scale")("log")
     low, high = getattr(ax, f"get_{which}lim")()
     axis = getattr(ax, f"{which}axis")
@@ -145,7 +145,7 @@ def _measured(look: Look) -> dict[str, Any]:
 
 
 def _reach(length: float) -> float:
-    """Of an interval to one side; none where it is not known or has no end."""
+    """The length of an error bar to one side; 0 where the interval is unknown or infinite."""
     return max(length, 0.0) if math.isfinite(length) else 0.0
 
 

@@ -1,8 +1,8 @@
 """How well each method's step is aligned with the gradient while it trains (Fournier et al. 2023).
 
-A step's estimate is what it did to the weights over minus its learning rate, under plain SGD; the
-gradient is reverse mode's at the same weights, batch and dropout masks. All in float64: the estimate
-is a small difference of weights.
+A step's estimate is the change of the weights under plain SGD, divided by minus the learning rate. The
+gradient is reverse mode's at the same weights, batch and dropout masks. Everything is computed in
+float64, as the estimate is a small difference of weights.
 """
 
 from __future__ import annotations
@@ -42,17 +42,17 @@ from fgbench.running.matched import Matched, build_matched
 from fgbench.store.csv_table import replace_text
 from fgbench.training.loop import evaluate
 
-SAME = 0.999  # a cosine from where on an estimate is the gradient
+SAME = 0.999  # an estimate with at least this cosine counts as the gradient itself
 TABLE = "alignment.csv"
 COLUMNS = ("method", "seed", "step", "block", "cosine", "loss")
-ALL = "all"  # blocks together
-SHAPE, CLASSES = (1, 28, 28), 10  # as in MNIST, for an estimate of time
-FLOPS_PER_SECOND = 3e10  # of a core in float64
-BACKWARD = 2  # passes forward that one backward costs
+ALL = "all"  # stands in the column `block` for all blocks together
+SHAPE, CLASSES = (1, 28, 28), 10  # those of MNIST, for the expected seconds
+FLOPS_PER_SECOND = 3e10  # of one core in float64, for the expected seconds
+BACKWARD = 2  # a backward pass costs as much as so many forward passes
 
 
 def seconds(settings: Mapping[str, Any]) -> float:
-    """About how long `measure` takes on one CPU core, in seconds, were the images MNIST's."""
+    """About how long `measure` takes on one CPU core, in seconds, on images of MNIST's size."""
     model = architectures.build(settings["arch"], settings["depth"], settings["width"], SHAPE, CLASSES)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         model(torch.zeros(2, *SHAPE))
@@ -69,19 +69,19 @@ def seconds(settings: Mapping[str, Any]) -> float:
 def measure(settings: Mapping[str, Any], folder: Path, note: Note) -> None:
     """Train every method from the same weights on the same batches; write `alignment.csv`.
 
-    A row for each block and one for all of them together, at every `every`-th step and after the last:
-    the cosine of the step taken from there with the gradient, and the validation loss before it. A block
-    is a child of the model that has parameters. A run ends where its loss is no longer finite.
+    There is a row for each block and one for all of them together, at every `every`-th step and after the
+    last: the cosine between the gradient and the step taken from there, and the validation loss before
+    it. A block is a child of the model that has parameters. A run ends once its loss is no longer finite.
 
     Args:
         settings: `arch`, `depth`, `width`, `dataset`, `batch`, `methods` (learning rate by spec), `steps`,
-            `every` and `seeds`; `validation_size`, `device`, `threads` and `data_dir` where they are
-            not to be found out.
-        folder: is there.
-        note: is told the run that comes next and the share of the work that is done.
+            `every` and `seeds`; also, where the default is not wanted, `validation_size`, `device`,
+            `threads` and `data_dir`.
+        folder: an existing folder.
+        note: is told which run comes next and what share of the work is done.
 
     Raises:
-        UsageError: an architecture, a dataset or a method is none, or its data is not there.
+        UsageError: an architecture, a dataset or a method is unknown, or the data is missing.
     """
     rates, seeds = settings["methods"], settings["seeds"]
     rows: list[dict[str, Any]] = []
@@ -95,10 +95,10 @@ def measure(settings: Mapping[str, Any], folder: Path, note: Note) -> None:
 
 
 def figure_names(settings: Mapping[str, Any]) -> set[str]:
-    """Those of `figures`.
+    """The keys that `figures` gives.
 
     Raises:
-        UsageError: no such method.
+        UsageError: a method is unknown.
     """
     return {
         f"{method}/{figure}"
@@ -110,11 +110,11 @@ def figure_names(settings: Mapping[str, Any]) -> set[str]:
 def figures(folder: Path) -> dict[str, Estimate]:
     """`METHOD/alignment`, `METHOD/inner` and `METHOD/loss`, means over seeds with 95 % t-intervals.
 
-    The alignment is the mean over the later half of the steps, of the seeds that came so far; the loss
-    is the validation loss at the end, without an interval where a seed diverged. `inner` is the mean
-    over blocks whose estimate is not the gradient itself, as the last block's is where methods go block
-    by block: that one would hide the others. The estimate along a guess, for the end-to-end target, is
-    never against the gradient; what an auxiliary loss's own gradient is, is the `inner` of local losses.
+    `alignment` is the mean cosine over the later half of the steps, of the seeds that got that far. `loss`
+    is the validation loss at the end, infinite where a seed diverged. `inner` is the mean cosine over those
+    blocks whose estimate is not the gradient itself. In methods that go block by block the last block's
+    estimate is the gradient, and would hide the others. How well an auxiliary loss's own gradient is
+    aligned is the `inner` of `local-losses`.
     """
     frame = _read(folder)
     whole = frame[frame["block"] == ALL]
@@ -133,11 +133,11 @@ def figures(folder: Path) -> dict[str, Estimate]:
 
 
 def draw(folder: Path, out: Path, claims: Mapping[str, float]) -> list[Path]:
-    """One chart: alignment by step, a line a method, and by block over the later half of the steps.
+    """Draw alignment by step, and by block over the later half of the steps, with a line for each method.
 
     Args:
-        folder: of `alignment.csv`.
-        out: is there.
+        folder: holds `alignment.csv`.
+        out: an existing folder, which gets the chart.
         claims: published values by figure key; an alignment is drawn as a dotted line.
     """
     path = out / "alignment.png"
@@ -169,7 +169,7 @@ def _data_dir(settings: Mapping[str, Any]) -> str:
 
 
 def _run(matched: Matched, spec: str, rate: float, steps: int, every: int) -> Iterator[dict[str, Any]]:
-    """Step, block, cosine and loss of one method at one seed."""
+    """Train one method from one seed; gives step, block, cosine and loss of each row."""
     model = matched.copy_of_model()
     step = methods.prepare(methods.find(spec), model, matched.loss, matched.seed, matched.conditions_of(spec))
     for number in range(steps + 1):
@@ -185,7 +185,7 @@ def _run(matched: Matched, spec: str, rate: float, steps: int, every: int) -> It
 
 
 def _cosines(matched: Matched, model: nn.Module, step: Step, batch: Batch, rate: float) -> dict[str, float]:
-    """Takes a step; its estimate's cosine with the gradient by block, and over all."""
+    """Take a step; gives the cosine between its estimate and the gradient, by block and over all."""
     gradient = _gradient(matched, model, batch)
     before = [p.detach().clone() for p in step.parameters]
     step(batch, rate)
@@ -199,7 +199,7 @@ def _cosines(matched: Matched, model: nn.Module, step: Step, batch: Batch, rate:
 
 
 def _gradient(matched: Matched, model: nn.Module, batch: Batch) -> Sequence[Tensor]:
-    """Reverse mode's, leaving random numbers and running statistics to the step that follows."""
+    """The gradient by reverse mode; random numbers and running statistics stay as they were."""
     with draws_again(batch[0].device), buffers_kept(model):
         value = matched.loss(model(batch[0]), batch[1])
         return torch.autograd.grad(value, list(trainable(model).values()), materialize_grads=True)
@@ -210,7 +210,7 @@ def _read(folder: Path) -> pd.DataFrame:
 
 
 def _inner(frame: pd.DataFrame) -> list[float]:
-    """For each seed, the mean over late steps and blocks that do not have the gradient at every step."""
+    """By seed, the mean cosine over late steps, without blocks whose estimate is always the gradient."""
     blocks = frame[frame["block"] != ALL]
     lowest = blocks.groupby("block")["cosine"].transform("min")
     late = _late(blocks[~(lowest > SAME)])
@@ -251,7 +251,7 @@ def _chart(frame: pd.DataFrame, claims: Mapping[str, float]) -> Figure:
 def _lines(
     ax: Axes, frame: pd.DataFrame, by: str, places: Sequence[Any], looks: Mapping[str, Look]
 ) -> list[float]:
-    """A line a method over steps, or over blocks one after the other with intervals; gives the means."""
+    """Draw a line for each method over steps, or over blocks with intervals; gives the means drawn."""
     means = frame.groupby(["method", by, "seed"])["cosine"].mean().dropna()
     drawn = []
     for spec in means.index.unique("method"):

@@ -1,7 +1,7 @@
-"""How near k forward gradients come to the gradient, in direction and in length (Flügel et al. 2024, §4.1).
+"""How well k forward gradients approximate the gradient's direction and length (Flügel et al. 2024, §4.1).
 
-The gradient's direction is uniform on the sphere. Theory is exact then for projections on the span of
-any tangents, and for Gaussian tangents in every way of combining them.
+The gradient's direction is drawn uniformly from the sphere. The theory is then exact for projections onto
+the span of any tangents, and for Gaussian tangents however they are combined.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ from fgbench.store.csv_table import replace_text
 TABLE = "approximation.csv"
 FIGURES = ("cosine", "norm")
 EXCESS = "excess"
-ENDS = ("", "_low", "_high")  # of a figure's columns
+ENDS = ("", "_low", "_high")  # endings of a figure's three columns
 PANELS = (("cosine", "mean"), ("cosine", "projection"), ("norm", "mean"), ("norm", "sum"))
-PIECE = 4096  # entries of the gradient in one tensor: the float64 copy that a Gram matrix needs stays small
+PIECE = 4096  # the gradient is cut into tensors of so many entries, whose copies in float64 stay small
 PANEL_INCHES, ROOM_FOR_INTERVALS, LEGEND_COLUMNS = 2.3, 1.5, 6
 POINT: dict[str, Any] = {
     "marker": "o",
@@ -49,13 +49,13 @@ POINT: dict[str, Any] = {
 }
 CLAIM: dict[str, Any] = {"marker": "D", "color": INK, "fillstyle": "none", "linestyle": "none", "zorder": 4}
 
-# Of a core, by a measurement on an AMD EPYC.
+# Measured on one core of an AMD EPYC, for the expected seconds.
 SECONDS_PER_DRAW, SECONDS_PER_ENTRY, SECONDS_PER_GRAM_PRODUCT = 4e-4, 4e-9, 6e-11
 
 
 @dataclass(frozen=True)
 class GridPoint:
-    """A row of the table: `used` is the number of tangents, k or n where that is less."""
+    """A row of the table; `used` is the number of tangents drawn, the smaller of k and n."""
 
     structure: str
     way: str
@@ -68,7 +68,7 @@ class GridPoint:
 
     @property
     def key(self) -> str:
-        """What its figures' keys begin with."""
+        """The beginning of the keys of its figures."""
         return _key(self.structure, self.way, self.n, self.k)
 
     def figure(self, name: str) -> Estimate:
@@ -98,8 +98,9 @@ def expected_cosine(k: float, n: float, way: str = "projection") -> float:
 def expected_norm(k: float, n: float, way: str) -> float:
     """Expected length of the estimate over the gradient's, from k ≤ n Gaussian tangents in Rⁿ.
 
-    That of a projection is its cosine. That of a sum is n + k − 1 times the cosine, as its square is
-    the squared cosine times the square of an independent χ² number of n + k − 1 degrees of freedom.
+    A projection's length is its cosine. A sum's length is n + k − 1 times its cosine, in expectation: the
+    squared length is the squared cosine times the square of an independent χ² variable with n + k − 1
+    degrees of freedom.
     """
     factor = {"projection": 1.0, "sum": n + k - 1, "mean": (n + k - 1) / k}[way]
     return factor * expected_cosine(k, n, way)
@@ -115,17 +116,17 @@ def seconds(settings: Mapping[str, Any]) -> float:
 
 
 def measure(settings: Mapping[str, Any], folder: Path, note: Note) -> None:
-    """Estimate random gradients from random tangents; write a row a point into `approximation.csv`.
+    """Estimate random gradients from random tangents; write `approximation.csv`, a row for each point.
 
     Args:
-        settings: `dimensions`, `tangents`, `ways`, `structures` and `draws`; `angle` in degrees of the
-            structure `fixed-angle`, 45 where it is not given. More tangents than dimensions mean as many
-            as dimensions, as in the paper.
-        folder: is there.
-        note: is told the point that comes next and the share of the work that is done.
+        settings: `dimensions`, `tangents`, `ways`, `structures` and `draws`; `angle`, in degrees, of the
+            structure `fixed-angle`, 45 where it is not given. Where there are more tangents than
+            dimensions, only as many as dimensions are drawn, as in the paper.
+        folder: an existing folder.
+        note: is told which point comes next and what share of the work is done.
 
     Raises:
-        UsageError: a way or a structure that is none; structures that need more than a vector are none.
+        UsageError: a way or a structure is unknown, or the structure needs matrices, as rank-one does.
         ValueError: no independent tangents were found (`draw_independent`).
     """
     _check(settings)
@@ -142,7 +143,7 @@ def measure(settings: Mapping[str, Any], folder: Path, note: Note) -> None:
 
 
 def figure_names(settings: Mapping[str, Any]) -> set[str]:
-    """Those of `figures`; raises as `measure`."""
+    """The keys that `figures` gives; raises as `measure`."""
     _check(settings)
     return {
         f"{_key(structure, way, n, k)}/{figure}"
@@ -157,8 +158,8 @@ def figure_names(settings: Mapping[str, Any]) -> set[str]:
 def figures(folder: Path) -> dict[str, Estimate]:
     """Means over draws with 95 % t-intervals, by `structure/way/n=N/k=K/` and one of three names.
 
-    `cosine`; `norm`, the estimate's length over the gradient's; `excess`, the cosine over the expected
-    one where theory is exact.
+    The names are `cosine`; `norm`, the estimate's length over the gradient's; and, where theory is exact,
+    `excess`, the cosine over its expectation.
     """
     found = {}
     for point in _read(folder / TABLE):
@@ -171,11 +172,11 @@ def figures(folder: Path) -> dict[str, Estimate]:
 
 
 def draw(folder: Path, out: Path, claims: Mapping[str, float]) -> list[Path]:
-    """A chart a structure: cosine by n, length by n/k, a line of theory for each k.
+    """Draw a chart for each structure: cosine by n, length by n/k, and theory as a line for each k.
 
     Args:
-        folder: of `approximation.csv`.
-        out: is there.
+        folder: holds `approximation.csv`.
+        out: an existing folder, which gets the charts.
         claims: published values by figure key, drawn as hollow diamonds.
     """
     points = [point for point in _read(folder / TABLE) if point.used == point.k]  # the others repeat k = n
@@ -188,7 +189,7 @@ def draw(folder: Path, out: Path, claims: Mapping[str, float]) -> list[Path]:
 
 
 def _points(settings: Mapping[str, Any]) -> Iterator[tuple[str, int, int]]:
-    """Structure, n, and each number of tangents that is used there once."""
+    """Every structure, n and number of tangents that is drawn; each is drawn only once."""
     for structure in settings["structures"]:
         for n in settings["dimensions"]:
             for used in sorted({min(k, n) for k in settings["tangents"]}):
@@ -207,12 +208,12 @@ def _check(settings: Mapping[str, Any]) -> None:
     ):
         for value in given:
             if value not in known:
-                raise UsageError(f"approximation: no {name} '{value}': it has {', '.join(known)}.")
+                raise UsageError(f"approximation: no {name} '{value}': choose from {', '.join(known)}.")
 
 
 def _draws(settings: Mapping[str, Any], structure: str, n: int, k: int) -> dict[str, dict[str, list[float]]]:
-    """By way and figure, its value at each draw; all ways see the same gradients and tangents."""
-    # A point's numbers depend on nothing but the point, whatever else is measured.
+    """The values of all draws, by way and figure; all ways see the same gradients and tangents."""
+    # Random numbers depend on the point alone, not on what else is measured.
     first, second = np.random.SeedSequence([*structure.encode(), n, k]).generate_state(2)
     generator = torch.Generator().manual_seed(int(first))
     pieces = torch.zeros(n).split(PIECE)
@@ -291,7 +292,7 @@ def _panel(
     colours: Mapping[int, Any],
     claims: Mapping[str, float],
 ) -> None:
-    """Cosine by n or length by n/k, a colour for each k."""
+    """Draw cosine by n, or length by n/k, with a colour for each k."""
     expected = {"cosine": expected_cosine, "norm": expected_norm}[name]
     for k, colour in colours.items():
         own = [point for point in points if point.k == k]
@@ -317,6 +318,6 @@ def _panel(
 
 
 def _colours(counts: Sequence[int]) -> dict[int, Any]:
-    """From dark to light with k, the lightest left out: it vanishes on paper."""
+    """A shade for each k, from dark to light; the lightest is left out, as it vanishes on paper."""
     shades = matplotlib.colormaps["viridis"](np.linspace(0, 0.85, len(counts)))
     return dict(zip(counts, shades, strict=True))

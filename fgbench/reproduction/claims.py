@@ -1,4 +1,4 @@
-"""Claims against figures: reproduced, not reproduced, or not comparable and why."""
+"""Judge a paper's claims by what was measured: reproduced, not reproduced, or not comparable and why."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from fgbench.reproduction.suite import Claim
 
 
 class Verdict(Enum):
-    """What may be said of a claim."""
+    """The possible outcomes for a claim."""
 
     REPRODUCED = "reproduced"
     NOT_REPRODUCED = "not reproduced"
@@ -25,11 +25,11 @@ class JudgedClaim:
     """A claim, what was measured for it, and the verdict.
 
     Attributes:
-        claim: the paper's.
-        measured: NaN where nothing was.
-        verdict: of it.
-        why: of what is not comparable, and where the measured interval stands.
-        against: the other figure, of a claim that compares two.
+        claim: what the paper says.
+        measured: the figure measured here; NaN where nothing was.
+        verdict: the outcome.
+        why: the reason for the verdict; empty where the claim is reproduced.
+        against: the second figure, for a claim that compares two.
     """
 
     claim: Claim
@@ -39,14 +39,14 @@ class JudgedClaim:
     against: Estimate = NOTHING
 
 
-Said = tuple[Verdict, str]  # a verdict and why
+Said = tuple[Verdict, str]  # a verdict and the reason for it
 
 
 def judge(claim: Claim, figures: Mapping[str, Estimate], scale: str) -> JudgedClaim:
-    """Hold a claim against what was measured.
+    """Judge a claim by what was measured.
 
-    An interval that holds the bound decides nothing. A figure without an interval is taken as exact, as
-    memory is, and what a method that draws nothing comes to.
+    An interval that contains the claimed bound decides nothing. A figure without an interval is taken as
+    exact; memory is such a figure, and the result of a method that draws no random numbers.
     """
     measured, against = (figures.get(name, NOTHING) for name in (claim.figure, claim.than))
     if why := _not_comparable(claim, measured, scale):
@@ -61,9 +61,9 @@ def judge(claim: Claim, figures: Mapping[str, Estimate], scale: str) -> JudgedCl
 
 
 def _not_comparable(claim: Claim, measured: Estimate, scale: str) -> str:
-    """Why nothing can be said, whatever was measured; empty where something can."""
+    """Why the claim cannot be judged, whatever was measured; empty where it can."""
     if scale == SMOKE:
-        return "smoke only proves that it runs"
+        return "the scale smoke only proves that it runs"
     if claim.test == "none":
         return claim.why
     if SCALES.index(scale) < SCALES.index(claim.needs):

@@ -1,7 +1,7 @@
 """Descent on test functions (Baydin et al. 2022, Fig. 2; Flügel et al. 2024, §4.2 and §4.3).
 
-Every method takes its own step at its own learning rate. Steps are timed in this one process, so that
-the intervals of time ratios leave out the spread between processes.
+Every method takes its own step at its own learning rate. Steps are timed in a single process, so that
+the intervals of time ratios do not include the spread between processes.
 """
 
 from __future__ import annotations
@@ -46,10 +46,10 @@ CURVE_COLUMNS = [*KEY, "seed", "iteration", "seconds", "value", "best", "x0", "x
 TIMING_COLUMNS = [*KEY, "round", "position", "warm_up", "steps", "seconds"]
 FIGURES = ("final", "best", "time_ratio")
 DTYPES = {"float32": torch.float32, "float64": torch.float64}
-POINTS = {True: 200, False: 40}  # of a curve, by whether it is also a path in the plane
-# Short blocks and many rounds: steps are so short that another program's slices would fill a long block.
+POINTS = {True: 200, False: 40}  # of a curve; more for n = 2, where it is also drawn as a path
+# Short blocks in many rounds: in a long block the scheduler would let other programs in again and again.
 BLOCK_SECONDS, MAXIMUM_ROUNDS, WARM_UP_SHARE = 5e-4, 300, 0.2
-STEP_SECONDS = {True: 0.5e-3, False: 0.2e-3}  # by whether it draws; one core, eager
+STEP_SECONDS = {True: 0.5e-3, False: 0.2e-3}  # by whether the method draws; on one core, eager
 
 
 @dataclass(frozen=True)
@@ -57,10 +57,10 @@ class Case:
     """One function in n dimensions.
 
     Attributes:
-        function: its registered name.
-        n: dimensions.
-        learning_rates: by a method's spec; a method without one is not run.
-        iterations: of every run.
+        function: the function's registered name.
+        n: the number of dimensions.
+        learning_rates: by method spec; only these methods are run.
+        iterations: the steps of every run.
     """
 
     function: str
@@ -70,15 +70,15 @@ class Case:
 
     @property
     def name(self) -> str:
-        """As figure keys begin."""
+        """The beginning of its figure keys."""
         return f"{self.function}/{self.n}"
 
     def problem(self, dtype: torch.dtype) -> tuple[functions.Point, methods.Loss, methods.Batch]:
-        """As of `functions.as_problem`."""
+        """The point, loss and batch of `functions.as_problem`."""
         return functions.as_problem(functions.find(self.function), self.n, dtype)
 
     def seeds(self, spec: str, most: int) -> range:
-        """One seed is enough for a method that draws nothing."""
+        """The seeds to run a method with; a method that draws nothing needs only one."""
         return range(most if self.draws(spec) else 1)
 
     def draws(self, spec: str) -> bool:
@@ -91,29 +91,29 @@ def seconds(settings: Mapping[str, Any]) -> float:
     """About how long `measure` takes on one core, in seconds.
 
     Args:
-        settings: as of `measure`.
+        settings: those of `measure`.
 
     Raises:
-        UsageError: as `measure`.
+        UsageError: as `measure` does.
     """
     return sum(_case_seconds(case, settings) for case in _cases(settings))
 
 
 def measure(settings: Mapping[str, Any], folder: Path, note: Note) -> None:
-    """Run every method of every case, and time their steps beside each other.
+    """Run every method of every case, and time their steps side by side.
 
-    Leaves `functions.csv`, a thinned curve for each run (value and lowest value so far; training
-    seconds, which hold steps alone; the point's first two coordinates), and `timing.csv`, every timed
-    block. A run whose value is no longer finite ends there, with the value inf.
+    Writes `functions.csv`, a thinned curve for each run (value, lowest value so far, seconds of the steps
+    alone, the point's first two coordinates), and `timing.csv`, every timed block. A run whose value is
+    no longer finite ends there, with the value inf.
 
     Args:
         settings: `cases` (tables of `function`, `n`, `learning_rates` by method spec, `iterations`),
             `seeds`, `dtype` (float64 where left out), `timing_seconds` for each case.
-        folder: is there already.
-        note: called as the work goes on.
+        folder: an existing folder.
+        note: is told what is being done and the share that is done.
 
     Raises:
-        UsageError: a function, a size, a method or a dtype that is none; before anything runs.
+        UsageError: a function, a size, a method or a dtype is unknown; raised before anything runs.
     """
     total, done = seconds(settings), 0.0
     dtype = _dtype(settings)
@@ -138,7 +138,7 @@ def measure(settings: Mapping[str, Any], folder: Path, note: Note) -> None:
 
 
 def figure_names(settings: Mapping[str, Any]) -> set[str]:
-    """Those of `figures`, whether the method draws or not; raises as `measure`."""
+    """The keys that `figures` gives; raises as `measure`."""
     return {
         f"{case.name}/{spec}/{figure}"
         for case in _cases(settings)
@@ -148,13 +148,13 @@ def figure_names(settings: Mapping[str, Any]) -> set[str]:
 
 
 def figures(folder: Path) -> dict[str, Estimate]:
-    """What the CSVs of `measure` say, by key.
+    """The figures in the CSVs of `measure`, by key.
 
     Returns:
-        `function/n/method/final` and `…/best`: the median over seeds of the last and of the lowest
-        value, inf where runs diverged, with its interval from 6 seeds on; a method that draws nothing
-        has its one value. `…/time_ratio`: a step's time over backprop's in the same round, with the
-        median's interval over the rounds of one process.
+        `function/n/method/final` and `…/best`: the median over seeds of the last and of the lowest value,
+        inf where runs diverged, with an interval from 6 seeds on; a method that draws nothing has one
+        value. `…/time_ratio`: the median over rounds of a step's time over backprop's in the same round,
+        with its interval over the rounds of one process.
     """
     found = {}
     last = _curves(folder).groupby([*KEY, "seed"], sort=False).tail(1)
@@ -172,12 +172,12 @@ def figures(folder: Path) -> dict[str, Estimate]:
 
 
 def draw(folder: Path, out: Path, claims: Mapping[str, float]) -> list[Path]:
-    """Draw what `measure` left, as PNGs.
+    """Draw charts of what `measure` wrote.
 
     Args:
-        folder: with the CSVs.
-        out: gets the charts.
-        claims: the paper's values by figure key, drawn hollow and called the paper's.
+        folder: holds the CSVs.
+        out: an existing folder, which gets the charts as PNG.
+        claims: the paper's values by figure key, drawn as hollow marks.
 
     Returns:
         The charts' paths.
@@ -212,7 +212,7 @@ def _cases(settings: Mapping[str, Any]) -> list[Case]:
         except TypeError as error:
             raise UsageError(f"case {dict(table)}: {error}") from error
         if case.name in (other.name for other in found):
-            raise UsageError(f"case {case.name} is there twice: give all its methods in one.")
+            raise UsageError(f"case {case.name} is given twice: give all its methods in one case.")
         case.problem(_dtype(settings))
         for spec in case.learning_rates:
             methods.find(spec)
@@ -239,10 +239,10 @@ def _run_seconds(case: Case, spec: str) -> float:
 
 
 def _run(case: Case, spec: str, seed: int, dtype: torch.dtype) -> Iterator[dict[str, Any]]:
-    """A run's rows: where it begins, then each point of its curve."""
+    """Run a method from one seed; gives a row for the start and for each point of the curve."""
     model, loss, batch = case.problem(dtype)
     step = methods.find(spec).prepare(model, loss, seed)
-    step(batch, 0.0)  # moves nothing: what is traced and allocated is so before the clock runs
+    step(batch, 0.0)  # a step of size zero: tracing and allocations are done before the clock runs
     rate, done, spent, best = case.learning_rates[spec], 0, 0.0, math.inf
     for iteration in _thinned(case.iterations, POINTS[case.n == 2]):
         losses: list[Tensor] = []
@@ -271,19 +271,19 @@ def _run(case: Case, spec: str, seed: int, dtype: torch.dtype) -> Iterator[dict[
 
 
 def _lowest(values: list[Tensor]) -> float:
-    """Of those that are numbers; inf where none is."""
+    """The lowest of the values, without NaN; inf where all are NaN."""
     return float(torch.stack(values).nan_to_num(nan=math.inf, posinf=math.inf, neginf=math.inf).min())
 
 
 def _thinned(iterations: int, points: int) -> list[int]:
-    """About so many iterations from 0 to the last, denser at the beginning, where most happens."""
+    """About `points` iterations from 0 to the last, denser at the beginning, where values change most."""
     evenly = np.linspace(0, iterations, points // 2 + 1)
     early = np.geomspace(1, iterations, points // 2)
     return sorted({round(i) for i in (*evenly, *early)})
 
 
 def _timed(case: Case, dtype: torch.dtype, seconds: float) -> tuple[list[dict[str, Any]], list[str]]:
-    """Every timed block, and of methods that fail or are wrong why they have none."""
+    """Every timed block, and a line for each method that was not timed, because it failed or was wrong."""
     failures: list[str] = []
 
     def report(event: Message) -> None:
@@ -299,7 +299,7 @@ def _timed(case: Case, dtype: torch.dtype, seconds: float) -> tuple[list[dict[st
     rng, samples = random.Random(case.name), []
     for last in warm_up(arms, clock, rng, WARM_UP_SHARE * seconds):
         samples += last
-    # Fixed before the first of them: how many there are does not depend on what they show.
+    # The number of rounds is fixed before the first one, so that it does not depend on what they show.
     rounds = int(seconds * (1 - WARM_UP_SHARE) / round_seconds(last))
     for timed in run_rounds(arms, clock, min(max(rounds, MINIMUM_ROUNDS), MAXIMUM_ROUNDS), rng):
         samples += timed
@@ -307,9 +307,9 @@ def _timed(case: Case, dtype: torch.dtype, seconds: float) -> tuple[list[dict[st
 
 
 def _checked(case: Case, spec: str, dtype: torch.dtype) -> Callable[[], Tensor]:
-    """A method's step where it stays, held against reverse mode first, and called once."""
+    """A method's step of size zero, checked against reverse mode and called once beforehand."""
     model, loss, batch = case.problem(dtype)
-    with torch.no_grad():  # halfway: at a start where the value is 0 no error is a share of it
+    with torch.no_grad():  # halfway to the minimum: at a start with value 0 there is no relative error
         model.x.lerp_(functions.find(case.function).minimizer(case.n).to(dtype), 0.5)
     check_step(methods.find(spec), model, loss, batch, seed=0)
     step = methods.find(spec).prepare(model, loss, 0)
@@ -332,7 +332,7 @@ def _block(case: Case, sample: Sample) -> dict[str, Any]:
 
 @contextmanager
 def _table(path: Path, columns: list[str]) -> Iterator[Callable[[Any], None]]:
-    """A CSV file that is begun anew; gives what adds rows to it, which are on disk when it returns."""
+    """Begin a CSV file anew; gives a function that adds rows and returns once they are on disk."""
     with path.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()

@@ -1,4 +1,4 @@
-"""Experiments that are matched jobs, measured as `fgbench run` measures them."""
+"""Experiments that are matched jobs, measured just as `fgbench run` measures them."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from fgbench.store.run_folder import RunFolder, find_runs
 from fgbench.summary.table import summarise
 
 FIGURES = ("ratio", "r", "t_ratio", "n_ratio", "t", "validation_loss", "rise")
-# What a paper's run has where its suite says nothing else: the main job's own defaults may change.
+# A paper's run has these where its suite says nothing else, so that the defaults of `fgbench run` may change.
 SETTLED: Mapping[str, Any] = {
     "methods": ("backprop", "forward"),
     "batch": 64,
@@ -36,22 +36,22 @@ SETTLED: Mapping[str, Any] = {
     "processes": 5,
     "execution": "eager",
 }
-PLAIN = (  # without an interval
+PLAIN = (  # figures without an interval
     *("peak_bytes", "activation_bytes", "flop_ratio", "learning_rate", "validation_accuracy"),
     "diverged_share",
 )
-PRETRAINING_SECONDS = 0.25  # of a step of the byte transformer of 1M parameters, about
-PRETRAIN = "pretrain"  # a setting: the weights that every run begins from, made first
+PRETRAINING_SECONDS = 0.25  # about what a step of the byte transformer of 1M parameters takes
+PRETRAIN = "pretrain"  # this setting says how to make the weights that every run begins from
 
 
 def configs(settings: Mapping[str, Any]) -> dict[str, Config]:
-    """A config a run, by its name: what `all` and the scale say, over it what the run says itself.
+    """The config of each run, by the run's name; what the run says goes before what all runs share.
 
-    Keys of a run are the fields of `Config`, lists for tuples. `pretrain` is not a run's: its dataset and
-    steps are of a model like the first run's, which is made before.
+    The keys of a run are the fields of `Config`, with lists for tuples. The setting `pretrain` belongs to
+    no run: it has the dataset and steps by which a model like the first run's is trained beforehand.
 
     Raises:
-        UsageError: an option that a run does not have.
+        UsageError: an option is no field of `Config`.
     """
     shared = {key: value for key, value in settings.items() if key not in ("runs", PRETRAIN)}
     return {name: _config({**shared, **own}) for name, own in settings["runs"].items()}
@@ -65,7 +65,7 @@ def _config(options: Mapping[str, Any]) -> Config:
 
 
 def seconds(settings: Mapping[str, Any]) -> float:
-    """About how long: the budgets of its runs."""
+    """About how long `measure` takes, in seconds, from the budgets of its runs."""
     runs = sum(
         seconds_of(config, len(config.archs) * len(config.depths or (0,)) * len(config.batches))
         for config in configs(settings).values()
@@ -74,24 +74,31 @@ def seconds(settings: Mapping[str, Any]) -> float:
 
 
 class _Told:
-    """A watcher that passes on how far a run is."""
+    """A watcher that reports the progress of one run as a share of the whole experiment.
+
+    Args:
+        note: is told what is being done and the share that is done.
+        done: the share that earlier runs have done.
+        share: the share that this run has of the experiment.
+        total: seconds that this run is expected to take.
+    """
 
     def __init__(self, note: Note, done: float, share: float, total: float) -> None:
         self.note_to, self.done, self.share, self.total = note, done, share, max(total, 1e-9)
         self.spent = self.now = 0.0
 
     def phase(self, group: Group, text: str, seconds: float) -> None:
-        """The one before is over."""
+        """A phase begins, and the one before has ended."""
         self.spent += self.now
         self.now = seconds
         self._tell(f"{group.name}: {text}", 0.0)
 
     def progress(self, share: float, text: str) -> None:
-        """Within the phase."""
+        """Report a share of the current phase as done."""
         self._tell(text, share * self.now)
 
     def note(self, text: str) -> None:
-        """A line of its own."""
+        """Pass on a message."""
         self._tell(text, 0.0)
 
     def _tell(self, text: str, more: float) -> None:
@@ -99,7 +106,7 @@ class _Told:
 
 
 def measure(settings: Mapping[str, Any], folder: Path, note: Note) -> None:
-    """A run's folder for each, in a folder of the run's name; what is finished is not measured again."""
+    """Measure every run into `folder`/run name; what an earlier try has finished is not measured again."""
     found = configs(settings)
     if PRETRAIN in settings:
         start = str(_pretrained(settings[PRETRAIN], next(iter(found.values())), folder, note))
@@ -116,7 +123,7 @@ def measure(settings: Mapping[str, Any], folder: Path, note: Note) -> None:
 
 
 def _pretrained(how: Mapping[str, Any], config: Config, folder: Path, note: Note) -> Path:
-    """The file of a model that was trained with backprop; made once."""
+    """The file of a model pretrained with backprop; it is made if it is not there yet."""
     path = folder / f"{PRETRAIN}.pt"
     if not path.exists():
         own = replace(config, dataset=how["dataset"], optimizer=OPTIMIZER, batch=BATCH, trained=ALL)
@@ -128,7 +135,7 @@ def _pretrained(how: Mapping[str, Any], config: Config, folder: Path, note: Note
 
 
 def _begun(plan: Plan, folder: Path) -> tuple[RunFolder, dict[str, str]]:
-    """The run that an earlier try left there, if it is of the same things; else a new one."""
+    """The unfinished or finished run that an earlier try left, if it was asked the same; else a new one."""
     contracts = contracts_of(plan)
     for run in reversed(find_runs(folder) if folder.is_dir() else []):
         facts = run.facts()
@@ -140,10 +147,10 @@ def _begun(plan: Plan, folder: Path) -> tuple[RunFolder, dict[str, str]]:
 
 
 def figure_names(settings: Mapping[str, Any]) -> set[str]:
-    """Those of `figures`, of every run, group and method.
+    """The keys that `figures` gives, for every run, group and method.
 
     Raises:
-        UsageError: an option, a method or an architecture that there is none.
+        UsageError: an option, a method or an architecture is unknown.
     """
     return {
         f"{name}/{group.name}/{method}/{figure}"
@@ -155,7 +162,7 @@ def figure_names(settings: Mapping[str, Any]) -> set[str]:
 
 
 def figures(folder: Path) -> dict[str, Estimate]:
-    """`run/group/method/figure`, the figures being those of `summarise`."""
+    """What was measured, by `run/group/method/figure`; the figures are columns of `summarise`."""
     found: dict[str, Estimate] = {}
     for name, run in _runs(folder):
         for _, row in summarise(run).iterrows():
@@ -169,7 +176,7 @@ def figures(folder: Path) -> dict[str, Estimate]:
 
 
 def draw(folder: Path, out: Path, claims: Mapping[str, float]) -> list[Path]:
-    """The charts that `fgbench plot` draws of its runs; the paper's curves are on those that have one."""
+    """Draw the charts that `fgbench plot` draws; a chart with a published curve shows it."""
     from fgbench.charts import draw_all
 
     found: list[Path] = []

@@ -1,4 +1,4 @@
-"""The papers' suites, read from TOML and checked: what is wrong in one is a line of file, claim and key."""
+"""Read the papers' suites from TOML and check them; an error names the file, the claim and the key."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, config=STRICT)
 class _File:
-    """A suite's file."""
+    """A suite's file: the keys at its top."""
 
     title: str
     source: str
@@ -31,7 +31,7 @@ class _File:
 
 @dataclass(frozen=True, config=STRICT)
 class _Entry:
-    """An experiment in it: what `all` says holds at every scale, and what a scale says goes before it."""
+    """An experiment in the file; `all` holds at every scale, unless the scale says otherwise."""
 
     name: str
     title: str
@@ -45,7 +45,7 @@ class _Entry:
 
 @cache
 def names() -> tuple[str, ...]:
-    """The papers, sorted."""
+    """The names of the papers, sorted."""
     return tuple(sorted(file.stem for file in FOLDER.glob("*.toml")))
 
 
@@ -53,10 +53,10 @@ def load(name: str) -> Suite:
     """The suite of a paper.
 
     Raises:
-        UsageError: no such paper, or one that is written wrongly.
+        UsageError: there is no such paper, or its file is not valid.
     """
     if name not in names():
-        raise UsageError(f"no paper '{name}': there are {', '.join(names())}.")
+        raise UsageError(f"no paper '{name}': choose from {', '.join(names())}.")
     return read(FOLDER / f"{name}.toml")
 
 
@@ -64,13 +64,13 @@ def read(file: Path) -> Suite:
     """A suite from its file.
 
     Raises:
-        UsageError: no TOML; a key that is unknown, missing or of a wrong type; settings with which nothing
-            can be measured; a claim of a figure that no scale of its experiment gives.
+        UsageError: the file is not TOML; a key is unknown, missing or of a wrong type; nothing can be
+            measured with the settings; no scale of the experiment gives the figure of a claim.
     """
     try:
         table = tomllib.loads(file.read_text())
     except tomllib.TOMLDecodeError as error:
-        raise UsageError(f"{file.name}: is no TOML: {error}.") from error
+        raise UsageError(f"{file.name} is not valid TOML: {error}.") from error
     whole = _checked(_File, table, file.name)
     experiments = [_experiment(entry, number, file.name) for number, entry in enumerate(whole.experiments, 1)]
     return Suite(file.stem, whole.title, whole.source, experiments)
@@ -92,7 +92,7 @@ def _experiment(table: Table, number: int, file: str) -> Experiment:
 
 
 def _figures(experiment: Experiment, where: str) -> set[str]:
-    """Every figure that some scale gives."""
+    """The keys of all figures that some scale gives."""
     found: set[str] = set()
     for scale in SCALES:
         try:
@@ -105,7 +105,7 @@ def _figures(experiment: Experiment, where: str) -> set[str]:
 
 
 def _checked(kind: type[T], table: Mapping[str, Any], where: str) -> T:
-    """What a table says, as a dataclass."""
+    """A table as a dataclass of this kind; `where` begins the message if it is not valid."""
     try:
         return kind(**table)
     except ValidationError as error:
@@ -118,7 +118,7 @@ def _words(fault: str, message: str, keys: Iterable[str]) -> str:
     if fault == "missing":
         return "is missing"
     if fault == "unexpected_keyword_argument":
-        return f"no such key, there are {', '.join(keys)}"
+        return f"no such key; the keys are {', '.join(keys)}"
     return message.removeprefix("Value error, ").replace("Input should be", "must be")
 
 

@@ -1,4 +1,4 @@
-"""What a reproduction says: a row a claim, and every number of the paper beside the one measured here."""
+"""Report a reproduction: a row for each claim, with the paper's number beside the one measured here."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from fgbench.reproduction.suite import MARKS, Experiment, Suite
 from fgbench.store.csv_table import replace_text
 
 SHADES = {Verdict.REPRODUCED: "green", Verdict.NOT_REPRODUCED: "red", Verdict.NOT_COMPARABLE: "yellow"}
-PLAIN = (0.01, 1000)  # sizes that are written without an exponent
-WIDE = 3  # times the smallest figure, from where on an axis is logarithmic
+PLAIN = (0.01, 1000)  # numbers between these are written without an exponent
+WIDE = 3  # an axis is logarithmic if the largest figure is more than so many times the smallest
 SHADES_OF_DOTS = {
     Verdict.REPRODUCED: BLUE,
     Verdict.NOT_REPRODUCED: COLOURS[0],
@@ -33,11 +33,11 @@ SHADES_OF_DOTS = {
 }
 HEADINGS = ("claim", "in the paper", "measured here", "verdict")
 Found = Mapping[str, Sequence[JudgedClaim]]
-"""Outcomes by the experiment's name."""
+"""Judged claims by the experiment's name."""
 
 
 def rows_of(judged: Sequence[JudgedClaim]) -> list[tuple[str, str, str, str]]:
-    """The claim, the paper's figure with its place and mark, what was measured, the verdict and why."""
+    """The cells of each row: claim, the paper's value with its place and mark, measured value, verdict."""
     rows = []
     for outcome in judged:
         claim = outcome.claim
@@ -51,7 +51,7 @@ def rows_of(judged: Sequence[JudgedClaim]) -> list[tuple[str, str, str, str]]:
 
 
 def measured_text(measured: Estimate) -> str:
-    """A figure with its interval; five digits where it is tiny or large."""
+    """A figure with its interval, to five digits where it is tiny or large; – where it was not measured."""
     if math.isnan(measured.value):
         return "–"
     if PLAIN[0] <= abs(measured.value) < PLAIN[1] or math.isinf(measured.value):
@@ -61,7 +61,7 @@ def measured_text(measured: Estimate) -> str:
 
 
 def show(suite: Suite, found: Found, scale: str, console: Console) -> None:
-    """Print the table of claims, and what the marks in it mean."""
+    """Print the table of claims, what its marks mean, and how many claims have each verdict."""
     console.print(f"[bold]{escape(suite.title)}[/bold], {escape(suite.source)} · scale {scale}")
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for heading in HEADINGS:
@@ -78,14 +78,14 @@ def show(suite: Suite, found: Found, scale: str, console: Console) -> None:
 
 
 def summary_line(found: Found) -> str:
-    """How many of each verdict."""
+    """How many claims have each verdict, in words."""
     given = [outcome.verdict for judged in found.values() for outcome in judged]
     counts = (f"{given.count(verdict)} {verdict.value}" for verdict in Verdict if verdict in given)
     return ", ".join(counts) or "no claims"
 
 
 def markdown(found: Found) -> str:
-    """The table of claims, for a README."""
+    """The table of claims as Markdown."""
     lines = [f"| | {' | '.join(HEADINGS)} |", "|---" * (len(HEADINGS) + 1) + "|"]
     for name, judged in found.items():
         lines += [f"| {name} | {' | '.join(row)} |" for row in rows_of(judged)]
@@ -113,7 +113,7 @@ def store(folder: Path, suite: Suite, found: Found, facts: Mapping[str, Any]) ->
 
 
 def draw_claims(experiment: Experiment, judged: Sequence[JudgedClaim], source: str, out: Path) -> list[Path]:
-    """The paper's number and the one measured here, a row a claim that has both."""
+    """Draw the measured number over the paper's, a row for each claim that has both."""
     both = [o for o in judged if o.claim.value and o.measured.value > 0 and math.isfinite(o.measured.value)]
     if not both:
         return []

@@ -6,7 +6,7 @@ from enum import StrEnum
 
 
 class Scale(StrEnum):
-    """From the smallest on, so that they can be compared by their place in `SCALES`."""
+    """The scales, smallest first: they are compared by their place in `SCALES`."""
 
     SMOKE = "smoke"  # proof that each experiment runs; it decides no claim
     LAPTOP = "laptop"  # results on a CPU

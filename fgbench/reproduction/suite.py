@@ -1,4 +1,4 @@
-"""A paper's suite: its experiments at three scales, and what it claims."""
+"""A paper's suite: its experiments at three scales, and the paper's claims."""
 
 from __future__ import annotations
 
@@ -19,26 +19,26 @@ KindName = Literal["jobs", "functions", "approximation", "alignment"]
 MARKS = {"R": "read in the source", "D": "digitised from a figure, ±3 %", "C": "computed, an oracle"}
 
 Note = Callable[[str, float], None]
-"""Told what is being done, and the share that is done."""
+"""Called with what is being done and the share that is done, from 0 to 1."""
 
 
 class Kind(Protocol):
-    """How a kind of experiment is measured, read and drawn: a module of this package."""
+    """A kind of experiment: a module of this package with these functions."""
 
     def seconds(self, settings: Mapping[str, Any]) -> float:
-        """About how long it takes."""
+        """About how long `measure` takes, in seconds."""
 
     def measure(self, settings: Mapping[str, Any], folder: Path, note: Note) -> None:
-        """Measure into a folder's CSVs; `note` is told what is done and how far it is, from 0 to 1."""
+        """Measure, and write CSVs into an existing folder."""
 
     def figure_names(self, settings: Mapping[str, Any]) -> set[str]:
-        """The names of all figures that a measurement with these settings can give."""
+        """The keys of all figures that a measurement with these settings can give."""
 
     def figures(self, folder: Path) -> dict[str, Estimate]:
-        """What those CSVs say, by name."""
+        """The figures in those CSVs, by key."""
 
     def draw(self, folder: Path, out: Path, claims: Mapping[str, float]) -> list[Path]:
-        """Charts as PNG, with the paper's values by the figure's name."""
+        """Draw charts as PNG into `out`; `claims` are the paper's values by figure key."""
 
 
 @checked_dataclass(frozen=True, config=STRICT)
@@ -46,18 +46,18 @@ class Claim:
     """What a paper says of one figure.
 
     Attributes:
-        text: the claim.
-        where: in the paper.
-        mark: R, D or C, as in MARKS; empty for a sentence without a number.
-        figure: name of what was measured for it.
-        test: near (within `tolerance` of `value`), below or above (`bound`, or the figure `than`), or
-            none: nothing here can decide it.
-        value: the paper's; None where it gives none.
-        bound: of below and above.
-        than: another figure in place of the bound.
-        tolerance: share, of near.
-        needs: the smallest scale that can decide it.
-        why: what stands against a comparison.
+        text: the claim in words.
+        where: its place in the paper.
+        mark: where the number comes from: R, D or C, as in MARKS; empty for a claim without a number.
+        figure: the key of the figure that is measured for it.
+        test: `near` (the figure is within `tolerance` of `value`), `below` or `above` (of `bound`, or of
+            the figure `than`), or `none`, if nothing measured here can decide it.
+        value: the paper's number; None where it gives none.
+        bound: the limit, for `below` and `above`.
+        than: the key of another figure, which takes the place of the bound.
+        tolerance: as a share of `value`, for `near`.
+        needs: the smallest scale at which it can be judged.
+        why: why it cannot be compared below that scale, or at all.
     """
 
     text: str
@@ -82,7 +82,7 @@ class Claim:
 
     @property
     def of_the_paper(self) -> bool:
-        """Whether its value may be drawn as the paper's: an oracle's is not."""
+        """Whether its value is the paper's own; a value computed by us (mark C) is not."""
         return self.mark in ("R", "D")
 
 
@@ -97,7 +97,7 @@ class Experiment:
     claims: Sequence[Claim]
 
     def settings(self, scale: str) -> Mapping[str, Any]:
-        """What its kind's `measure` takes, at a scale."""
+        """The settings for its kind's `measure` at a scale."""
         return self.scales[scale]
 
     @property
@@ -116,10 +116,10 @@ class Suite:
     experiments: Sequence[Experiment]
 
     def only(self, names: Sequence[str]) -> Sequence[Experiment]:
-        """The experiments of these names, all where none is given.
+        """The experiments of these names; all of them where no name is given.
 
         Raises:
-            UsageError: no such experiment.
+            UsageError: there is no experiment of that name.
         """
         known = [experiment.name for experiment in self.experiments]
         for name in names:

@@ -34,25 +34,25 @@ from fgbench.methods.steps.oracle import check_base
 from fgbench.running.messages import Message
 from fgbench.store.schema import BASE, Role
 
-BATCHES = 8  # cycled through; gathered before anything is timed
+BATCHES = 8  # steps cycle through them; they are gathered before anything is timed
 LEARNING_RATE = 1e-6  # small enough to leave the weights where they are
 BLOCK_SECONDS = {"cpu": 0.010, "cuda": 0.200}  # far above the clock's resolution and overhead
-SHORTEST_BLOCK = 0.020  # of a GPU, seconds: synchronising takes a thousandth of it
-TRIAL_BLOCK = 0.005  # from which a GPU's blocks are reckoned
-WARM_UP_SHARE = 0.3  # of a process's time, at most
+SHORTEST_BLOCK = 0.020  # seconds, on a GPU, where synchronising takes a thousandth of it
+TRIAL_BLOCK = 0.005  # seconds of a trial from which the length of a GPU's blocks is found
+WARM_UP_SHARE = 0.3  # the warm-up takes at most this share of a process's time
 MAXIMUM_ROUNDS = 40
 
 ConditionsOf = Callable[[str], Conditions]
 
 
 def plain(spec: str) -> Conditions:
-    """The same for every method: eager, plain SGD."""
+    """The same conditions for every method: eager mode and plain SGD."""
     return PLAIN
 
 
 @dataclass(frozen=True)
 class Problem:
-    """What is timed: a model that is copied for each arm, a loss, and the batches cycled through.
+    """What is timed: a model, which is copied for each arm, a loss, and batches that steps cycle through.
 
     `conditions_of` gives what a method is prepared with, by its spec or `base`.
     """
@@ -65,17 +65,17 @@ class Problem:
 
     @property
     def device(self) -> torch.device:
-        """Where it runs."""
+        """The device that it runs on."""
         return self.batches[0][0].device
 
     @property
     def clock(self) -> Clock:
-        """A clock for it, with the device's gauge."""
+        """A clock for its device, with the device's gauge."""
         return clock_for(self.device, gauge_for(self.device))
 
 
 class ArmKey(NamedTuple):
-    """What an arm of a group is known by."""
+    """The key of an arm of a group."""
 
     role: Role
     method: str
@@ -83,7 +83,7 @@ class ArmKey(NamedTuple):
 
 @dataclass(frozen=True)
 class ArmSample(Message):
-    """One timed block, as a row of samples.csv has it; `Sample` says what the fields mean."""
+    """A row of samples.csv: one timed block; `Sample` explains the fields."""
 
     role: Role
     method: str
@@ -108,21 +108,21 @@ class Samples(Message):
 
     @classmethod
     def of(cls, timed: Sequence[Sample[ArmKey]]) -> Samples:
-        """As they were taken."""
+        """The event for the samples of a round."""
         facts = [{k: v for k, v in vars(sample).items() if k != "arm"} for sample in timed]
         return cls(tuple(ArmSample(*s.arm, **own) for s, own in zip(timed, facts, strict=True)))
 
 
 @dataclass(frozen=True)
 class Rounds(Message):
-    """How many rounds are going to be measured, told before the first of them."""
+    """How many rounds will be measured; reported before the first of them."""
 
     rounds: int
 
 
 @dataclass(frozen=True)
 class Spent(Message):
-    """Seconds that the rounds took; of them timed, leading in to blocks, and neither (the harness)."""
+    """Seconds of all rounds, and the parts of them: timed blocks, steps before blocks, and overhead."""
 
     wall: float
     timed: float
@@ -131,7 +131,7 @@ class Spent(Message):
 
 
 def base_arm(problem: Problem) -> Arm[ArmKey]:
-    """The base, called once: what compiles, allocates and chooses kernels has done so."""
+    """The base as an arm; it was called once, so that compiling and first allocations are done."""
     arm = Arm(ArmKey(Role.BASE, BASE), base_step(problem))
     arm.step()
     return arm
@@ -151,7 +151,7 @@ def base_step(problem: Problem) -> Callable[[], Tensor]:
 
 
 def method_step(problem: Problem, spec: str, process: int) -> Step:
-    """A method's step, prepared and called once, as the base is."""
+    """A method's step, prepared and called once, as the base was."""
     model, seed = copy.deepcopy(problem.model), problem.seed * 1_000_003 + process
     step = methods.prepare(methods.find(spec), model, problem.loss, seed, problem.conditions_of(spec))
     step(problem.batches[0], LEARNING_RATE)
@@ -161,13 +161,13 @@ def method_step(problem: Problem, spec: str, process: int) -> Step:
 
 
 def over(batches: Sequence[Batch], step: Step) -> Callable[[], Tensor]:
-    """A step on the next batch, at a rate that leaves the weights where they are."""
+    """A call that takes a step on the next batch, at a rate that hardly changes the weights."""
     supply = cycle(batches)
     return lambda: step(next(supply), LEARNING_RATE)
 
 
 def step_arm(key: K, problem: Problem, step: Step) -> Arm[K]:
-    """A step over the problem's batches; its blocks hold whole cycles of what it does."""
+    """A step over the problem's batches as an arm, whose blocks hold whole cycles of steps."""
     return Arm(key, over(problem.batches, step), cycle=step.cycle)
 
 
@@ -182,7 +182,9 @@ def with_blocks(arms: Sequence[Arm[K]], problem: Problem, clock: Clock, seconds:
     warm_up_round = WARM_UP_SHARE * seconds / (2 * WARM_UP_WINDOW)
     share = min(warm_up_round, (1 - WARM_UP_SHARE) * seconds / MINIMUM_ROUNDS) / max(len(arms), 1)
     tried = [with_block(arm, clock, TRIAL_BLOCK, minimum=1) for arm in arms]
-    tried = [with_block(arm, clock, TRIAL_BLOCK, arm.steps) for arm in tried]  # the device was idle, and slow
+    tried = [
+        with_block(arm, clock, TRIAL_BLOCK, arm.steps) for arm in tried
+    ]  # the device was idle at first, and slow
     return [with_fitting_block(arm, clock, share, SHORTEST_BLOCK, BLOCK_SECONDS["cuda"]) for arm in tried]
 
 

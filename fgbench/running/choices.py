@@ -10,7 +10,7 @@ from fgbench.plan import Group
 
 @dataclass(frozen=True)
 class Choices:
-    """What methods have of their own; a method that is not there has what its group has.
+    """What was chosen for single methods; a method without a choice has what its group has.
 
     Attributes:
         executions: the execution mode, by method; the base may be among them.
@@ -25,7 +25,7 @@ class Choices:
     variants: dict[str, str] = field(default_factory=dict)
 
     def conditions_of(self, group: Group, method: str) -> Conditions:
-        """What a method of the group is prepared with."""
+        """The conditions that a method of the group is prepared with."""
         plain = group.conditions
         optimizer = self.optimizers.get(method, plain.optimizer)
         return replace(
@@ -37,13 +37,13 @@ class Choices:
         )
 
     def update_of(self, method: str, optimizer: str) -> str | None:
-        """The update that was found fastest; None where the method leaves none open."""
+        """The update that was found fastest; None where the method does not leave it open."""
         return self.updates.get(method, {}).get(optimizer)
 
     def with_variant(self, method: str, variant: str) -> Choices:
-        """The same, but for a method's variant."""
+        """The same choices, with this variant for the method."""
         return replace(self, variants={**self.variants, method: variant})
 
     def with_optimizer(self, method: str, optimizer: str) -> Choices:
-        """The same, but for a method's optimiser."""
+        """The same choices, with this optimiser for the method."""
         return replace(self, optimizers={**self.optimizers, method: optimizer})

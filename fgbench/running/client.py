@@ -1,4 +1,4 @@
-"""The runner's end of a worker: start it, hand it the request, take its events, bury it."""
+"""The runner's side of a worker: start it, send it the request, read its events, and end it."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ KILLED = "killed (signal 9), as the kernel does when memory runs out"
 
 
 class WorkerDiedError(Exception):
-    """A worker ended before it was done; carries the status and detail that its jobs get."""
+    """A worker ended before it was done; `status` and `detail` are those that its jobs get."""
 
     def __init__(self, status: str, detail: str) -> None:
         super().__init__(detail)
@@ -29,7 +29,7 @@ class WorkerDiedError(Exception):
 
 @dataclass(frozen=True)
 class Order:
-    """A request as a worker gets it, for whoever hands it on without knowing the task.
+    """A request in the form in which a worker gets it, so that it can be passed on without knowing the task.
 
     Attributes:
         task: its address.
@@ -43,12 +43,12 @@ class Order:
 
     @classmethod
     def of(cls, task: Task, request: Message) -> Order:
-        """A task's."""
+        """The order for a task's request."""
         return cls(task.address, to_json(request), task.compiles_afresh(request))
 
 
 def work(task: Task, request: Message) -> Iterator[Message]:
-    """Start a worker, hand it the request and give its events; it dies with this generator.
+    """Start a worker, send it the request and give its events; it ends with this generator.
 
     It dies with this process too, whatever ends that: see `lifeline`.
 
@@ -59,7 +59,7 @@ def work(task: Task, request: Message) -> Iterator[Message]:
 
 
 def events_of(lines: Iterable[str], task: Task) -> Iterator[Message]:
-    """The events in a worker's lines, up to the one that says that all was done.
+    """The events in a worker's lines, up to `Done`.
 
     Raises:
         WorkerDiedError: a line is no event of the task.
@@ -72,7 +72,7 @@ def events_of(lines: Iterable[str], task: Task) -> Iterator[Message]:
 
 
 def lines_of(order: Order, worker: str = WORKER) -> Iterator[str]:
-    """Start a worker, hand it an order and give its whole lines; it dies with this generator.
+    """Start a worker, send it an order and give its whole lines; it ends with this generator.
 
     Args:
         order: what it is to do.
@@ -95,12 +95,12 @@ def lines_of(order: Order, worker: str = WORKER) -> Iterator[str]:
         assert process.stdin is not None
         assert process.stdout is not None
         try:
-            with suppress(BrokenPipeError):  # it died at once: the end of its output says so
+            with suppress(BrokenPipeError):  # it died at once, which is seen below
                 process.stdin.write(f'{{"task": "{order.task}", "request": {order.request}}}\n')
                 process.stdin.flush()  # and left open: its end is the runner's
             for line in process.stdout:
                 if not line.endswith("\n"):
-                    break  # torn: it died while it wrote
+                    break  # an incomplete line: it died while writing
                 yield line
             raise _death(process.wait(), errors)
         finally:
@@ -116,7 +116,7 @@ def _event(line: str, task: Task) -> Message:
 
 @contextmanager
 def _cache(cold: bool) -> Iterator[dict[str, str]]:
-    """A process that is to compile afresh does so as on a machine that never compiled."""
+    """The environment of a worker; one that has to compile afresh gets empty caches."""
     if not cold:
         yield {}
         return
@@ -125,7 +125,7 @@ def _cache(cold: bool) -> Iterator[dict[str, str]]:
 
 
 def _end(process: subprocess.Popen[str]) -> None:
-    """Kill it with all that it started: it leads a process group of its own."""
+    """Kill a worker and all that it started; it leads a process group of its own."""
     with suppress(OSError, AttributeError):  # nothing is left of it; a system without groups
         os.killpg(process.pid, signal.SIGKILL)
     process.kill()

@@ -1,4 +1,4 @@
-"""A comparison of methods on a model of the caller's own: what is timed, here or in a fresh process."""
+"""Compare methods on a caller's own model, in this process or in fresh ones; for `fgbench.compare`."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ UPDATES, TIME, WORTH = "updates", "time", "worth"  # what one process is asked t
 
 @dataclass(frozen=True)
 class Comparison:
-    """What is compared; arguments as of `fgbench.compare`, `over` being the reference."""
+    """What is compared; its fields are the arguments of `fgbench.compare`, and `over` is the reference."""
 
     model: nn.Module
     loss: Loss
@@ -39,7 +39,7 @@ class Comparison:
     conditions: Conditions
 
     def leaves_open(self, specs: Sequence[str]) -> bool:
-        """Whether a method's update is to be found first."""
+        """Whether the fastest update of some method has to be found first."""
         return any(methods.find(spec).updates(self.conditions) for spec in specs)
 
     def do(
@@ -51,7 +51,7 @@ class Comparison:
         process: int,
         report: Report,
     ) -> None:
-        """One of `UPDATES`, `TIME` and `WORTH`."""
+        """Do one of `UPDATES`, `TIME` and `WORTH`."""
         if what == UPDATES:
             self.find_updates(specs, seconds, process, report)
         elif what == TIME:
@@ -71,7 +71,7 @@ class Comparison:
         time_methods(self._problem(updates), tuple(specs), self.over, process, seconds, report)
 
     def worth(self, specs: Sequence[str], updates: dict[str, str], seconds: float, report: Report) -> None:
-        """Count what a step costs, and hold its estimates against the batch's gradient."""
+        """Count what steps cost, and compare estimates with the batch's gradient."""
         problem = self._problem(updates)
         measure_cost(problem, specs, report)
         measure_quality(problem, [Point(START, 0, specs, lambda _: self.batch)], seconds, report)
@@ -119,7 +119,7 @@ class ComparisonRequest(Message):
 
 @dataclass(frozen=True)
 class Unloadable(Message):
-    """The process cannot load what the caller stored, as a class of the caller's own script."""
+    """The process cannot load what the caller stored; it may be of a class in the caller's own script."""
 
     detail: str
 
@@ -131,7 +131,7 @@ class Compare(Task):
     reports = (Mode, Rounds, Samples, Parts, Spent, Counted, Estimated, TooSlow, Unloadable)
 
     def work(self, asked: ComparisonRequest, report: Report) -> None:
-        """Find updates, time, or judge."""
+        """Find updates, time, or judge estimates."""
         keep_freed_pages()
         float32_precision("ieee")
         torch.set_num_threads(asked.threads)

@@ -1,4 +1,4 @@
-"""One matched group on its way through the phases: its jobs, its workers, and what is known of both."""
+"""One matched group during a run: its jobs, its workers and its rows, for the phases to use."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from fgbench.store.jobs import ENDED_EARLY, leaves_out
 from fgbench.store.run_folder import RunFolder
 from fgbench.store.schema import TABLES
 
-SEARCH_SEED = 0  # of all that is not a measured training run
-FIRST_SEED = 1  # of those; the search has a seed of its own
+SEARCH_SEED = 0  # the seed of everything but measured training runs
+FIRST_SEED = 1  # the first seed of measured training runs
 
 Jobs = dict[str, dict[str, Any]]
 """The rows of jobs.csv that a phase is about to write, by method."""
@@ -43,7 +43,7 @@ class Unit:
 
     @property
     def name(self) -> str:
-        """Unique within a run."""
+        """A name that is unique within a run."""
         return ".".join((self.group, self.phase, *([] if self.index is None else [str(self.index)])))
 
 
@@ -69,9 +69,9 @@ class GroupRun:
     noted: set[str] = field(default_factory=set)
 
     goes_on_after_death: ClassVar[bool] = False
-    """Whether a phase asks for its next process where the last one's worker died."""
+    """Whether a phase asks for its next process after the last one's worker died."""
     derives: ClassVar[bool] = True
-    """Whether tables that follow from others are worth making."""
+    """Whether to make tables that are derived from others."""
 
     def __post_init__(self) -> None:
         jobs = self.rows("jobs")
@@ -79,7 +79,7 @@ class GroupRun:
 
     @property
     def methods(self) -> list[str]:
-        """Those still in the running."""
+        """The specs of the methods that have not failed."""
         return [m for m in self.plan.config.methods if m not in self.left_out]
 
     def finished(self, phase: str, index: int | None = None) -> bool:
@@ -97,16 +97,16 @@ class GroupRun:
         self.folder.append(table, *({"group": self.group.name, **row} for row in rows))
 
     def replace(self, table: str, rows: list[dict[str, Any]]) -> None:
-        """Put rows in the place of all that the group has in a table."""
+        """Replace all rows that the group has in a table."""
         own = [{**row, "group": self.group.name} for row in rows]
         self.folder.replace_group(table, self.group.name, own)
 
     def begin(self, text: str, seconds: float) -> None:
-        """Tell the watcher that something begins that should last about `seconds`."""
+        """Tell the watcher that something begins that is expected to take about `seconds`."""
         self.watcher.phase(self.group, text, seconds)
 
     def note(self, text: str, method: str = "") -> None:
-        """Tell the watcher what the reader should know, once."""
+        """Tell the watcher something that the reader should know; the same line is told only once."""
         line = f"{self.group.name}{f', {method}' if method else ''}: {text}"
         if line not in self.noted:
             self.noted.add(line)
@@ -118,7 +118,7 @@ class GroupRun:
     def jobs(
         self, phase: str, methods: list[str], seed: int = SEARCH_SEED, process: int | None = None
     ) -> Iterator[Jobs]:
-        """The phase's jobs by method; stored as rows on leaving, however that comes about."""
+        """The phase's jobs by method; they are stored as rows at the end, also after an error."""
         jobs = {spec: self._job(phase, spec, seed, process) for spec in methods}
         try:
             yield jobs
@@ -128,7 +128,7 @@ class GroupRun:
         except WorkerDiedError as died:
             _end(jobs, died.status, f"{ENDED_EARLY}{died.detail}")
             self.watcher.note(f"{self.group.name}: the {phase} process ended early: {died.detail}")
-        except BaseException as error:  # the run ends here, not the jobs: they can be taken up again
+        except BaseException as error:  # the run ends here, but the jobs can be resumed
             _end(jobs, "interrupted", f"{type(error).__name__}: {error}")
             raise
         finally:
@@ -188,17 +188,17 @@ class GroupRun:
                     yield event
 
     def answers(self, task: Task, request: Any) -> Iterator[Message]:
-        """What a worker reports that is sent a request: here, one that is started now."""
+        """The events of a worker that gets the request; here, of one that is started now."""
         return work(task, request)
 
     def drop_snapshot(self, snapshot: Path) -> None:
-        """What was trained is done: its state between turns is needed no more."""
+        """Delete a snapshot of training that is no longer needed."""
         snapshot.unlink(missing_ok=True)
-        with suppress(OSError):  # it holds others
+        with suppress(OSError):  # it may hold others
             snapshot.parent.rmdir()
 
     def _fail(self, event: Failed, jobs: Jobs) -> None:
-        """A method's failure, into its row; one of the base or of a repeat has none."""
+        """Put a method's failure into its job's row; the base and repeats have no row."""
         if event.method not in jobs:
             return
         jobs[event.method] |= {"status": event.status, "detail": event.detail}

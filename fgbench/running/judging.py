@@ -1,4 +1,4 @@
-"""Estimates held against gradients: the steps of all methods at the same weights, on the same batches."""
+"""Compare estimates with gradients, for the steps of all methods at the same weights and batches."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fgbench.running.reporting import failures_reported
 from fgbench.running.weights import Weights
 from fgbench.training.randomness import OwnRandomness
 
-START = "start"  # in place of the method that trained the weights
+START = "start"  # stands in place of the method that trained the weights
 
 
 @dataclass(frozen=True)
@@ -45,7 +45,7 @@ class Point:
 
 
 class Reader:
-    """A method's step, and the estimates that it would apply.
+    """A method's step, from which the estimates that it would apply are read.
 
     Its optimiser is plain SGD, under which the weights move by the estimate times the rate; at a rate that
     moves them by as much as they are long, rounding takes the least of it.
@@ -62,7 +62,7 @@ class Reader:
         self.counts: list[Tensor] = []
 
     def begin(self, weights: Weights) -> None:
-        """At a model's weights; of its own run's it takes what the step had learnt too."""
+        """Move the step to a point's weights, and to the state that the method's own training had there."""
         self.counts = []
         self.model.load_state_dict(weights.model)
         if weights.method == self.spec:
@@ -87,7 +87,7 @@ class Reader:
         return found
 
     def _note(self, estimate: Sequence[Tensor]) -> None:
-        """How many derivatives there are, how many are not finite and how many are clipped; on the device."""
+        """Count derivatives, and those that are not finite or are clipped; on the device."""
         measured = self.step.measured
         if measured is None:
             bad = torch.stack([~e.isfinite().all() for e in estimate]).any().reshape(1)
@@ -97,13 +97,13 @@ class Reader:
         self.counts.append(torch.stack([torch.ones_like(bad).sum(), bad.sum(), clipped.sum()]))
 
     def shares(self) -> tuple[float | None, float]:
-        """Clipped and non-finite derivatives at the point, as shares of all."""
+        """The shares of clipped and of non-finite derivatives at the point."""
         count, bad, clipped = torch.stack(self.counts).sum(0).tolist()
         return (clipped / count if self.clip else None), bad / count
 
 
 def _with_tensors_of(before: Any, after: Any) -> Any:
-    """A step's state afterwards, with the tensors that it had before."""
+    """A step's state with copied tensors, so that later steps do not change it."""
     if isinstance(after, Tensor):
         return before
     if isinstance(after, dict) and isinstance(before, dict) and after.keys() == before.keys():
@@ -114,7 +114,7 @@ def _with_tensors_of(before: Any, after: Any) -> Any:
 
 
 class Judge:
-    """Gradients by reverse mode, and estimates held against them."""
+    """Computes gradients by reverse mode, and compares estimates with them."""
 
     def __init__(self, problem: Problem) -> None:
         self.problem = problem
@@ -130,7 +130,7 @@ class Judge:
         return list(torch.autograd.grad(value, self.parameters, materialize_grads=True))
 
     def rehearse(self, reader: Reader, start: Point) -> None:
-        """One estimate of no consequence."""
+        """Draw an estimate that is not kept, to see how long that takes."""
         with self._masks(0):
             reader.estimate(start.batch(0), 1.0)
 
@@ -169,13 +169,13 @@ class Judge:
         return [f.detach() for f in found]
 
     def _masks(self, number: int) -> Any:
-        """The same units are dropped by gradient and estimate."""
+        """Inside, dropout drops the same units for the gradient and for the estimate."""
         seed = self.problem.seed * 1_000_003 + len(self.problem.batches) + number
         return OwnRandomness(seed, self.problem.device).in_force()
 
 
 def layers_of(model: nn.Module) -> dict[str, list[int]]:
-    """The places of each module's own trainable parameters, by its name; the model's own are `.`'s."""
+    """By module name, the positions of its own trained parameters; the model's own name is `.`."""
     found: dict[str, list[int]] = {}
     for place, name in enumerate(trainable(model)):
         found.setdefault(name.rpartition(".")[0] or ".", []).append(place)

@@ -1,4 +1,4 @@
-"""What ties a worker to its runner: when that is gone, however it went, so is the worker."""
+"""Tie a worker to its runner: the worker ends when the runner does, for whatever reason."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def tie_to_runner() -> int:
 
 
 def watch(pipe: int) -> None:
-    """Wait for the pipe's end beside all that this process does."""
+    """Wait for the pipe's end in a thread of its own, and end this process then."""
     threading.Thread(target=_end_after, args=(pipe,), name="fgbench-lifeline", daemon=True).start()
 
 

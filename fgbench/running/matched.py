@@ -1,4 +1,4 @@
-"""The matched group in memory: one model, one dataset, and copies of them for each method."""
+"""A matched group in memory: one dataset, and one model that is copied for each method."""
 
 from __future__ import annotations
 
@@ -50,28 +50,28 @@ class Matched:
 
     @property
     def device(self) -> torch.device:
-        """Where it all is."""
+        """The device of model and data."""
         return torch.device(self.group.device)
 
     def copy_of_model(self) -> nn.Module:
-        """A model of one's own with the initial weights."""
+        """A copy of the model with the initial weights."""
         return copy.deepcopy(self.model)
 
     def batches(self, count: int) -> list[Batch]:
-        """The first `count` batches."""
+        """The first `count` batches of the order."""
         return self.order.batches(self.data, 0, count)
 
     def conditions_of(self, spec: str) -> Conditions:
-        """What a method is prepared with."""
+        """The conditions that a method is prepared with."""
         return self.choices.conditions_of(self.group, spec)
 
     def problem(self, batches: Sequence[Batch] | None = None) -> Problem:
-        """What is timed, over the first batches where none are given."""
+        """The group as a problem to time, over these batches, or over the first ones."""
         given = self.batches(BATCHES) if batches is None else batches
         return Problem(self.model, self.loss, given, self.seed, self.conditions_of)
 
     def facts(self) -> Built:
-        """What proves that jobs are matched."""
+        """The facts that prove that jobs are matched."""
         return Built(
             sum(p.numel() for p in methods.trainable(self.model).values()),
             weights_hash(self.model),
@@ -83,11 +83,11 @@ class Matched:
 
 
 def build_matched(group: Group, data_dir: str, seed: int, choices: Choices | None = None) -> Matched:
-    """Build a group's model and data from a seed alone; weights are drawn on the CPU on any device."""
+    """Build a group's model and data from a seed; weights are drawn on the CPU, whatever the device."""
     keep_freed_pages()
     device = torch.device(group.device)
     if device.type == "cuda":
-        torch.cuda.set_device(device)  # events, streams and graphs are made on the current one
+        torch.cuda.set_device(device)  # events, streams and graphs are made on the current device
     float32_precision("tf32" if group.dtype == TF32 else "ieee")
     torch.set_num_threads(group.threads)
     dtype = torch.float32 if group.dtype == TF32 else getattr(torch, group.dtype)

@@ -1,4 +1,4 @@
-"""Merging: what several runs hold, as one: shards of a grid, or processes and seeds of the same groups."""
+"""Merge several runs into one: shards of a grid, or processes and seeds of the same groups."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ from fgbench.store.run_folder import RunFolder
 from fgbench.store.schema import TABLES
 
 ALL, LAST = "all", "last"
-# Of the config: what may differ between runs.
+# Fields of the config that may differ between the runs.
 OWN = (
     *("shard", "data_dir", "archs", "depths", "seeds", "processes", "time", "train", "isolated"),
     *("precision", "max_measure_seconds"),
 )
 DERIVED = ("ratios", "targets")
-PROGRAM = ("execution", "optimizer", "update")  # of a job: with them it is another step,
-TRAINING = ("learning_rate", "evaluate_every", "evaluate_first")  # or another training
+PROGRAM = ("execution", "optimizer", "update")  # jobs that differ in these take different steps
+TRAINING = ("learning_rate", "evaluate_every", "evaluate_first")  # and in these are trained differently
 
 Row = dict[Any, Any]
 
@@ -46,7 +46,7 @@ class Kept:
 
 
 def merge(runs: Sequence[RunFolder], out: Path, keep: str, watcher: Watcher) -> RunFolder:
-    """One run of what several hold; the runs themselves stay as they are.
+    """Make one run of several; the runs themselves stay as they are.
 
     A group that is in several has the last one's contract, choices and learning rates: what was measured
     otherwise is refused, and the watcher told. Of a unit that is in several, the last one's is kept.
@@ -111,7 +111,7 @@ def _shared(facts: Row) -> Row:
 
 
 def _where(facts: Row) -> Row:
-    """What a run's groups were measured on, and by: in the merged run each has its own."""
+    """A run's groups with their environment and version, which may differ between groups of a merged run."""
     environment = facts["environment"]
     return {
         "device_name": environment["device_name"],
@@ -121,7 +121,7 @@ def _where(facts: Row) -> Row:
 
 
 def _config(configs: Sequence[Row]) -> Row:
-    """The last one's, with what all of them asked for."""
+    """The last run's config, extended by what the other runs asked for."""
 
     def union(name: str) -> list[Any] | None:
         lists = [config.get(name) for config in configs]
@@ -139,7 +139,7 @@ def _config(configs: Sequence[Row]) -> Row:
 
 
 def _kept(name: str, group: Row, runs: Sequence[RunFolder], keep: str, watcher: Watcher) -> list[Kept]:
-    """What is kept of each run that has a group, of the last one first."""
+    """What is kept of each run that has a group, the last run first."""
     last = runs[-1]
     joined = [last]
     for run in reversed(runs[:-1]):
@@ -173,7 +173,7 @@ class Joining:
     known: dict[str, Row] = field(default_factory=dict)
 
     def kept_of(self, run: RunFolder) -> Kept:
-        """What is kept of a run beside what was kept of others."""
+        """The units of a run that are kept beside those of later runs."""
         kept, twice = Kept(run, whole=False), []
         for unit, jobs in _units(run, self.group).items():
             if why := self._other(unit.phase, jobs):
@@ -189,7 +189,7 @@ class Joining:
         return kept
 
     def _place(self, unit: Unit) -> Unit | None:
-        """What a unit is in the merged run; None where it has no place there."""
+        """The unit's counterpart in the merged run; None where it is not kept."""
         if unit not in self.taken:
             return unit
         if self.keep == ALL and find(unit.phase).unit == "process":
@@ -198,7 +198,7 @@ class Joining:
         return None
 
     def _other(self, phase: str, jobs: Iterable[Row]) -> str:
-        """Why a unit's figures do not go with those that are kept; empty where they do."""
+        """Why a unit's figures cannot be combined with those that are kept; empty where they can."""
         if not find(phase).unit:
             return ""
         for job in jobs:
@@ -211,7 +211,7 @@ class Joining:
 
 
 def _units(run: RunFolder, group: str) -> dict[Unit, list[Row]]:
-    """The jobs of a group's units that ended."""
+    """The jobs of a group's finished units."""
     units: dict[Unit, list[Row]] = {}
     for row in records(run.read_group("jobs", group)):
         if row["status"] != "interrupted":
@@ -239,7 +239,7 @@ def _rows(kept: Kept, table: str, group: str) -> Iterator[Row]:
 
 
 def _derive(merged: RunFolder, joined: Iterable[str], watcher: Watcher) -> None:
-    """The tables that follow from others, of groups that were joined."""
+    """Derive the tables that follow from others, for groups that were joined."""
     facts = merged.facts()
     names = [own.name for own in fields(Group)]
     by_name = {g["name"]: Group(**{n: g[n] for n in names if n in g}) for g in facts["groups"]}

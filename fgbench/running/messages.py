@@ -1,7 +1,7 @@
-"""Messages between the runner and its workers: dataclasses, written to and read from JSON here alone.
+"""Messages between the runner and its workers: dataclasses, which are written to and read from JSON here.
 
-A message is one line, `{"kind": "Failed", "facts": {…}}`: the name of its class and its fields. Both
-ends know the classes; whatever does not fit them is an error that names it.
+A message is one line, `{"kind": "Failed", "facts": {…}}`, with the name of its class and its fields. A line
+that fits no known class is an error that names it.
 """
 
 from __future__ import annotations
@@ -16,24 +16,24 @@ from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 @dataclass(frozen=True)
 class Message:
-    """A request to a worker, or an event that it reports. Fields are checked where it is read."""
+    """A request to a worker, or an event that a worker reports. Its fields are checked on reading."""
 
     __pydantic_config__: ClassVar[ConfigDict] = ConfigDict(extra="forbid", ser_json_inf_nan="constants")
 
 
 Report = Callable[[Message], None]
-"""What a worker tells its events to."""
+"""A function that a worker gives its events to."""
 
 
 class MalformedMessageError(Exception):
-    """A line that is no message, or none of the expected kinds; the text says which and what is wrong."""
+    """A line is no message, or not of an expected kind; the text says what is wrong."""
 
 
 @dataclass(frozen=True)
 class Built(Message):
-    """Model and data are there. These facts prove that the jobs of a group are matched.
+    """Model and data have been built; the facts prove that the jobs of a group are matched.
 
-    Attributes, where the name does not say it: node, cpu and gpu name what it runs on; gpu is None on a CPU.
+    `node`, `cpu` and `gpu` name the machine; `gpu` is None for work on a CPU.
     """
 
     parameters: int
@@ -54,7 +54,7 @@ class FirstCall(Message):
 
 @dataclass(frozen=True)
 class Noted(Message):
-    """What the reader should know of a method's step, as operations that had no rule."""
+    """What a reader should know about a method's step, such as operations that had no rule."""
 
     method: str
     notes: tuple[str, ...]
@@ -71,14 +71,14 @@ class Failed(Message):
 
 @dataclass(frozen=True)
 class Refused(Message):
-    """The whole request cannot be done, for the reason that a user can mend."""
+    """The whole request cannot be done, for a reason that the user can do something about."""
 
     message: str
 
 
 @dataclass(frozen=True)
 class Done(Message):
-    """All was done; nothing comes after it."""
+    """The request was done; nothing follows this event."""
 
 
 EVERYWHERE: tuple[type[Message], ...] = (Built, FirstCall, Noted, Failed, Refused, Done)
@@ -88,7 +88,7 @@ M = TypeVar("M", bound=Message)
 
 
 def to_json(message: Message) -> str:
-    """The message's fields as a JSON object; NaN and infinities stay what they are."""
+    """The message's fields as a JSON object, in which NaN and infinities are kept."""
     return _adapter(type(message)).dump_json(message).decode()
 
 
@@ -107,15 +107,15 @@ def from_json(kind: type[M], text: str) -> M:
 
 
 def encode(event: Message) -> str:
-    """The event as one line, its end included."""
+    """The event as one line, with a newline at its end."""
     return f'{{"kind": "{type(event).__name__}", "facts": {to_json(event)}}}\n'
 
 
 def decode(line: str, kinds: Iterable[type[Message]]) -> Message:
-    """The event that a line holds, of one of these kinds.
+    """The event in a line, which has to be of one of these kinds.
 
     Raises:
-        MalformedMessageError: it is none of them, or not what its kind says.
+        MalformedMessageError: the line is no event, its kind is unknown, or a field does not fit its kind.
     """
     known = {kind.__name__: kind for kind in kinds}
     try:

@@ -14,27 +14,27 @@ from fgbench.running.matched import Matched, build_matched
 from fgbench.running.messages import Message, Report
 from fgbench.running.task import Task
 
-STARTUP_SECONDS = 6.0  # of a worker, about: its imports, its model and its first steps
+STARTUP_SECONDS = 6.0  # about what a worker needs for its imports, its model and its first steps
 
 Row = Mapping[str, Any]
 Tables = Mapping[str, Callable[[Row], bool]]
 
 
 def every_row(row: Row) -> bool:
-    """For a table that is one phase's alone."""
+    """Says yes to every row: for a table that one phase alone fills."""
     return True
 
 
 @dataclass(frozen=True, kw_only=True)
 class OfGroup(Message):
-    """What the request of every phase has.
+    """The part that all phases' requests have in common.
 
     Attributes:
         group: the matched group.
-        data_dir: where its dataset is.
-        seed: that model, batches and tangents follow from.
-        methods: the specs of those to do.
-        choices: what each of them has of its own.
+        data_dir: the folder of its dataset.
+        seed: decides the model, the batches and the tangents.
+        methods: the specs of the methods to measure.
+        choices: what was chosen for single methods beforehand.
     """
 
     group: Group
@@ -45,18 +45,18 @@ class OfGroup(Message):
 
 
 class Phase(Task):
-    """All that is particular to one phase. Whoever runs, resumes or times a plan knows this class alone.
+    """All that is particular to one phase; the code that runs, resumes or times a plan knows no more of it.
 
-    A file of `running/phases` that assigns `phase = …` is found by being there.
+    A file of `running/phases` that assigns `phase = …` is found without being listed anywhere.
 
     Attributes:
-        name: as in jobs.csv; the file's name.
-        unit: the column of jobs.csv that counts what is resumed as a whole: `process`, `seed`, or empty
-            where the phase has but one.
+        name: its name in jobs.csv, and that of its file.
+        unit: the column of jobs.csv that numbers its units, the pieces that are resumed as a whole:
+            `process`, `seed`, or empty where the phase is a single unit.
         tables: the tables that it fills, and which of their rows are its own.
-        stands_after_death: whether what a worker reported before it died stands; otherwise a resume does
-            the unit again, because later phases would stand on a part of it.
-        may_share: whether it may run beside other jobs of a cluster on one node: it times no steps.
+        stands_after_death: whether rows that a worker reported before it died are kept. If not, a resumed
+            run does the unit again, because later phases would build on incomplete rows.
+        may_share: whether it may run beside other jobs on a node of a cluster, as it times no steps.
     """
 
     name: ClassVar[str]
@@ -70,7 +70,7 @@ class Phase(Task):
         """Whether a config asks for it."""
 
     def after(self, config: Config) -> tuple[str, ...]:
-        """The names of the phases that have to be through before it, where they are asked for."""
+        """The names of the phases that have to end before it begins, if they are asked for."""
         return ()
 
     @abstractmethod
@@ -78,22 +78,23 @@ class Phase(Task):
         """About how long it takes one matched group."""
 
     def units(self, config: Config) -> int:
-        """How many units it has in one matched group, as far as that is known before."""
+        """How many units it has in one matched group, as far as that is known beforehand."""
         return {"process": config.processes, "seed": config.seeds}.get(self.unit, 1)
 
     @abstractmethod
     def run(self, group: GroupRun) -> None:
-        """Ask workers, and store what they answer; in the runner.
+        """Ask workers, and store what they answer. Runs in the runner's process.
 
-        What an earlier try finished is not done again. A worker that dies is rows, not an error.
+        Units that an earlier try finished are not done again. The death of a worker is stored in rows of
+        jobs.csv, and raises no error.
         """
 
     @abstractmethod
     def measure(self, matched: Matched, asked: Any, report: Report) -> None:
-        """Answer the request; in the worker."""
+        """Answer the request. Runs in a worker's process."""
 
     def work(self, asked: OfGroup, report: Report) -> None:
-        """Build the matched group, say what it is, and measure."""
+        """Build the matched group, report its facts, and measure."""
         matched = build_matched(asked.group, asked.data_dir, asked.seed, asked.choices)
         report(matched.facts())
         self.measure(matched, asked, report)

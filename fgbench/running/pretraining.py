@@ -22,7 +22,7 @@ OPTIMIZER, RATE, BATCH = "adamw", 2e-3, 8  # where nothing else is asked for
 
 @dataclass
 class Pretraining:
-    """One model on its way; `facts` are what its file says beside the weights."""
+    """A model that is being pretrained; `facts` are stored in its file beside the weights."""
 
     matched: Matched
     steps: int
@@ -42,7 +42,7 @@ class Pretraining:
             yield point
 
     def save(self, path: Path) -> str:
-        """Write what was trained; gives the hash of its weights.
+        """Write the trained weights to a file; gives their hash.
 
         Raises:
             UsageError: the file cannot be written.

@@ -1,4 +1,4 @@
-"""Recovery: what an interrupted run left is put in order, so that it can go on where it stopped.
+"""Recovery: put in order what an interrupted run left, so that it can go on where it stopped.
 
 A run is made of units, each begun and ended by one worker or one set of them: a process of timing, a
 seed of training. A unit is finished when every method has its row in `jobs.csv` there; the rows of
@@ -21,7 +21,7 @@ from fgbench.store.run_folder import RunFolder
 
 
 def recover(folder: RunFolder) -> set[Unit]:
-    """Take out what belongs to no finished unit, torn lines included; gives the finished ones.
+    """Remove all rows that belong to no finished unit, and incomplete lines; gives the finished units.
 
     Raises:
         ResultsError: a table is damaged otherwise.
@@ -35,7 +35,7 @@ def recover(folder: RunFolder) -> set[Unit]:
 
 
 def finished(jobs: pd.DataFrame, methods: list[str]) -> set[Unit]:
-    """The units in which every method has ended, or was left out after it failed in another."""
+    """The units in which every method has ended, or was left out as it had failed before."""
     again = [phase.name for phase in phases() if not phase.stands_after_death]
     to_do = (jobs["status"] == "interrupted") | (died(jobs) & jobs["phase"].isin(again))
     unfinished = {unit_of_job(row) for row in jobs[to_do].to_dict("records")}

@@ -15,7 +15,7 @@ LONGEST_DETAIL = 500
 
 @contextmanager
 def failures_reported(report: Report, method: str) -> Iterator[None]:
-    """Whatever is raised inside is reported as the method's failure and goes no further."""
+    """Report an exception that is raised inside as the method's failure, and go on after the block."""
     try:
         yield
     except Exception as error:
@@ -32,5 +32,5 @@ def report_failure(report: Report, method: str, error: Exception) -> None:
 
 
 def in_one_line(error: Exception) -> str:
-    """Its kind and what it says, of limited length."""
+    """An exception's kind and message in one line of limited length."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_DETAIL]

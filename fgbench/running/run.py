@@ -1,4 +1,4 @@
-"""The runner: takes a plan group by group through its phases and stores all that they find."""
+"""The runner: runs all phases of a plan, group by group, and stores what they find."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def run_plan(plan: Plan, folder: RunFolder, contracts: dict[str, str], watcher: 
         status = "error"
         try:
             for group in plan.groups:
-                # All phases: each would be measured wrong, or measure another's wrong, beside another.
+                # The lock is held for all phases, as another run beside any of them would disturb both.
                 with timing_lock(group.device, watcher.note):
                     run = GroupRun(plan, group, contracts[group.name], folder, watcher, done)
                     for phase in in_order(plan.config):

@@ -1,4 +1,4 @@
-"""Snapshots of a training worker: all of its jobs between two turns, with what they reported."""
+"""Snapshots of a training worker: the state of all its jobs between two turns, and their reports."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ SECONDS_BETWEEN = 60.0
 
 @dataclass
 class Snapshot:
-    """A file that holds the latest state of some trainees that take turns.
+    """A file with the latest state of trainees that take turns.
 
     Attributes:
         path: of the file; None keeps nothing.
@@ -36,7 +36,7 @@ class Snapshot:
     saved_at: float = field(default_factory=monotonic)
 
     def telling(self, report: Report) -> Report:
-        """A report that is remembered too."""
+        """A report that also remembers the events, for the snapshot."""
 
         def tell(event: Message) -> None:
             self.told.append(encode(event))
@@ -47,7 +47,7 @@ class Snapshot:
     def restore(
         self, trainees: Mapping[str, Trainee], rng: random.Random, report: Report
     ) -> list[str] | None:
-        """Bring trainees and generator to the stored state and report all of it again.
+        """Set trainees and generator to the stored state, and report the stored events again.
 
         Returns:
             The names of those that go on; None where nothing was stored.
@@ -63,7 +63,7 @@ class Snapshot:
         return list(state["trainees"])
 
     def keep(self, trainees: Mapping[str, Trainee], alive: Sequence[str], rng: random.Random) -> None:
-        """Store the state, where the last one is old enough."""
+        """Store the state, if the last snapshot is old enough."""
         if self.path is None or monotonic() - self.saved_at < self.seconds:
             return
         state = {

@@ -1,4 +1,4 @@
-"""Starting a plan: its folder, with all that a reader needs to judge what will be in it."""
+"""Start a plan: make its folder, with all that a reader needs to judge the results in it."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fgbench.store.run_folder import NAMES, RunFolder, environment_of
 def new_run(
     plan: Plan, out: Path, environment: dict[str, Any] | None = None, **more: Any
 ) -> tuple[RunFolder, dict[str, str]]:
-    """A run's folder with its facts, and the contract of each group.
+    """Make a run's folder with its facts; gives it and the contract of each group.
 
     Args:
         plan: of the run.
@@ -45,7 +45,7 @@ def new_run(
 
 
 def groups_of(plan: Plan, environment: dict[str, Any]) -> list[dict[str, Any]]:
-    """What `run.json` says of each group: what it is, and what else its figures depend on."""
+    """The facts of each group for `run.json`: what it is, and what else its figures depend on."""
     return [
         {
             "name": group.name,
@@ -63,7 +63,7 @@ def groups_of(plan: Plan, environment: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def contracts_of(plan: Plan, environment: dict[str, Any] | None = None) -> dict[str, str]:
-    """The contract of each group, here and now, or in an environment."""
+    """The contract of each group in an environment, or on this machine now."""
     groups = groups_of(plan, environment or environment_for(plan))
     return {group["name"]: group["contract"] for group in groups}
 
@@ -91,7 +91,7 @@ def what_changed(facts: dict[str, Any], plan: Plan, environment: dict[str, Any] 
 
 
 def environment_for(plan: Plan) -> dict[str, Any]:
-    """This machine, as a plan's jobs find it."""
+    """The environment of this machine for a plan's jobs."""
     first = plan.groups[0]
     return describe_environment(first.device, first.threads)
 

@@ -1,4 +1,4 @@
-"""A task: what a worker does in a fresh process when it is sent a request."""
+"""A task: what a worker does in a fresh process when it gets a request."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fgbench.running.messages import EVERYWHERE, Message, Report
 
 
 class Task(ABC):
-    """One kind of work for a worker. It holds nothing: all that it is asked is in the request.
+    """One kind of work for a worker. It has no state: everything that it needs is in the request.
 
     Attributes:
         request: the class of its requests.
@@ -22,24 +22,24 @@ class Task(ABC):
 
     @abstractmethod
     def work(self, asked: Any, report: Report) -> None:
-        """Do what was asked and report it; in the worker.
+        """Do what was asked and report it. Runs in the worker.
 
         Raises:
             UsageError: it cannot be done, for a reason that the user can mend.
         """
 
     def compiles_afresh(self, asked: Any) -> bool:
-        """Whether its process must not find code that another has compiled before."""
+        """Whether its process must not use code that another process compiled."""
         return False
 
     @property
     def events(self) -> tuple[type[Message], ...]:
-        """The classes of all events that may come."""
+        """The classes of all events that a worker may report for it."""
         return (*EVERYWHERE, *self.reports)
 
     @property
     def address(self) -> str:
-        """Where the worker finds it: module and class."""
+        """Its module and class, by which the worker finds it."""
         return f"{type(self).__module__}:{type(self).__qualname__}"
 
 

@@ -1,4 +1,4 @@
-"""Trainees: a group's methods as jobs that are trained, all by one protocol."""
+"""Trainees: the methods of a group as jobs that are trained, all by the same protocol."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from fgbench.training.loop import STRETCH, Budget, Grid, Rate, Trainee
 
 @dataclass(frozen=True)
 class Protocol:
-    """How every job of a group is trained, but for its learning rate.
+    """How every job of a group is trained, apart from its learning rate.
 
     Attributes:
-        budget: of a job.
-        decay: of the learning rate, per step.
-        every: steps between evaluations, at most; None where they are to be found.
-        first: at the start.
+        budget: the limits of a job.
+        decay: decay of the learning rate per step, as in `Rate`.
+        every: most steps between evaluations; None where that is still to be found.
+        first: fewest steps between evaluations, as at the start.
     """
 
     budget: Budget
@@ -29,19 +29,19 @@ class Protocol:
 
     @classmethod
     def of(cls, config: Config, every: int | None, first: int = STRETCH) -> Protocol:
-        """What a config asks for, with these evaluations."""
+        """The protocol that a config asks for, with this grid of evaluations."""
         budget = Budget(config.max_train_seconds, config.max_iterations, config.max_queries)
         return cls(budget, config.lr_decay, every, first)
 
     @property
     def grid(self) -> Grid:
-        """Of evaluations, once it is known."""
+        """The grid of evaluations; `every` has to be known."""
         assert self.every is not None
         return Grid(self.every, self.first)
 
 
 def trainee(matched: Matched, spec: str, rate: float, protocol: Protocol) -> Trainee:
-    """A method with a model of its own, at its initial weights."""
+    """A method ready to be trained, with a model of its own at the initial weights."""
     model = matched.copy_of_model()
     conditions = matched.conditions_of(spec)
     method = methods.chosen(spec, conditions)

@@ -1,4 +1,4 @@
-"""Who is told what a run is doing: a display, a test, or nobody."""
+"""Watchers are told what a run is doing; the command line shows it, and tests record it."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ from fgbench.plan import Group
 
 
 class Watcher(Protocol):
-    """Is told what the run is doing; the command line shows it, a test records it."""
+    """Is told what the run is doing."""
 
     def phase(self, group: Group, text: str, seconds: float) -> None:
-        """A phase begins that should last about `seconds`."""
+        """A phase begins that is expected to take about `seconds`."""
 
     def progress(self, share: float, text: str) -> None:
-        """The phase is this far, from 0 to 1."""
+        """This share of the phase, from 0 to 1, is done."""
 
     def note(self, text: str) -> None:
-        """Something that the reader should know, once."""
+        """Something that the reader should know; it is told once."""

@@ -1,4 +1,4 @@
-"""Weights at a few points of training, kept off its clock for the phases that come after it."""
+"""Keep weights at a few points of training, untimed, for the phases that come after it."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ import torch
 
 from fgbench.training.loop import Budget, Trainee
 
-MARKS = (0.1, 0.3, 1.0)  # of a job's budget: loss falls fastest at the start
+MARKS = (0.1, 0.3, 1.0)  # shares of a job's budget; closer at the start, where the loss falls fastest
 
 
 @dataclass(frozen=True)
 class Weights:
-    """A method's model where it was in training.
+    """A method's model at a point of its training.
 
     Attributes:
         method: that trained it.
@@ -35,7 +35,7 @@ class Weights:
 
 @dataclass
 class KeptWeights:
-    """A folder of the weights that trainees pass on their way.
+    """A folder for weights at these points of the trainees' training.
 
     Attributes:
         folder: of the files; None keeps nothing.
@@ -48,12 +48,12 @@ class KeptWeights:
     numbers: dict[str, int] = field(default_factory=dict)
 
     def begin(self, trainees: Mapping[str, Trainee], budget: Budget) -> None:
-        """Where they are now: what they passed before was kept by the worker that took them there."""
+        """Begin where the trainees are now; an earlier worker has kept the weights before that."""
         self.passed = {name: _marks(trainee, budget) for name, trainee in trainees.items()}
         self.numbers = {name: number for number, name in enumerate(trainees)}
 
     def keep(self, trainees: Mapping[str, Trainee], alive: Sequence[str], budget: Budget) -> None:
-        """Those that passed a mark or came to their end since the last turn."""
+        """Keep the weights of trainees that have passed a mark or ended since the last turn."""
         if self.folder is None:
             return
         for name, trainee in trainees.items():
@@ -72,13 +72,13 @@ class KeptWeights:
             beside.replace(self.folder / name)
 
     def files(self) -> list[Path]:
-        """Of all that was kept, a method after the other, each in order of its training."""
+        """The files of all kept weights, by method and in order of training."""
         found = self.folder.glob("[0-9]*-[0-9]*.pt") if self.folder else ()
         return sorted(found, key=lambda file: tuple(map(int, file.stem.split("-"))))
 
 
 def load_weights(file: Path, device: torch.device) -> Weights:
-    """What a file holds, on a device."""
+    """Load a file of kept weights onto a device."""
     return Weights(**torch.load(file, map_location=device, weights_only=True))
 
 

@@ -1,4 +1,4 @@
-"""The worker's process, `python -m fgbench.running.worker`: one request in, events out, a JSON line each."""
+"""The worker's process, `python -m fgbench.running.worker`: reads a request, writes events as JSON lines."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from fgbench.running.lifeline import tie_to_runner, watch
 
 
 def main() -> None:
-    """Do one task; ends with the event `Done`, after `Refused` where a user can mend what was wrong."""
+    """Do one task; the last event is `Done`, after `Refused` if the user has to change something."""
     pipe = tie_to_runner()
-    # Reports go out on the pipe alone: whatever a user's model prints lands on standard error.
+    # Only reports go to the pipe; whatever a user's model prints goes to standard error.
     channel = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch")

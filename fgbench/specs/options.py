@@ -1,4 +1,4 @@
-"""Options of a method or a dataset, written `name:key=value,key=value`, as fields of a frozen dataclass."""
+"""Options of a method or a dataset: fields of a frozen dataclass, written as `name:key=value,key=value`."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ from fgbench.errors import UsageError
 
 T = TypeVar("T")
 
-OR = "|"  # between several specs of which one is chosen
+OR = "|"  # stands between several specs, of which the best is chosen
 
 
 @dataclass(frozen=True)
 class Option:
-    """What `fgbench list` says of one option."""
+    """One option as `fgbench list` shows it."""
 
     name: str
     default: Any
@@ -50,7 +50,7 @@ def parse_options(owner: type[T], name: str, text: str) -> T:
     """Build `owner` from `key=value,key=value`.
 
     Raises:
-        UsageError: an option that does not exist, is given twice, or has a value that it cannot take.
+        UsageError: an option does not exist, is given twice, or has a value that it cannot take.
     """
     known = {o.name: o for o in options_of(owner)}
     hints = get_type_hints(owner)
@@ -58,7 +58,7 @@ def parse_options(owner: type[T], name: str, text: str) -> T:
     for part in filter(None, (p.strip() for p in text.split(","))):
         key, equals, value = part.partition("=")
         if key not in known:
-            having = f"it has {', '.join(known)}" if known else "it has none"
+            having = f"its options are {', '.join(known)}" if known else "it has no options"
             raise UsageError(f"{name} has no option '{key}': {having}.")
         if not equals:
             raise UsageError(

@@ -1,4 +1,4 @@
-"""Finding what is registered: the files of a kind's folder, and third parties' entry points.
+"""Find what is registered: the files of a kind's folder, and the entry points of other packages.
 
 A file `fgbench/methods/spsa.py` that assigns `method = …` registers the method `spsa`; likewise
 `architecture`, `dataset` and `function`. A package outside fgbench registers under the entry-point
@@ -35,7 +35,7 @@ def find(kind: str, name: str) -> Any:
     """What is registered under `name`.
 
     Raises:
-        UsageError: no such name, or a third party's registration that does not import.
+        UsageError: there is no such name, or another package registers it but cannot be imported.
     """
     if name in _files(kind):
         module = importlib.import_module(f"fgbench.{kind}.{name.replace('-', '_')}")
@@ -45,9 +45,9 @@ def find(kind: str, name: str) -> Any:
             return _entry_points(kind)[name].load()
         except Exception as error:
             raise UsageError(
-                f"the {KINDS[kind]} '{name}' of {_entry_points(kind)[name].value} does not import: {error}"
+                f"the {KINDS[kind]} '{name}' of {_entry_points(kind)[name].value} cannot be imported: {error}"
             ) from error
-    raise UsageError(f"no {KINDS[kind]} '{name}': there are {', '.join(names(kind))}.")
+    raise UsageError(f"no {KINDS[kind]} '{name}': choose from {', '.join(names(kind))}.")
 
 
 @cache

@@ -5,11 +5,11 @@ from __future__ import annotations
 import csv
 from pathlib import Path
 
-TAIL = 200  # bytes before the end of what was seen, by which a file is known to be still the same
+TAIL = 200  # so many bytes before the end of what was read show whether a file is still the same
 
 
 class LinesByGroup:
-    """Where each group's lines lie in a CSV; what was appended since the last look is looked through then.
+    """Where each group's lines are in a CSV; later looks read only what was appended since.
 
     It remembers positions instead of lines, so that it stays small however long the table is.
     """
@@ -44,12 +44,12 @@ class LinesByGroup:
         self.places: dict[str, list[tuple[int, int]]] = {}
 
     def _same(self, file: object) -> bool:
-        """Whether what was seen is there still: a table that was replaced has other lines."""
+        """Whether what was read is still there; a table that was replaced has other lines."""
         file.seek(self.end - len(self.tail))  # type: ignore[attr-defined]
         return bool(file.read(len(self.tail)) == self.tail)  # type: ignore[attr-defined]
 
     def _look_through(self, grown: bytes) -> None:
-        """Note the places of whole lines; one that is torn is looked at when it is whole."""
+        """Note the places of complete lines; an incomplete one is left for a later look."""
         whole = grown[: grown.rfind(b"\n") + 1]
         for line in whole.split(b"\n")[:-1]:
             start, self.end = self.end, self.end + len(line) + 1

@@ -38,14 +38,14 @@ def append_rows(path: Path, rows: Iterable[Mapping[Any, Any]]) -> None:
 
 
 def replace_rows(path: Path, rows: Iterable[Mapping[Any, Any]]) -> None:
-    """Write the whole table to a file beside it, then put it in place: never half a table."""
+    """Replace the whole table atomically: an error leaves the old one."""
     columns = TABLES[path.stem]
     text = _line(columns) + "".join(_line(_cells(columns, row)) for row in rows)
     replace_text(path, text)
 
 
 def replace_text(path: Path, text: str) -> None:
-    """Write a file whole or not at all."""
+    """Replace a file atomically: an error leaves the old one."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with beside.open("wb") as file:
@@ -78,7 +78,7 @@ def read_table(path: Path) -> pd.DataFrame:
 
 
 def table_of(path: Path, lines: list[bytes]) -> pd.DataFrame:
-    """The table of some whole lines of a file, the header first; none make an empty one.
+    """The table of some complete lines of a file, the header first; without lines it is empty.
 
     Raises:
         ResultsError: as `read_table`; the number of a line is the one among these.
@@ -128,14 +128,16 @@ def _array(kind: str, cells: list[str]) -> Any:
 
 
 def _first_fault(path: Path, columns: Mapping[str, str], lines: list[bytes]) -> ResultsError:
-    """The first line that does not fit, cell by cell: slow, and only to name it."""
+    """An error that names the first line that does not fit; it reads cell by cell, which is slow."""
     for number, line in enumerate(lines[1:], start=2):
         try:
             cells = _split(path, number, line)
         except ResultsError as error:
             return error
         if len(cells) != len(columns):
-            return ResultsError(f"{path}:{number}: has {len(cells)} cells, {len(columns)} are expected.")
+            return ResultsError(
+                f"{path}:{number}: the line has {len(cells)} cells instead of {len(columns)}."
+            )
         for (column, kind), cell in zip(columns.items(), cells, strict=True):
             try:
                 _array(kind, [cell])
@@ -185,12 +187,12 @@ def _line(cells: Iterable[str]) -> str:
 
 
 def _frame(columns: Mapping[str, str], cells: Mapping[str, Any], rows: int = 0) -> pd.DataFrame:
-    """Every column of the schema; those without cells, of an older file, are missing throughout."""
+    """The table with every column of the schema; those that an older file lacks have only missing values."""
     missing = [""] * rows
     return pd.DataFrame({c: cells[c] if c in cells else _array(kind, missing) for c, kind in columns.items()})
 
 
 def records(rows: pd.DataFrame) -> Iterator[dict[Any, Any]]:
-    """A table's rows as they were written: what is missing is None."""
+    """A table's rows as they were written, with None for missing values."""
     cells = rows.astype(object)
     yield from cells.where(cells.notna(), None).to_dict("records")

@@ -16,7 +16,7 @@ from fgbench.store.csv_table import replace_text
 def store_experiment(
     folder: Path, name: str, rows: Sequence[Mapping[str, Any]], facts: Mapping[str, Any]
 ) -> None:
-    """Write `<name>.csv`, a row each, and `<name>.json`.
+    """Write `<name>.csv`, a row for each observation, and `<name>.json`.
 
     Args:
         folder: made where it is not there.

@@ -1,11 +1,11 @@
-"""What the rows of jobs.csv say of how jobs ended."""
+"""How jobs ended, from the rows of jobs.csv."""
 
 from __future__ import annotations
 
 import pandas as pd
 
-OVER_BUDGET = "over budget"  # the status of a method none of whose variants fits
-ENDED_EARLY = "its process ended early: "  # begins the detail of jobs whose worker died
+OVER_BUDGET = "over budget"  # the status of a method that has no variant within the budget
+ENDED_EARLY = "its process ended early: "  # the detail of jobs whose worker died begins like this
 
 
 def died(jobs: pd.DataFrame) -> pd.Series:

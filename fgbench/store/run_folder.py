@@ -1,4 +1,4 @@
-"""A run's folder: created before the first job, grown row by row, readable at any moment."""
+"""A run's folder: it is created before the first job, grows row by row, and is readable at any moment."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from fgbench.version import __version__
 
 RUN_FILE = "run.json"
 LOCK_FILE = ".lock"
-# Of what a figure depends on, where its name in a file is not the word for it.
+# Words for conditions whose name in a file is not the word for them.
 NAMES = {"source": "the model's code", "data": "the data's contents", "power_limit": "power limit"}
 REQUIRED_FACTS = ("config", "environment", "groups", "reference")
 
@@ -94,7 +94,7 @@ class RunFolder:
         except OSError as error:
             raise ResultsError(f"{file}: cannot be read ({error.strerror}).") from error
         except ValueError as error:
-            raise ResultsError(f"{file}: is not JSON ({error}).") from error
+            raise ResultsError(f"{file}: this is not JSON ({error}).") from error
         if not isinstance(facts, dict):
             raise ResultsError(f"{file}: must hold a JSON object.")
         return facts
@@ -191,7 +191,7 @@ class RunFolder:
 
     def _file(self, table: str) -> Path:
         if table not in TABLES:
-            raise ResultsError(f"no table '{table}': there are {', '.join(TABLES)}.")
+            raise ResultsError(f"no table '{table}': choose from {', '.join(TABLES)}.")
         return self.path / f"{table}.csv"
 
     def _write(self, facts: Mapping[str, Any]) -> None:

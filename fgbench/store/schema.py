@@ -1,6 +1,7 @@
-"""The schema of the CSVs: every file, its columns and their types, units in the names.
+"""The schema of the CSVs: every table with its columns and their types; units are in the columns' names.
 
-Missing is empty, never 0. Types: `str`, `int`, `float` (inf and nan allowed), `bool` (0 or 1).
+A missing value is an empty cell, never 0. Types are `str`, `int`, `float` (inf and nan are allowed) and
+`bool` (0 or 1).
 """
 
 from enum import StrEnum
@@ -18,14 +19,18 @@ class Role(StrEnum):
 
 BASE = "base"  # stands in place of a method's spec in rows of the base
 
-# 1: the first. 2: jobs.optimizer; parts; `forward` is fgbench's own engine. 3: what ADDED says; modes.
-# 4: load, with the energy that samples had; what ADDED says; a search chooses by the time to the targets;
-# `backprop` takes the fastest update, jobs.update: up to 3 it meant `update=fused`.
-# 5: cost. 6: quality, variants; what ADDED says.
+# What each version changed. ADDED has the columns that were added to existing tables.
+# 1: the first version.
+# 2: jobs.optimizer; the table parts; `forward` means fgbench's own engine.
+# 3: the table modes.
+# 4: the table load, with the energy that was in samples before; the search chooses by the time to the
+#    targets; `backprop` means the fastest update (jobs.update) and no longer `update=fused`.
+# 5: the table cost.
+# 6: the tables quality and variants.
 SCHEMA_VERSION = 6
 OLDEST_READABLE = 2
 
-# Columns that a version added; an older file's rows read as missing there.
+# Columns that a version added to tables; in older files they read as missing.
 ADDED: dict[int, dict[str, tuple[str, ...]]] = {
     6: {
         "jobs": ("node", "cpu", "gpu"),
@@ -70,12 +75,12 @@ TABLES: dict[str, dict[str, str]] = {
         "threads": "int",
         "execution": "str",
         "optimizer": "str",
-        "update": "str",  # of a method that leaves it open: the one that was found fastest
+        "update": "str",  # the update found fastest, for a method that leaves it open
         "seed": "int",
         "process": "int",
         "learning_rate": "float",  # at the first step
-        "evaluate_every": "int",  # steps between evaluations, of tune and train: at most
-        "evaluate_first": "int",  # and at the start
+        "evaluate_every": "int",  # most steps between evaluations, for tune and train
+        "evaluate_first": "int",  # fewest steps between evaluations, as at the start
         "queries": "int",  # evaluations of the model that a step counts as
         "parameters": "int",
         "weights_hash": "str",
@@ -84,7 +89,7 @@ TABLES: dict[str, dict[str, str]] = {
         "node": "str",  # the machine that it ran on
         "cpu": "str",
         "gpu": "str",
-        "first_call_seconds": "float",  # of time: the first step, compilation and autotuning with it
+        "first_call_seconds": "float",  # of a method's first step, with compilation and autotuning
         "status": "str",  # ok | diverged | oom | error | interrupted | over budget
         "detail": "str",
     },
@@ -97,23 +102,23 @@ TABLES: dict[str, dict[str, str]] = {
         "position": "int",
         "warm_up": "bool",
         "steps": "int",
-        "seconds": "float",  # host, per step
-        "device_seconds": "float",  # CUDA events, per step; empty on a CPU
-        "enqueue_seconds": "float",  # host, per step, until the last of it was queued; empty on a CPU
-        # Of the GPU by NVML when all of the block was queued.
+        "seconds": "float",  # per step, by the host's clock
+        "device_seconds": "float",  # per step, by CUDA events; empty on a CPU
+        "enqueue_seconds": "float",  # per step, by the host's clock, until all was queued; empty on a CPU
+        # The GPU's state, read through NVML when all of the block was queued.
         "sm_clock_mhz": "float",
         "power_watts": "float",
         "temperature_celsius": "float",
         "throttle": "str",
-        "joules": "float",  # empty: a block is too short for the counter
+        "joules": "float",  # always empty, as a block is too short for the energy counter
     },
-    # On a GPU: a method alone in a window of seconds, and behind a queued sleep.
+    # A method alone on a GPU, repeated in a window of seconds, and queued behind a sleep.
     "load": {
         **_GROUP,
         "steps": "int",
-        "seconds": "float",  # host, per step
-        "busy_seconds": "float",  # device, per step; empty where one does not fit into the launch queue
-        # By NVML in the window: median, all that throttled, and energy per step, of windows of 5 s.
+        "seconds": "float",  # per step, by the host's clock
+        "busy_seconds": "float",  # per step, of the device; empty where the launch queue cannot hold a step
+        # Read through NVML in the window: medians, all throttle reasons, and energy per step.
         "sm_clock_mhz": "float",
         "power_watts": "float",
         "temperature_celsius": "float",
@@ -128,24 +133,24 @@ TABLES: dict[str, dict[str, str]] = {
         "optimizer": "str",
         "update": "str",
         "seconds": "float",
-        "chosen": "bool",  # empty while they are timed
+        "chosen": "bool",  # empty while timing goes on
         "detail": "str",
     },
-    # A variant of a method under a memory budget: another way to take the same step, measured in one process.
+    # A variant of a method (another way to take the same step) under a memory budget, in one process.
     "variants": {
         **_GROUP,
-        "variant": "str",  # its spec
+        "variant": "str",  # the variant's spec
         "peak_bytes": "int",
-        "beyond_bytes": "int",  # the parameters
+        "beyond_bytes": "int",  # the peak beyond the model's parameters
         "seconds": "float",
         "r": "float",
         "fits": "bool",
-        "chosen": "bool",  # empty while they are measured
+        "chosen": "bool",  # empty while measuring goes on
         "detail": "str",  # why it could not be measured
     },
-    # A part of a method's step, timed apart in one process; `whole` is the step in the same rounds.
+    # A part of a method's step, timed by itself in one process; `whole` is the whole step in the same rounds.
     "parts": {**_GROUP, "process": "int", "part": "str", "seconds": "float"},
-    # A method of a group: R, and its ratio to the reference; derived from samples.
+    # A method of a group, with R and its ratio to the reference; derived from samples.
     "ratios": {
         **_GROUP,
         "role": "str",
@@ -157,60 +162,60 @@ TABLES: dict[str, dict[str, str]] = {
         "ratio": "float",
         "ratio_low": "float",
         "ratio_high": "float",
-        "ratio_within_low": "float",  # order-statistic interval over all rounds, processes pooled
+        "ratio_within_low": "float",  # order-statistic interval over the rounds of all processes
         "ratio_within_high": "float",
-        "r_alone": "float",  # R of methods timed one after the other, each alone in its processes
+        "r_alone": "float",  # R of the method timed alone in its processes
         "r_alone_low": "float",
         "r_alone_high": "float",
         "joules": "float",  # per step, from load
         "processes": "int",
-        "rounds": "int",  # measured, over all processes
+        "rounds": "int",  # measured rounds of all processes
         "stopped": "str",  # precision | time | quick | interrupted
     },
-    # A method of a group: peak bytes, by kind.
+    # Peak bytes of one kind, of a method of a group.
     "memory": {**_GROUP, "kind": "str", "bytes": "int"},
-    # A method of a group, and its base: what an eager step costs, and this machine's rates at its best.
+    # What an eager step costs, of a method or of the base, and this machine's best rates.
     "cost": {
         **_GROUP,
         "flops": "int",  # of products, convolutions and attention
-        "bytes": "int",  # of tensors from outside the step, read and written once each
+        "bytes": "int",  # of tensors from outside the step, each read and written once
         "operations": "int",  # started one by one
-        "product_bytes": "int",  # that products, convolutions and attention read and write, one by one
-        "other_bytes": "int",  # that all other operations do
-        "random_numbers": "int",  # drawn
+        "product_bytes": "int",  # read and written by products, convolutions and attention
+        "other_bytes": "int",  # read and written by all other operations
+        "random_numbers": "int",  # how many are drawn
         "flops_per_second": "float",  # of the best matrix product at the run's shapes
         "bytes_per_second": "float",  # of STREAM's triad on as many bytes
-        "random_per_second": "float",  # normal random numbers
-        "launch_seconds": "float",  # of the host, to start an operation
-        "floor_seconds": "float",  # a step takes no less: the roofline
+        "random_per_second": "float",  # normal random numbers a second
+        "launch_seconds": "float",  # that the host needs to start an operation
+        "floor_seconds": "float",  # the least time that a step can take, by the roofline
     },
-    # What a method's estimates g are worth at some weights, over all parameters or a layer's: means over
-    # draws with standard errors, ∇f being the gradient of the draw's own batch and ∇F that of a large one.
+    # The quality of a method's estimates g at some weights, over all parameters or a layer's: means over
+    # draws with standard errors. ∇f is the gradient of the draw's own batch, ∇F that of a large batch.
     "quality": {
         **_GROUP,
-        "weights": "str",  # the method that trained them, or `start`
-        "iteration": "int",  # steps that it had taken
-        "layer": "str",  # the module, or `all`
+        "weights": "str",  # the method that trained the weights, or `start`
+        "iteration": "int",  # how many steps it had taken
+        "layer": "str",  # the module's name, or `all`
         "draws": "int",
-        "cosine": "float",  # of g and ∇f
+        "cosine": "float",  # between g and ∇f
         "cosine_error": "float",
-        "cosine_large": "float",  # of g and ∇F
+        "cosine_large": "float",  # between g and ∇F
         "cosine_large_error": "float",
         "second_moment": "float",  # ‖g‖²/‖∇f‖²
         "second_moment_error": "float",
         "second_moment_large": "float",  # ‖g‖²/‖∇F‖²
         "second_moment_large_error": "float",
-        "along": "float",  # ⟨g, ∇f⟩/‖∇f‖²: 1 of an unbiased estimate
+        "along": "float",  # ⟨g, ∇f⟩/‖∇f‖², which is 1 for an unbiased estimate
         "along_error": "float",
         "along_large": "float",  # ⟨g, ∇F⟩/‖∇F‖²
         "along_large_error": "float",
-        "signal_to_noise": "float",  # along² over the mean square of the rest
-        "second_moment_theory": "float",  # where there is a closed form
+        "signal_to_noise": "float",  # along² over the second moment less along²
+        "second_moment_theory": "float",  # empty where there is no closed form
         "cosine_theory": "float",
         "gradient_norm": "float",  # ‖∇F‖
-        "clipped": "float",  # share of directional derivatives; empty where none are
-        "non_finite": "float",  # share of directional derivatives, or of estimates where there are none
-        "unbiased": "bool",  # whether the mean of its estimates is the gradient, by how it is made
+        "clipped": "float",  # share of directional derivatives; empty where the method clips none
+        "non_finite": "float",  # share of directional derivatives, or of estimates if it has no derivatives
+        "unbiased": "bool",  # whether the method's estimates have the gradient as their mean
         "status": "str",  # ok | zero gradient | not finite
     },
     # One trial of the learning-rate search.
@@ -219,15 +224,15 @@ TABLES: dict[str, dict[str, str]] = {
         "seed": "int",
         "optimizer": "str",
         "learning_rate": "float",
-        "full": "bool",  # it had a whole run's seconds
+        "full": "bool",  # whether the trial had the seconds of a measured run
         "train_seconds": "float",
         "iterations": "int",
         "validation_loss": "float",
         "status": "str",
-        "targets_reached": "int",  # by a whole run, of the run's targets
-        "target_seconds": "float",  # until it had reached them, all of those together
+        "targets_reached": "int",  # how many targets a trial with full=1 reached
+        "target_seconds": "float",  # the sum of the seconds to these targets
         "chosen": "bool",  # empty while the search goes on
-        "chosen_by": "str",  # of the chosen: time to which targets, or loss at the end
+        "chosen_by": "str",  # why it was chosen: time to which targets, or loss at the end
     },
     # One evaluation while training.
     "curves": {
@@ -241,7 +246,7 @@ TABLES: dict[str, dict[str, str]] = {
         "validation_loss": "float",
         "validation_accuracy": "float",
     },
-    # A training job and a target: a loss or an accuracy.
+    # A training job and one target, a loss or an accuracy.
     "targets": {
         "job": "str",
         **_GROUP,
@@ -251,7 +256,7 @@ TABLES: dict[str, dict[str, str]] = {
         "outcome": "str",  # reached | censored | diverged
         "seconds": "float",  # until it was reached and held, or until the run ended
         "iterations": "int",
-        "resolution_seconds": "float",  # since the evaluation before, where it was reached
+        "resolution_seconds": "float",  # since the evaluation before; empty where it was not reached
         "first_hit_seconds": "float",
         "first_hit_iterations": "int",
     },

@@ -1,1 +1,1 @@
-"""Summaries: figures that are computed from the stored raw rows alone, and can be computed again."""
+"""Summaries: figures computed from the stored raw rows alone, so that they can always be computed again."""

@@ -1,4 +1,4 @@
-"""The ratio so far, cheap enough to follow a run: only a display, never a result."""
+"""The ratio so far, for the progress display of a run; it is never stored as a result."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from fgbench.measurement.statistics import median_interval
 
 
 class LiveRatios:
-    """Log ratios of each method to the reference, round by round, all processes pooled."""
+    """Log ratios of each method to the reference, over the rounds of all processes so far."""
 
     def __init__(self, reference: str) -> None:
         self.reference = reference
@@ -23,7 +23,7 @@ class LiveRatios:
                 self.logs.setdefault(method, []).append(math.log(value / over))
 
     def __str__(self) -> str:
-        """As in `forward 1.83 ± 0.02 × backprop`."""
+        """The ratios in words, as in `forward 1.83 ± 0.02 × backprop`."""
         texts = []
         for method, logs in self.logs.items():
             ratio = median_interval(logs).exponentiated()

@@ -1,4 +1,4 @@
-"""What was found fastest before anything else was timed: execution modes, and the baseline's update."""
+"""Which execution modes and updates were found fastest, before anything else was timed."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class Choice:
     """The fastest way to run a method.
 
     Attributes:
-        method, optimizer: whose it is.
-        execution: the mode.
-        update: empty where the method has but one.
-        rivals: the other updates in that mode, with their seconds a step over the chosen one's.
+        method, optimizer: the method and the optimiser that the choice is for.
+        execution: the fastest execution mode.
+        update: the fastest update; empty where the method has only one.
+        rivals: the other updates in that mode, with their time as a multiple of the chosen one's.
     """
 
     method: str
@@ -29,7 +29,7 @@ class Choice:
 
     @property
     def sentence(self) -> str:
-        """Which update it is, and by how much it is ahead."""
+        """Which update was chosen, and by how much it is faster, in words."""
         rivals = ", ".join(f"{name} takes {ratio:.3g} of its time" for name, ratio in self.rivals.items())
         return f"its update is {self.update}, the fastest here" + f": {rivals}" * bool(rivals)
 
@@ -37,8 +37,9 @@ class Choice:
 def choices(modes: pd.DataFrame) -> Iterator[Choice]:
     """A choice for each method, and for each of its optimisers where its update depends on that.
 
-    The median over processes decides, of a candidate's seconds over the mean of all in its process. The
-    first optimiser's fastest mode is the method's; what did not come through in every process is out.
+    A candidate's seconds are divided by the mean of all candidates in the same process; the median of that
+    over processes decides. A candidate that failed in some process is left out. The first optimiser's fastest
+    mode is the method's.
 
     Args:
         modes: rows of modes.csv, of one matched group.
@@ -61,7 +62,7 @@ def choices(modes: pd.DataFrame) -> Iterator[Choice]:
 
 
 def marked(modes: pd.DataFrame) -> pd.DataFrame:
-    """The rows with `chosen` set."""
+    """The rows of modes.csv, with the column `chosen` set."""
     keys = ["method", *CANDIDATE]
     best = {(c.method, c.optimizer, c.execution, c.update) for c in choices(modes)}
     filled = modes.fillna({"optimizer": "", "update": ""})

@@ -14,12 +14,12 @@ ORDER = ("draw", "forward", "forward and backward", "backward", "backward and up
 def split(run: RunFolder) -> pd.DataFrame:
     """A row for each part of each method's step.
 
-    Columns: `group`, `method`, `part`, `seconds` (median over processes), `share` of the sum of the
-    parts, `r` (that share of R) and `off`: by what share the parts, timed apart, add up to more than
-    the whole steps between them.
+    Columns: `group`, `method`, `part`, `seconds` (median over processes), `share` (of the sum of the parts),
+    `r` (that share of R) and `off` (the share by which the sum of the parts is above whole steps timed in the
+    same rounds).
 
     Raises:
-        ResultsError: a damaged table.
+        ResultsError: a table is damaged.
     """
     columns = ["group", "method", "part", "seconds", "share", "r", "off"]
     parts = run.read("parts")
@@ -37,6 +37,6 @@ def split(run: RunFolder) -> pd.DataFrame:
     found["r"] = found["share"] * own.reindex(at).to_numpy()
     found["off"] = total / whole.reindex(at).to_numpy() - 1
     place = found["part"].map({name: index for index, name in enumerate(ORDER)})
-    # Methods as they first appear, their parts in the order of a step.
+    # Methods are sorted by first appearance, and their parts as they follow each other in a step.
     met = found.groupby(key, sort=False).ngroup()
     return found.assign(met=met, place=place).sort_values(["met", "place"])[columns].reset_index(drop=True)

@@ -1,4 +1,4 @@
-"""Predict step times on another machine from a stored run's counts: a prediction, never a result."""
+"""Predict step times on another machine from a stored run's counts; a prediction is never stored."""
 
 from __future__ import annotations
 
@@ -21,24 +21,24 @@ EXAMPLE = "FLOPS=989e12,BYTES=3.35e12,LAUNCH=4e-6"
 
 
 def parse_device(text: str) -> Device:
-    """A machine from `FLOPS=…,BYTES=…,LAUNCH=…`, with `RANDOM=…` and `QUEUED=0` where they are known.
+    """A machine from `FLOPS=…,BYTES=…,LAUNCH=…`, optionally with `RANDOM=…` and `QUEUED=0`.
 
     Raises:
-        UsageError: a rate is missing, unknown, given twice or no positive number.
+        UsageError: a rate is missing, unknown, given twice or not a positive number.
     """
     found: dict[str, float] = {}
     for part in text.split(","):
         name, sign, value = part.strip().partition("=")
         if name not in (*NEEDED, *OPTIONAL, QUEUED) or not sign:
             raise UsageError(
-                f"--device {text}: '{part.strip()}' is no rate of a machine; it is as {EXAMPLE}."
+                f"--device {text}: '{part.strip()}' is not a rate of a machine; write it as in {EXAMPLE}."
             )
         if name in found:
             raise UsageError(f"--device {text}: {name} is given twice.")
         found[name] = _number(text, name, value)
     missing = [name for name in NEEDED if name not in found]
     if missing:
-        raise UsageError(f"--device {text}: lacks {', '.join(missing)}; it is as {EXAMPLE}.")
+        raise UsageError(f"--device {text}: {', '.join(missing)} missing; write it as in {EXAMPLE}.")
     rates = {field: found[name] for name, field in (NEEDED | OPTIONAL).items() if name in found}
     return Device(**rates, queued=bool(found.get(QUEUED, 1)))
 
@@ -47,29 +47,29 @@ def _number(text: str, name: str, value: str) -> float:
     try:
         number = float(value)
     except ValueError:
-        raise UsageError(f"--device {text}: {name} must be a number, and is '{value}'.") from None
+        raise UsageError(f"--device {text}: {name} must be a number, not '{value}'.") from None
     allowed = number in (0, 1) if name == QUEUED else 0 < number < math.inf
     if not allowed:
         what = "0 or 1" if name == QUEUED else "a positive number"
-        raise UsageError(f"--device {text}: {name} must be {what}, and is {value}.")
+        raise UsageError(f"--device {text}: {name} must be {what}, not {value}.")
     return number
 
 
 def predicted(run: RunFolder, device: Device) -> pd.DataFrame:
-    """A row for each method of each group: what a step of it would take on a machine with these rates.
+    """Predictions for a machine with these rates, with a row for each method of each group.
 
-    Columns: `group`, `method`, `seconds` a step, `r`, `ratio` over the reference, `bound_by`, and `measured`,
-    the ratio where the run was made.
+    Columns: `group`, `method`, `seconds` (of a step), `r`, `ratio` (to the reference), `bound_by`, and
+    `measured`, the ratio on the machine of the run.
 
     Raises:
-        ResultsError: the run has no counts, or those of an older version, which lack what this needs.
+        ResultsError: the run has no counts, or was made by an older version that did not count enough.
     """
     cost = run.read("cost")
     if cost.empty:
-        raise ResultsError(f"{run.path}: it has no counts of steps to predict from (no cost.csv).")
+        raise ResultsError(f"{run.path}: the run has no counts of steps to predict from (no cost.csv).")
     if cost[list(COUNTS)].isna().any(axis=None):
         raise ResultsError(
-            f"{run.path}: its cost.csv is an older version's and lacks what operations move; run it again."
+            f"{run.path}: its cost.csv is of an older version that did not count all bytes; run it again."
         )
     ratios = run.read("ratios")
     measured = ratios[ratios["role"] == Role.METHOD].set_index(["group", "method"])["ratio"].to_dict()

@@ -8,25 +8,25 @@ import pandas as pd
 
 from fgbench.measurement.statistics import Estimate
 
-AA_SHARE = 0.25  # of the difference claimed, by which the A/A interval may leave out 1
-THROTTLED_SHARE = 0.05  # of blocks
+AA_SHARE = 0.25  # the A/A interval may miss 1 by this share of the difference that is claimed
+THROTTLED_SHARE = 0.05  # more throttled blocks than this share are worth a warning
 
 
 def aa_off(aa: Estimate) -> float:
-    """How far 1 lies outside the A/A interval, as a difference of logarithms; 0 where it lies inside."""
+    """How far 1 is outside the A/A interval, as a difference of logarithms; 0 where it is inside."""
     low, high = (aa.low, aa.high) if aa.has_interval else (aa.value, aa.value)
     return 0.0 if math.isnan(aa.value) else max(math.log(low), -math.log(high), 0.0)
 
 
 def aa_fault(aa: Estimate, ratio: Estimate) -> str:
-    """What the A/A repeat holds against a ratio: a clause about the reference, empty where nothing.
+    """What the A/A repeat says against a ratio, as a clause about the reference; empty where nothing.
 
-    A ratio whose interval leaves out 1 claims the difference of its logarithm, any other that there is none
-    beyond its interval. The repeat's interval may leave out 1 by a quarter of that; to bear out a difference
-    it has to be narrower than it.
+    A ratio whose interval excludes 1 claims a difference as large as its logarithm; any other ratio claims
+    that there is no difference beyond its interval. The repeat's interval may miss 1 by a quarter of what is
+    claimed. To support a difference it also has to be narrower than the difference.
     """
     if not ratio.has_interval:
-        return ""  # it claims nothing
+        return ""  # without an interval nothing is claimed
     differs = ratio.low > 1 or ratio.high < 1
     ends = (ratio.value,) if differs else (ratio.low, ratio.high)
     claimed = max(abs(math.log(end)) for end in ends)
@@ -40,8 +40,8 @@ def aa_fault(aa: Estimate, ratio: Estimate) -> str:
 def throttled_share(samples: pd.DataFrame) -> float:
     """The share of blocks in which the GPU was throttled; 0 where nothing was read from the GPU.
 
-    In a file a block without throttling has an empty cell, as one without a gauge: its clock tells them
-    apart.
+    In samples.csv the cell `throttle` is empty both for a block without throttling and for one without a
+    gauge; whether there is a clock frequency tells them apart.
     """
     throttled = samples["throttle"].fillna("") != ""
     told = throttled | samples["throttle"].notna() | samples["sm_clock_mhz"].notna()

@@ -1,4 +1,4 @@
-"""The one table: a row for each method of each group, from all that was measured of it."""
+"""The summary table: a row for each method of each group, with all that was measured of it."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ GROUP_COLUMNS = (
     "optimizer",
     "trained",
 )
-USUAL = {"trained": "all"}  # what runs of before there was a choice have
+USUAL = {"trained": "all"}  # the values for older runs, made before there was a choice
 
 ACTIVATIONS = "peak_activations_and_temporaries"
-HOST, DEVICE, UNKNOWN = "host", "device", "unknown"  # which of the two a step waits for
-LAUNCH_BOUND = 0.8  # of a step's time, in which the GPU is at work
+HOST, DEVICE, UNKNOWN = "host", "device", "unknown"  # what bounds the time of a step
+LAUNCH_BOUND = 0.8  # a step is launch-bound if the GPU works in less than this share of its time
 
 MORE = ("cost", "quality", "variants")
 RATIO_COLUMNS = (
@@ -46,28 +46,31 @@ RATIO_COLUMNS = (
 def summarise(run: RunFolder) -> pd.DataFrame:
     """A row for each method of each group of a run.
 
-    Columns: `group`, `method`, what the group is; the method's own `mode`, `own_optimizer` and, where it
-    leaves that open, `update`, or under a memory budget the `variant` that stands for it;
-    `seconds` and `joules` per step, `first_call_seconds` (the slowest process's: compilation and all);
-    `r`, `r_alone` (timed with nothing between), `ratio` (over the `reference`), `t` (expected seconds to
-    the target), `t_ratio` and `n_ratio` (its factor in iterations), `validation_loss`, each with `_low`
-    and `_high`; `bits_per_byte`, the same where bytes of a text are predicted; `parameters`, n, those that
-    are trained; `start`, the file that all begin from; `peak_bytes`, `learning_rate` and the
-    `protocol` that it comes from, `chance_loss` (of one who has learned nothing), `target_loss` or
-    `target_accuracy` of the headline target, `t_median` by Kaplan and Meier, `t_resolution` of its
-    evaluations, `reached` of `runs`, `validation_accuracy`, `evaluation_share` of training's seconds,
-    `train_seconds` of the longest run, `status`;
-    `ratio_within_low` and `_high`, the interval by the rounds alone; `busy_share`, of a step's time in
-    which a GPU is at work, and whether it is `bound_by` the host, the device, or that is unknown; `flops`
-    of a step and `flop_ratio`, those over the reference's; `activation_bytes` of the peak; `rise`, of a
-    run's loss at its end above its lowest, and `diverged_share` of the runs; `floor_ratio` (the least time
-    that this machine needs for it over the least for a step of the reference) and `floor_share` (that least
-    time over the measured); `cosine` of its estimates with the gradient of their batch and their
-    `second_moment` over it, at the weights of the reference's training, and the `n_predicted` that follows
-    for `n_ratio`. What was not measured is NA.
+    A value that was not measured is NA. Estimates (marked *) also have columns ending in `_low` and `_high`.
+
+    - The group: `group`, its columns as in `GROUP_COLUMNS`, `device_name`, `start` (the file of weights that
+      all begin from), `chance_loss` (of a model that has learned nothing), `protocol` (how learning rates
+      were found, and what ends a run).
+    - The method: `method`, `reference`, its own `mode` and `own_optimizer`, the `update` or the `variant`
+      that was chosen for it, `parameters` (how many are trained), `status`.
+    - Time of a step: `seconds`, `r`*, `r_alone`* (timed with nothing else in the process), `ratio`* (to the
+      reference), `ratio_within_low` and `_high` (the interval by the rounds alone), `first_call_seconds` (of
+      the slowest process), `processes`, `rounds`, `stopped`, `joules`, `busy_share` (of the time in which
+      the GPU works), `bound_by` (host, device or unknown).
+    - Cost: `flops`, `flop_ratio` (to the reference), `floor_ratio` (the least time that the machine needs for
+      a step, over that for the reference), `floor_share` (that least time over the measured time),
+      `peak_bytes`, `activation_bytes` (the activations' part of the peak).
+    - Training: `t`* (expected seconds to the target), `t_ratio`* and `n_ratio`* (seconds and steps over the
+      reference's), `target_loss` or `target_accuracy` (the headline target), `t_median` (Kaplan and Meier),
+      `t_resolution` (distance of evaluations), `reached` and `runs`, `learning_rate`, `validation_loss`*,
+      `bits_per_byte`* (where bytes of a text are predicted), `validation_accuracy`, `rise`* (of the last loss
+      above the lowest), `diverged_share` (of runs), `evaluation_share` (of training's seconds),
+      `train_seconds` (of the longest run).
+    - Quality: `cosine` and `second_moment` of the estimates at the weights of the reference's training, and
+      `n_predicted`*, the steps ratio that they predict.
 
     Raises:
-        ResultsError: a damaged table.
+        ResultsError: a table is damaged.
     """
     tables = {name: run.read(name) for name in ("jobs", "ratios", "memory", "curves", "load", *MORE)}
     tables["targets"] = stored_targets(run)
@@ -96,7 +99,7 @@ def summarise(run: RunFolder) -> pd.DataFrame:
 
 
 def protocol(config: Mapping[str, Any]) -> str:
-    """How the learning rates came about, and what ended a training job, of a stored config."""
+    """How learning rates were found and what ended a training job, in words, from a stored config."""
     rate, decay = config.get("learning_rate"), config.get("lr_decay") or 0
     rates = (
         "learning rates searched for each method alike" if rate is None else f"learning rate {rate:g} for all"
@@ -151,7 +154,7 @@ def _ratio_cells(ratios: pd.DataFrame) -> dict[str, Any]:
 
 
 def _of_role(ratios: pd.DataFrame) -> pd.DataFrame:
-    """A method's own step, without its repeats."""
+    """The rows of a method's own step, without its repeats."""
     return ratios[ratios["role"] == Role.METHOD]
 
 
@@ -172,7 +175,7 @@ def _ratio_of(value: float | None, over: float | None) -> float | None:
 
 
 def _load_cells(load: pd.DataFrame) -> dict[str, Any]:
-    """The share of a step in which the device works, and whether the step therefore waits for the host."""
+    """The share of a step's time in which the device works, and what the step is therefore bound by."""
     share = (load["busy_seconds"] / load["seconds"]).median()
     if pd.isna(share):
         return {"busy_share": None, "bound_by": UNKNOWN if len(load) else None}
@@ -193,7 +196,7 @@ def _step_cells(jobs: pd.DataFrame) -> dict[str, Any]:
 def _final_cells(curves: pd.DataFrame, jobs: pd.DataFrame, *, of_bytes: bool) -> dict[str, Any]:
     last = curves.groupby("job", sort=False).tail(1)
     losses = [x for x in last["validation_loss"] if math.isfinite(x)]
-    complete = len(losses) == len(last)  # a mean without the diverged runs would be too good
+    complete = len(losses) == len(last)  # a mean over the other runs alone would look too good
     bits = [loss / math.log(2) for loss in losses] if complete and of_bytes else []
     return {
         "learning_rate": _first(jobs[jobs["phase"] == "train"], "learning_rate"),
@@ -206,7 +209,7 @@ def _final_cells(curves: pd.DataFrame, jobs: pd.DataFrame, *, of_bytes: bool) ->
 
 
 def _rises(curves: pd.DataFrame) -> list[float]:
-    """How far each run's loss at its end is above its lowest, of runs that stayed finite."""
+    """How far the last loss of each run is above its lowest, for runs that stayed finite."""
     runs = [own["validation_loss"] for _, own in curves.groupby("job", sort=False)]
     return [float(losses.iloc[-1] - losses.min()) for losses in runs if math.isfinite(losses.iloc[-1])]
 
@@ -216,7 +219,7 @@ def _share_of(jobs: pd.DataFrame, status: str) -> float | None:
 
 
 def _evaluation_cells(curves: pd.DataFrame) -> dict[str, Any]:
-    """What evaluations cost, and how long a run lasted at most."""
+    """The share of time that evaluations took, and the training seconds of the longest run."""
     last = curves.groupby("job", sort=False).tail(1)
     spent = last["train_seconds"].sum()
     return {

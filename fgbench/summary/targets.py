@@ -26,8 +26,9 @@ from fgbench.training.target import against_target, loss_asked
 
 REACHED, CENSORED, DIVERGED = "reached", "censored", "diverged"
 TARGET = ["target_loss", "target_accuracy"]
-OLDER_DATASETS = ("digits", "mnist", "fashion-mnist", "cifar10", "synthetic")  # of runs without `chance_loss`
-OLDER_CLASSES = 10  # of each of them
+# Older runs have no `chance_loss`; they had these datasets, of 10 classes unless an option says otherwise.
+OLDER_DATASETS = ("digits", "mnist", "fashion-mnist", "cifar10", "synthetic")
+OLDER_CLASSES = 10
 CELLS = [
     *TARGET,
     *("reached", "runs", "t", "t_low", "t_high", "t_median", "t_resolution"),
@@ -37,7 +38,7 @@ CELLS = [
 
 @dataclass(frozen=True)
 class Target:
-    """What a run should reach: a validation loss at most, or a validation accuracy at least."""
+    """What a run should reach: a validation loss (or less), or a validation accuracy (or more)."""
 
     loss: float | None = None
     accuracy: float | None = None
@@ -46,16 +47,16 @@ class Target:
 def targets_of(
     curves: pd.DataFrame, losses: str, accuracies: str, reference: str, chance: float = math.inf
 ) -> list[Target]:
-    """The targets of one group; fewer than asked for where `auto`, `backprop-best` or a share finds none.
+    """The targets of one group; those that cannot be computed from the runs are left out.
 
     Args:
         curves: rows of curves.csv of one group.
-        losses: with commas; numbers, `auto` (the lowest loss that every run reached and held),
-            `backprop-best` (the median over seeds of the lowest that the reference held), or a share of its
-            way there, as in `50%`.
-        accuracies: numbers with commas, or empty.
-        reference: the method that `backprop-best` and shares look at.
-        chance: the loss of one who has learned nothing.
+        losses: target losses separated by commas: numbers, `auto` (the lowest loss that every run reached and
+            held), `backprop-best` (the median over seeds of the lowest loss that the reference held), or a
+            share of the reference's way there, as in `50%`.
+        accuracies: target accuracies separated by commas; may be empty.
+        reference: the method that `backprop-best` and shares are computed from.
+        chance: the loss of a model that has learned nothing.
     """
     by_job = curves.groupby("job", sort=False)
     runs = {(run["method"].iloc[0], job): list(run["validation_loss"]) for job, run in by_job}
@@ -72,9 +73,9 @@ def target_rows(curves: pd.DataFrame, jobs: pd.DataFrame, targets: Sequence[Targ
 
     Args:
         curves: rows of curves.csv of the group.
-        jobs: rows of jobs.csv, which say what became of a run that has not reached a target. One that an
-            error ended has no row: it says nothing of the time to a target.
-        targets: what to reach.
+        jobs: rows of jobs.csv, which say how runs ended. A run that ended in an error gets no row, as it
+            tells nothing about the time to a target.
+        targets: the targets.
     """
     ends = endings(curves, jobs)
     runs = [(job, run) for job, run in curves.groupby("job", sort=False) if job in ends]
@@ -82,10 +83,10 @@ def target_rows(curves: pd.DataFrame, jobs: pd.DataFrame, targets: Sequence[Targ
 
 
 def endings(curves: pd.DataFrame, jobs: pd.DataFrame) -> dict[Any, str]:
-    """For each training job, the outcome to record for a target that it has not reached.
+    """By training job, the outcome to record for targets that it has not reached.
 
-    Censored: it ended before the target. Diverged: its loss is no longer finite. Jobs that an error
-    or lack of memory ended are left out.
+    It is `censored` if the job ended before the target, and `diverged` if its loss is no longer finite. Jobs
+    that ended in an error or ran out of memory are left out.
     """
     last = curves.groupby("job", sort=False)["validation_loss"].last(skipna=False)
     diverged = {job for job, loss in last.items() if not math.isfinite(loss)}
@@ -95,15 +96,15 @@ def endings(curves: pd.DataFrame, jobs: pd.DataFrame) -> dict[Any, str]:
 
 
 def stored_targets(run: RunFolder) -> pd.DataFrame:
-    """The rows of targets.csv, with how each run ended, and between which evaluations it got there.
+    """The rows of targets.csv, with how each run ended, and the earliest that it can have reached the target.
 
-    An `outcome` that an older file calls censored is diverged where curves and jobs say so, and a run that
-    an error ended is left out.
-    `earliest_seconds` and `earliest_iterations` are one step after the evaluation before the one that
-    showed the target reached: a run cannot have reached it sooner. Without it, as `seconds`, `iterations`.
+    An `outcome` that an older file calls censored becomes diverged if curves and jobs say so, and runs that
+    ended in an error are left out. `earliest_seconds` and `earliest_iterations` are one step after the
+    last evaluation that did not show the target reached. Where there is none, or the target was not
+    reached, they are `seconds` and `iterations`.
 
     Raises:
-        ResultsError: a damaged table.
+        ResultsError: a table is damaged.
     """
     targets, curves, jobs = run.read("targets"), run.read("curves"), run.read("jobs")
     targets = targets[~targets["job"].isin(jobs["job"][leaves_out(jobs)])]
@@ -130,7 +131,7 @@ def stored_targets(run: RunFolder) -> pd.DataFrame:
 
 
 def _row(job: Any, run: pd.DataFrame, target: Target, ending: str) -> dict[str, Any]:
-    # What has to be at most the target: the loss, or the accuracy with its sign turned.
+    # A target is reached from above: an accuracy is compared with its sign reversed.
     if target.loss is not None:
         values, bound = run["validation_loss"], target.loss
     else:
@@ -155,7 +156,7 @@ def _row(job: Any, run: pd.DataFrame, target: Target, ending: str) -> dict[str, 
 
 
 def by_target(run: RunFolder) -> pd.DataFrame:
-    """A row for each group, target and method that was trained: `group`, `method` and `target_cells`."""
+    """A row for each group, target and trained method, with `group`, `method` and `target_cells`."""
     facts, targets = run.facts(), stored_targets(run)
     rows = [
         {"group": group, "method": method, **target_cells(own, method, facts["reference"])}
@@ -169,8 +170,9 @@ def by_target(run: RunFolder) -> pd.DataFrame:
 def headline(targets: pd.DataFrame) -> pd.DataFrame:
     """The rows of one group's headline target.
 
-    The lowest loss that every method reached with some seed; where there is none, the lowest that several
-    did, or one; where there is none either, the highest. Accuracies only where no loss was asked for.
+    That is the lowest loss that every method reached with some seed; if there is none, the lowest that
+    several methods reached, or one; if no method reached any, the highest loss. An accuracy is the headline
+    only if no loss was asked for.
     """
     if targets["target_loss"].notna().any():
         name, lowest_first = "target_loss", True
@@ -187,18 +189,18 @@ def headline(targets: pd.DataFrame) -> pd.DataFrame:
 
 
 def target_cells(targets: pd.DataFrame, method: str, reference: str) -> dict[str, Any]:
-    """A method's figures to one target.
+    """A method's figures for one target; a figure that is unknown is None.
 
-    `target_loss` or `target_accuracy`; `reached` of `runs`; `t`, the expected running time in training
-    seconds, `t_median` by Kaplan and Meier, `t_resolution`, the mean distance to the evaluation before;
-    `t_ratio` and `n_ratio` over the reference in seconds and in steps, runs paired by seed; None where
-    there is none. Where no run got there, `t` is infinite and `t_low` what each of them spent without, so
-    that T is more than that; as much over the reference's T, at most, is the low end of the ratios.
+    They are `target_loss` or `target_accuracy`; `reached` of `runs`; `t`, the expected running time in
+    training seconds; `t_median` by Kaplan and Meier; `t_resolution`, the mean distance to the evaluation
+    before; `t_ratio` and `n_ratio`, seconds and steps over the reference's, runs paired by seed. Where no
+    run reached the target, `t` is infinite, and `t_low` is what each run spent without reaching it, which T
+    exceeds; the low end of the ratios is that over the highest T of the reference.
 
     Args:
-        targets: rows of `stored_targets` to that target.
-        method: whose.
-        reference: what ratios are over.
+        targets: rows of `stored_targets` for that target.
+        method: the method.
+        reference: the method that ratios are over.
     """
     own = targets[targets["method"] == method].sort_values("seed")
     over = targets[targets["method"] == reference].set_index("seed")
@@ -221,12 +223,12 @@ def target_cells(targets: pd.DataFrame, method: str, reference: str) -> dict[str
 
 
 def _time(own: pd.DataFrame, column: str = "seconds") -> Estimate:
-    """Expected running time of a method's runs, a bound alone where none of them got there."""
+    """Expected running time of a method's runs; only a lower bound where none reached the target."""
     if own.empty:
         return NOTHING
     if (own["outcome"] == REACHED).any():
         return ert_interval(runs_of(own, column))
-    # A run that diverged says nothing of the time that it would have taken.
+    # A run that diverged tells nothing about the time that it would have taken.
     least = own[own["outcome"] == CENSORED][column].astype(float).min()
     return Estimate(math.inf, float(least), math.nan if pd.isna(least) else math.inf)
 
@@ -234,9 +236,9 @@ def _time(own: pd.DataFrame, column: str = "seconds") -> Estimate:
 def _ratio(own: pd.DataFrame, over: pd.DataFrame, column: str) -> Estimate:
     runs, reference = runs_of(own, column), runs_of(over, column)
     if not any(reference.reached):
-        return NOTHING  # no ratio to a time that was never reached
+        return NOTHING  # the reference has no time to divide by
     if list(own["job"]) == list(over["job"]):
-        return Estimate(1.0, 1.0, 1.0)  # of the reference to itself, whenever it got there
+        return Estimate(1.0, 1.0, 1.0)  # the reference over itself
     if not any(runs.reached):
         spent, most = _time(own, column), ert_interval(reference)
         return Estimate(math.inf, spent.low / (most.high if most.has_interval else most.value), spent.high)
@@ -244,7 +246,7 @@ def _ratio(own: pd.DataFrame, over: pd.DataFrame, column: str) -> Estimate:
 
 
 def chance_of(group: Mapping[str, Any]) -> float | None:
-    """The loss at chance level (nothing learned) of a group in `run.json`; None where it is unknown."""
+    """The loss of a model that has learned nothing, for a group in `run.json`; None where it is unknown."""
     if "chance_loss" in group:
         return float(group["chance_loss"])
     name, options = split_spec(str(group.get("dataset", "")))
@@ -255,6 +257,6 @@ def chance_of(group: Mapping[str, Any]) -> float | None:
 
 
 def runs_of(targets: pd.DataFrame, column: str = "seconds") -> Runs:
-    """Rows of `stored_targets` of one method and target as runs, in `seconds` or `iterations`."""
+    """Rows of `stored_targets` for one method and target as `Runs`, in `seconds` or `iterations`."""
     spent, earliest = (list(targets[name].astype(float)) for name in (column, f"earliest_{column}"))
     return Runs(spent, list(targets["outcome"] == REACHED), earliest)

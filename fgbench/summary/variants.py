@@ -1,4 +1,4 @@
-"""Variants of methods under a memory budget: which fits, which is taken, and by how much a method is over."""
+"""Variants of methods under a memory budget: which fit, which is chosen, and which methods do not fit."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ COLUMNS = ["group", "method", "variant", "peak_bytes", "beyond_bytes", "seconds"
 
 
 def marked(variants: pd.DataFrame, budget: int) -> pd.DataFrame:
-    """The rows with `fits`, and `chosen` for the fastest of each method that does.
+    """The rows with `fits` set, and with `chosen` set for the fastest variant of each method that fits.
 
     Args:
         variants: rows of variants.csv, of one matched group.
@@ -23,24 +23,24 @@ def marked(variants: pd.DataFrame, budget: int) -> pd.DataFrame:
 
 
 def least_over(variants: pd.DataFrame, budget: int) -> dict[str, str]:
-    """For each method none of whose variants fits, how far the smallest is above the budget, in words."""
+    """For each method without a variant that fits, how far the smallest is above the budget, in words."""
     found = {}
     for method, own in variants.groupby("method", sort=False):
         measured = own.dropna(subset=["peak_bytes"])
         if measured.empty:
-            found[str(method)] = "none of its variants runs: " + "; ".join(own["detail"].dropna().unique())
+            found[str(method)] = "none of its variants can run: " + "; ".join(own["detail"].dropna().unique())
         elif measured["peak_bytes"].min() > budget:
             least = measured.sort_values("peak_bytes", kind="stable").iloc[0]
             over = int(least["peak_bytes"]) - budget
             found[str(method)] = (
-                f"needs {_mebibytes(least['peak_bytes'])} at the least, as {least['variant']}: "
+                f"needs at least {_mebibytes(least['peak_bytes'])}, as {least['variant']}: "
                 f"{_mebibytes(over)} above the budget of {_mebibytes(budget)}"
             )
     return found
 
 
 def frontier(variants: pd.DataFrame) -> pd.DataFrame:
-    """The rows that no other beats in both peak and R, from the least memory on."""
+    """The rows that no other row beats in both peak and R, from the least memory to the most."""
     rows = variants.dropna(subset=["peak_bytes", "r"]).sort_values(["peak_bytes", "r"], kind="stable")
     return rows[rows["r"] < rows["r"].cummin().shift(fill_value=float("inf"))]
 

@@ -1,4 +1,4 @@
-"""What a method's steps are worth, over the course of the reference's training, from quality.csv."""
+"""The quality of a method's estimates over the course of the reference's training, from quality.csv."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ from fgbench.measurement.statistics import NORMAL
 from fgbench.measurement.steps_ratio import Mean, Worth, mean_of, steps_ratio
 from fgbench.summary.ratios import missing_if_nan
 
-ALL, START = "all", "start"  # layer and weights
+ALL, START = "all", "start"  # values of the columns `layer` and `weights`
 FIGURES = ("cosine", "second_moment")
 
 
 def worth_cells(quality: pd.DataFrame, method: str, reference: str) -> dict[str, Any]:
     """Cosine and second moment of a method, and the steps ratio that they predict.
 
-    Means over the points of the reference's run, the start with them: there all methods are judged at the
+    They are means over the start and the points of the reference's run, where all methods are judged at the
     same weights.
 
     Args:
-        quality: rows of one group.
-        method: whose.
-        reference: that steps are over.
+        quality: rows of quality.csv of one group.
+        method: the method.
+        reference: the method that the steps ratio is over.
     """
     points = at_reference(quality, reference)
     own, over = points[points["method"] == method], points[points["method"] == reference]
@@ -46,7 +46,7 @@ def at_reference(quality: pd.DataFrame, reference: str) -> pd.DataFrame:
 
 
 def _steps_ratio(own: pd.DataFrame, over: pd.DataFrame) -> Mean:
-    """The geometric mean of the points' ratios, and its error; the gradient is far shorter at the last."""
+    """The geometric mean of the points' steps ratios, and its error."""
     at = ["weights", "iteration"]
     both = own.merge(over, on=at, suffixes=("", "_over"))
     if both.empty:

@@ -1,1 +1,1 @@
-"""Training: the loop, the learning-rate search and the time to a target."""
+"""Training: the training loop, the learning-rate search and the time to a target."""

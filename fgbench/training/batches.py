@@ -1,4 +1,4 @@
-"""Batch order: from the seed alone, the same for every method of a group."""
+"""The order of batches: it depends on the seed alone, and is the same for every method of a group."""
 
 from __future__ import annotations
 
@@ -13,17 +13,17 @@ from torch import Tensor
 from fgbench.datasets import Dataset
 from fgbench.methods import Batch
 
-HASHED_BATCHES = 64  # as many as the hash of an order looks at
+HASHED_BATCHES = 64  # the hash of an order is that of its first batches
 
 
 @dataclass(frozen=True)
 class BatchOrder:
-    """Which samples the i-th batch holds: a fresh permutation an epoch, the incomplete batch dropped.
+    """Which samples are in each batch: a new permutation in every epoch, without an incomplete last batch.
 
     Attributes:
-        samples: in the training split.
-        batch: samples a batch, at most `samples`.
-        seed: of the permutations.
+        samples: how many samples the training split has.
+        batch: samples in a batch, at most `samples`.
+        seed: decides the permutations.
     """
 
     samples: int
@@ -55,6 +55,6 @@ class BatchOrder:
 
 @lru_cache(maxsize=4)
 def _permutation(samples: int, seed: int, epoch: int) -> Tensor:
-    # An epoch's own generator: any iteration can be had without those before it.
+    # Every epoch has a generator of its own, so that a batch can be found without those before it.
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
     return torch.randperm(samples, generator=generator)

@@ -1,4 +1,4 @@
-"""Undo a warm-up: model, optimiser, random generators and step are put back as they were."""
+"""Undo a warm-up: put model, optimiser, random generators and step back as they were."""
 
 from __future__ import annotations
 
@@ -12,9 +12,9 @@ from fgbench.methods import Step
 
 
 class Beginning:
-    """A model and its step as they are now, to be put back after steps that should not count.
+    """The state of a model and its step, to be restored after steps that should not count.
 
-    The tensors are overwritten in place, because compiled or captured code keeps pointing to them.
+    Tensors are overwritten in place, because compiled or captured code keeps pointing to them.
     """
 
     def __init__(self, model: nn.Module, step: Step) -> None:

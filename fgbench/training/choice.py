@@ -1,4 +1,7 @@
-"""Choose the best whole run of a learning-rate search: the one that reaches the targets first."""
+"""Choose the best whole run of a learning-rate search: the one that reaches the targets first.
+
+A whole run is one that had the full budget of a measured run, unlike the search's short trials.
+"""
 
 from __future__ import annotations
 
@@ -14,13 +17,13 @@ BY_LOSS = "loss at the end"
 
 @dataclass(frozen=True)
 class WholeRun:
-    """A trial that had a whole run's budget.
+    """A trial that had the budget of a measured run.
 
     Attributes:
-        optimizer: its spec.
-        learning_rate: at the first step.
-        loss: validation loss at the end, infinite where it diverged.
-        points: its evaluations.
+        optimizer: the optimiser's spec.
+        learning_rate: the learning rate at the first step.
+        loss: validation loss at the end; infinite where the run diverged.
+        points: the evaluations.
     """
 
     optimizer: str
@@ -36,17 +39,17 @@ class WholeRun:
 
 @dataclass(frozen=True)
 class Bound:
-    """What has to be reached: a validation loss at most, or a validation accuracy at least."""
+    """A target as a number: a validation loss to reach or go below, or a validation accuracy to reach."""
 
     loss: float | None = None
     accuracy: float | None = None
 
     def __str__(self) -> str:
-        """In words."""
+        """The target in words."""
         return f"accuracy {self.accuracy:g}" if self.loss is None else f"loss {self.loss:g}"
 
     def seconds(self, run: WholeRun) -> float | None:
-        """Training seconds until the run was there and held it; None where it never did."""
+        """Training seconds until the run reached and held the target; None where it never did."""
         if self.loss is None:
             assert self.accuracy is not None
             values, bound = [-point.validation_accuracy for point in run.points], -self.accuracy
@@ -62,10 +65,10 @@ class Goal:
     """The targets that a run was asked for.
 
     Attributes:
-        losses: with commas, each as `fgbench.training.target.loss_asked` takes it.
-        accuracies: numbers with commas, or empty.
-        reference: the method that `backprop-best` and shares look at.
-        chance: the loss of one who has learned nothing.
+        losses: target losses separated by commas, each as in `fgbench.training.target.loss_asked`.
+        accuracies: target accuracies separated by commas; may be empty.
+        reference: the method whose runs `backprop-best` and shares are computed from.
+        chance: the loss of a model that has learned nothing.
     """
 
     losses: str = "auto"
@@ -74,11 +77,11 @@ class Goal:
     chance: float = math.inf
 
     def bounds(self, found: Mapping[str, Sequence[WholeRun]]) -> list[Bound]:
-        """The targets as bounds; those not given as numbers are computed from the search's whole runs.
+        """The targets as numbers; those that were not given as numbers follow from the search's whole runs.
 
-        Each method is represented by its run that held the lowest loss: `auto` is the lowest that all
-        methods held, `backprop-best` that of the reference, a share a point on its way there. A target
-        that cannot be computed is left out.
+        Each method is represented by its run that held the lowest loss. `auto` is the lowest loss that all
+        methods held, `backprop-best` the lowest that the reference held, and a share a point on its way
+        there. A target that cannot be computed is left out.
         """
         best = {
             spec: min((run.losses for run in runs), key=lowest_held) for spec, runs in found.items() if runs
@@ -94,12 +97,12 @@ class Goal:
 
 @dataclass(frozen=True)
 class Choice:
-    """A method's best whole run, and what made it so.
+    """A method's best whole run, and the reason for it.
 
     Attributes:
-        run: the chosen one.
-        by: in words: the time to which targets, or the loss at the end.
-        scored: of each whole run, how many targets it reached and the seconds to all of these together.
+        run: the chosen run.
+        by: what decided, in words: the time to which targets, or the loss at the end.
+        scored: each whole run, how many targets it reached, and the sum of the seconds to these.
     """
 
     run: WholeRun
@@ -108,10 +111,10 @@ class Choice:
 
 
 def choose(runs: Sequence[WholeRun], bounds: Sequence[Bound]) -> Choice:
-    """The whole run that reached the most targets; of equals, the soonest there.
+    """The whole run that reached the most targets; among equals, the one that was fastest.
 
-    The seconds to all targets that a run reached are added up. Where runs are equal, as where none was
-    reached, the lower loss at the end decides, and then the smaller learning rate.
+    The seconds to all targets that a run reached are added up. Where runs are still equal, as when none
+    reached a target, the lower loss at the end decides, and then the smaller learning rate.
     """
     scored = []
     for run in runs:

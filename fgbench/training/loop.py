@@ -1,4 +1,4 @@
-"""The training loop: steps on the clock, evaluation off it, one method or several taking turns."""
+"""The training loop: steps are timed and evaluations are not; several methods take turns."""
 
 from __future__ import annotations
 
@@ -20,13 +20,13 @@ from fgbench.training.batches import BatchOrder
 from fgbench.training.beginning import Beginning
 from fgbench.training.randomness import OwnRandomness
 
-EVALUATION_BATCH = 1024  # samples,
-EVALUATION_PREDICTIONS = 8192  # or fewer: a text's sample has many
-PROGRESS = ("iteration", "train_seconds", "evaluation_seconds", "_last_loss")  # of a trainee
-STRETCH = 16  # fewest steps between evaluations: an evaluation evicts the next step's data from the caches
+EVALUATION_BATCH = 1024  # most samples in a batch of an evaluation
+EVALUATION_PREDICTIONS = 8192  # most predictions in it: a sample of text has many
+PROGRESS = ("iteration", "train_seconds", "evaluation_seconds", "_last_loss")  # attributes of a trainee
+STRETCH = 16  # fewest steps between evaluations, each of which evicts the next step's data from the caches
 CLOSENESS = 10  # the first evaluations are spaced a tenth of the steps taken so far
-WARM_UP_ROUNDS, WARM_UP_STEPS = 2, 2  # steps before each of the evaluations of a warm-up
-STEPS_PER_READING = 32  # batches gathered ahead of one reading of the clock
+WARM_UP_ROUNDS, WARM_UP_STEPS = 2, 2  # evaluations in a warm-up, and steps before each
+STEPS_PER_READING = 32  # so many batches are gathered before one reading of the clock
 
 
 @dataclass(frozen=True)
@@ -35,11 +35,11 @@ class Point:
 
     Attributes:
         iteration: steps taken so far.
-        train_seconds: spent in steps, evaluation and loading excluded.
-        evaluation_seconds: spent in evaluations, this one included.
-        train_loss: of the last minibatch, before its update; NaN before the first.
-        validation_loss: mean over the held-out set, in nats: a sample, or of text a token.
-        validation_accuracy: share of the held-out set's samples, or tokens, that are predicted rightly.
+        train_seconds: seconds spent in steps, without evaluation and loading.
+        evaluation_seconds: seconds spent in evaluations, including this one.
+        train_loss: loss of the last minibatch, before its update; NaN before the first step.
+        validation_loss: mean over the held-out set, in nats per sample, or per token for text.
+        validation_accuracy: the share of its samples, or tokens, that are predicted correctly.
     """
 
     iteration: int
@@ -58,12 +58,12 @@ class Point:
 
 @dataclass(frozen=True)
 class Budget:
-    """The limits of a training job; it ends at the first that it reaches.
+    """The limits of a training job; it ends at the first one that it reaches.
 
     Attributes:
-        seconds: of training, evaluation excluded.
+        seconds: of training, without evaluation.
         iterations: steps; None for no limit.
-        queries: evaluations of the model, as a method counts its steps; None likewise.
+        queries: evaluations of the model, of which a step counts as a method's `queries`; None for no limit.
     """
 
     seconds: float
@@ -71,12 +71,12 @@ class Budget:
     queries: int | None = None
 
     def steps(self, queries_a_step: int) -> float:
-        """The steps that it leaves a method at most; infinite where seconds alone end it."""
+        """The most steps that a method may take; infinite where only the seconds are limited."""
         limits = [self.iterations, None if self.queries is None else self.queries // queries_a_step]
         return max(1, min((limit for limit in limits if limit is not None), default=math.inf))
 
     def share(self, part: float) -> Budget:
-        """A part of it."""
+        """A budget that is this part of it."""
         iterations = None if self.iterations is None else math.ceil(part * self.iterations)
         queries = None if self.queries is None else math.ceil(part * self.queries)
         return Budget(part * self.seconds, iterations, queries)
@@ -84,18 +84,18 @@ class Budget:
 
 @dataclass(frozen=True)
 class Grid:
-    """The steps at which every method of a group is evaluated: close at the start, then evenly.
+    """The steps at which every method of a group is evaluated: close together at first, then evenly spaced.
 
-    Evaluations are spaced a tenth of the steps taken so far, at least `first` and at most `every`, which
-    wins where it is less. The times of methods that reach the target early and late are then measured
-    with the same relative resolution.
+    Evaluations are spaced a tenth of the steps taken so far, but at least `first` and at most `every`, which
+    takes precedence. The times of methods that reach the target early and of those that reach it late are
+    thus measured with the same relative resolution.
     """
 
     every: int
     first: int = STRETCH
 
     def after(self, iteration: int) -> int:
-        """Steps from an evaluation to the next."""
+        """Steps from the evaluation at `iteration` to the next."""
         return max(1, min(self.every, max(self.first, iteration // CLOSENESS)))
 
     def close_points(self) -> int:
@@ -119,9 +119,9 @@ class Rate:
 
 
 class Trainee:
-    """One method in training: a model, its step and its learning rate, advanced a stretch at a time.
+    """One method in training: a model, its step and its learning rate, advanced some steps at a time.
 
-    `most_steps` are those that its budget leaves it.
+    `most_steps` is how many steps its budget allows.
     """
 
     def __init__(
@@ -143,15 +143,15 @@ class Trainee:
         self._randomness = OwnRandomness(order.seed, data.train_x.device)
 
     def warm_up(self) -> None:
-        """Take a few steps and evaluations, then be as before them, clocks and random numbers included.
+        """Take a few steps and evaluations, then restore everything, clocks and random numbers included.
 
-        Tracing, compilation, capture and allocation at a first call are then done, on the very step
-        that is trained; training goes on bit for bit as it would have without.
+        Tracing, compilation, capture and first allocations are then done, on the very step that is trained.
+        Training goes on bit for bit as it would have without the warm-up.
         """
         self.step.get_ready(self.order.batches(self.data, self.iteration, 1)[0])
         beginning, randomness, before = Beginning(self.model, self.step), self._randomness.state(), vars(self)
         before = {name: before[name] for name in ("most_steps", *PROGRESS)}
-        self.most_steps = math.inf  # more than it has left is no more than a rehearsal
+        self.most_steps = math.inf  # a warm-up may take more steps than the budget has left
         for _ in range(WARM_UP_ROUNDS):
             self.advance(WARM_UP_STEPS)
             self.evaluate()
@@ -160,7 +160,7 @@ class Trainee:
         vars(self).update(before)
 
     def advance(self, steps: int) -> None:
-        """Take `steps` training steps, or as many as the budget leaves; the clock counts them alone."""
+        """Take `steps` training steps, or as many as the budget has left; only they are timed."""
         until = int(min(self.iteration + steps, self.most_steps))
         while self.iteration < until:
             batches = self.order.batches(
@@ -176,7 +176,7 @@ class Trainee:
             self._last_loss = self.step(batch, rate)
 
     def evaluate(self) -> Point:
-        """Loss and accuracy on the held-out set, off the training clock."""
+        """Loss and accuracy on the held-out set; this does not count as training time."""
         start = perf_counter()
         loss, accuracy = evaluate(self.model, self.loss, self.data)
         train_loss = math.nan if self._last_loss is None else float(self._last_loss)
@@ -184,7 +184,7 @@ class Trainee:
         return Point(self.iteration, self.train_seconds, self.evaluation_seconds, train_loss, loss, accuracy)
 
     def state(self) -> dict[str, Any]:
-        """All that the rest of the run depends on, as tensors and plain values."""
+        """Everything that the rest of the run depends on, as tensors and plain values."""
         optimizer = self.step.optimizer
         return {
             "model": self.model.state_dict(),
@@ -213,7 +213,7 @@ class Trainee:
 
 @torch.no_grad()
 def evaluate(model: nn.Module, loss: Loss, data: Dataset) -> tuple[float, float]:
-    """Mean loss and accuracy over the held-out set, in evaluation mode; logits end in the classes."""
+    """Mean loss and accuracy over the held-out set, in evaluation mode; logits are [..., classes]."""
     was_training = model.training
     model.eval()
     total = torch.zeros((), dtype=torch.float64, device=data.validation_y.device)
@@ -242,20 +242,20 @@ def take_turns(
     begun: bool = False,
     after_turn: Callable[[Sequence[str]], None] = lambda alive: None,
 ) -> Iterator[tuple[str, Point | Exception]]:
-    """Train all until each has had its seconds, in turns from one evaluation to the next.
+    """Train all until each has had its seconds; they take turns, from one evaluation to the next.
 
-    A slow drift of the machine then affects all of them alike.
+    A slow drift of the machine thus affects all of them alike.
 
-    Gives (name, point) at each evaluation, the first at iteration 0. A trainee whose loss is no
-    longer finite ends with the point that shows it, one that raises with its exception.
+    Gives (name, point) at each evaluation, the first at iteration 0. A trainee whose loss is no longer finite
+    ends with the point that shows it; one that raises ends with (name, exception).
 
     Args:
         trainees: by name.
-        grid: of evaluations, the same for all.
+        grid: the steps at which all of them are evaluated.
         max_seconds: training seconds for each.
-        rng: of the order within a turn.
-        begun: they go on with training, and were evaluated where they are.
-        after_turn: called between turns with the names of those that go on.
+        rng: decides the order within a turn.
+        begun: whether they have been trained and evaluated up to where they are.
+        after_turn: is called after each turn with the names of those that go on.
     """
     alive = dict(trainees)
     while alive:

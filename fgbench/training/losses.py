@@ -1,4 +1,4 @@
-"""The loss of a matched group: cross-entropy, of one prediction a sample or of one for each token."""
+"""The loss of a matched group: cross-entropy, with one prediction for each sample or each token."""
 
 from __future__ import annotations
 

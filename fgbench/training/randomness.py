@@ -1,4 +1,4 @@
-"""A trainee's own copy of the global random state, from which dropout and layer dropping draw."""
+"""A trainee's own state of the global random generators, from which dropout and layer dropping draw."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ import torch
 
 
 class OwnRandomness:
-    """A state of torch's and Python's global generators, in force for a stretch and kept for the next.
+    """A state of torch's and Python's global generators, in force for some steps and kept for the next.
 
-    Methods that train in turns then draw the same masks whoever trains beside them, and the caller's
-    own state stays as it was.
+    Methods that train in turns thus draw the same masks whichever others train beside them, and the
+    caller's own state stays as it was.
     """
 
     def __init__(self, seed: int, device: torch.device) -> None:
@@ -26,7 +26,7 @@ class OwnRandomness:
 
     @contextmanager
     def in_force(self) -> Iterator[None]:
-        """Draw from this state inside, and go on from there the next time."""
+        """Inside, random numbers come from this state; the next time they go on from where it ended."""
         with torch.random.fork_rng(self.devices):
             before = random.getstate()
             random.setstate(self.python)
@@ -41,11 +41,11 @@ class OwnRandomness:
                 random.setstate(before)
 
     def state(self) -> dict[str, Any]:
-        """Of the generators, for a snapshot."""
+        """The generators' state, for a snapshot."""
         return {"host": self.host, "on_devices": self.on_devices, "python": self.python}
 
     def restore(self, state: Mapping[str, Any]) -> None:
-        """Go on from a state that was kept."""
+        """Go on from a state that `state` gave."""
         self.host, self.on_devices = state["host"], list(state["on_devices"])
         self.python = state.get("python", self.python)
 

@@ -1,4 +1,4 @@
-"""Learning-rate search: the same grid, the same seconds a trial, the same rules for every method."""
+"""Learning-rate search, with the same grid, the same seconds and the same rules for every method."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 DECADES = tuple(10.0**exponent for exponent in range(-5, 1))
-MAX_EXTENSIONS = 4  # decades that may be added while the best lies on an edge
+MAX_EXTENSIONS = 4  # decades that may be added while the best rate is at an edge of the grid
 WHOLE_RUNS, MAX_WHOLE_RUNS = 2, 4
 TRIAL_SHARE = 0.2  # a short trial's seconds as a share of a whole run's
 TYPICAL_RUNS = (len(DECADES) + 2) * TRIAL_SHARE + WHOLE_RUNS  # what a search costs, in whole runs
@@ -15,12 +15,12 @@ TYPICAL_RUNS = (len(DECADES) + 2) * TRIAL_SHARE + WHOLE_RUNS  # what a search co
 
 @dataclass(frozen=True)
 class Trial:
-    """One learning rate tried.
+    """One learning rate that was tried.
 
     Attributes:
-        learning_rate: what was tried.
-        loss: validation loss at the end, infinite where training diverged.
-        full: it had a whole run's seconds, not the short trial's.
+        learning_rate: the rate.
+        loss: validation loss at the end; infinite where training diverged.
+        full: whether it had the seconds of a whole run, rather than those of a short trial.
     """
 
     learning_rate: float
@@ -31,16 +31,17 @@ class Trial:
 def search(trial: Callable[[float, bool], float]) -> list[Trial]:
     """Find learning rates worth a whole run: short trials on a grid, then whole runs of the best of them.
 
-    A decade grid, extended while its best lies on an edge, then half a decade to either side of the
-    best. The best two are run for a whole run's seconds, to choose between them by what a run is for.
-    Forward gradients can look best at a rate that diverges later: half a decade less follows for as
-    long as every whole run ends worse than the best short trial did.
+    Short trials are made on a grid of decades, which is extended while its best rate is at an edge, and then
+    half a decade to either side of the best. The best two rates get whole runs, between which the caller
+    chooses. Forward gradients can look best in a short trial at a rate that diverges later: while every whole
+    run ends worse than the best short trial did, another one follows at half a decade less.
+
+    Args:
+        trial: takes a learning rate and whether to train for a whole run's seconds; gives the validation
+            loss at the end.
 
     Returns:
         The whole runs.
-
-    Args:
-        trial: (learning rate, whether for a whole run's seconds) → validation loss at the end.
     """
 
     def tried(rate: float, full: bool = False) -> Trial:
@@ -63,7 +64,7 @@ def search(trial: Callable[[float, bool], float]) -> list[Trial]:
 
 
 def best(trials: list[Trial]) -> Trial:
-    """The trial of lowest loss; of equals, the smallest learning rate."""
+    """The trial of the lowest loss; among equals, that of the smallest learning rate."""
     return min(trials, key=_rank)
 
 
@@ -80,6 +81,6 @@ def _beyond_edge(tried: list[Trial]) -> float | None:
 
 
 def _shifted(rate: float, half_decades: int) -> float:
-    """A rate on the grid of half decades so many places on, to three digits."""
+    """The rate that is so many half decades further, rounded to three digits."""
     place = round(2 * math.log10(rate)) + half_decades
     return float(f"{10 ** (place / 2):.3g}")

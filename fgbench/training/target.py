@@ -1,4 +1,4 @@
-"""Targets: when a run reached a loss and held it, and which loss every method reached."""
+"""Targets: when a run reached a loss and held it, and how targets are computed from runs."""
 
 from __future__ import annotations
 
@@ -9,20 +9,21 @@ from decimal import ROUND_CEILING, Decimal
 
 AUTO, REFERENCE_BEST = "auto", "backprop-best"
 WORDS = (AUTO, REFERENCE_BEST)
-HOLD = 3  # evaluations running at or below the target before it counts as reached
+HOLD = 3  # a target counts as reached when so many evaluations in a row are at or below it
 
 
 @dataclass(frozen=True)
 class TimeToTarget:
-    """How long a run took to reach a target, or, if it never did (censored), how long it trained.
+    """How long a run took to reach a target, or, if it never did (it is censored), how long it trained.
 
     Attributes:
-        reached: it was at or below the target for `HOLD` evaluations running.
-        seconds: training seconds at the first of those, or at the run's end where it is censored.
-        iterations: likewise.
-        resolution: seconds since the evaluation before the first of those; None where it is censored.
-        first_hit_seconds: at the first evaluation at or below the target, held or not; None without.
-        first_hit_iterations: likewise.
+        reached: whether it was at or below the target for `HOLD` evaluations in a row.
+        seconds: training seconds at the first of these evaluations; at the run's end if it is censored.
+        iterations: steps at the same evaluation.
+        resolution: seconds between that evaluation and the one before it; None if the run is censored.
+        first_hit_seconds: training seconds at the first evaluation at or below the target, whether it was
+            held or not; None if there is none.
+        first_hit_iterations: steps at that evaluation.
     """
 
     reached: bool
@@ -40,7 +41,7 @@ def against_target(
 
     Args:
         seconds: training seconds at each evaluation, ascending.
-        iterations: at each evaluation.
+        iterations: steps at each evaluation.
         losses: validation loss at each evaluation.
         target: the loss to reach.
     """
@@ -67,8 +68,8 @@ def lowest_held(losses: Sequence[float]) -> float:
 def common_target(runs: Sequence[Sequence[float]]) -> float | None:
     """The lowest loss that every run reached and held, rounded up to three digits.
 
-    A run that never held a loss below the one it started from (it diverged, say) has no say and
-    will count as censored. None where no run did, or where some run starts there.
+    A run that never held a loss below its first one (it may have diverged) is left out, and will count as
+    censored. None where all runs are left out, or where some run starts at or below the target.
     """
     held = [lowest for losses in runs if (lowest := lowest_held(losses)) < losses[0]]
     if not held:
@@ -88,10 +89,10 @@ def best_held(runs: Sequence[Sequence[float]]) -> float | None:
 
 
 def on_the_way(runs: Sequence[Sequence[float]], share: float, chance: float = math.inf) -> float | None:
-    """The median over runs of where each had made a share of its way, rounded up to three digits.
+    """The median over runs of the loss at which each has made a share of its way, rounded up to three digits.
 
-    The way goes from the first loss, or from chance where that is lower, to the lowest that the run held:
-    every target on it is better than chance. None where the median run did not get below its start.
+    The way goes from the first loss, or from chance if that is lower, to the lowest loss that the run held,
+    so that every target on it is better than chance. None where the median run did not get below its start.
     """
     places = []
     for losses in runs:
@@ -104,10 +105,10 @@ def on_the_way(runs: Sequence[Sequence[float]], share: float, chance: float = ma
 
 
 def share_asked(asked: str) -> float | None:
-    """The share of its way that the reference is to have made, of a target like `50%`; None for any other.
+    """The share in a target like `50%`, which the reference has to make of its way; None for other targets.
 
     Raises:
-        ValueError: not a number before the sign.
+        ValueError: there is no number before the sign.
     """
     return float(asked[:-1]) / 100 if asked.endswith("%") else None
 
@@ -118,13 +119,13 @@ def loss_asked(
     reference: Sequence[Sequence[float]],
     chance: float = math.inf,
 ) -> float | None:
-    """The loss that one `--target-loss` means, None where there is none.
+    """The loss that one `--target-loss` stands for; None where it cannot be computed.
 
     Args:
         asked: a number, one of `WORDS`, or a share as in `50%`.
         runs: the losses at the evaluations of every run.
-        reference: those of the reference's runs.
-        chance: the loss of one who has learned nothing.
+        reference: the same for the runs of the reference alone.
+        chance: the loss of a model that has learned nothing.
     """
     if asked == AUTO:
         return common_target(runs) if runs else None
@@ -137,5 +138,5 @@ def loss_asked(
 def _rounded_up(value: float, digits: int = 3) -> float:
     if not math.isfinite(value) or value <= 0:
         return value
-    exact = Decimal(repr(float(value)))  # in decimals: never below the value, and 1.1 stays 1.1
+    exact = Decimal(repr(float(value)))  # decimals are never rounded below the value, and 1.1 stays 1.1
     return float(exact.quantize(Decimal(1).scaleb(exact.adjusted() - digits + 1), ROUND_CEILING))

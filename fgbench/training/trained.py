@@ -1,4 +1,4 @@
-"""Which parameters learn: all, a few that are there, or low-rank ones that are added (LoRA)."""
+"""Which parameters are trained: all, some of the model's own, or low-rank ones that are added (LoRA)."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 from fgbench.errors import UsageError
 from fgbench.specs.options import canonical, option, parse_options, split_spec
 
-ALL = "all"  # as in `Group.trained`
+ALL = "all"  # of `--train`: every parameter
 MODES = "all, head, bias, last:COUNT or lora:rank=8,targets=qkv+out"
-EVERY = "all"  # of LoRA's targets
-BETWEEN = "+"  # separates LoRA's targets, because a comma already separates options
+EVERY = "all"  # of LoRA's targets: every linear layer but the last
+BETWEEN = "+"  # separates LoRA's targets, as a comma already separates options
 
 
 @dataclass(frozen=True)
@@ -27,9 +27,9 @@ class Lora:
 
 
 class LoraLinear(nn.Module):
-    """A frozen linear layer, and a product of two thin ones that is added (Hu et al. 2021): W + s·B A.
+    """A frozen linear layer with a trained product of two thin ones added: W + s·B A (Hu et al. 2021).
 
-    A is drawn as peft draws it, B is zero: the model begins as it was.
+    A is drawn as peft draws it and B is zero, so that the model's outputs are unchanged at first.
     """
 
     def __init__(self, layer: nn.Linear, rank: int, scale: float) -> None:
@@ -51,7 +51,7 @@ def canonical_trained(spec: str) -> str:
     """The spec in its shortest form.
 
     Raises:
-        UsageError: it says nothing that can be trained.
+        UsageError: it is not a valid value of `--train`.
     """
     name, options = split_spec(spec)
     if name == "lora":
@@ -64,13 +64,13 @@ def canonical_trained(spec: str) -> str:
 
 
 def choose_trained(model: nn.Module, spec: str) -> None:
-    """Freeze what does not learn, in place; `lora` adds what does.
+    """Freeze all parameters that are not trained, in place; `lora` first adds those that are.
 
-    head is the last linear layer, no longer tied to another; bias is every parameter of that name; last:2
-    is the last two layers or blocks with weights of their own, and what comes after them.
+    `head` trains the last linear layer, which is no longer tied to another; `bias` every parameter of that
+    name; `last:2` the last two layers or blocks with weights of their own, and all that comes after them.
 
     Raises:
-        UsageError: the model has nothing of that kind.
+        UsageError: the model has no such parameters.
     """
     name, options = split_spec(spec)
     if name == ALL:
@@ -106,7 +106,10 @@ def _head(model: nn.Module) -> list[nn.Parameter]:
 
 
 def _last(model: nn.Module, count: int) -> list[nn.Parameter]:
-    """Of the last blocks that hold a matrix which none before them holds, and of all after these."""
+    """Parameters of the last `count` blocks that hold a matrix of their own, and of all blocks after these.
+
+    A matrix that an earlier block holds too (tied weights) is not a block's own.
+    """
     blocks = _blocks(model)
     seen: set[int] = set()
     own: list[int] = []
@@ -121,7 +124,7 @@ def _last(model: nn.Module, count: int) -> list[nn.Parameter]:
 
 
 def _blocks(model: nn.Module) -> list[nn.Module]:
-    """Children with parameters; sequences and lists stand for what they hold."""
+    """The model's children that have parameters; sequences and lists are replaced by their members."""
     found: list[nn.Module] = []
     for child in model.children():
         if isinstance(child, nn.Sequential | nn.ModuleList):
@@ -141,7 +144,7 @@ def _lora(model: nn.Module, options: Lora) -> list[nn.Parameter]:
         strange = [w for w in wanted if not any(w in (name, name.rpartition(".")[2]) for name in linears)]
         if strange:
             known = ", ".join(dict.fromkeys(name.rpartition(".")[2] for name in linears))
-            raise UsageError(f"--train lora: no linear layer is called '{strange[0]}', there are {known}.")
+            raise UsageError(f"--train lora: no linear layer is called '{strange[0]}': choose from {known}.")
     scale = options.alpha / options.rank if options.alpha else 1.0
     added: list[nn.Parameter] = []
     for name in targets:

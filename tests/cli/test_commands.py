@@ -274,7 +274,7 @@ def test_json_on_standard_output_is_json_alone(user_file: Path, tmp_path: Path) 
 
 BAD_INPUTS = {
     "unknown architecture": (["run", "--arch", "nope"], "cnn, logreg, mlp"),
-    "unknown method": (["run", "--method", "nope"], "there are backprop,"),
+    "unknown method": (["run", "--method", "nope"], "choose from backprop,"),
     "unknown method option": (["run", "--method", "forward:foo=1"], "structure"),
     "unknown option value": (["run", "--method", "forward:structure=foo"], "gaussian"),
     "unknown dataset": (["run", "--dataset", "nope"], "digits"),
@@ -288,7 +288,7 @@ BAD_INPUTS = {
     "accuracy above 1": (["run", "--target-accuracy", "90"], "at most 1"),
     "resume of what is no run": (["run", "--resume", "{tmp}"], "run.json"),
     "target not positive": (["run", "--target-loss", "-1"], "positive"),
-    "absent device": (["run", "--device", "cuda:99"], "torch sees cpu"),
+    "absent device": (["run", "--device", "cuda:99"], "it sees cpu"),
     "folder that cannot be written": (["run", "--depth", "1", "--out", "/proc/nowhere"], "cannot be written"),
     "unknown flag": (["run", "--nope"], "--nope"),
     "unknown command": (["nope"], "nope"),
@@ -305,7 +305,7 @@ BAD_INPUTS = {
     "unknown format of a history": (["history", "{tmp}", "--format", "xml"], "table, markdown"),
     "history of nothing": (["history", "{tmp}"], "holds no run"),
     "no repeat": (["run", "--repeat", "0"], "at least 1"),
-    "repeats as one object": (["run", "--repeat", "2", "--json"], "without --repeat"),
+    "repeats as one object": (["run", "--repeat", "2", "--json"], "leave --repeat out"),
     "unknown format of a check": (["check", "{tmp}", "--format", "xml"], "table, markdown, junit"),
     "no ratio for a baseline": (["baseline", "{tmp}"], "holds no run"),
     "user's file that is not there": (["run", "--arch", "{tmp}/absent.py:build"], "no file"),
@@ -442,7 +442,7 @@ def test_a_run_of_an_older_version_is_not_resumed(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "environment", "line"),
     [
-        ({"fgbench_version": "0.0.9"}, {}, "fgbench 0.0.9 began it and this is"),
+        ({"fgbench_version": "0.0.9"}, {}, "fgbench 0.0.9 began it, and this is"),
         ({}, {"libraries": {"torch": "2.11.0"}}, "torch 2.11.0 then, "),
         ({}, {"usable_cores": 99}, "cores 99 then, "),
     ],
@@ -486,7 +486,7 @@ def test_shards_are_merged_and_a_run_is_repeated_like_another(tmp_path: Path) ->
         "run", "--like", str(whole.path), "--depth", "1", "--batch", "32", "--out", str(tmp_path / "b")
     )
     assert again.returncode == 0, again.stderr
-    assert "is not what was measured there" in again.stderr
+    assert "differs from what was measured" in again.stderr
     (run,) = find_runs(tmp_path / "b")
     stored, repeated = whole.facts()["config"], run.facts()["config"]
     assert {k for k in stored if stored[k] != repeated[k]} == {"depths", "batch"}

@@ -99,7 +99,7 @@ def test_the_list_has_every_experiment_with_its_times(paper):
     ("arguments", "hint"),
     [
         ([], "reproduce needs a paper: a1900"),
-        (["b1900"], "no paper 'b1900': there are a1900"),
+        (["b1900"], "no paper 'b1900': choose from a1900"),
         (["a1900", "--only", "fig1"], "--only fig1: a1900 has projection"),
         (["a1900", "--out", "/proc/nowhere"], "cannot be written"),
     ],

@@ -118,7 +118,7 @@ class TestStatus:
 
     def test_of_a_run_without_tasks_is_one_line(self, tmp_path):
         plain = run_folder(tmp_path, PLAN.groups)
-        with pytest.raises(UsageError, match="was not run with --on"):
+        with pytest.raises(UsageError, match="was not made with --on"):
             clustered(plain.path)
         with pytest.raises(ResultsError, match="holds no run"):
             clustered(tmp_path / "none")
@@ -128,7 +128,7 @@ def test_options_of_slurm_without_it_are_one_line(tmp_path):
     said = fgbench_says("run", "--slurm", "partition=gpu", "--out", str(tmp_path))
     assert (said.returncode, said.stderr) == (
         2,
-        "fgbench: --slurm and --slurm-file are for --on slurm: give that too.\n",
+        "fgbench: --slurm and --slurm-file need --on slurm: give that too.\n",
     )
 
 

@@ -34,8 +34,8 @@ def test_the_command_line_has_the_last_word_over_the_file_and_that_over_the_defa
     [
         (["partition"], "--slurm partition: must be key=value"),
         (["partition="], "must be key=value"),
-        (["array=0-9"], "--slurm array: is fgbench's own: units are its tasks"),
-        (["job_name=x"], "--slurm job-name: is fgbench's own"),
+        (["array=0-9"], "--slurm array: fgbench sets this option itself: units are its tasks"),
+        (["job_name=x"], "--slurm job-name: fgbench sets this option itself"),
         (["Bad Key=1"], "is not the name of an option of sbatch"),
     ],
 )

@@ -213,7 +213,7 @@ class TestTasksThatFail:
         watcher = go(folder, engine)
         assert set(folder.read("jobs")["node"]) == {"n1", "n3"}
         assert set(folder.read("jobs")["cpu"]) == {"plain"}
-        assert any("has odd, and the run is for plain" in note for note in watcher.notes)
+        assert any("has odd, but the run is for plain" in note for note in watcher.notes)
         assert all(wave.without == ("n2",) for wave, _ in engine.waves[1:])
         assert folder.facts()["status"] == "done"
 
@@ -285,7 +285,7 @@ class TestTheScheduler:
         assert rows(folder, *MANY) == here
 
     def test_that_takes_nothing_is_one_line(self, tmp_path):
-        with pytest.raises(UsageError, match="takes no task: QOSMaxSubmit"):
+        with pytest.raises(UsageError, match="does not accept any task: QOSMaxSubmit"):
             go(new_folder(tmp_path), Scripted(most=0))
 
     def test_that_is_down_is_waited_for(self, tmp_path, monkeypatch):

@@ -244,7 +244,7 @@ def test_fgbench_cancel_ends_tasks_and_runner_and_a_resume_goes_on(sweep, slurm,
     own.holding()
     with pytest.raises(KeyboardInterrupt, match="by fgbench cancel"):
         own.go(lambda: own.running() and said.append(fgbench_says("cancel", str(own.folder.path))))
-    assert said[0].stdout.startswith(f"{own.folder.path}: {len(TRAINED)} tasks are ended; go on with: ")
+    assert said[0].stdout.startswith(f"{own.folder.path}: {len(TRAINED)} tasks were ended; go on with: ")
     wait_until(lambda: not slurm.jobs(), "tasks to end")
     own.release()
     assert own.go().facts()["status"] == "done"

@@ -82,7 +82,7 @@ def test_in_two_dimensions_rosenbrock_is_the_classic():
 
 @pytest.mark.parametrize(
     ("name", "n", "says"),
-    [("beale", 3, "has 2 dimensions"), ("rosenbrock", 1, "at least 2"), ("sphere", 0, "1")],
+    [("beale", 3, "exactly 2 dimensions"), ("rosenbrock", 1, "at least 2"), ("sphere", 0, "1")],
 )
 def test_a_size_that_a_function_does_not_have_is_refused(name, n, says):
     with pytest.raises(UsageError, match=says):

@@ -29,7 +29,7 @@ def test_a_second_timing_waits_and_says_so():
         order.append("first")
     other.join(10)
     assert order == ["first", "second"]
-    assert notes == ["another fgbench times on cpu: waiting for its end."]
+    assert notes == ["another fgbench is timing on cpu: waiting until it ends."]
 
 
 def test_another_device_does_not_wait():
@@ -66,4 +66,4 @@ def test_without_a_lock_the_run_goes_on_and_says_so(tmp_path, monkeypatch):
     notes: list[str] = []
     with timing_lock("cpu", notes.append):
         pass
-    assert "no lock on cpu" in notes[0]
+    assert "cpu cannot be locked" in notes[0]

@@ -143,7 +143,7 @@ def test_micro_batches_live_one_after_the_other():
 def test_micro_batches_are_refused_where_batch_statistics_make_them_another_function(norm):
     model = nn.Sequential(nn.Flatten(), nn.Linear(16, 5), norm)
     with pytest.raises(
-        UsageError, match=r"accumulate=2: '2' normalises by the statistics of a batch"
+        UsageError, match=r"accumulate=2: '2' normalises by the statistics of a whole batch"
     ) as said:
         methods.find("backprop:accumulate=2").prepare(model, cross_entropy, 0)
     assert "\n" not in str(said.value)

@@ -63,7 +63,7 @@ def test_an_optimiser_remembers_from_step_to_step():
         ("sdg", "torch.optim has"),
         ("sgd:speed=1", "no option 'speed'"),
         ("sgd:lr=1", "no option 'lr'"),
-        ("sgd:momentum=fast", "no value"),
+        ("sgd:momentum=fast", "not a value"),
         ("sgd:momentum=-1", "momentum"),
         ("lbfgs", "torch.optim has"),
     ],
@@ -110,7 +110,7 @@ def test_a_compiled_step_that_differs_is_refused(monkeypatch):
         return run
 
     monkeypatch.setattr(compiling, "compiled", losing)
-    with pytest.raises(oracle.WrongStepError, match="Not timed"):
+    with pytest.raises(oracle.WrongStepError, match="not timed"):
         oracle.check_step(
             methods.find("forward"), tiny_mlp(), cross_entropy, tiny_batch(), 1, Conditions("compile")
         )

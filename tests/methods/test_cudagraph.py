@@ -196,7 +196,7 @@ def test_a_base_that_is_wrong_ends_the_timing_with_one_line(cuda, monkeypatch):
     matched = tiny_matched()
     problem = Problem(matched.model, matched.loss, matched.batches(3), 0, lambda _: CAPTURED)
     with pytest.raises(
-        UsageError, match=r"the base, which every step is put over, cannot be timed.*off by a share"
+        UsageError, match=r"the time of every step is divided, cannot be timed.*off by a share"
     ):
         time_methods(
             problem, ("backprop",), "backprop", process=0, seconds=0.01, report=lambda *_a, **_k: None

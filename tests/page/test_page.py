@@ -151,7 +151,7 @@ def test_markdown_has_a_table_for_each_question(tmp_path):
     ("arguments", "says"),
     [
         (["--format", "pdf"], "must be one of html, markdown"),
-        (["--out", "nowhere/page.html"], "its folder is not there"),
+        (["--out", "nowhere/page.html"], "its folder does not exist"),
     ],
 )
 def test_wrong_use_is_a_line(arguments, says, tmp_path):

@@ -60,15 +60,15 @@ class TestBadInput:
     @pytest.mark.parametrize(
         ("changes", "line"),
         [
-            ({"archs": ("lenet",)}, "no architecture 'lenet': there are cnn, logreg, mlp"),
+            ({"archs": ("lenet",)}, "no architecture 'lenet': choose from cnn, logreg, mlp"),
             ({"archs": ()}, "--arch: name at least one"),
-            ({"methods": ("telepathy",)}, "no method 'telepathy': there are backprop, "),
+            ({"methods": ("telepathy",)}, "no method 'telepathy': choose from backprop, "),
             ({"methods": ()}, "--method: name at least one"),
             ({"methods": ("forward:structure=odd",)}, "must be one of gaussian, rademacher"),
             ({"methods": ("forward:colour=red",)}, "forward has no option 'colour'"),
             ({"methods": ("forward", "forward:structure=gaussian")}, "--method forward is given twice"),
-            ({"dataset": "imagenet"}, "no dataset 'imagenet': there are cifar10, digits"),
-            ({"dataset": "digits:size=3"}, "digits has no option 'size': it has none"),
+            ({"dataset": "imagenet"}, "no dataset 'imagenet': choose from cifar10, digits"),
+            ({"dataset": "digits:size=3"}, "digits has no option 'size': it has no options"),
             ({"dataset": "synthetic:samples=1"}, "synthetic:samples=1: must be at least 8"),
             ({"depths": (0,)}, "--depth 0: must be at least 1"),
             ({"depths": (2, -3)}, "--depth -3: must be at least 1"),
@@ -97,7 +97,7 @@ class TestBadInput:
             ({"max_iterations": 0}, "--max-iterations 0: must be at least 1"),
             ({"max_queries": 0}, "--max-queries 0: must be at least 1"),
             ({"evaluate_every": 0}, "--evaluate-every 0: must be at least 1"),
-            ({"optimizer": "sgd|adam"}, "--optimizer: several are chosen by the search"),
+            ({"optimizer": "sgd|adam"}, "the learning-rate search chooses among several"),
             (
                 {"optimizer": "sgd|adam", "learning_rate": None, "train": False},
                 "leave --lr and --time-only out",
@@ -109,15 +109,15 @@ class TestBadInput:
             ({"max_train_seconds": -1.0}, "--max-train-seconds -1: must be a positive number"),
             ({"max_measure_seconds": 0.0}, "--max-measure-seconds 0: must be a positive number"),
             ({"dtype": "float16"}, "--dtype float16: must be one of float32, float64, bfloat16"),
-            ({"device": "cuda:99"}, "--device cuda:99: not on this machine, torch sees cpu"),
-            ({"device": "tpu"}, "--device tpu: not on this machine"),
+            ({"device": "cuda:99"}, "--device cuda:99: torch does not see it; it sees cpu"),
+            ({"device": "tpu"}, "--device tpu: torch does not see it"),
             ({"dtype": "tf32"}, "--dtype tf32: only a GPU rounds to TF32"),
             ({"execution": "fast"}, "--exec fast: must be one of eager, compile, cudagraph, best"),
             ({"execution": "cudagraph"}, "--exec cudagraph: needs a GPU, and this is cpu"),
             ({"shard": "3/2"}, "--shard 3/2: must be i/n"),
             ({"shard": "1"}, "--shard 1: must be i/n"),
-            ({"shard": "2/2"}, "--shard 2/2: the grid has only 1 groups"),
-            ({"time": False, "train": False}, "leave nothing to do together"),
+            ({"shard": "2/2"}, "--shard 2/2: there are only 1 groups"),
+            ({"time": False, "train": False}, "together leave nothing to do"),
             ({"archs": ("cnn",), "dataset": "synthetic:shape=1x3x3"}, "cnn needs images"),
         ],
         ids=str,
@@ -127,7 +127,7 @@ class TestBadInput:
 
     def test_a_cuda_graph_holds_one_learning_rate(self):
         for execution in ("cudagraph", "best"):
-            with pytest.raises(UsageError, match="--lr-decay: a CUDA graph holds one learning rate"):
+            with pytest.raises(UsageError, match="--lr-decay: a CUDA graph cannot change its learning rate"):
                 check_device(config(lr_decay=1e-4, execution=execution), "cuda:0")
         check_device(config(lr_decay=1e-4, execution="best"), "cpu")
 
@@ -241,7 +241,7 @@ class TestGrid:
         asked = config(depths=(1, 2), isolated=True, shard="1/2")
         stored = json.loads(json.dumps(dataclasses.asdict(asked)))
         assert Config.from_facts(stored) == asked
-        with pytest.raises(ResultsError, match="not this version's"):
+        with pytest.raises(ResultsError, match="not of this version"):
             Config.from_facts({**stored, "colour": "red"})
 
     def test_where_nothing_is_asked_for_it_is_the_architectures_own(self):

@@ -46,7 +46,7 @@ def test_the_same_cells_are_the_same_bytes(tmp_path):
 @pytest.mark.parametrize(
     ("old", "new", "line"),
     [
-        ("ratio,", "ration,", "is no baseline"),
+        ("ratio,", "ration,", "not a baseline"),
         ("1.98", "3.5", ":2: not a row"),
         ("1.98", "x", ":2: not a row"),
         (",4,5,", ",0,5,", ":2: not a row"),

@@ -55,7 +55,7 @@ def test_what_moved_is_said_with_its_interval_and_what_is_missing_is_listed(tmp_
         (Estimate(1.2, 1.1, 1.3), "more"),
         (Estimate(0.8, 0.7, 0.9), "less"),
         (Estimate(1.2, 0.9, 1.5), "no difference seen"),
-        (Estimate(1.1), "not known how sure"),
+        (Estimate(1.1), "no interval to judge by"),
         (Estimate(math.nan), "not comparable"),
     ],
 )

@@ -168,7 +168,7 @@ class TestMeasuring:
             (changed(n=3), "has 2 dimensions"),
             (changed(learning_rates={"nonsense": 1.0}), "no method 'nonsense'"),
             (changed(steps=3), "unexpected keyword argument 'steps'"),
-            ({**SETTINGS, "cases": SETTINGS["cases"][:1] * 2}, "case beale/2 is there twice"),
+            ({**SETTINGS, "cases": SETTINGS["cases"][:1] * 2}, "case beale/2 is given twice"),
             ({**SETTINGS, "dtype": "int8"}, "must be one of float32, float64"),
         ],
     )

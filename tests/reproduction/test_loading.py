@@ -68,7 +68,7 @@ CLAIM = "paper.toml, experiment speed, claim 'forward is faster'"
 @pytest.mark.parametrize(
     ("old", "new", "said"),
     [
-        ('mark = "R"', 'mark = "R"\ncolour = "red"', f"{CLAIM}, colour: no such key, there are text, where,"),
+        ('mark = "R"', 'mark = "R"\ncolour = "red"', f"{CLAIM}, colour: no such key; the keys are text,"),
         ('where = "Table 1"', "", f"{CLAIM}, where: is missing."),
         ('text = "forward is faster"', "", "paper.toml, experiment speed, claim 1, text: is missing."),
         ("value = 0.5", 'value = "0.5"', f"{CLAIM}, value: must be a valid number."),
@@ -92,10 +92,10 @@ CLAIM = "paper.toml, experiment speed, claim 'forward is faster'"
         (
             "[experiments.smoke]",
             "[experiments.tiny]",
-            "experiment speed, tiny: no such key, there are name,",
+            "experiment speed, tiny: no such key; the keys are name,",
         ),
         ('source = "Somebody 2024"', "", "paper.toml, source: is missing."),
-        ('source = "Somebody 2024"', "source = ", "paper.toml: is no TOML: Invalid value (at line 3"),
+        ('source = "Somebody 2024"', "source = ", "paper.toml is not valid TOML: Invalid value (at line 3"),
     ],
 )
 def test_what_is_wrong_is_one_line_of_where_and_what(tmp_path, old, new, said):

@@ -19,7 +19,7 @@ IDS = [f"{paper}-{e.name}" for paper, e in EXPERIMENTS]
 
 def test_the_papers_are_there():
     assert names() == ("baydin2022", "fluegel2024", "fournier2023", "panchal2025")
-    with pytest.raises(UsageError, match="there are baydin2022"):
+    with pytest.raises(UsageError, match="choose from baydin2022"):
         load("nobody1900")
 
 

@@ -140,7 +140,7 @@ class TestTiming:
         monkeypatch.setattr(PushforwardStep, "expected", lambda self, *at: [2 * e for e in right(self, *at)])
         (failed,) = self.timed().of("Failed")
         assert (failed["method"], failed["status"]) == ("forward", "error")
-        assert "Not timed" in failed["detail"]
+        assert "not timed" in failed["detail"]
 
     def test_the_first_call_is_reported_and_what_the_wall_time_went_into(self):
         reports = self.timed()

@@ -507,7 +507,7 @@ class TestLoadOfAGpu:
         (request,) = done.script.of_phase("load")
         assert request["seconds"] == 2.5
         (note,) = done.watcher.notes
-        assert "energy is not read" in note
+        assert "energy is not measured" in note
         assert "--max-measure-seconds 20 " in note
         assert len(done.rows("load")) == 2
         assert {r["joules"] for r in done.rows("ratios") if not pd.isna(r["joules"])} == set()

@@ -48,8 +48,8 @@ def test_spaces_and_empty_parts_do_not_matter():
 @pytest.mark.parametrize(
     ("text", "line"),
     [
-        ("colour=red", "m has no option 'colour': it has tangents, scale, kind, fast."),
-        ("not_an_option=1", "m has no option 'not_an_option': it has tangents, scale, kind, fast."),
+        ("colour=red", "m has no option 'colour': its options are tangents, scale, kind, fast."),
+        ("not_an_option=1", "m has no option 'not_an_option': its options are tangents, scale, kind, fast."),
         ("tangents", "m: option 'tangents' needs a value, as in m:tangents=1."),
         ("tangents=1,tangents=2", "m: option 'tangents' is given twice."),
         ("tangents=two", "m:tangents=two: must be a whole number."),

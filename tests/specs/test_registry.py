@@ -40,7 +40,7 @@ def test_every_name_is_found(kind):
 def test_a_name_that_is_not_there_is_said_with_those_that_are(kind):
     with pytest.raises(UsageError) as caught:
         registry.find(kind, "nonsense")
-    wanted = f"no {registry.KINDS[kind]} 'nonsense': there are {', '.join(registry.names(kind))}."
+    wanted = f"no {registry.KINDS[kind]} 'nonsense': choose from {', '.join(registry.names(kind))}."
     assert str(caught.value) == wanted
 
 
@@ -60,6 +60,6 @@ def test_an_entry_point_registers_a_third_partys_method(third_party):
 
 def test_an_entry_point_that_does_not_import_is_one_line_that_names_it(third_party):
     with pytest.raises(
-        UsageError, match=r"the method 'broken' of no_such_package_at_all:thing does not import"
+        UsageError, match=r"the method 'broken' of no_such_package_at_all:thing cannot be imported"
     ):
         registry.find("methods", "broken")

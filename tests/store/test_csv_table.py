@@ -147,7 +147,7 @@ class TestDamage:
         return message
 
     def test_too_few_cells(self, tmp_path):
-        assert "has 9 cells, 10 are expected" in self.damaged(tmp_path, ",0.25,0.25", ",0.25")
+        assert "has 9 cells instead of 10" in self.damaged(tmp_path, ",0.25,0.25", ",0.25")
 
     def test_a_number_that_is_none(self, tmp_path):
         assert "'x1' is not a value of iteration (int)" in self.damaged(tmp_path, ",1,", ",x1,")

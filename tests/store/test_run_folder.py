@@ -65,7 +65,7 @@ class TestOpening:
     @pytest.mark.parametrize("text", ["", "{", '{"schema_version": 1', "\udcff"])
     def test_damaged_run_json(self, tmp_path, text):
         (tmp_path / "run.json").write_bytes(text.encode(errors="surrogateescape"))
-        with pytest.raises(ResultsError, match=r"run\.json: is not JSON") as caught:
+        with pytest.raises(ResultsError, match=r"run\.json: this is not JSON") as caught:
             RunFolder.open(tmp_path)
         assert "\n" not in str(caught.value)
 
@@ -113,7 +113,7 @@ class TestReplacingAGroup:
 
 def test_a_table_that_is_none_is_named_with_those_that_are(tmp_path):
     folder = run_folder(tmp_path)
-    with pytest.raises(ResultsError, match="no table 'colours': there are jobs, samples"):
+    with pytest.raises(ResultsError, match="no table 'colours': choose from jobs, samples"):
         folder.read("colours")
     with pytest.raises(ResultsError):
         folder.append("../jobs", {})

@@ -38,14 +38,14 @@ def test_rates_are_read():
 @pytest.mark.parametrize(
     ("text", "said"),
     [
-        ("FLOPS=1,BYTES=1", "lacks LAUNCH"),
-        ("FLOPS=1,BYTES=1,LAUNCH=much", "LAUNCH must be a number, and is 'much'"),
-        ("FLOPS=0,BYTES=1,LAUNCH=1", "FLOPS must be a positive number, and is 0"),
+        ("FLOPS=1,BYTES=1", "LAUNCH missing"),
+        ("FLOPS=1,BYTES=1,LAUNCH=much", "LAUNCH must be a number, not 'much'"),
+        ("FLOPS=0,BYTES=1,LAUNCH=1", "FLOPS must be a positive number, not 0"),
         ("FLOPS=nan,BYTES=1,LAUNCH=1", "FLOPS must be a positive number"),
         ("FLOPS=1,FLOPS=1,BYTES=1,LAUNCH=1", "FLOPS is given twice"),
-        ("SPEED=1", "'SPEED=1' is no rate of a machine"),
-        ("FLOPS", "'FLOPS' is no rate of a machine"),
-        ("FLOPS=1,BYTES=1,LAUNCH=1,QUEUED=2", "QUEUED must be 0 or 1, and is 2"),
+        ("SPEED=1", "'SPEED=1' is not a rate of a machine"),
+        ("FLOPS", "'FLOPS' is not a rate of a machine"),
+        ("FLOPS=1,BYTES=1,LAUNCH=1,QUEUED=2", "QUEUED must be 0 or 1, not 2"),
     ],
 )
 def test_rates_that_are_none_get_one_line_that_says_what_would_be_right(text, said):
@@ -68,7 +68,7 @@ def test_runs_without_counts_or_with_older_ones_are_refused(tmp_path):
     with pytest.raises(ResultsError, match="no counts of steps"):
         predicted(folder, parse_device(RATES))
     folder.append("cost", {"group": GROUP.name, "method": "base", "flops": 1, "bytes": 1, "operations": 1})
-    with pytest.raises(ResultsError, match="older version's"):
+    with pytest.raises(ResultsError, match="older version"):
         predicted(folder, parse_device(RATES))
 
 

@@ -38,11 +38,11 @@ def test_what_is_no_checkpoint_of_this_model_is_refused_in_one_line(tmp_path):
     torch.save({"a": 1}, tmp_path / "other.pt")
     torch.save(3, tmp_path / "three.pt")
     refused = {
-        (transformer(width=16), file): r"is \(.*8\) there and \(.*16\) here",
-        (transformer(context=6), file): r"'0.position' is \(5, 8\) there and \(6, 8\) here",
+        (transformer(width=16), file): r"is \(.*8\) in the file and \(.*16\) in the model",
+        (transformer(context=6), file): r"'0.position' is \(5, 8\) in the file and \(6, 8\) in the model",
         (architectures.build("transformer", 3, 8, (5,), 11), file): "has no '3.attention",
         (transformer(), tmp_path / "none.pt"): "cannot be read",
-        (transformer(), tmp_path / "text.pt"): "is no checkpoint",
+        (transformer(), tmp_path / "text.pt"): "not a file that torch.load can read",
         (transformer(), tmp_path / "other.pt"): "holds no weights",
         (transformer(), tmp_path / "three.pt"): "holds no weights",
     }

@@ -147,7 +147,7 @@ def test_canonical_leaves_defaults_out():
 
 @pytest.mark.parametrize(
     ("spec", "said"),
-    [("lora:targets=query", "no linear layer is called 'query', there are qkv"), ("last:9", "has 4 layers")],
+    [("lora:targets=query", "is called 'query': choose from qkv"), ("last:9", "has 4 layers")],
 )
 def test_a_model_without_it_is_named(spec, said):
     with pytest.raises(UsageError, match=said):

@@ -1,4 +1,4 @@
-"""What `fgbench compare` draws: every change with its interval, a row each."""
+"""The chart of `fgbench compare`: every change with its interval, in a row of its own."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ def draw_changes(differences: Sequence[Difference], a: str, b: str) -> Figure:
     """A forest plot of the relative changes from A to B; a change without an interval is a bare point.
 
     Args:
-        differences: with a change each.
-        a, b: what the two sides are called.
+        differences: the differences to draw, each with a change.
+        a, b: the names of the two sides.
     """
     lines = [
         f"A: {a}. B: {b}.",

@@ -1,4 +1,4 @@
-"""What one figure may show together: groups that are equal in all but depth."""
+"""Comparisons: matched groups that one figure may show together, as they are equal in all but depth."""
 
 from __future__ import annotations
 
@@ -41,12 +41,12 @@ class Comparison:
     """Groups of one setup that differ in depth alone, each measured once.
 
     Attributes:
-        rows: of the summary, a method of a group each, in order of depth.
+        rows: rows of the summary, one for each method of each group, in order of depth.
         tables: jobs, memory, curves, search, cost, quality and variants of those groups, `targets` (the
             headline one of each), `every_target`, and the `parts` of their steps.
-        looks: of every method in all the runs that are drawn, so that a method looks alike everywhere.
-        run: the run's name, where another run measured the same groups.
-        mark: tells apart what the rest of the file name does not.
+        looks: the look of every method in all runs that are drawn, so that it is the same in every chart.
+        run: the run's name, if another run measured the same groups.
+        mark: makes the file name unique where the rest of it is not.
     """
 
     rows: pd.DataFrame
@@ -62,12 +62,12 @@ class Comparison:
 
     @property
     def depths(self) -> list[int]:
-        """Ascending."""
+        """The depths, ascending."""
         return [int(depth) for depth in self.rows["depth"].unique()]
 
     @property
     def methods(self) -> list[str]:
-        """In the order of the legend: the reference first."""
+        """The methods in the order of the legend: the reference comes first."""
         return sorted(self.rows["method"].unique(), key=lambda m: (m != self.setup["reference"], m))
 
     def row(self, method: str) -> pd.Series:
@@ -76,7 +76,7 @@ class Comparison:
 
     @cached_property
     def by_depth(self) -> list[Comparison]:
-        """Each group apart."""
+        """A comparison for each group."""
         return [self._of(self.rows[self.rows["depth"] == depth]) for depth in self.depths]
 
     @property
@@ -146,7 +146,7 @@ def comparisons(runs: Sequence[RunFolder]) -> list[Comparison]:
 
 
 def _once(whole: Comparison, setup: pd.DataFrame) -> Iterable[Comparison]:
-    """One comparison, or one a run where two runs measured the same method of the same group."""
+    """One comparison, or one for each run if two runs measured the same method of the same group."""
     if not setup.duplicated(["depth", "method"]).any():
         yield whole._of(setup)
         return
@@ -155,7 +155,7 @@ def _once(whole: Comparison, setup: pd.DataFrame) -> Iterable[Comparison]:
 
 
 def _told_apart(found: Sequence[Comparison]) -> list[Comparison]:
-    """A mark on every comparison whose file name another one has too."""
+    """Set `mark` on every comparison whose file name another one would have too."""
     count = Counter(comparison.slug for comparison in found)
     return [replace(c, mark=_digest(c)) if count[c.slug] > 1 else c for c in found]
 
@@ -194,7 +194,7 @@ def _headlines(targets: pd.DataFrame) -> pd.DataFrame:
 
 
 def _arch(spec: str) -> str:
-    """The architecture's name; of a user's own its file's or package's last name and the function's."""
+    """The architecture's name; for a user's own, the last part of its file or package, and the function."""
     source, _, function = spec.rpartition(":")
     return f"{Path(source).stem}.{function}" if source else spec
 

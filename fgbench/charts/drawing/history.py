@@ -1,4 +1,4 @@
-"""What `fgbench history` draws: a ratio run by run, the level between changes, and each change's commit."""
+"""The chart of `fgbench history`: a ratio run by run, its mean between changes, and each change's commit."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ MOST_LABELS = 12
 
 
 def draw_history(series: Series) -> Figure:
-    """One series against time, evenly spaced by run, labelled with day and commit."""
+    """Draw one series over time, with runs evenly spaced and labelled with day and commit."""
     entry = series.points[-1].entry
     where = (
         f"{entry.device}, {entry.threads} thread{'s' * (entry.threads != '1')}"

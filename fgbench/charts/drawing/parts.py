@@ -1,4 +1,4 @@
-"""Parts that charts share: figures by depth, figures of one group side by side, what is missing."""
+"""Parts that charts share: lines over depth, rows of methods, axes, and notes on what is missing."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from fgbench.charts.drawing.comparison import Comparison
 from fgbench.charts.drawing.style import GREY, INK, Look, folded
 from fgbench.report.figures import interval, missing, number
 
-ROW_INCHES = 0.42  # of a method where methods are rows
-AXIS_INCHES = 0.75  # of the axis below them and what is named above
-NICE = (1, 1.5, 2, 3, 4, 5, 7)  # ticks within a power of ten
+ROW_INCHES = 0.42  # height of a row where each method is a row
+AXIS_INCHES = 0.75  # height of the axis below the rows and of the names above them
+NICE = (1, 1.5, 2, 3, 4, 5, 7)  # where ticks may be within a power of ten
 MOST_TICKS = 9
 
 
 def lines_by_depth(
     ax: Axes, comparison: Comparison, column: str, methods: Sequence[str], unit: float = 1
 ) -> None:
-    """A line a method over depth, in `unit`s, with the interval of `column` where it has one."""
+    """Draw a line for each method over depth, in `unit`s, with the interval of `column` where it has one."""
     for method in methods:
         own = comparison.rows[comparison.rows["method"] == method].dropna(subset=[column])
         if own.empty:
@@ -45,19 +45,19 @@ def lines_by_depth(
 
 
 def rows_height(methods: Sequence[str]) -> float:
-    """Inches of a figure whose rows are methods; options are on lines of their own."""
+    """The height in inches of a figure whose rows are methods, with options on lines of their own."""
     return AXIS_INCHES + ROW_INCHES * sum(max(1, 0.45 * (folded(m).count("\n") + 1)) for m in methods)
 
 
 def paper_line(
     ax: Axes, depths: Sequence[int], values: Sequence[float], label: str, dots: bool = False
 ) -> None:
-    """A published curve: thin, grey, without markers."""
+    """Draw a published curve: thin, grey, without markers."""
     ax.plot(depths, values, color=GREY, linewidth=1.1, linestyle=":" if dots else "--", label=label, zorder=2)
 
 
 def name_points(ax: Axes, comparison: Comparison, column: str, methods: Sequence[str]) -> None:
-    """The figures of a single group beside its points on an axis of depth."""
+    """Write the figures of a single group beside its points on an axis of depth."""
     for row in (comparison.row(method) for method in methods):
         if missing(row[column]):
             continue
@@ -67,7 +67,7 @@ def name_points(ax: Axes, comparison: Comparison, column: str, methods: Sequence
 
 
 def rows_of_methods(ax: Axes, comparison: Comparison, column: str, methods: Sequence[str]) -> None:
-    """A row a method of a single group: its point, its interval, and both in figures at the right."""
+    """Draw a row for each method of a single group: point, interval, and both as figures at the right."""
     for place, method in enumerate(methods):
         row = comparison.row(method)
         if missing(row[column]):
@@ -82,7 +82,7 @@ def rows_of_methods(ax: Axes, comparison: Comparison, column: str, methods: Sequ
 def point(
     ax: Axes, x: float, y: float, reach: list[list[float]] | None, look: Look, label: str | None
 ) -> None:
-    """A method's figure with its interval along x."""
+    """Draw a method's point with its interval along x."""
     ax.errorbar(
         [x],
         [y],
@@ -99,7 +99,7 @@ def point(
 
 
 def bars(ax: Axes, comparison: Comparison, column: str, text: Callable[[Any], str], unit: float = 1) -> None:
-    """A row a method of a single group: its bar in `unit`s, and its figure as `text` at the right."""
+    """Draw a row for each method of a single group: a bar in `unit`s, and `text` of its figure."""
     for place, method in enumerate(comparison.methods):
         value = comparison.row(method)[column]
         if missing(value):
@@ -117,14 +117,14 @@ def stacked_bars(
     shades: Mapping[str, str],
     text: Callable[[float], str],
 ) -> None:
-    """A row a method: its pieces end to end in the order of `shades`, named in a legend below.
+    """Draw a row for each method: its pieces end to end, in the order of `shades`, with a legend below.
 
     Args:
         figure: gets the legend.
         ax: gets the bars.
-        stacks: by method, by piece, its size.
+        stacks: the size of each piece, by method and by piece.
         shades: a colour for each piece.
-        text: of a method's sum, at the right.
+        text: gives the text at the right for the sum of a method's pieces.
     """
     for place, pieces in enumerate(stacks.values()):
         left = 0.0
@@ -149,7 +149,7 @@ def stacked_bars(
 
 
 def name_rows(ax: Axes, methods: Sequence[str]) -> None:
-    """Methods down the y axis, the first on top."""
+    """Name the rows on the y axis, the first method on top."""
     ax.set_yticks(range(len(methods)), [folded(method) for method in methods])
     ax.set_ylim(len(methods) - 0.5, -0.5)
     ax.tick_params(axis="y", length=0)
@@ -158,14 +158,14 @@ def name_rows(ax: Axes, methods: Sequence[str]) -> None:
 
 
 def beside(ax: Axes, place: float, text: str) -> None:
-    """A row's figures, right of the axes."""
+    """Write a row's figures to the right of the axes."""
     ax.annotate(
         text, (1.02, place), xycoords=("axes fraction", "data"), va="center", size=8.5, annotation_clip=False
     )
 
 
 def depth_axis(ax: Axes, depths: Sequence[int]) -> None:
-    """A logarithmic axis of depth with a tick at what was measured, or at round depths where that is much."""
+    """Make a logarithmic axis of depth, with ticks at the measured depths, or at round ones."""
     lowest, highest = min(depths), max(depths)
     ax.set_xscale("log")
     ax.set_xlim(lowest / 1.15, highest * 1.15)
@@ -179,7 +179,7 @@ def depth_axis(ax: Axes, depths: Sequence[int]) -> None:
 
 
 def log_axis(ax: Axes, which: str, values: Sequence[float]) -> None:
-    """A logarithmic axis around the values, labelled with plain numbers."""
+    """Make an axis logarithmic, with room around the values and plain numbers as labels."""
     low, high = min(values), max(values)
     room = max((high / low) ** 0.08, 1.08)
     low, high = low / room, high * room
@@ -194,7 +194,7 @@ def log_axis(ax: Axes, which: str, values: Sequence[float]) -> None:
 
 
 def reference_line(ax: Axes, at: float, text: str, *, vertical: bool) -> None:
-    """A thin line across the axes, its name where it ends, outside of the data."""
+    """Draw a thin line across the axes, with its name at its end, outside of the data."""
     style: dict[str, Any] = {"textcoords": "offset points", "size": 8}
     if vertical:
         ax.axvline(at, color=INK, linewidth=0.9, zorder=1)
@@ -207,7 +207,7 @@ def reference_line(ax: Axes, at: float, text: str, *, vertical: bool) -> None:
 
 
 def basis(comparison: Comparison) -> str:
-    """What the intervals of timed figures rest on."""
+    """A sentence that says what the intervals of timed figures are based on."""
     rows = comparison.rows.dropna(subset=["processes"])
     low, high = int(rows["processes"].min()), int(rows["processes"].max())
     if high == 1:
@@ -216,7 +216,7 @@ def basis(comparison: Comparison) -> str:
 
 
 def failures(comparison: Comparison, column: str) -> str:
-    """Which methods have no figure, and what became of them."""
+    """A sentence that says which methods have no figure, and why; empty where all have one."""
     lost = comparison.rows[comparison.rows[column].isna() & (comparison.rows["status"] != "ok")]
     texts = [f"{row['method']} at depth {row['depth']} ({row['status']})" for _, row in lost.iterrows()]
     return f"Without a figure: {'; '.join(texts)}." if texts else ""
@@ -230,7 +230,7 @@ def spread_of(rows: pd.DataFrame, column: str) -> list[float]:
 
 
 def reach(rows: pd.DataFrame, column: str) -> list[list[float]] | None:
-    """How far the interval goes below and above each value; 0 where there is none."""
+    """How far the interval extends below and above each value; 0 where there is no interval."""
     if f"{column}_low" not in rows:
         return None
     value = rows[column]

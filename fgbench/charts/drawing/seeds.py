@@ -1,4 +1,4 @@
-"""Training runs of several seeds as one curve: their median, the band of all, where some diverged."""
+"""Training runs of several seeds as one curve: their median, their range, and where runs diverged."""
 
 from __future__ import annotations
 

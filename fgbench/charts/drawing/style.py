@@ -1,4 +1,4 @@
-"""How charts look: one look a method, fonts and lines fit for print, the same bytes every time."""
+"""The style of charts: one look for each method, fonts and lines fit for print, reproducible files."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from fgbench.plan.config import REFERENCE
 # that are no method's. Backprop is always the blue.
 BLUE, INK, GREY = "#0072B2", "#222222", "#767676"
 COLOURS = ("#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#7A5195", "#8C6D31")
-# Of other lengths than the colours, so that methods that share a colour differ in marker and line.
+# These lists are not as long as the colours', so that methods that share a colour differ in marker and line.
 MARKERS = ("s", "^", "D", "v", "P", "X")
 LINES: tuple[tuple[float, tuple[float, ...]], ...] = ((0, (5, 1.5)), (0, (1.2, 1.2)), (0, (5, 1.5, 1.2, 1.5)))
 
@@ -82,7 +82,7 @@ def print_style() -> AbstractContextManager[None]:
 
 
 def new_figure(title: str, lines: Iterable[str], height: float) -> Figure:
-    """A figure of the page's width with a title and lines of small print over it.
+    """A figure of the page's width, with a title and lines of small print above it.
 
     Args:
         title: what it shows.
@@ -105,7 +105,7 @@ def new_figure(title: str, lines: Iterable[str], height: float) -> Figure:
 
 
 def add_legend(figure: Figure, ax: Axes, first: Sequence[str]) -> None:
-    """A legend below the axes, where it covers nothing: the labels in `first`, then the others."""
+    """Add a legend below the axes, where it covers nothing: first the labels in `first`, then the others."""
     handles, labels = ax.get_legend_handles_labels()
     entries = dict(zip(labels, handles, strict=True))
     order = [label for label in first if label in entries]
@@ -120,7 +120,7 @@ def add_legend(figure: Figure, ax: Axes, first: Sequence[str]) -> None:
 
 
 def height_over_legend(labels: Sequence[str]) -> float:
-    """Inches of a figure whose axes stay as high however many labels the legend below them has."""
+    """The height in inches of a figure whose axes are equally high for any number of labels in the legend."""
     return 2.6 + 0.25 * -(-len(labels) // _columns(labels))
 
 

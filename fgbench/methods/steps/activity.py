@@ -25,14 +25,14 @@ from fgbench.pushforward.samples import Layout
 from fgbench.pushforward.structures import Drawer, Fill
 from fgbench.pushforward.tangents import Tangent
 
-MEET = "samples meet: the whole batch shares its derivative"
+MEET = "samples meet: the whole batch shares its derivative"  # a note printed under the figures
 
 
 class _Layers(TorchFunctionMode):
-    """Meets every operation of a layer in a model's own Python."""
+    """While in force, hands every operation of a layer that the model runs to `layer`."""
 
     def __init__(self, wanted: Collection[int] | None) -> None:
-        """`wanted`: the numbers of operations that are perturbed; None for all."""
+        """`wanted`: the numbers of the operations that are perturbed; None for all."""
         super().__init__()
         self.wanted, self.met = wanted, 0
 
@@ -44,18 +44,18 @@ class _Layers(TorchFunctionMode):
         return self.layer(func, args, kwargs or {}) if func in LAYERS else func(*args, **(kwargs or {}))
 
     def layer(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """What runs in its place."""
+        """Run in place of the operation `func` of a layer; gives its output."""
         raise NotImplementedError
 
     def perturbed(self) -> bool:
-        """Whether the operation at hand is."""
+        """Whether the operation at hand is one of those wanted; counts it as met."""
         self.met += 1
         return self.wanted is None or self.met - 1 in self.wanted
 
 
 @dataclass(frozen=True)
 class _Call:
-    """An operation of a layer on its way through reverse mode."""
+    """One call of a layer's operation, kept so that reverse mode can be asked about it afterwards."""
 
     function: Any
     arguments: tuple[Any, ...]
@@ -64,12 +64,15 @@ class _Call:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """Those that are trained."""
+        """The parameters among its arguments that are trained."""
         given = (*self.arguments, *self.options.values())
         return [p for p in given if isinstance(p, nn.Parameter) and p.requires_grad]
 
     def again(self) -> Tensor:
-        """Its output, of its own parameters alone: a weight that is used earlier too stays out of it."""
+        """The output computed again as a function of its own parameters alone.
+
+        Its inputs are detached, so that a weight that an earlier layer uses as well is not counted twice.
+        """
 
         def alone(leaf: Any) -> Any:
             return leaf.detach() if isinstance(leaf, Tensor) and not isinstance(leaf, nn.Parameter) else leaf
@@ -79,14 +82,14 @@ class _Call:
 
 
 class _Calls(_Layers):
-    """Remembers the operations whose parameters are trained."""
+    """Remembers the calls of layers whose parameters are trained."""
 
     def __init__(self, wanted: Collection[int] | None) -> None:
         super().__init__(wanted)
         self.calls: list[_Call] = []
 
     def layer(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """The model goes on with a copy, which an operation in place may overwrite."""
+        """Run the operation and remember it; the model gets a copy, which it may overwrite in place."""
         call = _Call(func, args, kwargs, func(*args, **kwargs))
         if not call.parameters or not self.perturbed():
             return call.output
@@ -95,14 +98,20 @@ class _Calls(_Layers):
 
 
 class _Still(_Layers):
-    """Layers compute with their parameters as they are now, whatever stands in for these elsewhere."""
+    """Layers compute with the model's own parameters, whatever has been put in their place elsewhere.
+
+    Args:
+        own: the model's own tensor by the id of what stands in for it.
+        trained: ids of the trained parameters and of what stands in for them.
+        wanted: as of `_Layers`.
+    """
 
     def __init__(self, own: dict[int, Tensor], trained: set[int], wanted: Collection[int] | None) -> None:
         super().__init__(wanted)
         self.own, self.trained = own, trained
 
     def layer(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """With those parameters back in their place."""
+        """Run the operation with the model's own parameters."""
         if not any(id(leaf) in self.trained for leaf in (*args, *kwargs.values())) or not self.perturbed():
             return func(*args, **kwargs)
         named = {key: self.own.get(id(leaf), leaf) for key, leaf in kwargs.items()}
@@ -110,10 +119,11 @@ class _Still(_Layers):
 
 
 class ActivityStep(Step):
-    """Draw noise for layers' outputs, one forward pass, update by each layer's own chain rule.
+    """Draw noise for the layers' outputs, run one forward pass, update by each layer's own chain rule.
 
-    Parameters of no layer (a class token) are perturbed themselves. Where samples meet, as in batch
-    statistics, all share the batch's derivative; elsewhere each has its own.
+    A parameter that belongs to no layer (a class token) is perturbed itself. Each sample has its own
+    derivative, except where one sample's output depends on the others, as through batch statistics: then
+    all share the derivative of the whole batch.
     """
 
     def __init__(
@@ -129,14 +139,14 @@ class ActivityStep(Step):
         self.optimizer = self.update.optimizer
         generator = torch.Generator(self.parameters[0].device).manual_seed(seed)
         self.fill = Fill(options.entries, generator)
-        # Of parameters that another function than a layer's uses; which these are the first batch shows.
+        # Draws for the parameters that belong to no layer; the first batch shows which these are.
         self.drawer = Drawer(self.by_name, options.tangents, options.entries, seed + 1)
         self.noise: dict[torch.Size, dict[int, Tensor]] = {}
         self.wanted: Collection[int] | None = None  # operations that this step perturbs; None for all
         self.ready = False
 
     def parts(self, batch: Batch, learning_rate: float) -> dict[str, Part]:
-        """Draw, the forward pass with tangents, update."""
+        """The step's parts: draw, forward pass with tangents, update."""
         return {
             "draw": lambda: self._draw(batch),
             "forward": lambda: self._forward(batch),
@@ -144,7 +154,7 @@ class ActivityStep(Step):
         }
 
     def get_ready(self, batch: Batch) -> None:
-        """Find what is perturbed, and whether samples meet."""
+        """Find out what is perturbed, and whether samples depend on each other; only once."""
         if self.ready:
             return
         self.layouts = self.pushforward.layouts(batch[0])
@@ -154,17 +164,20 @@ class ActivityStep(Step):
         self.ready = True
 
     def _prepare(self, x: Tensor, sites: Sequence[Site]) -> None:
-        """What a kind of step needs to know of the operations that are perturbed."""
+        """For subclasses: what else they need to know of the perturbed operations, before the first step."""
 
     def _draw(self, batch: Batch) -> None:
-        """Noise for the layers that a batch of this shape met before; the first time as it goes."""
+        """Draw noise for all layers, in memory kept from the last batch of this shape.
+
+        The first batch of a shape has none yet: its noise is drawn during the forward pass.
+        """
         self.get_ready(batch)
         for noise in self.noise.setdefault(batch[0].shape, {}).values():
             self.fill(noise)
         self.free: dict[str, Tangent] = dict(self.drawer.draw().by_name)
 
     def _noise(self, batch: Batch, number: int, output: Tensor) -> Tensor:
-        """[k, *output] of an operation, by its number."""
+        """The noise of one operation, [k, *output], by the operation's number."""
         held = self.noise[batch[0].shape]
         if number not in held:
             held[number] = self.fill(output.new_empty(self.options.tangents, *output.shape))
@@ -194,7 +207,7 @@ class ActivityStep(Step):
         self.update.by_gradients([gradients[id(p)] for p in self.parameters], learning_rate)
 
     def _descend(self, learning_rate: float) -> None:
-        """Add the estimate, scaled, to the parameters as it is found: no gradient is made."""
+        """Plain SGD: add the estimate to the parameters directly, without storing a gradient."""
         if self.free:
             weights = self._weigh_whole(self.by_sample) * -learning_rate
             for name, tangent in self.free.items():
@@ -203,7 +216,7 @@ class ActivityStep(Step):
             _add(parameter, addition, -learning_rate)
 
     def _gradients(self) -> dict[int, Tensor]:
-        """The estimate, by the id of each parameter that was perturbed or whose operation was."""
+        """The gradient estimate, by id of the parameters that were perturbed or whose layer's output was."""
         gradients = {id(self.by_name[name]): torch.zeros_like(self.by_name[name]) for name in self.free}
         if self.free:
             weights = self._weigh_whole(self.by_sample)
@@ -216,7 +229,7 @@ class ActivityStep(Step):
         return gradients
 
     def _weigh(self, by_sample: Tensor) -> Tensor:
-        """Weights of the noise, [k, B] or [k, 1], of the derivatives by sample."""
+        """The weights of the noise in the estimate, [k, B] or [k, 1], from the samples' derivatives."""
         if self.layouts is None:
             by_sample = by_sample.sum(1, keepdim=True)
         self.measured = by_sample
@@ -225,11 +238,11 @@ class ActivityStep(Step):
         return by_sample / (self.options.tangents if self.options.combine == "mean" else 1)
 
     def _weigh_whole(self, by_sample: Tensor) -> Tensor:
-        """Weights of what is perturbed for the whole batch, [k]."""
+        """The same for parameters that were perturbed for the whole batch at once, [k]."""
         return self._weigh(by_sample.sum(1, keepdim=True))[:, 0]
 
     def expected(self, gradient: Sequence[Tensor], model: nn.Module, batch: Batch) -> list[Tensor]:
-        """The same noise against ∂f/∂z of reverse mode, layer by layer."""
+        """What this step's estimate should be: the same noise, weighed by reverse mode's ∂f/∂z."""
         with draws_again(batch[0].device, bool(self.free)), _Calls(self._perturbed()) as calls:
             output = model(batch[0])
         value, outputs = self.pushforward.loss(output, batch[1]), [c.output for c in calls.calls]
@@ -248,18 +261,18 @@ class ActivityStep(Step):
         return list(found.values())
 
     def _perturbed(self) -> Collection[int] | None:
-        """Numbers of the operations that this step perturbs; None for all."""
+        """The numbers of the operations that this step perturbs; None for all."""
         return self.layouts if self.wanted is None else self.wanted
 
     def _by_sample(self, model: nn.Module, batch: Batch, slopes: Sequence[Tensor]) -> Tensor:
-        """⟨∂f/∂z, ε⟩ of each sample, [k, B], over all layers and free parameters."""
+        """⟨∂f/∂z, ε⟩ of each sample, [k, B], summed over all layers and free parameters."""
         samples = len(batch[0])
         by_sample = torch.zeros_like(self.by_sample if self.layouts else self.by_sample[:, :1])
         for site, slope in zip(self.sites, slopes, strict=True):
             by_sample += _gathered(site, slope, samples)
         if not self.free:
             return by_sample
-        # What the free parameters add to each sample's derivative: ⟨∂f/∂output, output's tangent⟩.
+        # Free parameters add ⟨∂f/∂output, the output's tangent⟩ to each sample's derivative.
         held = {n: p.detach() for n, p in model.named_parameters()}
         trained = {id(held[n]) for n in trainable(model)}
         moved = {n: held[n] for n in self.free}
@@ -288,11 +301,11 @@ class ActivityStep(Step):
         return by_sample
 
     def generators(self) -> list[torch.Generator]:
-        """Of the noise, and of the tangents of parameters without a layer."""
+        """The generators of the noise, and of the tangents of parameters without a layer."""
         return [self.fill.generator, *self.drawer.generators]
 
     def notes(self) -> list[str]:
-        """What fell back, and whether samples meet."""
+        """Which functions had no rule of the engine, and whether samples depend on each other."""
         meet = self.ready and self.layouts is None
         return [MEET, *self.pushforward.fallbacks] if meet else self.pushforward.fallbacks
 
@@ -302,7 +315,7 @@ def _floating(value: Any) -> bool:
 
 
 def _gathered(site: Site, slope: Tensor, samples: int) -> Tensor:
-    """⟨slope, noise⟩ of each sample, [k, B]; of all, [k, 1], where they share it."""
+    """⟨slope, noise⟩ of each sample, [k, B], or of the whole batch, [k, 1], where samples share it."""
     products = site.noise * slope
     if site.layout is None:
         return products.flatten(1).sum(1, keepdim=True)

@@ -1,4 +1,4 @@
-"""Auxiliary networks: from a block's output to logits, so that the block has a loss of its own."""
+"""Auxiliary networks: they map a block's output to logits, so that the block has a loss of its own."""
 
 from __future__ import annotations
 
@@ -19,31 +19,32 @@ from fgbench.pushforward.engine import Pushforward
 
 KINDS = ("linear", "mlp", "cnn")
 HELP = (
-    "of a block's auxiliary network: linear (batch norm, 2×2 pooling, linear); mlp (2×2 pooling, three "
-    "hidden layers); cnn (1×1 and three 3×3 stride-2 convolutions); no pooling where a block gives "
-    "features, and no cnn"
+    "the kind of a block's auxiliary network. linear: batch norm, 2×2 pooling and a linear layer; mlp: 2×2 "
+    "pooling and three hidden layers; cnn: a 1×1 and three 3×3 stride-2 convolutions. Where a block gives "
+    "features instead of images, there is no pooling, and no cnn"
 )
-FEW_BLOCKS = 8  # the paper halves its auxiliary networks' widths for more
+FEW_BLOCKS = 8  # with more blocks the paper halves the widths of its auxiliary networks
 CHANNELS, HIDDEN = (32, 16), (1024, 512)
-SIDE = 2  # of what pooling leaves
-# On features, which no pooling makes fewer: hidden layers of 1/16 cost 7 % of a layer as wide as them.
+SIDE = 2  # pooling leaves so many rows and columns
+# Features are not pooled. Hidden layers of 1/16 of their number cost 7 % of a layer as wide as the features.
 FEATURES_PER_UNIT, FEWEST_UNITS = 16, 16
 
 
 class Auxiliaries:
-    """A network for each block but the last; of weights that are not set until `initialise`.
+    """A network for each block but the last; weights are not set before `initialise`.
 
     Args:
         kind: one of `KINDS`.
-        shapes: of the blocks' outputs, without the batch.
-        classes: logits.
-        blocks: that the model is cut into: widths depend on it.
-        like: for dtype and device.
+        shapes: the shapes of the blocks' outputs for one sample.
+        classes: how many logits the networks have.
+        blocks: how many blocks the model is cut into, as widths depend on it.
+        like: a tensor of the wanted dtype and device.
         loss: (logits, target) → scalar.
-        conditions: None where they are not trained.
+        conditions: how they are trained; None where they are not.
 
     Raises:
-        UsageError: `cnn` for a block that gives no images, or another shape than images and features.
+        UsageError: `cnn` is asked for a block that gives no images, or a block gives neither images nor
+            features.
     """
 
     def __init__(
@@ -57,7 +58,7 @@ class Auxiliaries:
         conditions: Conditions | None,
     ) -> None:
         self.loss = loss
-        with torch.device("meta"):  # the global random numbers are the model's
+        with torch.device("meta"):  # so that no global random numbers are drawn
             made = [_network(kind, shape, classes, blocks > FEW_BLOCKS, i) for i, shape in enumerate(shapes)]
         self.networks = nn.ModuleList(made).to(like.dtype).to_empty(device=like.device)
         self.networks.requires_grad_(conditions is not None)
@@ -80,9 +81,9 @@ class Auxiliaries:
                 module.bias.zero_()
 
     def slope(self, index: int, state: State, target: Tensor, *, learn: bool = False) -> Tensor:
-        """∂(auxiliary loss)/∂(output of a block), of the output's shape; reverse mode stays in the network.
+        """∂(auxiliary loss)/∂(output of a block), of that shape, by reverse mode in the network alone.
 
-        With `learn` the network's own gradient is kept for `settle`.
+        With `learn` the gradient of the network's own parameters is kept for `settle`.
         """
         leaf = activation(state).detach().requires_grad_()
         with torch.enable_grad():
@@ -94,17 +95,17 @@ class Auxiliaries:
         return slope
 
     def derivatives(self, index: int, state: State, target: Tensor) -> Tensor:
-        """Of the auxiliary loss along the one tangent of a state, in forward mode: [batch], or [1]."""
+        """Derivatives of the auxiliary loss along a state's only tangent, in forward mode: [batch] or [1]."""
         context, pushforward = Context(1, {}), self.pushforwards[index]
         output = pushforward.push(context, activation(state))
         return pushforward.derivatives(context, output, target)[1][0]
 
     def owe(self, learning_rate: float) -> None:
-        """Their own update is due: they stay as the step used them, to be checked, until the next begins."""
+        """Mark the networks' own update as due; it waits for the next step, so that this can be checked."""
         self.owed = learning_rate
 
     def settle(self) -> None:
-        """The update that is due."""
+        """Update the networks, if that is due."""
         if self.update is None or self.owed is None:
             return
         self.update.by_gradients(list(chain(*self.gradients)), self.owed)
@@ -112,7 +113,7 @@ class Auxiliaries:
         self.owed = None
 
     def state(self) -> dict[str, Any]:
-        """Weights, and what their optimiser remembers."""
+        """The networks' weights and their optimiser's state."""
         self.settle()
         optimizer = self.update.optimizer if self.update else None
         return {
@@ -121,7 +122,7 @@ class Auxiliaries:
         }
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on from `state`; what is owed from before is not due any more."""
+        """Go on from a `state`; an update that was due is dropped."""
         self.owed = None
         self.networks.load_state_dict(state["networks"])
         if self.update and self.update.optimizer:

@@ -1,7 +1,7 @@
-"""A model cut into consecutive blocks, for methods that train each by itself.
+"""Cut a model into consecutive blocks, for methods that train each block by itself.
 
-What goes from block to block is a tensor; between the halves of a residual block, a pair of what its
-layers gave and what skips them. Either is called a state here.
+A block's output is called a state here. It is a tensor, or, between the two halves of a residual block, a
+pair: the activation, and the input that skips the layers.
 """
 
 from __future__ import annotations
@@ -20,54 +20,54 @@ State = Any
 
 
 def each(change: Callable[..., Any], *states: State) -> State:
-    """`change` of a state, or of its parts; several states go side by side."""
+    """Apply `change` to a state, or to each of its parts; of several states, to corresponding parts."""
     if isinstance(states[0], tuple):
         return tuple(change(*parts) for parts in zip(*states, strict=True))
     return change(*states)
 
 
 def activation(state: State) -> Any:
-    """What a block's own layers gave: the state without what skips them."""
+    """The activation in a state, without the input that skips the layers."""
     return state[0] if isinstance(state, tuple) else state
 
 
 def cut(model: nn.Module, count: int, method: str) -> list[nn.Module]:
     """The model as `count` blocks in a row, or as many as it has; they share its layers.
 
-    Layers with parameters open a block, batch norms apart; a residual network's blocks are its
-    residual ones, or the halves of them where more are asked for, with its stem before the first and
-    its head behind the last (Fournier et al. 2023).
+    A block begins at a layer with parameters, unless that is a batch norm. In a residual network a block is a
+    residual block, or half of one if more blocks are asked for; the stem belongs to the first block and the
+    head to the last (Fournier et al. 2023).
 
     Args:
         model: an nn.Sequential.
-        count: of blocks, at most.
-        method: its name, for the message.
+        count: the most blocks to cut it into.
+        method: the method's name, for messages.
 
     Raises:
-        UsageError: it is no nn.Sequential, nothing in it can be trained, or blocks share a parameter.
+        UsageError: the model is not an nn.Sequential, nothing in it is trained, or blocks share a parameter.
     """
     if not isinstance(model, nn.Sequential) or type(model).forward is not nn.Sequential.forward:
-        raise UsageError(f"{method} cuts an nn.Sequential into blocks, and this is a {type(model).__name__}.")
+        raise UsageError(f"{method} needs an nn.Sequential to cut into blocks, not a {type(model).__name__}.")
     units = _units(_layers(model), count)
     if not units:
-        raise UsageError(f"{method} needs a layer other than a batch norm that is trained.")
+        raise UsageError(f"{method} needs a trained layer that is not a batch norm, and the model has none.")
     count = min(count, len(units))
     bounds = [index * len(units) // count for index in range(count + 1)]
     blocks: list[nn.Module] = [nn.Sequential(*chain(*units[a:b])) for a, b in pairwise(bounds)]
     owned = [id(p) for block in blocks for p in block.parameters()]
     if len(set(owned)) < len(owned):
-        raise UsageError(f"{method} trains each block by itself, and here two share a parameter.")
+        raise UsageError(f"{method} trains each block by itself, but two blocks share a parameter.")
     return blocks
 
 
 def _layers(model: nn.Sequential) -> list[nn.Module]:
-    """What it calls, one after the other; an nn.Sequential within stands for its own."""
+    """The layers in order; those of an nn.Sequential within take its place."""
     nested = (_layers(m) if type(m) is nn.Sequential else [m] for m in model)
     return list(chain(*nested))
 
 
 def _units(layers: list[nn.Module], count: int) -> list[list[nn.Module]]:
-    """The smallest pieces to cut between. Flattening goes with what reads it: images stay images."""
+    """The smallest pieces to cut between; flattening belongs to the piece after it: images stay images."""
     residual = sum(map(_is_residual, layers))
     if count > residual:
         layers = list(chain(*(_halves(m) if _is_residual(m) else [m] for m in layers)))
@@ -93,7 +93,7 @@ def _opens(layer: nn.Module, residual: bool) -> bool:
 
 
 def _is_residual(layer: nn.Module) -> bool:
-    """Whether it is torchvision's BasicBlock, which is not imported to find out."""
+    """Whether a layer is torchvision's BasicBlock; torchvision is not imported to find out."""
     kind = type(layer)
     return (kind.__module__, kind.__qualname__) == ("torchvision.models.resnet", "BasicBlock")
 
@@ -103,7 +103,7 @@ def _halves(block: Any) -> list[nn.Module]:
 
 
 class FirstHalf(nn.Module):
-    """A BasicBlock up to its first activation: x → (activation, x)."""
+    """The first half of a BasicBlock, up to its first activation: x → (activation, x)."""
 
     def __init__(self, block: Any) -> None:
         super().__init__()
@@ -115,7 +115,7 @@ class FirstHalf(nn.Module):
 
 
 class SecondHalf(nn.Module):
-    """The rest of it: (activation, x) → output."""
+    """The second half of a BasicBlock: (activation, x) → output."""
 
     def __init__(self, block: Any) -> None:
         super().__init__()

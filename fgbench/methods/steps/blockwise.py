@@ -1,4 +1,4 @@
-"""A step that goes block by block; the last block has the true gradient, the others what the method says."""
+"""The part that block-by-block methods share; the last block always has the true gradient."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ from fgbench.pushforward.engine import Pushforward
 
 @dataclass(frozen=True)
 class Block:
-    """A piece of the model.
+    """A block of the model.
 
     Attributes:
-        module: its layers.
-        trained: their parameters that are trained, by name.
-        pushforward: it in forward mode.
+        module: the block's layers.
+        trained: its trained parameters, by name.
+        pushforward: runs it in forward mode.
     """
 
     module: nn.Module
@@ -36,19 +36,19 @@ class Block:
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """Those that are trained."""
+        """The block's trained parameters."""
         return list(self.trained.values())
 
 
 class BlockwiseStep(Step):
-    """Blocks, their auxiliary networks, and the update.
+    """A step of a method that goes block by block: the blocks, their auxiliary networks, and the update.
 
-    Auxiliary networks are trained by the conditions' optimiser at the step's learning rate, and are made
-    at the first batch, which shows what the blocks give.
+    Auxiliary networks are trained by the conditions' optimiser at the step's learning rate. They are made at
+    the first batch, which shows the shapes of the blocks' outputs.
     """
 
     name: str
-    """Of the method."""
+    """The method's name."""
 
     def __init__(
         self, model: nn.Module, loss: Loss, seed: int, blocks: int, aux: str, conditions: Conditions
@@ -74,10 +74,10 @@ class BlockwiseStep(Step):
 
     @abstractmethod
     def roles(self) -> dict[str, bool]:
-        """The sets of auxiliary networks that it needs, and whether they are trained."""
+        """The sets of auxiliary networks that the method needs, by name, and whether they are trained."""
 
     def parts(self, batch: Batch, learning_rate: float) -> dict[str, Part]:
-        """Draw, the way through the blocks, the last block's gradient and estimates, update."""
+        """The step's parts: draw, the pass through the blocks, the last block's gradient, update."""
         return {
             "draw": lambda: self._draw(batch),
             "forward": lambda: self._forward(batch),
@@ -86,30 +86,30 @@ class BlockwiseStep(Step):
         }
 
     def get_ready(self, batch: Batch) -> None:
-        """Make the auxiliary networks."""
+        """Make the auxiliary networks, once."""
         if self.shapes is None:
             self._make(*self._shapes(batch[0]))
             for auxiliaries in self.auxiliaries.values():
                 auxiliaries.initialise(self.generator)
 
     def _draw(self, batch: Batch) -> None:
-        """The training that auxiliary networks are owed."""
+        """Do the update of the auxiliary networks that the last step left due."""
         self.get_ready(batch)
         for auxiliaries in self.auxiliaries.values():
             auxiliaries.settle()
 
     @abstractmethod
     def _forward(self, batch: Batch) -> None:
-        """All blocks; the loss into `value`."""
+        """Run all blocks, and set `value` to the loss."""
 
     def _forward_last(self, x: State, target: Tensor) -> None:
-        """The last block, recorded for reverse mode within it."""
+        """Run the last block, recorded for reverse mode within it."""
         with torch.enable_grad():
             self.recorded = self.loss(self.last.module(x), target)
         self.value = self.recorded.detach()
 
     def _backward(self) -> None:
-        """The last block's true gradient."""
+        """Compute the last block's true gradient."""
         self._keep(self.last, torch.autograd.grad(self.recorded, self.last.parameters))
         del self.recorded
 
@@ -124,7 +124,7 @@ class BlockwiseStep(Step):
 
     @torch.no_grad()
     def _shapes(self, x: Tensor) -> tuple[list[list[int]], int]:
-        """Of what the inner blocks give a sample, and the number of logits."""
+        """The shapes of the inner blocks' outputs for one sample, and the number of logits."""
         shapes, state = [], x
         with draws_again(x.device), buffers_kept(self.model):
             for block in self.blocks:
@@ -146,14 +146,14 @@ class BlockwiseStep(Step):
             )
 
     def state(self) -> dict[str, Any]:
-        """Of the auxiliary networks, once there are any."""
+        """The state of the auxiliary networks; empty before they are made."""
         if self.shapes is None:
             return {}
         networks = {role: a.state() for role, a in self.auxiliaries.items()}
         return {"shapes": self.shapes, "classes": self.classes, "auxiliaries": networks}
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Make the auxiliary networks where there are none yet, and go on from theirs."""
+        """Go on from a `state`; auxiliary networks are made first if there are none yet."""
         if not state:
             return
         if self.shapes is None:
@@ -162,11 +162,11 @@ class BlockwiseStep(Step):
             self.auxiliaries[role].load_state(own)
 
     def generators(self) -> list[torch.Generator]:
-        """Of the auxiliary networks' weights, and of what is drawn beside them."""
+        """The generator of the auxiliary networks' weights and of everything else that is drawn."""
         return [self.generator]
 
     def notes(self) -> list[str]:
-        """Where the model has fewer blocks than asked for."""
+        """Says so where the model has fewer blocks than asked for."""
         few = len(self.blocks) < self.asked
         return [f"cut into {len(self.blocks)} blocks, all that the model has"] if few else []
 
@@ -181,13 +181,13 @@ class BlockwiseStep(Step):
 
 
 def by_block(model: nn.Module, blocks: Sequence[Block], tensors: Sequence[Tensor]) -> list[list[Tensor]]:
-    """Tensors in the order of the model's trained parameters, block by block."""
+    """Tensors given in the order of the model's trained parameters, grouped by block."""
     found = {id(p): t for p, t in zip(trainable(model).values(), tensors, strict=True)}
     return [[found[id(p)] for p in block.parameters] for block in blocks]
 
 
 def in_order(model: nn.Module, blocks: Sequence[Block], tensors: Sequence[Sequence[Tensor]]) -> list[Tensor]:
-    """Tensors of each block's parameters, in the order of the model's."""
+    """Tensors given by block, put into the order of the model's trained parameters."""
     parameters = (p for block in blocks for p in block.parameters)
     found = {id(p): t for p, t in zip(parameters, chain(*tensors), strict=True)}
     return [found[id(p)] for p in trainable(model).values()]

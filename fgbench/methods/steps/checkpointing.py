@@ -1,4 +1,4 @@
-"""Activation checkpointing: segments of a model whose insides are computed again on the way back."""
+"""Activation checkpointing: the insides of a model's segments are computed again in the backward pass."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ from fgbench.errors import UsageError
 
 
 class Checkpointed:
-    """A model, called so that its forward keeps only the inputs of its segments.
+    """Calls a model so that its forward pass keeps only the inputs of its segments.
 
-    An nn.Sequential is cut into runs of layers, each from one layer with parameters up to the next
-    (`layer`), or √ of so many (`sqrt`). A model with a forward of its own is cut at its blocks.
+    An nn.Sequential is cut into segments that begin at each layer with parameters (`layer`), or into √n
+    segments if there are n such layers (`sqrt`). A model with a forward of its own is cut into its blocks.
     """
 
     def __init__(self, model: nn.Module, policy: str) -> None:
         """Choose the segments; the model itself stays as it is.
 
         Raises:
-            UsageError: `sqrt` for a model that is not a sequence.
+            UsageError: `sqrt` is asked for a model that is not an nn.Sequential.
         """
         self.model = model
         self.forwards: dict[nn.Module, Callable[..., Any]] = {}
@@ -35,7 +35,7 @@ class Checkpointed:
             runs = _runs(model)
             if policy == "sqrt":
                 runs = _grouped(runs, round(math.sqrt(len(runs))))
-            segments = runs[:-1]  # going back begins at the last: computing it again would save nothing
+            segments = runs[:-1]  # backward begins with the last run: computing it again would save nothing
         elif policy == "sqrt":
             raise UsageError(
                 "backprop:checkpoint=true,segments=sqrt needs an nn.Sequential: use segments=layer."
@@ -76,7 +76,7 @@ def _grouped(runs: list[list[nn.Module]], count: int) -> list[list[nn.Module]]:
 
 
 def _blocks(model: nn.Module) -> Iterator[nn.Module]:
-    """Children with parameters; sequences and lists stand for what they hold."""
+    """The model's children that have parameters; sequences and lists are replaced by their members."""
     for child in model.children():
         if isinstance(child, nn.Sequential | nn.ModuleList):
             yield from _blocks(child)
@@ -107,7 +107,7 @@ def _passed_on(x: Tensor) -> Tensor:
 
 
 def _contexts(buffers: list[Tensor]) -> tuple[AbstractContextManager[Any], AbstractContextManager[Any]]:
-    """Of the first pass and of the one going back, which must not move running statistics again."""
+    """Contexts for the first pass, and for the second, which must not update running statistics again."""
     return nullcontext(), _kept(buffers)
 
 
@@ -116,6 +116,6 @@ def _kept(buffers: list[Tensor]) -> Iterator[None]:
     before = [b.clone() for b in buffers]
     try:
         yield
-    finally:  # computing again ends by an exception as soon as nothing more is needed
+    finally:  # recomputation ends by an exception as soon as nothing more is needed
         for buffer, value in zip(buffers, before, strict=True):
             buffer.copy_(value)

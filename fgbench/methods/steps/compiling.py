@@ -1,4 +1,4 @@
-"""Execution modes: a function as it is, or through torch.compile."""
+"""The execution modes eager and compile: a function as it is, or through torch.compile."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from fgbench.pushforward.tangents import Tangent
 def compiled(function: Callable[..., Any], conditions: Conditions) -> Callable[..., Any]:
     """The function in the group's execution mode.
 
-    Random numbers stay PyTorch's own under torch.compile, so that dropout drops what it drops in
-    eager mode and a compiled step can be held against the uncompiled one.
+    Under torch.compile random numbers stay those of eager mode, so that dropout drops the same units and a
+    compiled step can be checked against the uncompiled one.
     """
     if not conditions.compiled:
         return function
@@ -29,26 +29,26 @@ def compiled(function: Callable[..., Any], conditions: Conditions) -> Callable[.
 
 
 class OneGraph:
-    """A function of tensors as one compiled graph for each of their shapes.
+    """A function of tensors, as a compiled graph for each choice of shapes.
 
-    It is traced to plain tensor operations first: torch.compile would look into every rule, and
-    into the identity of every parameter, at every call.
+    It is first traced to plain tensor operations, as torch.compile would otherwise guard every rule and the
+    identity of every parameter, and check these guards at every call.
     """
 
     def __init__(
         self, function: Callable[..., Any], conditions: Conditions, model: nn.Module | None = None
     ) -> None:
-        """`model` is the one whose buffers the function moves, if it does."""
+        """`model` is the model whose buffers the function updates, if there is one."""
         self.function, self.conditions = function, conditions
         self.model = model or nn.Identity()
         self.graphs: dict[tuple[torch.Size, ...], Callable[..., Any]] = {}
 
     @torch.no_grad()
     def __call__(self, *tensors: Tensor) -> Any:
-        """The function's result; it may write into the tensors given."""
+        """The function's result; the function may write into the tensors given."""
         shapes = tuple(t.shape for t in tensors)
         if shapes not in self.graphs:
-            # Tracing runs the function: on copies, so that what it writes is written once.
+            # Tracing runs the function; on copies, so that it writes into the real tensors only once.
             copies = [t.detach().clone() for t in tensors]
             with draws_again(tensors[0].device), buffers_kept(self.model):
                 graph = make_fx(self.function)(*copies)
@@ -57,11 +57,11 @@ class OneGraph:
 
 
 def tensors_of(tangent: Tangent) -> list[Tensor]:
-    """What a tangent holds: its entries, or its factors."""
+    """The tensors of a tangent: its entries, or its factors."""
     return list(vars(tangent).values())
 
 
 def with_tensors(like: list[Tangent], tensors: list[Tensor]) -> list[Tangent]:
-    """Tangents of the same kinds that hold these tensors."""
+    """Tangents of the same kinds as `like`, with these tensors."""
     supply = iter(tensors)
     return [type(t)(*(next(supply) for _ in tensors_of(t))) for t in like]

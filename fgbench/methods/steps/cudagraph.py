@@ -1,4 +1,4 @@
-"""CUDA graphs: a step captured whole, random numbers included, and replayed as one launch."""
+"""CUDA graphs: a whole step, random numbers included, is captured once and replayed as one launch."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from fgbench.methods import Batch, Part, Step
 from fgbench.methods.steps.optimizer import each_of
 from fgbench.methods.steps.optimizer_state import OptimizerState
 
-WARM_UP_CALLS = 3  # before a capture: kernels chosen, workspaces and autograd's buffers made
+WARM_UP_CALLS = 3  # calls before a capture, which choose kernels, make workspaces and autograd's buffers
 
 
 class Graph:
-    """A function of tensors as one CUDA graph for each of their shapes."""
+    """A function of tensors, as a CUDA graph for each choice of shapes."""
 
     def __init__(
         self,
@@ -27,18 +27,22 @@ class Graph:
         generators: Sequence[torch.Generator] = (),
         optimizers: Sequence[OptimizerState] = (),
     ) -> None:
-        """`kept` gives what the function writes to: calls before the capture must leave it as it was.
+        """Wrap a function.
 
-        `generators` are those that it draws from besides the device's own: registered, so that each
-        replay draws on from where the last one ended. `optimizers` are
-        the states of those that it steps.
+        Args:
+            function: what is captured.
+            kept: gives the tensors that the function writes to, which the calls before a capture must
+                leave as they were.
+            generators: those that it draws from besides the device's own; they are registered, so that each
+                replay continues where the last one ended.
+            optimizers: the states of the optimisers that it steps.
         """
         self.function, self.kept, self.generators = function, kept, generators
         self.optimizers = optimizers
         self.captured: dict[tuple[torch.Size, ...], tuple[torch.cuda.CUDAGraph, list[Tensor], Any]] = {}
 
     def __call__(self, *tensors: Tensor) -> Any:
-        """Replay on these tensors; what it gives is overwritten by the next call."""
+        """Replay on these tensors; the result is overwritten by the next call."""
         shapes = tuple(t.shape for t in tensors)
         if shapes not in self.captured:
             self.captured[shapes] = self._capture(tensors)
@@ -60,11 +64,11 @@ class Graph:
             with torch.cuda.graph(graph, stream=aside):
                 output = self.function(*inputs)
         finally:
-            torch.cuda.set_stream(current)  # where the capture raises, torch leaves its own in place
+            torch.cuda.set_stream(current)  # torch leaves the capture's stream current if it raises
         return graph, inputs, output
 
     def _warm_up(self, inputs: Sequence[Tensor], current: Any, aside: Any) -> None:
-        """A few calls on the stream of the capture, then everything as it was before them."""
+        """Make a few calls on the stream of the capture, then put everything back as it was before them."""
         device = inputs[0].device
         before = [(t, t.detach().clone()) for t in self.kept()]
         drawn = [g.get_state() for g in self.generators], torch.cuda.get_rng_state(device)
@@ -85,12 +89,12 @@ class Graph:
 
 @cache
 def _aside(device: torch.device) -> Any:
-    """One stream for every warm-up and capture: cuBLAS keeps a workspace for each that it has met."""
+    """The stream of all warm-ups and captures; only one, as cuBLAS keeps a workspace for each stream."""
     return torch.cuda.Stream(device)
 
 
 class CapturedStep(Step):
-    """Another step, as one graph for each learning rate, which is a constant in it."""
+    """Another step as a CUDA graph; there is one for each learning rate, which is a constant in the graph."""
 
     def __init__(self, step: Step, model: nn.Module) -> None:
         self.step, self.model = step, model
@@ -100,7 +104,7 @@ class CapturedStep(Step):
         self.graphs: dict[float, Graph] = {}
 
     def parts(self, batch: Batch, learning_rate: float) -> dict[str, Part]:
-        """One part: the replay."""
+        """The step's only part: the replay."""
         return {"step": partial(self._replay, batch, learning_rate)}
 
     def _replay(self, batch: Batch, learning_rate: float) -> None:
@@ -117,25 +121,25 @@ class CapturedStep(Step):
         return [*self.model.parameters(), *self.model.buffers()]
 
     def get_ready(self, batch: Batch) -> None:
-        """The captured step."""
+        """As the captured step does."""
         self.step.get_ready(batch)
 
     def expected(self, gradient: Sequence[Tensor], model: nn.Module, batch: Batch) -> list[Tensor]:
-        """What the captured step says: its tangents are those of the last replay."""
+        """As the captured step says, whose tangents are those of the last replay."""
         return self.step.expected(gradient, model, batch)
 
     def generators(self) -> list[torch.Generator]:
-        """Those of the captured step."""
+        """The captured step's generators."""
         return self.step.generators()
 
     def state(self) -> dict[str, Any]:
-        """That of the captured step."""
+        """The captured step's state."""
         return self.step.state()
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Into the captured step."""
+        """Load the state into the captured step."""
         self.step.load_state(state)
 
     def notes(self) -> list[str]:
-        """Those of the captured step."""
+        """The captured step's notes."""
         return self.step.notes()

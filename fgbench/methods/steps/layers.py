@@ -1,13 +1,13 @@
-"""Layer-sampled tangents: a step perturbs one layer, drawn with probability p, and its estimate weighs 1/p.
+"""Layer-sampled tangents: a step perturbs one layer, drawn with probability p, and weighs it by 1/p.
 
 The estimate is unbiased for any p > 0, and its second moment is Σ M_l / p_l, with M_l = E‖estimate of layer
 l alone‖². Tangents of ±1 have M_l = n_l ‖∇_l f‖², so that p_l = n_l / n gives exactly n ‖∇f‖², the second
-moment of a tangent of all layers; p_l ∝ √M_l is the best, and √(M_l / c_l) where layer l costs c_l.
+moment of a tangent of all layers. p_l ∝ √M_l is best per step, and √(M_l / c_l) per cost, c_l for layer l.
 
 k tangents are k draws at equal distances (systematic sampling; Madow 1949): layer l is drawn ⌊k p_l⌋ or
-⌈k p_l⌉ times, so that none is drawn twice that has p_l ≤ 1/k. Successive steps go through the strata of a
-cycle in random order: a cycle draws every layer about as often as its probability says, and each step, looked
-at alone, draws it with that probability. All is drawn on the host, and nothing waits for the device.
+⌈k p_l⌉ times, so that no layer with p_l ≤ 1/k is drawn twice. Successive steps go through the strata of a
+cycle in random order. A cycle thus draws every layer about as often as its probability says, and each single
+step draws it with that probability. Draws are made on the host, so that nothing waits for the device.
 """
 
 from __future__ import annotations
@@ -29,20 +29,22 @@ from fgbench.methods import Batch, Step, trainable
 from fgbench.methods.steps.options import LayerOptions
 from fgbench.pushforward.context import buffers_kept, draws_again
 
-ON_THE_HOST = "forward:layers=one draws layers on the host, as no CUDA graph can: --exec eager or compile."
-LONGEST_CYCLE = 16  # steps: what a step costs changes little from a layer to the next
-SHORTEST_CYCLE = 4  # steps: squared estimates of the cycle before are there when the next one asks for them
-NEWEST = 0.05  # share of the latest estimate in a running mean of squares, once there are 20
+ON_THE_HOST = (
+    "forward:layers=one draws layers on the host, which a CUDA graph cannot: use --exec eager or compile."
+)
+LONGEST_CYCLE = 16  # steps; enough, as neighbouring layers cost about the same
+SHORTEST_CYCLE = 4  # steps; squared estimates have then reached the host when the next cycle needs them
+NEWEST = 0.05  # the latest estimate's share in a running mean of squares, once there are 20
 
 
 @dataclass(frozen=True)
 class Unit:
-    """What is perturbed together: a layer, with the norms that follow it.
+    """What is perturbed together: a layer and the norms that follow it.
 
     Attributes:
         owner: the name of the module that its first parameters belong to.
-        names: of the parameters, or of what else is perturbed.
-        size: how many numbers that are.
+        names: the names of its parameters, or of the operations whose outputs are perturbed.
+        size: how many numbers are perturbed.
     """
 
     owner: str
@@ -51,9 +53,10 @@ class Unit:
 
 
 def units_of(model: nn.Module) -> list[Unit]:
-    """A module's own parameters together, in the order of the model; vectors alone join the unit before.
+    """The units of a model, in its order: the parameters of each module.
 
-    A norm's few parameters would otherwise be drawn hardly ever, and weigh all the more when they are.
+    A module with vectors alone, as a norm, joins the unit before it: by itself its few parameters would
+    hardly ever be drawn, and weigh all the more when they are.
     """
     by_owner: dict[str, dict[str, nn.Parameter]] = {}
     for name, parameter in trainable(model).items():
@@ -69,7 +72,7 @@ def units_of(model: nn.Module) -> list[Unit]:
 
 
 def joined(groups: Sequence[tuple[Unit, bool]]) -> list[Unit]:
-    """The units, those that are marked joined to the one before, or to the first that is not."""
+    """The units, with each marked one joined to the one before it (at the start, to the one after it)."""
     found: list[Unit] = []
     first_alone = True
     for unit, joins in groups:
@@ -83,11 +86,11 @@ def joined(groups: Sequence[tuple[Unit, bool]]) -> list[Unit]:
 
 @dataclass(frozen=True)
 class Draw:
-    """What a step perturbs.
+    """The draw of one step.
 
     Attributes:
-        units: the place of the unit that each of the k tangents is in, ascending.
-        probabilities: of each of them, for one tangent.
+        units: for each of the k tangents, the index of the unit that it perturbs, ascending.
+        probabilities: for each of the k tangents, the probability p of its unit.
     """
 
     units: tuple[int, ...]
@@ -95,18 +98,18 @@ class Draw:
 
     @property
     def rows(self) -> dict[int, range]:
-        """The tangents of each unit that is drawn: they are successive ones."""
+        """By unit, the indices of its tangents, which follow one another."""
         starts = {unit: self.units.index(unit) for unit in self.units}
         return {unit: range(start, start + self.units.count(unit)) for unit, start in starts.items()}
 
     def weights(self, like: Tensor) -> Tensor | float:
-        """1/p of each tangent: [k], or a number where there is one."""
+        """1/p of each tangent, [k]; a plain number if there is only one tangent."""
         weights = [1 / p for p in self.probabilities]
         return weights[0] if len(weights) == 1 else filled(weights, like)
 
 
 def filled(values: Sequence[float], like: Tensor) -> Tensor:
-    """Numbers of the host on the device, one by one filled in: a copy would have the host wait."""
+    """Put the host's numbers on the device one by one; a copy would make the host wait."""
     return torch.stack([like.new_full((), value) for value in values])
 
 
@@ -114,36 +117,38 @@ class Sampler:
     """Draws the units of each step, and learns their second moments where the options say so."""
 
     def __init__(self, units: Sequence[Unit], count: int, options: LayerOptions, seed: int) -> None:
-        """Begin.
+        """Begin with the first cycle.
 
         Args:
-            units: among which to draw.
-            count: k, tangents a step.
+            units: the units to draw from.
+            count: k, the number of tangents in a step.
             options: `sampling`, `floor` and `bound`.
-            seed: of the draws.
+            seed: decides the draws.
         """
         self.units, self.count, self.options = list(units), count, options
         self.random = random.Random(f"layers {seed}")
         round_of_all = math.ceil(min(len(units), LONGEST_CYCLE) / count)
         self.cycle = round_of_all * math.ceil(SHORTEST_CYCLE / round_of_all)
-        self.strata: list[int] = []  # that are left of this cycle
+        self.strata: list[int] = []  # those left in this cycle
         self.forced: Draw | None = None
         self.costs = [1.0] * len(units)
         self.means = [0.0] * len(units)
         self.seen = [0] * len(units)
-        # Squared estimates of the last cycle and of this one, until they are looked at.
+        # Squared estimates of the last cycle and of this one, until they are used.
         self.last: list[_Squares] = []
         self.latest: list[_Squares] = []
         self.probabilities = self._probabilities()
 
     @property
     def adaptive(self) -> bool:
-        """Whether it learns."""
+        """Whether it learns second moments."""
         return self.options.sampling == "adaptive"
 
     def draw(self) -> Draw:
-        """The units of the next step. Probabilities change between two cycles only: within one they would
-        depend on which strata are left, and the estimate would be biased.
+        """Draw the units of the next step.
+
+        Probabilities change only between cycles. Within one they would depend on which strata are left, and
+        the estimate would be biased.
         """
         if self.forced is not None:
             return self.forced
@@ -155,12 +160,12 @@ class Sampler:
     def _at(self, share: float) -> Draw:
         """The draw at a share, in [0, 1), of the distance between two tangents."""
         ends = list(accumulate(self.probabilities))
-        last = len(ends) - 1  # the sum may be rounded to below 1
+        last = len(ends) - 1  # rounding may leave the sum below 1
         units = tuple(min(bisect_right(ends, (share + i) / self.count), last) for i in range(self.count))
         return Draw(units, tuple(self.probabilities[unit] for unit in units))
 
     def outcomes(self) -> list[Draw]:
-        """All that can be drawn: at most as many as there are units, where probabilities stay as they are.
+        """All draws that are possible; there are at most as many as units while probabilities are fixed.
 
         Of k adaptive tangents those that can be drawn in the first cycle.
         """
@@ -172,10 +177,10 @@ class Sampler:
         return list(found.values())
 
     def each_worst(self) -> Iterator[None]:
-        """Draw one set of layers again and again, in each turn of the loop another.
+        """Iterate over the sets of layers that may need the most memory; `draw` gives that set meanwhile.
 
-        The first of each size of layer is worst with one tangent: its tangent lives longest. With several
-        the first and the largest ones are.
+        With one tangent these are the first layer of each size, as its tangent lives longest; with several,
+        the first layers and the largest ones.
         """
         places = range(len(self.units))
         sizes = [unit.size for unit in self.units]
@@ -190,12 +195,12 @@ class Sampler:
         self.forced = None
 
     def note(self, units: Sequence[int], squares: Tensor) -> None:
-        """Remember what ‖estimate‖² of these units was, one number each on the device, without 1/p."""
+        """Remember ‖estimate‖² of these units without the factor 1/p: [len(units)], on the device."""
         if self.adaptive:
             self.latest.append(_Squares(tuple(units), squares))
 
     def _learn(self) -> None:
-        """Take in what the cycle before the last saw: the device is past it, where it is not far behind."""
+        """Use the squared estimates of the last cycle but one, which the device should have by now."""
         for squares in self.last:
             for unit, value in zip(squares.units, squares.values(), strict=True):
                 self.seen[unit] += 1
@@ -219,7 +224,7 @@ class Sampler:
         return _at_least(least, shares)
 
     def state(self) -> dict[str, Any]:
-        """All that its next draws depend on, but for the costs."""
+        """Everything that its next draws depend on, except the costs."""
         waiting = {name: [(s.units, s.values()) for s in getattr(self, name)] for name in ("last", "latest")}
         kept = {name: list(getattr(self, name)) for name in KEPT}
         return {"random": self.random.getstate(), **kept, **waiting}
@@ -252,7 +257,7 @@ KEPT = ("strata", "means", "seen", "probabilities")
 
 
 class _Squares:
-    """Numbers on their way from the device to the host."""
+    """Numbers that are being copied from the device to the host."""
 
     def __init__(self, units: tuple[int, ...], squares: Tensor) -> None:
         self.units = units
@@ -263,7 +268,7 @@ class _Squares:
             self.arrived.record()
 
     def values(self) -> list[float]:
-        """One of each tangent."""
+        """The numbers, one for each unit; waits until they have arrived."""
         if self.arrived is not None:
             self.arrived.synchronize()
         return [float(value) for value in self.tensor]
@@ -275,7 +280,7 @@ def _normalised(values: Sequence[float]) -> list[float]:
 
 
 def _at_least(least: float, shares: Sequence[float]) -> list[float]:
-    """The shares with none below `least`, the others in their proportions to each other."""
+    """The shares raised to `least` where they are below it; the others keep their proportions."""
     low: set[int] = set()
     while len(low) < len(shares):
         rest = sum(s for i, s in enumerate(shares) if i not in low)
@@ -289,9 +294,9 @@ def _at_least(least: float, shares: Sequence[float]) -> list[float]:
 
 @torch.no_grad()
 def costs(model: nn.Module, x: Tensor, units: Sequence[Unit]) -> list[float]:
-    """What a step with one tangent costs by the unit it is in, in evaluations: 1, and what follows the unit.
+    """By unit, the cost of a step with a tangent there, in evaluations: 1, plus the share behind the unit.
 
-    Counted once in floating-point operations, which need no clock: the same on every machine.
+    It is counted in floating-point operations, and so is the same on every machine.
     """
     before: dict[str, float] = {}
 
@@ -309,7 +314,7 @@ def costs(model: nn.Module, x: Tensor, units: Sequence[Unit]) -> list[float]:
 
 
 def _entered(owner: str, before: Mapping[str, float]) -> float:
-    """What ran before a module, or before the one around it where it is not called by itself."""
+    """FLOPs before a module was called, or before the one that contains it if it is not called itself."""
     while owner and owner not in before:
         owner = owner.rpartition(".")[0]
     return before.get(owner, 0.0)

@@ -1,4 +1,4 @@
-"""Micro-batches: a batch in parts, whose mean losses and slopes, weighed, are those of the whole."""
+"""Micro-batches: parts of a batch, whose weighed losses and gradients add up to those of the batch."""
 
 from __future__ import annotations
 
@@ -14,33 +14,34 @@ from fgbench.specs.options import option
 
 
 def accumulate_option() -> Any:
-    """Into how many parts a batch is cut."""
+    """The option that says into how many parts a batch is cut."""
     return option(
         1,
-        "micro-batches that a batch is cut into, a pass for each: the same step of a mean loss, less memory",
+        "how many micro-batches a batch is cut into, with a pass for each: for a mean loss the same step in "
+        "less memory",
         minimum=1,
     )
 
 
 def refuse_batch_statistics(model: nn.Module, accumulate: int) -> None:
-    """A model that looks at a whole batch is another function of its parts.
+    """Refuse micro-batches for a model whose output depends on a whole batch's statistics.
 
     Raises:
-        UsageError: it does, and there are several.
+        UsageError: the model has such a layer, and there are several micro-batches.
     """
     for name, module in model.named_modules() if accumulate > 1 else ():
         if isinstance(module, _BatchNorm) and (module.training or not module.track_running_stats):
             raise UsageError(
-                f"accumulate={accumulate}: '{name}' normalises by the statistics of a batch, which "
+                f"accumulate={accumulate}: '{name}' normalises by the statistics of a whole batch, which "
                 "micro-batches do not have: leave accumulate out."
             )
 
 
 def micro_batches(batch: Batch, accumulate: int) -> Iterator[tuple[Batch, float, bool]]:
-    """Each part, the share of the samples that it has, and whether it is the last.
+    """Each part of a batch, its share of the samples, and whether it is the last part.
 
     Raises:
-        UsageError: fewer samples than parts.
+        UsageError: there are fewer samples than parts.
     """
     samples = len(batch[0])
     if samples < accumulate:
@@ -51,5 +52,5 @@ def micro_batches(batch: Batch, accumulate: int) -> Iterator[tuple[Batch, float,
 
 
 def counts(samples: int) -> list[int]:
-    """The powers of two that so many samples can be cut into, from 1 on."""
+    """The powers of two, from 1 on, that a batch of so many samples can be cut into."""
     return [2**power for power in range(samples.bit_length())]

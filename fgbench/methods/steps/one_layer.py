@@ -1,4 +1,4 @@
-"""Forward gradients with perturbed weights of one layer a step."""
+"""Forward gradients that perturb the weights of one layer in each step."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from fgbench.methods.steps.pushforward import PushforwardStep
 
 
 class OneLayerStep(PushforwardStep):
-    """Draw layers on the host and tangents for them, one pass that moves from the first of them on, update.
+    """Draw layers on the host and tangents for them, run one pass, update these layers.
 
     What runs before the first layer is plain evaluation. Each set of layers that can be drawn has a program
     of its own, all made (under torch.compile: compiled) before the first step: as many as there are layers.
@@ -37,7 +37,7 @@ class OneLayerStep(PushforwardStep):
         self.ready = False
 
     def parts(self, batch: Batch, learning_rate: float) -> dict[str, Part]:
-        """Draw, the forward pass with tangents, update."""
+        """The step's parts: draw, forward pass with tangents, update."""
         self.get_ready(batch)
         return super().parts(batch, learning_rate)
 
@@ -61,7 +61,7 @@ class OneLayerStep(PushforwardStep):
                 self.update.get_ready(self.tangents.by_name, self._perturbed())
 
     def draw(self) -> None:
-        """The layers of this step, and their tangents."""
+        """Draw the layers of this step, and their tangents."""
         self._draw(self.sampler.draw())
 
     def _draw(self, drawn: Draw) -> None:
@@ -104,13 +104,13 @@ class OneLayerStep(PushforwardStep):
         return found
 
     def each_kind(self) -> Iterator[None]:
-        """Layers that may need more memory than the others."""
+        """Iterate over layers that may need more memory than the others."""
         yield from self.sampler.each_worst()
 
     def state(self) -> dict[str, Any]:
-        """That of the draws of layers."""
+        """The state of the layer sampler."""
         return self.sampler.state()
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on drawing from there."""
+        """Go on sampling layers from a `state`."""
         self.sampler.load_state(state)

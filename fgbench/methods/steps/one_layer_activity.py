@@ -1,4 +1,4 @@
-"""Forward gradients with the perturbed activity of one layer a step."""
+"""Forward gradients that perturb the output of one layer in each step."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from fgbench.pushforward.activity import Site
 
 
 class OneLayerActivityStep(ActivityStep):
-    """Draw layers on the host and noise for their outputs, one pass that moves from there on, update them.
+    """Draw layers on the host and noise for their outputs, run one pass, update these layers.
 
-    A layer is a weight with all operations that use it. The parameters that belong to no layer are one more
-    thing to draw. `sampling=size` counts the numbers that are perturbed of a sample.
+    A layer is a weight with all operations that use it. The parameters that belong to no layer count as one
+    more layer. `sampling=size` counts the perturbed numbers of one sample.
     """
 
     def __init__(
@@ -76,7 +76,10 @@ class OneLayerActivityStep(ActivityStep):
         return joined(groups)
 
     def _draw(self, batch: Batch) -> None:
-        """The layers, and noise for what a batch of this shape met before; the first time as it goes."""
+        """Draw the layers, and noise for them where the shapes of their outputs are known already.
+
+        The first batch of a shape draws its noise during the forward pass.
+        """
         self.get_ready(batch)
         assert self.sampler is not None
         self._draw_at(batch, self.sampler.draw())
@@ -89,7 +92,7 @@ class OneLayerActivityStep(ActivityStep):
         self.free = dict(self.drawer.draw_rows(free).by_name) if free else {}
         self.rows = {_number(name): own for name, own in rows.items() if name not in free}
         self.wanted = self.rows
-        self.filled: dict[int, Tensor] = {}  # that of the last step goes before this one's is made
+        self.filled: dict[int, Tensor] = {}  # frees the last step's noise before new noise is made
         self.sites = []
         like = self.parameters[0].detach()
         for number in self.rows:
@@ -129,7 +132,7 @@ class OneLayerActivityStep(ActivityStep):
         self.update.by_gradients([gradients[id(p)] for p in moved], learning_rate, moved)
 
     def _square(self, unit: int, rows: range, gradients: Mapping[int, Tensor]) -> Tensor:
-        """‖estimate‖² of a layer by one tangent, without 1/p: that of all in it, over their number."""
+        """‖estimate‖² of a layer for one tangent and without the factor 1/p; the mean over its tangents."""
         assert self.sampler is not None
         names = self.sampler.units[unit].names
         parameters = {id(self.drawer.parameters[name]) for name in names if name in self.free}
@@ -141,28 +144,28 @@ class OneLayerActivityStep(ActivityStep):
         return whole * (share * self.drawn.probabilities[rows.start]) ** 2 / len(rows)
 
     def _weigh(self, by_sample: Tensor) -> Tensor:
-        """Weights of the noise, [k, B] or [k, 1], 1/p among them."""
+        """Weights of the noise, [k, B] or [k, 1], including the factor 1/p."""
         weights = self.drawn.weights(by_sample)
         return super()._weigh(by_sample) * (weights.unsqueeze(1) if isinstance(weights, Tensor) else weights)
 
     def each_kind(self) -> Iterator[None]:
-        """Layers that may need more memory than the others."""
+        """Iterate over layers that may need more memory than the others."""
         assert self.sampler is not None
         yield from self.sampler.each_worst()
 
     def state(self) -> dict[str, Any]:
-        """That of the draws of layers."""
+        """The state of the layer sampler."""
         return self.sampler.state() if self.sampler else self.to_load
 
     def load_state(self, state: dict[str, Any]) -> None:
-        """Go on drawing from there, once the layers are known."""
+        """Go on sampling layers from a `state`, once the layers are known."""
         self.to_load = state
         if self.sampler and state:
             self.sampler.load_state(state)
 
 
 def _name(number: int) -> str:
-    """An operation of a layer, among names of parameters."""
+    """The name of an operation, which stands among names of parameters."""
     return f"operation {number}"
 
 

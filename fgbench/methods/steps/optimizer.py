@@ -1,4 +1,4 @@
-"""Optimisers of torch.optim by spec, `adam` or `sgd:momentum=0.9,weight_decay=5e-4`."""
+"""Optimisers of torch.optim from specs such as `adam` or `sgd:momentum=0.9,weight_decay=5e-4`."""
 
 from __future__ import annotations
 
@@ -24,12 +24,12 @@ def make_optimizer(
     """The conditions' optimiser; its learning rate is set at each step.
 
     Args:
-        conditions: of the group.
-        parameters: to update.
-        kernel: `fused` or `foreach`; torch.optim's own choice where it is not to be had.
+        conditions: the group's.
+        parameters: the parameters to update.
+        kernel: `fused` or `foreach`; torch.optim chooses where the optimiser has no such kernel.
 
     Raises:
-        UsageError: no such optimiser or option, or a value that it does not take.
+        UsageError: there is no such optimiser or option, or it does not take the value.
     """
     spec = conditions.optimizer
     kind, options = _parsed(spec)
@@ -37,7 +37,7 @@ def make_optimizer(
     for more in ({kernel: True} if has_kernel(spec, kernel) else {}, {}):
         try:
             return kind(list(parameters), lr=1e-3, **options, **always, **more)
-        except RuntimeError:  # no such kernel for this device or dtype
+        except RuntimeError:  # there is no such kernel for this device or dtype
             continue
         except (TypeError, ValueError) as error:
             raise UsageError(f"--optimizer {spec}: {error}.") from error
@@ -50,30 +50,30 @@ def has_kernel(spec: str, kernel: str) -> bool:
 
 
 class EachItsOwn:
-    """An optimiser for each parameter: what torch.optim's would be over all of them, one at a time.
+    """A separate optimiser for each parameter, so that they can be updated one at a time.
 
-    It has what is asked of a `Step.optimizer`: its state by parameter, and that to store and to restore.
+    Like an optimiser of torch.optim it has a state by parameter, which can be stored and restored.
     """
 
     def __init__(self, conditions: Conditions, parameters: Sequence[Tensor]) -> None:
         self.by_parameter = {p: make_optimizer(conditions, [p]) for p in parameters}
 
     def of(self, parameter: Tensor) -> torch.optim.Optimizer:
-        """That of a parameter."""
+        """The optimiser of a parameter."""
         return self.by_parameter[parameter]
 
     @property
     def state(self) -> dict[Tensor, Any]:
-        """What is remembered of each parameter."""
+        """The optimisers' state, by parameter."""
         return {p: own for optimizer in self.by_parameter.values() for p, own in optimizer.state.items()}
 
     @property
     def param_groups(self) -> list[dict[str, Any]]:
-        """All of them, with a parameter each."""
+        """The parameter groups of all optimisers, each with one parameter."""
         return [group for optimizer in self.by_parameter.values() for group in optimizer.param_groups]
 
     def state_dict(self) -> dict[str, Any]:
-        """Of all, in the order of the parameters."""
+        """The state of all optimisers, in the order of the parameters."""
         return {"each": [optimizer.state_dict() for optimizer in self.by_parameter.values()]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -83,24 +83,24 @@ class EachItsOwn:
 
 
 def each_of(optimizer: torch.optim.Optimizer | EachItsOwn | None) -> list[torch.optim.Optimizer]:
-    """PyTorch's optimisers that a step's consists of."""
+    """The optimisers of torch.optim that a step's optimiser consists of."""
     if isinstance(optimizer, EachItsOwn):
         return list(optimizer.by_parameter.values())
     return [] if optimizer is None else [optimizer]
 
 
 def optimize(optimizer: torch.optim.Optimizer, learning_rate: float) -> None:
-    """One update by the gradients that the parameters hold."""
+    """Update the parameters once, by the gradients in them."""
     for group in optimizer.param_groups:
         group["lr"] = learning_rate
     optimizer.step()
 
 
 def canonical_optimizer(specs: str) -> str:
-    """The spec in lower case, checked; or several, each of which a search tries, with `|` between them.
+    """Check a spec, and give it in lower case; there may be several with `|` between them.
 
     Raises:
-        UsageError: as `make_optimizer`, or the same one twice.
+        UsageError: as for `make_optimizer`, or an optimiser is given twice.
     """
     found = [_canonical(spec) for spec in specs.split(OR)]
     twice = {spec for spec in found if found.count(spec) > 1}
@@ -126,16 +126,16 @@ def _parsed(spec: str) -> tuple[Any, dict[str, Any]]:
     for part in filter(None, (p.strip() for p in text.split(","))):
         key, _, value = part.partition("=")
         if key not in allowed:
-            raise UsageError(f"--optimizer {name} has no option '{key}': it has {', '.join(allowed)}.")
+            raise UsageError(f"--optimizer {name} has no option '{key}': it takes {', '.join(allowed)}.")
         try:
             options[key] = ast.literal_eval(value.capitalize() if value in ("true", "false") else value)
         except (ValueError, SyntaxError):
-            raise UsageError(f"--optimizer {spec}: '{value}' is no value for {key}.") from None
+            raise UsageError(f"--optimizer {spec}: '{value}' is not a value for {key}.") from None
     return kind, options
 
 
 def _usable(owner: Any) -> bool:
-    """Those that step without a closure and over dense parameters of any shape."""
+    """Whether a class is an optimiser that needs no closure and takes dense parameters of any shape."""
     if not (inspect.isclass(owner) and issubclass(owner, torch.optim.Optimizer)):
         return False
     return owner.__name__ not in ("Optimizer", "LBFGS", "SparseAdam", "Muon")

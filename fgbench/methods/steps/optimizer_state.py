@@ -1,4 +1,4 @@
-"""An optimiser's state under CUDA graphs: in the same tensors for good, at first a fresh one's."""
+"""An optimiser's state under CUDA graphs, which has to stay in the same tensors."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from fgbench.errors import UsageError
 
 
 class OptimizerState:
-    """The tensors that an optimiser keeps, which captured steps write to, and what each began as."""
+    """The tensors of an optimiser's state, which captured steps write to, and their initial values."""
 
     def __init__(self, optimizer: torch.optim.Optimizer) -> None:
-        """Follow an optimiser from before its first step.
+        """Follow an optimiser that has not taken a step yet.
 
         Raises:
-            UsageError: its first step is another than all that follow, and one graph serves both.
+            UsageError: its first step differs from all others, so that one graph cannot do both.
         """
         if optimizer.defaults.get("dampening"):
             raise UsageError(
@@ -34,9 +34,9 @@ class OptimizerState:
 
     @contextmanager
     def as_before(self) -> Iterator[None]:
-        """Steps inside leave no trace: at the end the state is as it was, or as a fresh optimiser's.
+        """At the end set the state back to what it was, or to that of a fresh optimiser.
 
-        That is not zero for all: NAdam begins with a product of 1, Rprop with steps of the learning rate.
+        A fresh state is not always zero: NAdam begins with a product of 1, Rprop with the learning rate.
         """
         known = {p: {k: v.clone() for k, v in _tensors(own).items()} for p, own in self._state().items()}
         watched = {p: _Watched() for group in self.optimizer.param_groups for p in group["params"]}
@@ -45,7 +45,7 @@ class OptimizerState:
         for parameter, own in self._state().items():
             self.tensors[parameter] = _tensors(own)
             if isinstance(own, _Watched):
-                # SGD's buffer begins as a copy of the first gradient, which a step from zero makes it.
+                # SGD's buffer begins as a copy of the first gradient, which is what a step from zero gives.
                 sgd = isinstance(self.optimizer, torch.optim.SGD)
                 self.first[parameter] = dict.fromkeys(own.first, 0.0) if sgd else own.first
         self._set(known)
@@ -54,12 +54,12 @@ class OptimizerState:
         return {parameter: own for parameter, own in self.optimizer.state.items() if own}
 
     def _keep_tensors(self, optimizer: torch.optim.Optimizer) -> None:
-        """What was loaded goes into the tensors that graphs know."""
+        """Copy a loaded state into the tensors that the graphs write to."""
         self._set({p: _tensors(own) for p, own in self._state().items()})
 
     @torch.no_grad()
     def _set(self, values: dict[Tensor, dict[str, Tensor]]) -> None:
-        """All tensors to these values, or to what they begin as where there is none."""
+        """Set all tensors to these values, or to their initial values where none is given."""
         for parameter, own in self.tensors.items():
             given, plain = values.get(parameter, {}), dict(self.optimizer.state.get(parameter, {}))
             for key, tensor in own.items():
@@ -68,7 +68,7 @@ class OptimizerState:
 
 
 class _Watched(dict[str, Any]):
-    """What an optimiser keeps for a parameter, and the number that each tensor of it began full of."""
+    """An optimiser's state of one parameter, which remembers the number that each tensor began with."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,4 +1,4 @@
-"""Options of forward gradients, and which of them do not go together."""
+"""The options of forward gradients, and which of them contradict each other."""
 
 from collections.abc import Iterator
 from contextlib import suppress
@@ -12,7 +12,7 @@ from fgbench.specs.options import option
 
 
 class LayerOptions(Protocol):
-    """How the one layer is drawn that a step perturbs."""
+    """The options for how the layer that a step perturbs is drawn."""
 
     @property
     def sampling(self) -> str:
@@ -28,56 +28,59 @@ class LayerOptions(Protocol):
 
 
 def layers_option() -> Any:
-    """Whether a step perturbs all layers or one."""
+    """The option that says whether a step perturbs all layers or one."""
     return option(
         "all",
-        "which layers a step perturbs: all; or one, drawn with a probability p, whose estimate weighs 1/p. "
-        "With several tangents, as many draws. The other layers are left alone, and so is what the optimiser "
-        "remembers of them: momentum, Adam's moments and weight decay count a layer's own draws",
+        "which layers a step perturbs. all; one: a layer drawn with probability p, whose estimate "
+        "is weighed by 1/p. With several tangents there are as many draws. Other layers and the optimiser's "
+        "state for them are left alone, so that momentum, Adam's moments and weight decay count only the "
+        "layer's own draws",
         choices=("all", "one"),
     )
 
 
 def sampling_option() -> Any:
-    """How probable each layer is."""
+    """The option that says how probable each layer is."""
     return option(
         "size",
-        "p of layers=one. size: as large a share as of the numbers that are perturbed; uniform: the same for "
-        "each layer; adaptive: in proportion to √(M/c), with M the running mean of the layer's squared "
-        "estimates and c what a step costs from there on, by size until each layer was drawn",
+        "the probabilities p of layers=one. size: in proportion to the numbers perturbed; uniform: the "
+        "same for each layer; adaptive: in proportion to √(M/c), where M is the mean of a layer's squared "
+        "estimates and c the cost of a step that begins there, and by size until each layer was drawn",
         choices=("size", "uniform", "adaptive"),
     )
 
 
 def floor_option() -> Any:
-    """What keeps adaptive probabilities from zero."""
-    return option(0.1, "the share of uniform probabilities in those of sampling=adaptive", minimum=0.001)
+    """The option that keeps adaptive probabilities above zero."""
+    return option(0.1, "the share of uniform probabilities mixed into sampling=adaptive", minimum=0.001)
 
 
 def bound_option() -> Any:
-    """What keeps weights from being large."""
-    return option(0.0, "the largest 1/p of layers=one, at least the number of layers; 0 for none", minimum=0)
+    """The option that limits the weights 1/p."""
+    return option(
+        0.0, "the largest 1/p of layers=one, at least the number of layers; 0 for no limit", minimum=0
+    )
 
 
 def contradictions_of_layers(options: LayerOptions, layers: str) -> list[tuple[bool, str]]:
-    """What of these options does not go together, and what to say."""
+    """Contradictions among these options: whether each is there, and the message for it."""
     return [
         (options.floor > 1, "floor must be at most 1"),
-        (bool(options.bound) and layers == "all", "bound is of layers=one"),
+        (bool(options.bound) and layers == "all", "bound needs layers=one"),
     ]
 
 
 @dataclass(frozen=True)
 class ForwardOptions(Method):
-    """How tangents are drawn, how many there are, and what is made of the derivatives along them."""
+    """How many tangents there are, how they are drawn, and how their derivatives are combined."""
 
-    tangents: int = option(1, "k, tangents a step", minimum=1)
+    tangents: int = option(1, "k, the number of tangents in a step", minimum=1)
     structure: str = option(
         "gaussian",
-        "how a tangent's entries depend on each other. gaussian: not at all, N(0, 1), as published; "
-        "rademacher: not at all, ±1; sphere: uniform on the sphere of radius √n; rank-one: u wᵀ for each "
-        "weight; orthonormal: at right angles, each of length √n; fixed-angle: each at one angle to the "
-        "first; activity: noise on layers' outputs, sample by sample",
+        "the distribution of tangents. gaussian: independent N(0, 1) entries, as published; rademacher: "
+        "independent ±1; sphere: uniform on the sphere of radius √n; rank-one: u wᵀ for each weight; "
+        "orthonormal: at right angles to each other, each of length √n; fixed-angle: all at one angle to "
+        "the first; activity: noise on layers' outputs, for each sample by itself",
         choices=(
             "gaussian",
             "rademacher",
@@ -90,31 +93,32 @@ class ForwardOptions(Method):
     )
     entries: str = option(
         "rademacher",
-        "of rank-one's factors and of activity's noise: rademacher ±1, or gaussian",
+        "entries of rank-one's factors and of activity's noise. rademacher: ±1; gaussian: N(0, 1)",
         choices=("rademacher", "gaussian"),
     )
-    angle: float = option(45.0, "degrees to the first tangent, of structure=fixed-angle", minimum=1)
+    angle: float = option(45.0, "degrees to the first tangent, for structure=fixed-angle", minimum=1)
     combine: str = option(
         "mean",
-        "of k single forward gradients: mean; sum; projection, the gradient's orthogonal projection on "
-        "their span (FROG)",
+        "how k forward gradients are combined. mean; sum; projection: the gradient, projected on "
+        "the span of the tangents (FROG)",
         choices=("mean", "sum", "projection"),
     )
-    chunk: int = option(0, "tangents taken at once, where memory is short; 0 for all", minimum=0)
+    chunk: int = option(0, "how many tangents are taken at once, to save memory; 0 for all", minimum=0)
     store: str = option(
         "keep",
-        "full tangents between drawing and update: keep them in memory, or draw them again from a seed",
+        "where full tangents are between drawing and update. keep: in memory; seed: nowhere, they are drawn "
+        "again from a seed",
         choices=("keep", "seed"),
     )
-    clip: float = option(0.0, "largest size of a directional derivative; 0 for no limit", minimum=0)
+    clip: float = option(0.0, "the largest size of a directional derivative; 0 for no limit", minimum=0)
     scale: str = option(
         "none",
-        "of the estimate: none; variance, shorter, so that E‖g‖² = ‖∇f‖² (biased)",
+        "how the estimate is scaled. none: not at all; variance: so that E‖g‖² = ‖∇f‖² (biased)",
         choices=("none", "variance"),
     )
     engine: str = option(
         "pushforward",
-        "pushforward: fgbench's rules; stock: torch.func.jvp, out of the box",
+        "the implementation of forward mode. pushforward: fgbench's own rules; stock: torch.func.jvp",
         choices=("pushforward", "stock"),
     )
     layers: str = layers_option()
@@ -124,18 +128,18 @@ class ForwardOptions(Method):
     accumulate: int = accumulate_option()
 
     def variants(self, conditions: Conditions, samples: int) -> Iterator[Method]:
-        """Micro-batches, tangents taken a few at once, and full tangents drawn again instead of kept."""
+        """Combinations of micro-batches, chunks of tangents, and tangents drawn again instead of kept."""
         several = self.tangents > 1 and not self.chunk and self.structure != "activity"
         chunks = [2**power for power in range((self.tangents - 1).bit_length())] if several else []
         open_ = self.accumulate == 1 and self.structure != "activity" and self.engine != "stock"
         for store in dict.fromkeys((self.store, "seed")):
             for chunk in (self.chunk, *chunks):
                 for count in counts(samples) if open_ else (self.accumulate,):
-                    with suppress(UsageError):  # which does not go with the other options
+                    with suppress(UsageError):  # this combination contradicts the other options
                         yield replace(self, store=store, chunk=chunk, accumulate=count)
 
     def __post_init__(self) -> None:
-        """Refuse what does not go together, before anything runs."""
+        """Refuse options that contradict each other, before anything runs."""
         for wrong, text in self._contradictions():
             if wrong:
                 raise UsageError(f"forward: {text}.")
@@ -157,7 +161,7 @@ class ForwardOptions(Method):
                 "layers=one draws each tangent in a layer of its own: leave combine=projection, "
                 "structure=orthonormal and structure=fixed-angle out",
             ),
-            (one and self.scale == "variance", "scale=variance is of tangents of all layers"),
+            (one and self.scale == "variance", "scale=variance needs layers=all"),
         ]
 
     def _of_tangents(self) -> list[tuple[bool, str]]:
@@ -171,30 +175,33 @@ class ForwardOptions(Method):
         return [
             (
                 stock and (self.structure not in ("gaussian", "rademacher") or self.tangents > 1),
-                "engine=stock has one tangent, structure gaussian or rademacher",
+                "engine=stock takes one tangent of structure gaussian or rademacher",
             ),
             (
                 stock and not (single and self.store == "keep"),
-                "engine=stock has no combine, chunk, store, clip or scale",
+                "engine=stock takes no combine, chunk, store, clip or scale",
             ),
             (activity and self.combine == "projection", "structure=activity has no span to project on"),
             (
                 (activity or stock) and self.accumulate > 1,
-                "structure=activity and engine=stock take a batch at once: leave accumulate out",
+                "structure=activity and engine=stock take a whole batch at once: leave accumulate out",
             ),
-            (activity and bool(self.chunk), "structure=activity takes its tangents at once: leave chunk out"),
+            (
+                activity and bool(self.chunk),
+                "structure=activity takes all tangents at once: leave chunk out",
+            ),
             (
                 self.store == "seed" and self.structure in ("rank-one", "activity"),
                 f"structure={self.structure} stores no full tangents: leave store=seed out",
             ),
             (
                 self.scale == "variance" and not known,
-                "scale=variance needs a structure whose second moment is known: gaussian, rademacher, "
+                "scale=variance needs a structure with a known second moment: gaussian, rademacher, "
                 "sphere, orthonormal, or rank-one with entries=rademacher",
             ),
             (
                 self.scale == "variance" and self.combine == "projection" and not rotated,
-                "scale=variance of a projection needs structure gaussian, sphere or orthonormal",
+                "scale=variance with combine=projection needs structure gaussian, sphere or orthonormal",
             ),
             (self.angle > 90, "angle must be at most 90 degrees"),
         ]

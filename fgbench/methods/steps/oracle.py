@@ -1,4 +1,4 @@
-"""Correctness before speed: a step is held against reverse mode before it is timed."""
+"""Correctness before speed: a step is checked against reverse mode before it is timed."""
 
 from __future__ import annotations
 
@@ -15,31 +15,31 @@ from fgbench.methods.steps.optimizer import PLAIN_SGD, make_optimizer, optimize
 from fgbench.pushforward.precision import PrecisionsMet
 from fgbench.training.randomness import OwnRandomness
 
-# Largest error of an estimate as a share of it, by the lowest dtype met on the way; wrong code is off by
-# shares of 1.
+# The largest relative error of an estimate, by the lowest dtype used in computing it. Wrong code has
+# relative errors of about 1.
 TOLERANCE = {torch.float64: 1e-8, torch.float32: 1e-3, torch.float16: 0.05, torch.bfloat16: 0.2}
-TF32 = TOLERANCE[torch.float16]  # as many bits in a product's factors
-# A tangent nearly orthogonal to the gradient leaves little but rounding: then another one decides.
+TF32 = TOLERANCE[torch.float16]  # TF32 has as many bits in a product's factors as float16
+# With a tangent nearly orthogonal to the gradient little but rounding is left; other tangents then decide.
 TRIES = 3
-REPLAYS = 2  # of a captured step that are held: the first may be right as what was captured
-SAME_DIRECTION = 0.9999  # of two updates: a cosine that tangents drawn afresh do not have
-SMALLEST = 1e-300  # instead of a division by zero
+REPLAYS = 2  # how many replays of a captured step are checked: the first may repeat what was captured
+SAME_DIRECTION = 0.9999  # two updates with a cosine above this had the same tangents
+SMALLEST = 1e-300  # avoids a division by zero
 
 
 class WrongStepError(Exception):
-    """A step whose loss or estimate is not what it must be; the message says by how much."""
+    """The loss or the estimate of a step is wrong; the message says by how much."""
 
 
 def check_step(
     method: Method, model: nn.Module, loss: Loss, batch: Batch, seed: int, conditions: Conditions = PLAIN
 ) -> None:
-    """Hold one step, exactly as it will be timed, against reverse mode at the same weights.
+    """Check one step, exactly as it will be timed, against reverse mode at the same weights.
 
-    The loss that it reports must be the loss, and what it does to the weights that of the estimate
-    which `Step.expected` derives from the true gradient.
+    The step must report the true loss, and must change the weights by the estimate that `Step.expected`
+    derives from the true gradient.
 
     Raises:
-        WrongStepError: it is neither in any of a few tries, with other random numbers each.
+        WrongStepError: it fails in each of a few tries with different random numbers.
     """
     errors = []
     for attempt in range(TRIES):
@@ -48,17 +48,18 @@ def check_step(
             return
         errors.append(error)
     raise WrongStepError(
-        f"its loss or its update is off by a share of {min(errors):.2g} from what reverse mode gives; "
-        f"at most {tolerance:g} is rounding. Not timed."
+        f"its loss or its update is off by a share of {min(errors):.2g} from what reverse mode gives, and "
+        f"rounding explains at most {tolerance:g}. It was not timed."
     )
 
 
 def check_base(evaluate: Loss, model: nn.Module, loss: Loss, batches: Sequence[Batch], seed: int) -> None:
-    """Hold the base as it will be timed against the loss, on a second batch too: a graph might repeat the
-    first one's.
+    """Check the base, as it will be timed, against the loss.
+
+    A second batch is checked too, as a CUDA graph might repeat the loss of the first one.
 
     Raises:
-        WrongStepError: it gives another loss.
+        WrongStepError: the base gives another loss.
     """
     for x, y in batches[:REPLAYS]:
         with _same_masks(seed, (x, y)):
@@ -67,21 +68,22 @@ def check_base(evaluate: Loss, model: nn.Module, loss: Loss, batches: Sequence[B
             true = loss(copy.deepcopy(model)(x), y)
         error = abs(float(value) - float(true)) / max(abs(float(true)), SMALLEST)
         if not error <= _tolerances(x.device)[true.dtype]:
-            raise WrongStepError(f"the base's loss is off by a share of {error:.2g}. Not timed.")
+            raise WrongStepError(f"the base's loss is off by a share of {error:.2g}. It was not timed.")
 
 
 def _error_of_step(
     method: Method, model: nn.Module, loss: Loss, batch: Batch, seed: int, conditions: Conditions
 ) -> tuple[float, float]:
-    """By what share it is off, and by what share it may be: the worst of a captured step's replays, or of a
-    cycle of steps that differ in kind.
+    """The relative error of a step, and the tolerance for it.
+
+    The error is the largest among the replays of a captured step, or in a cycle of steps that differ in kind.
     """
     with PrecisionsMet() as precisions:
         true_loss, gradient = _reverse_mode(copy.deepcopy(model), loss, batch, seed)
     step = prepare(method, copy.deepcopy(model), loss, seed, conditions)
-    step.get_ready(batch)  # of which kinds its steps are
+    step.get_ready(batch)  # now the length of its cycle is known
     before = [p.detach().clone() for p in step.parameters]
-    # An update as large as the weights: its rounding is then as small as theirs.
+    # The update is as large as the weights, so that rounding is a small share of it.
     size, slope = norm(before), norm(gradient)
     learning_rate = size / slope if size > 0 and slope > 0 else 1.0
     update, errors, estimates = _Update(before, conditions), [], []
@@ -108,24 +110,24 @@ def _error_of_step(
 
 
 def _tolerances(device: torch.device) -> dict[torch.dtype, float]:
-    """By dtype; a GPU may have been told to round the factors of float32 products to TF32."""
+    """Tolerances by dtype; a GPU may be set to round the factors of float32 products to TF32."""
     rounded = device.type == "cuda" and torch.get_float32_matmul_precision() != "highest"
     return TOLERANCE | ({torch.float32: TF32} if rounded else {})
 
 
 def _check_draws(step: Step, estimates: Sequence[Sequence[Tensor]]) -> None:
-    """A captured step draws other tangents at each replay; one without random numbers has none to draw."""
+    """Check that a captured step draws new tangents at each replay, if it draws any."""
     if not step.generators():
         return
     one, other = estimates
     along = sum(float((a.double() * b.double()).sum()) for a, b in zip(one, other, strict=True))
     lengths = norm(one) * norm(other)
     if not lengths or abs(along) / lengths > SAME_DIRECTION:
-        raise WrongStepError("its CUDA graph draws the same tangents at each replay. Not timed.")
+        raise WrongStepError("its CUDA graph draws the same tangents at each replay. It was not timed.")
 
 
 class _Update:
-    """What an optimiser does to the weights, an update after the other from the same weights."""
+    """The changes that an optimiser makes to weights, by successive updates from the same weights."""
 
     def __init__(self, before: Sequence[Tensor], conditions: Conditions) -> None:
         self.before, self.optimizer = before, None
@@ -136,7 +138,7 @@ class _Update:
     def moves(
         self, estimate: Sequence[Tensor], learning_rate: float, left_alone: frozenset[int]
     ) -> list[Tensor]:
-        """By the estimate, in float64; the parameters at these places have none, and stay."""
+        """The change of each parameter by an estimate, in float64; `left_alone` have none, and stay."""
         if self.optimizer is None:
             return [-learning_rate * e.double() for e in estimate]
         for index, (parameter, start) in enumerate(zip(self.after, self.before, strict=True)):
@@ -156,10 +158,10 @@ def _reverse_mode(model: nn.Module, loss: Loss, batch: Batch, seed: int) -> tupl
 
 
 def _same_masks(seed: int, batch: Batch) -> AbstractContextManager[None]:
-    """Dropout, where there is any, drops the same units; the caller's random state stays its own."""
+    """Inside, dropout drops the same units each time; the caller's random state is not changed."""
     return OwnRandomness(seed, batch[0].device).in_force()
 
 
 def norm(tensors: Sequence[Tensor]) -> float:
-    """The Euclidean norm over all of them, summed in float64."""
+    """The Euclidean norm over all tensors together, summed in float64."""
     return math.sqrt(sum(float(t.double().square().sum()) for t in tensors))

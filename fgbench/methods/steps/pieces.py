@@ -1,4 +1,4 @@
-"""A model that is a chain, cut into pieces: a trained layer each, and what follows it up to the next."""
+"""Cut a model that is a chain into pieces, each with one trained layer and what follows it up to the next."""
 
 from __future__ import annotations
 
@@ -20,9 +20,9 @@ class Piece:
     """A part of the chain with one trained layer.
 
     Attributes:
-        before: calls that lead to the layer, in the first piece alone.
+        before: calls before the layer; only the first piece has any.
         layer: a linear or convolution layer.
-        after: calls up to the next trained layer: activations, pooling, flattening.
+        after: calls up to the next trained layer, such as activations, pooling and flattening.
     """
 
     before: Sequence[Call]
@@ -40,29 +40,29 @@ class Piece:
         return self.layer(x)
 
     def finish(self, z: Tensor) -> Tensor:
-        """What follows the layer, of what `start` gave."""
+        """The piece's output, from the layer's output that `start` gave."""
         for call in self.after:
             z = call(z)
         return z
 
     @torch.no_grad()
     def start_tangent(self, tangent: Tensor) -> Tensor:
-        """The derivative of the layer's output along a tangent of its input: the layer without its bias."""
+        """The tangent of the layer's output for a tangent of its input: the layer without its bias."""
         if isinstance(self.layer, nn.Linear):
             return nn.functional.linear(tangent, self.layer.weight)
         return self.layer._conv_forward(tangent, self.layer.weight, None)  # type: ignore[operator]
 
 
 def cut(model: nn.Module, name: str) -> list[Piece]:
-    """The pieces of a model; a frozen layer is a fixed function of the piece that it is in.
+    """The pieces of a model; a frozen layer belongs to the piece that it is in.
 
     Args:
-        model: an nn.Sequential, or a forward that torch.fx traces to one call after the other.
-        name: of the method, for the message.
+        model: an nn.Sequential, or any model that torch.fx traces to one call after the other.
+        name: the method's name, for messages.
 
     Raises:
-        UsageError: values that meet, parameters that are no linear or convolution layer's, or a layer
-            that is used twice.
+        UsageError: the model is not a chain, has parameters in layers other than linear and convolution
+            ones, or uses a layer twice.
     """
     try:
         calls = _chain(model)
@@ -72,8 +72,8 @@ def cut(model: nn.Module, name: str) -> list[Piece]:
             raise _NoChainError("a layer is used twice")
     except _NoChainError as error:
         raise UsageError(
-            f"{name} trains a chain of linear and convolution layers, each with functions free of "
-            f"parameters behind it, and here {error}."
+            f"{name} trains a chain of linear and convolution layers, with only functions without "
+            f"parameters between them, but {error}."
         ) from error
     starts, ends = [0, *(i for i in trained[1:])], [*trained[1:], len(calls)]
     return [
@@ -83,7 +83,7 @@ def cut(model: nn.Module, name: str) -> list[Piece]:
 
 
 class _NoChainError(Exception):
-    """Why a model cannot be cut."""
+    """A model cannot be cut; the message says why."""
 
 
 def _chain(model: nn.Module) -> list[Call]:

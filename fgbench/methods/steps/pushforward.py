@@ -1,4 +1,4 @@
-"""Forward gradients with perturbed weights, on the pushforward engine."""
+"""Forward gradients that perturb weights, on the pushforward engine."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from fgbench.pushforward.tangents import Tangent
 
 
 class PushforwardStep(ForwardStep):
-    """Draw k tangents, one forward pass for all, update; nothing is materialised that has factors."""
+    """Draw k tangents, run one forward pass for all of them, update; factored tangents stay factored."""
 
     def __init__(
         self, model: nn.Module, loss: Loss, seed: int, options: ForwardOptions, conditions: Conditions
@@ -49,14 +49,14 @@ class PushforwardStep(ForwardStep):
         )
         self.factor = _factor(options, size, self.count)
         self.pushforward = Pushforward(model, loss)
-        # Passes as plain calls of torch, by the shapes of a batch; None where there is none.
+        # By the shapes of a batch, the pass as plain calls of torch; None where it cannot be had.
         self.straight: dict[Any, Callable[..., Any] | None] = {}
         self.graph = OneGraph(self._evaluate_tensors, conditions, model)
         self.update = Update(self.parameters, conditions)
         self.optimizer = self.update.optimizer
 
     def draw(self) -> None:
-        """The tangents of this step."""
+        """Draw the tangents of this step."""
         projected = self.options.combine == "projection"
         self.tangents: Tangents = draw_independent(self.drawer) if projected else self.drawer.draw()
 
@@ -80,12 +80,16 @@ class PushforwardStep(ForwardStep):
         return found
 
     def _stays(self) -> bool:
-        """Whether tangents lie in the same memory at every step, and all are taken in one pass."""
+        """Whether tangents are in the same memory at every step, and one pass takes all of them."""
         own = self.tangents.by_name is self.drawer.kept and self.options.chunk in (0, self.count)
         return own and self.options.accumulate == 1 and self.conditions.execution == "eager"
 
     def _settle(self, batch: Batch) -> None:
-        """Refuse a model whose course a graph cannot hold."""
+        """Refuse a model whose course of operations may change from call to call.
+
+        Raises:
+            UntraceableError: it may.
+        """
         by_id = {id(self.by_name[name]): t for name, t in self.tangents.by_name.items()}
         why = self.pushforward.why_not_settled(Context(self.count, by_id), batch)
         if why:
@@ -123,14 +127,14 @@ class PushforwardStep(ForwardStep):
         return [self.by_name[name] for name in self.tangents.by_name]
 
     def _weigh(self, derivatives: Tensor) -> Tensor:
-        """c such that the estimate is Σ c_i v_i, [k], of the derivatives along them, [k]."""
+        """The coefficients c, [k], of the estimate Σ c_i v_i, from the derivatives along the v_i, [k]."""
         if self.options.clip:
             derivatives = derivatives.clamp(-self.options.clip, self.options.clip)
         found = coefficients(self.options.combine, derivatives, self.tangents)
         return found if self.factor == 1 else self.factor * found
 
     def expected(self, gradient: Sequence[Tensor], model: nn.Module, batch: Batch) -> list[Tensor]:
-        """Σ c_i v_i with c of the true ⟨∇f, v_i⟩."""
+        """Σ c_i v_i, with c from the true derivatives ⟨∇f, v_i⟩."""
         full = self.tangents.full()
         pairs = zip(gradient, full, strict=True)
         derivatives = torch.stack([torch.tensordot(v, g, dims=g.dim()) for g, v in pairs]).sum(0)
@@ -138,16 +142,16 @@ class PushforwardStep(ForwardStep):
         return [torch.tensordot(weights, v, dims=1) for v in full]
 
     def generators(self) -> list[torch.Generator]:
-        """Of the tangents."""
+        """The generators of the tangents."""
         return self.drawer.generators
 
     def notes(self) -> list[str]:
-        """What fell back to PyTorch's forward mode."""
+        """Which functions had no rule, and ran by PyTorch's forward mode."""
         return self.pushforward.fallbacks
 
 
 def _factor(options: ForwardOptions, size: int, count: int) -> float:
-    """What makes E‖g‖² that of the gradient, where it is asked for."""
+    """The factor that makes E‖g‖² equal ‖∇f‖² with scale=variance; 1 otherwise."""
     if options.scale == "none":
         return 1.0
     if options.combine == "projection":

@@ -1,8 +1,8 @@
-"""What of a block is perturbed: weights, weights of each sample, or output (Fournier et al. 2023).
+"""What is perturbed in a block: its weights, weights of each sample, or its output (Fournier et al. 2023).
 
-A guess is a list of tensors: one for each trained parameter of a block, [*shape], or [batch, *shape]
-where each sample goes through weights of its own; or the block's output alone, [batch, …]. Derivatives
-are [batch] where samples have their own, [1] where they share one.
+A guess is a list of tensors: one for each trained parameter of the block, of shape [*shape], or
+[batch, *shape] where each sample has weights of its own; or one for the block's output, [batch, …].
+Derivatives are [batch] where each sample has its own, and [1] where samples share one.
 """
 
 from __future__ import annotations
@@ -28,17 +28,17 @@ Guess = Sequence[Tensor]
 
 
 class Space(ABC):
-    """One of the three."""
+    """A space of guesses: what they perturb, and how they become gradients."""
 
     by_sample = True
     """Whether every sample has a guess of its own."""
     records = False
-    """Whether reverse mode has to go back through each block at the end of the step."""
+    """Whether reverse mode goes back through each block at the end of the step."""
     passes = True
     """Whether `push` runs the block."""
 
     def shapes(self, block: Block, output: Sequence[int], samples: int) -> list[tuple[int, ...]]:
-        """Of a guess; `output` is what the block gives a sample."""
+        """The shapes of a guess; `output` is the shape of the block's output for one sample."""
         return [(samples, *p.shape) for p in block.parameters]
 
     @abstractmethod
@@ -46,25 +46,26 @@ class Space(ABC):
         """A loss's gradient in this space, by reverse mode in the block alone.
 
         Args:
-            block: it.
-            x: its input.
-            output: what it gave, with its graph if the space is not `by_sample`.
-            slope: ∂(loss)/∂(activation of the output), of that shape.
+            block: the block.
+            x: the block's input.
+            output: the block's output, with its graph if the space is not `by_sample`.
+            slope: ∂(loss)/∂(activation in the output), of the activation's shape.
         """
 
     @abstractmethod
     def push(self, block: Block, x: State, output: State, guess: Guess, *, first: bool) -> State:
-        """The block's output with one tangent, that of the guess, by forward mode.
+        """The block's output with the guess as its one tangent, by forward mode.
 
-        `output` is what it gave for `x` where it ran before; if not, `first`, and buffers move now.
+        `output` is the block's output for `x` if it ran before. If it did not, `first` is true, and running
+        statistics are updated now.
         """
 
     @abstractmethod
     def estimate(self, block: Block, output: State, guess: Guess, weights: Tensor) -> list[Tensor]:
-        """Σ weights · guess as a gradient of the block's parameters; weights: [batch] or [1]."""
+        """Σ weights · guess as a gradient estimate for the block's parameters; weights: [batch] or [1]."""
 
     def inner(self, one: Guess, other: Guess) -> Tensor:
-        """Products of two guesses, [batch] or [1]."""
+        """Inner products of two guesses, [batch] or [1]."""
         pairs = zip(one, other, strict=True)
         return torch.stack([(a * b).flatten(1).sum(1) for a, b in pairs]).sum(0)
 
@@ -75,33 +76,33 @@ class BatchWeight(Space):
     by_sample = False
 
     def shapes(self, block: Block, output: Sequence[int], samples: int) -> list[tuple[int, ...]]:
-        """Those of the parameters."""
+        """The shapes of the parameters."""
         return [tuple(p.shape) for p in block.parameters]
 
     def of_slope(self, block: Block, x: State, output: State, slope: Tensor) -> list[Tensor]:
-        """The gradient."""
+        """The gradient of the block's parameters."""
         return _pulled(block, output, slope)
 
     def push(self, block: Block, x: State, output: State, guess: Guess, *, first: bool) -> State:
-        """One pass on the engine."""
+        """As of `Space`, by one pass of the engine."""
         pairs = zip(block.parameters, guess, strict=True)
         context = Context(1, {id(p): Full(g.unsqueeze(0)) for p, g in pairs}, first=first)
         return each(_moving_one, block.pushforward.push(context, x))
 
     def estimate(self, block: Block, output: State, guess: Guess, weights: Tensor) -> list[Tensor]:
-        """As long as it should be."""
+        """The guess, scaled by its weight."""
         return list(torch._foreach_mul(list(guess), weights[0]))
 
     def inner(self, one: Guess, other: Guess) -> Tensor:
-        """Over all parameters of the block."""
+        """The inner product over all parameters of the block, [1]."""
         return torch.stack([(a * b).sum() for a, b in zip(one, other, strict=True)]).sum(0, keepdim=True)
 
 
 class Weight(Space):
-    """Weights that every sample has for itself: as many guesses as samples, each as large as the block."""
+    """Weights of each sample's own: as many guesses as samples, each as large as the block's weights."""
 
     def of_slope(self, block: Block, x: State, output: State, slope: Tensor) -> list[Tensor]:
-        """Gradients of each sample's weights."""
+        """The gradients of each sample's weights."""
 
         def of_sample(x: State, slope: Tensor) -> dict[str, Tensor]:
             _, pull = vjp(lambda p: activation(_of_sample(block, p, x)), _held(block))  # type: ignore[misc]
@@ -110,7 +111,7 @@ class Weight(Space):
         return list(vmap(of_sample)(x, slope).values())
 
     def push(self, block: Block, x: State, output: State, guess: Guess, *, first: bool) -> State:
-        """torch.func.jvp of every sample, in one vmap: the engine's weights are the batch's."""
+        """As of `Space`, by torch.func.jvp in a vmap over samples: the engine's weights are the batch's."""
 
         def of_sample(x: State, *tangents: Tensor) -> Any:
             along = dict(zip(block.trained, tangents, strict=True))
@@ -121,17 +122,17 @@ class Weight(Space):
         return each(lambda v, t: dual_of(v, t.unsqueeze(0)), value, tangent)
 
     def estimate(self, block: Block, output: State, guess: Guess, weights: Tensor) -> list[Tensor]:
-        """The sum over samples: the loss is their mean already."""
+        """The sum over samples, as the loss is their mean already."""
         return [(_spread(weights, g) * g).sum(0) for g in guess]
 
 
 class Activation(Space):
-    """The block's output, sample by sample; its weights get what this makes of them by the chain rule."""
+    """The block's output, for each sample by itself; the chain rule turns it into weights' gradients."""
 
     records, passes = True, False
 
     def shapes(self, block: Block, output: Sequence[int], samples: int) -> list[tuple[int, ...]]:
-        """That of the output."""
+        """The shape of the output."""
         return [(samples, *output)]
 
     def of_slope(self, block: Block, x: State, output: State, slope: Tensor) -> list[Tensor]:
@@ -139,14 +140,14 @@ class Activation(Space):
         return [slope]
 
     def push(self, block: Block, x: State, output: State, guess: Guess, *, first: bool) -> State:
-        """What skips the block's layers stays still."""
+        """The output with the guess as its tangent; an input that skips the layers has a tangent of zero."""
         if isinstance(output, tuple):
             activated, *rest = (part.detach() for part in output)
             return dual_of(activated, guess[0].unsqueeze(0)), *map(_moving_one, rest)
         return dual_of(output.detach(), guess[0].unsqueeze(0))
 
     def estimate(self, block: Block, output: State, guess: Guess, weights: Tensor) -> list[Tensor]:
-        """Back through the block alone."""
+        """The chain rule through the block alone."""
         return _pulled(block, output, _spread(weights, guess[0]) * guess[0])
 
 
@@ -158,7 +159,7 @@ SPACES: dict[str, Callable[[], Space]] = {
 
 
 def samples_meet(pushforward: Pushforward, x: State) -> bool:
-    """Whether a tangent of the first sample of a block's input reaches what it gives for others."""
+    """Whether samples depend on each other: whether the first one's tangent reaches the others' outputs."""
 
     def on_the_first(part: Tensor) -> Dual:
         tangent = torch.zeros_like(part).unsqueeze(0)
@@ -167,7 +168,7 @@ def samples_meet(pushforward: Pushforward, x: State) -> bool:
 
     first = activation(x)
     if len(first) == 1 or not first.is_floating_point():
-        return True  # for all that can be told
+        return True  # it cannot be told
     met: list[bool] = []
     with draws_again(first.device):
         output = pushforward.push(Context(1, {}, first=False), each(on_the_first, x))
@@ -176,7 +177,7 @@ def samples_meet(pushforward: Pushforward, x: State) -> bool:
 
 
 def drops(module: nn.Module) -> bool:
-    """Whether it has dropout."""
+    """Whether a module has dropout."""
     return any(isinstance(m, _DropoutNd) and m.p > 0 for m in module.modules())
 
 
@@ -198,5 +199,5 @@ def _moving_one(value: Any) -> Dual:
 
 
 def _spread(weights: Tensor, like: Tensor) -> Tensor:
-    """[batch] or [1], to multiply [batch, …]."""
+    """Reshape weights, [batch] or [1], so that they broadcast to [batch, …]."""
     return weights.view(-1, *[1] * (like.dim() - 1))

@@ -1,4 +1,4 @@
-"""Forward gradients out of the box: `torch.func.jvp` on the whole model, one tangent a step."""
+"""Forward gradients as PyTorch offers them: `torch.func.jvp` on the whole model, one tangent a step."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from fgbench.pushforward.structures import Drawer, Tangents
 
 
 class StockStep(ForwardStep):
-    """Draw v, one forward pass for f and ∇f·v, update; no reverse mode and no host synchronisation."""
+    """Draw v, run one forward pass for f and ∇f·v, update; the host never waits for the device."""
 
     def __init__(
         self, model: nn.Module, loss: Loss, seed: int, structure: str, conditions: Conditions = PLAIN
@@ -24,10 +24,10 @@ class StockStep(ForwardStep):
         self.model, self.loss = model, loss
         by_name = trainable(model)
         self.parameters = list(by_name.values())
-        # A tensor for each tangent, not views of one: dual numbers take a tangent whose memory is laid
-        # out as its primal's and copy any other, which would cost a copy of all parameters a step.
+        # Each tangent is a tensor of its own, not a view: dual numbers copy one whose memory is not laid
+        # out like its primal's, which would cost a copy of all parameters in each step.
         self.drawer = Drawer(by_name, 1, structure, seed, together=False)
-        # Aliases outside autograd: dual numbers on them leave no trace on the parameters.
+        # The same memory outside autograd, so that dual numbers leave no trace on the parameters.
         self.primals = {name: p.detach() for name, p in by_name.items()}
         self.buffers = dict(model.named_buffers())
         self.update = Update(self.parameters, conditions)
@@ -35,7 +35,7 @@ class StockStep(ForwardStep):
         self.jvp = compiled(self._jvp, conditions)
 
     def draw(self) -> None:
-        """The tangent of this step."""
+        """Draw the tangent of this step."""
         self.tangents: Tangents = self.drawer.draw()
 
     @torch.no_grad()
@@ -52,7 +52,7 @@ class StockStep(ForwardStep):
         )
 
     def _loss(self, parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        # Buffers are copied in and out: batch norm's running statistics would become dual otherwise.
+        # Buffers are copied, as batch norm's running statistics would become dual numbers otherwise.
         buffers = {name: buffer.clone() for name, buffer in self.buffers.items()}
         output = torch.func.functional_call(self.model, {**parameters, **buffers}, (x,))
         return self.loss(output, y), buffers
@@ -61,7 +61,7 @@ class StockStep(ForwardStep):
         self.update(self.tangents.by_name, self.directional_derivative.unsqueeze(0), learning_rate)
 
     def generators(self) -> list[torch.Generator]:
-        """Of the tangents."""
+        """The generators of the tangents."""
         return self.drawer.generators
 
     def expected(self, gradient: Sequence[Tensor], model: nn.Module, batch: Batch) -> list[Tensor]:

@@ -1,4 +1,4 @@
-"""What a forward method makes of its directional derivatives: an update, or gradients for an optimiser."""
+"""Turn a forward method's directional derivatives into an update, or into gradients for an optimiser."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ from fgbench.pushforward.tangents import Tangent
 
 
 class ForwardStep(Step):
-    """A step with tangents of its parameters: draw them, one pass with them, update."""
+    """A step with tangents of parameters: draw them, run one pass with them, update."""
 
     def parts(self, batch: Batch, learning_rate: float) -> dict[str, Part]:
-        """Draw, the forward pass with tangents, update."""
+        """The step's parts: draw, forward pass with tangents, update."""
         return {
             "draw": self.draw,
             "forward": partial(self._forward, batch),
@@ -31,19 +31,19 @@ class ForwardStep(Step):
 
     @abstractmethod
     def draw(self) -> None:
-        """The tangents of the next step."""
+        """Draw the tangents of the next step."""
 
     @abstractmethod
     def _forward(self, batch: Batch) -> None:
-        """The loss, into `value`, and its derivatives along the tangents."""
+        """Compute the loss, as `value`, and its derivatives along the tangents."""
 
     @abstractmethod
     def _update(self, learning_rate: float) -> None:
-        """The parameters, by what the pass found."""
+        """Update the parameters by what the pass found."""
 
 
 class Update:
-    """Σ coefficients · tangents, into the parameters: under plain SGD no gradient is materialised."""
+    """Updates parameters by Σ coefficients · tangents; under plain SGD no gradient is materialised."""
 
     def __init__(self, parameters: Sequence[Tensor], conditions: Conditions) -> None:
         self.parameters = list(parameters)
@@ -65,11 +65,11 @@ class Update:
         """Update by the estimate Σ coefficients[i] · tangent i.
 
         Args:
-            tangents: of the parameters, in their order.
+            tangents: the parameters' tangents, in the order of the parameters.
             coefficients: [k].
-            learning_rate: of this update.
-            parameters: those that are updated, all where they are left out; the others stay as they are,
-                and so does what the optimiser remembers of them.
+            learning_rate: the learning rate of this update.
+            parameters: the parameters to update, all if left out. The others, and their optimiser's state,
+                stay as they are.
         """
         parameters = self.parameters if parameters is None else parameters
         if self.optimizer is None:
@@ -81,7 +81,7 @@ class Update:
 
     @torch.no_grad()
     def in_place(self, tangents: Mapping[str, Tangent], coefficients: Tensor, learning_rate: float) -> None:
-        """The same of all parameters, by tangents that lie where they are at every step."""
+        """Update all parameters by tangents that are at the same place in memory at every step."""
         if self.optimizer is not None:
             self(tangents, coefficients, learning_rate)
             return
@@ -93,7 +93,7 @@ class Update:
 
     @torch.no_grad()
     def get_ready(self, tangents: Mapping[str, Tangent], parameters: Sequence[Tensor]) -> None:
-        """Compile what an update of these parameters takes, on copies of them."""
+        """Compile an update of these parameters, on copies of them."""
         copies, kinds = [p.detach().clone() for p in parameters], list(tangents.values())
         self._add(copies, kinds, copies[0].new_zeros(kinds[0].count))
 
@@ -118,7 +118,7 @@ class Update:
         learning_rate: float,
         parameters: Sequence[Tensor] | None = None,
     ) -> None:
-        """Update by estimates as large as the parameters, all or those given; nothing here keeps them."""
+        """Update parameters, all or those given, by estimates of their own shapes, which are not kept."""
         parameters = self.parameters if parameters is None else list(parameters)
         if self.optimizer is None:
             torch._foreach_add_(parameters, list(gradients), alpha=-learning_rate)
@@ -127,4 +127,4 @@ class Update:
             parameter.grad = gradient
         optimize(self.optimizer, learning_rate)
         for parameter in parameters:
-            parameter.grad = None  # before the next ones are made: backprop does not hold two either
+            parameter.grad = None  # as in backprop, two sets of gradients never live at once

@@ -1,8 +1,8 @@
 """Pushforward rules: how a function carries k tangents along with its value.
 
-A rule is a function in a file here, marked with the names of torch's functions that it is of; every file
-is read at the first use, so a new one is found by being there. Rules run under `no_grad`, in plain tensor
-operations that compile, and write only into what they allocated themselves.
+A rule is a function in a file of this package, marked with the names of the functions of torch that it
+stands for. All files are read at the first use, so that a new one need not be listed anywhere. Rules run
+under `no_grad`, in plain tensor operations that compile, and write only into memory that they allocated.
 """
 
 from __future__ import annotations
@@ -20,18 +20,18 @@ from torch import Tensor
 
 
 class NoRuleError(Exception):
-    """A rule that does not cover these arguments: the function falls back to `torch.func.jvp`."""
+    """A rule does not cover these arguments: the function falls back to `torch.func.jvp`."""
 
 
 Rule = Callable[..., Any]
-# What torch calls the arguments that a rule takes by position.
+# Torch's names for arguments that rules take by position: the first, and the second.
 BY_POSITION = (("input", "self"), ("other", "mat2"))
 SPACES = (torch, Tensor, F, torch._C._nn, torch.special, torch.linalg)
 R = TypeVar("R", bound=Rule)
 
 RULES: dict[Any, Rule] = {}
 RAW: set[Rule] = set()
-"""Rules that know a parameter's tangents by themselves and keep them factored."""
+"""Rules that are given parameters as they are, and keep the factors of their tangents."""
 
 
 def of_names(*names: str) -> list[Any]:
@@ -41,9 +41,10 @@ def of_names(*names: str) -> list[Any]:
 
 
 def rule(*names: str, raw: bool = False) -> Callable[[R], R]:
-    """Marks `rule(context, *arguments) → output` as that of torch's functions and methods of these names.
+    """Mark `rule(context, *arguments) → output` as the rule of torch's functions and methods of these names.
 
-    Arguments that move are `Dual`; with `raw`, parameters come as they are, and the rule asks the context.
+    Arguments that have tangents are `Dual`. With `raw` parameters are passed as they are, and the rule asks
+    the context for their tangents.
     """
 
     def register(found: R) -> R:
@@ -66,7 +67,7 @@ def read_all() -> dict[Any, Rule]:
 def by_position(
     arguments: tuple[Any, ...], options: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The same call with torch's `input=` and `other=` at their places."""
+    """The call's arguments, with those that torch names `input=` and `other=` at their positions."""
     named = dict(options)
     for place, names in enumerate(BY_POSITION):
         found = next((name for name in names if name in named), None)
@@ -76,7 +77,7 @@ def by_position(
 
 
 def takes(rule: Rule, *arguments: Any, **options: Any) -> bool:
-    """Whether a rule can be called like this: torch's own function may take more."""
+    """Whether a rule accepts these arguments; torch's own function may accept more."""
     try:
         _signature(rule).bind(*arguments, **options)
     except TypeError:

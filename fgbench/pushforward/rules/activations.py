@@ -1,4 +1,4 @@
-"""Elementwise functions: ẏ = f'(x) ẋ, by reverse mode's kernel for that where torch has one."""
+"""Elementwise functions: ẏ = f'(x) ẋ, computed by reverse mode's kernel where torch has one."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805  # Klambauer et 
 
 @rule("relu")
 def relu(context: Context, x: Dual, inplace: bool = False) -> Dual:
-    """One masked pass over the value and its tangents."""
+    """ReLU, as one masked pass over the value and its tangents."""
     if inplace:
         return relu_(context, x)
     if not x.spare:
@@ -31,9 +31,9 @@ def relu(context: Context, x: Dual, inplace: bool = False) -> Dual:
 
 @rule("relu_")
 def relu_(context: Context, x: Dual) -> Dual:
-    """In its own memory."""
+    """ReLU in place."""
     primal = x.primal
-    for tangent in x.tangents.unbind():  # the value last: all are masked by it
+    for tangent in x.tangents.unbind():  # the value comes last, as the tangents are masked by it
         aten.threshold_backward.grad_input(tangent, primal, 0, grad_input=tangent)
     primal.relu_()
     return x
@@ -41,8 +41,8 @@ def relu_(context: Context, x: Dual) -> Dual:
 
 @rule("gelu")
 def gelu(context: Context, x: Dual, approximate: str = "none") -> Dual:
-    """Exact or by tanh."""
-    # Tangent by tangent: oneDNN's kernel, which large float32 tensors meet, does not broadcast.
+    """GELU, exact or by its tanh approximation."""
+    # Tangent by tangent, as oneDNN's kernel, which torch takes for large float32 tensors, does not broadcast.
     stack, primal = torch.empty_like(x.stack), x.primal
     stack[0].copy_(F.gelu(primal, approximate=approximate))
     for tangent, along in zip(x.tangents, stack[1:], strict=True):
@@ -92,7 +92,7 @@ def hardsigmoid(context: Context, x: Dual, inplace: bool = False) -> Dual:
 
 @rule("leaky_relu")
 def leaky_relu(context: Context, x: Dual, negative_slope: float = 0.01, inplace: bool = False) -> Dual:
-    """The slope is 1, or that of the negatives."""
+    """Leaky ReLU: the slope is 1, or `negative_slope` where x ≤ 0."""
     value = x.primal
     out = Dual(torch.where(value > 0, x.stack, x.stack * negative_slope))
     return into(x, out) if inplace else out
@@ -100,7 +100,7 @@ def leaky_relu(context: Context, x: Dual, negative_slope: float = 0.01, inplace:
 
 @rule("glu")
 def glu(context: Context, x: Dual, dim: int = -1) -> Dual:
-    """The first half, each entry times σ of its fellow in the second."""
+    """Make the rule of a function of torch; `slope` gives f'(x) from x and f(x)."""
     along = dim % x.primal.dim()
     half, gate = x.primal.chunk(2, along)
     moved, opened = x.tangents.chunk(2, along + 1)
@@ -215,13 +215,17 @@ def into(x: Dual, out: Dual) -> Dual:
 
 
 def _cast(x: Dual, given: tuple[Any, ...]) -> Dual:
-    """To the dtype among the arguments, if there is one."""
+    """Convert to the dtype among the arguments, if there is one."""
     wanted = next((a for a in given if isinstance(a, torch.dtype)), x.stack.dtype)
     return x if wanted == x.stack.dtype else Dual(x.stack.to(wanted))
 
 
 def no_rule_unless_int(dim: Any) -> int:
-    """A softmax's dimension, which used to be optional."""
+    """The dimension of a softmax, which may be left out in torch but not here.
+
+    Raises:
+        NoRuleError: it is left out.
+    """
     if not isinstance(dim, int):
         raise NoRuleError(f"dim={dim}")
     return dim

@@ -17,13 +17,13 @@ from fgbench.pushforward.tangents import RankOne
 
 @rule("add", "__radd__")
 def add(context: Context, a: Any, b: Any, *, alpha: float = 1) -> Dual:
-    """Either may be still."""
+    """a + alpha · b; either may be without tangents."""
     return _sum(a, b if alpha == 1 else _times(b, alpha))
 
 
 @rule("sub", "subtract")
 def sub(context: Context, a: Any, b: Any, *, alpha: float = 1) -> Dual:
-    """Either may be still."""
+    """a − alpha · b; either may be without tangents."""
     return _sum(a, _times(b, -alpha))
 
 
@@ -51,7 +51,7 @@ def mul(context: Context, a: Any, b: Any) -> Dual:
 
 @rule("div", "divide", "true_divide")
 def div(context: Context, a: Any, b: Any, *, rounding_mode: str | None = None) -> Any:
-    """ȧ/b − a/b · ḃ/b; a quotient that is rounded has no slope."""
+    """ȧ/b − a/b · ḃ/b; a rounded quotient has no tangents."""
     if rounding_mode is not None:
         return torch.div(primal_of(a), primal_of(b), rounding_mode=rounding_mode)
     if not isinstance(b, Dual):
@@ -137,7 +137,7 @@ def prelu(context: Context, x: Any, weight: Any) -> Dual:
 
 @rule("matmul", "bmm", "mm", "mv", "dot", "__matmul__", raw=True)
 def matmul(context: Context, a: Any, b: Any) -> Dual:
-    """ȧ b + a ḃ, for […, n, m] and […, m, p]; the value and ȧ b in one product."""
+    """ȧ b + a ḃ, for […, n, m] and […, m, p]; the value and ȧ b come out of one product."""
     if isinstance(context.tangent(b), RankOne) and b.dim() == 2 and primal_of(a).dim() > 1:
         return addmm_of(context, None, context.dual(a), b)
     a, b = context.dual(a), context.dual(b)
@@ -179,7 +179,7 @@ def outer(context: Context, a: Any, b: Any) -> Dual:
 
 @rule("addmm", raw=True)
 def addmm(context: Context, bias: Any, x: Any, weight: Any, *, beta: float = 1, alpha: float = 1) -> Dual:
-    """bias + x W, as in a layer whose weight lies the other way: [n, in], [in, out] → [n, out]."""
+    """bias + x W, a layer whose weight is stored transposed: [n, in], [in, out] → [n, out]."""
     if beta != 1 or alpha != 1:
         raise NoRuleError("scaled")
     if isinstance(bias, Dual) or isinstance(weight, Dual) or bias.dim() != 1:
@@ -196,7 +196,7 @@ def baddbmm(context: Context, a: Any, x: Any, y: Any, *, beta: float = 1, alpha:
 
 
 def addmm_of(context: Context, bias: Tensor | None, x: Any, weight: Tensor) -> Dual:
-    """x [(…), in] times a parameter [in, out], whose tangents stay factored, and a bias [out] or none."""
+    """bias + x W for x [(…), in], a parameter W [in, out] and a bias [out] or None; factors are kept."""
     along = context.tangent(weight)
     return linear_along(context, x, weight.t(), bias, along and along.turned())
 
@@ -221,12 +221,12 @@ def _sum(a: Any, b: Any) -> Dual:
 
 
 def _stack(value: Tensor, tangents: Tensor) -> Dual:
-    """Stacked, the tangents broadcast to the value's shape."""
+    """Stack a value and its tangents, which are broadcast to the value's shape."""
     return dual_of(value, tangents.expand(-1, *value.shape))
 
 
 def aligned(x: Dual, other: Any) -> Dual:
-    """Its value with as many dimensions as `other`, so that both broadcast past the stack's first."""
+    """Give x as many dimensions as `other` has, so that both broadcast, the stack's first dimension aside."""
     missing = other.dim() - x.stack.dim() + 1 if isinstance(other, Tensor) else 0
     if missing <= 0:
         return x

@@ -1,4 +1,4 @@
-"""Attention, by its definition: flash kernels have no forward mode (pytorch #128971)."""
+"""Attention, computed by its definition, as flash kernels have no forward mode (pytorch #128971)."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def attention(
     scale: float | None = None,
     enable_gqa: bool = False,
 ) -> Dual:
-    """softmax(q kᵀ · scale + mask) v; q, k, v: […, length, features], any of them moving."""
+    """softmax(q kᵀ · scale + mask) v; q, k, v: […, length, features], with or without tangents."""
     if isinstance(attn_mask, Dual):
         raise NoRuleError("a mask that moves")
     if enable_gqa:
@@ -52,7 +52,14 @@ def attention(
 
 
 def _attended(weights: Tensor, moved: Tensor, value: Any, count: int) -> Dual:
-    """P v, and Ṗ v + P v̇ with Ṗ = P∘Ṡ − P·rowsum(P∘Ṡ), of Ṡ in `moved`, which is overwritten."""
+    """P v, and its tangents Ṗ v + P v̇ with Ṗ = P∘Ṡ − P·rowsum(P∘Ṡ).
+
+    Args:
+        weights: P, [..., length, length].
+        moved: Ṡ, the tangents of the scores, [k, …, length, length]; overwritten.
+        value: v.
+        count: k.
+    """
     v = primal_of(value)
     moved.mul_(weights)
     out = weights @ v
@@ -64,7 +71,7 @@ def _attended(weights: Tensor, moved: Tensor, value: Any, count: int) -> Dual:
 
 
 def _weighted(weights: Tensor, tangents: Tensor) -> Tensor:
-    """P v̇ for k tangents, side by side in one product: P is the largest here, and not to be copied."""
+    """P v̇ for k tangents in one product, so that P, the largest tensor here, is not copied k times."""
     if len(tangents) == 1:
         return (weights @ tangents[0]).unsqueeze(0)
     together = weights @ tangents.movedim(0, -2).flatten(-2)
@@ -72,7 +79,7 @@ def _weighted(weights: Tensor, tangents: Tensor) -> Tensor:
 
 
 def _scores(query: Any, key: Any, scale: float, count: int) -> Tensor | None:
-    """(q̇ kᵀ + q k̇ᵀ) · scale, [k, …, length, length]; None where neither moves."""
+    """(q̇ kᵀ + q k̇ᵀ) · scale, [k, …, length, length]; None where neither has tangents."""
     moved = None
     if isinstance(query, Dual):
         moved = (query.tangents * scale) @ primal_of(key).transpose(-2, -1)
@@ -89,12 +96,12 @@ def _masked(scores: Tensor, mask: Tensor | None) -> Tensor:
 
 
 def _causal(query: Tensor, key: Tensor) -> Tensor:
-    """True is seen."""
+    """The causal mask, [length, length]: True where a query may see a key."""
     return torch.ones(query.shape[-2], key.shape[-2], dtype=torch.bool, device=query.device).tril()
 
 
 def _for_each_head(x: Any, heads: int) -> Any:
-    """Keys or values of fewer heads, for each of the queries'."""
+    """Repeat keys or values of fewer heads, so that every head of the queries has its own."""
     stack = x.stack if isinstance(x, Dual) else x
     repeated = stack.repeat_interleave(heads // stack.shape[-3], -3)
     return Dual(repeated) if isinstance(x, Dual) else repeated

@@ -13,7 +13,7 @@ from fgbench.pushforward.rules.activations import into
 
 @rule("dropout")
 def dropout(context: Context, x: Dual, p: float = 0.5, training: bool = True, inplace: bool = False) -> Dual:
-    """Kept entries are scaled by 1 / (1 − p)."""
+    """Dropout: kept entries are scaled by 1 / (1 − p)."""
     if not training or p == 0:
         return x
     out = Dual(x.stack * F.dropout(torch.ones_like(x.primal), p, training=True))

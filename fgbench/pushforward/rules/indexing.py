@@ -1,4 +1,4 @@
-"""What picks, masks or writes entries."""
+"""Functions that pick, mask or write entries."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from fgbench.pushforward.rules.arithmetic import aligned
 
 @rule("masked_fill")
 def masked_fill(context: Context, x: Any, mask: Tensor, value: Any) -> Dual:
-    """What is filled stands still."""
+    """Filled entries have tangents of zero, or those of the value they are filled with."""
     if not isinstance(x, Dual) or isinstance(value, Dual):
         return where(context, mask, value, x)
     out = torch.where(mask, 0, aligned(x, mask).stack)
@@ -25,7 +25,7 @@ def masked_fill(context: Context, x: Any, mask: Tensor, value: Any) -> Dual:
 
 @rule("where")
 def where(context: Context, condition: Any, a: Any = None, b: Any = None) -> Dual:
-    """The one's or the other's."""
+    """Entries of a where the condition holds, of b elsewhere, with their tangents."""
     if a is None or b is None:
         raise NoRuleError("places")
     condition = primal_of(condition)
@@ -39,7 +39,7 @@ def where(context: Context, condition: Any, a: Any = None, b: Any = None) -> Dua
 
 @rule("__getitem__")
 def getitem(context: Context, x: Any, index: Any) -> Any:
-    """By numbers, slices, tensors."""
+    """Entries picked by numbers, slices or tensors, with their tangents."""
     if not isinstance(x, Dual):
         return x[index]
     index = index if isinstance(index, tuple) else (index,)
@@ -51,14 +51,14 @@ def getitem(context: Context, x: Any, index: Any) -> Any:
 
 
 def _apart(index: tuple[Any, ...]) -> bool:
-    """Whether tensors among the indices have something else between them: they come first then."""
+    """Whether tensors among the indices are apart; torch then puts their dimensions first."""
     places = [i for i, part in enumerate(index) if isinstance(part, Tensor | list) or type(part) is bool]
     return bool(places) and (places[-1] - places[0] + 1 != len(places) or type(index[places[0]]) is bool)
 
 
 @rule("__setitem__")
 def setitem(context: Context, x: Any, index: Any, value: Any) -> Any:
-    """Written into its memory; where nothing moved before, what it becomes."""
+    """Write into x in place; an x without tangents is replaced by a copy that has them."""
     out = moving(x, context.count)
     index = index if isinstance(index, tuple) else (index,)
     if isinstance(value, Dual):
@@ -101,13 +101,13 @@ for _name in ("scatter", "scatter_add", "index_add"):
 
 @rule("copy_")
 def copy_(context: Context, x: Any, value: Any, non_blocking: bool = False) -> Dual:
-    """Written into its memory."""
+    """Copy a value into x in place."""
     return setitem(context, x, ..., value)
 
 
 @rule("masked_fill_")
 def masked_fill_(context: Context, x: Any, mask: Tensor, value: Any) -> Dual:
-    """In its memory."""
+    """As `masked_fill`, in place."""
     out = masked_fill(context, x, mask, value)
     if isinstance(x, Dual):
         x.stack.copy_(out.stack)
@@ -117,7 +117,7 @@ def masked_fill_(context: Context, x: Any, mask: Tensor, value: Any) -> Dual:
 
 @rule("zero_", "fill_")
 def fill_(context: Context, x: Dual, value: Any = 0) -> Dual:
-    """It does not move any more."""
+    """Fill with a number in place: the tangents become zero."""
     x.stack.zero_()
     x.stack[0].fill_(value)
     return x

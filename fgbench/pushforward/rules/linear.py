@@ -1,4 +1,4 @@
-"""Layers with a weight: y = x Wᵀ + b, ẏ = ẋ Wᵀ + x Ẇᵀ + ḃ; ẋ Wᵀ comes out of the same matmul as x Wᵀ."""
+"""Layers with a weight: y = x Wᵀ + b and ẏ = ẋ Wᵀ + x Ẇᵀ + ḃ; x Wᵀ and ẋ Wᵀ come out of one matmul."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from fgbench.pushforward.dual import Dual, empty_dual, merged, primal_of, unmerg
 from fgbench.pushforward.rules import NoRuleError, rule
 from fgbench.pushforward.tangents import Full, RankOne, Tangent
 
-FEWEST_CHANNELS_FOR_TAPS = 8  # below it a convolution's response is cheap
+FEWEST_CHANNELS_FOR_TAPS = 8  # with fewer, the plain convolution of `_response` is cheap
 
 
 @rule("linear", raw=True)
 def linear(context: Context, x: Any, weight: Any, bias: Any = None) -> Any:
-    """[…, n] → […, m]; weight and bias with the tangents that the context has for them."""
+    """[…, n] → […, m]; the context gives the tangents of weight and bias."""
     if isinstance(bias, Dual):
         return _computed(linear(context, x, weight), bias, channel_dim=-1)
     weight, along = _weight(context, weight)
@@ -26,11 +26,11 @@ def linear(context: Context, x: Any, weight: Any, bias: Any = None) -> Any:
 
 
 def linear_along(context: Context, x: Any, weight: Tensor, bias: Tensor | None, along: Tangent | None) -> Any:
-    """The same with the tangents of the weight given."""
+    """As `linear`, with the weight's tangents given; None where it has none."""
     if not isinstance(x, Dual):
         out = _first(context, x, weight, bias)
         shift = context.tangent(bias)
-        if isinstance(along, RankOne) and shift is not None:  # in one pass over the tangents
+        if isinstance(along, RankOne) and shift is not None:  # one pass over the tangents does both
             strength, left = _factors(x, along, out.stack.dim())
             begun = _spread(shift.full(), out.stack, channel_dim=-1)
             torch.addcmul(begun, strength, left, out=out.stack[1:])
@@ -47,7 +47,7 @@ def linear_along(context: Context, x: Any, weight: Tensor, bias: Tensor | None, 
 
 
 def _first(context: Context, x: Tensor, weight: Tensor, bias: Tensor | None) -> Dual:
-    """The value of a layer whose input does not move, where it is to lie; its tangents are still to come."""
+    """The output of a layer whose input has no tangents; the output's tangents are yet to be filled in."""
     out = Dual(x.new_empty((1 + context.count, *x.shape[:-1], len(weight))), spare=True)
     rows, into = x.reshape(-1, x.shape[-1]), out.primal.view(-1, len(weight))
     if bias is None:
@@ -58,7 +58,7 @@ def _first(context: Context, x: Tensor, weight: Tensor, bias: Tensor | None) -> 
 
 
 def _factors(x: Tensor, weight: RankOne, dims: int) -> tuple[Tensor, Tensor]:
-    """x·w and u of (x·w) uᵀ, to be multiplied as [k, …, m]: no matmul of a layer's size."""
+    """The factors x·w and u of (x·w) uᵀ, shaped to broadcast to [k, …, m]: no matmul of the layer's size."""
     strength = F.linear(x, weight.right).movedim(-1, 0).unsqueeze(-1)
     return strength, weight.left.view(weight.count, *[1] * (dims - 2), -1)
 
@@ -70,7 +70,7 @@ def _add_linear(tangents: Tensor, x: Tensor, weight: Tangent | None) -> None:
     elif weight is not None:
         rows = x.reshape(1, -1, x.shape[-1])
         full = weight.full().transpose(1, 2)
-        # A view: the rule allocated it.
+        # A view, never a copy: the rule allocated the tangents in one piece.
         flat = tangents.unsqueeze(1) if x.dim() == 1 else tangents.flatten(1, -2)
         flat.baddbmm_(rows.expand(len(full), *rows.shape[1:]), full)
 
@@ -86,7 +86,7 @@ def convolution(
     dilation: Any = 1,
     groups: int = 1,
 ) -> Any:
-    """[B, channels, …] → [B, m, …]."""
+    """Convolution, [B, channels, …] → [B, m, …]; the context gives the tangents of weight and bias."""
     if isinstance(bias, Dual):
         out = convolution(context, x, weight, None, stride, padding, dilation, groups)
         return _computed(out, bias, channel_dim=1)
@@ -171,14 +171,14 @@ def _response(x: Tensor, right: Tensor, stride: Any, padding: Any, dilation: Any
 
 
 def _taps_pay(x: Tensor, *geometry: Any) -> bool:
-    """On a CPU a convolution to one channel takes four times the time of the way below (measured)."""
+    """Whether to use `_by_taps`: on a CPU a convolution to one channel takes four times its time."""
     *sizes, groups = geometry
     plain = x.dim() == 4 and not any(isinstance(s, str) for s in sizes)
     return plain and groups == 1 and x.device.type == "cpu" and x.shape[1] >= FEWEST_CHANNELS_FOR_TAPS
 
 
 def _by_taps(x: Tensor, right: Tensor, *sizes: Any) -> Tensor:
-    """One matmul over channels for every tap of the kernels, then their planes shifted and added."""
+    """The convolution as one matmul over channels for all taps of the kernels, shifted and added up."""
     stride, padding, dilation = (s if isinstance(s, tuple | list) else (s, s) for s in sizes)
     batch, channels, *size = x.shape
     count, _, *kernel = right.shape
@@ -215,8 +215,8 @@ def embedding(
 ) -> Any:
     """Rows of the weight, and the same rows of its tangents: [*shape] → [*shape, features].
 
-    As in reverse mode a padding row does not move where it is looked up, and rows scaled by how often
-    they occur move by as much less.
+    As in reverse mode, a padding row gets no tangent where it is looked up, and with `scale_grad_by_freq`
+    a row's tangents are divided by how often it occurs.
     """
     moving = isinstance(weight, Dual)
     value = F.embedding(index, weight.primal if moving else weight.detach(), None, max_norm, norm_type)
@@ -252,7 +252,7 @@ def _weight(context: Context, weight: Any) -> tuple[Tensor, Tangent | None]:
 
 
 def _still_input(context: Context, value: Tensor, bias: Tensor | None, channel_dim: int) -> Dual:
-    """The output for an input without tangents: they begin with the bias's own."""
+    """The output of a layer whose input has no tangents, with the bias's tangents as a beginning."""
     out = empty_dual(value, context.count)
     out.stack[0] = value
     tangent = context.tangent(bias)
@@ -261,7 +261,7 @@ def _still_input(context: Context, value: Tensor, bias: Tensor | None, channel_d
 
 
 def _add_bias(context: Context, out: Dual, bias: Tensor | None, channel_dim: int) -> None:
-    """The bias to the value, its tangents to the tangents: never one for the other."""
+    """Add the bias to the value alone, and the bias's tangents to the tangents."""
     if bias is None:
         return
     out.primal.add_(_spread(bias.unsqueeze(0), out.stack[:1], channel_dim)[0])
@@ -271,7 +271,7 @@ def _add_bias(context: Context, out: Dual, bias: Tensor | None, channel_dim: int
 
 
 def _spread(rows: Tensor, like: Tensor, channel_dim: int) -> Tensor:
-    """[k, m] with m at a dimension of one tangent, to broadcast over the others."""
+    """Reshape [k, m] so that m is at `channel_dim` of each tangent, and broadcasts over the others."""
     position = channel_dim % (like.dim() - 1) + 1
     shape = [1] * like.dim()
     shape[0], shape[position] = rows.shape

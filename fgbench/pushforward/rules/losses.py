@@ -1,4 +1,4 @@
-"""Losses: their value, and the derivative of it along each tangent, row by row of the target."""
+"""Losses: the value, and its derivative along each tangent, for each row of the output."""
 
 from __future__ import annotations
 
@@ -68,7 +68,7 @@ def _wanted(target: Tensor, weight: Tensor | None, smoothing: float) -> Tensor:
 def _picked(
     log_p: Tensor, target: Tensor, weight: Any, ignored: int, reduction: str
 ) -> tuple[Tensor, Tensor]:
-    """The mean or sum of −log p at the target, and its slope there."""
+    """The mean or sum of −log p of the targets, and its gradient with respect to log p."""
     how = {"mean": 1, "sum": 2}[reduction]
     two = log_p.dim() == 2
     forward = aten.nll_loss_forward if two else aten.nll_loss2d_forward
@@ -92,7 +92,7 @@ def _smoothed(
     reduction: str,
     share: float,
 ) -> tuple[Tensor, Tensor]:
-    """(1 − s) of that and s of the mean over all classes."""
+    """Label smoothing: 1 − s of `value` and `slope`, and s of their mean over all classes; s is `share`."""
     kept = (target != ignored).unsqueeze(1)
     classes = log_p.shape[1]
     spread = log_p.new_ones(classes) if weight is None else weight
@@ -170,7 +170,7 @@ def negative_log_likelihood(
     reduce: Any = None,
     reduction: str = "mean",
 ) -> Dual:
-    """−log p at the target."""
+    """The mean or sum of −log p of the targets."""
     if not isinstance(output, Dual) or reduction == "none" or (size_average, reduce) != (None, None):
         raise NoRuleError("row by row")
     if output.primal.dim() < 2:

@@ -33,7 +33,7 @@ def batch_norm(
     _no_duals(weight, bias)
     x = context.dual(x)
     primal = primal_of(x)
-    if training and not context.first:  # its statistics have moved already
+    if training and not context.first:  # the step's first pass has updated the running statistics
         running_mean = running_var = None
     value, mean, scale = aten.native_batch_norm(
         primal, weight, bias, running_mean, running_var, training, momentum, eps
@@ -71,7 +71,7 @@ def layer_norm(
     *_: Any,
     **options: Any,
 ) -> Dual:
-    """Over the last dimensions, sample by sample."""
+    """Layer norm: over the last dimensions, for each sample by itself."""
     _no_duals(weight, bias)
     x, shape = context.dual(x), list(normalized_shape)
     primal = primal_of(x)

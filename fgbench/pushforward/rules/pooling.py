@@ -1,4 +1,4 @@
-"""Pooling: the tangents of what the value's pooling picked, or the same average of them."""
+"""Pooling: the tangents at the picked maxima, or their average like the value's."""
 
 from __future__ import annotations
 
@@ -59,13 +59,13 @@ _of_other_dimensions("max_pool3d", 3)
 def _picked(tangent: Tensor, index: Tensor) -> Tensor:
     if tangent.is_contiguous():
         return tangent.flatten(2).gather(2, index.flatten(2)).view_as(index)
-    by_place = tangent.permute(0, 2, 3, 1).flatten(1, 2)  # channels last: no copy
+    by_place = tangent.permute(0, 2, 3, 1).flatten(1, 2)  # a view, as channels come last in memory
     picked = by_place.gather(1, index.permute(0, 2, 3, 1).flatten(1, 2))
     return picked.unflatten(1, index.shape[2:]).permute(0, 3, 1, 2)
 
 
 def _same_for_every_sample(name: str) -> None:
-    """A linear function without a weight: the tangents are samples like any other."""
+    """Make the rule of a linear function without a weight: tangents are treated like more samples."""
     function = getattr(F, name)
 
     def along(context: Context, x: Dual, *arguments: Any, **options: Any) -> Dual:

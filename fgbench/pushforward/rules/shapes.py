@@ -1,4 +1,4 @@
-"""What moves entries about or adds them up: tangents go where the value goes, one dimension further on."""
+"""Functions that rearrange entries or add them up; they act on the stack, one dimension further on."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from fgbench.pushforward.rules import RULES, NoRuleError, rule
 
 
 def on_stack(dim: int, of: Dual, more: int = 0) -> int:
-    """Where a dimension of the value is in the stack."""
+    """The dimension of the stack for a dimension of the value; `more` dimensions are about to be added."""
     return dim % (of.stack.dim() - 1 + more) + 1 if of.stack.dim() - 1 + more else 1
 
 
 def sizes_of(given: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Sizes or dimensions, given one by one or all in one."""
+    """Sizes or dimensions, which torch takes one by one or as one tuple."""
     return tuple(given[0]) if len(given) == 1 and isinstance(given[0], tuple | list) else given
 
 
 @rule("view")
 def view(context: Context, x: Dual, *shape: Any, dtype: Any = None) -> Dual:
-    """To a shape."""
+    """The same entries in another shape; another dtype has no rule."""
     if dtype is not None or any(isinstance(s, torch.dtype) for s in shape):
         raise NoRuleError("bits")
     sizes = len(x.stack), *sizes_of(shape)
     try:
         return Dual(x.stack.view(sizes))
-    except RuntimeError:  # the stack is laid out otherwise than the value alone would be
+    except RuntimeError:  # the value alone could be viewed like this, but not the stack
         return Dual(x.stack.reshape(sizes))
 
 
 @rule("reshape")
 def reshape(context: Context, x: Dual, *shape: Any, **named: Any) -> Dual:
-    """To a shape."""
+    """The same entries in another shape."""
     return Dual(x.stack.reshape(len(x.stack), *sizes_of((*shape, *named.values()))))
 
 
 @rule("view_as", "reshape_as")
 def view_as(context: Context, x: Any, other: Any) -> Any:
-    """To the shape of another."""
+    """The same entries in the shape of another tensor."""
     if not isinstance(x, Dual):
         return x.reshape(primal_of(other).shape)
     return Dual(x.stack.reshape(len(x.stack), *primal_of(other).shape))
@@ -51,7 +51,7 @@ def view_as(context: Context, x: Any, other: Any) -> Any:
 
 @rule("flatten")
 def flatten(context: Context, x: Dual, start_dim: int = 0, end_dim: int = -1) -> Dual:
-    """Several dimensions into one."""
+    """Merge several dimensions into one."""
     if x.stack.dim() == 1:
         return Dual(x.stack.unsqueeze(1))
     return Dual(x.stack.flatten(on_stack(start_dim, x), on_stack(end_dim, x)))
@@ -59,31 +59,31 @@ def flatten(context: Context, x: Dual, start_dim: int = 0, end_dim: int = -1) ->
 
 @rule("unflatten")
 def unflatten(context: Context, x: Dual, dim: int, sizes: Any) -> Dual:
-    """One dimension into several."""
+    """Split one dimension into several."""
     return Dual(x.stack.unflatten(on_stack(dim, x), sizes))
 
 
 @rule("permute")
 def permute(context: Context, x: Dual, *dims: Any, **named: Any) -> Dual:
-    """Dimensions in another order."""
+    """Put the dimensions into another order."""
     order = sizes_of((*dims, *named.values()))
     return Dual(x.stack.permute(0, *(on_stack(d, x) for d in order)))
 
 
 @rule("transpose", "swapaxes", "swapdims", "transpose_")
 def transpose(context: Context, x: Dual, dim0: int, dim1: int) -> Dual:
-    """Two dimensions in each other's place."""
+    """Exchange two dimensions."""
     return Dual(x.stack.transpose(on_stack(dim0, x), on_stack(dim1, x)))
 
 
 @rule("t")
 def t(context: Context, x: Dual) -> Dual:
-    """A matrix turned; a vector as it is."""
+    """Transpose a matrix; a vector stays as it is."""
     return Dual(x.stack.transpose(1, 2)) if x.stack.dim() == 3 else x
 
 
 def mt(context: Context, x: Dual) -> Dual:
-    """Matrices turned."""
+    """Transpose each matrix of a stack."""
     return Dual(x.stack.transpose(-2, -1))
 
 
@@ -93,7 +93,7 @@ for _turned, _by in {"T": t, "H": t, "mT": mt, "mH": mt}.items():
 
 @rule("movedim", "moveaxis")
 def movedim(context: Context, x: Dual, source: Any, destination: Any) -> Dual:
-    """Dimensions moved."""
+    """Move dimensions to other places."""
 
     def on(dims: Any) -> Any:
         return [on_stack(d, x) for d in dims] if isinstance(dims, tuple | list) else on_stack(dims, x)
@@ -103,20 +103,20 @@ def movedim(context: Context, x: Dual, source: Any, destination: Any) -> Dual:
 
 @rule("unsqueeze")
 def unsqueeze(context: Context, x: Dual, dim: int) -> Dual:
-    """A new dimension."""
+    """Insert a dimension of size one."""
     return Dual(x.stack.unsqueeze(on_stack(dim, x, more=1)))
 
 
 @rule("squeeze")
 def squeeze(context: Context, x: Dual, dim: Any = None) -> Dual:
-    """Without dimensions of one."""
+    """Remove dimensions of size one."""
     dims = range(x.stack.dim() - 1) if dim is None else dim if isinstance(dim, tuple | list) else (dim,)
     return Dual(x.stack.squeeze(tuple(on_stack(d, x) for d in dims)))
 
 
 @rule("expand", "broadcast_to")
 def expand(context: Context, x: Dual, *sizes: Any) -> Dual:
-    """Repeated without memory."""
+    """Broadcast to a shape, without a copy."""
     shape = sizes_of(sizes)
     missing = len(shape) - x.stack.dim() + 1
     stack = x.stack.reshape(len(x.stack), *[1] * missing, *x.stack.shape[1:]) if missing else x.stack
@@ -125,14 +125,14 @@ def expand(context: Context, x: Dual, *sizes: Any) -> Dual:
 
 @rule("expand_as")
 def expand_as(context: Context, x: Any, other: Any) -> Any:
-    """To the shape of another."""
+    """Broadcast to the shape of another tensor, without a copy."""
     shape = primal_of(other).shape
     return expand(context, x, *shape) if isinstance(x, Dual) else x.expand(shape)
 
 
 @rule("repeat")
 def repeat(context: Context, x: Dual, *times: Any) -> Dual:
-    """Copies side by side."""
+    """Repeat the whole tensor along its dimensions."""
     shape = sizes_of(times)
     missing = len(shape) - x.stack.dim() + 1
     stack = x.stack.reshape(len(x.stack), *[1] * missing, *x.stack.shape[1:]) if missing else x.stack
@@ -141,7 +141,7 @@ def repeat(context: Context, x: Dual, *times: Any) -> Dual:
 
 @rule("repeat_interleave")
 def repeat_interleave(context: Context, x: Dual, repeats: Any, dim: Any = None, **more: Any) -> Dual:
-    """Each entry several times."""
+    """Repeat each entry along a dimension."""
     if dim is None:
         raise NoRuleError("of all entries")
     return Dual(x.stack.repeat_interleave(repeats, on_stack(dim, x), **more))
@@ -149,7 +149,7 @@ def repeat_interleave(context: Context, x: Dual, repeats: Any, dim: Any = None, 
 
 @rule("contiguous", "clone")
 def same(context: Context, x: Dual, *, memory_format: Any = torch.contiguous_format) -> Dual:
-    """A copy."""
+    """A copy, in a memory format."""
     if memory_format in (torch.contiguous_format, torch.preserve_format):
         return Dual(x.stack.clone(memory_format=memory_format))
     return Dual(torch.stack([s.contiguous(memory_format=memory_format) for s in x.stack]))
@@ -157,7 +157,7 @@ def same(context: Context, x: Dual, *, memory_format: Any = torch.contiguous_for
 
 @rule("contiguous")
 def contiguous(context: Context, x: Dual, memory_format: Any = torch.contiguous_format) -> Dual:
-    """A copy where it is laid out otherwise."""
+    """The same entries, contiguous in a memory format; copied where they are not."""
     if memory_format != torch.contiguous_format:
         return same(context, x, memory_format=memory_format)
     return Dual(x.stack.contiguous())
@@ -185,49 +185,49 @@ for _name in ["to", "type", "float", "double", "half", "bfloat16", "type_as", "c
 
 @rule("chunk")
 def chunk(context: Context, x: Dual, chunks: int, dim: int = 0) -> tuple[Dual, ...]:
-    """Pieces."""
+    """Split into a number of pieces."""
     return tuple(map(Dual, x.stack.chunk(chunks, on_stack(dim, x))))
 
 
 @rule("split", "split_with_sizes")
 def split(context: Context, x: Dual, split_size: Any, dim: int = 0) -> tuple[Dual, ...]:
-    """Pieces."""
+    """Split into pieces of given sizes."""
     return tuple(map(Dual, x.stack.split(split_size, on_stack(dim, x))))
 
 
 @rule("unbind")
 def unbind(context: Context, x: Dual, dim: int = 0) -> tuple[Dual, ...]:
-    """Pieces of one, without their dimension."""
+    """Split along a dimension, which is removed."""
     return tuple(map(Dual, x.stack.unbind(on_stack(dim, x))))
 
 
 @rule("narrow")
 def narrow(context: Context, x: Dual, dim: int, start: Any, length: int) -> Dual:
-    """A piece."""
+    """A range of entries along a dimension."""
     return Dual(x.stack.narrow(on_stack(dim, x), start, length))
 
 
 @rule("select")
 def select(context: Context, x: Dual, dim: int, index: int) -> Dual:
-    """One."""
+    """One entry along a dimension, which is removed."""
     return Dual(x.stack.select(on_stack(dim, x), index))
 
 
 @rule("index_select")
 def index_select(context: Context, x: Dual, dim: int, index: Tensor) -> Dual:
-    """Several."""
+    """Several entries along a dimension."""
     return Dual(x.stack.index_select(on_stack(dim, x), index))
 
 
 @rule("gather")
 def gather(context: Context, x: Dual, dim: int, index: Tensor, **options: Any) -> Dual:
-    """Entries by their places along a dimension."""
+    """Pick entries by their index along a dimension."""
     return Dual(x.stack.gather(on_stack(dim, x), index.expand(len(x.stack), *index.shape)))
 
 
 @rule("roll")
 def roll(context: Context, x: Dual, shifts: Any, dims: Any = None) -> Dual:
-    """Around the edge."""
+    """Shift entries along dimensions; those pushed out come in at the other end."""
     if dims is None:
         return Dual(torch.stack([s.roll(shifts) for s in x.stack]))
     return Dual(x.stack.roll(shifts, tuple(on_stack(d, x) for d in sizes_of((dims,)))))
@@ -235,7 +235,7 @@ def roll(context: Context, x: Dual, shifts: Any, dims: Any = None) -> Dual:
 
 @rule("flip")
 def flip(context: Context, x: Dual, *dims: Any) -> Dual:
-    """Backwards."""
+    """Reverse the order of entries along dimensions."""
     return Dual(x.stack.flip(tuple(on_stack(d, x) for d in sizes_of(dims))))
 
 
@@ -265,29 +265,29 @@ _reduction("mean")
 
 @rule("cumsum")
 def cumsum(context: Context, x: Dual, dim: int, **options: Any) -> Dual:
-    """Sums so far."""
+    """Cumulative sums along a dimension."""
     return Dual(x.stack.cumsum(on_stack(dim, x), **options))
 
 
 @rule("cat", "concat", "concatenate")
 def cat(context: Context, tensors: Any, dim: int = 0, **named: Any) -> Dual:
-    """Side by side."""
+    """Join tensors along a dimension."""
     dim = named.get("axis", dim)
-    filled = [x for x in tensors if isinstance(x, Dual) or x.shape != (0,)]  # torch passes over these too
+    filled = [x for x in tensors if isinstance(x, Dual) or x.shape != (0,)]  # torch skips empty ones too
     duals = [moving(x, context.count) for x in filled]
     return Dual(torch.cat([d.stack for d in duals], on_stack(dim, duals[0])), spare=True)
 
 
 @rule("stack")
 def stack(context: Context, tensors: Any, dim: int = 0) -> Dual:
-    """On each other."""
+    """Join tensors along a new dimension."""
     duals = [moving(x, context.count) for x in tensors]
     return Dual(torch.stack([d.stack for d in duals], on_stack(dim, duals[0], more=1)), spare=True)
 
 
 @rule("pad")
 def pad(context: Context, x: Dual, pad: Any, mode: str = "constant", value: Any = None) -> Dual:
-    """What is padded with a number stands still there."""
+    """Pad; entries padded with a number have tangents of zero."""
     if mode != "constant":
         if x.stack.dim() == len(pad) // 2 + 1:
             raise NoRuleError("no batch")
@@ -301,7 +301,7 @@ def pad(context: Context, x: Dual, pad: Any, mode: str = "constant", value: Any 
 
 @rule("einsum")
 def einsum(context: Context, equation: Any, *given: Any) -> Dual:
-    """Linear in each of its operands: the sum over those that move."""
+    """Linear in each operand: the tangents are a sum over the operands that have some."""
     operands = list(given[0]) if len(given) == 1 and isinstance(given[0], tuple | list) else list(given)
     if not isinstance(equation, str) or "->" not in equation:
         raise NoRuleError("another notation")
@@ -327,5 +327,5 @@ def einsum(context: Context, equation: Any, *given: Any) -> Dual:
 
 @rule("__iter__")
 def iterate(context: Context, x: Dual) -> Any:
-    """Row by row."""
+    """Iterate over the first dimension."""
     return unbind(context, x, 0)

@@ -1,4 +1,7 @@
-"""The phases, one file each: found by being there, put in order by what each has to come after."""
+"""The phases, one file each; a file here is found without being listed anywhere.
+
+Their order follows from the phases that each of them has to come after.
+"""
 
 from __future__ import annotations
 
@@ -13,13 +16,13 @@ from fgbench.running.phase import Phase
 
 @cache
 def phases() -> tuple[Phase, ...]:
-    """All phases, by name."""
+    """All phases, sorted by name."""
     files = sorted(file.stem for file in Path(__file__).parent.glob("*.py") if file.stem[0] != "_")
     return tuple(importlib.import_module(f"{__name__}.{name}").phase for name in files)
 
 
 def find(name: str) -> Phase:
-    """The phase of a name."""
+    """The phase of this name."""
     return next(phase for phase in phases() if phase.name == name)
 
 

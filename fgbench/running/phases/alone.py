@@ -1,4 +1,4 @@
-"""The alone phase: every method, and the base, one after the other, each in fresh processes of its own."""
+"""The alone phase: time the base and every method, each in fresh processes of its own."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ class AloneRequest(OfGroup):
 
     Attributes:
         alone: the method to time, or `base`.
-        process: which of the rounds of processes it belongs to.
-        seconds: to time for, about.
+        process: the number of the round of processes that it belongs to; a round has one for each arm.
+        seconds: about how long to time.
     """
 
     alone: str
@@ -49,7 +49,7 @@ def _own_samples(row: Row) -> bool:
 
 
 class Alone(Phase):
-    """What interleaving does to a figure: R of methods that share a process with nothing else."""
+    """Measures R of methods that share a process with nothing else, to show what interleaving changes."""
 
     name = "alone"
     request = AloneRequest
@@ -62,7 +62,7 @@ class Alone(Phase):
         return config.time and config.isolated
 
     def after(self, config: Config) -> tuple[str, ...]:
-        """After the figures that it stands beside."""
+        """After the interleaved timing that it is compared with."""
         return ("time",)
 
     def seconds(self, config: Config) -> float:
@@ -71,11 +71,11 @@ class Alone(Phase):
         return config.max_measure_seconds + processes * STARTUP_SECONDS
 
     def compiles_afresh(self, asked: AloneRequest) -> bool:
-        """As the processes that it is compared with."""
+        """In the first round of processes, like the interleaved timing that it is compared with."""
         return asked.process == 0
 
     def run(self, group: GroupRun) -> None:
-        """In random order, so that none is always the first."""
+        """Ask a process for each arm and round, in random order, so that no arm is always the first."""
         config = group.plan.config
         seconds = config.max_measure_seconds / config.processes / (1 + len(group.methods))
         for process in range(config.processes):
@@ -95,7 +95,7 @@ class Alone(Phase):
         store_ratios(group)
 
     def measure(self, matched: Matched, asked: AloneRequest, report: Report) -> None:
-        """One method, or the base."""
+        """Time one method, or the base."""
         time_alone(matched.problem(), asked.alone, asked.process, asked.seconds, report)
 
 

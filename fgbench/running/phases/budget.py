@@ -1,5 +1,7 @@
-"""The budget phase: every variant of each method with its peak memory and its time; the fastest that fits
-a memory budget stands for the method in all that follows."""
+"""The budget phase: measure the peak memory and the time of every variant of each method.
+
+The fastest variant that fits the memory budget stands for its method in all phases that follow.
+"""
 
 from __future__ import annotations
 
@@ -27,8 +29,8 @@ from fgbench.store.csv_table import records
 from fgbench.store.jobs import OVER_BUDGET
 from fgbench.summary.variants import least_over, marked
 
-SHARE = 0.4  # of the timing budget, on top of it
-TOGETHER = 8  # variants that are timed in the same rounds: each has a model of its own
+SHARE = 0.4  # of the timing budget, in addition to it
+TOGETHER = 8  # at most so many variants are timed in the same rounds, as each has a model of its own
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,7 +38,7 @@ class BudgetRequest(OfGroup):
     """What the process is asked.
 
     Attributes:
-        seconds: to time for, about.
+        seconds: about how long to time.
     """
 
     seconds: float
@@ -44,7 +46,7 @@ class BudgetRequest(OfGroup):
 
 @dataclass(frozen=True)
 class Variant(Message):
-    """A variant of a method, as a row of variants.csv has it; without figures `detail` says why."""
+    """A row of variants.csv: a variant of a method; where figures are missing, `detail` says why."""
 
     method: str
     variant: str
@@ -56,7 +58,7 @@ class Variant(Message):
 
 
 class Budget(Phase):
-    """What a memory budget leaves of each method."""
+    """Finds the fastest variant of each method that fits a memory budget."""
 
     name = "budget"
     request = BudgetRequest
@@ -65,15 +67,15 @@ class Budget(Phase):
     stands_after_death = False
 
     def asked(self, config: Config) -> bool:
-        """Where there is a budget."""
+        """Where a memory budget is given."""
         return config.memory_budget is not None
 
     def seconds(self, config: Config) -> float:
-        """A share of the timing budget, and as much for the memory of so many steps."""
+        """A share of the timing budget for the times, and as much for the peaks."""
         return 2 * SHARE * config.max_measure_seconds + STARTUP_SECONDS
 
     def run(self, group: GroupRun) -> None:
-        """One process for all variants of all methods."""
+        """Ask one process for all variants of all methods, and choose among them."""
         budget = group.plan.config.memory_budget
         assert budget is not None
         if not group.finished(self.name):
@@ -92,12 +94,12 @@ class Budget(Phase):
             group.choices = group.choices.with_variant(row["method"], row["variant"])
 
     def measure(self, matched: Matched, asked: BudgetRequest, report: Report) -> None:
-        """Peaks first, then times."""
+        """Measure the peaks, then the times."""
         measure_variants(matched, asked.methods, asked.seconds, report)
 
 
 def _leave_out(group: GroupRun, jobs: Jobs, budget: int) -> None:
-    """A row for each method that does not fit, which says by how much."""
+    """Mark the jobs of methods that do not fit, and say by how much their smallest variant is over budget."""
     for method, text in least_over(group.rows("variants"), budget).items():
         if method in jobs and jobs[method]["status"] == "ok":
             jobs[method] |= {"status": OVER_BUDGET, "detail": text}
@@ -109,7 +111,7 @@ def _leave_out(group: GroupRun, jobs: Jobs, budget: int) -> None:
 
 
 def measure_variants(matched: Matched, specs: Sequence[str], seconds: float, report: Report) -> None:
-    """Report each variant with its peak and its time; what cannot run is reported with the reason."""
+    """Report each variant with its peak and its time; a variant that cannot run, with the reason."""
     size = bytes_of_model(matched.model)
     for spec in specs:
         peaks: dict[str, int] = {}
@@ -144,7 +146,7 @@ def _peak(matched: Matched, spec: str, variant: str) -> int:
 def _times(
     matched: Matched, spec: str, variants: Sequence[str], seconds: float
 ) -> dict[str, tuple[float, float]]:
-    """Seconds of a step of each, and R: the median, and that of what it is over the base of its round."""
+    """The median seconds of a step of each variant, and R, the median of step over base in the same round."""
     problem = matched.problem()
     base = base_arm(problem)
     arms: list[Arm[str]] = [Arm("", base.step)]

@@ -1,4 +1,4 @@
-"""The cost phase: FLOPs, bytes and operations of each step, and the least time the machine needs for them."""
+"""The cost phase: count FLOPs, bytes and operations of each step, which give the least time it can take."""
 
 from __future__ import annotations
 
@@ -30,12 +30,12 @@ from fgbench.running.phase import STARTUP_SECONDS, OfGroup, Phase, Tables, every
 from fgbench.running.reporting import failures_reported
 from fgbench.store.schema import BASE, Role
 
-BELOW = 0.97  # of its floor: a step that is timed faster shows that the floor is wrong
+BELOW = 0.97  # a step timed below this share of its floor shows that the floor is wrong
 
 
 @dataclass(frozen=True)
 class Counted(Message):
-    """What a step of a method costs, as a row of cost.csv; `Work` and `Rates` say what the fields mean."""
+    """A row of cost.csv: what a step of a method costs; `Work` and `Rates` explain the fields."""
 
     method: str
     flops: int
@@ -52,7 +52,7 @@ class Counted(Message):
 
 
 class Cost(Phase):
-    """Counted on the eager step: another execution mode may fuse operations, and then moves less."""
+    """Counts on the eager step; another execution mode may fuse operations, and then moves fewer bytes."""
 
     name = "cost"
     request = OfGroup
@@ -60,19 +60,19 @@ class Cost(Phase):
     tables: ClassVar[Tables] = {"cost": every_row}
 
     def asked(self, config: Config) -> bool:
-        """Wherever steps are timed."""
+        """Whenever steps are timed."""
         return config.time
 
     def after(self, config: Config) -> tuple[str, ...]:
-        """After what is timed, which its floors are held against."""
+        """After timing, whose results its floors are checked against."""
         return ("time", "alone", "load")
 
     def seconds(self, config: Config) -> float:
-        """Of one process."""
+        """The start of one process."""
         return STARTUP_SECONDS
 
     def run(self, group: GroupRun) -> None:
-        """One process for all methods; a floor above what was timed is an error and no row."""
+        """Ask one process for all methods; a floor above the measured time is noted, not stored."""
         if group.finished(self.name):
             return
         group.begin("FLOPs and floors", STARTUP_SECONDS)
@@ -95,7 +95,7 @@ class Cost(Phase):
                 group.store("cost", asdict(event))
 
     def measure(self, matched: Matched, asked: OfGroup, report: Report) -> None:
-        """The base and every method."""
+        """Count the base and every method."""
         measure_cost(matched.problem(), asked.methods, report)
 
 
@@ -131,7 +131,7 @@ def _eagerly(conditions_of: Callable[[str], Conditions]) -> Callable[[str], Cond
 
 
 def _count(problem: Problem, spec: str) -> Work:
-    """Of a step that was called before, so that nothing is set up now; the mean over a cycle of steps."""
+    """The work of a step that was called before, so that set-up is not counted; the mean over its cycle."""
     if spec == BASE:
         run = base_step(problem)
         run()

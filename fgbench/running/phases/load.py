@@ -1,4 +1,4 @@
-"""The load phase: each method alone on a GPU, for its device time, clocks and energy."""
+"""The load phase: run each method alone on a GPU, for its device time, clocks and energy."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from fgbench.running.phase import STARTUP_SECONDS, OfGroup, Phase, Tables, every
 from fgbench.running.phases.time import store_ratios
 from fgbench.running.reporting import failures_reported
 
-LOAD_SHARE = 0.5  # of the timing budget, on top of it, at most
+LOAD_SHARE = 0.5  # at most so much of the timing budget, in addition to it
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class LoadRequest(OfGroup):
     """What the process is asked.
 
     Attributes:
-        seconds: of each method's window.
+        seconds: how long each method is repeated (its window).
     """
 
     seconds: float
@@ -41,7 +41,7 @@ class LoadRequest(OfGroup):
 
 @dataclass(frozen=True)
 class Loaded(Message):
-    """What a step of one method costs the GPU, as a row of load.csv has it; `Load` says what fields mean."""
+    """A row of load.csv: what a step of one method costs the GPU; `Load` explains the fields."""
 
     method: str
     steps: int
@@ -55,7 +55,7 @@ class Loaded(Message):
 
 
 class Load(Phase):
-    """What a step of each method costs a GPU beside time."""
+    """Measures what a step of each method costs a GPU besides time."""
 
     name = "load"
     request = LoadRequest
@@ -68,15 +68,15 @@ class Load(Phase):
         return config.time and (found or config.device.startswith("cuda"))
 
     def after(self, config: Config) -> tuple[str, ...]:
-        """After the ratios that its energy goes into."""
+        """After timing, whose ratios the energy is added to."""
         return ("time", "alone")
 
     def seconds(self, config: Config) -> float:
-        """A window of each method."""
+        """A window for each method."""
         return len(config.methods) * _window(config, len(config.methods)) + STARTUP_SECONDS
 
     def run(self, group: GroupRun) -> None:
-        """One process for all; a note where windows are too short for the counter of energy."""
+        """Ask one process for all methods; note it if windows are too short for the counter of energy."""
         specs, config = group.methods, group.plan.config
         if group.finished(self.name):
             return
@@ -84,8 +84,8 @@ class Load(Phase):
         if seconds < WINDOW_SECONDS:
             enough = len(specs) * WINDOW_SECONDS / LOAD_SHARE
             group.note(
-                f"energy is not read: it takes a window of {WINDOW_SECONDS:g} s a method; "
-                f"--max-measure-seconds {enough:g} has room for them."
+                f"energy is not measured: it takes {WINDOW_SECONDS:g} s for each method; "
+                f"--max-measure-seconds {enough:g} would leave room for that."
             )
         group.begin("load of the GPU", len(specs) * seconds + STARTUP_SECONDS)
         with group.jobs(self.name, specs) as jobs:
@@ -95,12 +95,12 @@ class Load(Phase):
         store_ratios(group)
 
     def measure(self, matched: Matched, asked: LoadRequest, report: Report) -> None:
-        """All methods, one after the other."""
+        """Measure all methods, one after the other."""
         measure_load(matched.problem(), asked.methods, asked.seconds, report)
 
 
 def _window(config: Config, methods: int) -> float:
-    """Seconds of each of so many methods: what energy needs, or what the budget has."""
+    """The seconds of a window: what the energy counter needs, or less where the budget is short."""
     return min(WINDOW_SECONDS, LOAD_SHARE * config.max_measure_seconds / max(methods, 1))
 
 
@@ -121,7 +121,7 @@ def _arm(problem: Problem, spec: str) -> Arm[str]:
     def run() -> Tensor:
         return step(next(batches), LEARNING_RATE)
 
-    run()  # what compiles, allocates and chooses kernels
+    run()  # compiles, allocates and chooses kernels
     return Arm(spec, run)
 
 

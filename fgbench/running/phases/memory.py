@@ -1,7 +1,7 @@
-"""The memory phase: peak bytes of a step of each method by kind, untimed.
+"""The memory phase: peak bytes of a step of each method by kind; nothing is timed.
 
-A step that is captured in a CUDA graph is measured uncaptured: what it makes on its way lies in a pool
-that the capture fills and the graph holds as long as it lives, and no replay allocates any of it.
+A step that is captured in a CUDA graph is measured without the capture: a graph keeps its temporaries in a
+pool of its own for as long as it lives, and a replay allocates nothing.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ from fgbench.running.reporting import failures_reported
 from fgbench.store.schema import BASE
 
 BATCHES = 2
-RESULTS = ("draw", "backward", "forward and backward")  # parts of a step that leave tangents or gradients
+RESULTS = ("draw", "backward", "forward and backward")  # these parts of a step leave tangents or gradients
 
 
 @dataclass(frozen=True)
 class PeakFound(Message):
-    """Bytes of one kind at a method's peak, or of the model itself: a row of memory.csv."""
+    """A row of memory.csv: bytes of one kind at a method's peak, or of the model itself."""
 
     method: str
     kind: str
@@ -40,7 +40,7 @@ class PeakFound(Message):
 
 
 class Memory(Phase):
-    """What a step of each method needs at its peak."""
+    """Measures the memory that a step of each method needs at its peak."""
 
     name = "memory"
     request = OfGroup
@@ -49,19 +49,19 @@ class Memory(Phase):
     may_share = True
 
     def asked(self, config: Config) -> bool:
-        """Wherever steps are timed."""
+        """Whenever steps are timed."""
         return config.time
 
     def after(self, config: Config) -> tuple[str, ...]:
-        """After what is timed, so that the first figures come first."""
+        """After timing, so that a reader sees the main figures early."""
         return ("time", "alone", "load")
 
     def seconds(self, config: Config) -> float:
-        """Of one process."""
+        """The start of one process."""
         return STARTUP_SECONDS
 
     def run(self, group: GroupRun) -> None:
-        """One process for all methods."""
+        """Ask one process for all methods."""
         if group.finished(self.name):
             return
         group.begin("peak memory", STARTUP_SECONDS)
@@ -71,7 +71,7 @@ class Memory(Phase):
                     group.store("memory", asdict(event))
 
     def measure(self, matched: Matched, asked: OfGroup, report: Report) -> None:
-        """The base and every method."""
+        """Measure the base and every method."""
         measure_memory(matched, asked.methods, report)
 
 
@@ -89,13 +89,13 @@ def measure_memory(matched: Matched, specs: Sequence[str], report: Report) -> No
 
 
 def bytes_of_model(model: nn.Module) -> int:
-    """Of its parameters and buffers."""
+    """Bytes of a model's parameters and buffers; tied ones count once."""
     tied_once = {t.data_ptr(): t for t in model.state_dict().values()}
     return sum(t.numel() * t.element_size() for t in tied_once.values())
 
 
 def _kinds(peak: Peak, parameters: int, made: Sequence[Step]) -> dict[str, int]:
-    """Rows of memory.csv: the peak, and the kinds that add up to it."""
+    """Bytes by kind, as in memory.csv: the peak, and the kinds that add up to it."""
     rows = {"peak_allocated": peak.allocated}
     if peak.reserved is not None:
         rows["peak_reserved"] = peak.reserved
@@ -105,7 +105,7 @@ def _kinds(peak: Peak, parameters: int, made: Sequence[Step]) -> dict[str, int]:
     return rows | {
         "peak_parameters": parameters,
         "peak_optimizer_state": state,
-        # What a step keeps for the next besides: tangents in memory of their own.
+        # Tangents that a step keeps for the next one are among `kept`.
         "peak_gradients_and_tangents": peak.made + peak.kept - parameters - state,
         "peak_activations_and_temporaries": peak.passing,
     }
@@ -125,7 +125,7 @@ def _uncaptured(matched: Matched, spec: str) -> Conditions:
 def prepared_step(
     matched: Matched, spec: str, batches: Sequence[Batch], made: list[Step]
 ) -> Callable[[], object]:
-    """A step over the batches, every kind of it that may need the most; its `Step` goes into `made`."""
+    """A call that takes a step of each kind that may need the most memory; the `Step` goes into `made`."""
     supply, conditions_of = cycle(batches), partial(_uncaptured, matched)
     if spec == BASE:
         return base_step(replace(matched.problem(batches), conditions_of=conditions_of))

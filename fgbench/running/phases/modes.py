@@ -1,5 +1,7 @@
-"""The modes phase: the fastest execution mode of each method, and the fastest update of those that leave
-theirs open. Everything that follows is timed and trained with them."""
+"""The modes phase: find each method's fastest execution mode, and its fastest update if it leaves that open.
+
+All phases that follow use them.
+"""
 
 from __future__ import annotations
 
@@ -29,9 +31,9 @@ from fgbench.store.schema import BASE
 from fgbench.summary.modes import choices, marked
 
 MODES = {"cpu": ("eager", "compile"), "cuda": ("eager", "compile", "cudagraph")}
-MODES_SHARE = 0.2  # of the timing budget, on top of it, to find execution modes,
-UPDATES_SHARE = 0.1  # or updates alone
-PROCESSES = 3  # that they are found in, at most
+MODES_SHARE = 0.2  # of the timing budget, in addition to it, to find execution modes
+UPDATES_SHARE = 0.1  # likewise, to find updates alone
+PROCESSES = 3  # at most so many processes time them
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +41,9 @@ class ModesRequest(OfGroup):
     """What one process is asked.
 
     Attributes:
-        seconds: to time for, about.
-        best: whether all execution modes are tried; otherwise the group's alone.
-        number: of the process.
+        seconds: about how long to time.
+        best: whether to try all execution modes; otherwise only the group's.
+        number: the number of the process.
     """
 
     seconds: float
@@ -51,7 +53,7 @@ class ModesRequest(OfGroup):
 
 @dataclass(frozen=True)
 class Mode(Message):
-    """One way to run a method: seconds a step, or in `detail` why it cannot."""
+    """One way to run a method: the seconds of a step, or in `detail` why it cannot be run."""
 
     method: str
     execution: str
@@ -62,7 +64,7 @@ class Mode(Message):
 
 
 class Modes(Phase):
-    """Every way to run each method, interleaved in a few fresh processes; the fastest is taken."""
+    """Times every way to run each method, interleaved in a few fresh processes, and takes the fastest."""
 
     name = "modes"
     request = ModesRequest
@@ -70,7 +72,7 @@ class Modes(Phase):
     tables: ClassVar[Tables] = {"modes": every_row}
 
     def asked(self, config: Config) -> bool:
-        """Where the mode is left open, or a method's update; a memory budget decides on updates too."""
+        """Where the mode or a method's update is left open, unless a memory budget decides on the update."""
         if config.memory_budget is not None:
             return False
         return config.execution == BEST or bool(_leaving_open(config, config.methods))
@@ -80,7 +82,7 @@ class Modes(Phase):
         return _seconds(config) + _processes(config) * STARTUP_SECONDS
 
     def run(self, group: GroupRun) -> None:
-        """Find and store them, and note which update was found."""
+        """Find and store the fastest ways, and note which updates were found."""
         config, specs = group.plan.config, group.methods
         if config.execution != BEST and not _leaving_open(config, specs):
             return
@@ -102,14 +104,14 @@ class Modes(Phase):
                 group.store("modes", {"process": number, **asdict(event)})
 
     def measure(self, matched: Matched, asked: ModesRequest, report: Report) -> None:
-        """In one process."""
+        """Time all ways in one process."""
         modes = MODES[matched.device.type] if asked.best else (matched.group.execution,)
         optimizers = matched.group.optimizers
         find_modes(matched.problem(), asked.methods, modes, optimizers, asked.seconds, report, asked.number)
 
 
 def _leaving_open(config: Config, specs: Sequence[str]) -> list[str]:
-    """The methods that leave open how they update."""
+    """The methods that leave open how parameters are updated."""
     conditions = [Conditions(config.execution, optimizer) for optimizer in config.optimizer.split(OR)]
     return [spec for spec in specs if any(methods.find(spec).updates(own) for own in conditions)]
 
@@ -119,7 +121,7 @@ def _processes(config: Config) -> int:
 
 
 def _seconds(config: Config) -> float:
-    """Of timing, over all processes."""
+    """Seconds of timing, over all processes."""
     return (MODES_SHARE if config.execution == BEST else UPDATES_SHARE) * config.max_measure_seconds
 
 
@@ -146,7 +148,7 @@ class Way(NamedTuple):
 
     @property
     def facts(self) -> dict[str, str]:
-        """What is told of it: a budget's variant leaves no way open."""
+        """The fields of `Mode` that describe it."""
         own = self.conditions
         return {"execution": own.execution, "optimizer": own.optimizer, "update": own.update}
 
@@ -162,9 +164,9 @@ def find_modes(
 ) -> None:
     """Time all ways to run each method, and the base, interleaved; report the median of each.
 
-    Those are the execution modes, and the updates of a method that leaves its own open, under each
-    optimiser. What there is no choice of is not timed. What a mode does not take is reported with the
-    reason, and the method stays in the running. The first of the `process`es also checks each step.
+    The ways are the execution modes and, for a method that leaves its update open, the updates under each
+    optimiser. A method with only one way is not timed. A way that cannot run is reported with the reason;
+    the method itself does not count as failed. Process 0 also checks each step.
     """
     clock, arms = problem.clock, []
     for way in _ways(problem, specs, modes, optimizers):

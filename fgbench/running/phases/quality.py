@@ -1,4 +1,4 @@
-"""The quality phase: what each method's estimates are worth, at the start and on the way through training."""
+"""The quality phase: compare each method's estimates with the gradient, at the start and along training."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ from fgbench.running.phases.train import weights_folder
 from fgbench.running.reporting import failures_reported
 from fgbench.running.weights import KeptWeights, load_weights
 
-SHARE = 0.1  # of all else in a run, at most
-LARGE_BATCHES = 32  # whose mean gradient stands for that of all data
+SHARE = 0.1  # the phase takes at most this share of the seconds of all other phases
+LARGE_BATCHES = 32  # the mean gradient of so many batches stands for that of all data
 LEAST_DRAWS, MOST_DRAWS = 4, 64
 
 
@@ -38,9 +38,9 @@ class QualityRequest(OfGroup):
     """What the process is asked.
 
     Attributes:
-        weights: path of the folder that training left them in.
-        reference: the method at whose weights all are compared.
-        seconds: of draws, about, once the steps are ready.
+        weights: path of the folder in which training left weights.
+        reference: the method whose weights all methods are compared at.
+        seconds: about how long to draw estimates, once the steps are ready.
     """
 
     weights: str
@@ -50,16 +50,17 @@ class QualityRequest(OfGroup):
 
 @dataclass(frozen=True)
 class Estimated(Message):
-    """What a method's estimates are worth at some weights, as a row of quality.csv; `Quality` has the fields.
+    """A row of quality.csv: a method's estimates at some weights. `Quality` explains the other fields.
 
     Attributes:
-        weights: the method that trained them, or `start`.
-        iteration: steps that it had taken.
-        layer: the module, or `all`.
-        gradient_norm: ‖∇F‖, of the large batch.
-        clipped: the share of directional derivatives that were clipped; None where none are.
-        non_finite: the share of those that are not finite; of estimates, where there are none.
-        unbiased: whether the mean of its estimates is the gradient, as the method says of itself.
+        weights: the method that trained the weights, or `start`.
+        iteration: how many steps it had taken.
+        layer: the module's name, or `all`.
+        gradient_norm: ‖∇F‖, the norm of the large batch's gradient.
+        clipped: the share of directional derivatives that were clipped; None where the method clips none.
+        non_finite: the share of directional derivatives that are not finite; for a method without
+            directional derivatives, the share of estimates.
+        unbiased: whether the method says that the mean of its estimates is the gradient.
     """
 
     method: str
@@ -91,13 +92,13 @@ class Estimated(Message):
 
 @dataclass(frozen=True)
 class TooSlow(Message):
-    """Not even the fewest draws at the start fit into the seconds; how many they take."""
+    """Not even the fewest draws at the start fit into the time given; they would take `seconds`."""
 
     seconds: float
 
 
 class QualityOfSteps(Phase):
-    """Estimates against gradients by reverse mode, at the same weights for all and at each method's own."""
+    """Compares estimates with reverse mode's gradient, at the reference's weights and at the method's own."""
 
     name = "quality"
     request = QualityRequest
@@ -105,7 +106,7 @@ class QualityOfSteps(Phase):
     tables: ClassVar[Tables] = {"quality": every_row}
 
     def asked(self, config: Config) -> bool:
-        """Wherever there is training whose course it explains."""
+        """Whenever there is training, which the figures help to explain."""
         return config.train
 
     def after(self, config: Config) -> tuple[str, ...]:
@@ -113,12 +114,12 @@ class QualityOfSteps(Phase):
         return ("train",)
 
     def seconds(self, config: Config) -> float:
-        """A tenth of all else, at the most."""
+        """A tenth of what all other phases take."""
         others = sum(phase.seconds(config) for phase in in_order(config) if phase.name != self.name)
         return max(SHARE * others, 2 * STARTUP_SECONDS)
 
     def run(self, group: GroupRun) -> None:
-        """One process for all; the weights are gone afterwards."""
+        """Ask one process for all methods, and remove the weights afterwards."""
         if group.finished(self.name) or not group.methods:
             return
         seconds, folder = self.seconds(group.plan.config), weights_folder(group)
@@ -141,11 +142,11 @@ class QualityOfSteps(Phase):
         _remove(folder)
 
     def measure(self, matched: Matched, asked: QualityRequest, report: Report) -> None:
-        """The start, the reference's weights with all methods, each method's own weights with itself."""
+        """Compare all methods at the start and at the reference's weights, and each method at its own."""
         points = list(_points(matched, asked))
         per_epoch = matched.order.samples // matched.order.batch
         count = min(LARGE_BATCHES, per_epoch)
-        # The last ones of the first epoch: not those that the first draws have.
+        # The large batch is the end of the first epoch, as the first draws are from its beginning.
         large = matched.order.batches(matched.data, per_epoch - count, count)
         measure_quality(matched.problem(large), points, asked.seconds, report)
 
@@ -173,14 +174,14 @@ def _points(matched: Matched, asked: QualityRequest) -> Iterator[Point]:
 
 
 def measure_quality(problem: Problem, points: Sequence[Point], seconds: float, report: Report) -> None:
-    """Report what the estimates of all methods are worth, in about `seconds` once the steps are ready.
+    """Report the quality of the estimates of all methods, in about `seconds` once the steps are ready.
 
     Args:
-        problem: its batches are, together, the large batch.
-        points: the first is the start, and has all methods.
-        seconds: of draws and gradients; fewer draws, or the start alone, where that is short, and
-            `TooSlow` where even that takes more.
-        report: of `Estimated`.
+        problem: its batches together are the large batch.
+        points: where estimates are compared; the first is the start, with all methods.
+        seconds: time for draws and gradients. If it is short there are fewer draws, or only those at the
+            start; if even these would take longer, `TooSlow` is reported.
+        report: is given `Estimated` or `TooSlow`.
     """
     judge = Judge(problem)
     readers, taken = {}, {}
@@ -208,7 +209,7 @@ def measure_quality(problem: Problem, points: Sequence[Point], seconds: float, r
 
 
 def _seconds(run: Callable[[], object]) -> float:
-    """Of a second call: the first makes what is made once."""
+    """Seconds of a second call; the first one also does what is done only once."""
     run()
     begun = perf_counter()
     run()

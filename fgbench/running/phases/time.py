@@ -1,4 +1,4 @@
-"""The timing phase: base, every method and an A/A repeat, interleaved, in several fresh processes."""
+"""The timing phase: time base, every method and an A/A repeat, interleaved, in several fresh processes."""
 
 from __future__ import annotations
 
@@ -48,9 +48,9 @@ from fgbench.store.schema import Role
 from fgbench.summary.live import LiveRatios
 from fgbench.summary.ratios import log_ratio_medians, ratios
 
-PILOT_SHARE = 0.6  # of the timing budget, for the processes that are decided on beforehand
-PARTS_SHARE = 0.1  # of a process's time, for the parts of a step
-WHOLE = "whole"  # stands among the parts of a step for all of it
+PILOT_SHARE = 0.6  # of the timing budget, for the processes whose number is fixed beforehand
+PARTS_SHARE = 0.1  # of a process's time, for timing the parts of steps
+WHOLE = "whole"  # stands among the parts of a step for the whole step
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,10 +58,10 @@ class TimeRequest(OfGroup):
     """What one process is asked.
 
     Attributes:
-        process: its number.
-        seconds: to time for, about.
+        process: the number of the process.
+        seconds: about how long to time.
         reference: the method that is repeated as A/A.
-        slowed: by which share every other method's repeat is slower; 0 for no such repeats.
+        slowed: the share by which a repeat of every other method is made slower; 0 for no such repeats.
     """
 
     process: int
@@ -72,7 +72,7 @@ class TimeRequest(OfGroup):
 
 @dataclass(frozen=True)
 class Part(Message):
-    """A part of a method's step, timed apart: median seconds."""
+    """A part of a method's step, timed by itself; median seconds."""
 
     method: str
     part: str
@@ -91,7 +91,7 @@ def _own_samples(row: Row) -> bool:
 
 
 class Time(Phase):
-    """R and the ratio to the reference, from rounds in which every arm runs."""
+    """Measures R and the ratio to the reference, in rounds in which every arm runs."""
 
     name = "time"
     request = TimeRequest
@@ -100,11 +100,11 @@ class Time(Phase):
     tables: ClassVar[Tables] = {"samples": _own_samples, "parts": every_row}
 
     def asked(self, config: Config) -> bool:
-        """Unless only training is."""
+        """Unless only training is asked for."""
         return config.time
 
     def after(self, config: Config) -> tuple[str, ...]:
-        """After tuning where that chooses optimisers: what a step is has to be known before it is timed."""
+        """After tuning if that chooses optimisers, as the optimiser is part of a step."""
         return ("modes", "tune") if OR in config.optimizer else ("modes", "budget")
 
     def seconds(self, config: Config) -> float:
@@ -116,7 +116,7 @@ class Time(Phase):
         return asked.process == 0
 
     def run(self, group: GroupRun) -> None:
-        """As many processes as were asked for, and more where their spread says so and time is left."""
+        """Ask as many processes as the config says, and more if their spread is wide and time is left."""
         config = group.plan.config
         pilot = total = config.processes
         live = LiveRatios(group.plan.reference)
@@ -139,7 +139,7 @@ class Time(Phase):
     def _in_process(
         self, group: GroupRun, live: LiveRatios, process: int, total: int, seconds: float
     ) -> bool:
-        """Time one process's rounds; whether any method came through."""
+        """Ask one process; gives whether any method was timed in it."""
         if group.finished(self.name, process):
             rows = group.rows("jobs")
             jobs_of_it = rows[(rows["phase"] == self.name) & (rows["process"] == process)]
@@ -166,7 +166,7 @@ class Time(Phase):
         return group.goes_on_after_death or any(job["status"] == "ok" for job in jobs.values())
 
     def measure(self, matched: Matched, asked: TimeRequest, report: Report) -> None:
-        """One process's rounds."""
+        """Time the rounds of one process."""
         time_methods(
             matched.problem(),
             asked.methods,
@@ -179,9 +179,9 @@ class Time(Phase):
 
 
 def _processes_wanted(group: GroupRun, pilot: int) -> int:
-    """By Stein's second stage: from the pilot's spread alone, for the least precise ratio."""
+    """How many processes the least precise ratio needs, by Stein's second stage from the pilot's spread."""
     samples = group.rows("samples")
-    samples = samples[samples["process"] < pilot]  # a resumed run may hold more
+    samples = samples[samples["process"] < pilot]  # a resumed run may have samples of more
     if samples["process"].nunique() < pilot:
         return pilot
     measured = samples[~samples["warm_up"].astype(bool) & (samples["role"] == Role.METHOD)]
@@ -199,8 +199,8 @@ def store_ratios(group: GroupRun, stopped: str | None = None) -> None:
     """Derive the group's rows of ratios.csv from its samples and load.
 
     Args:
-        group: whose they are.
-        stopped: why timing ended; None keeps what was stored.
+        group: the group.
+        stopped: why timing ended; None keeps the stored reason.
     """
     if not group.derives:
         return
@@ -232,14 +232,14 @@ def time_methods(
     but the reference runs once more, slower by that share.
 
     Raises:
-        UsageError: the base fails, or its loss is wrong: there is nothing to put a step over.
+        UsageError: the base fails or its loss is wrong, so that no R can be computed.
     """
     clock = problem.clock
     try:
         arms = [base_arm(problem)]
     except Exception as error:
         raise UsageError(
-            f"the base, which every step is put over, cannot be timed: {in_one_line(error)}"
+            f"the base, by which the time of every step is divided, cannot be timed: {in_one_line(error)}"
         ) from error
     steps: dict[str, Step] = {}
     for spec in specs:
@@ -256,7 +256,7 @@ def time_methods(
             slower = slowed(over(problem.batches, step), slowed_by, clock, problem.device)
             arms.append(Arm(ArmKey(Role.SLOWED, spec), slower, cycle=step.cycle))
     arms = with_blocks(arms, problem, clock, seconds)
-    # Seeded by the process too: every process sees other orders.
+    # The process is part of the seed, so that every process runs the arms in other orders.
     rng = random.Random(f"{problem.seed}/{process}")
     for samples in timed_rounds(arms, clock, seconds, rng, report):
         report(Samples.of(samples))
@@ -268,7 +268,7 @@ def time_methods(
 
 
 def _checked_step(problem: Problem, spec: str, process: int, report: Report) -> Step:
-    """A method's step that was called once and held against reverse mode."""
+    """A method's step, called once and checked against reverse mode."""
     start = perf_counter()
     step = method_step(problem, spec, process)
     report(FirstCall(spec, perf_counter() - start))
@@ -280,10 +280,11 @@ def _checked_step(problem: Problem, spec: str, process: int, report: Report) -> 
 
 
 def time_parts(steps: Mapping[str, Step], problem: Problem, clock: Clock, seconds: float) -> tuple[Part, ...]:
-    """The parts of each method's step, timed apart from each other, and whole steps in the same rounds.
+    """Time the parts of each method's step one by one, and whole steps in the same rounds.
 
-    Gives the median of each, and of the whole, which the parts should add up to: synchronising between
-    them costs a GPU its overlap. Where steps differ in kind it is a median over means of whole cycles.
+    Gives the median of each part and of the whole. On a GPU the parts may add up to more than the whole, as
+    synchronising between them prevents overlap. Where steps differ in kind, each figure is a median over
+    means of whole cycles.
     """
     found: dict[tuple[str, str], list[float]] = defaultdict(list)
     supply, spent = cycle(problem.batches), 0.0
@@ -302,7 +303,7 @@ def time_parts(steps: Mapping[str, Step], problem: Problem, clock: Clock, second
 def _cycle_of_parts(
     step: Step, supply: Iterator[Batch], clock: Clock, *, whole_first: bool
 ) -> dict[str, float]:
-    """Mean seconds of each part over one cycle of steps; none where a step is a CUDA graph, and whole."""
+    """Mean seconds of each part over one cycle of steps; empty for a step in one piece, as a CUDA graph."""
     took: dict[str, float] = defaultdict(float)
     for _ in range(step.cycle):
         batch = next(supply)

@@ -1,4 +1,4 @@
-"""The training phase: all methods from the same weights on the same batches, with each measured seed."""
+"""The training phase: train all methods from the same weights on the same batches, for each seed."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class TrainRequest(OfGroup):
     """What the process of one seed is asked.
 
     Attributes:
-        protocol: of all jobs.
+        protocol: how all jobs are trained.
         learning_rates: by method.
         snapshot: path of the file that holds the state between turns.
-        weights: path of the folder for the weights on the way; empty where none are kept.
+        weights: path of the folder for weights along training; empty where none are kept.
     """
 
     protocol: Protocol
@@ -43,7 +43,7 @@ class TrainRequest(OfGroup):
 
 @dataclass(frozen=True)
 class Evaluated(Message):
-    """One evaluation of a method while training, as a row of curves.csv; `Point` says what fields mean."""
+    """A row of curves.csv: one evaluation of a method while training; `Point` explains the fields."""
 
     method: str
     iteration: int
@@ -55,7 +55,7 @@ class Evaluated(Message):
 
     @classmethod
     def of(cls, method: str, point: Point) -> Evaluated:
-        """A method's."""
+        """The event for a method's evaluation."""
         return cls(method, **asdict(point))
 
 
@@ -71,20 +71,20 @@ class Train(Phase):
     may_share = True
 
     def asked(self, config: Config) -> bool:
-        """Unless only timing is."""
+        """Unless only timing is asked for."""
         return config.train
 
     def after(self, config: Config) -> tuple[str, ...]:
-        """After everything else: it is the longest, and needs the rates."""
+        """After all others, as it takes longest and needs the learning rates."""
         return ("tune", "time", "alone", "load", "memory")
 
     def seconds(self, config: Config) -> float:
-        """Every seed of every method, evaluations included."""
+        """The training of every method with every seed, evaluations included."""
         run = config.max_train_seconds * (1 + EVALUATION_SHARE)
         return config.seeds * len(config.methods) * run
 
     def run(self, group: GroupRun) -> None:
-        """A process for each seed, and at the end the times to the targets."""
+        """Ask a process for each seed, and at the end derive the times to the targets."""
         found = tuning(group)
         if found is None:
             return
@@ -108,7 +108,7 @@ class Train(Phase):
             "protocol": Protocol.of(config, grid.every, grid.first),
             "learning_rates": rates,
             "snapshot": str(snapshot.absolute()),
-            # One seed's: how good an estimate is differs little between them.
+            # One seed's weights are enough: the quality of estimates differs little between seeds.
             "weights": str(weights_folder(group).absolute()) if seed == FIRST_SEED else "",
         }
         with group.jobs(self.name, list(rates), seed=seed) as jobs:
@@ -130,7 +130,7 @@ class Train(Phase):
             group.drop_snapshot(snapshot)
 
     def measure(self, matched: Matched, asked: TrainRequest, report: Report) -> None:
-        """One seed."""
+        """Train all methods with one seed."""
         snapshot = Snapshot(Path(asked.snapshot), (Evaluated, Failed))
         weights = KeptWeights(Path(asked.weights) if asked.weights else None)
         train(matched, asked.learning_rates, asked.protocol, report, snapshot, weights)
@@ -146,7 +146,7 @@ def store_targets(group: GroupRun) -> None:
     if not group.derives:
         return
     curves, config = group.rows("curves"), group.plan.config
-    # A run that an error ended says nothing of the time to a target: it is in jobs.csv, and nowhere else.
+    # A run that ended in an error tells nothing about the time to a target: it stays out of targets.csv.
     jobs = group.rows("jobs")
     curves = curves[~curves["job"].isin(jobs["job"][leaves_out(jobs)])]
     if curves.empty:
@@ -154,7 +154,7 @@ def store_targets(group: GroupRun) -> None:
     asked = config.target_loss, config.target_accuracy, group.plan.reference, group.plan.chance
     targets = targets_of(curves, *asked)
     if not targets:
-        why = "no validation loss was held below where training began, or chance; raise --max-train-seconds"
+        why = "no validation loss stayed below the first one, or chance; raise --max-train-seconds"
         group.watcher.note(f"{group.group.name}: no target: {why}.")
         return
     group.replace("targets", target_rows(curves, jobs, targets))
@@ -171,7 +171,7 @@ def train(
     snapshot: Snapshot | None = None,
     weights: KeptWeights | None = None,
 ) -> None:
-    """Train all methods of the group in turns; report every evaluation, those before a snapshot too."""
+    """Train all methods of the group in turns; report every evaluation, also those before a snapshot."""
     weights = weights or KeptWeights(None)
     kept, rng = snapshot or Snapshot(None), random.Random(matched.seed)
     tell = kept.telling(report)

@@ -1,6 +1,6 @@
-"""The tuning phase: the evaluation grid of a group, and a learning rate for each method.
+"""The tuning phase: find the evaluation grid of a group, and a learning rate for each method.
 
-Both are found on a seed of their own, which is not measured.
+Both are found on a seed of their own, which no measured run has.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from fgbench.training.pacing import JUDGED_POINTS, Pace, evaluation_grid, short_
 from fgbench.training.search import TRIAL_SHARE, TYPICAL_RUNS, search
 
 PACED_STEPS = 3
-EVALUATION_SHARE = 0.2  # of training's seconds, on top of them, in an estimate of time
+EVALUATION_SHARE = 0.2  # evaluation is expected to take this share of training's seconds, in addition
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,8 +39,8 @@ class TuneRequest(OfGroup):
     """What the process is asked.
 
     Attributes:
-        protocol: of the measured runs.
-        goal: what the search serves; None where no rate is searched.
+        protocol: how the measured runs are trained.
+        goal: the targets by which learning rates are chosen; None where no rate is searched.
     """
 
     protocol: Protocol
@@ -49,7 +49,7 @@ class TuneRequest(OfGroup):
 
 @dataclass(frozen=True)
 class GridFound(Message):
-    """The steps at which methods are evaluated, and as how many evaluations of the model each step counts."""
+    """The grid of evaluations, and by method how many evaluations of the model a step counts as."""
 
     every: int
     first: int
@@ -58,7 +58,7 @@ class GridFound(Message):
 
 @dataclass(frozen=True)
 class Trial(Message):
-    """One trial of a search, as a row of search.csv has it."""
+    """A row of search.csv: one trial of a search."""
 
     method: str
     seed: int
@@ -73,7 +73,7 @@ class Trial(Message):
 
 @dataclass(frozen=True)
 class Scored(Message):
-    """What a whole run of a search was worth: targets reached, and the seconds to all of them together."""
+    """How a whole run of a search did: the targets that it reached, and the sum of the seconds to them."""
 
     optimizer: str
     learning_rate: float
@@ -84,7 +84,7 @@ class Scored(Message):
 
 @dataclass(frozen=True)
 class Tuned(Message):
-    """What the search chose for a method, by what, and how it scored the method's whole runs."""
+    """The search's choice for a method, the criterion that decided, and how the method's whole runs did."""
 
     method: str
     optimizer: str
@@ -94,7 +94,7 @@ class Tuned(Message):
 
     @classmethod
     def of(cls, method: str, choice: Choice) -> Tuned:
-        """A method's choice."""
+        """The event for a method's choice."""
         scored = tuple(
             Scored(run.optimizer, run.learning_rate, run is choice.run, reached, seconds)
             for run, reached, seconds in choice.scored
@@ -104,14 +104,14 @@ class Tuned(Message):
 
 @dataclass(frozen=True)
 class Tuning:
-    """What tuning found for a group: the grid of evaluations, and a learning rate by method."""
+    """The result of tuning a group: the grid of evaluations, and a learning rate by method."""
 
     grid: Grid
     rates: dict[str, float]
 
 
 class Tune(Phase):
-    """The search for learning rates; pacing alone where a rate is given."""
+    """Searches learning rates; where a rate is given, it only measures how fast steps are (pacing)."""
 
     name = "tune"
     request = TuneRequest
@@ -121,21 +121,21 @@ class Tune(Phase):
     may_share = True
 
     def asked(self, config: Config) -> bool:
-        """Unless only timing is."""
+        """Unless only timing is asked for."""
         return config.train
 
     def after(self, config: Config) -> tuple[str, ...]:
-        """Before timing where it chooses optimisers, and after all of it otherwise."""
+        """Before timing if it chooses optimisers, and after all timing otherwise."""
         return (
             ("modes",) if OR in config.optimizer else ("modes", "budget", "time", "alone", "load", "memory")
         )
 
     def seconds(self, config: Config) -> float:
-        """Of a typical search of each method, evaluations included."""
+        """A typical search of each method, evaluations included."""
         return _searching(config, len(config.methods)) * (1 + EVALUATION_SHARE)
 
     def run(self, group: GroupRun) -> None:
-        """One process for all methods."""
+        """Ask one process for all methods, and take up the optimisers that it chose."""
         if not group.finished(self.name):
             with group.jobs(self.name, group.methods) as jobs:
                 self._search(group, jobs)
@@ -169,7 +169,7 @@ class Tune(Phase):
                     _mark_chosen(group, event)
 
     def measure(self, matched: Matched, asked: TuneRequest, report: Report) -> None:
-        """All methods, one after the other."""
+        """Tune all methods, one after the other."""
         tune(matched, asked.methods, asked.protocol, asked.goal, report)
 
 
@@ -181,9 +181,9 @@ def _searching(config: Config, count: int) -> float:
 
 
 def tuning(group: GroupRun) -> Tuning | None:
-    """What is stored of a group's tuning, of the methods still in the running.
+    """The stored result of a group's tuning, for the methods that have not failed.
 
-    None where there is nothing, or the worker died: what is there may be the methods' that came first.
+    None where nothing is stored, or where the worker died and may not have tuned all methods.
     """
     jobs = _jobs(group)
     if jobs.empty or died(jobs).any():
@@ -202,7 +202,7 @@ def _jobs(group: GroupRun) -> Any:
 
 
 def _mark_chosen(group: GroupRun, tuned: Tuned) -> None:
-    """What a method's whole runs were worth, and which of them is taken, into the search's rows."""
+    """Store in the search's rows how a method's whole runs did, and which of them was chosen."""
     found = list(records(group.rows("search")))
     scored = {(run.optimizer, run.learning_rate): run for run in tuned.scored}
     for row in found:
@@ -223,10 +223,11 @@ def _mark_chosen(group: GroupRun, tuned: Tuned) -> None:
 def tune(
     matched: Matched, specs: Sequence[str], protocol: Protocol, goal: Goal | None, report: Report
 ) -> None:
-    """Pace every method, which sets the evaluation grid, and search its learning rate.
+    """Measure every method's pace, which sets the evaluation grid, and search its learning rate.
 
-    The search serves `goal`, the targets whose times are reported; None leaves it out. All methods'
-    whole runs come before any choice: targets may follow from them.
+    Rates are chosen by the time to the targets in `goal`, which are the targets of the measured runs; with
+    None there is no search. All methods finish their whole runs before any choice is made, as targets may
+    be computed from these runs.
     """
     paces = {}
     for spec in specs:
@@ -252,7 +253,7 @@ def _pace(matched: Matched, spec: str, protocol: Protocol) -> Pace:
     paced = trainee(matched, spec, LEARNING_RATE, Protocol(Budget(math.inf)))
     paced.warm_up()
     steps, evaluations = [], []
-    for _ in range(PACED_STEPS):  # the quickest: what else runs now is not its pace
+    for _ in range(PACED_STEPS):  # the quickest counts: other load on the machine is not the method's
         before = paced.train_seconds, paced.evaluation_seconds
         paced.advance(1)
         paced.evaluate()
@@ -262,21 +263,21 @@ def _pace(matched: Matched, spec: str, protocol: Protocol) -> Pace:
 
 
 def _queries(matched: Matched, spec: str) -> int:
-    """Those of a step, of the variant that was chosen."""
+    """How many evaluations of the model a step of the chosen variant counts as."""
     return methods.chosen(spec, matched.conditions_of(spec)).queries
 
 
 def _whole_runs(
     matched: Matched, spec: str, protocol: Protocol, short: Grid, report: Report
 ) -> list[WholeRun]:
-    """Of a method's search, and of one for each optimiser where there are several."""
+    """The whole runs of a method's search; of one search for each optimiser where there are several."""
     found: list[WholeRun] = []
     refused: UsageError | None = None
     for optimizer in matched.group.optimizers:
         own = replace(matched, choices=matched.choices.with_optimizer(spec, optimizer))
         try:
             found += _search(own, spec, optimizer, protocol, short, report)
-        except UsageError as error:  # the method does not go with this one
+        except UsageError as error:  # the method cannot use this optimiser
             refused = error
     if not found:
         assert refused is not None
