@@ -6,6 +6,7 @@ the rate of the machine's best matrix product, and at least its bytes at the ban
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -74,12 +75,26 @@ def _added_product(_into: Any, a: Any, b: Any, **_options: Any) -> int:
     return int(2 * batches * a[-2] * a[-1] * b[-1])
 
 
-# Formulas that torch's own counter lacks: products that are added in place or over a batch.
+def _attention(query: Any, key: Any, value: Any, *_more: Any, **_options: Any) -> int:
+    """q kᵀ and P v, of [batches, heads, length, features]."""
+    *batches, rows, features = query
+    return int(2 * math.prod(batches) * rows * key[-2] * (features + value[-1]))
+
+
+def _attention_backward(_slope: Any, query: Any, key: Any, value: Any, *_more: Any, **_options: Any) -> int:
+    """Five products: q kᵀ again, and two each for the slopes of both, as torch counts on other devices."""
+    *batches, rows, features = query
+    return int(2 * math.prod(batches) * rows * key[-2] * (3 * features + 2 * value[-1]))
+
+
+# Formulas that torch's own counter lacks: products added in place or over a batch, and a CPU's attention.
 FORMULAS = {
     torch.ops.aten.addmm_: _added_product,
     torch.ops.aten.baddbmm_: _added_product,
     torch.ops.aten.addbmm: _added_product,
     torch.ops.aten.addbmm_: _added_product,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
     torch.ops.aten.mv: lambda a, _b, **_options: 2 * a[0] * a[1],
     torch.ops.aten.addmv: lambda _into, a, _b, **_options: 2 * a[0] * a[1],
     torch.ops.aten.addmv_: lambda _into, a, _b, **_options: 2 * a[0] * a[1],

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pandas as pd
 
 OVER_BUDGET = "over budget"  # the status of a method that has no variant within the budget
+BESIDE = ("cost", "quality")  # phases that no other phase builds on
 ENDED_EARLY = "its process ended early: "  # the detail of jobs whose worker died begins like this
 
 
@@ -16,6 +17,8 @@ def died(jobs: pd.DataFrame) -> pd.Series:
 def leaves_out(jobs: pd.DataFrame) -> pd.Series:
     """Whether each job failed so that no later job of its group tries the method.
 
-    One whose worker died does not: nobody knows which method the worker died of.
+    One whose worker died does not: nobody knows which method the worker died of. Nor does one that only
+    counts or looks: that a method's cost cannot be told says nothing about whether it trains.
     """
-    return jobs["status"].isin(("oom", "error", OVER_BUDGET)) & ~died(jobs)
+    failed = jobs["status"].isin(("oom", "error", OVER_BUDGET))
+    return failed & ~died(jobs) & ~jobs["phase"].isin(BESIDE)

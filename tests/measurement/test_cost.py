@@ -178,3 +178,17 @@ def test_rates_are_of_the_best_reading():
     found = product_rate(frozenset([shape]), cpu, torch.float32, Steady(1e-3))
     assert found == pytest.approx(2 * 1024**3 / 1e-3), "the square one is the best where all take as long"
     assert byte_rate(12_000_000, cpu, Steady(1e-3)) == pytest.approx(12_000_000 / 1e-3)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+def test_attention_is_counted_by_its_products(causal):
+    """A kernel of a CPU's own does it, which torch's counter passes over: two products, and five backward."""
+    query, key, value = (torch.randn(2, 3, length, 8, requires_grad=True) for length in (5, 7, 7))
+    product = 2 * 2 * 3 * 5 * 7 * 8
+
+    def attend():
+        return torch.nn.functional.scaled_dot_product_attention(query, key, value, is_causal=causal)
+
+    out = attend()
+    assert count(attend).flops == 2 * product
+    assert count(lambda: out.sum().backward()).flops == 5 * product
