@@ -140,7 +140,9 @@ def _training_columns(shown: pd.Series) -> Columns:
         "steps\nratio": _n_ratio,
         "validation\nloss": _loss,
         "bits\na byte": lambda row: _figure(row, "bits_per_byte"),
-        f"loss over\n{seconds(shown['train_seconds'])}": lambda row: str(row["curve"]),
+        f"loss over\n{seconds(shown['train_seconds'])}": lambda row: (
+            NOTHING if missing(row["curve"]) else str(row["curve"])
+        ),
     }
     if not shown["optimizers_differ"]:
         del columns["\noptimizer"]

@@ -77,9 +77,9 @@ def test_one_process_is_said_in_capitals() -> None:
     assert "ONE process" not in caption(group().iloc[0])
 
 
-def rendered(frame: pd.DataFrame, width: int) -> str:
+def rendered(frame: pd.DataFrame, width: int, curves: dict[str, str] | None = None) -> str:
     console = Console(width=width, record=True, file=io.StringIO())
-    for table in group_tables(frame, console):
+    for table in group_tables(frame, console, curves):
         console.print(table)
     return console.export_text()
 
@@ -146,6 +146,12 @@ def test_what_was_not_measured_is_a_dash_and_not_a_number() -> None:
     nothing = dict.fromkeys(("t", "t_low", "t_high", "t_ratio", "n_ratio", "validation_loss"), None)
     text = rendered(group(**nothing, status="1 diverged"), 160)
     assert "–" in text
+    assert "nan" not in text
+
+
+def test_a_method_without_a_curve_has_a_dash_beside_those_that_have_one() -> None:
+    text = rendered(group(), 160, {"backprop": "█▄▁"})
+    assert "█▄▁" in text
     assert "nan" not in text
 
 

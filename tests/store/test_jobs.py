@@ -1,0 +1,25 @@
+"""How jobs ended, and what follows for the method."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from fgbench.store.jobs import ENDED_EARLY, leaves_out
+
+
+@pytest.mark.parametrize(
+    ("phase", "status", "detail", "left_out"),
+    [
+        ("time", "ok", None, False),
+        ("time", "error", "the step is wrong", True),
+        ("memory", "oom", "no memory", True),
+        ("train", "diverged", None, False),
+        ("time", "error", f"{ENDED_EARLY}killed", False),
+        ("cost", "error", "it cannot be counted", False),
+        ("quality", "error", "no gradient", False),
+    ],
+)
+def test_a_method_is_left_out_after_a_failure_that_says_it_does_not_train(phase, status, detail, left_out):
+    jobs = pd.DataFrame([{"phase": phase, "status": status, "detail": detail}])
+    assert leaves_out(jobs).tolist() == [left_out]
