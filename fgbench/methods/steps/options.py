@@ -93,11 +93,18 @@ class ForwardOptions(Method):
         "of rank-one's factors and of activity's noise: rademacher ±1, or gaussian",
         choices=("rademacher", "gaussian"),
     )
+    noise: str = option(
+        "sample",
+        "of structure=activity. sample: each sample of the batch has noise of its own; batch: all have the "
+        "same, as in Flügel et al. 2024, and each still its own derivatives along it",
+        choices=("sample", "batch"),
+    )
     angle: float = option(45.0, "degrees to the first tangent, of structure=fixed-angle", minimum=1)
     combine: str = option(
         "mean",
         "of k single forward gradients: mean; sum; projection, the gradient's orthogonal projection on "
-        "their span (FROG)",
+        "their span (FROG): of all parameters together, or with structure=activity of all activities, "
+        "sample by sample",
         choices=("mean", "sum", "projection"),
     )
     chunk: int = option(0, "tangents taken at once, where memory is short; 0 for all", minimum=0)
@@ -177,7 +184,7 @@ class ForwardOptions(Method):
                 stock and not (single and self.store == "keep"),
                 "engine=stock has no combine, chunk, store, clip or scale",
             ),
-            (activity and self.combine == "projection", "structure=activity has no span to project on"),
+            (self.noise == "batch" and not activity, "noise=batch is of structure=activity"),
             (
                 (activity or stock) and self.accumulate > 1,
                 "structure=activity and engine=stock take a batch at once: leave accumulate out",
