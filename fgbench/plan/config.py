@@ -44,16 +44,17 @@ class Config:
     Attributes, where the name does not say it: depths and width None mean the architecture's own; batch,
     dataset and execution left open mean the device's (`fgbench.plan.defaults`), and batch may be several;
     optimizer may be several with `|` between them, of which each method's search takes the best;
-    learning_rate None means searched, lr_decay shrinks it by exp(-lr_decay · i) at step i; target_loss
-    and target_accuracy hold several with commas; max_iterations and max_queries (evaluations of the
-    model, as a method counts its steps) end a training job too; evaluate_every None means found from
-    the methods' pace; precision is the wanted half-width of a ratio's interval as a
-    share; max_measure_seconds is for one group's timing over all its processes; max_train_seconds is
-    for one training job; threads None means torch's own number; isolated also times every method alone;
-    shard is `i/n`, or empty for all groups; slowed is the share by which each method is made slower in a
-    timing of its own, 0 for no such timing; start is a file of weights that all begin from, empty for
-    random ones; trained says which parameters learn; memory_budget is
-    the most bytes that a step may need at its peak, None for no limit.
+    learning_rate None means searched, several are each method's own, in their order, lr_decay shrinks it by
+    exp(-lr_decay · i) at step i; target_loss and target_accuracy hold several with commas; max_iterations
+    and max_queries (evaluations of the model, as a method counts its steps) end a training job too, and so
+    does patience, epochs in which its validation loss was not lower than before; evaluate_every None means
+    found from the methods' pace; precision is the wanted half-width of a ratio's interval as a share;
+    max_measure_seconds is for one group's timing over all its processes; max_train_seconds is for one
+    training job; threads None means torch's own number; isolated also times every method alone; shard is
+    `i/n`, or empty for all groups; slowed is the share by which each method is made slower in a timing of
+    its own, 0 for no such timing; start is a file of weights that all begin from, empty for random ones;
+    trained says which parameters learn; memory_budget is the most bytes that a step may need at its peak,
+    None for no limit.
     """
 
     archs: tuple[str, ...] = ("mlp",)
@@ -66,7 +67,7 @@ class Config:
     methods: tuple[str, ...] = (REFERENCE, PUBLISHED, BEST_FORWARD)
     seeds: int = 3
     target_loss: str = "50%,90%"
-    learning_rate: float | None = None
+    learning_rate: float | tuple[float, ...] | None = None
     max_train_seconds: float = 3.0
     precision: float = 0.02
     max_measure_seconds: float = 45.0
@@ -89,6 +90,16 @@ class Config:
     start: str = ""
     trained: str = ALL
     memory_budget: int | None = None
+    patience: int | None = None
+
+    @property
+    def learning_rates(self) -> dict[str, float]:
+        """The learning rate that each method was given; empty where they are searched."""
+        rates = self.learning_rate
+        if rates is None:
+            return {}
+        several = rates if isinstance(rates, tuple) else (rates,) * len(self.methods)
+        return dict(zip(self.methods, several, strict=True))
 
     @property
     def batches(self) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from fgbench import methods
@@ -30,7 +31,7 @@ class Protocol:
     @classmethod
     def of(cls, config: Config, every: int | None, first: int = STRETCH) -> Protocol:
         """What a config asks for, with these evaluations."""
-        budget = Budget(config.max_train_seconds, config.max_iterations, config.max_queries)
+        budget = Budget(config.max_train_seconds, config.max_iterations, config.max_queries, config.patience)
         return cls(budget, config.lr_decay, every, first)
 
     @property
@@ -46,6 +47,7 @@ def trainee(matched: Matched, spec: str, rate: float, protocol: Protocol) -> Tra
     conditions = matched.conditions_of(spec)
     method = methods.chosen(spec, conditions)
     step = methods.prepare(method, model, matched.loss, matched.seed, conditions)
+    patience = protocol.budget.patience
     return Trainee(
         model,
         step,
@@ -55,4 +57,5 @@ def trainee(matched: Matched, spec: str, rate: float, protocol: Protocol) -> Tra
         matched.order,
         clock_for(matched.device),
         protocol.budget.steps(method.queries),
+        math.inf if patience is None else patience * matched.order.epoch,
     )

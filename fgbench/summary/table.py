@@ -47,24 +47,23 @@ def summarise(run: RunFolder) -> pd.DataFrame:
     """A row for each method of each group of a run.
 
     Columns: `group`, `method`, what the group is; the method's own `mode`, `own_optimizer` and, where it
-    leaves that open, `update`, or under a memory budget the `variant` that stands for it;
-    `seconds` and `joules` per step, `first_call_seconds` (the slowest process's: compilation and all);
-    `r`, `r_alone` (timed with nothing between), `ratio` (over the `reference`), `t` (expected seconds to
-    the target), `t_ratio` and `n_ratio` (its factor in iterations), `validation_loss`, each with `_low`
-    and `_high`; `bits_per_byte`, the same where bytes of a text are predicted; `parameters`, n, those that
-    are trained; `start`, the file that all begin from; `peak_bytes`, `learning_rate` and the
-    `protocol` that it comes from, `chance_loss` (of one who has learned nothing), `target_loss` or
-    `target_accuracy` of the headline target, `t_median` by Kaplan and Meier, `t_resolution` of its
-    evaluations, `reached` of `runs`, `validation_accuracy`, `evaluation_share` of training's seconds,
-    `train_seconds` of the longest run, `status`;
-    `ratio_within_low` and `_high`, the interval by the rounds alone; `busy_share`, of a step's time in
-    which a GPU is at work, and whether it is `bound_by` the host, the device, or that is unknown; `flops`
-    of a step and `flop_ratio`, those over the reference's; `activation_bytes` of the peak; `rise`, of a
-    run's loss at its end above its lowest, and `diverged_share` of the runs; `floor_ratio` (the least time
-    that this machine needs for it over the least for a step of the reference) and `floor_share` (that least
-    time over the measured); `cosine` of its estimates with the gradient of their batch and their
-    `second_moment` over it, at the weights of the reference's training, and the `n_predicted` that follows
-    for `n_ratio`. What was not measured is NA.
+    leaves that open, `update`, or under a memory budget the `variant` that stands for it; `seconds` and
+    `joules` per step, `first_call_seconds` (the slowest process's: compilation and all); `r`, `r_alone`
+    (timed with nothing between), `ratio` (over the `reference`), `t` (expected seconds to the target),
+    `t_ratio` and `n_ratio` (its factor in iterations), `validation_loss` at the end and `lowest_loss` on
+    the way there, each with `_low` and `_high`; `bits_per_byte`, the loss at the end where bytes of a text
+    are predicted; `parameters`, n, those that are trained; `start`, the file that all begin from;
+    `peak_bytes`, `learning_rate` and the `protocol` that it comes from, `chance_loss` (of one who has
+    learned nothing), `target_loss` or `target_accuracy` of the headline target, `t_median` by Kaplan and
+    Meier, `t_resolution` of its evaluations, `reached` of `runs`, `validation_accuracy`, `evaluation_share`
+    of training's seconds, `train_seconds` of the longest run, `status`; `ratio_within_low` and `_high`, the
+    interval by the rounds alone; `busy_share`, of a step's time in which a GPU is at work, and whether it
+    is `bound_by` the host, the device, or that is unknown; `flops` of a step and `flop_ratio`, those over
+    the reference's; `activation_bytes` of the peak; `rise`, of a run's loss at its end above its lowest,
+    and `diverged_share` of the runs; `floor_ratio` (the least time that this machine needs for it over the
+    least for a step of the reference) and `floor_share` (that least time over the measured); `cosine` of
+    its estimates with the gradient of their batch and their `second_moment` over it, at the weights of the
+    reference's training, and the `n_predicted` that follows for `n_ratio`. What was not measured is NA.
 
     Raises:
         ResultsError: a damaged table.
@@ -98,15 +97,17 @@ def summarise(run: RunFolder) -> pd.DataFrame:
 def protocol(config: Mapping[str, Any]) -> str:
     """How the learning rates came about, and what ended a training job, of a stored config."""
     rate, decay = config.get("learning_rate"), config.get("lr_decay") or 0
-    rates = (
-        "learning rates searched for each method alike" if rate is None else f"learning rate {rate:g} for all"
-    )
+    rates = "learning rates searched for each method alike"
+    if rate is not None:
+        several = isinstance(rate, list | tuple)
+        rates = "a learning rate given to each method" if several else f"learning rate {rate:g} for all"
     limits = [
         f"{config[name]:g} {unit}"
         for name, unit in (
             ("max_train_seconds", "s"),
             ("max_iterations", "steps"),
             ("max_queries", "queries"),
+            ("patience", "epochs without a lower loss"),
         )
         if config.get(name)
     ]
@@ -199,6 +200,7 @@ def _final_cells(curves: pd.DataFrame, jobs: pd.DataFrame, *, of_bytes: bool) ->
         "learning_rate": _first(jobs[jobs["phase"] == "train"], "learning_rate"),
         **cells("validation_loss", mean_interval(losses if complete else [])),
         **cells("bits_per_byte", mean_interval(bits)),
+        **cells("lowest_loss", mean_interval(_lowest(curves) if complete else [])),
         **cells("rise", mean_interval(_rises(curves))),
         "diverged_share": _share_of(jobs[jobs["phase"] == "train"], "diverged"),
         "validation_accuracy": float(last["validation_accuracy"].mean()) if len(last) else None,
@@ -209,6 +211,10 @@ def _rises(curves: pd.DataFrame) -> list[float]:
     """How far each run's loss at its end is above its lowest, of runs that stayed finite."""
     runs = [own["validation_loss"] for _, own in curves.groupby("job", sort=False)]
     return [float(losses.iloc[-1] - losses.min()) for losses in runs if math.isfinite(losses.iloc[-1])]
+
+
+def _lowest(curves: pd.DataFrame) -> list[float]:
+    return [float(loss) for loss in curves.groupby("job", sort=False)["validation_loss"].min()]
 
 
 def _share_of(jobs: pd.DataFrame, status: str) -> float | None:

@@ -145,18 +145,18 @@ class Tune(Phase):
                 group.choices = group.choices.with_optimizer(method, str(optimizers[method]))
 
     def _search(self, group: GroupRun, jobs: Jobs) -> None:
-        config, given, spent = group.plan.config, group.plan.config.learning_rate, 0.0
+        config, given, spent = group.plan.config, group.plan.config.learning_rates, 0.0
         goal = Goal(config.target_loss, config.target_accuracy, group.plan.reference, group.plan.chance)
         searching = _searching(config, len(jobs))
-        text = "learning-rate search" if given is None else "pacing"
+        text = "pacing" if given else "learning-rate search"
         group.begin(text, searching + STARTUP_SECONDS)
         protocol = Protocol.of(config, config.evaluate_every)
-        for event in group.work(self, jobs, protocol=protocol, goal=goal if given is None else None):
+        for event in group.work(self, jobs, protocol=protocol, goal=None if given else goal):
             match event:
                 case GridFound():
                     grid = {"evaluate_every": event.every, "evaluate_first": event.first}
                     for spec, job in jobs.items():
-                        job |= {"learning_rate": given, "queries": event.queries.get(spec), **grid}
+                        job |= {"learning_rate": given.get(spec), "queries": event.queries.get(spec), **grid}
                 case Trial():
                     group.store("search", asdict(event))
                     spent += event.train_seconds
