@@ -16,6 +16,8 @@ from fgbench.methods import canonical_specs
 from fgbench.plan import Config, Group, Plan, make_plan
 from fgbench.plan.group import ALL
 from fgbench.plan.plan import groups_of
+from fgbench.reproduction import pilot
+from fgbench.reproduction.reach import hours_of
 from fgbench.reproduction.suite import Note
 from fgbench.running.duration import expected_seconds, seconds_of
 from fgbench.running.pretraining import BATCH, OPTIMIZER, RATE, begin
@@ -24,7 +26,7 @@ from fgbench.running.start import contracts_of, new_run
 from fgbench.store.run_folder import RunFolder, find_runs
 from fgbench.summary.table import summarise
 
-FIGURES = ("ratio", "r", "t_ratio", "n_ratio", "t", "validation_loss", "rise")
+FIGURES = ("ratio", "r", "t_ratio", "n_ratio", "t", "validation_loss", "lowest_loss", "rise")
 # What a paper's run has where its suite says nothing else: the main job's own defaults may change.
 SETTLED: Mapping[str, Any] = {
     "methods": ("backprop", "forward"),
@@ -42,13 +44,15 @@ PLAIN = (  # without an interval
 )
 PRETRAINING_SECONDS = 0.25  # of a step of the byte transformer of 1M parameters, about
 PRETRAIN = "pretrain"  # a setting: the weights that every run begins from, made first
+RATES, SEARCH = "learning_rates", "search"  # a setting: by method; and what learning_rate may say
 
 
 def configs(settings: Mapping[str, Any]) -> dict[str, Config]:
     """A config a run, by its name: what `all` and the scale say, over it what the run says itself.
 
-    Keys of a run are the fields of `Config`, lists for tuples. `pretrain` is not a run's: its dataset and
-    steps are of a model like the first run's, which is made before.
+    Keys of a run are the fields of `Config`, lists for tuples; a table `learning_rates` stands for the
+    methods with a rate for each, and a learning_rate "search" for none. `pretrain` is not a run's: its
+    dataset and steps are of a model like the first run's, which is made before.
 
     Raises:
         UsageError: an option that a run does not have.
@@ -58,6 +62,11 @@ def configs(settings: Mapping[str, Any]) -> dict[str, Config]:
 
 
 def _config(options: Mapping[str, Any]) -> Config:
+    options = dict(options)
+    if rates := options.pop(RATES, None):
+        options |= {"methods": list(rates), "learning_rate": list(rates.values())}
+    if options.get("learning_rate") == SEARCH:
+        options["learning_rate"] = None
     if unknown := options.keys() - {field.name for field in fields(Config)}:
         raise UsageError(f"a run has no option {', '.join(sorted(unknown))}.")
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
@@ -71,6 +80,11 @@ def seconds(settings: Mapping[str, Any]) -> float:
         for config in configs(settings).values()
     )
     return runs + PRETRAINING_SECONDS * settings.get(PRETRAIN, {"steps": 0})["steps"]
+
+
+def seconds_here(settings: Mapping[str, Any]) -> float:
+    """About how many seconds it takes here at most: each method takes a few steps for it."""
+    return sum(map(pilot.seconds_here, configs(settings).values()))
 
 
 class _Told:
@@ -166,6 +180,13 @@ def figures(folder: Path) -> dict[str, Estimate]:
                 if not math.isnan(cells[0]):
                     found[f"{stem}/{figure}"] = Estimate(*cells)
     return found
+
+
+def takes(figure: str, settings: Mapping[str, Any], folder: Path) -> str:
+    """What it would take to measure a figure with other settings, by the steps that were timed; or empty."""
+    name, group, method, _ = figure.split("/")
+    config = configs(settings).get(name)
+    return hours_of(config, group, method, [run for _, run in _runs(folder)]) if config else ""
 
 
 def draw(folder: Path, out: Path, claims: Mapping[str, float]) -> list[Path]:

@@ -89,6 +89,14 @@ def test_what_was_measured_before_stays_in_the_table(paper, tmp_path):
     assert [c["experiment"] for c in claims] == ["projection"] * 2 + ["again"] * 2
 
 
+def test_the_hours_of_a_long_scale_are_said_before_it_begins(paper, tmp_path):
+    text, error = said(paper, "--scale", "paper", "--out", str(tmp_path / "out"))
+    assert error is None
+    assert text.index("projection takes about") < text.index("1 reproduced, 1 not reproduced")
+    (folder,) = (tmp_path / "out").iterdir()
+    assert "takes about" not in said(paper, "--scale", "paper", "--resume", str(folder))[0], "it is done"
+
+
 def test_the_list_has_every_experiment_with_its_times(paper):
     text, error = said("--list")
     assert error is None

@@ -15,22 +15,20 @@ from typing import Any, ClassVar
 from fgbench import methods
 from fgbench.errors import UsageError
 from fgbench.plan import Config
-from fgbench.running.arms import LEARNING_RATE
 from fgbench.running.group_run import GroupRun, Jobs
 from fgbench.running.matched import Matched
 from fgbench.running.messages import Message, Report
 from fgbench.running.phase import STARTUP_SECONDS, OfGroup, Phase, Tables, every_row
 from fgbench.running.reporting import failures_reported
-from fgbench.running.trainees import Protocol, trainee
+from fgbench.running.trainees import Protocol, pace, trainee
 from fgbench.specs.options import OR
 from fgbench.store.csv_table import records
 from fgbench.store.jobs import died
 from fgbench.training.choice import Choice, Goal, WholeRun, choose
-from fgbench.training.loop import Budget, Grid, Point, take_turns
-from fgbench.training.pacing import JUDGED_POINTS, Pace, evaluation_grid, short_grid
+from fgbench.training.loop import Grid, Point, take_turns
+from fgbench.training.pacing import JUDGED_POINTS, evaluation_grid, short_grid
 from fgbench.training.search import TRIAL_SHARE, TYPICAL_RUNS, search
 
-PACED_STEPS = 3
 EVALUATION_SHARE = 0.2  # of training's seconds, on top of them, in an estimate of time
 
 
@@ -231,7 +229,7 @@ def tune(
     paces = {}
     for spec in specs:
         with failures_reported(report, spec):
-            paces[spec] = _pace(matched, spec, protocol)
+            paces[spec] = pace(matched, spec, protocol)
     if not paces:
         return
     seconds = protocol.budget.seconds
@@ -246,19 +244,6 @@ def tune(
     bounds = goal.bounds(found) if goal else []
     for spec, runs in found.items():
         report(Tuned.of(spec, choose(runs, bounds)))
-
-
-def _pace(matched: Matched, spec: str, protocol: Protocol) -> Pace:
-    paced = trainee(matched, spec, LEARNING_RATE, Protocol(Budget(math.inf)))
-    paced.warm_up()
-    steps, evaluations = [], []
-    for _ in range(PACED_STEPS):  # the quickest: what else runs now is not its pace
-        before = paced.train_seconds, paced.evaluation_seconds
-        paced.advance(1)
-        paced.evaluate()
-        steps.append(paced.train_seconds - before[0])
-        evaluations.append(paced.evaluation_seconds - before[1])
-    return Pace(min(steps), min(evaluations), protocol.budget.steps(_queries(matched, spec)))
 
 
 def _queries(matched: Matched, spec: str) -> int:
