@@ -20,7 +20,6 @@ from fgbench.summary.ratios import Role
 
 SHAPES = {"mnist": (1, 28, 28), "fashion-mnist": (1, 28, 28), "digits": (1, 8, 8), "cifar10": (3, 32, 32)}
 CLASSES = 10
-MORE_QUERIES = "backprop's steps"
 
 
 @dataclass(frozen=True)
@@ -63,20 +62,20 @@ def _step(wanted: Group, method: str, timed: Sequence[_Timed]) -> tuple[float, s
     """Seconds of a step, the machine, and in words how they are known."""
     size = _size(wanted)
     alike = [step for step in timed if step.size[:2] == size[:2]]
-    for name, factor, whose in (
-        (method, 1.0, "its steps"),
-        (REFERENCE, methods.find(method).queries / methods.find(REFERENCE).queries, MORE_QUERIES),
+    passes = methods.find(method).queries / methods.find(REFERENCE).queries
+    for name, factor, how in (
+        (method, 1.0, "its steps as timed here"),
+        (REFERENCE, passes, f"its passes over {REFERENCE}'s, and {REFERENCE}'s steps as timed here"),
     ):
         own = [step for step in alike if step.method == name]
         same = [step for step in own if step.size[:4] == size[:4]]
-        how = f"{whose} here" if factor == 1 else f"{whose} here, as many passes as it takes"
         if same and split_spec(same[-1].size[4])[0] == split_spec(size[4])[0]:
             return same[-1].seconds * factor, same[-1].machine, how
         works = [(work, step) for step in own if (work := _work(step.size)) is not None]
         target = _work(size)
         if works and target is not None:
             work, step = max(works, key=lambda pair: pair[0])
-            return step.seconds * factor * target / work, step.machine, f"{how} and more multiplications"
+            return step.seconds * factor * target / work, step.machine, f"{how}, times multiplications"
     return None
 
 
@@ -123,4 +122,5 @@ def _work(size: tuple[str, int, int, int, str]) -> int | None:
 
 
 def _rounded(hours: float) -> str:
-    return f"{hours:.0f}" if hours >= 10 else f"{hours:.2g}"
+    """Two digits."""
+    return f"{float(f'{hours:.2g}'):g}"
