@@ -78,8 +78,9 @@ def reproduce(
         folder.mkdir(parents=True, exist_ok=resume is not None)
         _reproduce(suite, chosen, scale.value, folder)
     except KeyboardInterrupt:
+        own = "".join(f" --only {experiment}" for experiment in only or ())
         print(
-            f"fgbench: go on with: fgbench reproduce {paper} --scale {scale} --resume {folder}",
+            f"fgbench: go on with: fgbench reproduce {paper}{own} --scale {scale} --resume {folder}",
             file=sys.stderr,
         )
         raise
