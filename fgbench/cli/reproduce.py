@@ -13,9 +13,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fgbench.errors import UsageError
-from fgbench.reproduction.scale import SCALES, Scale
+from fgbench.reproduction.scale import FULL, PAPER, SCALES, Scale
 
 if TYPE_CHECKING:
+    from rich.console import Console
     from rich.progress import Progress
 
     from fgbench.reproduction.claims import JudgedClaim
@@ -42,8 +43,8 @@ def reproduce(
     scale: Annotated[
         Scale,
         typer.Option(
-            help="smoke only proves that each experiment runs, laptop gives results on a CPU, and full is "
-            "the paper's own size."
+            help="smoke only proves that each experiment runs, laptop gives results on a CPU, paper follows "
+            "the paper's protocol where a CPU can, in hours, and full is the paper's own size."
         ),
     ] = Scale.LAPTOP,
     list_: Annotated[
@@ -79,8 +80,9 @@ def reproduce(
         folder.mkdir(parents=True, exist_ok=resume is not None)
         _reproduce(suite, chosen, scale.value, folder)
     except KeyboardInterrupt:
+        own = "".join(f" --only {experiment}" for experiment in only or ())
         print(
-            f"fgbench: go on with: fgbench reproduce {paper} --scale {scale} --resume {folder}",
+            f"fgbench: go on with: fgbench reproduce {paper}{own} --scale {scale} --resume {folder}",
             file=sys.stderr,
         )
         raise
@@ -103,6 +105,8 @@ def _reproduce(suite: Suite, chosen: Sequence[Experiment], scale: str, folder: P
     console = Console(highlight=False)
     # Claims of experiments that were measured there before stay in the table.
     there = [e for e in suite.experiments if e in chosen or (folder / e.name / DONE).exists()]
+    if scale in (PAPER, FULL):
+        _say_hours([e for e in there if not (folder / e.name / DONE).exists()], scale, console)
     for experiment in there:
         found[experiment.name] = _judged(experiment, scale, folder / experiment.name)
         claims = {c.figure: c.value for c in experiment.claims if c.value is not None and c.of_the_paper}
@@ -117,7 +121,7 @@ def _reproduce(suite: Suite, chosen: Sequence[Experiment], scale: str, folder: P
 
 
 def _judged(experiment: Experiment, scale: str, folder: Path) -> list[JudgedClaim]:
-    from fgbench.reproduction.claims import judge
+    from fgbench.reproduction.claims import judge, out_of_reach
 
     folder.mkdir(exist_ok=True)
     if not (folder / DONE).exists():
@@ -125,7 +129,17 @@ def _judged(experiment: Experiment, scale: str, folder: Path) -> list[JudgedClai
             experiment.by.measure(experiment.settings(scale), folder, note)
         (folder / DONE).touch()
     figures = experiment.by.figures(folder)
-    return [judge(claim, figures, scale) for claim in experiment.claims]
+    return [
+        judge(claim, figures, scale, experiment.takes(claim, folder) if out_of_reach(claim, scale) else "")
+        for claim in experiment.claims
+    ]
+
+
+def _say_hours(experiments: Sequence[Experiment], scale: str, console: Console) -> None:
+    """How long they take here at most, before they begin."""
+    for experiment in experiments:
+        span = _span(experiment.seconds_here(scale))
+        console.print(f"{experiment.name} takes about {span} here at most.", soft_wrap=True)
 
 
 @contextmanager
@@ -174,10 +188,14 @@ def _list(papers: Sequence[str]) -> None:
             spans = (_span(experiment.by.seconds(experiment.settings(scale))) for scale in SCALES)
             table.add_row(experiment.name, experiment.title, str(len(experiment.claims)), *spans)
         console.print(table)
-    console.print("[dim]Times are upper limits; the scale full is meant for a GPU.[/dim]")
+    console.print(
+        "[dim]Times are upper limits; the scale full is meant for a GPU. At paper and full, what an[/dim]"
+    )
+    console.print("[dim]experiment takes here is said before it begins.[/dim]")
 
 
 def _span(seconds: float) -> str:
     if seconds < 90:
         return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.0f} h"
+    hours = seconds / 3600
+    return f"{seconds / 60:.0f} min" if hours < 1.5 else f"{hours:.{1 if hours < 10 else 0}f} h"

@@ -62,6 +62,7 @@ def run(
     max_iterations: ask.MaxIterations = None,
     max_queries: ask.MaxQueries = None,
     evaluate_every: ask.EvaluateEvery = None,
+    patience: ask.Patience = None,
     on: where.On = None,
     slurm: where.SlurmOption = [],  # noqa: B006
     slurm_file: where.SlurmFile = None,
@@ -130,6 +131,7 @@ def run(
         start=start,
         trained=train,
         memory_budget=size("--memory-budget", memory_budget),
+        patience=patience,
     )
     if like is not None:
         config = stored.like(like, config, given)
@@ -164,11 +166,12 @@ def _one_or_several(batch: list[int] | None) -> int | tuple[int, ...] | None:
     return batch[0] if len(batch) == 1 else tuple(batch)
 
 
-def _learning_rate(asked: str) -> float | None:
+def _learning_rate(asked: str) -> float | tuple[float, ...] | None:
     try:
-        return None if asked == ask.SEARCH else float(asked)
+        rates = () if asked == ask.SEARCH else tuple(map(float, asked.split(",")))
     except ValueError:
-        raise UsageError(f"--lr {asked}: must be a number or {ask.SEARCH}.") from None
+        raise UsageError(f"--lr {asked}: must be a number, several with commas, or {ask.SEARCH}.") from None
+    return rates if len(rates) > 1 else next(iter(rates), None)
 
 
 def _resume(path: Path, dry_run: bool, **shown: bool) -> None:

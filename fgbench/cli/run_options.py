@@ -236,8 +236,8 @@ TargetAccuracy = Annotated[
 LearningRate = Annotated[
     str,
     typer.Option(
-        help="The learning rate of every method; or search, which finds each method its own, on a seed that "
-        "is not trained with later.",
+        help="The learning rate of every method; or one for each in their order, with commas; or search, "
+        "which finds each method its own, on a seed that is not trained with later.",
         rich_help_panel=TRAINING,
     ),
 ]
@@ -277,6 +277,15 @@ MaxQueries = Annotated[
         min=1,
         help="Evaluate the model at most so often in one training job: backprop's step counts 3, a forward "
         "step 1 + k, spsa's and dfa's 2, fdfa's 3. (default: no limit)",
+        rich_help_panel=TRAINING,
+    ),
+]
+Patience = Annotated[
+    int | None,
+    typer.Option(
+        min=1,
+        help="End one training job when its validation loss was not lower than before in so many epochs. "
+        "(default: no such end)",
         rich_help_panel=TRAINING,
     ),
 ]

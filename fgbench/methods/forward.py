@@ -21,8 +21,8 @@ class Forward(ForwardOptions):
         "Baydin et al. 2022 (arXiv 2202.08587); Flügel et al. 2024 (2410.17764); Ren et al. 2023 (2210.03310)"
     )
     costs: ClassVar[str] = (
-        "1 + 2k products a layer, k tangents of full size; 1 + k with rank-one; 2 + k with activity; with "
-        "layers=one only from the drawn layer on"
+        "1 + 2k products a layer, k tangents of full size; 1 + k with rank-one; 2 + k with activity, 1 + k + "
+        "k/batch with its noise=batch; with layers=one only from the drawn layer on"
     )
     worth: ClassVar[str] = (
         "variance ×: gaussian (n + k + 1)/k; rademacher, sphere and rank-one (n + k − 1)/k; orthonormal "

@@ -9,7 +9,7 @@ from fgbench.specs.options import OR
 from fgbench.training.target import WORDS, share_asked
 
 COUNTS = ("width", "validation_size", "seeds", "processes")
-LIMITS = ("max_iterations", "max_queries", "evaluate_every")
+LIMITS = ("max_iterations", "max_queries", "evaluate_every", "patience")
 AMOUNTS = ("max_train_seconds", "max_measure_seconds", "precision")
 
 
@@ -83,8 +83,13 @@ def _check_numbers(config: Config) -> None:
             at_least(_option(name), value, 1)
     for name in AMOUNTS:
         _positive(_option(name), getattr(config, name))
-    if config.learning_rate is not None:
-        _positive("--lr", config.learning_rate)
+    rates = config.learning_rate
+    if isinstance(rates, tuple) and len(rates) != len(config.methods):
+        given = len(config.methods)
+        raise UsageError(f"--lr: {len(rates)} rates for {given} methods: give one, or one for each method.")
+    for rate in rates if isinstance(rates, tuple) else (rates,):
+        if rate is not None:
+            _positive("--lr", rate)
     if not 0 <= config.lr_decay < float("inf"):
         raise UsageError(f"--lr-decay {config.lr_decay:g}: must be 0 or a positive number.")
 

@@ -51,6 +51,8 @@ class Config:
         optimizer: several are separated by `|`; each method's search chooses one.
         max_train_seconds, max_iterations, max_queries: limits of one training job; a query is an evaluation
             of the model, of which a step counts as a method's `queries`.
+        patience: a training job also ends after so many epochs without a lower validation loss; None for no
+            such end.
         evaluate_every: None for a spacing that is found from the methods' pace.
         precision: the wanted half-width of a ratio's interval, as a share of the ratio.
         max_measure_seconds: for the timing of one group, over all its processes.
@@ -73,7 +75,7 @@ class Config:
     methods: tuple[str, ...] = (REFERENCE, PUBLISHED, BEST_FORWARD)
     seeds: int = 3
     target_loss: str = "50%,90%"
-    learning_rate: float | None = None
+    learning_rate: float | tuple[float, ...] | None = None
     max_train_seconds: float = 3.0
     precision: float = 0.02
     max_measure_seconds: float = 45.0
@@ -96,6 +98,16 @@ class Config:
     start: str = ""
     trained: str = ALL
     memory_budget: int | None = None
+    patience: int | None = None
+
+    @property
+    def learning_rates(self) -> dict[str, float]:
+        """The learning rate that each method was given; empty where they are searched."""
+        rates = self.learning_rate
+        if rates is None:
+            return {}
+        several = rates if isinstance(rates, tuple) else (rates,) * len(self.methods)
+        return dict(zip(self.methods, several, strict=True))
 
     @property
     def batches(self) -> tuple[int, ...]:

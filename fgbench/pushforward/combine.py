@@ -10,6 +10,7 @@ from fgbench.pushforward.structures import Drawer, Tangents, cholesky
 WAYS = ("mean", "sum", "projection")
 SMALLEST_EIGENVALUE = 1e-6  # of the tangents' correlation matrix; below it they count as dependent
 MOST_REDRAWS = 100
+RIDGE = 8  # times the rounding of derivatives, and its square of that of the factor of k correlations
 # Dependent tangents are likely only where a tangent has hardly more than k independent numbers.
 ROOM_PER_TANGENT, ROOM = 4, 64
 
@@ -30,6 +31,27 @@ def coefficients(way: str, derivatives: Tensor, tangents: Tangents) -> Tensor:
     factor = cholesky(scale.unsqueeze(1) * gram * scale)
     solved = torch.cholesky_solve((scale * derivatives.double()).unsqueeze(1), factor).squeeze(1)
     return (scale * solved).to(derivatives.dtype)
+
+
+def onto_spans(derivatives: Tensor, gram: Tensor) -> Tensor:
+    """c, [k, B], such that Σ c_i v_i is the projection of each sample's gradient on the span of its tangents.
+
+    Tangents of few numbers may depend on each other, as may more than there are numbers: their correlations
+    are then singular, and a ridge of the derivatives' rounding gives the projection all the same.
+
+    Args:
+        derivatives: ⟨∇f, v_i⟩ of each sample, [k, B].
+        gram: inner products in float64, [B, k, k] of each sample's own tangents, or [1, k, k].
+    """
+    scale = gram.diagonal(dim1=1, dim2=2).rsqrt().unsqueeze(2)
+    correlations = scale * gram * scale.mT
+    rounding = torch.finfo(torch.promote_types(derivatives.dtype, torch.float32)).eps
+    ridge = max(RIDGE * rounding, RIDGE**2 * len(derivatives) * torch.finfo(torch.float64).eps)
+    correlations.diagonal(dim1=1, dim2=2).add_(ridge)
+    own = len(gram) > 1
+    along = derivatives.double().t().unsqueeze(2) if own else derivatives.double().unsqueeze(0)
+    found = scale * torch.cholesky_solve(scale * along, cholesky(correlations))
+    return (found.squeeze(2).t() if own else found[0]).to(derivatives.dtype)
 
 
 def draw_independent(drawer: Drawer) -> Tangents:

@@ -39,6 +39,23 @@ class Layout:
         parted = rows.unflatten(1, (samples, -1) if self.outer else (-1, samples))
         return parted.sum(2 if self.outer else 1)
 
+    def by_sample(self, tensor: Tensor, samples: int, before: int = 0) -> Tensor:
+        """[B, rows of a sample, …] of [*shape], behind as many other dimensions as come `before`."""
+        rows = tensor.movedim(self.dim + before, before)
+        parted = rows.unflatten(before, (samples, -1) if self.outer else (-1, samples))
+        return parted if self.outer else parted.transpose(before, before + 1)
+
+    def of_one(self, shape: torch.Size, samples: int) -> list[int]:
+        """The shape of one sample's part of [*shape]; the dimension that counts samples stays."""
+        return [rows // samples if dim == self.dim else rows for dim, rows in enumerate(shape)]
+
+    def for_all(self, one: Tensor, samples: int) -> Tensor:
+        """[k, *shape] in which each sample has the same part; without a copy where a sample is one row."""
+        at = self.dim + (1 if self.outer else 2)
+        sizes = [-1] * (one.dim() + 1)
+        sizes[at] = samples
+        return one.unsqueeze(at).expand(sizes).flatten(self.dim + 1, self.dim + 2)
+
 
 LAYOUTS = Layout(0), Layout(1), Layout(0, outer=False)
 

@@ -262,13 +262,13 @@ class Fill:
 
 
 def cholesky(gram: Tensor) -> Tensor:
-    """The lower factor of a Gram matrix, [k, k], without the host waiting for it.
+    """The lower factor of a Gram matrix, [..., k, k], without the host waiting for it.
 
     `torch.linalg.cholesky` waits for the device to say whether the matrix is positive definite; here the
     factor is NaN where it is not, and the loss shows that.
     """
     factor, info = torch.linalg.cholesky_ex(gram)
-    return torch.where(info == 0, factor, torch.nan)
+    return torch.where(info[..., None, None] == 0, factor, torch.nan)
 
 
 def _sphere(gram: Tensor, size: float | Tensor, angle: float) -> Tensor:

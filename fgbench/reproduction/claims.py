@@ -42,14 +42,14 @@ class JudgedClaim:
 Said = tuple[Verdict, str]  # a verdict and the reason for it
 
 
-def judge(claim: Claim, figures: Mapping[str, Estimate], scale: str) -> JudgedClaim:
-    """Judge a claim by what was measured.
+def judge(claim: Claim, figures: Mapping[str, Estimate], scale: str, takes: str = "") -> JudgedClaim:
+    """Judge a claim by what was measured; `takes` is what a scale that can decide it would take.
 
     An interval that contains the claimed bound decides nothing. A figure without an interval is taken as
     exact; memory is such a figure, and the result of a method that draws no random numbers.
     """
     measured, against = (figures.get(name, NOTHING) for name in (claim.figure, claim.than))
-    if why := _not_comparable(claim, measured, scale):
+    if why := _not_comparable(claim, measured, scale, takes):
         said = (Verdict.NOT_COMPARABLE, why)
     elif math.isinf(measured.value):
         said = (Verdict.NOT_REPRODUCED, "no run here got there")
@@ -60,14 +60,19 @@ def judge(claim: Claim, figures: Mapping[str, Estimate], scale: str) -> JudgedCl
     return JudgedClaim(claim, measured, *said, against)
 
 
-def _not_comparable(claim: Claim, measured: Estimate, scale: str) -> str:
+def out_of_reach(claim: Claim, scale: str) -> bool:
+    """Whether it takes a larger scale than this to decide it."""
+    return claim.test != "none" and SCALES.index(scale) < SCALES.index(claim.needs)
+
+
+def _not_comparable(claim: Claim, measured: Estimate, scale: str, takes: str) -> str:
     """Why the claim cannot be judged, whatever was measured; empty where it can."""
     if scale == SMOKE:
         return "the scale smoke only proves that it runs"
     if claim.test == "none":
         return claim.why
-    if SCALES.index(scale) < SCALES.index(claim.needs):
-        return claim.why or f"needs --scale {claim.needs}"
+    if out_of_reach(claim, scale):
+        return (claim.why or f"needs --scale {claim.needs}") + (takes and f": {takes}")
     return "nothing was measured for it" if math.isnan(measured.value) else ""
 
 

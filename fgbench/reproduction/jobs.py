@@ -16,6 +16,8 @@ from fgbench.methods import canonical_specs
 from fgbench.plan import Config, Group, Plan, make_plan
 from fgbench.plan.group import ALL
 from fgbench.plan.plan import groups_of
+from fgbench.reproduction import pilot
+from fgbench.reproduction.reach import hours_of
 from fgbench.reproduction.suite import Note
 from fgbench.running.duration import expected_seconds, seconds_of
 from fgbench.running.pretraining import BATCH, OPTIMIZER, RATE, begin
@@ -24,7 +26,7 @@ from fgbench.running.start import contracts_of, new_run
 from fgbench.store.run_folder import RunFolder, find_runs
 from fgbench.summary.table import summarise
 
-FIGURES = ("ratio", "r", "t_ratio", "n_ratio", "t", "validation_loss", "rise")
+FIGURES = ("ratio", "r", "t_ratio", "n_ratio", "t", "validation_loss", "lowest_loss", "rise")
 # A paper's run has these where its suite says nothing else, so that the defaults of `fgbench run` may change.
 SETTLED: Mapping[str, Any] = {
     "methods": ("backprop", "forward"),
@@ -42,12 +44,14 @@ PLAIN = (  # figures without an interval
 )
 PRETRAINING_SECONDS = 0.25  # about what a step of the byte transformer of 1M parameters takes
 PRETRAIN = "pretrain"  # this setting says how to make the weights that every run begins from
+RATES, SEARCH = "learning_rates", "search"  # a setting: by method; and what learning_rate may say
 
 
 def configs(settings: Mapping[str, Any]) -> dict[str, Config]:
     """The config of each run, by the run's name; what the run says goes before what all runs share.
 
-    The keys of a run are the fields of `Config`, with lists for tuples. The setting `pretrain` belongs to
+    The keys of a run are the fields of `Config`, with lists for tuples; a table `learning_rates` gives the
+    methods with a rate for each, and a learning_rate "search" gives none. The setting `pretrain` belongs to
     no run: it has the dataset and steps by which a model like the first run's is trained beforehand.
 
     Raises:
@@ -58,6 +62,11 @@ def configs(settings: Mapping[str, Any]) -> dict[str, Config]:
 
 
 def _config(options: Mapping[str, Any]) -> Config:
+    options = dict(options)
+    if rates := options.pop(RATES, None):
+        options |= {"methods": list(rates), "learning_rate": list(rates.values())}
+    if options.get("learning_rate") == SEARCH:
+        options["learning_rate"] = None
     if unknown := options.keys() - {field.name for field in fields(Config)}:
         raise UsageError(f"a run has no option {', '.join(sorted(unknown))}.")
     values: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in options.items()}
@@ -71,6 +80,11 @@ def seconds(settings: Mapping[str, Any]) -> float:
         for config in configs(settings).values()
     )
     return runs + PRETRAINING_SECONDS * settings.get(PRETRAIN, {"steps": 0})["steps"]
+
+
+def seconds_here(settings: Mapping[str, Any]) -> float:
+    """About how many seconds it takes here at most: each method takes a few steps for it."""
+    return sum(map(pilot.seconds_here, configs(settings).values()))
 
 
 class _Told:
@@ -173,6 +187,13 @@ def figures(folder: Path) -> dict[str, Estimate]:
                 if not math.isnan(cells[0]):
                     found[f"{stem}/{figure}"] = Estimate(*cells)
     return found
+
+
+def takes(figure: str, settings: Mapping[str, Any], folder: Path) -> str:
+    """What it would take to measure a figure with other settings, by the steps that were timed; or empty."""
+    name, group, method, _ = figure.split("/")
+    config = configs(settings).get(name)
+    return hours_of(config, group, method, [run for _, run in _runs(folder)]) if config else ""
 
 
 def draw(folder: Path, out: Path, claims: Mapping[str, float]) -> list[Path]:

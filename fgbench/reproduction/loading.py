@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from pydantic.dataclasses import dataclass
 
 from fgbench.errors import UsageError
-from fgbench.reproduction.scale import SCALES
+from fgbench.reproduction.scale import LAPTOP, PAPER, SCALES
 from fgbench.reproduction.suite import STRICT, Claim, Experiment, KindName, Suite
 
 FOLDER = Path(__file__).parent.parent / "suites"
@@ -31,7 +31,10 @@ class _File:
 
 @dataclass(frozen=True, config=STRICT)
 class _Entry:
-    """An experiment in the file; `all` holds at every scale, unless the scale says otherwise."""
+    """An experiment in the file; `all` holds at every scale, unless the scale says otherwise.
+
+    One that says nothing of `paper` is at that scale as it is at `laptop`.
+    """
 
     name: str
     title: str
@@ -39,6 +42,7 @@ class _Entry:
     all: Table
     smoke: Table | None = None
     laptop: Table | None = None
+    paper: Table | None = None
     full: Table | None = None
     claims: list[Table] | None = None
 
@@ -79,7 +83,9 @@ def read(file: Path) -> Suite:
 def _experiment(table: Table, number: int, file: str) -> Experiment:
     where = f"{file}, experiment {table.get('name', number)}"
     entry = _checked(_Entry, table, where)
-    scales = {scale: {**entry.all, **(getattr(entry, scale) or {})} for scale in SCALES}
+    own = {scale: getattr(entry, scale) for scale in SCALES}
+    own[PAPER] = own[LAPTOP] if own[PAPER] is None else own[PAPER]
+    scales = {scale: {**entry.all, **(table or {})} for scale, table in own.items()}
     places = [f"{where}, claim {claim.get('text', n)!r}" for n, claim in enumerate(entry.claims or (), 1)]
     claims = [_checked(Claim, *pair) for pair in zip(entry.claims or (), places, strict=True)]
     experiment = Experiment(entry.name, entry.title, entry.kind, scales, claims)

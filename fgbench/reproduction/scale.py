@@ -10,8 +10,9 @@ class Scale(StrEnum):
 
     SMOKE = "smoke"  # proof that each experiment runs; it decides no claim
     LAPTOP = "laptop"  # results on a CPU
+    PAPER = "paper"  # the paper's protocol where a CPU can follow in hours; elsewhere as laptop
     FULL = "full"  # the paper's own size
 
 
-SMOKE = Scale.SMOKE.value
+SMOKE, LAPTOP, PAPER, FULL = (scale.value for scale in Scale)
 SCALES = tuple(scale.value for scale in Scale)

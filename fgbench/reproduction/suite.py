@@ -1,4 +1,4 @@
-"""A paper's suite: its experiments at three scales, and the paper's claims."""
+"""A paper's suite: its experiments at every scale, and the paper's claims."""
 
 from __future__ import annotations
 
@@ -69,7 +69,7 @@ class Claim:
     bound: float = 1.0
     than: str = ""
     tolerance: float = 0.1
-    needs: Literal["smoke", "laptop", "full"] = "laptop"
+    needs: Literal["smoke", "laptop", "paper", "full"] = "laptop"
     why: str = ""
 
     @model_validator(mode="after")
@@ -99,6 +99,19 @@ class Experiment:
     def settings(self, scale: str) -> Mapping[str, Any]:
         """The settings for its kind's `measure` at a scale."""
         return self.scales[scale]
+
+    def seconds_here(self, scale: str) -> float:
+        """About how long it takes on this machine at most; of jobs, by a few steps of each."""
+        by = importlib.import_module(f"fgbench.reproduction.{self.kind}")
+        return float(getattr(by, "seconds_here", by.seconds)(self.settings(scale)))
+
+    def takes(self, claim: Claim, folder: Path) -> str:
+        """What a claim out of reach would take, by what is measured in the folder; empty if not known."""
+        by = importlib.import_module(f"fgbench.reproduction.{self.kind}")
+        told = getattr(by, "takes", lambda figure, settings, folder: "")(
+            claim.figure, self.settings(claim.needs), folder
+        )
+        return str(told)
 
     @property
     def by(self) -> Kind:

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from fgbench import methods
 from fgbench.measurement.clock import clock_for
 from fgbench.plan import Config
+from fgbench.running.arms import LEARNING_RATE
 from fgbench.running.matched import Matched
 from fgbench.training.loop import STRETCH, Budget, Grid, Rate, Trainee
+from fgbench.training.pacing import Pace
+
+PACED_STEPS = 3
 
 
 @dataclass(frozen=True)
@@ -30,7 +35,7 @@ class Protocol:
     @classmethod
     def of(cls, config: Config, every: int | None, first: int = STRETCH) -> Protocol:
         """The protocol that a config asks for, with this grid of evaluations."""
-        budget = Budget(config.max_train_seconds, config.max_iterations, config.max_queries)
+        budget = Budget(config.max_train_seconds, config.max_iterations, config.max_queries, config.patience)
         return cls(budget, config.lr_decay, every, first)
 
     @property
@@ -46,6 +51,7 @@ def trainee(matched: Matched, spec: str, rate: float, protocol: Protocol) -> Tra
     conditions = matched.conditions_of(spec)
     method = methods.chosen(spec, conditions)
     step = methods.prepare(method, model, matched.loss, matched.seed, conditions)
+    patience = protocol.budget.patience
     return Trainee(
         model,
         step,
@@ -55,4 +61,20 @@ def trainee(matched: Matched, spec: str, rate: float, protocol: Protocol) -> Tra
         matched.order,
         clock_for(matched.device),
         protocol.budget.steps(method.queries),
+        math.inf if patience is None else patience * matched.order.epoch,
     )
+
+
+def pace(matched: Matched, spec: str, protocol: Protocol) -> Pace:
+    """How long a step and an evaluation of a method take here, on a model that is dropped."""
+    paced = trainee(matched, spec, LEARNING_RATE, Protocol(Budget(math.inf)))
+    paced.warm_up()
+    steps, evaluations = [], []
+    for _ in range(PACED_STEPS):  # the quickest counts: other load on the machine is not the method's
+        before = paced.train_seconds, paced.evaluation_seconds
+        paced.advance(1)
+        paced.evaluate()
+        steps.append(paced.train_seconds - before[0])
+        evaluations.append(paced.evaluation_seconds - before[1])
+    queries = methods.chosen(spec, matched.conditions_of(spec)).queries
+    return Pace(min(steps), min(evaluations), protocol.budget.steps(queries))

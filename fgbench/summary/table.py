@@ -62,10 +62,10 @@ def summarise(run: RunFolder) -> pd.DataFrame:
       `peak_bytes`, `activation_bytes` (the activations' part of the peak).
     - Training: `t`* (expected seconds to the target), `t_ratio`* and `n_ratio`* (seconds and steps over the
       reference's), `target_loss` or `target_accuracy` (the headline target), `t_median` (Kaplan and Meier),
-      `t_resolution` (distance of evaluations), `reached` and `runs`, `learning_rate`, `validation_loss`*,
-      `bits_per_byte`* (where bytes of a text are predicted), `validation_accuracy`, `rise`* (of the last loss
-      above the lowest), `diverged_share` (of runs), `evaluation_share` (of training's seconds),
-      `train_seconds` (of the longest run).
+      `t_resolution` (distance of evaluations), `reached` and `runs`, `learning_rate`, `validation_loss`* at
+      the end, `lowest_loss`* on the way there, `bits_per_byte`* (where bytes of a text are predicted),
+      `validation_accuracy`, `rise`* (of the last loss above the lowest), `diverged_share` (of runs),
+      `evaluation_share` (of training's seconds), `train_seconds` (of the longest run).
     - Quality: `cosine` and `second_moment` of the estimates at the weights of the reference's training, and
       `n_predicted`*, the steps ratio that they predict.
 
@@ -101,15 +101,17 @@ def summarise(run: RunFolder) -> pd.DataFrame:
 def protocol(config: Mapping[str, Any]) -> str:
     """How learning rates were found and what ended a training job, in words, from a stored config."""
     rate, decay = config.get("learning_rate"), config.get("lr_decay") or 0
-    rates = (
-        "learning rates searched for each method alike" if rate is None else f"learning rate {rate:g} for all"
-    )
+    rates = "learning rates searched for each method alike"
+    if rate is not None:
+        several = isinstance(rate, list | tuple)
+        rates = "a learning rate given to each method" if several else f"learning rate {rate:g} for all"
     limits = [
         f"{config[name]:g} {unit}"
         for name, unit in (
             ("max_train_seconds", "s"),
             ("max_iterations", "steps"),
             ("max_queries", "queries"),
+            ("patience", "epochs without a lower loss"),
         )
         if config.get(name)
     ]
@@ -202,6 +204,7 @@ def _final_cells(curves: pd.DataFrame, jobs: pd.DataFrame, *, of_bytes: bool) ->
         "learning_rate": _first(jobs[jobs["phase"] == "train"], "learning_rate"),
         **cells("validation_loss", mean_interval(losses if complete else [])),
         **cells("bits_per_byte", mean_interval(bits)),
+        **cells("lowest_loss", mean_interval(_lowest(curves) if complete else [])),
         **cells("rise", mean_interval(_rises(curves))),
         "diverged_share": _share_of(jobs[jobs["phase"] == "train"], "diverged"),
         "validation_accuracy": float(last["validation_accuracy"].mean()) if len(last) else None,
@@ -212,6 +215,10 @@ def _rises(curves: pd.DataFrame) -> list[float]:
     """How far the last loss of each run is above its lowest, for runs that stayed finite."""
     runs = [own["validation_loss"] for _, own in curves.groupby("job", sort=False)]
     return [float(losses.iloc[-1] - losses.min()) for losses in runs if math.isfinite(losses.iloc[-1])]
+
+
+def _lowest(curves: pd.DataFrame) -> list[float]:
+    return [float(loss) for loss in curves.groupby("job", sort=False)["validation_loss"].min()]
 
 
 def _share_of(jobs: pd.DataFrame, status: str) -> float | None:

@@ -30,10 +30,14 @@ class BatchOrder:
     batch: int
     seed: int
 
+    @property
+    def epoch(self) -> int:
+        """Its batches."""
+        return self.samples // self.batch
+
     def indices(self, iteration: int) -> Tensor:
         """Sample indices [batch] of the given iteration, on the CPU."""
-        per_epoch = self.samples // self.batch
-        epoch, place = divmod(iteration, per_epoch)
+        epoch, place = divmod(iteration, self.epoch)
         return _permutation(self.samples, self.seed, epoch)[place * self.batch : (place + 1) * self.batch]
 
     def batches(self, data: Dataset, first: int, count: int) -> list[Batch]:

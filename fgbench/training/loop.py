@@ -22,7 +22,8 @@ from fgbench.training.randomness import OwnRandomness
 
 EVALUATION_BATCH = 1024  # most samples in a batch of an evaluation
 EVALUATION_PREDICTIONS = 8192  # most predictions in it: a sample of text has many
-PROGRESS = ("iteration", "train_seconds", "evaluation_seconds", "_last_loss")  # attributes of a trainee
+# Attributes of a trainee, which say how far it has come.
+PROGRESS = ("iteration", "train_seconds", "evaluation_seconds", "_last_loss", "lowest", "lowest_at")
 STRETCH = 16  # fewest steps between evaluations, each of which evicts the next step's data from the caches
 CLOSENESS = 10  # the first evaluations are spaced a tenth of the steps taken so far
 WARM_UP_ROUNDS, WARM_UP_STEPS = 2, 2  # evaluations in a warm-up, and steps before each
@@ -64,11 +65,13 @@ class Budget:
         seconds: of training, without evaluation.
         iterations: steps; None for no limit.
         queries: evaluations of the model, of which a step counts as a method's `queries`; None for no limit.
+        patience: epochs in which its validation loss was not lower than before; None likewise.
     """
 
     seconds: float
     iterations: int | None = None
     queries: int | None = None
+    patience: int | None = None
 
     def steps(self, queries_a_step: int) -> float:
         """The most steps that a method may take; infinite where only the seconds are limited."""
@@ -79,7 +82,7 @@ class Budget:
         """A budget that is this part of it."""
         iterations = None if self.iterations is None else math.ceil(part * self.iterations)
         queries = None if self.queries is None else math.ceil(part * self.queries)
-        return Budget(part * self.seconds, iterations, queries)
+        return Budget(part * self.seconds, iterations, queries, self.patience)
 
 
 @dataclass(frozen=True)
@@ -121,7 +124,8 @@ class Rate:
 class Trainee:
     """One method in training: a model, its step and its learning rate, advanced some steps at a time.
 
-    `most_steps` is how many steps its budget allows.
+    `most_steps` is how many steps its budget allows, `patience` how many may pass without a lower validation
+    loss.
     """
 
     def __init__(
@@ -134,10 +138,13 @@ class Trainee:
         order: BatchOrder,
         clock: Clock,
         most_steps: float = math.inf,
+        patience: float = math.inf,
     ) -> None:
         self.model, self.step, self.loss, self.rate = model, step, loss, rate
-        self.data, self.order, self.clock, self.most_steps = data, order, clock, most_steps
-        self.iteration = 0
+        self.data, self.order, self.clock = data, order, clock
+        self.most_steps, self.patience = most_steps, patience
+        self.iteration = self.lowest_at = 0
+        self.lowest = math.inf
         self.train_seconds = self.evaluation_seconds = 0.0
         self._last_loss: torch.Tensor | None = None
         self._randomness = OwnRandomness(order.seed, data.train_x.device)
@@ -181,6 +188,8 @@ class Trainee:
         loss, accuracy = evaluate(self.model, self.loss, self.data)
         train_loss = math.nan if self._last_loss is None else float(self._last_loss)
         self.evaluation_seconds += perf_counter() - start
+        if loss < self.lowest:
+            self.lowest, self.lowest_at = loss, self.iteration
         return Point(self.iteration, self.train_seconds, self.evaluation_seconds, train_loss, loss, accuracy)
 
     def state(self) -> dict[str, Any]:
@@ -196,6 +205,8 @@ class Trainee:
             "train_seconds": self.train_seconds,
             "evaluation_seconds": self.evaluation_seconds,
             "last_loss": self._last_loss,
+            "lowest": self.lowest,
+            "lowest_at": self.lowest_at,
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -209,6 +220,8 @@ class Trainee:
         self._randomness.restore(state["randomness"])
         self.iteration, self._last_loss = state["iteration"], state["last_loss"]
         self.train_seconds, self.evaluation_seconds = state["train_seconds"], state["evaluation_seconds"]
+        # A snapshot of an older fgbench has neither.
+        self.lowest, self.lowest_at = state.get("lowest", math.inf), state.get("lowest_at", self.iteration)
 
 
 @torch.no_grad()
@@ -230,7 +243,8 @@ def evaluate(model: nn.Module, loss: Loss, data: Dataset) -> tuple[float, float]
 
 def _ends(point: Point, trainee: Trainee, max_seconds: float) -> bool:
     spent = point.train_seconds >= max_seconds or point.iteration >= trainee.most_steps
-    return spent or not point.finite
+    waited = point.iteration - trainee.lowest_at >= trainee.patience
+    return spent or waited or not point.finite
 
 
 def take_turns(

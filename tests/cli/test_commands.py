@@ -284,7 +284,7 @@ BAD_INPUTS = {
     "width 0": (["run", "--width", "0"], "at least 1"),
     "batch 0": (["run", "--batch", "0"], "at least 1"),
     "batch above the data": (["run", "--batch", "5000"], "1437"),
-    "learning rate that is no number": (["run", "--lr", "fast"], "a number or search"),
+    "learning rate that is no number": (["run", "--lr", "fast"], "a number, several with commas, or search"),
     "accuracy above 1": (["run", "--target-accuracy", "90"], "at most 1"),
     "resume of what is no run": (["run", "--resume", "{tmp}"], "run.json"),
     "target not positive": (["run", "--target-loss", "-1"], "positive"),

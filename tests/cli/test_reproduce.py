@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 from typer.testing import CliRunner
@@ -87,6 +88,25 @@ def test_what_was_measured_before_stays_in_the_table(paper, tmp_path):
     assert said(paper, "--only", "again", "--resume", str(folder))[1] is None
     claims = json.loads((folder / "claims.json").read_text())["claims"]
     assert [c["experiment"] for c in claims] == ["projection"] * 2 + ["again"] * 2
+
+
+def test_the_hours_of_a_long_scale_are_said_before_it_begins(paper, tmp_path):
+    text, error = said(paper, "--scale", "paper", "--out", str(tmp_path / "out"))
+    assert error is None
+    assert text.index("projection takes about") < text.index("1 reproduced, 1 not reproduced")
+    (folder,) = (tmp_path / "out").iterdir()
+    assert "takes about" not in said(paper, "--scale", "paper", "--resume", str(folder))[0], "it is done"
+
+
+def test_a_run_that_was_stopped_says_how_to_go_on_with_the_same_experiments(paper, tmp_path, monkeypatch):
+    def stopped(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(sys.modules["fgbench.cli.reproduce"], "_reproduce", stopped)
+    options = ["--only", "projection", "--scale", "paper", "--out", str(tmp_path / "out")]
+    result = CliRunner().invoke(app, ["reproduce", paper, *options])
+    (folder,) = (tmp_path / "out").iterdir()
+    assert f"reproduce {paper} --only projection --scale paper --resume {folder}" in result.stderr
 
 
 def test_the_list_has_every_experiment_with_its_times(paper):

@@ -39,7 +39,12 @@ MICRO_BATCHES = (
     *("forward:tangents=3,chunk=2,accumulate=4", "forward:structure=rank-one,layers=one,accumulate=4"),
     "spsa:accumulate=4",
 )
-PARTICULAR = ("local-losses", "local-guess", "dfa", "fdfa", *MICRO_BATCHES)
+SHARED_NOISE = (
+    "forward:structure=activity,noise=batch",
+    *(f"forward:tangents=3,structure=activity,noise=batch{more}" for more in ("", ",combine=projection")),
+)
+PARTICULAR = ("local-losses", "local-guess", "dfa", "fdfa", *MICRO_BATCHES, *SHARED_NOISE)
+REFUSED_ALONE = ("forward:noise=batch",)
 
 # Options that mean something only together.
 TOGETHER = [
@@ -71,6 +76,10 @@ TOGETHER = [
     "backprop:checkpoint=true,segments=sqrt",
     "backprop:checkpoint=true,update=in-backward",
     *MICRO_BATCHES,
+    *SHARED_NOISE,
+    "forward:structure=activity,entries=gaussian,noise=batch,layers=one",  # three equal signs move no softmax
+    "forward:structure=activity,combine=projection",
+    "forward:tangents=3,structure=activity,entries=gaussian,combine=projection",
 ]
 
 
@@ -81,7 +90,8 @@ def every_spec() -> list[str]:
         owner = type(methods.find(name))
         specs.append(name)
         specs += [f"{name}:{o.name}={value}" for o in options_of(owner) for value in o.choices or ()]
-    return list(methods.canonical_specs(sorted({canonical(s.split(":")[0], methods.find(s)) for s in specs})))
+    found = {canonical(s.split(":")[0], methods.find(s)) for s in specs if s not in REFUSED_ALONE}
+    return list(methods.canonical_specs(sorted(found)))
 
 
 def small_model(arch: str, dtype: torch.dtype) -> torch.nn.Module:

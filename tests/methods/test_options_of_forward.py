@@ -19,7 +19,7 @@ from tests.builders import cross_entropy, flat, reverse_gradient, tiny_batch, ti
         ("engine=stock,tangents=2", "one tangent"),
         ("engine=stock,structure=rank-one", "one tangent"),
         ("engine=stock,clip=1", "no combine"),
-        ("structure=activity,combine=projection", "no span"),
+        ("noise=batch", "is of structure=activity"),
         ("structure=activity,chunk=2", "leave chunk out"),
         ("structure=rank-one,store=seed", "leave store=seed out"),
         ("structure=fixed-angle,scale=variance", "a known second moment"),
@@ -106,6 +106,16 @@ def test_a_model_whose_values_decide_its_course_runs_by_its_rules(structure):
     losses = {float(step((sign * tiny_batch()[0].abs(), tiny_batch()[1]), 0.0)) for sign in (1, -1)}
     assert len(losses) == 1, "the other branch was not taken"
     assert step.notes() == []
+
+
+def test_noise_that_samples_share_is_refused_where_they_meet():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)).double()
+    step = methods.find("forward:structure=activity,noise=batch").prepare(model, cross_entropy, seed=0)
+    before = flat(list(step.parameters))
+    with pytest.raises(UsageError, match="leave noise=batch out") as caught:
+        step(tiny_batch(), 0.1)
+    assert "\n" not in str(caught.value)
+    assert torch.equal(flat(list(step.parameters)), before)
 
 
 def test_activity_says_where_samples_meet():

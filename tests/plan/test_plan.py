@@ -96,6 +96,9 @@ class TestBadInput:
             ({"lr_decay": -1e-4}, "--lr-decay -0.0001: must be 0 or a positive number"),
             ({"max_iterations": 0}, "--max-iterations 0: must be at least 1"),
             ({"max_queries": 0}, "--max-queries 0: must be at least 1"),
+            ({"patience": 0}, "--patience 0: must be at least 1"),
+            ({"learning_rate": (0.1, 0.2, 0.3)}, "--lr: 3 rates for 2 methods"),
+            ({"learning_rate": (0.1, -0.2)}, "--lr -0.2: must be a positive number"),
             ({"evaluate_every": 0}, "--evaluate-every 0: must be at least 1"),
             ({"optimizer": "sgd|adam"}, "the learning-rate search chooses among several"),
             (

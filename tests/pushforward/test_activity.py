@@ -62,6 +62,8 @@ def built(name: str) -> tuple[nn.Module, tuple[torch.Tensor, torch.Tensor]]:
     [
         *((name, "") for name in ("mlp", "cnn", "batch norm", "attention")),
         *((name, ",tangents=2,entries=gaussian") for name in ("mlp", "cnn", "batch norm")),
+        *((name, ",noise=batch") for name in ("mlp", "cnn", "attention")),
+        ("mlp", ",tangents=2,entries=gaussian,noise=batch"),
     ],
 )
 def test_unbiased_in_every_layer(name, options):
@@ -78,7 +80,9 @@ def test_unbiased_in_every_layer(name, options):
 
 
 @pytest.mark.parametrize("name", ["in place", "attention"])
-@pytest.mark.parametrize("options", ["", ",tangents=2"])
+@pytest.mark.parametrize(
+    "options", ["", ",tangents=2", ",tangents=2,noise=batch", ",tangents=2,combine=projection"]
+)
 def test_the_oracle_knows_layers_in_place_and_parameters_of_no_layer(name, options):
     model, batch = built(name)
     for seed in range(5):

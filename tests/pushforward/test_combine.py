@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from fgbench.pushforward.combine import coefficients, draw_independent
+from fgbench.pushforward.combine import coefficients, draw_independent, onto_spans
 from fgbench.pushforward.structures import Drawer, Tangents
 from fgbench.pushforward.tangents import Full
 
@@ -68,6 +68,30 @@ def test_as_many_tangents_as_dimensions_give_the_gradient_itself():
     for structure in ("gaussian", "rademacher", "rank-one"):
         tangents = draw_independent(Drawer(parameters(3, 2), 10, structure, 3))
         assert torch.allclose(estimate("projection", gradient, tangents), gradient, rtol=1e-8), structure
+
+
+def spans(v: Tensor, gradients: Tensor) -> Tensor:
+    """Projections of each row of gradients on the span of its v, [B, k, n]; of all on one, [1, k, n]."""
+    basis = torch.linalg.pinv(v, rtol=1e-10) @ v
+    return (gradients.unsqueeze(1) @ basis).squeeze(1)
+
+
+@pytest.mark.parametrize("own", [True, False], ids=["own tangents", "shared tangents"])
+@pytest.mark.parametrize(("count", "size"), [(1, 7), (4, 7), (7, 7), (12, 7), (16, 300)])
+def test_each_samples_projection_is_the_dense_one_for_dependent_tangents_too(own, count, size):
+    """Signs of seven numbers are often the same twice, and twelve of them always depend on each other."""
+    generator = torch.Generator().manual_seed(3)
+    signs = torch.randint(0, 2, (6 if own else 1, count, size), generator=generator).double() * 2 - 1
+    gradients = torch.randn(6, size, generator=generator, dtype=torch.float64)
+    derivatives = torch.einsum("bkn,bn->kb", signs.expand(6, -1, -1), gradients)
+    weights = onto_spans(derivatives, signs @ signs.mT)
+    found = torch.einsum("kb,bkn->bn", weights, signs.expand(6, -1, -1))
+    wanted = spans(signs, gradients)
+    assert float((found - wanted).norm() / wanted.norm()) < 1e-9
+    rounded = onto_spans(derivatives.float(), signs @ signs.mT)
+    assert rounded.dtype == torch.float32
+    found = torch.einsum("kb,bkn->bn", rounded.double(), signs.expand(6, -1, -1))
+    assert float((found - wanted).norm() / wanted.norm()) < 1e-4
 
 
 def test_mean_and_sum():

@@ -66,7 +66,9 @@ def test_smoke_decides_nothing_and_a_small_scale_not_what_needs_a_large_one():
     assert verdict(claim("near", value=1.0), Estimate(1.0), "smoke") is OPEN
     small = judge(asked, {"figure": Estimate(1.0)}, "laptop")
     assert (small.verdict, small.why) == (OPEN, "days of training")
-    assert verdict(asked, Estimate(1.0), "full") is YES
+    assert judge(asked, {}, "paper", "about 3 h").why == "days of training: about 3 h"
+    assert judge(claim("near", value=1.0, needs="paper"), {}, "laptop").why == "needs --scale paper"
+    assert verdict(asked, Estimate(1.0), "full", other=Estimate(1.0)) is YES
     assert verdict(claim("none", why="another machine"), Estimate(1.0), "full") is OPEN
 
 

@@ -23,6 +23,16 @@ def test_what_a_run_says_itself_goes_before_what_all_share():
         jobs.configs({"runs": {"one": {"colour": 1}}})
 
 
+def test_rates_may_be_given_by_method_and_a_search_put_in_the_place_of_one():
+    rates = {"backprop": 0.1, "forward:tangents=2": 1e-3}
+    found = jobs.configs({"learning_rate": 0.5, "runs": {"a": {"learning_rates": rates}, "b": {}}})
+    assert found["a"].methods == tuple(rates)
+    assert found["a"].learning_rates == rates
+    assert set(found["b"].learning_rates.values()) == {0.5}
+    searched = jobs.configs({"learning_rate": 0.5, "runs": {"a": {"learning_rate": "search"}}})
+    assert searched["a"].learning_rate is None
+
+
 def test_the_figures_are_the_summary_s_by_run_group_and_method(tmp_path):
     made_up.run(tmp_path / "one", [group(8)])
     found = jobs.figures(tmp_path)

@@ -59,6 +59,10 @@ def test_what_is_right_is_read(tmp_path):
     assert (suite.name, suite.title, suite.source) == ("paper", "A paper", "Somebody 2024")
     assert experiment.settings("smoke")["depths"] == [1]
     assert experiment.settings("full")["depths"] == [2]
+    assert experiment.settings("paper") == experiment.settings("laptop"), "where nothing is said of it"
+    more = FILE.replace("[experiments.smoke]", "[experiments.paper]\nwidth = 16\n[experiments.smoke]")
+    (experiment,) = read(written(tmp_path, more)).experiments
+    assert [experiment.settings(scale)["width"] for scale in ("laptop", "paper", "full")] == [8, 16, 8]
     assert [(claim.value, claim.tolerance) for claim in experiment.claims] == [(0.5, 0.1)]
 
 
@@ -76,7 +80,11 @@ CLAIM = "paper.toml, experiment speed, claim 'forward is faster'"
         ('mark = "R"', 'mark = "X"', f"{CLAIM}, mark: must be '', 'R', 'D' or 'C'."),
         ('mark = "R"', "", f"{CLAIM}: the keys 'value' and 'mark' go together"),
         ('mark = "R"\nvalue = 0.5', "", f"{CLAIM}: a claim that is near a value needs the key 'value'."),
-        ('test = "near"', 'test = "near"\nneeds = "huge"', f"{CLAIM}, needs: must be 'smoke', 'laptop' or"),
+        (
+            'test = "near"',
+            'test = "near"\nneeds = "huge"',
+            f"{CLAIM}, needs: must be 'smoke', 'laptop', 'paper' or",
+        ),
         ("d2-w8", "d3-w8", f"{CLAIM}, figure: no scale of the experiment gives 'paper/mlp-d3-w8-b64/forward"),
         ("/ratio", "/speed", f"{CLAIM}, figure: no scale of the experiment gives 'paper/"),
         ('test = "near"', 'test = "below"\nthan = "paper/x"', f"{CLAIM}, than: no scale of the experiment"),

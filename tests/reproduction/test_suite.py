@@ -26,9 +26,9 @@ def test_the_papers_are_there():
 @pytest.mark.parametrize(("paper", "experiment"), EXPERIMENTS, ids=IDS)
 class TestEveryExperiment:
     def test_its_kind_estimates_it_at_every_scale_and_smoke_is_the_shortest(self, paper, experiment):
-        smoke, laptop, full = (experiment.by.seconds(experiment.settings(scale)) for scale in SCALES)
+        smoke, laptop, own, full = (experiment.by.seconds(experiment.settings(scale)) for scale in SCALES)
         assert 0 < smoke < 120
-        assert smoke <= laptop <= full
+        assert smoke <= laptop <= min(own, full)
         assert laptop < 3600
 
     def test_its_methods_functions_and_data_are_registered(self, paper, experiment):
@@ -48,6 +48,50 @@ class TestEveryExperiment:
                     methods.canonical_specs(tuple(case["learning_rates"]))
             if experiment.kind == "alignment":
                 methods.canonical_specs(tuple(settings["methods"]))
+
+
+# Learning rates of §2's table, by width, in the order of `fc`'s methods.
+FLUEGEL = {
+    256: (0.0261, 5.59e-4, 8.48e-4, 8.19e-4, 1.43e-3, 0.211, 0.121, 0.0423),
+    1024: (0.0334, 1.57e-4, 2.18e-4, 7.91e-4, 2.69e-3, 0.231, 0.200, 0.127),
+    4096: (0.0387, 7.06e-5, 1.29e-4, 1.77e-4, 4.98e-4, 0.463, 0.354, 0.252),
+}
+
+
+def test_the_multi_tangent_paper_is_followed_at_its_rates_for_its_epochs():
+    (fc,) = load("fluegel2024").only(["fc"])
+    for scale, widths in (("full", (256, 1024, 4096)), ("paper", (256, 1024))):
+        found = jobs.configs(fc.settings(scale))
+        assert [config.width for config in found.values()] == list(widths)
+        for config in found.values():
+            assert (config.batches, config.seeds, config.patience, config.optimizer) == ((64,), 3, 10, "sgd")
+            assert config.max_iterations == 200 * (50_000 // 64)
+            forward = [methods.find(spec) for spec in config.methods[1:]]
+            assert {(m.structure, m.noise, m.entries) for m in forward} == {("activity", "batch", "gaussian")}
+            told = dict(zip(FLUEGEL[config.width], full_methods(fc), strict=True))
+            assert {rate: told[rate] for rate in config.learning_rates.values()} == {
+                rate: spec for spec, rate in config.learning_rates.items()
+            }
+    own = jobs.configs(fc.settings("paper"))
+    assert len(own["w256"].methods) == 8
+    wanted = [(1, "mean"), (4, "mean"), (16, "mean"), (4, "projection"), (16, "projection")]
+    assert [(m.tangents, m.combine) for m in map(methods.find, own["w1024"].methods[1:])] == wanted
+
+
+def full_methods(fc) -> tuple[str, ...]:
+    return jobs.configs(fc.settings("full"))["w4096"].methods
+
+
+def test_the_first_paper_is_followed_for_its_steps():
+    suite = load("baydin2022")
+    for name, steps, seeds, rates in (("logreg", 25_000, 5, {1e-4}), ("mlp", 20_000, 3, {2e-5, 2e-4})):
+        (experiment,) = suite.only([name])
+        trained = [c for c in jobs.configs(experiment.settings("paper")).values() if c.train]
+        assert {(c.max_iterations, c.seeds, c.lr_decay, c.target_loss) for c in trained} == {
+            (steps, seeds, 1e-4, "backprop-best")
+        }
+        assert {c.learning_rate for c in trained} == rates
+        assert {len(c.methods) for c in trained} == {4}
 
 
 def test_only_takes_names_that_there_are():

@@ -164,13 +164,20 @@ class TestAWholeRun:
         assert request["protocol"]["every"] == 10
         assert request["learning_rates"] == {"backprop": 0.25, "forward": 0.25}
 
+    def test_each_method_may_be_given_a_rate_of_its_own(self, ran):
+        done = ran(learning_rate=(0.25, 1e-3))
+        assert done.script.of_phase("tune")[0]["goal"] is None, "given rates need no search"
+        assert done.script.of_phase("train")[0]["learning_rates"] == {"backprop": 0.25, "forward": 1e-3}
+        rates = {j["method"]: j["learning_rate"] for j in done.rows("jobs") if j["phase"] == "train"}
+        assert rates == {"backprop": 0.25, "forward": 1e-3}
+
     def test_the_protocol_is_what_was_asked_for(self, ran):
-        done = ran(lr_decay=1e-4, max_iterations=7, max_queries=9, evaluate_every=3)
+        done = ran(lr_decay=1e-4, max_iterations=7, max_queries=9, evaluate_every=3, patience=2)
         tune, train = (
             done.script.of_phase("tune")[0]["protocol"],
             done.script.of_phase("train")[0]["protocol"],
         )
-        budget = {"seconds": config().max_train_seconds, "iterations": 7, "queries": 9}
+        budget = {"seconds": config().max_train_seconds, "iterations": 7, "queries": 9, "patience": 2}
         assert tune == {"budget": budget, "decay": 1e-4, "every": 3, "first": STRETCH}
         searching = ran(learning_rate=None, target_loss="0.5,auto", target_accuracy="0.9").script
         goal = {"losses": "0.5,auto", "accuracies": "0.9", "reference": "backprop", "chance": math.inf}

@@ -19,6 +19,7 @@ SPECS = (
     "backprop",
     "forward",
     "forward:structure=activity",
+    "forward:tangents=2,structure=activity,noise=batch,combine=projection",
     "forward:store=seed",
     "forward:structure=rank-one,layers=one,sampling=adaptive",
     "forward:structure=activity,layers=one,sampling=adaptive",

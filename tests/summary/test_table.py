@@ -228,6 +228,13 @@ def test_final_loss_is_the_mean_over_seeds(tmp_path):
     assert forward["validation_loss_low"] < 0.7 < forward["validation_loss_high"]
 
 
+def test_lowest_loss_is_the_mean_of_each_seeds_lowest(tmp_path):
+    forward = trained(tmp_path, [[3.0, 0.4, 1.0], [3.0, 2.0, 0.6]]).loc["forward"]
+    assert forward["lowest_loss"] == pytest.approx(0.5)
+    assert forward["lowest_loss_low"] < 0.5 < forward["lowest_loss_high"]
+    assert forward["validation_loss"] == pytest.approx(0.8)
+
+
 def test_ratios_and_memory_are_the_methods_own_and_the_a_a_row_apart(tmp_path):
     folder = run_folder(tmp_path, [GROUP])
     row = {"group": GROUP.name, "method": "backprop", "reference": "backprop"}

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from fgbench import methods
+from fgbench.training import loop
 from fgbench.training.batches import BatchOrder
 from fgbench.training.loop import (
     EVALUATION_BATCH,
@@ -183,6 +184,33 @@ def test_a_run_ends_at_its_last_step_with_an_evaluation_there():
     one = trainee()
     one.most_steps = 12
     assert [p.iteration for p in curves({"a": one}, seconds=math.inf)["a"]] == [0, 5, 10, 12]
+
+
+def losses_scripted(one: Trainee, losses: list[float], monkeypatch) -> None:
+    """What its evaluations say, one after the other."""
+    supply = iter(losses)
+    monkeypatch.setattr(loop, "evaluate", lambda model, loss, data: (next(supply), 0.5))
+
+
+def test_a_run_ends_when_its_loss_was_not_lower_for_so_many_steps(monkeypatch):
+    one = trainee()
+    one.patience = 10
+    losses_scripted(one, [3.0, 2.0, 2.5, 1.5, 1.5, 1.6, 9.9], monkeypatch)
+    points = curves({"a": one}, seconds=math.inf)["a"]
+    assert [p.iteration for p in points] == [0, 5, 10, 15, 20, 25], "as low is no lower"
+
+
+def test_patience_goes_on_counting_where_a_run_was_cut_off(monkeypatch):
+    one, other = trainee(), trainee()
+    losses_scripted(one, [3.0, 1.0, 2.0], monkeypatch)
+    for steps in (0, 5, 5):
+        one.advance(steps)
+        one.evaluate()
+    other.restore(one.state())
+    other.patience = 10
+    losses_scripted(other, [1.5, 1.4], monkeypatch)
+    turns = take_turns({"a": other}, Grid(5, 5), math.inf, random.Random(0), begun=True)
+    assert [point.iteration for _, point in turns] == [15]
 
 
 @pytest.mark.parametrize(

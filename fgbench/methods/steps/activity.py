@@ -3,119 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import dataclass
-from functools import partial
+from functools import partial, reduce
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from fgbench.errors import UsageError
 from fgbench.methods import Batch, Conditions, Loss, Part, Step, trainable
+from fgbench.methods.steps.layer_calls import Calls, Still
 from fgbench.methods.steps.options import ForwardOptions
 from fgbench.methods.steps.update import Update
-from fgbench.pushforward.activity import LAYERS, ActivityContext, Outer, Site, additions
+from fgbench.pushforward.activity import ActivityContext, Site
+from fgbench.pushforward.additions import Outer, additions
+from fgbench.pushforward.combine import onto_spans
 from fgbench.pushforward.context import draws_again
-from fgbench.pushforward.course import body_of
 from fgbench.pushforward.engine import Pushforward, by_samples
 from fgbench.pushforward.samples import Layout
 from fgbench.pushforward.structures import Drawer, Fill
 from fgbench.pushforward.tangents import Tangent
 
 MEET = "samples meet: the whole batch shares its derivative"  # a note printed under the figures
-
-
-class _Layers(TorchFunctionMode):
-    """While in force, hands every operation of a layer that the model runs to `layer`."""
-
-    def __init__(self, wanted: Collection[int] | None) -> None:
-        """`wanted`: the numbers of the operations that are perturbed; None for all."""
-        super().__init__()
-        self.wanted, self.met = wanted, 0
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        body = body_of(func)
-        if body is not None:
-            with self:
-                return body(*args, **(kwargs or {}))
-        return self.layer(func, args, kwargs or {}) if func in LAYERS else func(*args, **(kwargs or {}))
-
-    def layer(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run in place of the operation `func` of a layer; gives its output."""
-        raise NotImplementedError
-
-    def perturbed(self) -> bool:
-        """Whether the operation at hand is one of those wanted; counts it as met."""
-        self.met += 1
-        return self.wanted is None or self.met - 1 in self.wanted
-
-
-@dataclass(frozen=True)
-class _Call:
-    """One call of a layer's operation, kept so that reverse mode can be asked about it afterwards."""
-
-    function: Any
-    arguments: tuple[Any, ...]
-    options: dict[str, Any]
-    output: Tensor
-
-    @property
-    def parameters(self) -> list[nn.Parameter]:
-        """The parameters among its arguments that are trained."""
-        given = (*self.arguments, *self.options.values())
-        return [p for p in given if isinstance(p, nn.Parameter) and p.requires_grad]
-
-    def again(self) -> Tensor:
-        """The output computed again as a function of its own parameters alone.
-
-        Its inputs are detached, so that a weight that an earlier layer uses as well is not counted twice.
-        """
-
-        def alone(leaf: Any) -> Any:
-            return leaf.detach() if isinstance(leaf, Tensor) and not isinstance(leaf, nn.Parameter) else leaf
-
-        named = {key: alone(leaf) for key, leaf in self.options.items()}
-        return self.function(*map(alone, self.arguments), **named)
-
-
-class _Calls(_Layers):
-    """Remembers the calls of layers whose parameters are trained."""
-
-    def __init__(self, wanted: Collection[int] | None) -> None:
-        super().__init__(wanted)
-        self.calls: list[_Call] = []
-
-    def layer(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run the operation and remember it; the model gets a copy, which it may overwrite in place."""
-        call = _Call(func, args, kwargs, func(*args, **kwargs))
-        if not call.parameters or not self.perturbed():
-            return call.output
-        self.calls.append(call)
-        return call.output.clone()
-
-
-class _Still(_Layers):
-    """Layers compute with the model's own parameters, whatever has been put in their place elsewhere.
-
-    Args:
-        own: the model's own tensor by the id of what stands in for it.
-        trained: ids of the trained parameters and of what stands in for them.
-        wanted: as of `_Layers`.
-    """
-
-    def __init__(self, own: dict[int, Tensor], trained: set[int], wanted: Collection[int] | None) -> None:
-        super().__init__(wanted)
-        self.own, self.trained = own, trained
-
-    def layer(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
-        """Run the operation with the model's own parameters."""
-        if not any(id(leaf) in self.trained for leaf in (*args, *kwargs.values())) or not self.perturbed():
-            return func(*args, **kwargs)
-        named = {key: self.own.get(id(leaf), leaf) for key, leaf in kwargs.items()}
-        return func(*(self.own.get(id(leaf), leaf) for leaf in args), **named)
+SHARED = (
+    "forward:noise=batch needs a derivative of each sample, and here samples meet, as in batch statistics: "
+    "leave noise=batch out."
+)
 
 
 class ActivityStep(Step):
@@ -123,7 +37,8 @@ class ActivityStep(Step):
 
     A parameter that belongs to no layer (a class token) is perturbed itself. Each sample has its own
     derivative, except where one sample's output depends on the others, as through batch statistics: then
-    all share the derivative of the whole batch.
+    all share the derivative of the whole batch. combine=projection projects each sample's gradient, by all
+    that is perturbed, on the span of the k tangents that this sample meets.
     """
 
     def __init__(
@@ -139,6 +54,8 @@ class ActivityStep(Step):
         self.optimizer = self.update.optimizer
         generator = torch.Generator(self.parameters[0].device).manual_seed(seed)
         self.fill = Fill(options.entries, generator)
+        self.shared = options.noise == "batch"
+        self.projected = options.combine == "projection"
         # Draws for the parameters that belong to no layer; the first batch shows which these are.
         self.drawer = Drawer(self.by_name, options.tangents, options.entries, seed + 1)
         self.noise: dict[torch.Size, dict[int, Tensor]] = {}
@@ -180,8 +97,21 @@ class ActivityStep(Step):
         """The noise of one operation, [k, *output], by the operation's number."""
         held = self.noise[batch[0].shape]
         if number not in held:
-            held[number] = self.fill(output.new_empty(self.options.tangents, *output.shape))
-        return held[number]
+            held[number] = self.fill(self._empty(batch, number, output))
+        return self._for_all(batch, number, held[number])
+
+    def _empty(self, batch: Batch, number: int, output: Tensor) -> Tensor:
+        """Memory for what is drawn: [k, *output], or one sample's part of it where samples share it."""
+        shape: Sequence[int] = output.shape
+        if self.shared and self.layouts:
+            shape = self.layouts[number].of_one(output.shape, len(batch[0]))
+        return output.new_empty(self.options.tangents, *shape)
+
+    def _for_all(self, batch: Batch, number: int, drawn: Tensor) -> Tensor:
+        """[k, *output] of what was drawn."""
+        if not (self.shared and self.layouts):
+            return drawn
+        return self.layouts[number].for_all(drawn, len(batch[0]))
 
     @torch.no_grad()
     def _forward(self, batch: Batch) -> None:
@@ -191,13 +121,19 @@ class ActivityStep(Step):
             {id(self.by_name[name]): t for name, t in self.free.items()},
             self.layouts,
             self.wanted,
+            self.shared,
         )
         self.value, by_row = self.pushforward.run(context, batch)
         self.by_sample = by_samples(by_row, len(batch[0]))
         self.sites = context.sites
+        met = self.layouts is None or self.by_sample.shape[1] == 1
+        if self.shared and met and len(batch[0]) > 1:
+            raise UsageError(SHARED)
 
     @torch.no_grad()
     def _update(self, learning_rate: float) -> None:
+        if self.projected:
+            self.gram = self._gram()
         if self.optimizer is None:
             self._descend(learning_rate)
             return
@@ -235,15 +171,25 @@ class ActivityStep(Step):
         self.measured = by_sample
         if self.options.clip:
             by_sample = by_sample.clamp(-self.options.clip, self.options.clip)
+        if self.projected:
+            return onto_spans(by_sample, self.gram)
         return by_sample / (self.options.tangents if self.options.combine == "mean" else 1)
 
     def _weigh_whole(self, by_sample: Tensor) -> Tensor:
         """The same for parameters that were perturbed for the whole batch at once, [k]."""
+        if self.projected:  # a sample's gradient by it is projected with those by layers' outputs
+            return self._weigh(by_sample).sum(1)
         return self._weigh(by_sample.sum(1, keepdim=True))[:, 0]
+
+    def _gram(self) -> Tensor:
+        """Inner products of the tangents that a sample meets, [B, k, k]; [1, k, k] where all meet one."""
+        samples = 1 if self.layouts is None else self.by_sample.shape[1]
+        grams = [site.gram(samples) for site in self.sites]
+        return reduce(torch.add, grams + [tangent.gram().unsqueeze(0) for tangent in self.free.values()])
 
     def expected(self, gradient: Sequence[Tensor], model: nn.Module, batch: Batch) -> list[Tensor]:
         """What this step's estimate should be: the same noise, weighed by reverse mode's ∂f/∂z."""
-        with draws_again(batch[0].device, bool(self.free)), _Calls(self._perturbed()) as calls:
+        with draws_again(batch[0].device, bool(self.free)), Calls(self._perturbed()) as calls:
             output = model(batch[0])
         value, outputs = self.pushforward.loss(output, batch[1]), [c.output for c in calls.calls]
         slopes = torch.autograd.grad(value, outputs, materialize_grads=True) if outputs else ()
@@ -281,7 +227,7 @@ class ActivityStep(Step):
 
         def output_of(free: dict[str, Tensor]) -> tuple[Tensor, ...]:
             own = {id(tensor): held[name] for name, tensor in free.items()}
-            with _Still(own, trained | own.keys(), self.layouts):  # layers are perturbed at their outputs
+            with Still(own, trained | own.keys(), self.layouts):  # layers are perturbed at their outputs
                 output = torch.func.functional_call(model, {**held, **free}, (batch[0],))
             rest[:] = tree_flatten(output)
             return tuple(filter(_floating, rest[0]))

@@ -110,10 +110,10 @@ class OneLayerActivityStep(ActivityStep):
 
     def _noise(self, batch: Batch, number: int, output: Tensor) -> Tensor:
         if number not in self.filled or self.filled[number].dtype != output.dtype:
-            made = output.new_empty(self.options.tangents, *output.shape)
+            made = self._empty(batch, number, output)
             self.shapes[batch[0].shape, number] = made.shape
             self.filled[number] = self._fill_rows(number, made)
-        return self.filled[number]
+        return self._for_all(batch, number, self.filled[number])
 
     @torch.no_grad()
     def _update(self, learning_rate: float) -> None:

@@ -96,11 +96,18 @@ class ForwardOptions(Method):
         "entries of rank-one's factors and of activity's noise. rademacher: ±1; gaussian: N(0, 1)",
         choices=("rademacher", "gaussian"),
     )
+    noise: str = option(
+        "sample",
+        "the noise of structure=activity. sample: each sample of the batch has noise of its own; batch: all "
+        "samples have the same, as in Flügel et al. 2024, and each still has its own derivatives along it",
+        choices=("sample", "batch"),
+    )
     angle: float = option(45.0, "degrees to the first tangent, for structure=fixed-angle", minimum=1)
     combine: str = option(
         "mean",
-        "how k forward gradients are combined. mean; sum; projection: the gradient, projected on "
-        "the span of the tangents (FROG)",
+        "how k forward gradients are combined. mean; sum; projection: the gradient, projected on the span of "
+        "the tangents (FROG), for all parameters together or with structure=activity for all activities, "
+        "sample by sample",
         choices=("mean", "sum", "projection"),
     )
     chunk: int = option(0, "how many tangents are taken at once, to save memory; 0 for all", minimum=0)
@@ -181,7 +188,7 @@ class ForwardOptions(Method):
                 stock and not (single and self.store == "keep"),
                 "engine=stock takes no combine, chunk, store, clip or scale",
             ),
-            (activity and self.combine == "projection", "structure=activity has no span to project on"),
+            (self.noise == "batch" and not activity, "noise=batch is of structure=activity"),
             (
                 (activity or stock) and self.accumulate > 1,
                 "structure=activity and engine=stock take a whole batch at once: leave accumulate out",

@@ -15,22 +15,20 @@ from typing import Any, ClassVar
 from fgbench import methods
 from fgbench.errors import UsageError
 from fgbench.plan import Config
-from fgbench.running.arms import LEARNING_RATE
 from fgbench.running.group_run import GroupRun, Jobs
 from fgbench.running.matched import Matched
 from fgbench.running.messages import Message, Report
 from fgbench.running.phase import STARTUP_SECONDS, OfGroup, Phase, Tables, every_row
 from fgbench.running.reporting import failures_reported
-from fgbench.running.trainees import Protocol, trainee
+from fgbench.running.trainees import Protocol, pace, trainee
 from fgbench.specs.options import OR
 from fgbench.store.csv_table import records
 from fgbench.store.jobs import died
 from fgbench.training.choice import Choice, Goal, WholeRun, choose
-from fgbench.training.loop import Budget, Grid, Point, take_turns
-from fgbench.training.pacing import JUDGED_POINTS, Pace, evaluation_grid, short_grid
+from fgbench.training.loop import Grid, Point, take_turns
+from fgbench.training.pacing import JUDGED_POINTS, evaluation_grid, short_grid
 from fgbench.training.search import TRIAL_SHARE, TYPICAL_RUNS, search
 
-PACED_STEPS = 3
 EVALUATION_SHARE = 0.2  # evaluation is expected to take this share of training's seconds, in addition
 
 
@@ -145,18 +143,18 @@ class Tune(Phase):
                 group.choices = group.choices.with_optimizer(method, str(optimizers[method]))
 
     def _search(self, group: GroupRun, jobs: Jobs) -> None:
-        config, given, spent = group.plan.config, group.plan.config.learning_rate, 0.0
+        config, given, spent = group.plan.config, group.plan.config.learning_rates, 0.0
         goal = Goal(config.target_loss, config.target_accuracy, group.plan.reference, group.plan.chance)
         searching = _searching(config, len(jobs))
-        text = "learning-rate search" if given is None else "pacing"
+        text = "pacing" if given else "learning-rate search"
         group.begin(text, searching + STARTUP_SECONDS)
         protocol = Protocol.of(config, config.evaluate_every)
-        for event in group.work(self, jobs, protocol=protocol, goal=goal if given is None else None):
+        for event in group.work(self, jobs, protocol=protocol, goal=None if given else goal):
             match event:
                 case GridFound():
                     grid = {"evaluate_every": event.every, "evaluate_first": event.first}
                     for spec, job in jobs.items():
-                        job |= {"learning_rate": given, "queries": event.queries.get(spec), **grid}
+                        job |= {"learning_rate": given.get(spec), "queries": event.queries.get(spec), **grid}
                 case Trial():
                     group.store("search", asdict(event))
                     spent += event.train_seconds
@@ -232,7 +230,7 @@ def tune(
     paces = {}
     for spec in specs:
         with failures_reported(report, spec):
-            paces[spec] = _pace(matched, spec, protocol)
+            paces[spec] = pace(matched, spec, protocol)
     if not paces:
         return
     seconds = protocol.budget.seconds
@@ -247,19 +245,6 @@ def tune(
     bounds = goal.bounds(found) if goal else []
     for spec, runs in found.items():
         report(Tuned.of(spec, choose(runs, bounds)))
-
-
-def _pace(matched: Matched, spec: str, protocol: Protocol) -> Pace:
-    paced = trainee(matched, spec, LEARNING_RATE, Protocol(Budget(math.inf)))
-    paced.warm_up()
-    steps, evaluations = [], []
-    for _ in range(PACED_STEPS):  # the quickest counts: other load on the machine is not the method's
-        before = paced.train_seconds, paced.evaluation_seconds
-        paced.advance(1)
-        paced.evaluate()
-        steps.append(paced.train_seconds - before[0])
-        evaluations.append(paced.evaluation_seconds - before[1])
-    return Pace(min(steps), min(evaluations), protocol.budget.steps(_queries(matched, spec)))
 
 
 def _queries(matched: Matched, spec: str) -> int:

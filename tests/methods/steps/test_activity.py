@@ -1,13 +1,15 @@
-"""Noise on activities: what a step tells of its derivatives, with a parameter that belongs to no layer."""
+"""Noise on activities: a step's derivatives, and projections of each sample's gradient by its activities."""
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
 
 from fgbench import methods
-from tests.builders import cross_entropy, tiny_batch
+from fgbench.pushforward.additions import Outer, additions
+from tests.builders import cross_entropy, flat, tiny_batch, updates
 
 
 class Shifted(nn.Module):
@@ -37,3 +39,176 @@ def test_the_derivatives_that_it_tells_are_each_samples_own_and_weighed_once_for
     assert set(step.free) == {"shift"}
     assert calls == [(2, 1), (2, len(batch[0]))], "the whole batch's once, and each sample's once"
     assert step.measured.shape == (2, len(batch[0]))
+
+
+# ---- projections, against dense algebra on the true gradient
+
+
+class Tokens(nn.Module):
+    """Layers on the tokens of sequences of four, in an order of dimensions that is asked for."""
+
+    def __init__(self, order: str) -> None:
+        super().__init__()
+        self.order = order
+        self.first, self.second = nn.Linear(4, 5), nn.Linear(5, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x.view(len(x), 4, 4)
+        swapped = "tokens first" in self.order
+        x = x.transpose(0, 1) if swapped else x
+        shape = x.shape[:2]
+        x = x.reshape(-1, 4) if "rows" in self.order else x
+        x = self.second(torch.tanh(self.first(x))).view(*shape, 3)
+        return x.mean(0 if swapped else 1)
+
+    def of_sample(self, tensor: Tensor, sample: int, samples: int) -> Tensor:
+        """Its part of [*output], flat."""
+        swapped = "tokens first" in self.order
+        if "rows" in self.order:
+            tensor = tensor.view(*((4, samples) if swapped else (samples, 4)), -1)
+        return (tensor[:, sample] if swapped else tensor[sample]).flatten()
+
+
+def convolutional() -> nn.Module:
+    return nn.Sequential(
+        nn.Conv2d(1, 2, 3, padding=1), nn.Tanh(), nn.Flatten(), nn.Linear(32, 4), nn.ReLU(), nn.Linear(4, 3)
+    )
+
+
+MODELS = {
+    "mlp": lambda: nn.Sequential(
+        nn.Flatten(), nn.Linear(16, 6), nn.ReLU(), nn.Linear(6, 5, bias=False), nn.Tanh(), nn.Linear(5, 3)
+    ),
+    "cnn": convolutional,
+    "free parameter": Shifted,
+    **{
+        order: lambda order=order: Tokens(order)
+        for order in ("samples first", "tokens first", "rows", "rows, tokens first")
+    },
+}
+
+
+def projected(model: nn.Module, batch: methods.Batch, step: methods.Step) -> dict[str, Tensor]:
+    """Each sample's gradient by all that is perturbed, projected by dense algebra, through the chain rule."""
+    layers = [m for m in model.modules() if list(m.parameters(recurse=False)) and not isinstance(m, Shifted)]
+    outputs: list[Tensor] = []
+    hooks = [layer.register_forward_hook(lambda *call: outputs.append(call[2])) for layer in layers]
+    output, samples = model(batch[0]), len(batch[0])
+    for hook in hooks:
+        hook.remove()
+    slopes = torch.autograd.grad(cross_entropy(output, batch[1]), [*outputs, output], retain_graph=True)
+    of_sample = getattr(model, "of_sample", lambda tensor, sample, samples: tensor[sample].flatten())
+    estimates = [torch.zeros_like(z) for z in outputs]
+    found = {name: torch.zeros_like(p) for name, p in model.named_parameters()}
+    for sample in range(samples):
+        tangents = torch.stack(
+            [
+                torch.cat(
+                    [of_sample(site.noise[i], sample, samples) for site in step.sites]
+                    + [t.full()[i].flatten() for t in step.free.values()]
+                )
+                for i in range(step.options.tangents)
+            ]
+        )
+        free = [slopes[-1][sample]] * len(step.free)  # by what is added to the output
+        gradient = torch.cat([of_sample(s, sample, samples) for s in slopes[:-1]] + free)
+        basis, _ = torch.linalg.qr(tangents.t())
+        pieces = (basis @ (basis.t() @ gradient)).split(
+            [of_sample(z, sample, samples).numel() for z in outputs] + [s.numel() for s in free]
+        )
+        for estimate, piece in zip(estimates, pieces, strict=False):
+            place = of_sample(torch.arange(estimate.numel()).view(estimate.shape), sample, samples)
+            estimate.view(-1)[place] = piece
+        for name, piece in zip(step.free, pieces[len(outputs) :], strict=True):
+            found[name] += piece
+    names = {id(p): name for name, p in model.named_parameters()}
+    for layer, z, estimate in zip(layers, outputs, estimates, strict=True):
+        own = list(layer.parameters(recurse=False))
+        for p, g in zip(own, torch.autograd.grad(z, own, estimate, retain_graph=True), strict=True):
+            found[names[id(p)]] += g
+    return found
+
+
+@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("noise", ["sample", "batch"])
+@pytest.mark.parametrize(
+    ("count", "entries", "optimizer"),
+    [(1, "rademacher", "sgd"), (3, "gaussian", "sgd:momentum=0.9"), (8, "gaussian", "sgd")],
+)
+def test_projection_is_the_dense_one_of_each_samples_activity_gradient(
+    name, noise, count, entries, optimizer
+):
+    torch.manual_seed(0)
+    model, batch = MODELS[name]().double(), tiny_batch()
+    spec = f"forward:tangents={count},structure=activity,entries={entries},noise={noise},combine=projection"
+    conditions = methods.Conditions(optimizer=optimizer)
+    step = methods.find(spec).prepare(model, cross_entropy, 1, conditions)
+    *_, estimate = updates(
+        step, batch, 2 if optimizer == "sgd" else 1
+    )  # in memory of its own from the second
+    wanted = flat(list(projected(model, batch, step).values()))
+    assert float((estimate - wanted).norm() / wanted.norm()) < 1e-9
+    kept = {site.noise.stride()[1] == 0 or site.layout.dim == 1 for site in step.sites}
+    assert name != "mlp" or kept == {noise == "batch"}, "noise that samples share is held once"
+
+
+def test_more_tangents_than_units_give_the_gradient_itself():
+    for noise in ("sample", "batch"):
+        torch.manual_seed(0)
+        model, batch = nn.Sequential(nn.Flatten(), nn.Linear(16, 3)).double(), tiny_batch()
+        spec = f"forward:tangents=9,structure=activity,noise={noise},combine=projection"
+        step = methods.find(spec).prepare(model, cross_entropy, 1)
+        (estimate,) = updates(step, batch, 1)
+        wanted = flat(torch.autograd.grad(cross_entropy(model(batch[0]), batch[1]), list(model.parameters())))
+        assert float((estimate - wanted).norm() / wanted.norm()) < 1e-9, noise
+
+
+# ---- what the authors of the multi-tangent paper simulate, on the same tangents
+
+
+def simulated(weights: list, biases: list, x, y, tangents: list, way: str) -> list:
+    """Their update of a ReLU network on the tangents of each layer, [k, units]; in NumPy, by backprop.
+
+    The gradient by the activities of each sample is replaced by what k derivatives along shared tangents
+    say of it, over all layers together, and goes on to weights and biases through each layer's inputs.
+    """
+    inputs, before = [x], []
+    for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
+        before.append(inputs[-1] @ weight.T + bias)
+        inputs.append(before[-1] if layer == len(weights) - 1 else np.maximum(before[-1], 0))
+    shifted = np.exp(before[-1] - before[-1].max(1, keepdims=True))
+    slope = shifted / shifted.sum(1, keepdims=True)
+    slope[np.arange(len(y)), y] -= 1
+    slopes = [slope / len(y)]
+    for layer in range(len(weights) - 1, 0, -1):
+        slopes.insert(0, (slopes[0] @ weights[layer]) * (before[layer - 1] > 0))
+    whole, directions = np.concatenate(slopes, 1), np.concatenate(tangents, 1)
+    along = whole @ directions.T
+    if way == "mean":
+        estimate = along @ directions / len(directions)
+    else:
+        estimate = np.stack([np.linalg.lstsq(directions.T, s, rcond=None)[0] @ directions for s in whole])
+    pieces = np.split(estimate, np.cumsum([s.shape[1] for s in slopes])[:-1], 1)
+    return [part for piece, h in zip(pieces, inputs, strict=False) for part in (piece.T @ h, piece.sum(0))]
+
+
+@pytest.mark.parametrize("way", ["mean", "projection"])
+@pytest.mark.parametrize("count", [1, 4, 16])
+@pytest.mark.parametrize("samples", [2, 12])
+def test_it_is_the_update_that_the_papers_authors_simulate(way, count, samples):
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Flatten(), nn.Linear(9, 20), nn.ReLU(), nn.Linear(20, 15), nn.ReLU(), nn.Linear(15, 4)
+    )
+    model.double()
+    x, y = torch.randn(samples, 1, 3, 3).double(), torch.randint(0, 4, (samples,))
+    spec = f"forward:tangents={count},structure=activity,entries=gaussian,noise=batch,combine={way}"
+    step = methods.find(spec).prepare(model, cross_entropy, 2)
+    weights, biases = ([p.detach().numpy().copy() for p in model.parameters()][i::2] for i in (0, 1))
+    (estimate,) = updates(step, (x, y), 1)
+    tangents = [site.noise[:, 0].numpy() for site in step.sites]
+    wanted = simulated(weights, biases, x.flatten(1).numpy(), y.numpy(), tangents, way)
+    wanted = torch.cat([torch.from_numpy(part).flatten() for part in wanted])
+    assert float((estimate - wanted).norm() / wanted.norm()) < 1e-9
+    outers = [a for _, a in additions(step.sites, step._weigh(step.by_sample)) if isinstance(a, Outer)]
+    assert {len(outer.left) for outer in outers} == {min(count, samples)}, "its factors are as few as can be"

@@ -1,0 +1,103 @@
+"""Layers' operations as reverse mode meets them: what a step with noise on their outputs is held against."""
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from fgbench.pushforward.activity import LAYERS
+from fgbench.pushforward.course import body_of
+
+
+class Layers(TorchFunctionMode):
+    """While in force, hands every operation of a layer that the model runs to `layer`."""
+
+    def __init__(self, wanted: Collection[int] | None) -> None:
+        """`wanted`: the numbers of the operations that are perturbed; None for all."""
+        super().__init__()
+        self.wanted, self.met = wanted, 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        body = body_of(func)
+        if body is not None:
+            with self:
+                return body(*args, **(kwargs or {}))
+        return self.layer(func, args, kwargs or {}) if func in LAYERS else func(*args, **(kwargs or {}))
+
+    def layer(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run in place of the operation `func` of a layer; gives its output."""
+        raise NotImplementedError
+
+    def perturbed(self) -> bool:
+        """Whether the operation at hand is one of those wanted; counts it as met."""
+        self.met += 1
+        return self.wanted is None or self.met - 1 in self.wanted
+
+
+@dataclass(frozen=True)
+class Call:
+    """One call of a layer's operation, kept so that reverse mode can be asked about it afterwards."""
+
+    function: Any
+    arguments: tuple[Any, ...]
+    options: dict[str, Any]
+    output: Tensor
+
+    @property
+    def parameters(self) -> list[nn.Parameter]:
+        """The parameters among its arguments that are trained."""
+        given = (*self.arguments, *self.options.values())
+        return [p for p in given if isinstance(p, nn.Parameter) and p.requires_grad]
+
+    def again(self) -> Tensor:
+        """The output computed again as a function of its own parameters alone.
+
+        Its inputs are detached, so that a weight that an earlier layer uses as well is not counted twice.
+        """
+
+        def alone(leaf: Any) -> Any:
+            return leaf.detach() if isinstance(leaf, Tensor) and not isinstance(leaf, nn.Parameter) else leaf
+
+        named = {key: alone(leaf) for key, leaf in self.options.items()}
+        return self.function(*map(alone, self.arguments), **named)
+
+
+class Calls(Layers):
+    """Remembers the calls of layers whose parameters are trained."""
+
+    def __init__(self, wanted: Collection[int] | None) -> None:
+        super().__init__(wanted)
+        self.calls: list[Call] = []
+
+    def layer(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run the operation and remember it; the model gets a copy, which it may overwrite in place."""
+        call = Call(func, args, kwargs, func(*args, **kwargs))
+        if not call.parameters or not self.perturbed():
+            return call.output
+        self.calls.append(call)
+        return call.output.clone()
+
+
+class Still(Layers):
+    """Layers compute with the model's own parameters, whatever has been put in their place elsewhere.
+
+    Args:
+        own: the model's own tensor by the id of what stands in for it.
+        trained: ids of the trained parameters and of what stands in for them.
+        wanted: as of `_Layers`.
+    """
+
+    def __init__(self, own: dict[int, Tensor], trained: set[int], wanted: Collection[int] | None) -> None:
+        super().__init__(wanted)
+        self.own, self.trained = own, trained
+
+    def layer(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Run the operation with the model's own parameters."""
+        if not any(id(leaf) in self.trained for leaf in (*args, *kwargs.values())) or not self.perturbed():
+            return func(*args, **kwargs)
+        named = {key: self.own.get(id(leaf), leaf) for key, leaf in kwargs.items()}
+        return func(*(self.own.get(id(leaf), leaf) for leaf in args), **named)

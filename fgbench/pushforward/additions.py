@@ -1,0 +1,144 @@
+"""What weighted noise on layers' outputs adds to their parameters: each operation's own chain rule."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from fgbench.pushforward.activity import EMBEDDING, Site
+from fgbench.pushforward.rules import of_names
+
+aten = torch.ops.aten
+
+LINEAR, ADDMM = (set(of_names(name)) for name in ("linear", "addmm"))
+CONVOLUTIONS = set(of_names("conv1d", "conv2d", "conv3d"))
+
+
+@dataclass(frozen=True)
+class Outer:
+    """A sum of outer products of rows, Σ_b left_b right_bᵀ, kept as its two factors.
+
+    Attributes:
+        left: [rows, m].
+        right: [rows, n].
+    """
+
+    left: Tensor
+    right: Tensor
+
+    def full(self) -> Tensor:
+        """[m, n]."""
+        return self.left.t() @ self.right
+
+    def add_to(self, parameter: Tensor, scale: float) -> None:
+        """Add `scale` times the sum to `parameter`, [m, n], without a temporary of its size."""
+        parameter.addmm_(self.left.t().to(parameter.dtype), self.right.to(parameter.dtype), alpha=scale)
+
+
+Addition = tuple[Tensor, "Tensor | Outer"]
+"""A parameter and what is to be added to it."""
+
+
+def additions(sites: Sequence[Site], weights: Tensor) -> list[Addition]:
+    """The gradient estimate for the parameters of every site; weights of the noise: [k, B] or [k, 1]."""
+    found: list[Addition] = []
+    for site in sites:
+        found += _of_site(site, weights)
+    return found
+
+
+def _of_site(site: Site, weights: Tensor) -> list[Addition]:
+    """The operation's own chain rule at the weighted noise; frozen parameters get nothing."""
+    if site.function in LINEAR and len(site.arguments) > 1:
+        x, weight, *bias = site.arguments
+        left, right, rows = _rows(site, x, weights)
+        return _trained([(weight, Outer(left, right))], rows, [*bias, site.options.get("bias")])
+    if site.function in ADDMM and len(site.arguments) == 3:
+        bias_, x, weight = site.arguments
+        left, right, rows = _rows(site, x, weights)
+        return _trained([(weight, Outer(right, left))], rows, [bias_])
+    cotangent = site.weighted(weights)
+    if site.function in EMBEDDING and not site.options.get("scale_grad_by_freq") and len(site.arguments) < 6:
+        index, weight = site.arguments[:2]
+        rows = cotangent.reshape(-1, cotangent.shape[-1])
+        return [(weight, torch.zeros_like(weight).index_add_(0, index.reshape(-1), rows))]
+    if site.function in CONVOLUTIONS and not site.options and _numbers(site.arguments[3:]):
+        return _of_convolution(site, cotangent)
+    return _by_vjp(site, cotangent)
+
+
+def _trained(found: list[Any], rows: Tensor, biases: list[Any]) -> list[Addition]:
+    found += [(bias, rows.sum(0)) for bias in biases if bias is not None]
+    return [(p, g) for p, g in found if isinstance(p, nn.Parameter) and p.requires_grad]
+
+
+def _numbers(geometry: Any) -> bool:
+    return not any(isinstance(g, str) for g in geometry)
+
+
+def _of_convolution(site: Site, cotangent: Tensor) -> list[Addition]:
+    """The gradients of kernel and bias alone; the forward convolution is not run again."""
+    x, weight, *rest = site.arguments
+    left_out: list[Any] = [None, 1, 0, 1, 1]
+    bias, stride, padding, dilation, groups = [*rest, *left_out[len(rest) :]]
+    sizes = [
+        list(s) if isinstance(s, tuple | list) else [s] * (weight.dim() - 2)
+        for s in (stride, padding, dilation)
+    ]
+    wanted = [False, weight.requires_grad, bias is not None and bias.requires_grad]
+    _, kernel, shift = aten.convolution_backward(
+        cotangent,
+        x,
+        weight,
+        None if bias is None else [len(bias)],
+        *sizes,
+        False,
+        [0] * len(sizes[0]),
+        groups,
+        wanted,
+    )
+    pairs = ((weight, kernel), (bias, shift))
+    return [(p, g) for p, g in pairs if g is not None and isinstance(p, nn.Parameter) and p.requires_grad]
+
+
+def _by_vjp(site: Site, cotangent: Tensor) -> list[Addition]:
+    trained = {id(p): p for p in site.parameters}
+
+    def call(parameters: dict[int, Tensor]) -> Tensor:
+        def put(leaf: Any) -> Any:
+            if id(leaf) in parameters or not isinstance(leaf, Tensor) or leaf is site.arguments[0]:
+                return parameters.get(id(leaf), leaf)
+            return leaf.detach() if isinstance(leaf, nn.Parameter) else leaf.clone()  # running statistics
+
+        named = {key: put(leaf) for key, leaf in site.options.items()}
+        return site.function(*map(put, site.arguments), **named)
+
+    with torch.enable_grad():
+        _, pull = torch.func.vjp(call, {key: p.detach() for key, p in trained.items()})  # type: ignore[misc]
+        (gradients,) = pull(cotangent)
+    return [(p, gradients[key].detach()) for key, p in trained.items()]
+
+
+def _rows(site: Site, x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Of an operation that multiplies rows of x by a matrix, the weighted noise against these rows.
+
+    Noise that all samples share leaves k outer products in place of one a row.
+
+    Returns:
+        Rows of the output's noise and as many of the input, whose outer products add up to what the
+        matrix gets, and rows that add up to what a bias gets.
+    """
+    samples = weights.shape[1]
+    if site.layout is None or not site.shared or len(weights) >= samples:
+        left = site.weighted(weights)
+        left = left.reshape(-1, left.shape[-1])
+        return left, x.reshape(-1, x.shape[-1]), left
+    one = site.layout.by_sample(site.noise, samples, 1)[:, 0]
+    mixed = weights.to(x.dtype) @ site.layout.by_sample(x, samples).flatten(1)
+    whole = torch.tensordot(weights.sum(1).to(one.dtype), one, dims=1)
+    width = one.shape[-1]
+    return one.reshape(-1, width), mixed.reshape(-1, x.shape[-1]), whole.reshape(-1, width)

@@ -1,0 +1,61 @@
+"""How long an experiment of matched jobs takes here at most: its methods take a few steps for it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+
+import torch
+
+from fgbench.errors import UsageError
+from fgbench.plan import Config, Group, make_plan
+from fgbench.running.matched import build_matched
+from fgbench.running.phases import in_order
+from fgbench.running.phases.quality import SHARE
+from fgbench.running.trainees import Protocol, pace
+from fgbench.training.pacing import Pace, evaluation_grid
+from fgbench.training.search import TYPICAL_RUNS
+
+TRAINING = ("tune", "train", "quality")  # the phases whose time depends on steps
+
+
+def seconds_here(config: Config) -> float:
+    """About how long a config takes at most, were no run ended by patience.
+
+    Raises:
+        UsageError: a config that cannot be run.
+    """
+    plan = make_plan(config)
+    config = plan.config
+    planned = sum(phase.seconds(config) for phase in in_order(config) if phase.name not in TRAINING)
+    with _threads(config.threads):
+        return sum(planned + config.train * _training(config, group) for group in plan.groups)
+
+
+def _training(config: Config, group: Group) -> float:
+    matched = build_matched(group, config.data_dir, seed=0)
+    protocol = Protocol.of(config, config.evaluate_every)
+    paces: list[Pace] = []
+    for spec in config.methods:
+        with suppress(UsageError):  # a method that refuses the model takes no time
+            paces.append(pace(matched, spec, protocol))
+    if not paces:
+        return 0.0
+    grid = evaluation_grid(paces, config.max_train_seconds, config.evaluate_every)
+    runs = config.seeds + (0 if config.learning_rates else TYPICAL_RUNS)
+    total = 0.0
+    for own in paces:
+        steps = min(own.most_steps, config.max_train_seconds / own.step)
+        total += steps * own.step + (grid.close_points() + steps / grid.every) * own.evaluation
+    return runs * total * (1 + SHARE)
+
+
+@contextmanager
+def _threads(count: int | None) -> Iterator[None]:
+    """As many as the jobs will have."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
