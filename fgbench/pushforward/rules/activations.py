@@ -54,22 +54,28 @@ def gelu(context: Context, x: Dual, approximate: str = "none") -> Dual:
 def silu(context: Context, x: Dual, inplace: bool = False) -> Dual:
     """x σ(x)."""
     primal = x.primal
-    out = dual_of(F.silu(primal), aten.silu_backward(x.tangents, primal))
+    out = empty_dual(primal, x.count)
+    aten.silu.out(primal, out=out.primal)
+    aten.silu_backward.grad_input(x.tangents, primal, grad_input=out.tangents)
     return into(x, out) if inplace else out
 
 
 @rule("tanh")
 def tanh(context: Context, x: Dual) -> Dual:
     """1 − tanh²."""
-    value = torch.tanh(x.primal)
-    return dual_of(value, aten.tanh_backward(x.tangents, value))
+    out = empty_dual(x.primal, x.count)
+    torch.tanh(x.primal, out=out.primal)
+    aten.tanh_backward.grad_input(x.tangents, out.primal, grad_input=out.tangents)
+    return out
 
 
 @rule("sigmoid")
 def sigmoid(context: Context, x: Dual) -> Dual:
     """σ (1 − σ)."""
-    value = torch.sigmoid(x.primal)
-    return dual_of(value, aten.sigmoid_backward(x.tangents, value))
+    out = empty_dual(x.primal, x.count)
+    torch.sigmoid(x.primal, out=out.primal)
+    aten.sigmoid_backward.grad_input(x.tangents, out.primal, grad_input=out.tangents)
+    return out
 
 
 @rule("hardswish")
