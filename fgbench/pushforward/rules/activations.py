@@ -44,9 +44,9 @@ def gelu(context: Context, x: Dual, approximate: str = "none") -> Dual:
     """Exact or by tanh."""
     # Tangent by tangent: oneDNN's kernel, which large float32 tensors meet, does not broadcast.
     stack, primal = torch.empty_like(x.stack), x.primal
-    stack[0].copy_(F.gelu(primal, approximate=approximate))
+    aten.gelu.out(primal, approximate=approximate, out=stack[0])
     for tangent, along in zip(x.tangents, stack[1:], strict=True):
-        along.copy_(aten.gelu_backward(tangent, primal, approximate=approximate))
+        aten.gelu_backward.grad_input(tangent, primal, approximate=approximate, grad_input=along)
     return Dual(stack, spare=True)
 
 
