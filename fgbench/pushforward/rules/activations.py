@@ -44,9 +44,9 @@ def gelu(context: Context, x: Dual, approximate: str = "none") -> Dual:
     """GELU, exact or by its tanh approximation."""
     # Tangent by tangent, as oneDNN's kernel, which torch takes for large float32 tensors, does not broadcast.
     stack, primal = torch.empty_like(x.stack), x.primal
-    stack[0].copy_(F.gelu(primal, approximate=approximate))
+    aten.gelu.out(primal, approximate=approximate, out=stack[0])
     for tangent, along in zip(x.tangents, stack[1:], strict=True):
-        along.copy_(aten.gelu_backward(tangent, primal, approximate=approximate))
+        aten.gelu_backward.grad_input(tangent, primal, approximate=approximate, grad_input=along)
     return Dual(stack, spare=True)
 
 
@@ -54,22 +54,28 @@ def gelu(context: Context, x: Dual, approximate: str = "none") -> Dual:
 def silu(context: Context, x: Dual, inplace: bool = False) -> Dual:
     """x σ(x)."""
     primal = x.primal
-    out = dual_of(F.silu(primal), aten.silu_backward(x.tangents, primal))
+    out = empty_dual(primal, x.count)
+    aten.silu.out(primal, out=out.primal)
+    aten.silu_backward.grad_input(x.tangents, primal, grad_input=out.tangents)
     return into(x, out) if inplace else out
 
 
 @rule("tanh")
 def tanh(context: Context, x: Dual) -> Dual:
     """1 − tanh²."""
-    value = torch.tanh(x.primal)
-    return dual_of(value, aten.tanh_backward(x.tangents, value))
+    out = empty_dual(x.primal, x.count)
+    torch.tanh(x.primal, out=out.primal)
+    aten.tanh_backward.grad_input(x.tangents, out.primal, grad_input=out.tangents)
+    return out
 
 
 @rule("sigmoid")
 def sigmoid(context: Context, x: Dual) -> Dual:
     """σ (1 − σ)."""
-    value = torch.sigmoid(x.primal)
-    return dual_of(value, aten.sigmoid_backward(x.tangents, value))
+    out = empty_dual(x.primal, x.count)
+    torch.sigmoid(x.primal, out=out.primal)
+    aten.sigmoid_backward.grad_input(x.tangents, out.primal, grad_input=out.tangents)
+    return out
 
 
 @rule("hardswish")

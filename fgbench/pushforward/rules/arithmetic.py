@@ -18,6 +18,9 @@ from fgbench.pushforward.tangents import RankOne
 @rule("add", "__radd__")
 def add(context: Context, a: Any, b: Any, *, alpha: float = 1) -> Dual:
     """a + alpha · b; either may be without tangents."""
+    if isinstance(a, Dual) and a.spare and isinstance(b, int | float) and alpha == 1:
+        a.primal.add_(b)
+        return a
     return _sum(a, b if alpha == 1 else _times(b, alpha))
 
 
@@ -39,7 +42,10 @@ def mul(context: Context, a: Any, b: Any) -> Dual:
     if not isinstance(b, Dual):
         a, b = b, a
     if not isinstance(a, Dual):
-        return Dual(aligned(b, a).stack * a)
+        if b.spare and isinstance(a, int | float):
+            b.stack.mul_(a)
+            return b  # type: ignore[no-any-return]
+        return Dual(aligned(b, a).stack * a, spare=True)
     first, second = a.primal, b.primal
     a, b = aligned(a, second), aligned(b, first)
     value = first * second
@@ -86,7 +92,10 @@ def power(context: Context, a: Any, exponent: Any) -> Dual:
     value = base**exponent
     if exponent == 0:
         return moving(value, a.count)
-    return _stack(value, a.tangents * (exponent * base ** (exponent - 1)))
+    out = empty_dual(value, a.count)
+    out.stack[0] = value
+    torch.mul(a.tangents, exponent * base ** (exponent - 1), out=out.stack[1:])
+    return out
 
 
 @rule("addcmul")

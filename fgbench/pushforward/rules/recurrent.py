@@ -117,6 +117,8 @@ def _pass(
     for time in reversed(times) if backwards else times:
         at = moving(_at(given, time), context.count)
         state = cell(context, at, again, state)
+        for part in state:
+            part.spare = False  # it is read by the next step too
         found.append(state[0])
     return stack(context, found[::-1] if backwards else found), state
 
