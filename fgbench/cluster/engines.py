@@ -36,12 +36,12 @@ class Wave:
     """The properties that tasks which are submitted together have in common.
 
     Attributes:
-        name: of the wave.
-        folder: what submitit keeps.
-        seconds: that the longest task should take.
-        shares: whether others may run on a task's node.
-        threads: of the CPU, that a task needs.
-        without: the nodes that it must not run on.
+        name: the name of the wave.
+        folder: the folder in which submitit keeps its files.
+        seconds: how long the longest task should take.
+        shares: whether other jobs may run on the node of a task.
+        threads: how many CPU threads a task needs.
+        without: the nodes that the tasks must not run on.
     """
 
     name: str
@@ -77,9 +77,9 @@ class Engine(ABC):
 
     Attributes:
         at_once: how many tasks it takes in one submission.
-        open_at_most: how many may be under way; None for any number.
-        seconds_between: Seconds to wait before asking for the state of tasks again.
-        patience: seconds until the file of a task that ended must be there.
+        open_at_most: how many tasks may be under way at a time; None for any number.
+        seconds_between: how long to wait before asking for the state of the tasks again.
+        patience: seconds after the end of a task by which its file must be there.
     """
 
     at_once: int
@@ -140,9 +140,9 @@ class Slurm(Engine):
     """Slurm's array jobs, all under one name.
 
     Attributes:
-        name: of the run's jobs.
-        options: of sbatch, as its long options are called.
-        setup: lines of shell that a task begins with.
+        name: the name that all jobs of the run have.
+        options: the options for sbatch, by their long names.
+        setup: shell commands that every task runs first.
     """
 
     name: str

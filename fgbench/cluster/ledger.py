@@ -24,10 +24,10 @@ class Record:
     Attributes:
         state: `open` (submitted), `again` (it failed and is tried once more), `done`, `failed` or
             `cancelled`.
-        job: of the scheduler, the last one.
-        wave: that it was submitted in.
-        seconds: that it should take, about.
-        why: it failed.
+        job: the scheduler's number of its latest job.
+        wave: the wave in which it was submitted.
+        seconds: about how long it should take.
+        why: why it failed.
     """
 
     state: str
@@ -42,9 +42,9 @@ class Standing:
     """Where a run stands, by its ledger.
 
     Attributes:
-        units: by name.
-        unanswered: the units of the last wave, where its runner ended before it had the answer.
-        waves: how many there were.
+        units: the records of the units, by the unit's name.
+        unanswered: the units of the last wave, if the runner ended before the scheduler had answered.
+        waves: how many waves were submitted.
     """
 
     units: dict[str, Record] = field(default_factory=dict)

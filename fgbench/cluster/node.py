@@ -31,11 +31,11 @@ class NodeTask:
     """One unit, as submitit hands it to its node.
 
     Attributes:
-        file: gets all events in the end, whole or not at all.
-        orders: one after the other; the first whose worker dies is the last.
-        device: held while at it, so that nothing else is timed there; empty holds none.
+        file: the file that all events are written to at the end, either completely or not at all.
+        orders: what to do, one after the other; when a worker dies, the orders after it are not carried out.
+        device: the device that is locked meanwhile, so that nothing else is timed there; empty locks none.
         worker: the module that workers run.
-        variables: of the environment that are to be as they were where this was submitted; None is unset.
+        variables: environment variables with their values on the submitting machine; None if unset.
     """
 
     file: Path

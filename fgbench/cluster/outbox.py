@@ -21,10 +21,10 @@ class Open:
     """A unit that was handed out and has not ended.
 
     Attributes:
-        asked: which, and what is done.
-        job: of the scheduler.
-        wave: that it was handed out in.
-        missing_since: when its task was first seen to have ended with nothing there.
+        asked: the unit, and what its workers are to do.
+        job: the scheduler's number of its job.
+        wave: the wave in which it was handed out.
+        missing_since: when its task was first seen to have ended without leaving its file.
     """
 
     asked: Asked
@@ -38,12 +38,12 @@ class Outbox:
     """Hands units to an engine.
 
     Attributes:
-        waves: how many were handed out.
-        full: the engine had no room, even for one; until something has ended.
-        without: nodes that a unit must not run on again.
-        odd: nodes that are no such machines as the run is for.
-        wave_of: by unit, the wave that it went out in.
-        left: by wave, how many of its units are no rows yet.
+        waves: how many waves were handed out.
+        full: whether the engine had no room even for one task; this holds until a task has ended.
+        without: by unit, the nodes that it must not run on again.
+        odd: the nodes that are other machines than the run is for.
+        wave_of: by unit, the wave in which it was handed out.
+        left: by wave, how many of its units have not been written as rows yet.
     """
 
     engine: Engine

@@ -71,8 +71,8 @@ class Sweep:
     """All groups of a plan, and their units that wait, are under way, or have failed once.
 
     Attributes:
-        came: units whose answers are there, and no rows yet.
-        failures: of a unit, why each of its tries failed.
+        came: units whose answers have come, but have not been written as rows yet.
+        failures: by unit, why each of its tries failed.
     """
 
     engine: Engine

@@ -22,12 +22,12 @@ class Status:
     """The state of a run.
 
     Attributes:
-        run: its folder.
-        state: of the run: `running`, `done`, `interrupted`, …, as its run.json has it.
-        units: how many are in each state, in words.
-        failures: by unit, why it failed, or failed once and is tried again.
-        nodes: how many tasks run on each.
-        seconds_left: at the pace of the tasks that run now; None where none does.
+        run: the folder of the run.
+        state: the state of the run as its run.json gives it: `running`, `done`, `interrupted`, ….
+        units: how many units are in each state; the states are named in words.
+        failures: by unit, why it failed; units that failed once and are tried again are among them.
+        nodes: by node, how many tasks run on it.
+        seconds_left: the time left at the pace of the tasks that run now; None where no task runs.
     """
 
     run: Path

@@ -32,9 +32,9 @@ class Asked:
     """A unit that a phase asks a worker for.
 
     Attributes:
-        unit: which.
+        unit: the unit.
         orders: what workers are to do, one after the other.
-        seconds: that it should take, about.
+        seconds: about how long it should take.
         shares: whether it may run beside other jobs.
     """
 
@@ -130,8 +130,8 @@ class Collector(GroupRun):
     """A group whose workers were tasks of a cluster: their events become its rows.
 
     Attributes:
-        answered: what came of the units that are to be collected.
-        unwritten: rows of the phase that is collected, by table: written together, at its end.
+        answered: the answers of the units that are to be collected.
+        unwritten: rows of the phase being collected, by table; they are written together at the phase's end.
     """
 
     answered: dict[Unit, Answer] = field(default_factory=dict)
@@ -183,12 +183,12 @@ class Collector(GroupRun):
 
 
 class Walk:
-    """One group on its way through the phases, each begun when those that it needs are through.
+    """One group on its way through the phases; a phase begins when those that it depends on have ended.
 
     Attributes:
         run: the group.
-        done: its units that are rows, an earlier try's among them.
-        held: one of its units has no answer: what would come after it waits for a resume.
+        done: the units of the group that are written as rows, including those of an earlier try.
+        held: whether a unit has no answer, so that the phases after it have to wait for a resumed run.
     """
 
     def __init__(self, run: Collector, done: set[Unit]) -> None:

@@ -1,7 +1,7 @@
-"""A user's model as the methods take one: a tensor in, and a loss of what comes out.
+"""Adapt a user's model to what the methods expect: it takes one tensor, and a loss takes its output.
 
-Hugging Face's models take several tensors by name, and give a dataclass with logits and, where they were
-given labels, with a loss.
+Hugging Face's models take several tensors by name. They return a dataclass with the logits and, if they were
+given labels, a loss.
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ LABELS = "labels"
 
 @dataclass(frozen=True)
 class Field:
-    """One of the tensors that a model takes, in a row of numbers a sample.
+    """One of the tensors that a model takes, which is flattened to a row of numbers for each sample.
 
     Attributes:
-        name: by which the model takes it.
-        shape: of one sample.
-        dtype: as it was given.
+        name: the name of the model's argument.
+        shape: the shape of one sample.
+        dtype: the dtype that the tensor was given in.
     """
 
     name: str
@@ -36,14 +36,14 @@ class Field:
 
 
 class ByName(nn.Module):
-    """A model that takes its tensors by name, as one of a single tensor, which holds them side by side."""
+    """Wraps a model that takes tensors by name, so that it takes one tensor that holds them side by side."""
 
     def __init__(self, model: nn.Module, fields: Sequence[Field], options: Mapping[str, Any]) -> None:
         super().__init__()
         self.model, self.fields, self.options = model, list(fields), dict(options)
 
     def forward(self, x: Tensor) -> Any:
-        """What the model gives for [samples, numbers]; floats stay of the precision that x is of."""
+        """The model's output for x, [samples, numbers]; floating-point tensors keep the precision of x."""
         given: dict[str, Tensor] = {}
         parts = x.split([field.shape.numel() for field in self.fields], 1)
         for field, part in zip(self.fields, parts, strict=True):
@@ -53,22 +53,22 @@ class ByName(nn.Module):
 
 
 class ItsOwnLoss:
-    """The loss that a model finds by itself, of the labels that it was given."""
+    """The loss that a model computes itself from the labels that it was given."""
 
     def __call__(self, output: Any, target: Tensor) -> Tensor:
-        """[], of the model's output."""
+        """The loss, [], which the model's output contains."""
         return _part(output, "loss")
 
 
 @dataclass(frozen=True)
 class OfLogits:
-    """A loss of logits, of an output that has them among others; one by one, where it is of `tokens`."""
+    """Applies a loss of logits to an output that contains them; if `tokens`, to each token's logits."""
 
     loss: Loss
     tokens: bool
 
     def __call__(self, output: Any, target: Tensor) -> Tensor:
-        """[], of the model's output and the target."""
+        """The loss, [], from the model's output and the target."""
         logits = _part(output, "logits")
         if self.tokens:
             return self.loss(logits.flatten(0, -2), target.flatten())
@@ -76,16 +76,17 @@ class OfLogits:
 
 
 def adapted(model: nn.Module, loss: Loss | None, batch: Any) -> tuple[nn.Module, Loss, Batch]:
-    """The same model, loss and batch as the methods take them.
+    """The same model, loss and batch in the form that the methods expect.
 
     Args:
-        model: of a tensor, or of several by name.
+        model: takes one tensor, or several by name.
         loss: (output, target) → []; None for the model's own.
-        batch: (input, target), the input a tensor or tensors by name; or all by name, `labels` among them.
+        batch: (input, target), where the input is a tensor or tensors by name; or all tensors by name,
+            including `labels`.
 
     Raises:
-        UsageError: no labels, tensors that are not of the same samples, or a loss that does not go with the
-            model's output.
+        UsageError: there are no labels, the tensors differ in their number of samples, or the loss does not
+            take the model's output.
     """
     inputs, target = _inputs(batch, loss is None)
     if isinstance(inputs, Tensor):
@@ -114,31 +115,34 @@ def _inputs(batch: Any, labels_too: bool) -> tuple[Tensor | dict[str, Any], Tens
         inputs, target = batch
         if not isinstance(inputs, Mapping):
             if labels_too:
-                raise UsageError("compare: a model's own loss needs a batch by name, 'labels' among it.")
+                raise UsageError("compare: a model's own loss needs a batch by name with 'labels'.")
             return inputs, target
         given = {**inputs, LABELS: target}
     else:
         given = dict(batch)
     if not isinstance(given.get(LABELS), Tensor):
-        raise UsageError("compare: the batch has no 'labels', which are the target.")
+        raise UsageError("compare: the batch has no 'labels', which serve as the target.")
     target = given[LABELS]
     return {key: v for key, v in given.items() if v is not None and (labels_too or key != LABELS)}, target
 
 
 def _packed(inputs: Mapping[str, Any]) -> tuple[list[Field], dict[str, Any], Tensor]:
-    """Tensors side by side, [samples, numbers], and what is none."""
+    """The fields, the inputs that are no tensors, and the tensors side by side, [samples, numbers]."""
     tensors = {name: t for name, t in inputs.items() if isinstance(t, Tensor)}
     if not tensors:
         raise UsageError("compare: the batch has no tensors for the model.")
     sizes = {name: t.shape[0] if t.dim() else 0 for name, t in tensors.items()}
     if len(set(sizes.values())) > 1:
         told = ", ".join(f"{name} {size}" for name, size in sizes.items())
-        raise UsageError(f"compare: every tensor of the batch begins with its samples, and here are {told}.")
+        raise UsageError(
+            "compare: the first dimension of every tensor of the batch must be the number of samples, "
+            f"but these differ: {told}."
+        )
     floats = [t.dtype for t in tensors.values() if t.is_floating_point()]
     common = floats[0] if floats else torch.int64
     for name, tensor in tensors.items():
         if floats and not tensor.is_floating_point() and tensor.abs().max() > _exact(common):
-            raise UsageError(f"compare: {name} has numbers too large to stand beside floats.")
+            raise UsageError(f"compare: {name} has numbers too large to be stored exactly as {common}.")
     fields = [Field(name, t.shape[1:], t.dtype) for name, t in tensors.items()]
     options = {name: value for name, value in inputs.items() if name not in tensors}
     return fields, options, torch.cat([t.reshape(len(t), -1).to(common) for t in tensors.values()], 1)
@@ -149,7 +153,7 @@ def _exact(dtype: torch.dtype) -> int:
 
 
 def _fitting(loss: Loss, output: Any, target: Tensor) -> Loss:
-    """The loss, or that of the logits where it does not take the whole output."""
+    """The loss as it is, or applied to the logits if it does not take the whole output."""
     if isinstance(output, Tensor) or isinstance(loss, ItsOwnLoss):
         loss(output, target)
         return loss
@@ -166,12 +170,12 @@ def _fitting(loss: Loss, output: Any, target: Tensor) -> Loss:
             continue
         if isinstance(found, Tensor) and found.dim() == 0:
             return one
-        said.append("it gives no scalar")
+        said.append("it does not return a scalar")
     raise UsageError(f"compare: the loss takes neither the model's output nor its logits, {said[-1]}")
 
 
 def _part(output: Any, name: str) -> Tensor:
-    """The loss or the logits of an output: by name, or a tuple's first; a tensor itself."""
+    """The loss or the logits of an output: the output itself, or its entry by name, or a tuple's first entry."""
     if isinstance(output, Tensor):
         return output
     found = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)

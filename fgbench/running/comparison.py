@@ -91,16 +91,16 @@ class ComparisonRequest(Message):
 
     Attributes:
         stored: path of the file that holds model, loss and batch.
-        path: where the caller's modules are looked for.
-        threads: of the CPU.
+        path: the folders in which the caller's modules are looked for.
+        threads: the number of CPU threads.
         methods: the specs to compare.
-        over: the reference among them.
-        seed: that tangents follow from.
-        execution, optimizer: of all methods.
-        what: of `UPDATES`, `TIME` and `WORTH` it is asked to find.
-        updates: of those that leave theirs open, once they are found.
-        seconds: to take, about.
-        number: of the process.
+        over: the one of them that ratios are formed over.
+        seed: decides the tangents.
+        execution, optimizer: the execution mode and optimiser of all methods.
+        what: what the process is to find: `UPDATES`, `TIME` or `WORTH`.
+        updates: the way to update that was found, for each method that leaves it open.
+        seconds: about how long to take.
+        number: the number of the process.
     """
 
     stored: str

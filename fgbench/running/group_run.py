@@ -53,9 +53,9 @@ class GroupRun:
 
     Attributes:
         done: the units that an earlier try finished.
-        left_out: methods that failed before: a step that is wrong or does not fit is not tried again.
+        left_out: methods that failed in an earlier phase, and are not tried again.
         choices: what earlier phases chose for the methods.
-        noted: what the watcher was told of steps; each line is told once.
+        noted: the notes on steps that the watcher has been told, so that each is told only once.
     """
 
     plan: Plan

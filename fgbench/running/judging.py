@@ -32,8 +32,8 @@ class Point:
     Attributes:
         weights: the method that trained them, or `start`.
         iteration: steps that it had taken.
-        methods: the specs of those that draw.
-        batch: the batch of a draw, by its number.
+        methods: the specs of the methods whose estimates are drawn.
+        batch: gives the batch of a draw from the draw's number.
         load: gives the weights; None for those of the problem's model.
     """
 

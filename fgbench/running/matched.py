@@ -32,12 +32,12 @@ class Matched:
 
     Attributes:
         group: the group.
-        model: initial weights, in training mode on the device; never trained itself.
-        data: on the device, in the group's dtype.
-        order: of the batches.
-        loss: cross-entropy, over all tokens of a text.
-        seed: of weights, batch order and tangents.
-        choices: what each method has of its own.
+        model: the model at its initial weights, on the device in training mode; only copies are trained.
+        data: the dataset, on the device and in the group's dtype.
+        order: the order of the batches.
+        loss: cross-entropy; for text, over all tokens.
+        seed: decides the weights, the order of the batches and the tangents.
+        choices: what was chosen for single methods.
     """
 
     group: Group

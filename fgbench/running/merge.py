@@ -34,10 +34,10 @@ Row = dict[Any, Any]
 
 @dataclass
 class Kept:
-    """Which units of a group are kept of one run, and the number that each has in the merged one.
+    """Which units of a group are taken from one run, and the number of each in the merged run.
 
     Attributes:
-        whole: nothing of the group is in another run: its rows stay as they are.
+        whole: whether the group is in no other run, so that its rows stay as they are.
     """
 
     run: RunFolder
@@ -159,11 +159,11 @@ class Joining:
     """Takes a group's units of one run after the other.
 
     Attributes:
-        group: its name.
-        keep: as of `merge`.
-        watcher: as of `merge`.
-        taken: the units that are kept.
-        known: by phase and method, the job that all others have to be like.
+        group: the name of the group.
+        keep: as in `merge`.
+        watcher: as in `merge`.
+        taken: the units taken so far.
+        known: by phase and method, the job that all others have to match.
     """
 
     group: str

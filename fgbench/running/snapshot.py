@@ -23,10 +23,10 @@ class Snapshot:
     """A file with the latest state of trainees that take turns.
 
     Attributes:
-        path: of the file; None keeps nothing.
+        path: the path of the file; None keeps nothing.
         kinds: the classes of the events that are remembered.
-        seconds: between two states, at least.
-        told: every event so far, in order, as a line: a worker that goes on reports them again.
+        seconds: the shortest time between two saved states.
+        told: every event so far, in order, each as a line; a worker that continues reports them again.
     """
 
     path: Path | None

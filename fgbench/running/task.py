@@ -14,7 +14,7 @@ class Task(ABC):
 
     Attributes:
         request: the class of its requests.
-        reports: the classes of the events that it reports, beside those that any worker may.
+        reports: the classes of the events that it reports, besides those that any worker may report.
     """
 
     request: ClassVar[type[Message]]

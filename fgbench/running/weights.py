@@ -21,10 +21,10 @@ class Weights:
     """A method's model at a point of its training.
 
     Attributes:
-        method: that trained it.
+        method: the method that trained it.
         iteration: steps taken so far.
-        model: its `state_dict`.
-        step: what the method's step has learnt beside, as `Step.state` gives it.
+        model: the model's `state_dict`.
+        step: what else the method's step has learnt, as `Step.state` gives it.
     """
 
     method: str
@@ -38,9 +38,9 @@ class KeptWeights:
     """A folder for weights at these points of the trainees' training.
 
     Attributes:
-        folder: of the files; None keeps nothing.
-        passed: how many marks of its budget each trainee is past.
-        numbers: of the trainees, for their files' names.
+        folder: the folder of the files; None keeps nothing.
+        passed: how many marks of its budget each trainee has passed.
+        numbers: the trainees' numbers, which their files are named by.
     """
 
     folder: Path | None
