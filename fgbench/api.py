@@ -1,4 +1,4 @@
-"""The Python API: compare methods on a model of one's own, load results as DataFrames."""
+"""The Python API: compare methods on your own model, and load results as DataFrames."""
 
 from __future__ import annotations
 
@@ -34,11 +34,11 @@ if TYPE_CHECKING:
     from fgbench.running.messages import Report
 
 
-SECONDS_A_PROCESS = 1.5  # of timing: below, one more process would tell less than it costs
+SECONDS_A_PROCESS = 1.5  # of timing; with fewer, another process is not worth the time that it takes to start
 MOST_PROCESSES = 5
-FINDING_PROCESSES = 3  # of them, at most, also find backprop's fastest update
-WORTH_SHARE = 0.1  # of the seconds, on top of them, to hold estimates against the gradient
-UPDATES_SHARE = 0.2  # of the seconds, on top of them, to find backprop's fastest update
+FINDING_PROCESSES = 3  # the most processes that look for backprop's fastest update
+WORTH_SHARE = 0.1  # this share of the seconds is added to compare estimates with the gradient
+UPDATES_SHARE = 0.2  # this share of the seconds is added to find backprop's fastest update
 HERE = (
     "measured in the calling process ({why}): its intervals leave out the spread between processes, freed "
     "pages are not kept, and float32 precision and threads are the caller's"
@@ -59,37 +59,39 @@ def compare(
 ) -> pd.DataFrame:
     """Time a training step of each method on a model and a batch, interleaved, as `fgbench run` does.
 
-    It is timed in up to five fresh processes, which keep freed pages and compute float32 as IEEE says,
-    on as many threads as the caller; before, backprop's fastest update is found in up to three. What
-    cannot be pickled, or is defined in the caller's own script, is timed in the calling process, and a
-    warning says what that leaves out. The model is copied for each method and stays as it is, and so do
-    the caller's settings.
+    The steps are timed in up to five fresh processes, which keep freed pages, compute float32 in full
+    precision and use as many threads as the caller. Before that, backprop's fastest update is found in up to
+    three processes. A model, loss or batch that cannot be pickled, or that is defined in the caller's own
+    script, is timed in the calling process, and a warning says what that leaves out. The model is copied for
+    each method; neither it nor the caller's settings are changed.
 
     Args:
-        model: in training mode, on the batch's device; any of Hugging Face's, as it is.
-        loss: (output, target) → scalar; a function of a module, such as torch's, can be pickled. Of an output
-            that is no tensor torch's own losses take the `logits`, token by token where targets are tokens
-            (nothing is shifted). None: the loss that the model itself finds from `labels`.
-        batch: (input, target), where the input may be tensors by name; or all by name, as
+        model: in training mode, on the batch's device; Hugging Face's models can be given as they are.
+        loss: (output, target) → scalar; a function that a module defines, such as torch's, can be pickled.
+            If the output is no tensor, torch's own losses are applied to its `logits`; if the targets are
+            tokens, to those of each token (nothing is shifted). None stands for the loss that the model
+            itself computes from `labels`.
+        batch: (input, target), where the input may be tensors by name; or all tensors by name, as
             {"input_ids": …, "attention_mask": …, "labels": …}, whose `labels` are the target.
         methods: specs as in `fgbench run --method`.
-        reference: the method that ratios are over; backprop, or the first where it is not among them.
+        reference: the method that ratios are formed over; by default backprop, or the first method if
+            backprop is not among them.
         max_measure_seconds: about how long to time; processes take a few seconds each to start.
-        seed: of the tangents and of the order.
-        execution: eager, compile (torch.compile) or cudagraph (on a GPU), for all.
-        optimizer: of torch.optim, for all, as in `fgbench run --optimizer`.
+        seed: decides the tangents and the order of the steps.
+        execution: eager, compile (torch.compile) or cudagraph (on a GPU), for all methods.
+        optimizer: an optimiser of torch.optim for all methods, as in `fgbench run --optimizer`.
 
     Returns:
-        A row for each method, the base and the A/A repeat (`role` method, base, aa): `seconds` a step,
-        `r`, `ratio` with `_low` and `_high`, `processes`, `rounds`, `update` (where a method leaves it
-        open, the one that was found fastest); `flops`, `floor_ratio` and `floor_share`, the `cosine` of its
-        estimates with the batch's gradient and their `second_moment` over it; and a row with `status` and
-        `detail` for a method that failed. Its `attrs` have `left_out`: what this measurement leaves out,
-        empty where it does not.
+        A row for each method, the base and the A/A repeat (`role` method, base, aa), with the `seconds` of a
+        step, `r` and `ratio`, each with `_low` and `_high`, `processes`, `rounds`, and the `update` that was
+        found fastest, if the method leaves it open. Methods also have `flops`, `floor_ratio`, `floor_share`,
+        the `cosine` of their estimates with the batch's gradient, and the estimates' `second_moment` relative
+        to that gradient's. A method that failed has a row with `status` and `detail`. `attrs["left_out"]` says
+        what the measurement leaves out; it is empty if it leaves out nothing.
 
     Raises:
-        UsageError: no such method, option or optimiser, a time that is not positive, or a batch or a loss
-            that does not go with the model.
+        UsageError: there is no such method, option or optimiser, the time is not positive, or the batch or
+            the loss does not fit the model.
     """
     from fgbench.methods.steps.optimizer import canonical_optimizer
     from fgbench.running.adapted import adapted
@@ -116,7 +118,7 @@ def compare(
 
 
 def _compared(comparison: Comparison, specs: Sequence[str], seconds: float, stored: Path) -> pd.DataFrame:
-    """In fresh processes, or here where they cannot have what is compared."""
+    """Compare in fresh processes, or in this one if the model, loss or batch cannot be handed to others."""
     try:
         whole = _store(comparison, stored)
         return _Told(comparison.over).measure(specs, seconds, whole, partial(_in_worker, stored))
@@ -143,7 +145,7 @@ def _store(comparison: Comparison, file: Path) -> Comparison:
 
 
 Job = Callable[[Any, str, Sequence[str], "dict[str, str]", float, int, Any], None]
-"""In one process: comparison, what to find, methods, updates, seconds, number of the process, report."""
+"""Work in one process: (comparison, what to find, methods, updates, seconds, process number, report)."""
 
 
 def _here(
@@ -201,7 +203,7 @@ def _in_worker(
 
 
 class _Told:
-    """What processes report, and the table of it."""
+    """Collects what the processes report, and makes a table from it."""
 
     def __init__(self, over: str) -> None:
         self.over = over
@@ -238,9 +240,10 @@ class _Told:
         job: Job,
         most: int = MOST_PROCESSES,
     ) -> pd.DataFrame:
-        """Updates first, then times, in as many processes as the seconds are worth; a failed method once.
+        """Find the fastest updates, then time the steps, in as many processes as the seconds allow.
 
-        And at the end in one process what steps cost at the least, and what they are worth.
+        A method that fails is not tried again. At the end, one process finds the least cost of each step and
+        the quality of its estimates.
         """
         from fgbench.running.comparison import TIME, UPDATES, WORTH
 
@@ -250,7 +253,7 @@ class _Told:
             finding = min(count, FINDING_PROCESSES)
             for self.process in range(finding):
                 job(comparison, UPDATES, specs, {}, UPDATES_SHARE * seconds / finding, self.process, self)
-            self.failed = {}  # a process that died of a way to update: the times decide
+            self.failed = {}  # if a way to update ended a process, the method may still be timed
             updates = {c.method: c.update for c in choices(pd.DataFrame(self.modes))} if self.modes else {}
         for self.process in range(count):
             left = [spec for spec in specs if spec not in self.failed]
@@ -259,7 +262,7 @@ class _Told:
         failed = dict(self.failed)
         if left := [spec for spec in specs if spec not in failed]:
             job(comparison, WORTH, left, updates, WORTH_SHARE * seconds, count, self)
-        self.failed = failed  # what could not be judged was timed
+        self.failed = failed  # methods that failed only here were timed, and keep their times
         found = ratios(pd.DataFrame(self.samples), self.over, pilot=count) if self.samples else []
         rows = [{**r.row(), "status": "ok", **self._more(r)} for r in found]
         frame = pd.DataFrame([*rows, *self.failed.values()])
@@ -268,7 +271,7 @@ class _Told:
         return frame
 
     def _more(self, ratio: Ratio) -> dict[str, Any]:
-        """What a step costs and is worth, of a method's own row."""
+        """The cost of a step and the quality of its estimates; only a method's own row has them."""
         if ratio.role != Role.METHOD:
             return {}
         cost = pd.DataFrame(self.costs, columns=list(TABLES["cost"]))
@@ -284,16 +287,16 @@ def _line(error: Exception) -> str:
 
 
 def load(path: str | os.PathLike[str], table: str = "summary") -> pd.DataFrame:
-    """Results as a DataFrame, of one run or of all runs below a folder.
+    """Load the results of one run, or of all runs below a folder, as a DataFrame.
 
     Args:
-        path: a run's folder or any folder above.
-        table: `summary` (a row a method of a group), or a CSV's name: jobs, samples, ratios, load,
+        path: a run's folder, or any folder above it.
+        table: `summary` (a row for each method of each group), or a CSV's name: jobs, samples, ratios, load,
             memory, search, curves, targets.
 
     Raises:
-        ResultsError: no run there, or a damaged one.
-        UsageError: no such table.
+        ResultsError: there is no run there, or one is damaged.
+        UsageError: there is no such table.
     """
     runs = find_runs(Path(path))
     if table == "summary":

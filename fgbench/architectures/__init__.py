@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 Shape = tuple[int, ...]
 Build = Callable[[int, int, Shape, int], "nn.Module"]
 
-USER_DEPTH, USER_WIDTH = 2, 256  # what a user's build gets where nothing is asked for: the mlp's
-IMAGES, TEXT = "images", "text"  # what a family takes
+USER_DEPTH, USER_WIDTH = 2, 256  # defaults for a user's build function, the same as for mlp
+IMAGES, TEXT = "images", "text"  # the kinds of data
 
 
 @dataclass(frozen=True)
@@ -34,12 +34,13 @@ class Architecture:
         build: (depth, width, in_shape, classes) → a module that maps images [batch, *in_shape], in_shape
             being [channels, height, width], to logits [batch, classes]; or tokens [batch, *in_shape],
             in_shape being [context], to logits of each next token [batch, context, classes].
-        default_depth: the depth where `--depth` is not given.
-        default_width: the width where `--width` is not given.
+        default_depth: the depth if `--depth` is not given.
+        default_width: the width if `--width` is not given.
         summary: what it is and what depth and width mean, in one line.
-        depths: the only depths that there are; empty where it is any from 1 on.
-        gpu_width: the width there on a GPU, where another is too narrow to keep it busy; 0 for the same.
-        takes: `images` or `text`; empty where its build function decides.
+        depths: the only depths that it has; empty if any depth from 1 on is possible.
+        gpu_width: the default width on a GPU, which a narrower model would not keep busy; 0 for the same
+            width as elsewhere.
+        takes: `images` or `text`; empty if its build function checks that itself.
     """
 
     build: Build
@@ -51,12 +52,12 @@ class Architecture:
     gpu_width: int = 0
 
     def width_on(self, device: str) -> int:
-        """The width where `--width` is not given, on a device as torch names it."""
+        """The width if `--width` is not given, on a device as torch names it."""
         return self.gpu_width if self.gpu_width and device.startswith("cuda") else self.default_width
 
     @property
     def depths_in_words(self) -> str:
-        """Which depths there are, for a line to the user."""
+        """Which depths there are, for a message to the user."""
         return " or ".join(map(str, self.depths)) or "any"
 
 
@@ -64,12 +65,12 @@ HUGGING_FACE = "hf:"
 
 
 def find(name: str) -> Architecture:
-    """A registered architecture, or a user's own: `path/to/file.py:build`, `package.module:build`.
+    """Find a registered architecture, or a user's own: `path/to/file.py:build` or `package.module:build`.
 
     `hf:GPT2LMHeadModel:n_layer=4` is Hugging Face's class with these options of its configuration.
 
     Raises:
-        UsageError: no such architecture, file or function; a user's file that does not import.
+        UsageError: there is no such architecture, file or function, or a user's file does not import.
     """
     if name.startswith(HUGGING_FACE):
         build = partial(_huggingface_model, name)
@@ -78,24 +79,24 @@ def find(name: str) -> Architecture:
 
 
 def source_digest(name: str) -> str | None:
-    """A hash of a user's own file or module and all local ones that it imports; None for a registered one."""
+    """A hash of a user's file or module and all local ones that it imports; None for other architectures."""
     if ":" not in name or name.startswith(HUGGING_FACE):
         return None
     from fgbench.architectures._source import digest
 
-    find(name)  # which imports it
+    find(name)  # imports the module
     source, _, _ = name.rpartition(":")
     file = source if source.endswith(".py") else sys.modules[source].__file__
     return digest(Path(file)) if file else None
 
 
 def build(name: str, depth: int, width: int, in_shape: Shape, classes: int) -> nn.Module:
-    """Build and check a model: a module whose output for a batch of 2 is [2, classes], or of text
+    """Build a model and check it: its output for a batch of 2 must be [2, classes], or for text
     [2, context, classes].
 
     Raises:
-        UsageError: a depth that the family does not have, or data that it does not take; the build function
-            raises, or gives something else: the line names its file.
+        UsageError: the family does not have this depth or does not take this data, or the build function
+            raises or returns something unsuitable; the message then names its file.
     """
     import torch
 
@@ -152,7 +153,9 @@ def _check_output(name: str, model: nn.Module, in_shape: Shape, classes: int) ->
         shape = "[batch, context, classes]" if text else "[batch, classes]"
         raise UsageError(f"{name}: the model must give {shape}, here {wanted}, not {got}.")
     if text and not torch.allclose(output[:, :-1], later[:, :-1], rtol=1e-3, atol=1e-4):
-        raise UsageError(f"{name}: the model sees the bytes that it is to predict: it has to be causal.")
+        raise UsageError(
+            f"{name}: the model's output depends on the bytes that it has to predict; it must be causal."
+        )
 
 
 def _huggingface_model(spec: str, depth: int, width: int, in_shape: Shape, classes: int) -> nn.Module:
@@ -174,7 +177,7 @@ def _module_of_file(source: str) -> ModuleType:
 
 def _module_named(source: str) -> ModuleType:
     here = str(Path.cwd())
-    if here not in sys.path:  # an installed command does not look where it was called, a worker does
+    if here not in sys.path:  # a worker's path has the current folder, an installed command's has not
         sys.path.append(here)
     return importlib.import_module(source)
 

@@ -10,13 +10,13 @@ from torch import Tensor, nn
 
 from fgbench.errors import UsageError
 
-LEVELS = 256  # of brightness, a token each
+LEVELS = 256  # levels of brightness, each of which is a token
 
 
 class OfImages(nn.Module):
-    """A model of tokens as one of images: every number of an image is a token, its brightness in 256 levels.
+    """Wraps a model of tokens so that it takes images: each number of an image becomes one of 256 tokens.
 
-    The logits are those after the last token, of the first `classes` entries of the vocabulary.
+    The logits are taken after the last token, for the first `classes` entries of the vocabulary.
     """
 
     def __init__(self, model: nn.Module, classes: int) -> None:
@@ -31,7 +31,7 @@ class OfImages(nn.Module):
 
 
 class OfText(nn.Module):
-    """A language model as one that gives logits alone."""
+    """Wraps a language model so that its output is the logits alone."""
 
     def __init__(self, model: nn.Module, classes: int) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class OfText(nn.Module):
 
 
 def build(spec: str, depth: int, width: int, in_shape: tuple[int, ...], classes: int) -> nn.Module:
-    """The model; depth and width are those of its options, whatever `--depth` says.
+    """Build the model; its options decide its depth and width, and `--depth` and `--width` are ignored.
 
     Raises:
         UsageError: transformers is not installed, has no such class, or refuses an option.
@@ -52,7 +52,7 @@ def build(spec: str, depth: int, width: int, in_shape: tuple[int, ...], classes:
     name, _, given = spec.removeprefix("hf:").partition(":")
     try:
         import transformers
-    except Exception as error:  # one built for another torch fails in many ways
+    except Exception as error:  # a transformers built for another torch fails in many ways
         raise UsageError(
             f"--arch {spec} needs Hugging Face's transformers: pip install 'fgbench[hf]'."
         ) from error
@@ -73,7 +73,7 @@ def build(spec: str, depth: int, width: int, in_shape: tuple[int, ...], classes:
         raise UsageError(f"--arch {spec}: {configuration.__name__} has no option '{strange[0]}'.")
     try:
         model = kind(configuration(**(asked | options)))
-    except Exception as error:  # whatever its own checks raise
+    except Exception as error:  # transformers' own checks raise many kinds
         raise UsageError(f"--arch {spec}: {' '.join(str(error).split())[:200]}") from error
     return OfText(model, classes) if len(in_shape) == 1 else OfImages(model, classes)
 
@@ -83,7 +83,7 @@ def _options(spec: str, given: str) -> dict[str, Any]:
     for part in filter(None, given.split(",")):
         key, equals, value = part.partition("=")
         if not equals or not key:
-            raise UsageError(f"--arch {spec}: '{part}' is no option=value.")
+            raise UsageError(f"--arch {spec}: '{part}' is not of the form option=value.")
         try:
             found[key] = ast.literal_eval(value)
         except (ValueError, SyntaxError):

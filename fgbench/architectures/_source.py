@@ -1,4 +1,4 @@
-"""The source of a user's own model: its file, and every local file that its code imports."""
+"""Hash the source of a user's own model: its file, and every local file that its code imports."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ FGBENCH = Path(__file__).resolve().parents[1]
 
 
 def digest(start: Path) -> str:
-    """A hash of a file and of all local files that it imports, at any depth; the same wherever they lie.
+    """A hash of a file and of all local files that it imports, directly or not, wherever the folder lies.
 
-    Local is what belongs neither to Python nor to an installed package nor to fgbench: versions tell of
-    those. Imports are read from the code, those inside functions too; a name that is put together while
-    the program runs, and a file that is not Python, are not seen.
+    A file is local if it belongs neither to Python nor to an installed package nor to fgbench, whose
+    versions are recorded elsewhere. Imports are read from the code, including those inside functions. Names
+    that are put together while the program runs and files that are not Python are not found.
     """
     start = start.resolve()
     left, files = [start], set[Path]()
@@ -43,17 +43,17 @@ def _is_local(file: Path) -> bool:
 
 
 def _imported(file: Path) -> Iterator[Path]:
-    """The files of the modules that a file's code names, where they can be found."""
+    """The files of the modules that a file's code imports, as far as they can be found."""
     try:
         nodes = list(ast.walk(ast.parse(file.read_bytes())))
-    except (SyntaxError, ValueError):  # never run, or the model would not build
+    except (SyntaxError, ValueError):  # such a file was never run, as the model was built
         return
     for node in nodes:
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield from _files_of(alias.name.split("."), None)
         if isinstance(node, ast.ImportFrom):
-            # Whether a name is a module in a package or something in a module, files will tell.
+            # The name may be a module of a package or something inside a module; both are looked for.
             package = file.parents[node.level - 1] if node.level else None
             parts = node.module.split(".") if node.module else []
             for alias in node.names:
@@ -61,7 +61,7 @@ def _imported(file: Path) -> Iterator[Path]:
 
 
 def _files_of(parts: list[str], package: Path | None) -> Iterator[Path]:
-    """Of `a.b.c`: the files of a, of a.b and of a.b.c, as far as there are such; nothing is imported."""
+    """For `a.b.c`, those files of a, a.b and a.b.c that exist; nothing is imported."""
     folders = [package] if package else []
     if package:
         yield from _existing(package / "__init__.py")

@@ -12,8 +12,8 @@ FULLY_CONNECTED_PER_CHANNEL = 16  # the paper's 1024 units on 64 channels
 def build(depth: int, width: int, in_shape: Shape, classes: int) -> nn.Module:
     """[batch, channels, height, width] → [batch, classes] through `depth` convolutions of `width` channels.
 
-    A 2×2 max-pooling follows the middle and the last convolution: after the second and fourth at
-    the paper's depth 4. Padding keeps the size.
+    A 2×2 max-pooling follows the middle and the last convolution; at the paper's depth 4, these are the
+    second and the fourth. Padding keeps the size of the images.
     """
     if len(in_shape) != 3 or min(in_shape[1:]) < 4:
         raise UsageError(f"cnn needs images [channels, height, width] of at least 4×4, not {in_shape}.")
@@ -35,5 +35,5 @@ architecture = Architecture(
     build,
     default_depth=4,
     default_width=64,
-    summary="the first paper's CNN at depth 4; depth = convolutions, width = their channels",
+    summary="the CNN of Baydin et al. 2022 at depth 4; depth = convolutions, width = their channels",
 )

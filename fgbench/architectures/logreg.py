@@ -8,7 +8,7 @@ from fgbench.architectures import Architecture, Shape
 
 
 def build(depth: int, width: int, in_shape: Shape, classes: int) -> nn.Module:
-    """[batch, *in_shape] → [batch, classes]; depth and width mean nothing to it."""
+    """[batch, *in_shape] → [batch, classes]; depth and width are ignored."""
     return nn.Sequential(nn.Flatten(), nn.Linear(prod(in_shape), classes))
 
 

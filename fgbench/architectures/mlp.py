@@ -1,4 +1,4 @@
-"""Multilayer perceptron with ReLU (Baydin et al. 2022, §5.2; two hidden layers of 1024 there)."""
+"""Multilayer perceptron with ReLU (Baydin et al. 2022, §5.2, who use two hidden layers of 1024)."""
 
 from math import prod
 from typing import TypeVar
@@ -13,8 +13,8 @@ Layer = TypeVar("Layer", nn.Linear, nn.Conv2d)
 def build(depth: int, width: int, in_shape: Shape, classes: int) -> nn.Module:
     """[batch, *in_shape] → [batch, classes] through `depth` hidden layers of `width` units.
 
-    He initialisation: PyTorch's default shrinks the signal by √6 a layer, and depth 100 would
-    train on denormal numbers.
+    Weights are He-initialised. PyTorch's default shrinks the signal by √6 in each layer, so that depth 100
+    would train on denormal numbers.
     """
     layers: list[nn.Module] = [nn.Flatten()]
     inputs = prod(in_shape)

@@ -7,17 +7,17 @@ from fgbench.errors import UsageError
 from fgbench.optional import torchvision
 
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}  # in each stage
-LARGE = 64  # pixels a side, from where on the stem shrinks the image to a quarter, as for ImageNet
+LARGE = 64  # pixels on a side; from here on the stem shrinks each side to a quarter, as for ImageNet
 
 
 def build(depth: int, width: int, in_shape: Shape, classes: int) -> nn.Module:
     """[batch, channels, height, width] → [batch, classes]: stem, residual blocks, head, in one sequence.
 
-    `width` is the channels of the first stage; each of the three after it has twice as many, on half the
-    side. Weights begin as torchvision's.
+    The first stage has `width` channels. Each of the three stages after it has twice as many channels as the
+    one before, at half the height and width. The weights are initialised as torchvision does.
 
     Raises:
-        UsageError: no images; torchvision does not import.
+        UsageError: the data are no images, or torchvision does not import.
     """
     if len(in_shape) != 3:
         raise UsageError(f"resnet needs images [channels, height, width], not {in_shape}.")
@@ -44,7 +44,7 @@ def _stem(in_shape: Shape, width: int) -> nn.Sequential:
 
 
 def _convolution(channels: int, out: int, kernel: int, stride: int) -> nn.Sequential:
-    """A convolution that pads to keep the size but for its stride, and its batch norm."""
+    """A convolution and its batch norm; padding keeps the size, so that only the stride changes it."""
     layer = nn.Conv2d(channels, out, kernel, stride, padding=kernel // 2, bias=False)
     return nn.Sequential(layer, nn.BatchNorm2d(out))
 
@@ -54,5 +54,5 @@ architecture = Architecture(
     default_depth=18,
     default_width=64,
     depths=tuple(BLOCKS),
-    summary="ResNet of basic blocks; depth = its name, width = channels of the first of four stages",
+    summary="ResNet of basic blocks; depth = number in its name, width = channels of the first of four stages",
 )

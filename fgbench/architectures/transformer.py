@@ -11,13 +11,13 @@ from torch.nn import functional as F  # noqa: N812
 from fgbench.architectures import TEXT, Architecture, Shape
 from fgbench.errors import UsageError
 
-HEAD_WIDTH = 32  # features a head, at the least
+HEAD_WIDTH = 32  # the fewest features of a head
 MLP_PER_WIDTH = 4
 DEVIATION = 0.02  # of initial weights, GPT-2's
 
 
 class Embedded(nn.Module):
-    """Tokens [batch, context] → [batch, context, width]: what each is, and where."""
+    """Tokens [batch, context] → [batch, context, width], by an embedding of the token and of its position."""
 
     def __init__(self, classes: int, context: int, width: int) -> None:
         super().__init__()
@@ -26,7 +26,7 @@ class Embedded(nn.Module):
         self.position = nn.Parameter(torch.empty(context, width).normal_(std=DEVIATION))
 
     def forward(self, tokens: Tensor) -> Tensor:
-        """The sum of both."""
+        """The sum of both embeddings."""
         return self.token(tokens) + self.position
 
 
@@ -47,7 +47,7 @@ class Attention(nn.Module):
 
 
 class Block(nn.Module):
-    """Attention and a perceptron, each on a normalised input and added to what came in."""
+    """Attention and then a perceptron; each takes a normalised input and is added to its input."""
 
     def __init__(self, width: int, heads: int, deviation: float) -> None:
         super().__init__()
@@ -74,10 +74,10 @@ def _linear(inputs: int, outputs: int, deviation: float) -> nn.Linear:
 def build(depth: int, width: int, in_shape: Shape, classes: int) -> nn.Module:
     """Tokens [batch, context] → logits of the next [batch, context, classes], through `depth` blocks.
 
-    One sequence, which can be cut at its blocks; the head's weight is the embedding's.
+    The model is one sequence, which can be cut at its blocks. The head shares the embedding's weight.
 
     Raises:
-        UsageError: a width that heads do not share evenly.
+        UsageError: the width cannot be divided evenly among the heads.
     """
     heads = max(1, width // HEAD_WIDTH)
     if width % heads:
@@ -85,7 +85,9 @@ def build(depth: int, width: int, in_shape: Shape, classes: int) -> nn.Module:
             f"--width {width}: transformer has a head for each {HEAD_WIDTH} features: "
             f"take a multiple of {HEAD_WIDTH}, or less than {2 * HEAD_WIDTH}."
         )
-    deviation = DEVIATION / math.sqrt(2 * depth)  # of what is added: depth leaves the sum as large
+    deviation = DEVIATION / math.sqrt(
+        2 * depth
+    )  # of the layers whose outputs are summed, so that depth does not enlarge the sum
     embedded = Embedded(classes, in_shape[0], width)
     head = nn.Linear(width, classes, bias=False)
     head.weight = embedded.token.weight

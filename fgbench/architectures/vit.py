@@ -7,10 +7,10 @@ from fgbench.architectures import Architecture, Shape
 from fgbench.errors import UsageError
 from fgbench.optional import torchvision
 
-PATCH = 4  # pixels a side
+PATCH = 4  # pixels on a side
 HEADS = 4
 MLP_PER_WIDTH = 2  # the paper's 512 on 256
-POSITION_DEVIATION = 0.02  # of the initial position embedding, torchvision's and BERT's
+POSITION_DEVIATION = 0.02  # of the initial position embedding, as in torchvision and BERT
 
 
 class Tokens(nn.Module):
@@ -27,7 +27,7 @@ class Tokens(nn.Module):
         self.position = nn.Parameter(torch.empty(1, count, width).normal_(std=POSITION_DEVIATION))
 
     def forward(self, x: Tensor) -> Tensor:
-        """Each patch's embedding and the class token, at their positions."""
+        """The class token and each patch's embedding, with the embeddings of their positions added."""
         patches = self.patches(x).flatten(2).transpose(1, 2)
         return torch.cat([self.class_token.expand(x.shape[0], -1, -1), patches], 1) + self.position
 
@@ -43,17 +43,17 @@ class ClassToken(nn.Module):
 def build(depth: int, width: int, in_shape: Shape, classes: int) -> nn.Module:
     """[batch, channels, side, side] → [batch, classes] through `depth` encoder layers of `width` features.
 
-    torchvision's VisionTransformer as one sequence, which can be cut at its layers, and with a head that
-    begins as nn.Linear does: torchvision's begins at zero, where no layer below it has a gradient.
+    This is torchvision's VisionTransformer as one sequence, which can be cut at its layers. The head has the
+    initial weights of nn.Linear; torchvision's are zero, so that no layer below would have a gradient.
 
     Raises:
-        UsageError: images that patches do not tile; a width that heads do not share evenly; torchvision
-            does not import.
+        UsageError: patches do not tile the images, the width cannot be divided evenly among the heads, or
+            torchvision does not import.
     """
     if len(in_shape) != 3 or in_shape[1] != in_shape[2] or in_shape[1] % PATCH:
         raise UsageError(f"vit needs square images of sides that {PATCH} divides, not {in_shape}.")
     if width % HEADS:
-        raise UsageError(f"vit has {HEADS} heads: --width {width} must be a multiple of it.")
+        raise UsageError(f"vit has {HEADS} heads: --width {width} must be a multiple of that.")
     encoder_block = torchvision("models.vision_transformer", "vit", "--arch cnn").EncoderBlock
     layers = [
         encoder_block(HEADS, width, MLP_PER_WIDTH * width, dropout=0.0, attention_dropout=0.0)

@@ -1,4 +1,4 @@
-"""Datasets: every loader gives the same `Dataset` record, whole and in memory."""
+"""Datasets: every source loads its data into memory as a `Dataset`."""
 
 from __future__ import annotations
 
@@ -19,16 +19,16 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images and labels, or texts and their next tokens; split once and for all.
+    """Images with their labels, or texts with the next token of each position; the split never changes.
 
     Attributes:
         train_x: images [samples, channels, height, width], normalised by the training split's own mean and
             standard deviation; or tokens [samples, context], class indices.
-        train_y: [samples], class indices; of text [samples, context], the token after each.
+        train_y: [samples], class indices; for text [samples, context], the token that follows each position.
         validation_x: as `train_x`; held out, never trained on.
         validation_y: as `train_y`.
         classes: number of classes.
-        raw: what was read, before it was normalised, as long as someone may ask what it is.
+        raw: the data before it was normalised, from which `contents` is computed; empty once it was dropped.
     """
 
     train_x: Tensor
@@ -40,7 +40,7 @@ class Dataset:
 
     @property
     def contents(self) -> str:
-        """A hash of all raw images and labels; normalised ones are rounded differently on other machines."""
+        """A hash of the raw data; normalised data would not do, as other machines round it differently."""
         digest = hashlib.blake2b(digest_size=8)
         own = (self.train_x, self.train_y, self.validation_x, self.validation_y)
         for tensor in self.raw or own:
@@ -50,11 +50,11 @@ class Dataset:
 
     @property
     def in_shape(self) -> tuple[int, ...]:
-        """[channels, height, width] of one image, [context] of one text."""
+        """The shape of one sample: [channels, height, width] of an image, [context] of a text."""
         return tuple(self.train_x.shape[1:])
 
     def to(self, device: torch.device, dtype: torch.dtype) -> Dataset:
-        """The same data on a device, images in `dtype`: loading is then never inside a timed step."""
+        """The same data on a device, images in `dtype`, so that no timed step has to load or convert it."""
         own = dtype if self.train_x.is_floating_point() else self.train_x.dtype
         return replace(
             self,
@@ -66,26 +66,26 @@ class Dataset:
 
 
 class Source(ABC):
-    """Where a dataset comes from; a frozen dataclass whose fields are its options."""
+    """Loads one kind of dataset. A subclass is a frozen dataclass, and its fields are the spec's options."""
 
     summary: ClassVar[str]
     of_bytes: ClassVar[bool] = False
-    """Whether what is predicted is a byte of a text: a loss in nats is then one in bits a byte, too."""
+    """Whether bytes of a text are predicted, so that losses can also be given in bits per byte."""
 
     @abstractmethod
     def load(self, data_dir: Path) -> Dataset:
         """Read the data, downloading it into `data_dir` once where that is needed.
 
         Raises:
-            UsageError: the data is not there and cannot be had.
+            UsageError: the data is missing and cannot be downloaded.
         """
 
 
 def find(spec: str) -> Source:
-    """The source that `name:option=value` names.
+    """The source for a spec of the form `name:option=value`.
 
     Raises:
-        UsageError: no such dataset or option.
+        UsageError: there is no such dataset or option.
     """
     name, options = split_spec(spec)
     return parse_options(registry.find("datasets", name), name, options)
@@ -95,16 +95,16 @@ def load_whole(spec: str, data_dir: Path) -> Dataset:
     """Load a dataset as its source gives it.
 
     Raises:
-        UsageError: no such dataset, or its data is not there and cannot be had.
+        UsageError: there is no such dataset, or its data is missing and cannot be downloaded.
     """
     return find(spec).load(data_dir.expanduser())
 
 
 def load(spec: str, data_dir: Path, validation_size: int) -> Dataset:
-    """Load a dataset with its validation split cut to its first `validation_size` samples.
+    """Load a dataset, and keep only the first `validation_size` samples of its validation split.
 
     Raises:
-        UsageError: no such dataset, or its data is not there and cannot be had.
+        UsageError: there is no such dataset, or its data is missing and cannot be downloaded.
     """
     data = load_whole(spec, data_dir)
     if validation_size < 1:

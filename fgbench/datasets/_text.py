@@ -1,4 +1,4 @@
-"""A text as a dataset: bytes are the tokens, windows of them the samples, and the end of it is held out."""
+"""Texts as datasets: each byte is a token, each window of bytes a sample, and the text's end is held out."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from fgbench.datasets import Dataset, Source
 from fgbench.errors import UsageError
 from fgbench.specs.options import option
 
-BYTES = 256  # classes
-HELD_OUT = 0.1  # of the text, its end
+BYTES = 256  # the number of classes
+HELD_OUT = 0.1  # the share of the text, at its end, that is held out
 WHOLE, HALVES = "all", ("first", "second")
 
 
 @dataclass(frozen=True)
 class TextSource(Source):
-    """Where a text comes from, and how it is cut."""
+    """Loads a text and cuts it into samples."""
 
-    context: int = option(128, "bytes a sample; each is predicted from those before it", minimum=2)
+    context: int = option(128, "bytes in a sample; each is predicted from those before it", minimum=2)
     part: str = option(
         WHOLE,
-        "of the text: all of it, or its first or second half: to pretrain on one and fine-tune on the other",
+        "all of the text, or its first or second half, to pretrain on one and fine-tune on the other",
         choices=(WHOLE, *HALVES),
     )
 
@@ -34,7 +34,7 @@ class TextSource(Source):
 
     @abstractmethod
     def text(self) -> bytes:
-        """All of it, in UTF-8.
+        """The whole text, in UTF-8.
 
         Raises:
             UsageError: it cannot be read.
@@ -46,7 +46,7 @@ class TextSource(Source):
         """The dataset's spec, as messages to the user show it."""
 
     def load(self, data_dir: Path) -> Dataset:
-        """Windows that do not overlap; `data_dir` is not used."""
+        """Cut the text into windows that do not overlap; `data_dir` is not used."""
         text = self.text()
         if self.part != WHOLE:
             half = len(text) // 2
@@ -62,6 +62,6 @@ class TextSource(Source):
         return Dataset(x, y, held_x, held_y, classes=BYTES, raw=(tokens,))
 
     def _windows(self, tokens: Tensor) -> tuple[Tensor, Tensor]:
-        """Each window, and the same one byte later: [samples, context], int64."""
+        """All windows, and the windows that begin one byte later: both [samples, context], int64."""
         both = tokens.long().unfold(0, self.context + 1, self.context)
         return both[:, :-1].contiguous(), both[:, 1:].contiguous()

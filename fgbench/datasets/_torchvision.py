@@ -1,4 +1,4 @@
-"""Datasets that torchvision downloads, once, and the split of them that every run uses."""
+"""Datasets that torchvision downloads once, and the fixed split that every run uses."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ HELD_OUT = 10_000  # the last of the training images; the test images stay untou
 
 @dataclass(frozen=True)
 class TorchvisionSource(Source):
-    """The class of this name in torchvision.datasets, of ten kinds of images.
+    """Loads a dataset of ten classes of images through torchvision.
 
     Attributes:
-        name: its name there.
-        folder: where in the data folder it lies.
+        name: the name of its class in torchvision.datasets.
+        folder: where it lies in the data folder.
     """
 
     name: ClassVar[str]
     folder: ClassVar[str]
 
     def load(self, data_dir: Path) -> Dataset:
-        """Read the training images under `data_dir`, downloading them where they are not there."""
+        """Read the training images under `data_dir`, after downloading them if they are missing."""
         known = torchvision("datasets", self.name, "--dataset digits")
         try:
             raw = getattr(known, self.name)(str(data_dir), train=True, download=True)

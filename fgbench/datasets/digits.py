@@ -1,4 +1,4 @@
-"""Handwritten digits that scikit-learn carries (UCI, 8×8), resized to 28×28: real data, no download."""
+"""Handwritten digits (UCI, 8×8, resized to 28×28): real data without a download, as scikit-learn has it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,12 +15,12 @@ HELD_OUT = 360  # of 1797
 
 @dataclass(frozen=True)
 class Digits(Source):
-    """1437 training and 360 validation images of ten classes, shaped as MNIST's."""
+    """1437 training and 360 validation images of ten classes, in the shape of MNIST's."""
 
-    summary: ClassVar[str] = "1797 real handwritten digits carried by scikit-learn, resized to 1×28×28"
+    summary: ClassVar[str] = "1797 real handwritten digits that come with scikit-learn, resized to 1×28×28"
 
     def load(self, data_dir: Path) -> Dataset:
-        """Read from the installed scikit-learn; `data_dir` is not used."""
+        """Read the digits from the installed scikit-learn; `data_dir` is not used."""
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
 

@@ -1,4 +1,4 @@
-"""Fashion-MNIST through torchvision: MNIST's shape, harder classes."""
+"""Fashion-MNIST (Xiao et al. 2017) through torchvision; it has MNIST's shape and harder classes."""
 
 from dataclasses import dataclass
 from typing import ClassVar

@@ -1,4 +1,4 @@
-"""MNIST through torchvision."""
+"""MNIST (LeCun et al. 1998) through torchvision."""
 
 from dataclasses import dataclass
 from typing import ClassVar

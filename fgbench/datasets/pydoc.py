@@ -1,4 +1,4 @@
-"""The text of Python's own language reference, which every CPython carries: a language without a download."""
+"""The text of Python's language reference: real text that needs no download, as CPython comes with it."""
 
 from dataclasses import dataclass
 from typing import ClassVar
@@ -9,18 +9,18 @@ from fgbench.errors import UsageError
 
 @dataclass(frozen=True)
 class Pydoc(TextSource):
-    """`pydoc_data.topics`, about 465 000 bytes; another Python version has another text, and hash."""
+    """`pydoc_data.topics`, about 465 000 bytes. The text and its hash differ between Python versions."""
 
-    summary: ClassVar[str] = "the bytes of Python's language reference, carried by CPython: predict the next"
+    summary: ClassVar[str] = "Python's language reference, part of CPython; each next byte is predicted"
     name: ClassVar[str] = "pydoc"  # type: ignore[assignment]
 
     def text(self) -> bytes:
-        """All topics, by name."""
+        """All topics, sorted by name."""
         try:
             from pydoc_data.topics import topics
         except ImportError as error:
             raise UsageError(
-                "--dataset pydoc: this Python carries no pydoc_data; take text:path=FILE."
+                "--dataset pydoc: this Python comes without pydoc_data; take text:path=FILE."
             ) from error
         return "\n\n".join(topics[topic] for topic in sorted(topics)).encode()
 

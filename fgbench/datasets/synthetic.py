@@ -1,4 +1,4 @@
-"""Synthetic images of any shape: one Gaussian cloud a class, for timing at sizes no dataset has."""
+"""Synthetic images of any shape, one Gaussian cloud for each class, to time models at any input size."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,16 +11,16 @@ from fgbench.errors import UsageError
 from fgbench.specs.options import option
 
 SEED = 0
-SEPARATION = 4.0  # distance of a class's centre from the origin, in standard deviations
+SEPARATION = 4.0  # distance of each class's centre from the origin, in standard deviations
 
 
 @dataclass(frozen=True)
 class Synthetic(Source):
-    """Class centres drawn on a sphere, samples around them with unit variance."""
+    """Draws the centres of the classes on a sphere, and samples around them with unit variance."""
 
     shape: str = option("1x28x28", "channels x height x width of a sample")
     classes: int = option(10, "number of classes", minimum=2)
-    samples: int = option(4096, "training samples; a quarter as many are held out", minimum=8)
+    samples: int = option(4096, "training samples; a quarter as many more are held out", minimum=8)
 
     summary: ClassVar[str] = "Gaussian clouds of any shape, from a fixed seed"
 

@@ -1,4 +1,4 @@
-"""A user's own text: a file in UTF-8."""
+"""A text of the user's own, from a file in UTF-8."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,15 +15,15 @@ class Text(TextSource):
 
     path: str = option("", "the file, as in text:path=book.txt")
 
-    summary: ClassVar[str] = "the bytes of a text file of your own, text:path=FILE: predict the next"
+    summary: ClassVar[str] = "a text file of your own, text:path=FILE; each next byte is predicted"
 
     @property
     def name(self) -> str:
-        """With the file."""
+        """The dataset's spec, which names the file."""
         return f"text:path={self.path}"
 
     def text(self) -> bytes:
-        """All of the file."""
+        """The whole file."""
         if not self.path:
             raise UsageError("--dataset text: name a file, as in text:path=book.txt.")
         try:
@@ -33,7 +33,7 @@ class Text(TextSource):
             raise UsageError(f"--dataset {self.name}: cannot be read ({error.strerror}).") from error
         except UnicodeDecodeError as error:
             raise UsageError(
-                f"--dataset {self.name}: is no UTF-8, byte {error.start} cannot be decoded."
+                f"--dataset {self.name}: is not UTF-8, byte {error.start} cannot be decoded."
             ) from error
         return text
 

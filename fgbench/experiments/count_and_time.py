@@ -1,4 +1,4 @@
-"""A model's steps counted and timed in one process, for what the one says of the other."""
+"""Count the operations of a model's steps and time the same steps in one process, to compare the two."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from fgbench.running.task import Task
 
 @dataclass(frozen=True, kw_only=True)
 class CountAndTimeRequest(OfGroup):
-    """What one process is asked.
+    """A request to one process.
 
     Attributes:
-        over: the method that ratios are over.
-        seconds: to time for, about.
+        over: the method that ratios are formed over.
+        seconds: about how long to time.
     """
 
     over: str
@@ -27,13 +27,13 @@ class CountAndTimeRequest(OfGroup):
 
 
 class CountAndTime(Task):
-    """Count a model's steps and measure the machine's rates, then time them against each other."""
+    """Count the operations of steps and measure the machine's rates, then time the steps interleaved."""
 
     request = CountAndTimeRequest
     reports = (Counted, Rounds, Samples, Parts, Spent)
 
     def work(self, asked: CountAndTimeRequest, report: Report) -> None:
-        """In one process."""
+        """Build the model, then count and time; runs in the worker."""
         problem = build_matched(asked.group, asked.data_dir, asked.seed, asked.choices).problem()
         measure_cost(problem, asked.methods, report)
         time_methods(problem, asked.methods, asked.over, 0, asked.seconds, report)

@@ -1,7 +1,7 @@
-"""`make bench-engine`: what the forward-mode engine costs, beside the targets that it was built to.
+"""`make bench-engine`: measure what the forward-mode engine costs and compare it with its targets.
 
-Every case is a run of its own in the results folder, so that its samples can be looked at; the table
-is also stored as `engine.csv` beside them. `backprop` has its fastest update in the same execution mode.
+Every case is a run of its own in the results folder, so that its samples can be looked at. The table is
+stored beside them as `engine.csv`. `backprop` uses its fastest update in the same execution mode.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ TABLE = "engine.csv"
 
 @dataclass(frozen=True)
 class Goal:
-    """What is asked of a method: at most this R (per tangent), at most this ratio to backprop."""
+    """The target of a method: the largest R (per tangent) and the largest ratio to backprop allowed."""
 
     method: str
     r: float | None = None
@@ -35,7 +35,7 @@ class Goal:
 
 @dataclass(frozen=True)
 class Case:
-    """One matched group and what is asked of its methods."""
+    """One matched group and the targets of its methods."""
 
     arch: str
     depth: int
@@ -46,13 +46,13 @@ class Case:
 
     @property
     def name(self) -> str:
-        """What it is, in a few words."""
+        """A short description, which the table shows."""
         compiled = ", compiled" if self.execution != "eager" else ""
         return f"{self.arch} depth {self.depth}, batch {self.batch}{compiled}"
 
 
 RANK_ONE, SIXTEEN = "forward:structure=rank-one", "forward:tangents=16,structure=rank-one"
-WIDTHS = {"mlp": 1024, "cnn": 64}  # that the targets are for
+WIDTHS = {"mlp": 1024, "cnn": 64}  # the widths that the targets are for
 FOUR = "forward:tangents=4,structure=rank-one"
 CASES = (
     Case(
@@ -75,10 +75,10 @@ CASES = (
 
 
 def main() -> None:
-    """Run the cases, print their table beside the targets, store it."""
+    """Run the cases, store the table and print it beside the targets."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, default=Path("results/engine"))
-    parser.add_argument("--share", type=float, default=1.0, help="of each case's seconds")
+    parser.add_argument("--share", type=float, default=1.0, help="share of each case's seconds to use")
     parser.add_argument("--processes", type=int, default=5)
     parser.add_argument("--threads", type=int, default=1)
     asked = parser.parse_args()
@@ -92,7 +92,7 @@ def main() -> None:
 
 
 def _measure(case: Case, asked: argparse.Namespace) -> Path:
-    """One `fgbench run` of the case; gives its folder."""
+    """Measure the case by one `fgbench run`; gives the run's folder."""
     from fgbench.cli import app
 
     before = set(asked.out.glob("*/run.json"))
@@ -106,7 +106,7 @@ def _measure(case: Case, asked: argparse.Namespace) -> Path:
         *("--processes", str(asked.processes), "--max-measure-seconds", f"{seconds:g}"),
         *(part for spec in specs for part in ("--method", spec)),
     ]
-    sys.argv = ["fgbench", *arguments]  # which the run stores as its command
+    sys.argv = ["fgbench", *arguments]  # the run stores this as its command
     app(arguments, standalone_mode=False)
     (new,) = set(asked.out.glob("*/run.json")) - before
     return new.parent
@@ -136,7 +136,7 @@ def _rows(case: Case, summary: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def show(frame: pd.DataFrame) -> None:
-    """The table in the terminal."""
+    """Print the table in the terminal."""
     from rich.console import Console
     from rich.table import Table
 

@@ -1,4 +1,4 @@
-"""Arms of known work: identical steps, and steps with a known share of more work, against each other."""
+"""Time arms whose ratio is known: identical steps, and steps that do a known share of more work."""
 
 from __future__ import annotations
 
@@ -25,15 +25,15 @@ BATCHES = 8
 
 @dataclass(frozen=True)
 class KnownWorkRequest(Message):
-    """What one process is asked.
+    """A request to one process.
 
     Attributes:
-        arms: by name, how many training steps of a small MLP are one step of the arm: two arms of 20
-            are equal, one of 21 takes 1.05 times as long as one of 20.
-        device: as torch names it.
-        threads: of the CPU.
-        process: which of the comparison's fresh processes it is.
-        seconds: to time for, about.
+        arms: by name, how many training steps of a small MLP make up one step of the arm: two arms of 20
+            are equal, and one of 21 takes 1.05 times as long as one of 20.
+        device: the device, as torch names it.
+        threads: the number of CPU threads.
+        process: the number of the process.
+        seconds: about how long to time.
     """
 
     arms: dict[str, int]
@@ -45,19 +45,19 @@ class KnownWorkRequest(Message):
 
 @dataclass(frozen=True)
 class RoundTimed(Message):
-    """Seconds of a step of each arm in one measured round."""
+    """How many seconds a step of each arm took in one measured round."""
 
     seconds: dict[str, float]
 
 
 class KnownWork(Task):
-    """Time arms that differ in nothing but how much of the same work is in a step."""
+    """Time arms whose steps repeat the same work a different number of times."""
 
     request = KnownWorkRequest
     reports = (RoundTimed, Spent)
 
     def work(self, asked: KnownWorkRequest, report: Report) -> None:
-        """In one process."""
+        """Build the arms and time them; runs in the worker."""
         keep_freed_pages()
         if asked.device.startswith("cuda"):
             torch.cuda.set_device(asked.device)

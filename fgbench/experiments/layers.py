@@ -1,10 +1,11 @@
-"""What layer-sampled tangents are worth: variance against cost, by structure, tangents and sampling.
+"""Compare the variance and the cost of layer-sampled tangents, by structure, tangents and sampling.
 
     python -m fgbench.experiments.layers --out results/layers
 
-Each point is a method on a model: R over backprop's, as `fgbench.compare` times it, and E‖g‖² over ‖∇f‖² at
-the initial weights. `layers.csv` has a row each, `layers.json` the machine, and `layers-<case>.svg` and
-`.png` draw them with the frontier, which nothing is both cheaper and less noisy than.
+Each point is a method on a model: the ratio of its R to backprop's, as `fgbench.compare` times it, and
+E‖g‖² / ‖∇f‖² at the initial weights. `layers.csv` has a row for each point and `layers.json` describes the
+machine. `layers-<case>.svg` and `.png` show the points and their frontier: the methods that no other method
+beats in both cost and noise.
 """
 
 from __future__ import annotations
@@ -31,13 +32,13 @@ from fgbench.store.experiment import store_experiment
 
 BACKPROP = "backprop"
 BATCH, CLASSES, SHAPE = 64, 10, (1, 28, 28)
-LEARNING_IN = 100  # steps before adaptive probabilities are looked at
-DRAWS = 200  # steps for a mean
+LEARNING_IN = 100  # steps after which the adaptive probabilities are read
+DRAWS = 200  # steps that a mean is taken over
 
 
 @dataclass(frozen=True)
 class Case:
-    """A model at a depth, and the seconds of each timing."""
+    """A model at a depth, and how many seconds it is timed for."""
 
     arch: str
     depth: int
@@ -45,7 +46,7 @@ class Case:
 
     @property
     def name(self) -> str:
-        """What it is, in short."""
+        """A short name, which the files and rows have."""
         return f"{self.arch}-d{self.depth}"
 
     def build(self) -> tuple[nn.Module, Batch]:
@@ -66,7 +67,7 @@ SAMPLINGS = ("all", "size", "uniform", "adaptive")
 
 @dataclass(frozen=True)
 class Kind:
-    """A way to draw tangents: `sampling` is `all` where every layer has them."""
+    """A way to draw tangents; `sampling` is `all` if every layer is perturbed."""
 
     structure: str
     tangents: int
@@ -74,7 +75,7 @@ class Kind:
 
     @property
     def spec(self) -> str:
-        """As a method's."""
+        """The spec of the method that draws tangents this way."""
         count = f"tangents={self.tangents}," if self.tangents > 1 else ""
         one = "" if self.sampling == "all" else ",layers=one"
         how = f",sampling={self.sampling}" if self.sampling in ("uniform", "adaptive") else ""
@@ -85,12 +86,12 @@ KINDS = [Kind(s, k, p) for s in STRUCTURES for k in TANGENTS for p in SAMPLINGS]
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure the cases, store and draw them."""
+    """Measure the cases, then store and draw the results."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("results/layers"))
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--share", type=float, default=1.0, help="of each case's seconds")
-    parser.add_argument("--draws", type=int, default=DRAWS, help="steps for a mean")
+    parser.add_argument("--share", type=float, default=1.0, help="share of each case's seconds to use")
+    parser.add_argument("--draws", type=int, default=DRAWS, help="steps that a mean is taken over")
     parser.add_argument("--case", action="append", choices=[c.name for c in CASES], help="all by default")
     asked = parser.parse_args(arguments)
     torch.set_num_threads(asked.threads)
@@ -131,9 +132,10 @@ def _rows(case: Case, seconds: float, draws: int) -> Iterator[dict[str, Any]]:
 class Moments:
     """E‖g‖² / ‖∇f‖² of any kind of tangents at a model's weights.
 
-    With k tangents it is (M + k − 1)/k, M being that of one. Of one layer a step M is Σ M_l / p_l. For
-    tangents of ±1 M is n and M_l n_l ‖∇_l f‖² / ‖∇f‖², exactly; of activity both are means over steps, of
-    each layer apart, since rarely drawn ones with large weights would take very many steps.
+    If it is M for one tangent, it is (M + k − 1)/k for k tangents. If one layer is perturbed in each step,
+    M = Σ M_l / p_l. For tangents of ±1, M = n and M_l = n_l ‖∇_l f‖² / ‖∇f‖² exactly. For activity, both are
+    means over steps; each M_l is measured by itself, because a mean over layers that are drawn rarely and
+    weighed heavily would take very many steps.
     """
 
     def __init__(self, model: nn.Module, batch: Batch, draws: int) -> None:
@@ -154,7 +156,7 @@ class Moments:
             self.of_activity.append(self._mean(step))
 
     def __call__(self, kind: Kind) -> float:
-        """Of a kind."""
+        """The value for one kind of tangents."""
         activity = kind.structure == "activity"
         if kind.sampling == "all":
             one = self.activity if activity else float(self.size)
@@ -170,7 +172,7 @@ class Moments:
         return step
 
     def _probabilities(self, kind: Kind) -> list[float]:
-        """Of the layers, once they are learned."""
+        """The probabilities of the layers, once they are learned."""
         step = self._step(kind)
         for _ in range(LEARNING_IN if kind.sampling == "adaptive" else 0):
             step(self.batch, 0.0)
@@ -178,7 +180,7 @@ class Moments:
 
     @torch.no_grad()
     def _mean(self, step: Any) -> float:
-        """Over steps from the same weights, by what they do to these."""
+        """The mean of ‖g‖² / ‖∇f‖² over steps from the same weights, from how they change the weights."""
         before = [p.detach().clone() for p in step.parameters]
         total = 0.0
         for _ in range(self.draws):
@@ -191,14 +193,14 @@ class Moments:
 
 
 def frontier(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows that none is better than in both ratio and second moment, by ratio."""
+    """The rows that no other row beats in both ratio and second moment, sorted by ratio."""
     ordered = rows.sort_values(["ratio", "second_moment"])
     best = ordered["second_moment"].cummin()
     return ordered[(ordered["second_moment"] == best) & ~best.duplicated()]
 
 
 def draw_all(rows: pd.DataFrame, folder: Path) -> None:
-    """A figure of each case, as SVG and PNG."""
+    """Draw a figure of each case, as SVG and PNG."""
     for name, own in rows.groupby("case"):
         with print_style():
             figure = draw(str(name), own)
@@ -207,7 +209,7 @@ def draw_all(rows: pd.DataFrame, folder: Path) -> None:
 
 
 def draw(name: str, rows: pd.DataFrame) -> Figure:
-    """Second moment against cost, both over backprop's: a colour a structure, a marker a sampling."""
+    """Draw second moment against cost; colours stand for structures and markers for samplings."""
     draws = rows["draws"].max()
     lines = [
         f"{name}, batch {BATCH}; R over the fastest backprop with its 95 % interval; E‖g‖² at the initial "

@@ -1,8 +1,8 @@
-"""Noise: what this machine lets fgbench see, by comparisons of which the truth is known.
+"""Find how small a difference fgbench can detect on this machine, by comparisons with a known true ratio.
 
-Identical steps are compared (A/A), and a step with a step that does a known share more of the same
-work. Each comparison is made as a run makes its own: arms interleaved in balanced random order, in
-several fresh processes, with a t-interval over their medians.
+Identical steps are compared with each other (A/A), and a step with another that does a known share of more
+work. Each comparison is made just as a run makes its own: the arms are interleaved in balanced random order,
+in several fresh processes, and the interval is a t-interval over the medians of the processes.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ from fgbench.running.client import work
 from fgbench.running.messages import Message
 from fgbench.store.experiment import store_experiment
 
-UNITS = 20  # pieces of equal work in a step; one more is a difference of 5 %
+UNITS = 20  # pieces of equal work in a step; one more piece is a difference of 5 %
 KNOWN = (UNITS + 1) / UNITS
 ARMS = {"a": UNITS, "b": UNITS, "c": UNITS, "d": UNITS, "e": UNITS + 1, "f": UNITS}
 PAIRS = (("b", "a"), ("d", "c"), ("e", "f"))  # disjoint: no arm is in two comparisons
@@ -43,13 +43,13 @@ class Comparison:
     """One comparison of two steps whose ratio is known.
 
     Attributes:
-        set: number of the set of processes that it was made in.
-        kind: `aa` for identical steps, `known` for the difference.
-        truth: the ratio that it should find.
-        ratio, low, high: what it found, over processes.
-        within_low, within_high: the interval by the rounds alone.
-        processes, rounds: measured.
-        seconds: of a step.
+        set: the number of the set of processes that it was made in.
+        kind: `aa` for identical steps, `known` for steps with a known difference.
+        truth: the true ratio.
+        ratio, low, high: the ratio that was found, and its interval over processes.
+        within_low, within_high: the interval over rounds, which ignores the spread between processes.
+        processes, rounds: how many were measured.
+        seconds: how long a step takes.
     """
 
     set: int
@@ -66,18 +66,18 @@ class Comparison:
 
     @property
     def covers(self) -> bool:
-        """Whether its interval holds the truth."""
+        """Whether its interval contains the true ratio."""
         return self.low <= self.truth <= self.high
 
     @property
     def half_width(self) -> float:
-        """Of its interval, as a share of the ratio."""
+        """Half the width of its interval, as a share of the ratio."""
         return (self.high - self.low) / 2 / self.ratio
 
 
 @dataclass(frozen=True)
 class Spent:
-    """Where a measurement's wall time went, in shares: timed, steps that lead in to a block, fgbench."""
+    """Shares of a measurement's wall time: timed steps, untimed steps before each block, and fgbench."""
 
     timed: float
     lead_in: float
@@ -87,7 +87,7 @@ class Spent:
 def compare_known(
     sets: int, processes: int, seconds: float, device: str, threads: int, spent: list[Spent]
 ) -> Iterator[list[Comparison]]:
-    """The comparisons of one set of fresh processes after the other; what they spent goes into `spent`."""
+    """Make the comparisons, one set of fresh processes after the other, and append to `spent`."""
     for number in range(sets):
         logs: dict[tuple[str, str], list[list[float]]] = defaultdict(list)
         step_seconds: list[float] = []
@@ -133,17 +133,17 @@ def _comparison(
 
 @dataclass(frozen=True)
 class Findings:
-    """What a number of comparisons of one kind say of the machine.
+    """What a number of comparisons of one kind show about the machine.
 
     Attributes:
-        count: how many.
-        coverage: share of intervals over processes that hold the truth, with its 95 % interval.
-        coverage_within: the same of the intervals by the rounds alone.
-        half_width: the median one.
-        widest: a half-width that nine of ten comparisons stay below.
-        floor: how far the ratio is off in 19 of 20 comparisons.
-        found: share in which the interval leaves out 1.
-        smallest: difference that 80 % of such comparisons would find.
+        count: how many comparisons there are.
+        coverage: the share of intervals over processes that contain the truth, with its 95 % interval.
+        coverage_within: the same share for the intervals over rounds.
+        half_width: the median half-width of the intervals over processes.
+        widest: the half-width that nine of ten comparisons stay below.
+        floor: the error of the ratio that 19 of 20 comparisons stay below.
+        found: the share of comparisons whose interval excludes 1.
+        smallest: the smallest difference that 80 % of such comparisons would find.
     """
 
     count: int
@@ -157,7 +157,7 @@ class Findings:
 
 
 def findings(comparisons: Sequence[Comparison]) -> Findings:
-    """Of comparisons of one kind."""
+    """Sum up comparisons of one kind."""
     covered = sum(c.covers for c in comparisons)
     bounds = stats.binomtest(covered, len(comparisons)).proportion_ci(CONFIDENCE)
     widths = [c.half_width for c in comparisons]
@@ -179,22 +179,22 @@ def findings(comparisons: Sequence[Comparison]) -> Findings:
 
 @dataclass(frozen=True)
 class Experiment:
-    """All comparisons, and what their processes spent their time on."""
+    """All comparisons, and how their processes spent their time."""
 
     comparisons: Sequence[Comparison]
     spent: Sequence[Spent]
 
     def of_kind(self, kind: str) -> Findings:
-        """What the comparisons of one kind, `aa` or `known`, say."""
+        """The findings from the comparisons of one kind, `aa` or `known`."""
         return findings([c for c in self.comparisons if c.kind == kind])
 
     @property
     def harness(self) -> float:
-        """Share of the wall time, start-up and warm-up apart, that is neither timed nor lead-in."""
+        """The share of the wall time after start-up and warm-up that is neither timed nor lead-in."""
         return float(np.median([s.harness for s in self.spent]))
 
     def store(self, folder: Path, facts: dict[str, Any]) -> None:
-        """Write `noise.csv`, a comparison a row, and `noise.json`, the findings beside the facts.
+        """Write `noise.csv`, with a row for each comparison, and `noise.json`, with the findings and facts.
 
         Raises:
             UsageError: the folder cannot be written.

@@ -1,10 +1,11 @@
-"""What the engine costs beside the arithmetic: its step over the same step written by hand.
+"""What the engine costs besides the arithmetic: its step is timed against the same step written by hand.
 
     python -m fgbench.experiments.overhead --out results/overhead
 
-Small models, where Python between operations decides: logistic regression and an MLP of one hidden layer,
-rank-one tangents of ±1, plain SGD, eagerly. `overhead.csv` has a row for each model and other step: the
-median of the ratio inside a round, with its order-statistic interval, and `overhead.json` the machine.
+The models are small, because there the time that Python takes between operations matters most. All steps
+have rank-one tangents of ±1 and plain SGD, and run eagerly. `overhead.csv` has a row for each model and each
+step that the engine's is compared with: the median over rounds of the ratio within a round, with its
+order-statistic interval. `overhead.json` describes the machine.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ LEARNING_RATE, WARM_UP, BLOCK = 1e-5, 20, 20
 
 
 class ByHand:
-    """A rank-one step of linear layers with ReLU between them and cross-entropy, and nothing else."""
+    """A rank-one step written by hand, for linear layers with ReLU between them and cross-entropy."""
 
     def __init__(self, model: nn.Module) -> None:
         self.layers = [m for m in model.modules() if isinstance(m, nn.Linear)]
@@ -46,7 +47,7 @@ class ByHand:
 
     @torch.no_grad()
     def __call__(self, batch: Batch, learning_rate: float) -> Tensor:
-        """The loss before the update."""
+        """Take the step; gives the loss before the update."""
         x, y = batch
         self.signs.bernoulli_(0.5, generator=self.generator).mul_(2).sub_(1)
         z, moved = self._forward(x.flatten(1))
@@ -77,7 +78,7 @@ class ByHand:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Measure and store."""
+    """Measure all cases, store the rows and print them."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--out", type=Path, default=Path("results/overhead"))
     parser.add_argument("--rounds", type=int, default=100)
@@ -92,7 +93,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def _rows(case: tuple[str, int, int], rounds: int) -> Iterator[dict[str, Any]]:
-    """The engine's step over each other one."""
+    """The ratios of the engine's step to each of the others."""
     seconds = _timed(case, rounds)
     for other, own in seconds.items():
         if other == ENGINE:
@@ -112,7 +113,7 @@ def _rows(case: tuple[str, int, int], rounds: int) -> Iterator[dict[str, Any]]:
 
 
 def _timed(case: tuple[str, int, int], rounds: int) -> dict[str, list[float]]:
-    """Seconds of a step by round, all steps in every round, every second one in reverse order."""
+    """Seconds of each step by round; every round times all steps, every second round in reverse order."""
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(BATCH, *SHAPE, generator=generator)
     batch = x, torch.randint(CLASSES, (BATCH,), generator=generator)

@@ -1,9 +1,10 @@
-"""How far predicted ratios are off: this CPU predicted from its own rates, and measured, for twelve models.
+"""Find how far predicted ratios are off: for twelve models they are predicted and measured on this CPU.
 
     python -m fgbench.experiments.prediction --out results/prediction
 
-What `fgbench predict` makes of a run's counts is held against the ratio that the same process measures.
-Each model has a fresh process. The machine should be quiet: both sides are timed.
+The ratio that `fgbench predict` derives from a run's counts is compared with the ratio that the same process
+measures. Each model has a fresh process. The machine should be quiet, because the prediction rests on timed
+rates of this machine.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ from fgbench.store.experiment import store_experiment
 from fgbench.store.schema import BASE, Role
 from fgbench.summary.ratios import ratios
 
-BACKPROP = "backprop:update=direct"  # one update, so that what is counted is what is timed
+BACKPROP = "backprop:update=direct"  # a fixed update, so that the same step is counted and timed
 METHODS = (BACKPROP, "forward", "forward:structure=rank-one")
 MODELS = (  # architecture, depth, width, batch
     ("logreg", 1, 1, 64),
@@ -47,11 +48,11 @@ MODELS = (  # architecture, depth, width, batch
     ("cnn", 4, 64, 16),
     ("vit", 2, 128, 32),
 )
-WANTED = 0.15  # of the median error, at most
+WANTED = 0.15  # the median error should be at most this
 
 
 def compared(groups: Sequence[Group], seconds: float, data_dir: str) -> Iterator[dict[str, Any]]:
-    """A row for each method of each group: its ratio as predicted and as measured."""
+    """Measure the groups; gives a row with predicted and measured ratio for each method of each group."""
     for group in groups:
         request = CountAndTimeRequest(
             group=group,
@@ -66,7 +67,7 @@ def compared(groups: Sequence[Group], seconds: float, data_dir: str) -> Iterator
 
 
 def rows_of(name: str, events: Iterator[Message]) -> Iterator[dict[str, Any]]:
-    """Of what a process reports."""
+    """The rows of one group, from the events that its process reports."""
     steps: dict[str, float] = {}
     samples: list[dict[str, Any]] = []
     for event in events:
@@ -102,7 +103,7 @@ def _seconds(counted: Counted) -> float:
 
 
 def findings(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:
-    """The median error of the ratios, without its sign, and whether it is as wanted."""
+    """The median and the largest absolute error of the ratios, and whether the median is small enough."""
     others = pd.DataFrame([row for row in rows if row["method"] != BACKPROP])
     errors = others["error"].abs()
     by_method = errors.groupby(others["method"]).median()
@@ -119,9 +120,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     """Measure, store `prediction.csv` and `prediction.json`, and print both."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").split("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("results/prediction"), help="folder of the table")
-    parser.add_argument("--seconds", type=float, default=8.0, help="of timing, a model")
-    parser.add_argument("--models", type=int, default=len(MODELS), help="how many of them, the first ones")
-    parser.add_argument("--threads", type=int, default=1, help="of the CPU")
+    parser.add_argument("--seconds", type=float, default=8.0, help="seconds of timing for each model")
+    parser.add_argument("--models", type=int, default=len(MODELS), help="how many of the models to measure")
+    parser.add_argument("--threads", type=int, default=1, help="number of CPU threads")
     asked = parser.parse_args(arguments)
     groups = [
         Group(arch, depth, width, batch, "digits", 200, "float32", "cpu", asked.threads)

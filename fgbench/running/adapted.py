@@ -175,7 +175,7 @@ def _fitting(loss: Loss, output: Any, target: Tensor) -> Loss:
 
 
 def _part(output: Any, name: str) -> Tensor:
-    """The loss or the logits of an output: the output itself, or its entry by name, or a tuple's first entry."""
+    """The loss or the logits: the output itself, its entry of that name, or the first entry of a tuple."""
     if isinstance(output, Tensor):
         return output
     found = output.get(name) if isinstance(output, Mapping) else getattr(output, name, None)

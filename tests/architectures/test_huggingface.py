@@ -49,7 +49,7 @@ def test_a_model_that_sees_what_it_is_to_predict_is_refused():
     [
         ("hf:Gpt9", "no model class 'Gpt9'"),
         ("hf:GPT2LMHeadModel:layers=2", "no option 'layers'"),
-        ("hf:GPT2LMHeadModel:n_layer", "no option=value"),
+        ("hf:GPT2LMHeadModel:n_layer", "not of the form option=value"),
     ],
 )
 def test_what_is_not_there_is_said_in_one_line(spec, said):

@@ -66,7 +66,7 @@ def test_a_longer_context_makes_fewer_samples_of_the_same_bytes():
         (None, "cannot be read \\(No such file"),
         (b"", "0 bytes are too few"),
         (b"too short", "9 bytes are too few"),
-        (b"\xff\xfe" * 500, "is no UTF-8, byte 0"),
+        (b"\xff\xfe" * 500, "is not UTF-8, byte 0"),
     ],
 )
 def test_a_file_that_is_no_text_is_refused_in_one_line(tmp_path, content, said):
