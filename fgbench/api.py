@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from fgbench.running.messages import Report
 
 
-SECONDS_A_PROCESS = 1.5  # of timing; with fewer, another process is not worth the time that it takes to start
+SECONDS_A_PROCESS = 1.5  # of timing; with fewer, another process is not worth the time that its start takes
 MOST_PROCESSES = 5
 FINDING_PROCESSES = 3  # the most processes that look for backprop's fastest update
 WORTH_SHARE = 0.1  # this share of the seconds is added to compare estimates with the gradient
@@ -85,9 +85,9 @@ def compare(
         A row for each method, the base and the A/A repeat (`role` method, base, aa), with the `seconds` of a
         step, `r` and `ratio`, each with `_low` and `_high`, `processes`, `rounds`, and the `update` that was
         found fastest, if the method leaves it open. Methods also have `flops`, `floor_ratio`, `floor_share`,
-        the `cosine` of their estimates with the batch's gradient, and the estimates' `second_moment` relative
-        to that gradient's. A method that failed has a row with `status` and `detail`. `attrs["left_out"]` says
-        what the measurement leaves out; it is empty if it leaves out nothing.
+        the `cosine` of their estimates with the batch's gradient, and the estimates' `second_moment` divided
+        by that gradient's square. A method that failed has a row with `status` and `detail`.
+        `attrs["left_out"]` says what the measurement leaves out; it is empty if it leaves out nothing.
 
     Raises:
         UsageError: there is no such method, option or optimiser, the time is not positive, or the batch or

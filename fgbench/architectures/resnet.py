@@ -54,5 +54,5 @@ architecture = Architecture(
     default_depth=18,
     default_width=64,
     depths=tuple(BLOCKS),
-    summary="ResNet of basic blocks; depth = number in its name, width = channels of the first of four stages",
+    summary="ResNet of basic blocks; depth = number in its name, width = channels of the first of 4 stages",
 )

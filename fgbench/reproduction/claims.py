@@ -52,7 +52,7 @@ def judge(claim: Claim, figures: Mapping[str, Estimate], scale: str, takes: str 
     if why := _not_comparable(claim, measured, scale, takes):
         said = (Verdict.NOT_COMPARABLE, why)
     elif math.isinf(measured.value):
-        said = (Verdict.NOT_REPRODUCED, "no run here got there")
+        said = (Verdict.NOT_REPRODUCED, "no run here reached it")
     elif claim.test == "near":
         said = _near(claim, measured)
     else:
@@ -61,14 +61,14 @@ def judge(claim: Claim, figures: Mapping[str, Estimate], scale: str, takes: str 
 
 
 def out_of_reach(claim: Claim, scale: str) -> bool:
-    """Whether it takes a larger scale than this to decide it."""
+    """Whether only a larger scale than this can decide the claim."""
     return claim.test != "none" and SCALES.index(scale) < SCALES.index(claim.needs)
 
 
 def _not_comparable(claim: Claim, measured: Estimate, scale: str, takes: str) -> str:
     """Why the claim cannot be judged, whatever was measured; empty where it can."""
     if scale == SMOKE:
-        return "the scale smoke only proves that it runs"
+        return "the scale smoke only shows that the experiment runs"
     if claim.test == "none":
         return claim.why
     if out_of_reach(claim, scale):

@@ -27,7 +27,8 @@ from fgbench.store.run_folder import RunFolder, find_runs
 from fgbench.summary.table import summarise
 
 FIGURES = ("ratio", "r", "t_ratio", "n_ratio", "t", "validation_loss", "lowest_loss", "rise")
-# A paper's run has these where its suite says nothing else, so that the defaults of `fgbench run` may change.
+# A paper's run has these settings unless its suite says otherwise. They do not follow the defaults of
+# `fgbench run`, so that these may change.
 SETTLED: Mapping[str, Any] = {
     "methods": ("backprop", "forward"),
     "batch": 64,
@@ -44,15 +45,17 @@ PLAIN = (  # figures without an interval
 )
 PRETRAINING_SECONDS = 0.25  # about what a step of the byte transformer of 1M parameters takes
 PRETRAIN = "pretrain"  # this setting says how to make the weights that every run begins from
-RATES, SEARCH = "learning_rates", "search"  # a setting: by method; and what learning_rate may say
+RATES = "learning_rates"  # this setting gives a rate for each method
+SEARCH = "search"  # the setting learning_rate may have this value
 
 
 def configs(settings: Mapping[str, Any]) -> dict[str, Config]:
-    """The config of each run, by the run's name; what the run says goes before what all runs share.
+    """The config of each run, by the run's name; a run's own settings override those that all runs share.
 
-    The keys of a run are the fields of `Config`, with lists for tuples; a table `learning_rates` gives the
-    methods with a rate for each, and a learning_rate "search" gives none. The setting `pretrain` belongs to
-    no run: it has the dataset and steps by which a model like the first run's is trained beforehand.
+    The keys of a run are the fields of `Config`, with lists for tuples. A table `learning_rates` names the
+    methods and gives each a rate; a learning_rate of "search" has the rates searched. The setting `pretrain`
+    belongs to no run: it gives the dataset and the number of steps on which a model like the first run's is
+    trained beforehand.
 
     Raises:
         UsageError: an option is no field of `Config`.
@@ -83,7 +86,7 @@ def seconds(settings: Mapping[str, Any]) -> float:
 
 
 def seconds_here(settings: Mapping[str, Any]) -> float:
-    """About how many seconds it takes here at most: each method takes a few steps for it."""
+    """About how many seconds it takes here at most, estimated by a few steps of each method."""
     return sum(map(pilot.seconds_here, configs(settings).values()))
 
 
@@ -91,10 +94,10 @@ class _Told:
     """A watcher that reports the progress of one run as a share of the whole experiment.
 
     Args:
-        note: is told what is being done and the share that is done.
-        done: the share that earlier runs have done.
-        share: the share that this run has of the experiment.
-        total: seconds that this run is expected to take.
+        note: is told what is being done, and which share of the experiment is done.
+        done: the share of the experiment that earlier runs have done.
+        share: the share of the experiment that this run makes up.
+        total: how many seconds this run is expected to take.
     """
 
     def __init__(self, note: Note, done: float, share: float, total: float) -> None:
@@ -102,7 +105,7 @@ class _Told:
         self.spent = self.now = 0.0
 
     def phase(self, group: Group, text: str, seconds: float) -> None:
-        """A phase begins, and the one before has ended."""
+        """Note that a phase begins and the one before it has ended."""
         self.spent += self.now
         self.now = seconds
         self._tell(f"{group.name}: {text}", 0.0)
@@ -120,7 +123,7 @@ class _Told:
 
 
 def measure(settings: Mapping[str, Any], folder: Path, note: Note) -> None:
-    """Measure every run into `folder`/run name; what an earlier try has finished is not measured again."""
+    """Measure every run into the folder `folder`/run name, except what an earlier try has finished."""
     found = configs(settings)
     if PRETRAIN in settings:
         start = str(_pretrained(settings[PRETRAIN], next(iter(found.values())), folder, note))
@@ -149,7 +152,7 @@ def _pretrained(how: Mapping[str, Any], config: Config, folder: Path, note: Note
 
 
 def _begun(plan: Plan, folder: Path) -> tuple[RunFolder, dict[str, str]]:
-    """The unfinished or finished run that an earlier try left, if it was asked the same; else a new one."""
+    """The run that an earlier try left, finished or not, if it has the same config; otherwise a new one."""
     contracts = contracts_of(plan)
     for run in reversed(find_runs(folder) if folder.is_dir() else []):
         facts = run.facts()
@@ -190,7 +193,7 @@ def figures(folder: Path) -> dict[str, Estimate]:
 
 
 def takes(figure: str, settings: Mapping[str, Any], folder: Path) -> str:
-    """What it would take to measure a figure with other settings, by the steps that were timed; or empty."""
+    """How long a figure with these settings would take, by the steps that were timed; empty if not known."""
     name, group, method, _ = figure.split("/")
     config = configs(settings).get(name)
     return hours_of(config, group, method, [run for _, run in _runs(folder)]) if config else ""

@@ -1,4 +1,4 @@
-"""How long an experiment of matched jobs takes here at most: its methods take a few steps for it."""
+"""Estimate the most time that an experiment of matched jobs takes here, by a few steps of each method."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from fgbench.running.trainees import Protocol, pace
 from fgbench.training.pacing import Pace, evaluation_grid
 from fgbench.training.search import TYPICAL_RUNS
 
-TRAINING = ("tune", "train", "quality")  # the phases whose time depends on steps
+TRAINING = ("tune", "train", "quality")  # the phases whose time depends on how long a step takes
 
 
 def seconds_here(config: Config) -> float:
-    """About how long a config takes at most, were no run ended by patience.
+    """About how many seconds a config takes at most; fewer if patience ends runs early.
 
     Raises:
-        UsageError: a config that cannot be run.
+        UsageError: the config cannot be run.
     """
     plan = make_plan(config)
     config = plan.config
@@ -37,7 +37,7 @@ def _training(config: Config, group: Group) -> float:
     protocol = Protocol.of(config, config.evaluate_every)
     paces: list[Pace] = []
     for spec in config.methods:
-        with suppress(UsageError):  # a method that refuses the model takes no time
+        with suppress(UsageError):  # a method that cannot train the model takes no time
             paces.append(pace(matched, spec, protocol))
     if not paces:
         return 0.0
@@ -52,7 +52,7 @@ def _training(config: Config, group: Group) -> float:
 
 @contextmanager
 def _threads(count: int | None) -> Iterator[None]:
-    """As many as the jobs will have."""
+    """Compute on as many threads as the jobs will have."""
     before = torch.get_num_threads()
     torch.set_num_threads(count or before)
     try:

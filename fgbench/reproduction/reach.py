@@ -1,4 +1,4 @@
-"""What a figure out of reach would take: the steps of a larger config, by those that were timed here."""
+"""Estimate how long a figure that is out of reach would take, from steps that were timed here."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ class _Timed:
     """A method's step in a stored run.
 
     Attributes:
-        size: its group's architecture, depth, width, batch and dataset.
-        seconds: of a step.
-        machine: in words.
+        size: architecture, depth, width, batch and dataset of its group.
+        method: the method's spec.
+        seconds: how long the step takes.
+        machine: the machine in words.
     """
 
     size: tuple[str, int, int, int, str]
@@ -39,12 +40,13 @@ class _Timed:
 
 
 def hours_of(config: Config, group: str, method: str, runs: Sequence[RunFolder]) -> str:
-    """What all runs of a method in a group would take, and by which steps; empty where that is not known.
+    """How long all runs of a method in a group would take, and how that was estimated; empty if not known.
 
     Args:
-        config: that would give the figure.
-        group, method: by name, of the figure.
-        runs: in which steps were timed.
+        config: the config that would give the figure.
+        group: the name of the figure's group.
+        method: the figure's method.
+        runs: the runs in which steps were timed.
     """
     wanted = next((own for own in groups_of(config, "cpu", 1) if own.name == group), None)
     timed = [step for run in runs for step in _timed(run)]
@@ -59,13 +61,13 @@ def hours_of(config: Config, group: str, method: str, runs: Sequence[RunFolder])
 
 
 def _step(wanted: Group, method: str, timed: Sequence[_Timed]) -> tuple[float, str, str] | None:
-    """Seconds of a step, the machine, and in words how they are known."""
+    """Seconds of a step, the machine, and in words how the seconds were estimated; None if not known."""
     size = _size(wanted)
     alike = [step for step in timed if step.size[:2] == size[:2]]
     passes = methods.find(method).queries / methods.find(REFERENCE).queries
     for name, factor, how in (
         (method, 1.0, "its steps as timed here"),
-        (REFERENCE, passes, f"its passes over {REFERENCE}'s, and {REFERENCE}'s steps as timed here"),
+        (REFERENCE, passes, f"{REFERENCE}'s steps as timed here, scaled by the number of passes"),
     ):
         own = [step for step in alike if step.method == name]
         same = [step for step in own if step.size[:4] == size[:4]]
@@ -75,7 +77,7 @@ def _step(wanted: Group, method: str, timed: Sequence[_Timed]) -> tuple[float, s
         target = _work(size)
         if works and target is not None:
             work, step = max(works, key=lambda pair: pair[0])
-            return step.seconds * factor * target / work, step.machine, f"{how}, times multiplications"
+            return step.seconds * factor * target / work, step.machine, f"{how}, scaled by the operations of a pass"
     return None
 
 
@@ -95,7 +97,7 @@ def _timed(run: RunFolder) -> list[_Timed]:
 
 
 def _seconds(ratios: pd.DataFrame, curves: pd.DataFrame) -> float | None:
-    """Of a step as it was timed, or where it was not, while it trained."""
+    """Seconds of a step: as it was timed or, if it was not timed, from training."""
     steps = ratios[ratios["role"] == Role.METHOD]["seconds"].dropna()
     if len(steps):
         return float(steps.iloc[0])
@@ -110,7 +112,7 @@ def _size(group: Group) -> tuple[str, int, int, int, str]:
 
 @cache
 def _work(size: tuple[str, int, int, int, str]) -> int | None:
-    """Multiplications of a forward pass over a batch of images; None of anything else."""
+    """Floating-point operations of a forward pass over a batch of images; None for other data."""
     arch, depth, width, batch, dataset = size
     shape = SHAPES.get(split_spec(dataset)[0])
     if shape is None:
@@ -122,5 +124,5 @@ def _work(size: tuple[str, int, int, int, str]) -> int | None:
 
 
 def _rounded(hours: float) -> str:
-    """Two digits."""
+    """The hours, rounded to two digits."""
     return f"{float(f'{hours:.2g}'):g}"

@@ -21,10 +21,10 @@ from fgbench.training.beginning import Beginning
 from fgbench.training.randomness import OwnRandomness
 
 EVALUATION_BATCH = 1024  # most samples in a batch of an evaluation
-EVALUATION_PREDICTIONS = 8192  # most predictions in it: a sample of text has many
+EVALUATION_PREDICTIONS = 8192  # most predictions in that batch; a sample of text has many
 # Attributes of a trainee, which say how far it has come.
 PROGRESS = ("iteration", "train_seconds", "evaluation_seconds", "_last_loss", "lowest", "lowest_at")
-STRETCH = 16  # fewest steps between evaluations, each of which evicts the next step's data from the caches
+STRETCH = 16  # fewest steps between evaluations, because each evicts the next step's data from the caches
 CLOSENESS = 10  # the first evaluations are spaced a tenth of the steps taken so far
 WARM_UP_ROUNDS, WARM_UP_STEPS = 2, 2  # evaluations in a warm-up, and steps before each
 STEPS_PER_READING = 32  # so many batches are gathered before one reading of the clock
@@ -62,10 +62,11 @@ class Budget:
     """The limits of a training job; it ends at the first one that it reaches.
 
     Attributes:
-        seconds: of training, without evaluation.
-        iterations: steps; None for no limit.
-        queries: evaluations of the model, of which a step counts as a method's `queries`; None for no limit.
-        patience: epochs in which its validation loss was not lower than before; None likewise.
+        seconds: the most seconds of training, without evaluation.
+        iterations: the most steps; None for no limit.
+        queries: the most evaluations of the model, where a step counts as the method's `queries`; None for no
+            limit.
+        patience: the most epochs without a new lowest validation loss; None for no limit.
     """
 
     seconds: float
@@ -74,12 +75,12 @@ class Budget:
     patience: int | None = None
 
     def steps(self, queries_a_step: int) -> float:
-        """The most steps that a method may take; infinite where only the seconds are limited."""
+        """The most steps that a method may take; infinite if only the seconds are limited."""
         limits = [self.iterations, None if self.queries is None else self.queries // queries_a_step]
         return max(1, min((limit for limit in limits if limit is not None), default=math.inf))
 
     def share(self, part: float) -> Budget:
-        """A budget that is this part of it."""
+        """A budget with this part of the seconds, iterations and queries, and the same patience."""
         iterations = None if self.iterations is None else math.ceil(part * self.iterations)
         queries = None if self.queries is None else math.ceil(part * self.queries)
         return Budget(part * self.seconds, iterations, queries, self.patience)
@@ -111,7 +112,7 @@ class Grid:
 
 @dataclass(frozen=True)
 class Rate:
-    """A learning rate, and its decay: rate · exp(-decay · i) at step i, as in Baydin et al. 2022."""
+    """A learning rate that decays: initial · exp(-decay · i) at step i, as in Baydin et al. 2022."""
 
     initial: float
     decay: float = 0.0
@@ -220,7 +221,7 @@ class Trainee:
         self._randomness.restore(state["randomness"])
         self.iteration, self._last_loss = state["iteration"], state["last_loss"]
         self.train_seconds, self.evaluation_seconds = state["train_seconds"], state["evaluation_seconds"]
-        # A snapshot of an older fgbench has neither.
+        # A snapshot of an older fgbench has neither of these two.
         self.lowest, self.lowest_at = state.get("lowest", math.inf), state.get("lowest_at", self.iteration)
 
 
@@ -256,20 +257,20 @@ def take_turns(
     begun: bool = False,
     after_turn: Callable[[Sequence[str]], None] = lambda alive: None,
 ) -> Iterator[tuple[str, Point | Exception]]:
-    """Train all until each has had its seconds; they take turns, from one evaluation to the next.
+    """Train all until each has used up its budget; in a turn, each trains up to its next evaluation.
 
-    A slow drift of the machine thus affects all of them alike.
+    Because they take turns, a slow drift of the machine affects all of them alike.
 
     Gives (name, point) at each evaluation, the first at iteration 0. A trainee whose loss is no longer finite
     ends with the point that shows it; one that raises ends with (name, exception).
 
     Args:
-        trainees: by name.
+        trainees: the trainees, by name.
         grid: the steps at which all of them are evaluated.
-        max_seconds: training seconds for each.
+        max_seconds: the training seconds of each.
         rng: decides the order within a turn.
-        begun: whether they have been trained and evaluated up to where they are.
-        after_turn: is called after each turn with the names of those that go on.
+        begun: whether the trainees have already been evaluated at the step where they stand.
+        after_turn: is called after each turn with the names of the trainees that go on.
     """
     alive = dict(trainees)
     while alive:
