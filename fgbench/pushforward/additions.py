@@ -1,4 +1,4 @@
-"""What weighted noise on layers' outputs adds to their parameters: each operation's own chain rule."""
+"""Gradient estimates for layers' parameters, from weighted noise on the layers' outputs by the chain rule."""
 
 from __future__ import annotations
 
@@ -23,15 +23,15 @@ class Outer:
     """A sum of outer products of rows, Σ_b left_b right_bᵀ, kept as its two factors.
 
     Attributes:
-        left: [rows, m].
-        right: [rows, n].
+        left: the left factors, [rows, m].
+        right: the right factors, [rows, n].
     """
 
     left: Tensor
     right: Tensor
 
     def full(self) -> Tensor:
-        """[m, n]."""
+        """The sum as a matrix, [m, n]."""
         return self.left.t() @ self.right
 
     def add_to(self, parameter: Tensor, scale: float) -> None:
@@ -40,11 +40,11 @@ class Outer:
 
 
 Addition = tuple[Tensor, "Tensor | Outer"]
-"""A parameter and what is to be added to it."""
+"""A parameter and the gradient estimate for it."""
 
 
 def additions(sites: Sequence[Site], weights: Tensor) -> list[Addition]:
-    """The gradient estimate for the parameters of every site; weights of the noise: [k, B] or [k, 1]."""
+    """The gradient estimates for the parameters of all sites, from the noise's weights, [k, B] or [k, 1]."""
     found: list[Addition] = []
     for site in sites:
         found += _of_site(site, weights)
@@ -52,7 +52,7 @@ def additions(sites: Sequence[Site], weights: Tensor) -> list[Addition]:
 
 
 def _of_site(site: Site, weights: Tensor) -> list[Addition]:
-    """The operation's own chain rule at the weighted noise; frozen parameters get nothing."""
+    """Apply the operation's chain rule to the weighted noise; frozen parameters are left out."""
     if site.function in LINEAR and len(site.arguments) > 1:
         x, weight, *bias = site.arguments
         left, right, rows = _rows(site, x, weights)
@@ -124,13 +124,13 @@ def _by_vjp(site: Site, cotangent: Tensor) -> list[Addition]:
 
 
 def _rows(site: Site, x: Tensor, weights: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of an operation that multiplies rows of x by a matrix, the weighted noise against these rows.
+    """The factors of the estimate for an operation that multiplies the rows of x by a matrix.
 
-    Noise that all samples share leaves k outer products in place of one a row.
+    If all samples share the noise, k outer products for each row of a sample suffice.
 
     Returns:
-        Rows of the output's noise and as many of the input, whose outer products add up to what the
-        matrix gets, and rows that add up to what a bias gets.
+        Rows of noise and as many rows of input, whose outer products add up to the matrix's estimate, and
+        rows that add up to a bias's estimate.
     """
     samples = weights.shape[1]
     if site.layout is None or not site.shared or len(weights) >= samples:

@@ -62,7 +62,7 @@ def silu(context: Context, x: Dual, inplace: bool = False) -> Dual:
 
 @rule("tanh")
 def tanh(context: Context, x: Dual) -> Dual:
-    """1 − tanh²."""
+    """The slope is 1 − tanh²."""
     out = empty_dual(x.primal, x.count)
     torch.tanh(x.primal, out=out.primal)
     aten.tanh_backward.grad_input(x.tangents, out.primal, grad_input=out.tangents)
@@ -71,7 +71,7 @@ def tanh(context: Context, x: Dual) -> Dual:
 
 @rule("sigmoid")
 def sigmoid(context: Context, x: Dual) -> Dual:
-    """σ (1 − σ)."""
+    """The slope is σ (1 − σ)."""
     out = empty_dual(x.primal, x.count)
     torch.sigmoid(x.primal, out=out.primal)
     aten.sigmoid_backward.grad_input(x.tangents, out.primal, grad_input=out.tangents)
@@ -106,7 +106,7 @@ def leaky_relu(context: Context, x: Dual, negative_slope: float = 0.01, inplace:
 
 @rule("glu")
 def glu(context: Context, x: Dual, dim: int = -1) -> Dual:
-    """Make the rule of a function of torch; `slope` gives f'(x) from x and f(x)."""
+    """a σ(b) for the halves a and b of x along `dim`; the tangent is ȧ σ(b) + a σ(b) (1 − σ(b)) ḃ."""
     along = dim % x.primal.dim()
     half, gate = x.primal.chunk(2, along)
     moved, opened = x.tangents.chunk(2, along + 1)
@@ -116,9 +116,9 @@ def glu(context: Context, x: Dual, dim: int = -1) -> Dual:
 
 
 def _elementwise(name: str, slope: Callable[..., Tensor], space: Any = torch) -> None:
-    """The rule of a function whose slope is told by its argument, its value and its options.
+    """Make the rule of a function from `slope`, which gives f'(x) from x, f(x) and the function's options.
 
-    A flag at the end of its arguments is `inplace`.
+    If the last positional option is a bool, it is `inplace`.
     """
     function = getattr(space, name)
 
@@ -172,7 +172,7 @@ _elementwise(
 
 
 def _mish_slope(x: Tensor) -> Tensor:
-    """Of x · t with t = tanh(softplus(x)): t + x σ(x) (1 − t²)."""
+    """The slope of x · t with t = tanh(softplus(x)), which is t + x σ(x) (1 − t²)."""
     t = torch.tanh(F.softplus(x))
     return t + x * torch.sigmoid(x) * (1 - t**2)
 
@@ -193,7 +193,7 @@ def softmax(context: Context, x: Dual, dim: Any = None, *rest: Any, **options: A
 
 @rule("log_softmax")
 def log_softmax(context: Context, x: Dual, dim: Any = None, *rest: Any, **options: Any) -> Dual:
-    """ẋ − ⟨softmax(x), ẋ⟩."""
+    """The tangent is ẋ − ⟨softmax(x), ẋ⟩."""
     x, dim = _cast(x, (*rest, *options.values())), no_rule_unless_int(dim)
     value = torch.log_softmax(x.primal, dim)
     along = dim % x.primal.dim() + 1
@@ -209,7 +209,7 @@ def softmax_tangents(tangents: Tensor, value: Tensor, dim: int) -> Tensor:
 
 
 def into(x: Dual, out: Dual) -> Dual:
-    """What an operation in place leaves: its result in the memory of what it was given.
+    """Write the result of an operation in place into the memory of its argument, and give that.
 
     Raises:
         NotImplementedError: the result has another shape, as after `unsqueeze_`.
@@ -227,10 +227,10 @@ def _cast(x: Dual, given: tuple[Any, ...]) -> Dual:
 
 
 def no_rule_unless_int(dim: Any) -> int:
-    """The dimension of a softmax, which may be left out in torch but not here.
+    """The dimension of a softmax, which torch lets the caller leave out, but the rule does not.
 
     Raises:
-        NoRuleError: it is left out.
+        NoRuleError: the dimension is left out.
     """
     if not isinstance(dim, int):
         raise NoRuleError(f"dim={dim}")

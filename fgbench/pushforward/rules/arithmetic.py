@@ -1,4 +1,4 @@
-"""Arithmetic and products."""
+"""Rules of arithmetic and of matrix products."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def sub(context: Context, a: Any, b: Any, *, alpha: float = 1) -> Dual:
 
 @rule("rsub", "__rsub__")
 def rsub(context: Context, a: Any, b: Any, *, alpha: float = 1) -> Dual:
-    """b − a."""
+    """b − alpha · a."""
     return _sum(b, _times(a, -alpha))
 
 
 @rule("mul", "multiply", "__rmul__")
 def mul(context: Context, a: Any, b: Any) -> Dual:
-    """ȧ b + a ḃ."""
+    """a · b; the tangent is ȧ b + a ḃ."""
     if not isinstance(b, Dual):
         a, b = b, a
     if not isinstance(a, Dual):
@@ -57,7 +57,7 @@ def mul(context: Context, a: Any, b: Any) -> Dual:
 
 @rule("div", "divide", "true_divide")
 def div(context: Context, a: Any, b: Any, *, rounding_mode: str | None = None) -> Any:
-    """ȧ/b − a/b · ḃ/b; a rounded quotient has no tangents."""
+    """a / b; the tangent is ȧ/b − a/b · ḃ/b, and a rounded quotient has none."""
     if rounding_mode is not None:
         return torch.div(primal_of(a), primal_of(b), rounding_mode=rounding_mode)
     if not isinstance(b, Dual):
@@ -85,7 +85,7 @@ def neg(context: Context, a: Dual) -> Dual:
 
 @rule("pow", "__pow__")
 def power(context: Context, a: Any, exponent: Any) -> Dual:
-    """n aⁿ⁻¹ ȧ, for an exponent that is a number."""
+    """aⁿ for a number n; the tangent is n aⁿ⁻¹ ȧ."""
     if isinstance(exponent, Tensor | Dual) or not isinstance(a, Dual):
         raise NoRuleError("an exponent that is no number")
     base = a.primal
@@ -116,7 +116,7 @@ def rpow(context: Context, a: Dual, base: Any) -> Dual:
 
 
 def larger(a: Any, b: Any, sign: int = 1) -> Dual:
-    """The larger of two, or the smaller where `sign` is −1; half of each slope where they are equal."""
+    """The larger of two, or the smaller if `sign` is −1; equal entries give half of each one's tangent."""
     first, second = primal_of(a), primal_of(b)
     value = torch.maximum(first, second) if sign > 0 else torch.minimum(first, second)
     share = torch.where(first == second, 0.5, (first == value).to(value.dtype))
@@ -131,7 +131,7 @@ rule("minimum")(lambda context, a, b: larger(a, b, -1))
 
 @rule("prelu")
 def prelu(context: Context, x: Any, weight: Any) -> Dual:
-    """x, or a channel's weight times x where it is negative."""
+    """x where it is positive, and its channel's weight times x elsewhere."""
     primal = primal_of(x)
     spread = (-1, *[1] * (primal.dim() - 2)) if primal.dim() > 1 else (-1,)
     if isinstance(weight, Dual):
@@ -146,7 +146,7 @@ def prelu(context: Context, x: Any, weight: Any) -> Dual:
 
 @rule("matmul", "bmm", "mm", "mv", "dot", "__matmul__", raw=True)
 def matmul(context: Context, a: Any, b: Any) -> Dual:
-    """ȧ b + a ḃ, for […, n, m] and […, m, p]; the value and ȧ b come out of one product."""
+    """a b for […, n, m] and […, m, p]; the tangent is ȧ b + a ḃ, and one product gives a b and ȧ b."""
     if isinstance(context.tangent(b), RankOne) and b.dim() == 2 and primal_of(a).dim() > 1:
         return addmm_of(context, None, context.dual(a), b)
     a, b = context.dual(a), context.dual(b)
@@ -164,7 +164,7 @@ def matmul(context: Context, a: Any, b: Any) -> Dual:
 
 
 def _of_vectors(context: Context, a: Any, b: Any) -> Dual:
-    """A vector is one row on the left, one column on the right."""
+    """Multiply where a or b is a vector: a counts as one row, b as one column."""
     row, column = primal_of(a).dim() < 2, primal_of(b).dim() < 2
 
     def raised(x: Any, wanted: bool, dim: int) -> Any:
@@ -179,7 +179,7 @@ def _of_vectors(context: Context, a: Any, b: Any) -> Dual:
 
 @rule("outer", "ger")
 def outer(context: Context, a: Any, b: Any) -> Dual:
-    """A column times a row."""
+    """The outer product of two vectors, as a column times a row."""
     a, b = (
         Dual(x.stack.unsqueeze(d)) if isinstance(x, Dual) else x.unsqueeze(d) for x, d in ((a, -1), (b, -2))
     )
@@ -188,7 +188,7 @@ def outer(context: Context, a: Any, b: Any) -> Dual:
 
 @rule("addmm", raw=True)
 def addmm(context: Context, bias: Any, x: Any, weight: Any, *, beta: float = 1, alpha: float = 1) -> Dual:
-    """bias + x W, a layer whose weight is stored transposed: [n, in], [in, out] → [n, out]."""
+    """bias + x W, as in a layer whose weight is stored transposed: [n, in], [in, out] → [n, out]."""
     if beta != 1 or alpha != 1:
         raise NoRuleError("scaled")
     if isinstance(bias, Dual) or isinstance(weight, Dual) or bias.dim() != 1:
@@ -205,7 +205,8 @@ def baddbmm(context: Context, a: Any, x: Any, y: Any, *, beta: float = 1, alpha:
 
 
 def addmm_of(context: Context, bias: Tensor | None, x: Any, weight: Tensor) -> Dual:
-    """bias + x W for x [(…), in], a parameter W [in, out] and a bias [out] or None; factors are kept."""
+    """bias + x W for x [(…), in], a parameter W [in, out] whose rank-one tangents stay factors, and a bias
+    [out] or None."""
     along = context.tangent(weight)
     return linear_along(context, x, weight.t(), bias, along and along.turned())
 

@@ -1,4 +1,4 @@
-"""Operations in place, by the rules of those that are not."""
+"""Rules of operations in place, made from the rules of the same operations out of place."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from fgbench.pushforward.dual import Dual
 from fgbench.pushforward.rules import RULES, activations, arithmetic, indexing, of_names, rule
 from fgbench.pushforward.rules.activations import into
 
-READ = (activations, arithmetic, indexing)  # the rules below are theirs
+READ = (activations, arithmetic, indexing)  # importing these registers the rules used below
 NAMES = """
     add sub mul div neg pow addcmul addmm baddbmm exp exp2 expm1 log log1p sqrt rsqrt reciprocal square sin
     cos tan atan abs erf tanh sigmoid clamp clip clamp_min clamp_max threshold hardtanh elu celu selu
@@ -19,7 +19,7 @@ NAMES = """
 
 
 def in_place(found: Callable[..., Dual]) -> Callable[..., Dual]:
-    """The rule of the operation in place: where there was nothing moving before, the result stands for it."""
+    """The rule in place: it overwrites x, or if x had no tangents, gives a new result in its stead."""
 
     def placed(context: Context, x: Any, *rest: Any, **options: Any) -> Dual:
         out = found(context, x, *rest, **options)

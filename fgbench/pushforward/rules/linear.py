@@ -1,4 +1,4 @@
-"""Layers with a weight: y = x Wᵀ + b and ẏ = ẋ Wᵀ + x Ẇᵀ + ḃ; x Wᵀ and ẋ Wᵀ come out of one matmul."""
+"""Rules of layers with a weight: y = x Wᵀ + b, ẏ = ẋ Wᵀ + x Ẇᵀ + ḃ; one matmul gives x Wᵀ and ẋ Wᵀ."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def linear(context: Context, x: Any, weight: Any, bias: Any = None) -> Any:
 
 
 def linear_along(context: Context, x: Any, weight: Tensor, bias: Tensor | None, along: Tangent | None) -> Any:
-    """As `linear`, with the weight's tangents given; None where it has none."""
+    """As `linear`, but with the weight's tangents given; None if it has none."""
     if not isinstance(x, Dual):
         out = _first(context, x, weight, bias)
         shift = context.tangent(bias)
@@ -58,7 +58,7 @@ def _first(context: Context, x: Tensor, weight: Tensor, bias: Tensor | None) -> 
 
 
 def _factors(x: Tensor, weight: RankOne, dims: int) -> tuple[Tensor, Tensor]:
-    """The factors x·w and u of (x·w) uᵀ, shaped to broadcast to [k, …, m]: no matmul of the layer's size."""
+    """The factors x·w and u of (x·w) uᵀ, which broadcast to [k, …, m]; this takes no matmul of full size."""
     strength = F.linear(x, weight.right).movedim(-1, 0).unsqueeze(-1)
     return strength, weight.left.view(weight.count, *[1] * (dims - 2), -1)
 
@@ -70,7 +70,7 @@ def _add_linear(tangents: Tensor, x: Tensor, weight: Tangent | None) -> None:
     elif weight is not None:
         rows = x.reshape(1, -1, x.shape[-1])
         full = weight.full().transpose(1, 2)
-        # A view, never a copy: the rule allocated the tangents in one piece.
+        # This is a view and never a copy, because the rule allocated the tangents in one piece.
         flat = tangents.unsqueeze(1) if x.dim() == 1 else tangents.flatten(1, -2)
         flat.baddbmm_(rows.expand(len(full), *rows.shape[1:]), full)
 
@@ -124,7 +124,7 @@ def transposed_convolution(
     groups: int = 1,
     dilation: Any = 1,
 ) -> Any:
-    """[B, channels, …] → [B, m, …], with a weight [channels, m / groups, …]."""
+    """Transposed convolution, [B, channels, …] → [B, m, …], with a weight [channels, m / groups, …]."""
     if isinstance(bias, Dual):
         out = transposed_convolution(
             context, x, weight, None, stride, padding, output_padding, groups, dilation
@@ -144,7 +144,7 @@ def transposed_convolution(
     if isinstance(tangent, RankOne):
         for into, left, right in zip(out.tangents, tangent.left, tangent.right, strict=True):
             weighted = primal * left.view(-1, *[1] * (primal.dim() - 2))
-            by_group = weighted.unflatten(1, (groups, -1)).sum(2)  # one channel of each is left
+            by_group = weighted.unflatten(1, (groups, -1)).sum(2)  # this leaves one channel of each group
             into.add_(convolve(by_group, right.expand(groups, *right.shape), None, *geometry))
     elif tangent is not None:
         for into, kernel in zip(out.tangents, tangent.full(), strict=True):
@@ -171,14 +171,15 @@ def _response(x: Tensor, right: Tensor, stride: Any, padding: Any, dilation: Any
 
 
 def _taps_pay(x: Tensor, *geometry: Any) -> bool:
-    """Whether to use `_by_taps`: on a CPU a convolution to one channel takes four times its time."""
+    """Whether to use `_by_taps`; on a CPU, a plain convolution to one channel takes four times as long."""
     *sizes, groups = geometry
     plain = x.dim() == 4 and not any(isinstance(s, str) for s in sizes)
     return plain and groups == 1 and x.device.type == "cpu" and x.shape[1] >= FEWEST_CHANNELS_FOR_TAPS
 
 
 def _by_taps(x: Tensor, right: Tensor, *sizes: Any) -> Tensor:
-    """The convolution as one matmul over channels for all taps of the kernels, shifted and added up."""
+    """The convolution as one matmul over the channels for all taps of the kernels, whose results are shifted
+    and added up."""
     stride, padding, dilation = (s if isinstance(s, tuple | list) else (s, s) for s in sizes)
     batch, channels, *size = x.shape
     count, _, *kernel = right.shape
@@ -239,20 +240,20 @@ def embedding(
 
 
 def _computed(out: Dual, bias: Dual, channel_dim: int) -> Dual:
-    """With a bias that is itself computed, and its tangents."""
+    """Add a bias that was computed from other tensors, and its tangents."""
     out.stack.add_(_spread(bias.stack, out.stack, channel_dim))
     return out
 
 
 def _weight(context: Context, weight: Any) -> tuple[Tensor, Tangent | None]:
-    """The weight and its tangents: a parameter's own, or those of one that is computed."""
+    """The weight and its tangents, whether it is a parameter or was computed."""
     if isinstance(weight, Dual):
         return weight.primal, Full(weight.tangents)
     return weight, context.tangent(weight)
 
 
 def _still_input(context: Context, value: Tensor, bias: Tensor | None, channel_dim: int) -> Dual:
-    """The output of a layer whose input has no tangents, with the bias's tangents as a beginning."""
+    """The output of a layer whose input has no tangents; its tangents hold those of the bias so far."""
     out = empty_dual(value, context.count)
     out.stack[0] = value
     tangent = context.tangent(bias)
@@ -271,7 +272,7 @@ def _add_bias(context: Context, out: Dual, bias: Tensor | None, channel_dim: int
 
 
 def _spread(rows: Tensor, like: Tensor, channel_dim: int) -> Tensor:
-    """Reshape [k, m] so that m is at `channel_dim` of each tangent, and broadcasts over the others."""
+    """Reshape [k, m] so that m lies at `channel_dim` of each tangent and broadcasts over the others."""
     position = channel_dim % (like.dim() - 1) + 1
     shape = [1] * like.dim()
     shape[0], shape[position] = rows.shape

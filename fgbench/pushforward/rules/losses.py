@@ -1,4 +1,4 @@
-"""Losses: the value, and its derivative along each tangent, for each row of the output."""
+"""Rules of losses: they give the value, and for each row of the output its derivative along each tangent."""
 
 from __future__ import annotations
 
@@ -28,16 +28,16 @@ def cross_entropy(
     reduction: str = "mean",
     label_smoothing: float = 0.0,
 ) -> Any:
-    """Logits [B, classes, …] and classes [B, …], or probabilities [B, classes, …].
+    """Cross-entropy of logits [B, classes, …] with classes [B, …] or probabilities [B, classes, …].
 
-    It is ⟨slope of the loss at the logits, their tangents⟩.
+    The derivative is ⟨slope of the loss at the logits, their tangents⟩.
     """
     logits = output.primal
     if isinstance(target, Dual) or logits.dim() < 2:
-        raise NoRuleError("a target that moves, or no batch")
+        raise NoRuleError("a target with tangents, or no batch")
     if size_average is not None or reduce is not None:
-        raise NoRuleError("a reduction of old")
-    if reduction == "none":  # each row as it is in a sum
+        raise NoRuleError("a deprecated option for the reduction")
+    if reduction == "none":  # each row's derivative is its part of the sum's
         rest = weight, None, ignore_index, None
         whole = cross_entropy(context, output, target, *rest, "sum", label_smoothing)
         value = F.cross_entropy(logits, target, *rest, "none", label_smoothing)
@@ -60,7 +60,7 @@ def cross_entropy(
 
 
 def _wanted(target: Tensor, weight: Tensor | None, smoothing: float) -> Tensor:
-    """Probabilities of classes, a share of each spread over all, each class with its weight."""
+    """The target's probabilities with label smoothing, times the weights of the classes."""
     wanted = target * (1 - smoothing) + smoothing / target.shape[1] if smoothing else target
     return wanted if weight is None else wanted * weight.view(-1, *[1] * (target.dim() - 2))
 
@@ -92,7 +92,7 @@ def _smoothed(
     reduction: str,
     share: float,
 ) -> tuple[Tensor, Tensor]:
-    """Label smoothing: 1 − s of `value` and `slope`, and s of their mean over all classes; s is `share`."""
+    """Smooth labels by s = `share`: 1 − s times `value` and `slope` plus s times their mean over classes."""
     kept = (target != ignored).unsqueeze(1)
     classes = log_p.shape[1]
     spread = log_p.new_ones(classes) if weight is None else weight
@@ -107,15 +107,15 @@ def _smoothed(
 
 
 def _entry_by_entry(name: str, slope: Callable[..., Tensor]) -> None:
-    """The rule of a loss that is a sum or mean over the entries of an output and a target of its shape."""
+    """Make the rule of a loss that treats output and target, of one shape, entry by entry."""
     function = getattr(F, name)
 
     def along(context: Context, output: Any, target: Any, *given: Any, **named: Any) -> Dual:
         reduction = named.pop("reduction", "mean")
         if given or named.pop("size_average", None) is not None or named.pop("reduce", None) is not None:
-            raise NoRuleError("options by their places, or those of old")
+            raise NoRuleError("positional or deprecated options")
         if not isinstance(output, Dual) or isinstance(target, Dual):
-            raise NoRuleError("a target that moves")
+            raise NoRuleError("a target with tangents")
         z = output.primal
         named = {key: value for key, value in named.items() if value is not None}
         if z.shape != target.shape or any(isinstance(value, Dual) for value in named.values()):
@@ -147,7 +147,7 @@ def _huber(z: Tensor, y: Tensor, delta: float = 1.0) -> Tensor:
 
 
 def _binary(z: Tensor, y: Tensor, weight: Any = 1, pos_weight: Any = 1) -> Tensor:
-    """Of −p y log σ(z) − (1 − y) log(1 − σ(z)), p the weight of the positive ones."""
+    """The slope of −p y log σ(z) − (1 − y) log(1 − σ(z)), where p is `pos_weight`."""
     probability = torch.sigmoid(z)
     return weight * ((1 - y) * probability - pos_weight * y * (1 - probability))
 

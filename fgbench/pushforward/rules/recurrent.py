@@ -1,4 +1,4 @@
-"""Recurrent networks, unrolled: one product of all steps with the input's weights, then step by step."""
+"""Recurrent networks: one product takes all inputs times the input's weights, the rest goes step by step."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from fgbench.pushforward.rules.shapes import cat, stack
 
 State = tuple[Any, ...]
 Cell = Callable[[Context, Any, Callable[[Any], Any], State], State]
-"""(what the input adds to the gates [B, …], the recurrent product of a hidden state, state) → state."""
+"""(the input's part of the gates [B, …], a function from a hidden state to its part, state) → next state."""
 
 
 def _lstm(context: Context, given: Any, recurrent: Callable[[Any], Any], state: State) -> State:
@@ -67,7 +67,7 @@ def _recurrent(name: str) -> None:
         batch_first: bool = False,
         *more: Any,
     ) -> Any:
-        """[time, B, features], or [B, time, features] with `batch_first`, → the last layer's states."""
+        """[time, B, features], or with `batch_first` [B, time, features] → outputs alike, and last states."""
         if not isinstance(has_biases, bool) or more or primal_of(x).dim() != 3:
             raise NoRuleError("packed sequences")
         directions = 1 + bidirectional
@@ -101,7 +101,7 @@ for _name in CELLS:
 def _pass(
     context: Context, cell: Cell, x: Any, weights: Any, state: State, *, backwards: bool
 ) -> tuple[Any, State]:
-    """One layer in one direction: its hidden states [time, B, features], and the state at the end."""
+    """Run one layer in one direction; gives its hidden states [time, B, features] and its last state."""
     of_input, of_hidden, *biases = weights
     shift, own_shift = biases or (None, None)
     product = _still_linear if not _moves(context, x, of_input, shift) else linear
@@ -118,7 +118,7 @@ def _pass(
         at = moving(_at(given, time), context.count)
         state = cell(context, at, again, state)
         for part in state:
-            part.spare = False  # it is read by the next step too
+            part.spare = False  # the next step reads it too
         found.append(state[0])
     return stack(context, found[::-1] if backwards else found), state
 

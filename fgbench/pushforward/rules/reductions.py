@@ -1,4 +1,4 @@
-"""What makes one number of many: extremes, norms and moments along dimensions."""
+"""Reductions along dimensions: extremes, norms and moments; and sorting, which picks entries as well."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fgbench.pushforward.rules.arithmetic import larger
 
 
 def _extreme(name: str) -> None:
-    """max and min: of all, along a dimension with its place, or of two."""
+    """Make the rules of max or min: over all entries, along a dimension (with indices), or of two tensors."""
     function, of_all = getattr(torch, name), getattr(torch, f"a{name}")
 
     def along(context: Context, x: Any, dim: Any = None, keepdim: bool = False, **named: Any) -> Any:
@@ -39,7 +39,7 @@ def _extreme(name: str) -> None:
 
 
 def _shared(x: Dual, value: Tensor, dims: Any, keepdim: bool) -> Dual:
-    """The extreme moves with the mean of all entries that are equal to it."""
+    """The extreme's tangent is the mean of the tangents of all entries that are equal to it."""
     share = (x.primal == value).to(value.dtype)
     dims = tuple(range(x.primal.dim())) if dims is None else dims
     share /= share.sum(dims, keepdim=True) if dims else 1
@@ -51,7 +51,7 @@ _extreme("min")
 
 
 def _picks(name: str) -> None:
-    """Functions that tell the places of what they take, along a dimension that stays."""
+    """Make the rule of a function that gives the entries it picks along a dimension with their indices."""
     function = getattr(torch, name)
 
     def along(context: Context, x: Dual, *given: Any, **named: Any) -> Any:
@@ -76,7 +76,7 @@ def _picked(x: Dual, found: Any, dim: int) -> Dual:
 
 @rule("logsumexp")
 def logsumexp(context: Context, x: Dual, dim: Any, keepdim: bool = False) -> Dual:
-    """⟨softmax(x), ẋ⟩."""
+    """The tangent is ⟨softmax(x), ẋ⟩."""
     dims = (dim,) if isinstance(dim, int) else tuple(dim)
     value = torch.logsumexp(x.primal, dims, True)
     weights = torch.exp(x.primal - value)
@@ -87,7 +87,7 @@ def logsumexp(context: Context, x: Dual, dim: Any, keepdim: bool = False) -> Dua
 def vector_norm(
     context: Context, x: Dual, ord: Any = 2, dim: Any = None, keepdim: bool = False, *, dtype: Any = None
 ) -> Dual:
-    """⟨x, ẋ⟩ / ‖x‖, the Euclidean one; zero does not move."""
+    """The Euclidean norm; its tangent is ⟨x, ẋ⟩ / ‖x‖, and 0 where x is 0."""
     if ord != 2 or dtype is not None or x.stack.is_complex():
         raise NoRuleError("another norm")
     dims = tuple(range(x.primal.dim())) if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
@@ -97,7 +97,7 @@ def vector_norm(
 
 
 def _moments(name: str) -> None:
-    """var and std, with the mean beside them where the name says so."""
+    """Make the rule of var or std, or of one that also gives the mean if the name says so."""
     root, mean_too = name.startswith("std"), name.endswith("_mean")
 
     def along(
@@ -132,13 +132,13 @@ for _name in ("var", "std", "var_mean", "std_mean"):
 
 
 def _reduced(x: Dual, value: Tensor, moved: Tensor, dims: Any, keepdim: bool) -> Dual:
-    """What was reduced with its dimensions kept, without them where they are not asked for."""
+    """Stack a value and tangents whose reduced dimensions were kept; drop these unless `keepdim`."""
     out = dual_of(value, moved)
     return out if keepdim or not x.primal.dim() else Dual(out.stack.squeeze(_all_on(dims, x)))
 
 
 def _summed(products: Tensor, dims: Any, x: Dual) -> Tensor:
-    """Over dimensions of the value, which are kept; a scalar has none."""
+    """Sum over these dimensions of the value and keep them; a scalar has none."""
     return products.sum(_all_on(dims, x), keepdim=True) if x.primal.dim() else products
 
 
