@@ -77,7 +77,7 @@ def _step(wanted: Group, method: str, timed: Sequence[_Timed]) -> tuple[float, s
         target = _work(size)
         if works and target is not None:
             work, step = max(works, key=lambda pair: pair[0])
-            return step.seconds * factor * target / work, step.machine, f"{how}, scaled by the operations of a pass"
+            return step.seconds * factor * target / work, step.machine, f"{how}, scaled by operations"
     return None
 
 
