@@ -276,13 +276,16 @@ def test_other_execution_modes_are_refused(execution):
         prepared("local-guess", small_mlp(), execution=execution)
 
 
-def test_notes_say_that_samples_meet_only_where_they_have_derivatives_of_their_own():
+def test_notes_say_that_samples_depend_on_each_other_only_where_they_have_derivatives_of_their_own():
     met = {}
     for space in ("batch-weight", "activation"):
         step = prepared(spec_of(space=space, blocks=2), small_convnet(True))
         step(small_batch(), 0.1)
         met[space] = step.notes()
-    assert met == {"batch-weight": [], "activation": ["samples meet: the whole batch shares its derivative"]}
+    assert met == {
+        "batch-weight": [],
+        "activation": ["samples depend on each other: the whole batch shares one derivative"],
+    }
 
 
 @pytest.mark.parametrize(

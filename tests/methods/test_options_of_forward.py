@@ -123,4 +123,4 @@ def test_activity_says_where_samples_meet():
         model = nn.Sequential(nn.Flatten(), nn.Linear(16, 5), norm, nn.Linear(5, 3)).double()
         step = methods.find("forward:structure=activity").prepare(model, cross_entropy, seed=0)
         step(tiny_batch(), 0.1)
-        assert any("samples meet" in note for note in step.notes()) == meet
+        assert any("samples depend on each other" in note for note in step.notes()) == meet

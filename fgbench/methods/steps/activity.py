@@ -25,10 +25,11 @@ from fgbench.pushforward.samples import Layout
 from fgbench.pushforward.structures import Drawer, Fill
 from fgbench.pushforward.tangents import Tangent
 
-MEET = "samples meet: the whole batch shares its derivative"  # a note printed under the figures
+# A note that is printed under the figures.
+MEET = "samples depend on each other: the whole batch shares one derivative"
 SHARED = (
-    "forward:noise=batch needs a derivative of each sample, and here samples meet, as in batch statistics: "
-    "leave noise=batch out."
+    "forward:noise=batch needs a derivative of each sample, and in this model samples depend on each other, "
+    "as through batch statistics: leave noise=batch out."
 )
 
 
@@ -37,8 +38,8 @@ class ActivityStep(Step):
 
     A parameter that belongs to no layer (a class token) is perturbed itself. Each sample has its own
     derivative, except where one sample's output depends on the others, as through batch statistics: then
-    all share the derivative of the whole batch. combine=projection projects each sample's gradient, by all
-    that is perturbed, on the span of the k tangents that this sample meets.
+    all share the derivative of the whole batch. combine=projection projects each sample's gradient with
+    respect to all that is perturbed onto the span of the sample's k tangents.
     """
 
     def __init__(
@@ -81,7 +82,7 @@ class ActivityStep(Step):
         self.ready = True
 
     def _prepare(self, x: Tensor, sites: Sequence[Site]) -> None:
-        """For subclasses: what else they need to know of the perturbed operations, before the first step."""
+        """Called once before the first step, so that subclasses can examine the perturbed operations."""
 
     def _draw(self, batch: Batch) -> None:
         """Draw noise for all layers, in memory kept from the last batch of this shape.
@@ -101,14 +102,14 @@ class ActivityStep(Step):
         return self._for_all(batch, number, held[number])
 
     def _empty(self, batch: Batch, number: int, output: Tensor) -> Tensor:
-        """Memory for what is drawn: [k, *output], or one sample's part of it where samples share it."""
+        """Memory for the noise: [k, *output], or one sample's part of that if all samples share the noise."""
         shape: Sequence[int] = output.shape
         if self.shared and self.layouts:
             shape = self.layouts[number].of_one(output.shape, len(batch[0]))
         return output.new_empty(self.options.tangents, *shape)
 
     def _for_all(self, batch: Batch, number: int, drawn: Tensor) -> Tensor:
-        """[k, *output] of what was drawn."""
+        """The drawn noise as [k, *output], repeated if all samples share it."""
         if not (self.shared and self.layouts):
             return drawn
         return self.layouts[number].for_all(drawn, len(batch[0]))
@@ -152,7 +153,8 @@ class ActivityStep(Step):
             _add(parameter, addition, -learning_rate)
 
     def _gradients(self) -> dict[int, Tensor]:
-        """The gradient estimate, by id of the parameters that were perturbed or whose layer's output was."""
+        """The gradient estimates of all parameters that were perturbed themselves or at the output of their
+        layer, by the parameter's id."""
         gradients = {id(self.by_name[name]): torch.zeros_like(self.by_name[name]) for name in self.free}
         if self.free:
             weights = self._weigh_whole(self.by_sample)
@@ -177,12 +179,12 @@ class ActivityStep(Step):
 
     def _weigh_whole(self, by_sample: Tensor) -> Tensor:
         """The same for parameters that were perturbed for the whole batch at once, [k]."""
-        if self.projected:  # a sample's gradient by it is projected with those by layers' outputs
+        if self.projected:  # projected together with the noise on layers' outputs
             return self._weigh(by_sample).sum(1)
         return self._weigh(by_sample.sum(1, keepdim=True))[:, 0]
 
     def _gram(self) -> Tensor:
-        """Inner products of the tangents that a sample meets, [B, k, k]; [1, k, k] where all meet one."""
+        """Inner products of each sample's tangents, [B, k, k]; [1, k, k] if the batch has one derivative."""
         samples = 1 if self.layouts is None else self.by_sample.shape[1]
         grams = [site.gram(samples) for site in self.sites]
         return reduce(torch.add, grams + [tangent.gram().unsqueeze(0) for tangent in self.free.values()])
@@ -251,7 +253,7 @@ class ActivityStep(Step):
         return [self.fill.generator, *self.drawer.generators]
 
     def notes(self) -> list[str]:
-        """Which functions had no rule of the engine, and whether samples depend on each other."""
+        """The functions that the engine had no rule for, and a note if samples depend on each other."""
         meet = self.ready and self.layouts is None
         return [MEET, *self.pushforward.fallbacks] if meet else self.pushforward.fallbacks
 
@@ -261,7 +263,7 @@ def _floating(value: Any) -> bool:
 
 
 def _gathered(site: Site, slope: Tensor, samples: int) -> Tensor:
-    """⟨slope, noise⟩ of each sample, [k, B], or of the whole batch, [k, 1], where samples share it."""
+    """⟨slope, noise⟩ of each sample, [k, B], or of the whole batch, [k, 1], if it has one derivative."""
     products = site.noise * slope
     if site.layout is None:
         return products.flatten(1).sum(1, keepdim=True)

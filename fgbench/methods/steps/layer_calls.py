@@ -1,4 +1,4 @@
-"""Layers' operations as reverse mode meets them: what a step with noise on their outputs is held against."""
+"""Intercept the operations of layers under reverse mode, to check steps that put noise on their outputs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from fgbench.pushforward.course import body_of
 
 
 class Layers(TorchFunctionMode):
-    """While in force, hands every operation of a layer that the model runs to `layer`."""
+    """While in force, hands every layer operation that the model runs to the method `layer`."""
 
     def __init__(self, wanted: Collection[int] | None) -> None:
         """`wanted`: the numbers of the operations that are perturbed; None for all."""
@@ -33,7 +33,7 @@ class Layers(TorchFunctionMode):
         raise NotImplementedError
 
     def perturbed(self) -> bool:
-        """Whether the operation at hand is one of those wanted; counts it as met."""
+        """Whether the current operation is one of those wanted; each call counts one operation as met."""
         self.met += 1
         return self.wanted is None or self.met - 1 in self.wanted
 
@@ -83,12 +83,12 @@ class Calls(Layers):
 
 
 class Still(Layers):
-    """Layers compute with the model's own parameters, whatever has been put in their place elsewhere.
+    """While in force, layers compute with the model's own parameters, even if others stand in for them.
 
     Args:
-        own: the model's own tensor by the id of what stands in for it.
-        trained: ids of the trained parameters and of what stands in for them.
-        wanted: as of `_Layers`.
+        own: the model's own tensors, by the id of the tensor that stands in for each.
+        trained: the ids of the trained parameters and of the tensors that stand in for them.
+        wanted: as in `Layers`.
     """
 
     def __init__(self, own: dict[int, Tensor], trained: set[int], wanted: Collection[int] | None) -> None:

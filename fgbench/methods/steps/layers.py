@@ -2,12 +2,13 @@
 
 The estimate is unbiased for any p > 0, and its second moment is Σ M_l / p_l, with M_l = E‖estimate of layer
 l alone‖². Tangents of ±1 have M_l = n_l ‖∇_l f‖², so that p_l = n_l / n gives exactly n ‖∇f‖², the second
-moment of a tangent of all layers. p_l ∝ √M_l is best per step, and √(M_l / c_l) per cost, c_l for layer l.
+moment of a tangent of all layers. p_l ∝ √M_l is best for a number of steps, and p_l ∝ √(M_l / c_l) for an
+amount of work, where c_l is the cost of a step with layer l.
 
 k tangents are k draws at equal distances (systematic sampling; Madow 1949): layer l is drawn ⌊k p_l⌋ or
 ⌈k p_l⌉ times, so that no layer with p_l ≤ 1/k is drawn twice. Successive steps go through the strata of a
 cycle in random order. A cycle thus draws every layer about as often as its probability says, and each single
-step draws it with that probability. Draws are made on the host, so that nothing waits for the device.
+step draws it with that probability. Draws are made on the host, which never has to wait for the device.
 """
 
 from __future__ import annotations
@@ -30,16 +31,16 @@ from fgbench.methods.steps.options import LayerOptions
 from fgbench.pushforward.context import buffers_kept, draws_again
 
 ON_THE_HOST = (
-    "forward:layers=one draws layers on the host, which a CUDA graph cannot: use --exec eager or compile."
+    "forward:layers=one draws layers on the host, which a CUDA graph cannot do: use --exec eager or compile."
 )
-LONGEST_CYCLE = 16  # steps; enough, as neighbouring layers cost about the same
-SHORTEST_CYCLE = 4  # steps; squared estimates have then reached the host when the next cycle needs them
+LONGEST_CYCLE = 16  # steps; that is enough, as neighbouring layers cost about the same
+SHORTEST_CYCLE = 4  # steps; squared estimates then reach the host before the next cycle needs them
 NEWEST = 0.05  # the latest estimate's share in a running mean of squares, once there are 20
 
 
 @dataclass(frozen=True)
 class Unit:
-    """What is perturbed together: a layer and the norms that follow it.
+    """Parameters or outputs that are perturbed together: those of a layer and of the norms that follow it.
 
     Attributes:
         owner: the name of the module that its first parameters belong to.
@@ -53,10 +54,10 @@ class Unit:
 
 
 def units_of(model: nn.Module) -> list[Unit]:
-    """The units of a model, in its order: the parameters of each module.
+    """The units of a model, in the model's order: one for the parameters of each module.
 
-    A module with vectors alone, as a norm, joins the unit before it: by itself its few parameters would
-    hardly ever be drawn, and weigh all the more when they are.
+    A module whose parameters are all vectors, such as a norm, joins the unit before it. By itself, its few
+    parameters would rarely be drawn and would then have a very large weight.
     """
     by_owner: dict[str, dict[str, nn.Parameter]] = {}
     for name, parameter in trainable(model).items():
@@ -98,7 +99,7 @@ class Draw:
 
     @property
     def rows(self) -> dict[int, range]:
-        """By unit, the indices of its tangents, which follow one another."""
+        """By unit, the indices of its tangents, which are consecutive."""
         starts = {unit: self.units.index(unit) for unit in self.units}
         return {unit: range(start, start + self.units.count(unit)) for unit, start in starts.items()}
 
@@ -109,12 +110,12 @@ class Draw:
 
 
 def filled(values: Sequence[float], like: Tensor) -> Tensor:
-    """Put the host's numbers on the device one by one; a copy would make the host wait."""
+    """Numbers of the host on the device; each is filled in, because a copy would make the host wait."""
     return torch.stack([like.new_full((), value) for value in values])
 
 
 class Sampler:
-    """Draws the units of each step, and learns their second moments where the options say so."""
+    """Draws the units of each step, and learns their second moments if the options ask for it."""
 
     def __init__(self, units: Sequence[Unit], count: int, options: LayerOptions, seed: int) -> None:
         """Begin with the first cycle.
@@ -165,9 +166,9 @@ class Sampler:
         return Draw(units, tuple(self.probabilities[unit] for unit in units))
 
     def outcomes(self) -> list[Draw]:
-        """All draws that are possible; there are at most as many as units while probabilities are fixed.
+        """All possible draws, which are at most as many as units as long as probabilities do not change.
 
-        Of k adaptive tangents those that can be drawn in the first cycle.
+        With k adaptive tangents, these are the draws that are possible in the first cycle.
         """
         if self.count == 1:
             return [Draw((i,), (p,)) for i, p in enumerate(self.probabilities)]
@@ -239,10 +240,10 @@ class Sampler:
 
 
 def each_outcome(step: Step, model: nn.Module, sampler: Sampler, batch: Batch) -> Iterator[Draw]:
-    """All that can be drawn, for the passes that each of them takes to be made ready.
+    """Iterate over all possible draws, so that the caller can run a pass with each to make it ready.
 
-    The first comes twice: a model may make itself ready at its first call. Buffers and random numbers are
-    put back.
+    The first draw comes twice, because a model may still set itself up during its first call. Buffers and
+    random numbers are restored afterwards.
     """
     before = [generator.get_state() for generator in step.generators()]
     outcomes = sampler.outcomes()
@@ -294,9 +295,9 @@ def _at_least(least: float, shares: Sequence[float]) -> list[float]:
 
 @torch.no_grad()
 def costs(model: nn.Module, x: Tensor, units: Sequence[Unit]) -> list[float]:
-    """By unit, the cost of a step with a tangent there, in evaluations: 1, plus the share behind the unit.
+    """By unit, the cost of a step that perturbs it, in evaluations: 1 plus the share of the pass from it on.
 
-    It is counted in floating-point operations, and so is the same on every machine.
+    Costs are counted in floating-point operations, and are therefore the same on every machine.
     """
     before: dict[str, float] = {}
 
@@ -314,7 +315,7 @@ def costs(model: nn.Module, x: Tensor, units: Sequence[Unit]) -> list[float]:
 
 
 def _entered(owner: str, before: Mapping[str, float]) -> float:
-    """FLOPs before a module was called, or before the one that contains it if it is not called itself."""
+    """FLOPs before a module was called; if it is never called, before the module that contains it."""
     while owner and owner not in before:
         owner = owner.rpartition(".")[0]
     return before.get(owner, 0.0)

@@ -19,8 +19,9 @@ from fgbench.methods.steps.pushforward import PushforwardStep
 class OneLayerStep(PushforwardStep):
     """Draw layers on the host and tangents for them, run one pass, update these layers.
 
-    What runs before the first layer is plain evaluation. Each set of layers that can be drawn has a program
-    of its own, all made (under torch.compile: compiled) before the first step: as many as there are layers.
+    Everything before the first perturbed layer is evaluated without tangents. Each set of layers that can be
+    drawn has a program of its own, and there are about as many as layers. All of them are made before the
+    first step, and compiled under torch.compile.
     """
 
     def __init__(
@@ -42,10 +43,10 @@ class OneLayerStep(PushforwardStep):
         return super().parts(batch, learning_rate)
 
     def get_ready(self, batch: Batch) -> None:
-        """Count what each layer costs, where that matters; make a program for each possible draw.
+        """Make a program for each possible draw; with adaptive sampling, first count each layer's cost.
 
         Raises:
-            UsageError: a program is compiled, and there are too many possible draws: k adaptive tangents.
+            UsageError: programs are to be compiled for k > 1 adaptive tangents, which have too many draws.
         """
         if self.ready:
             return
@@ -84,11 +85,11 @@ class OneLayerStep(PushforwardStep):
             self.sampler.note(self.drawn.units, along.square() * sizes)
 
     def _weigh(self, derivatives: Tensor) -> Tensor:
-        """c of the tangents, [k], 1/p among them."""
+        """The weights of the tangents in the estimate, [k], including the factor 1/p."""
         return super()._weigh(derivatives) * self.drawn.weights(derivatives)
 
     def expected(self, gradient: Sequence[Tensor], model: nn.Module, batch: Batch) -> list[Tensor]:
-        """Layer by layer Σ ⟨∇f, v⟩ v / p over the tangents in it, over k; zero where none is."""
+        """For each drawn layer, Σ ⟨∇f, v⟩ v / p over its tangents, divided by k; zero for other layers."""
         found = [torch.zeros_like(g) for g in gradient]
         full = dict(zip(self.tangents.by_name, self.tangents.full(), strict=True))
         share = 1 if self.options.combine == "sum" else 1 / self.count

@@ -35,7 +35,7 @@ class OneLayerActivityStep(ActivityStep):
         self.shapes: dict[tuple[torch.Size, int], torch.Size] = {}
 
     def get_ready(self, batch: Batch) -> None:
-        """Find what is perturbed, and make a program for each possible draw."""
+        """Find the perturbed operations, and run a pass with each possible draw."""
         if self.ready:
             return
         super().get_ready(batch)
@@ -54,7 +54,7 @@ class OneLayerActivityStep(ActivityStep):
             self.sampler.load_state(self.to_load)
 
     def _units(self, x: Tensor, sites: Sequence[Site]) -> list[Unit]:
-        """The layers, each with all of its operations, and before them the free parameters."""
+        """The layers, each with all of its operations; the parameters without a layer come first."""
         names = {id(p): name for name, p in self.by_name.items()}
         by_weight: dict[int, list[Site]] = {}
         for site in sites:
@@ -76,7 +76,7 @@ class OneLayerActivityStep(ActivityStep):
         return joined(groups)
 
     def _draw(self, batch: Batch) -> None:
-        """Draw the layers, and noise for them where the shapes of their outputs are known already.
+        """Draw the layers, and noise for them if the shapes of their outputs are known already.
 
         The first batch of a shape draws its noise during the forward pass.
         """
@@ -132,7 +132,7 @@ class OneLayerActivityStep(ActivityStep):
         self.update.by_gradients([gradients[id(p)] for p in moved], learning_rate, moved)
 
     def _square(self, unit: int, rows: range, gradients: Mapping[int, Tensor]) -> Tensor:
-        """‖estimate‖² of a layer for one tangent and without the factor 1/p; the mean over its tangents."""
+        """‖estimate‖² of a layer for one tangent, without the factor 1/p, as a mean over its tangents."""
         assert self.sampler is not None
         names = self.sampler.units[unit].names
         parameters = {id(self.drawer.parameters[name]) for name in names if name in self.free}
@@ -165,7 +165,7 @@ class OneLayerActivityStep(ActivityStep):
 
 
 def _name(number: int) -> str:
-    """The name of an operation, which stands among names of parameters."""
+    """The name of an operation, for a list that also has names of parameters."""
     return f"operation {number}"
 
 
