@@ -40,7 +40,7 @@ def test_a_language_model_predicts_every_next_byte_of_a_text():
 def test_a_model_that_sees_what_it_is_to_predict_is_refused():
     pytest.importorskip("transformers")
     bert = "hf:BertForMaskedLM:num_hidden_layers=1,hidden_size=16,num_attention_heads=2,intermediate_size=16"
-    with pytest.raises(UsageError, match="has to be causal"):
+    with pytest.raises(UsageError, match="must be causal"):
         architectures.build(bert, 1, 1, (6,), 256)
 
 
