@@ -85,9 +85,8 @@ def build(depth: int, width: int, in_shape: Shape, classes: int) -> nn.Module:
             f"--width {width}: transformer has a head for each {HEAD_WIDTH} features: "
             f"take a multiple of {HEAD_WIDTH}, or less than {2 * HEAD_WIDTH}."
         )
-    deviation = DEVIATION / math.sqrt(
-        2 * depth
-    )  # of the layers whose outputs are summed, so that depth does not enlarge the sum
+    # Layers whose outputs are summed begin with smaller weights, so that depth does not enlarge the sum.
+    deviation = DEVIATION / math.sqrt(2 * depth)
     embedded = Embedded(classes, in_shape[0], width)
     head = nn.Linear(width, classes, bias=False)
     head.weight = embedded.token.weight
