@@ -152,8 +152,9 @@ def suits(request, spec: str) -> None:
         pytest.skip(why)
 
 
-# Options of a step once it has its derivatives, or of how entries are drawn: no layer sees them.
-UNSEEN = re.compile(r"\b(combine|scale|clip|entries|store|angle|bound|update|sampling)=")
+# Options of a step once it has its derivatives, of how entries are drawn, of how much is passed at once: no
+# layer sees them.
+UNSEEN = re.compile(r"\b(combine|scale|clip|entries|store|angle|bound|update|sampling|chunk|accumulate)=")
 DEEP = ("resnet", "vit", "transformer")  # a second a step in float64
 
 
