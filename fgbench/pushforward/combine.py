@@ -43,7 +43,8 @@ def onto_spans(derivatives: Tensor, gram: Tensor) -> Tensor:
         derivatives: ⟨∇f, v_i⟩ of each sample, [k, B].
         gram: inner products in float64, [B, k, k] of each sample's own tangents, or [1, k, k].
     """
-    scale = gram.diagonal(dim1=1, dim2=2).rsqrt().unsqueeze(2)
+    squares = gram.diagonal(dim1=1, dim2=2).unsqueeze(2)
+    scale = squares.rsqrt().masked_fill(squares == 0, 0)  # a tangent of zeros spans nothing
     correlations = scale * gram * scale.mT
     rounding = torch.finfo(torch.promote_types(derivatives.dtype, torch.float32)).eps
     ridge = max(RIDGE * rounding, RIDGE**2 * len(derivatives) * torch.finfo(torch.float64).eps)

@@ -125,6 +125,7 @@ def _lines(todo: Instruction, reads: Counter[int], world: dict[str, Any]) -> Ite
             world["Dual"] = Dual
         return
     yield f"    results = {call}"
+    world["Dual"] = Dual
     yield from _unpacked("results", todo.results)
     yield "    results = None"
 
@@ -132,6 +133,8 @@ def _lines(todo: Instruction, reads: Counter[int], world: dict[str, Any]) -> Ite
 def _unpacked(name: str, results: Any) -> Iterator[str]:
     if isinstance(results, Slot):
         yield f"    v{results.number} = {name}"
+        # Of one operation, results may share memory, and each may be read more than once.
+        yield f"    if v{results.number}.__class__ is Dual: v{results.number}.spare = False"
     elif isinstance(results, tuple | list):
         for place, part in enumerate(results):
             yield from _unpacked(f"{name}[{place}]", part)

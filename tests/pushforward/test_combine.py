@@ -94,6 +94,17 @@ def test_each_samples_projection_is_the_dense_one_for_dependent_tangents_too(own
     assert float((found - wanted).norm() / wanted.norm()) < 1e-4
 
 
+def test_a_tangent_of_zeros_leaves_the_projection_on_the_others():
+    """As noise on an embedding's output is zero for a sample that is all padding."""
+    tangents = torch.randn(2, 3, 5, generator=torch.Generator().manual_seed(0)).double()
+    tangents[0, 1], tangents[1] = 0, 0
+    gradients = torch.linspace(-1, 2, 10).double().view(2, 5)
+    weights = onto_spans(torch.einsum("bkn,bn->kb", tangents, gradients), tangents @ tangents.mT)
+    found = torch.einsum("kb,bkn->bn", weights, tangents)
+    assert torch.allclose(found[0], spans(tangents[:1, ::2], gradients[:1])[0])
+    assert not found[1].any()
+
+
 def test_mean_and_sum():
     tangents = Drawer(parameters(4), 3, "gaussian", 0).draw()
     gradient, v = torch.linspace(-1, 2, 8).double(), flat(tangents)

@@ -50,6 +50,10 @@ def written(p: nn.ParameterList, h: Tensor, x: Tensor) -> Tensor:
     return out + h
 
 
+def doubled(h: Tensor) -> Tensor:
+    return h * 2 * h
+
+
 def rotated(p: nn.ParameterList, h: Tensor, x: Tensor) -> Tensor:
     one, other = h.chunk(2, -1)
     return h * x.cos() + torch.cat([-other, one], -1) * x.sin()
@@ -108,6 +112,9 @@ MOVES: dict[str, Part] = {
         "permuted": lambda h: h.permute(2, 0, 1).reshape(WIDTH, -1).t().reshape(h.shape),
         "summed so far": lambda h: h.cumsum(1),
         "spread": lambda h: h.sum(1, keepdim=True).expand_as(h),
+        "sorted and read twice": lambda h: doubled(h.sort(-1)[0]),
+        "largest and read twice": lambda h: h + doubled(h.max(-1, keepdim=True).values),
+        "moments read twice": lambda h: h + doubled(torch.var_mean(h, 1, keepdim=True)[1]),
         "largest": lambda h: h - h.max(-1, keepdim=True).values,
         "sorted": lambda h: h.sort(-1)[0] + h.logsumexp(1, keepdim=True),
         "padded": lambda h: F.pad(h, (1, 0), value=2.0)[..., :-1],
@@ -192,8 +199,9 @@ def test_every_part_by_itself():
         tangents = drawn(model, 2)
         _, wanted = by_reverse_mode(copy.deepcopy(model), tokens, (batch, target), tangents)
         pushforward = Pushforward(model, tokens)
-        _, found = derivatives(pushforward, tangents, (batch, target))
-        assert torch.allclose(found, wanted, rtol=1e-9), name
+        for call in ("by the model's own Python", "by its program"):
+            _, found = derivatives(pushforward, tangents, (batch, target))
+            assert torch.allclose(found, wanted, rtol=1e-9), f"{name}, {call}"
         assert pushforward.fallbacks == [], name
         assert all(wanted.abs() > 1e-6), name
     assert len(trainable(model)) == 6
