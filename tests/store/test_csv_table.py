@@ -172,7 +172,7 @@ class TestDamage:
         path = file_of(tmp_path)
         lines = path.read_text().splitlines(keepends=True)
         path.write_text("".join([*lines[:2], "\n", *lines[2:]]))
-        with pytest.raises(ResultsError, match=r"curves\.csv:3: has 0 cells"):
+        with pytest.raises(ResultsError, match=r"curves\.csv:3: the line has 0 cells"):
             read_table(path)
 
     def test_a_line_glued_to_the_next(self, tmp_path):
