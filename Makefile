@@ -9,7 +9,7 @@ bench: $(INSTALLED)
 	$(VENV)/bin/fgbench run --arch mlp --depth 8
 	$(VENV)/bin/fgbench plot "$$(ls -d results/2*/ | tail -n 1)"
 
-# The forward-mode engine beside its targets: about 20 minutes on one thread.
+# The forward-mode engine beside its targets: about 40 minutes on one thread.
 bench-engine: $(INSTALLED)
 	$(VENV)/bin/python -m fgbench.experiments.engine
 	$(VENV)/bin/fgbench plot results/engine
