@@ -125,19 +125,22 @@ def _lines(todo: Instruction, reads: Counter[int], world: dict[str, Any]) -> Ite
             world["Dual"] = Dual
         return
     yield f"    results = {call}"
-    world["Dual"] = Dual
-    yield from _unpacked("results", todo.results)
+    if todo.ruled:  # what is no rule gives plain tensors
+        world["Dual"] = Dual
+    yield from _unpacked("results", todo.results, todo.ruled)
     yield "    results = None"
 
 
-def _unpacked(name: str, results: Any) -> Iterator[str]:
+def _unpacked(name: str, results: Any, ruled: bool) -> Iterator[str]:
     if isinstance(results, Slot):
         yield f"    v{results.number} = {name}"
+        if not ruled:
+            return
         # Of one operation, results may share memory, and each may be read more than once.
         yield f"    if v{results.number}.__class__ is Dual: v{results.number}.spare = False"
     elif isinstance(results, tuple | list):
         for place, part in enumerate(results):
-            yield from _unpacked(f"{name}[{place}]", part)
+            yield from _unpacked(f"{name}[{place}]", part, ruled)
 
 
 def _source(leaf: Any, world: dict[str, Any]) -> str:

@@ -165,7 +165,7 @@ class TestMeasuring:
         ("settings", "says"),
         [
             (changed(function="nonsense"), "no function 'nonsense'"),
-            (changed(n=3), "has 2 dimensions"),
+            (changed(n=3), "has exactly 2 dimensions"),
             (changed(learning_rates={"nonsense": 1.0}), "no method 'nonsense'"),
             (changed(steps=3), "unexpected keyword argument 'steps'"),
             ({**SETTINGS, "cases": SETTINGS["cases"][:1] * 2}, "case beale/2 is given twice"),

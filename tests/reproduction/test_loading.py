@@ -96,7 +96,11 @@ CLAIM = "paper.toml, experiment speed, claim 'forward is faster'"
         ('kind = "jobs"', "", "paper.toml, experiment speed, kind: is missing."),
         ("width = 8", "wide = 8", "paper.toml, experiment speed, smoke: a run has no option wide."),
         ("[experiments.all.runs.paper]", "", "paper.toml, experiment speed, smoke: 'runs' is missing."),
-        ('archs = ["mlp"]', 'archs = ["lenet"]', "experiment speed, smoke: no architecture 'lenet': there"),
+        (
+            'archs = ["mlp"]',
+            'archs = ["lenet"]',
+            "experiment speed, smoke: no architecture 'lenet': choose",
+        ),
         (
             "[experiments.smoke]",
             "[experiments.tiny]",
