@@ -51,7 +51,10 @@ class OneLayerStep(PushforwardStep):
         if self.ready:
             return
         if self.conditions.compiled and self.sampler.adaptive and self.count > 1:
-            raise UsageError("sampling=adaptive with several tangents has no fixed set of layers to compile.")
+            raise UsageError(
+                "sampling=adaptive with several tangents cannot be compiled, as any set of layers can be "
+                "drawn: use --exec eager."
+            )
         self.ready = True
         if self.sampler.adaptive:
             self.sampler.costs = costs(self.model, batch[0], self.sampler.units)

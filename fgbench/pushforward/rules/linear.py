@@ -95,21 +95,26 @@ def convolution(
     if (x.stack.dim() - 1 if isinstance(x, Dual) else x.dim()) != weight.dim():
         raise NoRuleError("no batch")
     convolve = {3: F.conv1d, 4: F.conv2d, 5: F.conv3d}[weight.dim()]
-    if not isinstance(x, Dual):
-        value = convolve(x, weight, bias, stride, padding, dilation, groups)
-        out = _still_input(context, value, bias, channel_dim=1)
-        primal = x
-    else:
-        out = unmerged(convolve(merged(x), weight, None, stride, padding, dilation, groups), x, spare=True)
-        primal = x.primal
-        _add_bias(context, out, bias, channel_dim=1)
+    geometry = stride, padding, dilation, groups
+    out, primal = _convolved(context, convolve, x, weight, bias, geometry)
     if isinstance(tangent, RankOne):
         response = _response(primal, tangent.right, stride, padding, dilation, groups)
         _add_response(out.tangents, response, tangent.left)
     elif tangent is not None:
         for into, kernel in zip(out.tangents, tangent.full(), strict=True):
-            into.add_(convolve(primal, kernel, None, stride, padding, dilation, groups))
+            into.add_(convolve(primal, kernel, None, *geometry))
     return out
+
+
+def _convolved(
+    context: Context, convolve: Any, x: Any, weight: Tensor, bias: Tensor | None, geometry: tuple[Any, ...]
+) -> tuple[Dual, Tensor]:
+    """The output as far as x and the bias move it, and the value of x."""
+    if not isinstance(x, Dual):
+        return _still_input(context, convolve(x, weight, bias, *geometry), bias, channel_dim=1), x
+    out = unmerged(convolve(merged(x), weight, None, *geometry), x, spare=True)
+    _add_bias(context, out, bias, channel_dim=1)
+    return out, x.primal
 
 
 @rule("conv_transpose1d", "conv_transpose2d", "conv_transpose3d", raw=True)
@@ -136,11 +141,7 @@ def transposed_convolution(
         raise NoRuleError("no batch")
     convolve = {3: F.conv_transpose1d, 4: F.conv_transpose2d, 5: F.conv_transpose3d}[weight.dim()]
     geometry = stride, padding, output_padding, groups, dilation
-    if not isinstance(x, Dual):
-        out, primal = _still_input(context, convolve(x, weight, bias, *geometry), bias, channel_dim=1), x
-    else:
-        out, primal = unmerged(convolve(merged(x), weight, None, *geometry), x, spare=True), x.primal
-        _add_bias(context, out, bias, channel_dim=1)
+    out, primal = _convolved(context, convolve, x, weight, bias, geometry)
     if isinstance(tangent, RankOne):
         for into, left, right in zip(out.tangents, tangent.left, tangent.right, strict=True):
             weighted = primal * left.view(-1, *[1] * (primal.dim() - 2))
