@@ -7,13 +7,14 @@ A file whose name begins with an underscore is shared by charts and is none.
 from __future__ import annotations
 
 import importlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
 from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from fgbench.errors import UsageError
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from fgbench.charts.drawing.comparison import Comparison
     from fgbench.store.run_folder import RunFolder
 
+Each = Callable[..., Iterable[Any]]  # like `map`: calls a function with each of a list
 FORMATS = ("png", "svg", "pdf")
 MANY_GROUPS = 8  # from so many on, processes that draw side by side are worth their start
 
@@ -42,11 +44,15 @@ class Chart:
 
 @dataclass(frozen=True)
 class Drawn:
-    """What became of one chart: the file that was written, or the reason why it was left out."""
+    """What became of one chart: the file that was written, or the reason why it was left out.
+
+    `of` says what was compared on what, as in the file's name; empty for a reason that holds for all.
+    """
 
     chart: str
     path: Path | None = None
     reason: str = ""
+    of: str = ""
 
 
 @cache
@@ -86,44 +92,61 @@ def draw_all(
     from fgbench.charts.drawing.comparison import comparisons
     from fgbench.store.run_folder import find_runs
 
-    found = comparisons(find_runs(source) if isinstance(source, Path) else source)
-    return draw_comparisons(found, out, format, processes=processes)
+    runs = find_runs(source) if isinstance(source, Path) else source
+    with _side_by_side(processes, sum(len(run.facts()["groups"]) for run in runs)) as each:
+        return _draw_each(comparisons(runs, each), out, format, each)
 
 
 def draw_comparisons(
     found: Sequence[Comparison], out: Path, format: str = "png", *, processes: int = 1
 ) -> list[Drawn]:
     """Draw every chart of comparisons that were read already, as `draw_all` does."""
+    with _side_by_side(processes, sum(len(comparison.depths) for comparison in found)) as each:
+        return _draw_each(found, out, format, each)
+
+
+@contextmanager
+def _side_by_side(processes: int, groups: int) -> Iterator[Each]:
+    """`map`, or for many groups one that calls in several processes."""
+    if processes == 1 or groups < MANY_GROUPS:
+        yield map
+        return
+    with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
+        yield pool.map
+
+
+def _draw_each(found: Sequence[Comparison], out: Path, format: str, each: Each) -> list[Drawn]:
     try:
         out.mkdir(parents=True, exist_ok=True)
-        draw = partial(_draw, found=found, out=out, format=format)
-        if processes == 1 or sum(len(comparison.depths) for comparison in found) < MANY_GROUPS:
-            return [drawn for name in names() for drawn in draw(name)]
-        with ProcessPoolExecutor(processes, mp_context=get_context("spawn")) as pool:
-            return [drawn for of_chart in pool.map(draw, names()) for drawn in of_chart]
+        drawn = [one for of_one in each(partial(_draw, out=out, format=format), found) for one in of_one]
     except OSError as error:
         raise UsageError(
             f"--out {out}: cannot be written ({error.strerror}); name a folder that can."
         ) from error
+    return [told for name in names() for told in _told(name, [one for one in drawn if one.chart == name])]
 
 
-def _draw(name: str, found: Sequence[Comparison], out: Path, format: str) -> list[Drawn]:
-    """Every figure of one chart, and each reason for one that is left out once."""
+def _draw(whole: Comparison, out: Path, format: str) -> list[Drawn]:
+    """Every chart of a comparison, or of each of its groups."""
     from fgbench.charts.drawing.style import print_style, save
 
-    chart = find(name)
-    shown = [c for whole in found for c in (whole.by_depth if chart.scope == "group" else [whole])]
-    with print_style():
-        drawings = [(comparison, chart.draw(comparison)) for comparison in shown]
-        reasons = {drawing for _, drawing in drawings if isinstance(drawing, str)}
-        if all(isinstance(drawing, str) for _, drawing in drawings) and len(reasons) <= 1:
-            return [Drawn(name, reason=f"{reasons.pop() if reasons else 'nothing measured'} in these runs")]
-        drawn = []
-        for comparison, drawing in drawings:
-            if isinstance(drawing, str):
-                drawn.append(Drawn(name, reason=f"{drawing} in {comparison.slug}"))
-            else:
+    drawn = []
+    for name, chart in ((name, find(name)) for name in names()):
+        for comparison in whole.by_depth if chart.scope == "group" else [whole]:
+            with print_style():
+                drawing = chart.draw(comparison)
+                if isinstance(drawing, str):
+                    drawn.append(Drawn(name, reason=drawing, of=comparison.slug))
+                    continue
                 path = out / f"{name}_{comparison.slug}.{format}"
                 save(drawing, path)
-                drawn.append(Drawn(name, path))
-        return drawn
+            drawn.append(Drawn(name, path, of=comparison.slug))
+    return drawn
+
+
+def _told(name: str, drawn: Sequence[Drawn]) -> list[Drawn]:
+    """What became of one chart's figures; where all were left out for the same reason, that is said once."""
+    reasons = {one.reason for one in drawn}
+    if len(reasons) <= 1 and not any(one.path for one in drawn):
+        return [Drawn(name, reason=f"{reasons.pop() if reasons else 'nothing measured'} in these runs")]
+    return [one if one.path else replace(one, reason=f"{one.reason} in {one.of}") for one in drawn]

@@ -86,13 +86,14 @@ def summarise(run: RunFolder) -> pd.DataFrame:
             "protocol": protocol(facts["config"]),
             "chance_loss": chance_of(group),
             **_cells_of(
-                {name: t[t["group"] == group["name"]] for name, t in tables.items()},
+                own,
                 method,
                 facts["reference"],
                 of_bytes=group.get("of_bytes", False),
             ),
         }
         for group in facts["groups"]
+        for own in [{name: t[t["group"] == group["name"]] for name, t in tables.items()}]
         for method in facts["config"]["methods"]
     ]
     return pd.DataFrame(rows)
@@ -132,11 +133,12 @@ def _cells_of(
     tables: dict[str, pd.DataFrame], method: str, reference: str, *, of_bytes: bool
 ) -> dict[str, Any]:
     own = {name: table[table["method"] == method] for name, table in tables.items()}
+    timed = own["ratios"][own["ratios"]["role"] == Role.METHOD]  # without its repeats
     return {
-        **_ratio_cells(own["ratios"]),
+        **{column: _first(timed, column) for column in RATIO_COLUMNS},
         **_step_cells(own["jobs"]),
         **_load_cells(own["load"]),
-        **cost_cells(tables["cost"], _first(_of_role(own["ratios"]), "seconds"), method, reference),
+        **cost_cells(tables["cost"], _first(timed, "seconds"), method, reference),
         **worth_cells(tables["quality"], method, reference),
         "activation_bytes": _first(own["memory"][own["memory"]["kind"] == ACTIVATIONS], "bytes"),
         "peak_bytes": _first(own["memory"][own["memory"]["kind"] == "peak_allocated"], "bytes"),
@@ -149,15 +151,6 @@ def _cells_of(
         **_evaluation_cells(own["curves"]),
         "status": _status(own["jobs"]),
     }
-
-
-def _ratio_cells(ratios: pd.DataFrame) -> dict[str, Any]:
-    return {column: _first(_of_role(ratios), column) for column in RATIO_COLUMNS}
-
-
-def _of_role(ratios: pd.DataFrame) -> pd.DataFrame:
-    """The rows of a method's own step, without its repeats."""
-    return ratios[ratios["role"] == Role.METHOD]
 
 
 def cost_cells(cost: pd.DataFrame, seconds: float | None, method: str, reference: str) -> dict[str, Any]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import re
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -120,13 +120,19 @@ class Comparison:
         return replace(self, rows=rows, tables=tables)
 
 
-def comparisons(runs: Sequence[RunFolder]) -> list[Comparison]:
+def comparisons(
+    runs: Sequence[RunFolder], each: Callable[..., Iterable[pd.DataFrame]] = map
+) -> list[Comparison]:
     """All comparisons that these runs allow, oldest run first.
+
+    Args:
+        runs: they are read twice, once for their summaries.
+        each: like `map`; summarises the runs.
 
     Raises:
         ResultsError: a damaged table.
     """
-    parts = [part for index, run in enumerate(runs) if not (part := _summary(index, run)).empty]
+    parts = [part for part in each(_summary, range(len(runs)), runs) if not part.empty]
     if not parts:
         return []
     rows = pd.concat(parts, ignore_index=True).sort_values("depth", kind="stable")
