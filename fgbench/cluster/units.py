@@ -25,6 +25,7 @@ from fgbench.running.phase import Phase
 from fgbench.running.phases import find, needs
 from fgbench.running.task import Task
 from fgbench.running.watcher import Watcher
+from fgbench.store.csv_table import table_of_rows
 
 
 @dataclass(frozen=True)
@@ -161,17 +162,25 @@ class Collector(GroupRun):
     def write(self) -> None:
         """What is unwritten; jobs at last, since a job with its rows missing would count as done."""
         for table in sorted(self.unwritten, key="jobs".__eq__):
-            super().store(table, *self.unwritten[table])
+            if rows := self.unwritten[table]:
+                super().store(table, *rows)
         self.unwritten.clear()
 
     def rows(self, table: str) -> pd.DataFrame:
         """The stored rows, and those that are waiting to be written."""
-        self.write()
-        return super().rows(table)
+        waiting = [{"group": self.group.name, **row} for row in self.unwritten.get(table, ())]
+        stored = super().rows(table)
+        if not waiting:
+            return stored
+        own = table_of_rows(table, waiting)
+        return own if stored.empty else pd.concat([stored, own], ignore_index=True)
 
     def replace(self, table: str, rows: list[dict[str, Any]]) -> None:
         """Replace the group's rows, also those that are waiting to be written."""
-        self.write()
+        if super().rows(table).empty:
+            self.unwritten[table] = rows
+            return
+        self.unwritten.pop(table, None)
         super().replace(table, rows)
 
     def answers(self, task: Task, request: Any) -> Iterator[Message]:

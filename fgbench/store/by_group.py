@@ -43,6 +43,32 @@ class LinesByGroup:
         self.end, self.tail, self.header, self.column = 0, b"", b"", 0
         self.places: dict[str, list[tuple[int, int]]] = {}
 
+    def replaced(self, group: str, own: bytes) -> bytes:
+        """The file's whole lines, with those of a group replaced by `own` at the end.
+
+        Once that is written, the places are right again; the caller writes it or forgets this object.
+
+        Raises:
+            OSError, ValueError, csv.Error: as for `of`.
+        """
+        self.of(group)
+        content = self.path.read_bytes()[: self.end]
+        gone = self.places.pop(group, [])
+        kept, at = [], 0
+        for start, end in gone:
+            kept.append(content[at:start])
+            at = end
+        content = b"".join([*kept, content[at:]])
+        for places in self.places.values():
+            for number, (start, end) in enumerate(places):
+                before = sum(last - first for first, last in gone if first < start)
+                places[number] = (start - before, end - before)
+        if own:
+            self.places[group] = [(len(content), len(content) + len(own))]
+        content += own
+        self.end, self.tail = len(content), content[-TAIL:]
+        return content
+
     def _same(self, file: object) -> bool:
         """Whether what was read is still there; a table that was replaced has other lines."""
         file.seek(self.end - len(self.tail))  # type: ignore[attr-defined]

@@ -29,27 +29,46 @@ def append_row(path: Path, row: Mapping[str, Any]) -> None:
 
 def append_rows(path: Path, rows: Iterable[Mapping[Any, Any]]) -> None:
     """Append rows in one write."""
-    columns = TABLES[path.stem]
-    text = "".join(_line(_cells(columns, row)) for row in rows)
+    text = lines_of(path.stem, rows)
     with path.open("ab") as file:
         if file.tell() == 0:
-            text = _line(columns) + text
-        file.write(text.encode(errors=UNENCODABLE))
+            text = header_of(path.stem) + text
+        file.write(text)
 
 
 def replace_rows(path: Path, rows: Iterable[Mapping[Any, Any]]) -> None:
     """Replace the whole table atomically: an error leaves the old one."""
-    columns = TABLES[path.stem]
-    text = _line(columns) + "".join(_line(_cells(columns, row)) for row in rows)
-    replace_text(path, text)
+    replace_bytes(path, header_of(path.stem) + lines_of(path.stem, rows))
+
+
+def header_of(table: str) -> bytes:
+    """The first line of a table's file."""
+    return _line(TABLES[table]).encode()
+
+
+def lines_of(table: str, rows: Iterable[Mapping[Any, Any]]) -> bytes:
+    """Rows of a table as lines of its file."""
+    columns = TABLES[table]
+    return "".join(_line(_cells(columns, row)) for row in rows).encode(errors=UNENCODABLE)
+
+
+def table_of_rows(table: str, rows: Iterable[Mapping[Any, Any]]) -> pd.DataFrame:
+    """Rows as they would be read back from the table's file."""
+    lines = header_of(table) + lines_of(table, rows)
+    return table_of(Path(f"{table}.csv"), lines.split(b"\n")[:-1])
 
 
 def replace_text(path: Path, text: str) -> None:
     """Replace a file atomically: an error leaves the old one."""
+    replace_bytes(path, text.encode(errors=UNENCODABLE))
+
+
+def replace_bytes(path: Path, content: bytes) -> None:
+    """Replace a file atomically: an error leaves the old one."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with beside.open("wb") as file:
-            file.write(text.encode(errors=UNENCODABLE))
+            file.write(content)
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
@@ -194,5 +213,6 @@ def _frame(columns: Mapping[str, str], cells: Mapping[str, Any], rows: int = 0) 
 
 def records(rows: pd.DataFrame) -> Iterator[dict[Any, Any]]:
     """A table's rows as they were written, with None for missing values."""
-    cells = rows.astype(object)
-    yield from cells.where(cells.notna(), None).to_dict("records")
+    columns = [[None if cell is pd.NA or cell != cell else cell for cell in rows[c].tolist()] for c in rows]
+    for cells in zip(*columns, strict=True):
+        yield dict(zip(rows.columns, cells, strict=True))

@@ -16,7 +16,17 @@ from filelock import FileLock, Timeout
 
 from fgbench.errors import ResultsError, UsageError
 from fgbench.store.by_group import LinesByGroup
-from fgbench.store.csv_table import append_rows, read_table, records, replace_rows, replace_text, table_of
+from fgbench.store.csv_table import (
+    append_rows,
+    header_of,
+    lines_of,
+    read_table,
+    records,
+    replace_bytes,
+    replace_rows,
+    replace_text,
+    table_of,
+)
 from fgbench.store.schema import OLDEST_READABLE, SCHEMA_VERSION, TABLES
 from fgbench.version import __version__
 
@@ -120,10 +130,15 @@ class RunFolder:
             if rows:
                 self.append(table, *rows)
             return
-        kept = self.read(table)
-        others = list(records(kept[kept["group"] != group]))
-        if others or rows:
-            self.replace(table, [*others, *rows])
+        file = self._file(table)
+        lines = self._groups.pop(table)
+        if lines.header + b"\n" != header_of(table):  # an older version's columns
+            kept = self.read(table)
+            self.replace(table, [*records(kept[kept["group"] != group]), *rows])
+            return
+        with _writing(file):
+            replace_bytes(file, lines.replaced(group, lines_of(table, rows)))
+        self._groups[table] = lines
 
     def has(self, table: str) -> bool:
         """Whether anything of the table's kind was stored."""

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from statistics import mean, median
 
 import pandas as pd
 
@@ -44,21 +46,35 @@ def choices(modes: pd.DataFrame) -> Iterator[Choice]:
     Args:
         modes: rows of modes.csv, of one matched group.
     """
-    rows = modes.fillna({"optimizer": "", "update": "", "process": 0})
-    for method, own in rows.groupby("method", sort=False):
-        wide = own.pivot_table(index="process", columns=CANDIDATE, values="seconds", dropna=False)
-        wide = wide.dropna(axis="columns")
-        over_mean = wide.div(wide.mean(axis="columns"), axis="index").median()
-        relative = {tuple(map(str, key)): float(s) for key, s in zip(wide.columns, over_mean, strict=True)}
+    seconds = _seconds(modes)
+    for method, by_candidate in seconds.items():
+        whole = set().union(*by_candidate.values())
+        timed = {candidate: own for candidate, own in by_candidate.items() if own.keys() == whole}
+        means = {process: mean(own[process] for own in timed.values()) for process in whole if timed}
+        relative = {key: median(s / means[p] for p, s in own.items()) for key, own in timed.items()}
         mode: str | None = None
-        for optimizer in own["optimizer"].unique():
-            timed = {k: s for k, s in relative.items() if k[0] == optimizer and mode in (None, k[1])}
-            if not timed:
+        for optimizer in dict.fromkeys(optimizer for optimizer, *_ in by_candidate):
+            own = {k: s for k, s in relative.items() if k[0] == optimizer and mode in (None, k[1])}
+            if not own:
                 continue
-            best = min(timed, key=lambda key: timed[key])
+            best = min(own, key=lambda key: own[key])
             mode = best[1]
-            others = {k[2]: s / timed[best] for k, s in timed.items() if k[1] == mode and k != best}
-            yield Choice(str(method), best[0], mode, best[2], others)
+            others = {k[2]: s / own[best] for k, s in own.items() if k[1] == mode and k != best}
+            yield Choice(method, best[0], mode, best[2], others)
+
+
+def _seconds(modes: pd.DataFrame) -> dict[str, dict[tuple[str, str, str], dict[int, float]]]:
+    """The seconds of each method's candidates, by process; without those that failed there."""
+    found: dict[str, dict[tuple[str, str, str], dict[int, float]]] = {}
+    rows = modes.fillna({"optimizer": "", "update": "", "process": 0})
+    for method, *candidate, process, seconds in zip(
+        *(rows[column] for column in ("method", *CANDIDATE, "process", "seconds")), strict=True
+    ):
+        optimizer, execution, update = map(str, candidate)
+        own = found.setdefault(str(method), {}).setdefault((optimizer, execution, update), {})
+        if not math.isnan(seconds):
+            own[int(process)] = float(seconds)
+    return found
 
 
 def marked(modes: pd.DataFrame) -> pd.DataFrame:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from statistics import median
 from typing import Any
 
 import pandas as pd
@@ -18,6 +20,9 @@ from fgbench.measurement.statistics import (
     two_stage_interval,
 )
 from fgbench.store.schema import BASE, Role
+
+Rounds = Mapping[tuple[int, int], float]
+"""Seconds per step, by process and round."""
 
 
 @dataclass(frozen=True)
@@ -76,18 +81,12 @@ def ratios(
         pilot: processes that were decided on before any of them ran; see `two_stage_interval`.
         joules: per step, of the methods whose energy was read.
     """
-    steady = samples[~samples["warm_up"].astype(bool)]
-    measured = _complete(steady[steady["role"] != Role.ALONE])
-    if measured.empty:
-        return []
-    alone = _alone(steady[steady["role"] == Role.ALONE])
-    wide = measured.pivot_table(
-        index=["process", "round"], columns=["role", "method"], values="seconds", aggfunc="first", sort=False
-    )
-    base = wide.get((Role.BASE, BASE))
-    over = wide.get((Role.METHOD, reference))
-    arms: list[tuple[str, str]] = list(wide.columns)  # type: ignore[arg-type]
-    found = [_ratio(role, method, wide[role, method], base, over, pilot) for role, method in arms]
+    every = rounds_of(samples)
+    measured = _complete({arm: own for arm, own in every.items() if arm[0] != Role.ALONE})
+    alone = _alone({method: own for (role, method), own in every.items() if role == Role.ALONE})
+    base = measured.get((Role.BASE, BASE))
+    over = measured.get((Role.METHOD, reference))
+    found = [_ratio(*arm, own, base, over, pilot) for arm, own in measured.items()]
     return [
         replace(
             ratio,
@@ -98,25 +97,53 @@ def ratios(
     ]
 
 
-def _alone(samples: pd.DataFrame) -> dict[str, Estimate]:
+def rounds_of(samples: pd.DataFrame) -> Mapping[tuple[str, str], Rounds]:
+    """The seconds of each arm, by its role and method; without warm-up samples."""
+    found: dict[tuple[str, str], dict[tuple[int, int], float]] = {}
+    steady = samples[~samples["warm_up"].astype(bool)].dropna(subset=["seconds"])
+    columns = (steady[name].tolist() for name in ("role", "method", "process", "round", "seconds"))
+    for role, method, process, number, seconds in zip(*columns, strict=True):
+        found.setdefault((role, method), {}).setdefault((process, number), seconds)
+    return found
+
+
+def _alone(rounds: Mapping[str, Rounds]) -> dict[str, Estimate]:
     """R of each method over the base, where each was timed alone: nothing pairs them but the machine."""
-    by_process = samples.groupby(["method", "process"])["seconds"].median().map(math.log)
-    logs = {str(method): list(values) for method, values in by_process.groupby(level="method")}
+    logs = {
+        method: [math.log(median(seconds)) for seconds in _by_process(own).values()]
+        for method, own in rounds.items()
+    }
     if BASE not in logs:
         return {}
     return {m: difference_interval(values, logs[BASE]).exponentiated() for m, values in logs.items()}
 
 
-def _complete(measured: pd.DataFrame) -> pd.DataFrame:
+def _complete(measured: Mapping[tuple[str, str], Rounds]) -> Mapping[tuple[str, str], Rounds]:
     """Without the processes that were cut off early, as long as there is another."""
-    rounds = measured.groupby("process")["round"].nunique()
-    whole = rounds[rounds >= MINIMUM_ROUNDS].index
-    return measured[measured["process"].isin(whole)] if len(whole) else measured
+    counts = Counter(process for process, _ in set().union(*measured.values()))
+    whole = {process for process, count in counts.items() if count >= MINIMUM_ROUNDS}
+    if not whole:
+        return measured
+    kept = {arm: {at: s for at, s in own.items() if at[0] in whole} for arm, own in measured.items()}
+    return {arm: own for arm, own in kept.items() if own}
 
 
-def log_ratio_medians(numerator: pd.Series, denominator: pd.Series) -> pd.Series:
+def log_ratios(numerator: Rounds, denominator: Rounds) -> dict[int, list[float]]:
+    """The log ratio inside each round in which both were timed, by process."""
+    both = {at: math.log(s / denominator[at]) for at, s in numerator.items() if at in denominator}
+    return _by_process(both)
+
+
+def log_ratio_medians(numerator: Rounds, denominator: Rounds) -> list[float]:
     """Each process's median over its rounds of the log ratio inside the round."""
-    return _log_ratio(numerator, denominator).groupby(level="process").median()
+    return [median(own) for own in log_ratios(numerator, denominator).values()]
+
+
+def _by_process(values: Rounds) -> dict[int, list[float]]:
+    found: dict[int, list[float]] = {}
+    for (process, _), value in values.items():
+        found.setdefault(process, []).append(value)
+    return found
 
 
 def cells(name: str, estimate: Estimate) -> dict[str, float | None]:
@@ -140,38 +167,35 @@ def missing_if_nan(value: float) -> float | None:
 
 
 def _ratio(
-    role: str, method: str, seconds: pd.Series, base: pd.Series | None, over: pd.Series | None, pilot: int
+    role: str, method: str, seconds: Rounds, base: Rounds | None, over: Rounds | None, pilot: int
 ) -> Ratio:
-    complete = seconds.dropna()
+    own = _by_process(seconds)
     return Ratio(
         method,
         role,
-        float(complete.groupby(level="process").median().median()),
+        median(median(rounds) for rounds in own.values()),
         _estimate(seconds, base, pilot),
         _estimate(seconds, over, pilot),
         _within(seconds, over),
-        complete.index.get_level_values("process").nunique(),
-        len(complete),
+        len(own),
+        len(seconds),
     )
 
 
-def _estimate(numerator: pd.Series, denominator: pd.Series | None, pilot: int) -> Estimate:
+def _estimate(numerator: Rounds, denominator: Rounds | None, pilot: int) -> Estimate:
     """Over processes where there are several, over the rounds of the one where there is one."""
     if denominator is None:
-        return Estimate(math.nan)
-    if numerator is denominator or numerator.equals(denominator):
+        return NOTHING
+    if numerator == denominator:
         return Estimate(1.0, 1.0, 1.0)
-    medians = list(log_ratio_medians(numerator, denominator))
+    medians = log_ratio_medians(numerator, denominator)
     if len(medians) < 2:
-        return median_interval(list(_log_ratio(numerator, denominator))).exponentiated()
+        return _within(numerator, denominator)
     return two_stage_interval(medians, pilot).exponentiated()
 
 
-def _within(numerator: pd.Series, denominator: pd.Series | None) -> Estimate:
+def _within(numerator: Rounds, denominator: Rounds | None) -> Estimate:
     if denominator is None:
-        return Estimate(math.nan)
-    return median_interval(list(_log_ratio(numerator, denominator))).exponentiated()
-
-
-def _log_ratio(numerator: pd.Series, denominator: pd.Series) -> pd.Series:
-    return (numerator / denominator).dropna().map(math.log)
+        return NOTHING
+    every = [value for own in log_ratios(numerator, denominator).values() for value in own]
+    return median_interval(every).exponentiated()

@@ -8,6 +8,7 @@ import pytest
 from fgbench.errors import ResultsError
 from fgbench.store.by_group import LinesByGroup
 from fgbench.store.run_folder import RunFolder
+from fgbench.store.schema import headers
 from tests.builders import run_folder, tiny_group
 
 GROUPS = ("a", 'b,"c"', "mlp-d1")
@@ -76,3 +77,38 @@ def test_damage_is_named_as_in_the_whole_table(folder):
     file.write_text(file.read_text().replace("a,backprop,2", "a,backprop,two"))
     with pytest.raises(ResultsError, match=r"curves\.csv:3: 'two' is not a value of seed"):
         folder.read_group("curves", "a")
+
+
+def test_a_replaced_group_moves_to_the_end_and_nothing_is_read_again(folder, monkeypatch):
+    for number in range(3):
+        folder.append("curves", *(row(group, number) for group in GROUPS))
+    same(folder)
+    grown: list[bytes] = []
+    monkeypatch.setattr(LinesByGroup, "_look_through", lambda _self, text: grown.append(text))
+    folder.replace_group("curves", GROUPS[1], [row(GROUPS[1], 9)])
+    same(folder)
+    folder.replace_group("curves", "a", [])
+    same(folder)
+    assert list(folder.read("curves")["group"]) == ["mlp-d1"] * 3 + [GROUPS[1]]
+    assert set(grown) == {b""}
+
+
+def test_a_torn_last_line_is_gone_after_a_replacement(folder):
+    folder.append("curves", row("a", 1), row("mlp-d1", 2))
+    file = folder.path / "curves.csv"
+    file.write_bytes(file.read_bytes() + b"mlp-d1/torn")
+    folder.replace_group("curves", "a", [row("a", 3)])
+    same(folder)
+    assert list(folder.read("curves")["seed"]) == [2, 3]
+
+
+def test_a_table_of_an_older_version_gets_the_columns_of_this_one(folder):
+    older = headers("jobs")[1]
+    lines = [["a"] + [""] * (len(older) - 1), ["b"] + [""] * (len(older) - 1)]
+    for line, group in zip(lines, "ab", strict=True):
+        line[older.index("group")] = group
+    text = "\n".join(",".join(line) for line in [older, *lines]) + "\n"
+    (folder.path / "jobs.csv").write_text(text)
+    folder.replace_group("jobs", "a", [{"job": "new", "group": "a", "node": "n1"}])
+    assert (folder.path / "jobs.csv").read_text().splitlines()[0].split(",") == headers("jobs")[0]
+    assert list(folder.read("jobs")["job"]) == ["b", "new"]

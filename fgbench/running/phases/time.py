@@ -46,7 +46,7 @@ from fgbench.running.reporting import failures_reported, in_one_line
 from fgbench.specs.options import OR
 from fgbench.store.schema import Role
 from fgbench.summary.live import LiveRatios
-from fgbench.summary.ratios import log_ratio_medians, ratios
+from fgbench.summary.ratios import log_ratio_medians, ratios, rounds_of
 
 PILOT_SHARE = 0.6  # of the timing budget, for the processes whose number is fixed beforehand
 PARTS_SHARE = 0.1  # of a process's time, for timing the parts of steps
@@ -184,13 +184,11 @@ def _processes_wanted(group: GroupRun, pilot: int) -> int:
     samples = samples[samples["process"] < pilot]  # a resumed run may have samples of more
     if samples["process"].nunique() < pilot:
         return pilot
-    measured = samples[~samples["warm_up"].astype(bool) & (samples["role"] == Role.METHOD)]
-    wide = measured.pivot_table(index=["process", "round"], columns="method", values="seconds")
-    reference = group.plan.reference
-    if reference not in wide:
+    measured = {m: own for (role, m), own in rounds_of(samples).items() if role == Role.METHOD}
+    over = measured.pop(group.plan.reference, None)
+    if over is None:
         return pilot
-    others = [m for m in wide.columns if m != reference]
-    medians = [list(log_ratio_medians(wide[m], wide[reference])) for m in others]
+    medians = [log_ratio_medians(own, over) for own in measured.values()]
     wanted = [two_stage_size(m, group.plan.config.precision) for m in medians if len(m) > 1]
     return max([pilot, *wanted])
 
