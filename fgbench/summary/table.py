@@ -66,8 +66,9 @@ def summarise(run: RunFolder) -> pd.DataFrame:
       the end, `lowest_loss`* on the way there, `bits_per_byte`* (where bytes of a text are predicted),
       `validation_accuracy`, `rise`* (of the last loss above the lowest), `diverged_share` (of runs),
       `evaluation_share` (of training's seconds), `train_seconds` (of the longest run).
-    - Quality: `cosine` and `second_moment` of the estimates at the weights of the reference's training, and
-      `n_predicted`*, the steps ratio that they predict.
+    - Quality: `cosine` and `second_moment` of the estimates at the weights of the reference's training,
+      `n_predicted`*, the steps ratio that they predict, and `non_finite`, the share of directional
+      derivatives that are not finite, at those weights and along the method's own training.
 
     Raises:
         ResultsError: a table is damaged.

@@ -17,10 +17,10 @@ FIGURES = ("cosine", "second_moment")
 
 
 def worth_cells(quality: pd.DataFrame, method: str, reference: str) -> dict[str, Any]:
-    """Cosine and second moment of a method, and the steps ratio that they predict.
+    """Cosine and second moment of a method, the steps ratio that they predict, and what is not finite.
 
-    They are means over the start and the points of the reference's run, where all methods are judged at the
-    same weights.
+    The first three are means over the start and the points of the reference's run, where all methods are
+    judged at the same weights; the share that is not finite is over the points of its own run too.
 
     Args:
         quality: rows of quality.csv of one group.
@@ -36,7 +36,15 @@ def worth_cells(quality: pd.DataFrame, method: str, reference: str) -> dict[str,
         "n_predicted": missing_if_nan(ratio.value),
         "n_predicted_low": missing_if_nan(ratio.value / spread),
         "n_predicted_high": missing_if_nan(ratio.value * spread),
+        "non_finite": _non_finite(quality[(quality["method"] == method) & (quality["layer"] == ALL)]),
     }
+
+
+def _non_finite(own: pd.DataFrame) -> float | None:
+    """The share of all derivatives drawn at any weights; each point counts by its draws."""
+    known = own.dropna(subset=["non_finite"])
+    draws = known["draws"].astype("float64")
+    return missing_if_nan(float((known["non_finite"] * draws).sum() / draws.sum())) if draws.sum() else None
 
 
 def at_reference(quality: pd.DataFrame, reference: str) -> pd.DataFrame:

@@ -67,8 +67,22 @@ def test_a_biased_method_is_judged_by_how_far_it_goes_along(folder):
     assert summarise(folder).set_index("method").loc["forward", "n_predicted"] == pytest.approx(1.0)
 
 
+def test_derivatives_that_are_not_finite_are_counted_at_its_own_weights_too(folder):
+    folder.append(
+        "quality",
+        row("backprop", "start", 1.0, non_finite=0.0),
+        row("forward", "start", 1.0, non_finite=0.0, draws=8),
+        row("forward", "backprop", 1.0, non_finite=0.0, draws=8),
+        row("forward", "forward", 1.0, non_finite=0.5, draws=16),
+        row("forward", "forward", 1.0, non_finite=1.0, layer="fc"),
+        row("forward", "spsa", 1.0, draws=8),
+    )
+    table = summarise(folder).set_index("method")
+    assert table["non_finite"].to_dict() == {"backprop": 0.0, "forward": 0.25}
+
+
 def test_without_rows_or_figures_nothing_is_claimed(folder):
-    names = ["cosine", "second_moment", "n_predicted", "n_predicted_low"]
+    names = ["cosine", "second_moment", "n_predicted", "n_predicted_low", "non_finite"]
     assert summarise(folder)[names].isna().all(axis=None)
     nothing = dict.fromkeys(("cosine", "second_moment", "second_moment_large"))
     folder.append("quality", row("backprop", "start", 1.0), row("forward", "start", 1.0, **nothing))
