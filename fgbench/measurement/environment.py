@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 LIBRARIES = (
-    *("torch", "torchvision", "numpy", "scipy", "pandas", "scikit-learn", "matplotlib"),
+    *("torch", "torchvision", "numpy", "scipy", "pandas", "matplotlib"),
     *("triton", "nvidia-ml-py"),
 )
 

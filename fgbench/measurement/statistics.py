@@ -10,12 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
-from scipy import optimize, special, stats
+import scipy  # its modules are imported where they are first used
 
 CONFIDENCE = 0.95
-NORMAL = float(stats.norm.ppf((1 + CONFIDENCE) / 2))
+NORMAL = NormalDist().inv_cdf((1 + CONFIDENCE) / 2)
 POWER = 0.8  # the probability with which a difference called detectable is found
 
 
@@ -57,8 +58,8 @@ def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> 
         return NOTHING
     middle = float(np.median(ordered))
     # The largest k with P(Binomial(n, 1/2) < k) ≤ α/2: the k-th smallest and largest are the bounds.
-    k = int(stats.binom.ppf((1 - confidence) / 2, n, 0.5))
-    if stats.binom.cdf(k - 1, n, 0.5) > (1 - confidence) / 2:
+    k = int(scipy.stats.binom.ppf((1 - confidence) / 2, n, 0.5))
+    if scipy.stats.binom.cdf(k - 1, n, 0.5) > (1 - confidence) / 2:
         k -= 1
     if k < 1:
         return Estimate(middle)
@@ -67,7 +68,7 @@ def median_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> 
 
 def t_quantile(degrees: float, confidence: float = CONFIDENCE) -> float:
     """How many standard errors Student's two-sided interval extends to either side."""
-    return float(special.stdtrit(degrees, (1 + confidence) / 2))
+    return float(scipy.special.stdtrit(degrees, (1 + confidence) / 2))
 
 
 def mean_interval(values: Sequence[float], confidence: float = CONFIDENCE) -> Estimate:
@@ -91,7 +92,7 @@ def difference_interval(
     difference = float(np.mean(values) - np.mean(others))
     if min(len(values), len(others)) < 2:
         return Estimate(difference)
-    found = stats.ttest_ind(values, others, equal_var=False).confidence_interval(confidence)
+    found = scipy.stats.ttest_ind(values, others, equal_var=False).confidence_interval(confidence)
     return Estimate(difference, float(found.low), float(found.high))
 
 
@@ -214,10 +215,10 @@ def survival(spent: Sequence[float], reached: Sequence[bool]) -> tuple[list[floa
     """
     both = list(zip(spent, reached, strict=True))
     after_all = 1 + max((s for s in spent if math.isfinite(s)), default=0)
-    sample = stats.CensoredData(
+    sample = scipy.stats.CensoredData(
         uncensored=[s for s, hit in both if hit], right=[min(s, after_all) for s, hit in both if not hit]
     )
-    left = stats.ecdf(sample).sf
+    left = scipy.stats.ecdf(sample).sf
     known = left.quantiles < after_all
     return [float(q) for q in left.quantiles[known]], [float(p) for p in left.probabilities[known]]
 
@@ -245,7 +246,7 @@ def _jackknife_reach(whole: float, left_out: Sequence[float]) -> float:
 
 def power(shift: float, degrees: float) -> float:
     """The probability that a t-interval is above 0 if the truth is `shift` standard errors (noncentral t)."""
-    return 1 - float(special.nctdtr(degrees, shift, t_quantile(degrees)))
+    return 1 - float(scipy.special.nctdtr(degrees, shift, t_quantile(degrees)))
 
 
 def detectable(error: float, degrees: float, wanted: float = POWER) -> float:
@@ -257,4 +258,4 @@ def detectable(error: float, degrees: float, wanted: float = POWER) -> float:
         wanted: the probability of finding the difference.
     """
     most = 10 * t_quantile(degrees)
-    return float(optimize.brentq(lambda shift: power(shift, degrees) - wanted, 0, most)) * error
+    return float(scipy.optimize.brentq(lambda shift: power(shift, degrees) - wanted, 0, most)) * error

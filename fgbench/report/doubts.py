@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import astuple
 
 import pandas as pd
-from scipy import stats
+import scipy
 
 from fgbench.measurement.interleave import WARM_UP_TOLERANCE, WARM_UP_WINDOW, steady
 from fgbench.report.figures import interval, missing, number, seconds
@@ -130,7 +130,7 @@ def _slots(rows: pd.DataFrame, off: pd.Series) -> Iterator[str]:
     for position, own in off.groupby(rows["position"]):
         slower = int((own > 0).sum())
         effect = float(own.median())
-        chance = stats.binomtest(slower, len(own)).pvalue * rows["position"].nunique()
+        chance = scipy.stats.binomtest(slower, len(own)).pvalue * rows["position"].nunique()
         if abs(effect) > SLOT_EFFECT and chance < SLOT_CHANCE:
             yield (
                 f"blocks at place {int(position) + 1} of a round take {abs(effect):.1%} "  # type: ignore[call-overload]

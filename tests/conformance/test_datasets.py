@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
 from fgbench import datasets
 from fgbench.datasets import Dataset
 from fgbench.datasets._torchvision import TorchvisionSource
+from fgbench.datasets.digits import FILE
 from fgbench.errors import UsageError
 from fgbench.specs import registry
 from fgbench.specs.options import canonical, options_of
@@ -92,31 +94,17 @@ class TestEveryDataset:
         assert all(option.help for option in options_of(type(source)))
 
 
-def test_digits_split_into_1437_and_360_and_no_sample_is_in_both():
+def test_digits_are_scikit_learn_s_split_by_its_own_function():
     from sklearn.datasets import load_digits
-
-    data = loaded("digits")
-    assert (len(data.train_x), len(data.validation_x)) == (1437, 360)
-    assert data.in_shape == (1, 28, 28)
-    # The two splits together hold exactly scikit-learn's labels.
-    together = torch.bincount(torch.cat([data.train_y, data.validation_y])).tolist()
-    assert together == torch.bincount(torch.tensor(load_digits().target)).tolist()
-
-
-def test_digits_index_sets_are_disjoint_and_complete():
     from sklearn.model_selection import train_test_split
 
-    seen = {}
-
-    def spy(samples, **options):
-        seen["train"], seen["held"] = train_test_split(samples, **options)
-        return seen["train"], seen["held"]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("sklearn.model_selection.train_test_split", spy)
-        loaded("digits")
-    assert not set(seen["train"]) & set(seen["held"])
-    assert sorted([*seen["train"], *seen["held"]]) == list(range(1797))
+    data, whole = loaded("digits"), load_digits()
+    assert (len(data.train_x), len(data.validation_x), data.in_shape) == (1437, 360, (1, 28, 28))
+    train, held = train_test_split(range(1797), test_size=360, random_state=0, stratify=whole.target)
+    with np.load(FILE) as file:
+        assert np.array_equal(file["pixels"], whole.images[[*train, *held]])
+    assert data.train_y.tolist() == whole.target[train].tolist()
+    assert data.validation_y.tolist() == whole.target[held].tolist()
 
 
 def test_validation_size_cuts_the_held_out_set_to_its_first_samples():
