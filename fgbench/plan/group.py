@@ -55,7 +55,7 @@ class Group:
         """A short name, unique within a run."""
         source, _, function = self.arch.rpartition(":")
         stem = Path(source).stem if source.endswith(".py") else source
-        arch = f"{stem}.{function}" if source else self.arch
+        arch = f"{stem}.{function}".replace(":", ".") if source else self.arch  # no file's name has a colon
         return f"{arch}-d{self.depth}-w{self.width}-b{self.batch}"
 
     @property

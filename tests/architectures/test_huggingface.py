@@ -9,6 +9,9 @@ import torch
 
 from fgbench import architectures
 from fgbench.errors import UsageError
+from fgbench.plan import make_plan
+from fgbench.running.start import new_run
+from tests.builders import config
 
 GPT2 = "hf:GPT2LMHeadModel:n_layer=2,n_embd=16,n_head=2"
 
@@ -62,3 +65,11 @@ def test_without_transformers_one_line_says_what_to_install(monkeypatch):
     monkeypatch.setitem(sys.modules, "transformers", None)
     with pytest.raises(UsageError, match=r"pip install 'fgbench\[hf\]'"):
         architectures.build(GPT2, 1, 1, (1, 4, 4), 3)
+
+
+def test_its_group_and_folder_have_names_that_every_file_system_takes(tmp_path):
+    pytest.importorskip("transformers")
+    plan = make_plan(config(archs=(GPT2,), dataset="pydoc:context=8", batch=2))
+    assert plan.groups[0].name.startswith("hf.GPT2LMHeadModel.n_layer=2")
+    run, _ = new_run(plan, tmp_path)
+    assert run.path.name.endswith("-GPT2LMHeadModel-d1")
