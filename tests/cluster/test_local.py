@@ -60,6 +60,8 @@ def test_a_process_of_another_runner_is_known_by_what_it_is():
     engine = Local()
     task = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "submitit"])
     try:
+        while not Path(f"/proc/{task.pid}/cmdline").read_bytes():
+            pass  # it is still becoming another program
         seen = engine.seen([str(task.pid), str(os.getpid())])
         assert seen is not None
         assert [seen[str(pid)].state for pid in (task.pid, os.getpid())] == [RUNNING, ENDED]
