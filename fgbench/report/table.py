@@ -45,7 +45,7 @@ DETAILS = ("by rounds\nalone", "of\nfloor", "first\ncall", "\nlr")  # what --ver
 
 
 class Part(Enum):
-    """One half of the table: what was timed, or what was trained."""
+    """A part of the table, whose columns stay together."""
 
     TIME = "time and memory"
     TRAINING = "training"
@@ -55,7 +55,7 @@ class Part(Enum):
 def group_tables(
     group: pd.DataFrame, console: Console, curves: Mapping[str, str] | None = None, *, detail: bool = True
 ) -> list[Table]:
-    """A matched group's rows of the summary: one table, or two where the terminal is too narrow.
+    """A matched group's rows of the summary: one table, or several where the terminal is too narrow.
 
     Args:
         group: the rows.
@@ -67,10 +67,17 @@ def group_tables(
     measured = [Part.TIME] if group["r"].notna().any() else []
     measured += [Part.TRAINING] if group["learning_rate"].notna().any() else []
     measured += [Part.WORTH] if group["cosine"].notna().any() else []
-    whole = _table(group, measured, detail)
-    if console.measure(whole, options=console.options.update(width=1000)).maximum <= console.width:
-        return [whole]
-    return [_table(group, [part], detail) for part in measured]
+    together: list[list[Part]] = []
+    for part in measured:
+        if together and _width_of(_table(group, [*together[-1], part], detail), console) <= console.width:
+            together[-1].append(part)
+        else:
+            together.append([part])
+    return [_table(group, parts, detail) for parts in together]
+
+
+def _width_of(table: Table, console: Console) -> int:
+    return console.measure(table, options=console.options.update(width=1000)).maximum
 
 
 def _table(group: pd.DataFrame, parts: Sequence[Part], detail: bool) -> Table:

@@ -8,6 +8,7 @@ import math
 import pandas as pd
 import pytest
 from rich.console import Console
+from rich.table import Table
 
 from fgbench.plan.config import BEST_FORWARD
 from fgbench.report.figures import interval, number, seconds, size
@@ -92,6 +93,19 @@ def test_the_table_fits_the_terminal_whole(width: int, tables: int) -> None:
     text = rendered(frame, width)
     for cell in ("1.834", "[1.781, 1.889]", "3 MiB", "0.20", "forward"):
         assert cell in text, f"{cell} is cut off at {width} columns:\n{text}"
+
+
+@pytest.mark.parametrize(("width", "parts"), [(200, [3]), (100, [2, 1]), (70, [1, 1, 1])])
+def test_parts_of_a_table_stand_together_where_they_fit(width: int, parts: list[int]) -> None:
+    frame = group(method=BEST_FORWARD, cosine=0.1, second_moment=100.0, n_predicted=90.0)
+    tables = group_tables(frame, Console(width=width), detail=False)
+    first = [["peak\nmemory", "validation\nloss", "\ncosine"].index(_first_of(table)) for table in tables]
+    assert first == [sum(parts[:place]) for place in range(len(parts))]
+
+
+def _first_of(table: Table) -> str:
+    known = ("peak\nmemory", "validation\nloss", "\ncosine")
+    return next(str(column.header) for column in table.columns if column.header in known)
 
 
 def test_without_details_there_are_fewer_columns_and_times_stand_in_a_table_of_their_own() -> None:
