@@ -258,7 +258,7 @@ def legend(row: pd.Series) -> str:
     if not missing(row["processes"]):
         count = int(row["processes"])
         lines.append(
-            "R: time of a step over one plain evaluation of the loss; in brackets 95 % intervals over "
+            "R: time of a step over a plain evaluation of the loss; in brackets 95 % intervals over "
             + (f"{count} processes" if count > 1 else "the rounds of ONE process, so too narrow")
         )
     if not missing(row["runs"]):
