@@ -118,7 +118,9 @@ def _side_by_side(processes: int, groups: int) -> Iterator[Each]:
 def _draw_each(found: Sequence[Comparison], out: Path, format: str, each: Each) -> list[Drawn]:
     try:
         out.mkdir(parents=True, exist_ok=True)
-        drawn = [one for of_one in each(partial(_draw, out=out, format=format), found) for one in of_one]
+        largest_first = sorted(found, key=lambda comparison: -len(comparison.depths))  # no process waits long
+        drawings = each(partial(_draw, out=out, format=format), largest_first)
+        drawn = [one for of_one in drawings for one in of_one]
     except OSError as error:
         raise UsageError(
             f"--out {out}: cannot be written ({error.strerror}); name a folder that can."

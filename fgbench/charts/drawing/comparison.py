@@ -132,11 +132,12 @@ def comparisons(
     Raises:
         ResultsError: a damaged table.
     """
-    parts = [part for part in each(_summary, range(len(runs)), runs) if not part.empty]
+    summaries = each(_summary, range(len(runs)), runs)  # other processes make them while tables are read here
+    tables = {name: _table(runs, name) for name in TABLES}
+    parts = [part for part in summaries if not part.empty]
     if not parts:
         return []
     rows = pd.concat(parts, ignore_index=True).sort_values("depth", kind="stable")
-    tables = {name: _table(runs, name) for name in TABLES}
     splits = [split(run).assign(run=index) for index, run in enumerate(runs)]
     tables["parts"] = pd.concat(splits, ignore_index=True)
     tables["every_target"] = tables["targets"]
