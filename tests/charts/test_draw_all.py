@@ -121,6 +121,10 @@ def setups(*runs: RunFolder) -> list[list[int]]:
     return [comparison.depths for comparison in comparisons(runs)]
 
 
+def test_no_runs_make_no_comparison() -> None:
+    assert setups() == []
+
+
 def test_depths_of_several_runs_of_one_setup_make_one_comparison(tmp_path: Path) -> None:
     assert setups(made_up.run(tmp_path, [group(4)]), made_up.run(tmp_path, [group(1)])) == [[1, 4]]
 

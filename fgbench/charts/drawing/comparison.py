@@ -132,6 +132,8 @@ def comparisons(
     Raises:
         ResultsError: a damaged table.
     """
+    if not runs:
+        return []
     summaries = each(_summary, range(len(runs)), runs)  # other processes make them while tables are read here
     tables = {name: _table(runs, name) for name in TABLES}
     parts = [part for part in summaries if not part.empty]
