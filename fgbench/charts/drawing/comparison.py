@@ -126,8 +126,8 @@ def comparisons(
     """All comparisons that these runs allow, oldest run first.
 
     Args:
-        runs: they are read twice, once for their summaries.
-        each: like `map`; summarises the runs.
+        runs: the runs.
+        each: like `map`; it is given the function that summarises a run.
 
     Raises:
         ResultsError: a damaged table.
