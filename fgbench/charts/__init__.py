@@ -133,16 +133,17 @@ def _draw(whole: Comparison, out: Path, format: str) -> list[Drawn]:
     from fgbench.charts.drawing.style import print_style, save
 
     drawn = []
-    for name, chart in ((name, find(name)) for name in names()):
-        for comparison in whole.by_depth if chart.scope == "group" else [whole]:
-            with print_style():
+    with print_style():
+        for name in names():
+            chart = find(name)
+            for comparison in whole.by_depth if chart.scope == "group" else [whole]:
                 drawing = chart.draw(comparison)
                 if isinstance(drawing, str):
                     drawn.append(Drawn(name, reason=drawing, of=comparison.slug))
                     continue
                 path = out / f"{name}_{comparison.slug}.{format}"
                 save(drawing, path)
-            drawn.append(Drawn(name, path, of=comparison.slug))
+                drawn.append(Drawn(name, path, of=comparison.slug))
     return drawn
 
 

@@ -11,8 +11,6 @@ from pathlib import Path
 from time import perf_counter
 from typing import Any
 
-from fgbench.measurement.environment import describe_environment
-from fgbench.plan.machine import resolve_threads
 from fgbench.report.doubts import doubts
 from fgbench.store.experiment import store_experiment
 from fgbench.store.run_folder import RunFolder, find_runs
@@ -28,15 +26,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--times", type=int, default=10, help="How many jobs, one after the other.")
     parser.add_argument("options", nargs="*", help="Options of `fgbench run`, after --.")
     asked = parser.parse_args(arguments)
-    environment = describe_environment("cpu", resolve_threads(None))
-    job = [*JOB, *asked.options]
-    facts = {"command": " ".join(sys.argv), "job": job, "environment": environment}
+    facts = {"command": " ".join(sys.argv), "job": [*JOB, *asked.options]}
     rows: list[dict[str, Any]] = []
     for number in range(1, asked.times + 1):
         with tempfile.TemporaryDirectory() as folder:
             seconds = _run(Path(folder), asked.options)
-            rows.append({"job": number, "seconds": round(seconds, 1), **_judged(find_runs(Path(folder))[-1])})
-        store_experiment(asked.out, "main_job", rows, facts)
+            run = find_runs(Path(folder))[-1]
+            rows.append({"job": number, "seconds": round(seconds, 1), **_judged(run)})
+            environment = run.facts()["environment"]
+        store_experiment(asked.out, "main_job", rows, {**facts, "environment": environment})
         print(", ".join(f"{name}: {value}" for name, value in rows[-1].items()), flush=True)
 
 

@@ -1,7 +1,7 @@
 """Measure a sweep of 10 000 units with scripted tasks: `python -m tests.cluster.measure [GROUPS]`.
 
-It prints how long planning, submitting, collecting and asking for the status take, and how the memory grows.
-Collecting is all that the runner does, without the scripted tasks' own time and the first call's imports.
+It prints how long the runner takes for a unit (asking for it, submitting it and collecting its rows, without
+the scripted task's own time), how long its status takes, and how the memory grows.
 """
 
 from __future__ import annotations

@@ -21,6 +21,7 @@ from fgbench.running import client
 from fgbench.store.run_folder import find_runs
 from tests.builders import Recorder, config, run_folder, tiny_group
 from tests.cli.test_commands import fgbench_says
+from tests.cluster.slurm import wait_until
 from tests.cluster.test_run import contracts, on_one_machine, rows
 from tests.cluster.warm import warm_workers
 from tests.scripted import Script
@@ -60,8 +61,7 @@ def test_a_process_of_another_runner_is_known_by_what_it_is():
     engine = Local()
     task = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "submitit"])
     try:
-        while not Path(f"/proc/{task.pid}/cmdline").read_bytes():
-            pass  # it is still becoming another program
+        wait_until(Path(f"/proc/{task.pid}/cmdline").read_bytes, "a process to be its own program")
         seen = engine.seen([str(task.pid), str(os.getpid())])
         assert seen is not None
         assert [seen[str(pid)].state for pid in (task.pid, os.getpid())] == [RUNNING, ENDED]

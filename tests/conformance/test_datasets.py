@@ -103,6 +103,11 @@ def test_digits_are_scikit_learn_s_split_by_its_own_function():
     train, held = train_test_split(range(1797), test_size=360, random_state=0, stratify=whole.target)
     with np.load(FILE) as file:
         assert np.array_equal(file["pixels"], whole.images[[*train, *held]])
+    images = torch.tensor(whole.images, dtype=torch.float32)[:, None]
+    images = torch.nn.functional.interpolate(images, size=(28, 28), mode="bilinear", align_corners=False)
+    seen = datasets.load_whole("digits", data_folder()).raw
+    assert torch.equal(seen[0], images[train])
+    assert torch.equal(seen[2], images[held])
     assert data.train_y.tolist() == whole.target[train].tolist()
     assert data.validation_y.tolist() == whole.target[held].tolist()
 
