@@ -1,4 +1,4 @@
-"""Tables of the experiments on fgbench itself: the engine, layer-sampled tangents, predicted ratios.
+"""Tables of the experiments on fgbench itself: what the engine costs, and how well ratios are predicted.
 
 Each experiment of `fgbench/experiments/` stores one CSV; what is shown of it is listed here.
 """
@@ -50,10 +50,22 @@ def _beside(row: Row, name: str) -> tuple[str, str]:
     return number(row[name]), NOTHING if missing(asked) else f"≤ {asked:g}"
 
 
-def _layers(row: Row) -> Sequence[Any]:
+def _ratio(row: Row) -> str:
     bounds = row["ratio"], row["ratio_low"], row["ratio_high"]
-    ratio = f"{number(*bounds)} {interval(*bounds)}".strip()
-    return row["case"], f"`{row['method']}`", ratio, number(row["second_moment"]), row["over"]
+    return f"{number(*bounds)} {interval(*bounds)}".strip()
+
+
+def _transformers(row: Row) -> Sequence[Any]:
+    _, target = _beside(row, "ratio")
+    return row["model"], f"`{row['method']}`", _ratio(row), target, number(row["floor_ratio"]), row["over"]
+
+
+def _overhead(row: Row) -> Sequence[Any]:
+    return row["case"], f"`{row['over']}`" if row["over"] != "by hand" else row["over"], _ratio(row)
+
+
+def _layers(row: Row) -> Sequence[Any]:
+    return row["case"], f"`{row['method']}`", _ratio(row), number(row["second_moment"]), row["over"]
 
 
 def _prediction(row: Row) -> Sequence[Any]:
@@ -69,6 +81,18 @@ EXPERIMENTS = (
         "The engine against its targets",
         ("case", "method", "R", "target", "ratio", "target", "over"),
         _engine,
+    ),
+    Experiment(
+        "transformers.csv",
+        "Hugging Face's transformers: a step over the fastest backprop's",
+        ("model", "method", "ratio", "target", "floor", "over"),
+        _transformers,
+    ),
+    Experiment(
+        "overhead.csv",
+        "Small models: a rank-one step of the engine over other steps",
+        ("model", "over", "ratio"),
+        _overhead,
     ),
     Experiment(
         "layers.csv",

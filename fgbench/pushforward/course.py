@@ -135,7 +135,7 @@ class Course(TorchFunctionMode):
     def _shown(self, func: Any, how: Any, ruled: bool, args: Any, given: Any, named: Any, out: Any) -> Any:
         """Record what ran, and give its result as the model's Python sees it."""
         if self.record is not None:
-            if func in READS:
+            if func in READS and not self.record.is_fixed((given, named)):
                 self.record.refuse(f"it asks for values, by {_name(func)}")
             elif _autocast():
                 self.record.refuse("autocast in its forward")
@@ -155,6 +155,7 @@ class Course(TorchFunctionMode):
             self.record.refuse("writes what moves into what does not")
         if tensor._base is not None:
             raise NotImplementedError("what moves is written into a view of what does not")
+        dual.spare = False  # the model may read it more than once
         self.became[id(tensor)] = (tensor, dual)
 
     def _bare(self, tree: Any) -> Any:

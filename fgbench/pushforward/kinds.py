@@ -25,6 +25,15 @@ _READS = """
     is_nonzero nonzero argwhere unique unique_consecutive masked_select bincount
 """
 READS = set(of_names(*_READS.split()))
+# Functions whose result depends on their arguments alone. A value that only such functions have made comes
+# from shapes and numbers, so that it is the same for every batch of one shape.
+_PLAIN = """
+    arange ones zeros full eye eq ne lt le gt ge __eq__ __ne__ __lt__ __le__ __gt__ __ge__ all any diff cumsum
+    logical_not logical_and logical_or __invert__ __and__ __or__ __getitem__ add sub mul __add__ __radd__
+    __sub__ __mul__ __rmul__ expand view reshape squeeze unsqueeze flatten tril triu long int bool to max min
+    sum
+"""
+PLAIN = set(of_names(*_PLAIN.split()))
 # Attributes that are the same for every value with tangents.
 OF_ITSELF = {"requires_grad": True, "is_leaf": False, "grad": None, "grad_fn": None, "_base": None}
 TURNED = {"T", "mT", "H", "mH", "real", "imag"}

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from fgbench.pushforward.dual import Dual
+from fgbench.pushforward.kinds import PLAIN
 
 _RECORDS = count()
 LITERALS = (int, bool, str, type(None))
@@ -54,12 +55,14 @@ class Record:
         instructions: one for each operation.
         refused: why the course may differ at the next call; empty where nothing suggests that.
         slots: how many values have a slot so far.
+        fixed: the slots of values that are the same for every batch of this shape, such as a causal mask.
         number: of this record; it tells the marks of different records apart.
     """
 
     instructions: list[Instruction] = field(default_factory=list)
     refused: str = ""
     slots: int = 0
+    fixed: set[int] = field(default_factory=set)
     number: int = field(default_factory=lambda: next(_RECORDS))
 
     def refuse(self, why: str) -> None:
@@ -79,10 +82,22 @@ class Record:
         mark = getattr(leaf, "mark", None) if isinstance(leaf, Dual | Tensor) else None
         return Slot(mark[1]) if mark is not None and mark[0] == self.number else leaf
 
+    def is_fixed(self, tree: Any) -> bool:
+        """Whether all tensors in a tree are values of this course that are the same at every call."""
+        tensors = [x for x in _leaves(_over(self.known, tree)) if isinstance(x, Slot | Dual | Tensor)]
+        return all(isinstance(x, Slot) and x.number in self.fixed for x in tensors)
+
     def __call__(self, how: Any, ruled: bool, args: Any, kwargs: Any, out: Any) -> None:
         """Add an operation that has run."""
         arguments, options = _over(self.known, args), _over(self.known, kwargs)
+        fixed = how in PLAIN and self.is_fixed((args, kwargs))
         results = _over(lambda leaf: self.slot(leaf) if isinstance(leaf, Dual | Tensor) else None, out)
+        made = {slot.number for slot in _slots(results)}
+        if fixed:
+            self.fixed |= made
+        elif out is None or made & {slot.number for slot in _slots((arguments, options))}:
+            # It wrote in place, perhaps into what others are views of.
+            self.fixed.clear()
         if out is None or any(isinstance(leaf, Slot) for leaf in _leaves(results)):
             self.instructions.append(Instruction(how, ruled, arguments, options, results))
 

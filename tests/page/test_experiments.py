@@ -7,7 +7,7 @@ import pytest
 from fgbench.errors import ResultsError
 from fgbench.page.experiments import EXPERIMENTS
 
-ENGINE, LAYERS, PREDICTION = EXPERIMENTS
+ENGINE, TRANSFORMERS, OVERHEAD, LAYERS, PREDICTION = EXPERIMENTS
 
 
 def rows_of(experiment, folder, header, *lines):
@@ -23,6 +23,19 @@ def test_a_figure_stands_beside_its_target_where_it_has_one(tmp_path):
         ENGINE, tmp_path, "case,method,r,r_target,ratio,ratio_target,over", "mlp,forward,2.0,2.2,0.65,,direct"
     )
     assert rows == [("mlp", "`forward`", "2.00", "≤ 2.2", "0.650", "–", "direct")]
+
+
+def test_a_transformers_ratio_stands_beside_its_target_and_its_floor(tmp_path):
+    header = "model,method,ratio,ratio_low,ratio_high,ratio_target,floor_ratio,over"
+    rows = rows_of(TRANSFORMERS, tmp_path, header, "gpt2,forward,1.02,1.01,1.03,1.05,0.99,direct")
+    assert rows == [("gpt2", "`forward`", "1.020 [1.010, 1.030]", "≤ 1.05", "0.990", "direct")]
+
+
+def test_the_engine_is_held_against_a_step_by_hand_and_against_methods(tmp_path):
+    header = "case,over,ratio,ratio_low,ratio_high"
+    lines = "logreg,by hand,1.1,1.0,1.2", "logreg,backprop:update=direct,0.8,0.7,0.9"
+    rows = rows_of(OVERHEAD, tmp_path, header, *lines)
+    assert [row[1] for row in rows] == ["by hand", "`backprop:update=direct`"]
 
 
 def test_a_ratio_of_layer_sampled_tangents_has_its_interval(tmp_path):

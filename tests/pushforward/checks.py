@@ -67,11 +67,15 @@ def check(
     tolerance: float = TOLERANCE,
     chunk: int = 0,
 ) -> Pushforward:
-    """Loss and derivatives of each structure against reverse mode; gives the engine, for its fallbacks."""
+    """Loss and derivatives of each structure against reverse mode; gives the engine, for its fallbacks.
+
+    The first of several structures comes again at the end, when the model's course has become a program, in
+    which rules may write over values that nothing else reads.
+    """
     model = model.double()
     batch = x, torch.zeros(len(x)) if target is None else target
     pushforward = Pushforward(model, loss)
-    for structure in structures:
+    for structure in structures + structures[:1] * (len(structures) > 1):
         tangents = drawn(model, count, structure, seed=3)
         wanted_value, wanted = by_reverse_mode(model, loss, batch, tangents)
         value, found = derivatives(pushforward, tangents, batch, chunk)

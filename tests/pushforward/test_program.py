@@ -186,3 +186,56 @@ def test_each_choice_of_perturbed_parameters_is_looked_at_once():
             assert torch.allclose(found, wanted, rtol=1e-9), name
             looks = (2 if name == names[0] else 1) if turn == 0 else 0
             assert len(runs) - before == looks, "a course that is the same at every call is learned once"
+
+
+def _asked_of_positions(x):
+    positions = torch.arange(x.shape[1]).expand(len(x), -1)
+    return (positions.diff(dim=1, prepend=positions[:, :1] - 1) != 1).any()
+
+
+def _asked_of_random_numbers(x):
+    return torch.rand(1)[0] > 2
+
+
+def _asked_of_inputs(x):
+    return (x > 100).any()
+
+
+def _asked_of_what_inputs_are_written_into(x):
+    seen = torch.zeros(4, len(x), dtype=x.dtype)
+    seen.transpose(0, 1).add_(x.detach())
+    return (seen > 100).any()
+
+
+def _asked_of_what_an_entry_is_written_into(x):
+    seen = torch.zeros(4, dtype=x.dtype)
+    seen[0] = x.detach()[0, 0]
+    return (seen > 100).any()
+
+
+@pytest.mark.parametrize(
+    ("ask", "settled"),
+    [
+        (_asked_of_positions, True),
+        (_asked_of_random_numbers, False),
+        (_asked_of_inputs, False),
+        (_asked_of_what_inputs_are_written_into, False),
+        (_asked_of_what_an_entry_is_written_into, False),
+    ],
+)
+def test_a_course_is_settled_where_only_shapes_decide_it(ask, settled):
+    class Asks(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(4, 4)
+
+        def forward(self, x):
+            return self.layer(-x if ask(x) else x)
+
+    pushforward = check(Asks(), inputs())
+    assert [why == "" for why in pushforward.settled.values()] == [settled]
+    model = pushforward.model
+    for batch in ((1000 * inputs(), inputs()), (inputs(3), inputs(3))):
+        tangents = drawn(model, 2)
+        _, wanted = by_reverse_mode(model, smooth, batch, tangents)
+        assert torch.allclose(derivatives(pushforward, tangents, batch)[1], wanted, rtol=1e-9)

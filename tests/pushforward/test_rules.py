@@ -310,6 +310,40 @@ def test_scaled_dot_product_attention(options):
     )
 
 
+@pytest.mark.parametrize(
+    ("queries", "keys", "values"),
+    [
+        ((2, 2, 150, 4), (2, 2, 150, 4), (2, 2, 150, 3)),
+        ((150, 4), (90, 4), (90, 4)),
+        ((70, 4), (150, 4), (150, 4)),
+    ],
+    ids=["as many keys", "fewer keys", "more keys"],
+)
+def test_causal_attention_in_blocks(queries, keys, values):
+    class Attend(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.k, self.v = (nn.Linear(3, n[-1]) for n in (queries, keys, values))
+            self.register_buffer("one", normal(*queries[:-1], 3))
+            self.register_buffer("other", normal(*keys[:-1], 3, seed=1))
+
+        def forward(self, x):
+            q, k, v = self.q(self.one + x), self.k(self.other), self.v(self.other)
+            return F.scaled_dot_product_attention(q, k, v, is_causal=True)
+
+    torch.manual_seed(0)
+    ruled(Attend(), normal(1))
+
+
+def test_attention_of_heads_that_share_keys_by_broadcasting():
+    def attend(h, x):
+        return F.scaled_dot_product_attention(h, x[:1, :1], h[:, :1] + 1)
+
+    ruled(Apply(attend, nn.Linear(4, 4)), normal(2, 3, 5, 4))
+    shared = Apply(lambda h, x: F.scaled_dot_product_attention(x[:1, :1], h, h), nn.Linear(4, 4))
+    ruled(shared, normal(2, 3, 5, 4))
+
+
 FUNCTIONS = {
     "add": lambda h, x: h + x,
     "add a number": lambda h, x: 1.5 + h,
@@ -321,6 +355,16 @@ FUNCTIONS = {
     "subtract from itself": lambda h, x: h.sub(2 * h),
     "multiply": lambda h, x: h * x,
     "square": lambda h, x: h * h,
+    "multiply results": lambda h, x: torch.tanh(2 * h) * torch.sigmoid(3 * h),
+    "multiply a result": lambda h, x: h * torch.sin(h),
+    "multiply results broadcasting": lambda h, x: torch.sin(h) * torch.cos(h[:, :1]),
+    "add results": lambda h, x: torch.sin(h) + torch.cos(h),
+    "add results with alpha": lambda h, x: torch.add(torch.sin(h), torch.cos(h), alpha=0.3),
+    "subtract results": lambda h, x: torch.sin(h) - torch.cos(h),
+    "subtract a result": lambda h, x: h - torch.cos(h),
+    "add results broadcasting": lambda h, x: torch.sin(h) + torch.cos(h[:, :1]),
+    "powers of results": lambda h, x: (2 * h).pow(3) + (3 * h) ** 2 + (2 + h.abs()) ** -0.5,
+    "gate of a result": lambda h, x: F.silu(2 * h),
     "multiply in place": lambda h, x: h.mul_(x),
     "multiply broadcasting": lambda h, x: h[:, :1] * h[0],
     "divide": lambda h, x: h / (2 + x.abs()),

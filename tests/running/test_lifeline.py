@@ -123,6 +123,7 @@ def test_a_terminal_that_is_closed_ends_the_run_and_its_folder_is_closed_too(han
         import fcntl
         import termios
 
+        signal.signal(signal.SIGHUP, signal.SIG_DFL)  # as nohup has it ignored
         fcntl.ioctl(0, termios.TIOCSCTTY, 0)
 
     terminal = {"stdin": theirs, "stdout": theirs, "stderr": theirs}

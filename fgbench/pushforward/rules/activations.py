@@ -19,6 +19,11 @@ aten = torch.ops.aten
 SELU_ALPHA, SELU_SCALE = 1.6732632423543772, 1.0507009873554805  # Klambauer et al. 2017, as torch has them
 
 
+def _room(x: Dual) -> Dual:
+    """Memory for a result of x's shape: its own where nothing else reads it."""
+    return x if x.spare else empty_dual(x.primal, x.count)
+
+
 @rule("relu")
 def relu(context: Context, x: Dual, inplace: bool = False) -> Dual:
     """ReLU, as one masked pass over the value and its tangents."""
@@ -42,11 +47,13 @@ def relu_(context: Context, x: Dual) -> Dual:
 @rule("gelu")
 def gelu(context: Context, x: Dual, approximate: str = "none") -> Dual:
     """GELU, exact or by its tanh approximation."""
-    # Tangent by tangent, as oneDNN's kernel, which torch takes for large float32 tensors, does not broadcast.
     stack, primal = torch.empty_like(x.stack), x.primal
     aten.gelu.out(primal, approximate=approximate, out=stack[0])
-    for tangent, along in zip(x.tangents, stack[1:], strict=True):
-        aten.gelu_backward.grad_input(tangent, primal, approximate=approximate, grad_input=along)
+    if x.count == 1:
+        aten.gelu_backward.grad_input(x.stack[1], primal, approximate=approximate, grad_input=stack[1])
+    else:  # oneDNN's kernel, which torch takes for large float32 tensors, does not broadcast
+        slope = aten.gelu_backward(torch.ones_like(primal), primal, approximate=approximate)
+        torch.mul(x.tangents, slope, out=stack[1:])
     return Dual(stack, spare=True)
 
 
@@ -54,16 +61,16 @@ def gelu(context: Context, x: Dual, approximate: str = "none") -> Dual:
 def silu(context: Context, x: Dual, inplace: bool = False) -> Dual:
     """x σ(x)."""
     primal = x.primal
-    out = empty_dual(primal, x.count)
-    aten.silu.out(primal, out=out.primal)
+    out = _room(x)
     aten.silu_backward.grad_input(x.tangents, primal, grad_input=out.tangents)
+    aten.silu.out(primal, out=out.primal)  # last, as this may overwrite the argument
     return into(x, out) if inplace else out
 
 
 @rule("tanh")
 def tanh(context: Context, x: Dual) -> Dual:
     """The slope is 1 − tanh²."""
-    out = empty_dual(x.primal, x.count)
+    out = _room(x)
     torch.tanh(x.primal, out=out.primal)
     aten.tanh_backward.grad_input(x.tangents, out.primal, grad_input=out.tangents)
     return out
@@ -72,7 +79,7 @@ def tanh(context: Context, x: Dual) -> Dual:
 @rule("sigmoid")
 def sigmoid(context: Context, x: Dual) -> Dual:
     """The slope is σ (1 − σ)."""
-    out = empty_dual(x.primal, x.count)
+    out = _room(x)
     torch.sigmoid(x.primal, out=out.primal)
     aten.sigmoid_backward.grad_input(x.tangents, out.primal, grad_input=out.tangents)
     return out

@@ -21,19 +21,19 @@ def add(context: Context, a: Any, b: Any, *, alpha: float = 1) -> Dual:
     if isinstance(a, Dual) and a.spare and isinstance(b, int | float) and alpha == 1:
         a.primal.add_(b)
         return a
-    return _sum(a, b if alpha == 1 else _times(b, alpha))
+    return _sum(a, b, alpha)
 
 
 @rule("sub", "subtract")
 def sub(context: Context, a: Any, b: Any, *, alpha: float = 1) -> Dual:
     """a − alpha · b; either may be without tangents."""
-    return _sum(a, _times(b, -alpha))
+    return _sum(a, b, -alpha)
 
 
 @rule("rsub", "__rsub__")
 def rsub(context: Context, a: Any, b: Any, *, alpha: float = 1) -> Dual:
     """b − alpha · a."""
-    return _sum(b, _times(a, -alpha))
+    return _sum(b, a, -alpha)
 
 
 @rule("mul", "multiply", "__rmul__")
@@ -42,11 +42,17 @@ def mul(context: Context, a: Any, b: Any) -> Dual:
     if not isinstance(b, Dual):
         a, b = b, a
     if not isinstance(a, Dual):
-        if b.spare and isinstance(a, int | float):
+        if b.spare and (isinstance(a, int | float) or _spreads_over(a, b)):
             b.stack.mul_(a)
             return b  # type: ignore[no-any-return]
         return Dual(aligned(b, a).stack * a, spare=True)
+    if not a.spare:
+        a, b = b, a
     first, second = a.primal, b.primal
+    if a.spare and alike(a, b):
+        a.tangents.mul_(second).addcmul_(b.tangents, first)
+        first.mul_(second)
+        return a  # type: ignore[no-any-return]
     a, b = aligned(a, second), aligned(b, first)
     value = first * second
     out = empty_dual(value, a.count)
@@ -89,12 +95,12 @@ def power(context: Context, a: Any, exponent: Any) -> Dual:
     if isinstance(exponent, Tensor | Dual) or not isinstance(a, Dual):
         raise NoRuleError("an exponent that is no number")
     base = a.primal
-    value = base**exponent
     if exponent == 0:
-        return moving(value, a.count)
-    out = empty_dual(value, a.count)
-    out.stack[0] = value
-    torch.mul(a.tangents, exponent * base ** (exponent - 1), out=out.stack[1:])
+        return moving(base**exponent, a.count)
+    slope = base * 2 if exponent == 2 else exponent * base ** (exponent - 1)
+    out = a if a.spare else empty_dual(base, a.count)
+    torch.mul(a.tangents, slope, out=out.stack[1:])
+    torch.pow(base, exponent, out=out.stack[0])
     return out
 
 
@@ -215,12 +221,20 @@ def _times(x: Any, factor: float) -> Any:
     return Dual(x.stack * factor) if isinstance(x, Dual) else x * factor
 
 
-def _sum(a: Any, b: Any) -> Dual:
+def _sum(a: Any, b: Any, alpha: float = 1) -> Dual:
+    """a + alpha · b, written over one of them where that is spare."""
+    if isinstance(a, Dual) and isinstance(b, Dual):
+        if b.spare and alpha == 1:
+            a, b = b, a
+        if a.spare and alike(a, b):
+            a.stack.add_(b.stack, alpha=alpha)
+            return a
+        a, b = aligned(a, b.primal), aligned(b, a.primal)
+        return Dual(torch.add(a.stack, b.stack, alpha=alpha), spare=True)
+    b = b if alpha == 1 else _times(b, alpha)
     if not isinstance(a, Dual):
         a, b = b, a
-    a = aligned(a, primal_of(b))
-    if isinstance(b, Dual):
-        return Dual(a.stack + aligned(b, a.primal).stack, spare=True)
+    a = aligned(a, b)
     value = a.primal + b
     if value.dtype == a.stack.dtype:
         out = empty_dual(value, a.count)
@@ -233,6 +247,21 @@ def _sum(a: Any, b: Any) -> Dual:
 def _stack(value: Tensor, tangents: Tensor) -> Dual:
     """Stack a value and its tangents, which are broadcast to the value's shape."""
     return dual_of(value, tangents.expand(-1, *value.shape))
+
+
+def _spreads_over(x: Tensor, dual: Dual) -> bool:
+    """Whether an operation of x and a value with tangents has the value's shape and dtype."""
+    sizes = zip(reversed(x.shape), reversed(dual.stack.shape), strict=False)
+    return (
+        x.dim() < dual.stack.dim()
+        and x.dtype == dual.stack.dtype
+        and all(n in (1, size) for n, size in sizes)
+    )
+
+
+def alike(a: Dual, b: Dual) -> bool:
+    """Whether an operation on both gives what has a's shape and dtype."""
+    return a.stack.shape == b.stack.shape and a.stack.dtype == b.stack.dtype
 
 
 def aligned(x: Dual, other: Any) -> Dual:

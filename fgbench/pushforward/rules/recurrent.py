@@ -28,6 +28,7 @@ def _lstm(context: Context, given: Any, recurrent: Callable[[Any], Any], state: 
     enter, keep, new, leave = map(Dual, gates.stack.chunk(4, -1))
     kept = mul(context, sigmoid(context, keep), cell)
     cell = add(context, kept, mul(context, sigmoid(context, enter), tanh(context, new)))
+    cell.spare = False  # it is read below, and by the next step
     return mul(context, sigmoid(context, leave), tanh(context, cell)), cell
 
 
