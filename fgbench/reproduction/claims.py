@@ -45,13 +45,15 @@ Said = tuple[Verdict, str]  # a verdict and the reason for it
 def judge(claim: Claim, figures: Mapping[str, Estimate], scale: str, takes: str = "") -> JudgedClaim:
     """Judge a claim by what was measured; `takes` is what a scale that can decide it would take.
 
-    An interval that contains the claimed bound decides nothing. A figure without an interval is taken as
-    exact; memory is such a figure, and the result of a method that draws no random numbers.
+    An interval that contains the claimed bound decides nothing. A time that no run was long enough for has a
+    lower end, what the runs lasted, which decides a claim on which of two is sooner. A figure without an
+    interval is taken as exact; memory is such a figure, and the result of a method that draws no random
+    numbers.
     """
     measured, against = (figures.get(name, NOTHING) for name in (claim.figure, claim.than))
     if why := _not_comparable(claim, measured, scale, takes):
         said = (Verdict.NOT_COMPARABLE, why)
-    elif math.isinf(measured.value):
+    elif math.isinf(measured.value) and (claim.test == "near" or not measured.has_interval):
         said = (Verdict.NOT_REPRODUCED, "no run here reached it")
     elif claim.test == "near":
         said = _near(claim, measured)

@@ -74,3 +74,11 @@ def test_smoke_decides_nothing_and_a_small_scale_not_what_needs_a_large_one():
 
 def test_an_infinite_figure_is_not_below_anything():
     assert verdict(claim("below"), Estimate(math.inf)) is NO
+
+
+@pytest.mark.parametrize(("least", "above"), [(9.1, YES), (0.4, OPEN)])
+def test_a_time_that_no_run_was_long_enough_for_is_judged_by_its_lower_end(least, above):
+    never = Estimate(math.inf, least, math.inf)
+    assert verdict(claim("above"), never) is above
+    assert verdict(claim("below"), never) is {YES: NO, OPEN: OPEN}[above]
+    assert verdict(claim("near", value=1.0), never) is NO

@@ -318,6 +318,8 @@ class TestTarget:
         assert set(headline(rows)["target_loss"]) == {1.4}
         without = rows[rows["target_loss"] < 1]
         assert set(headline(without)["target_loss"]) == {0.6}, "one of backprop's seeds reached it"
+        alone = pd.DataFrame(self.rows(tmp_path / "3", [Target(loss=x) for x in (0.8, 0.7, 0.6, 0.1)]))
+        assert set(headline(alone)["target_loss"]) == {0.7}, "backprop's seeds all reached it"
         assert set(headline(rows[rows["target_loss"] == 0.1])["target_loss"]) == {0.1}
         third = rows[rows["method"] == "forward"].assign(method="spsa", outcome="censored")
         several = pd.concat([rows, third])
