@@ -189,7 +189,7 @@ def _list(papers: Sequence[str]) -> None:
             table.add_row(experiment.name, experiment.title, str(len(experiment.claims)), *spans)
         console.print(table)
     console.print(
-        "[dim]Times are upper limits; the scale full is meant for a GPU. At paper and full, what an[/dim]"
+        "[dim]Times are estimates; the scale full is meant for a GPU. At paper and full, what an[/dim]"
     )
     console.print("[dim]experiment takes here is said before it begins.[/dim]")
 

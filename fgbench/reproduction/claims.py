@@ -100,8 +100,8 @@ def _beyond(claim: Claim, measured: Estimate, bound: Estimate) -> Said:
         low, high, least, most = -high, -low, -most, -least
     if high < least:
         return Verdict.REPRODUCED, ""
-    if low > most:
-        return Verdict.NOT_REPRODUCED, "the other way round"
+    if low >= most:
+        return Verdict.NOT_REPRODUCED, "the other way round" if low > most else "it is exactly that"
     return Verdict.NOT_COMPARABLE, "the intervals overlap: measure longer"
 
 

@@ -6,6 +6,7 @@ import hashlib
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from fgbench import charts
@@ -62,6 +63,15 @@ def test_an_svg_s_text_is_text(tmp_path: Path) -> None:
         text = one.path.read_text()
         assert "width 512, batch 64 · digits · float32 · a processor, 2 threads" in text
         assert "/" not in one.path.name
+
+
+def test_a_png_has_few_colours_and_white_paper(tmp_path: Path) -> None:
+    made_up.run(tmp_path / "results", [group(8)], targets=TARGETS)
+    drawn = charts.draw_all(tmp_path / "results", tmp_path / "out")
+    path = next(one.path for one in drawn if one.path)
+    image = Image.open(path)
+    assert image.mode == "P"
+    assert image.convert("RGB").getpixel((1, 1)) == (255, 255, 255)
 
 
 def test_the_same_runs_give_the_same_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,6 +51,11 @@ def test_a_bound_needs_the_whole_interval_on_one_side(measured, below):
     assert verdict(claim("above"), measured) is {YES: NO, NO: YES, OPEN: OPEN}[below]
 
 
+def test_a_figure_that_is_exactly_the_bound_is_not_beyond_it():
+    never = judge(claim("above", bound=0.0), {"figure": Estimate(0.0, 0.0, 0.0)}, "laptop")
+    assert (never.verdict, never.why) == (NO, "it is exactly that")
+
+
 def test_a_figure_may_be_the_bound():
     asked = claim("below", than="other")
     assert verdict(asked, Estimate(1, 0.9, 1.1), other=Estimate(2, 1.5, 2.5)) is YES

@@ -9,8 +9,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import matplotlib
+import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 from fgbench.plan.config import REFERENCE
 
@@ -143,4 +146,17 @@ def save(figure: Figure, path: Path) -> None:
     if engine is not None:  # laid out here, once: matplotlib would draw the whole figure to do so
         engine.execute(figure)
         figure.set_layout_engine(None)
-    figure.savefig(path, dpi=DPI, metadata=undated)
+    if path.suffix == ".png":
+        _save_png(figure, path)
+    else:
+        figure.savefig(path, dpi=DPI, metadata=undated)
+
+
+def _save_png(figure: Figure, path: Path) -> None:
+    """Write a PNG of 256 colours, which has a third of the size and is written sooner."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
+    few = image.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    few.putpalette([255 if level == 254 else level for level in few.getpalette() or ()])  # white stays white
+    few.save(path, dpi=(DPI, DPI))
