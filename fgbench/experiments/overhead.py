@@ -2,9 +2,10 @@
 
     python -m fgbench.experiments.overhead --out results/overhead
 
-The models are small, because there the time that Python takes between operations matters most. All steps
-have rank-one tangents of ±1 and plain SGD, and run eagerly. `overhead.csv` has a row for each model and each
-step that the engine's is compared with: the median over rounds of the ratio within a round, with its
+The models are small, because there the time that Python takes between operations matters most. Steps have
+plain SGD; the one written by hand has rank-one tangents of ±1 and runs eagerly. `overhead.csv` has two rows
+for each model, method and execution mode: over the step by hand, and over the backprop step that is fastest
+of all updates in all these modes. A ratio is the median over rounds of the ratio within a round, with its
 order-statistic interval. `overhead.json` describes the machine.
 """
 
@@ -15,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
@@ -23,14 +25,16 @@ from torch import Tensor, nn
 from fgbench import architectures, methods
 from fgbench.measurement.environment import describe_environment
 from fgbench.measurement.statistics import median_interval
-from fgbench.methods import Batch
+from fgbench.methods import Batch, Conditions
 from fgbench.store.experiment import store_experiment
 
 aten = torch.ops.aten
 CASES = (("logreg", 1, 1), ("mlp", 1, 128), ("mlp", 2, 256))
+EXECUTIONS = ("eager", "compile")
 BATCH, CLASSES, SHAPE = 64, 10, (1, 28, 28)
-ENGINE = "forward:structure=rank-one"
-BACKPROPS = tuple(f"backprop:update={update}" for update in ("fused", "direct", "in-backward"))
+BY_HAND, FASTEST = "the same by hand", "the fastest backprop"
+ENGINES = ("forward:structure=rank-one", "forward")
+BACKPROPS = tuple(f"backprop:update={update}" for update in ("fused", "foreach", "direct", "in-backward"))
 LEARNING_RATE, WARM_UP, BLOCK = 1e-5, 20, 20
 
 
@@ -88,42 +92,56 @@ def main(arguments: Sequence[str] | None = None) -> None:
     facts = {"command": " ".join(sys.argv), "environment": describe_environment("cpu", 1)}
     store_experiment(asked.out, "overhead", rows, facts)
     for row in rows:
-        low, high = row["ratio_low"], row["ratio_high"]
-        print(f"{row['case']}: engine over {row['over']} {row['ratio']:.3f} [{low:.3f}, {high:.3f}]")
+        print(
+            "{case}: {method}, {execution}, over {over} ({which}): "
+            "{ratio:.3f} [{ratio_low:.3f}, {ratio_high:.3f}]".format(**row)
+        )
 
 
 def _rows(case: tuple[str, int, int], rounds: int) -> Iterator[dict[str, Any]]:
-    """The ratios of the engine's step to each of the others."""
+    """The ratios of the engine's steps to the step by hand and to the fastest backprop."""
     seconds = _timed(case, rounds)
-    for other, own in seconds.items():
-        if other == ENGINE:
+    backprops = [own for own in seconds if own[0] in BACKPROPS]
+    fastest = min(backprops, key=lambda own: median(seconds[own]))
+    for method, execution in seconds:
+        if method not in ENGINES:
             continue
-        ratios = [a / b for a, b in zip(seconds[ENGINE], own, strict=True)]
-        middle = median_interval(ratios)
-        yield {
-            "case": "{}-d{}-w{}".format(*case),
-            "over": other,
-            "engine_seconds": sorted(seconds[ENGINE])[rounds // 2],
-            "other_seconds": sorted(own)[rounds // 2],
-            "ratio": middle.value,
-            "ratio_low": middle.low,
-            "ratio_high": middle.high,
-            "rounds": rounds,
-        }
+        for over, other in ((BY_HAND, (BY_HAND, "eager")), (FASTEST, fastest)):
+            pairs = zip(seconds[method, execution], seconds[other], strict=True)
+            middle = median_interval([own / others for own, others in pairs])
+            yield {
+                "case": "{}-d{}-w{}".format(*case),
+                "method": method,
+                "execution": execution,
+                "over": over,
+                "which": ", ".join(other),
+                "seconds": median(seconds[method, execution]),
+                "over_seconds": median(seconds[other]),
+                "ratio": middle.value,
+                "ratio_low": middle.low,
+                "ratio_high": middle.high,
+                "rounds": rounds,
+            }
 
 
-def _timed(case: tuple[str, int, int], rounds: int) -> dict[str, list[float]]:
-    """Seconds of each step by round; every round times all steps, every second round in reverse order."""
+def _timed(case: tuple[str, int, int], rounds: int) -> dict[tuple[str, str], list[float]]:
+    """Seconds by round of each step, by method and execution mode.
+
+    Every round times all steps, every second round in reverse order.
+    """
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(BATCH, *SHAPE, generator=generator)
     batch = x, torch.randint(CLASSES, (BATCH,), generator=generator)
-    steps: dict[str, Callable[..., Any]] = {"by hand": ByHand(_model(case))}
-    for spec in (ENGINE, *BACKPROPS):
-        steps[spec] = methods.find(spec).prepare(_model(case), nn.functional.cross_entropy, 0)
+    steps: dict[tuple[str, str], Callable[..., Any]] = {(BY_HAND, "eager"): ByHand(_model(case))}
+    for execution in EXECUTIONS:
+        for spec in (*ENGINES, *BACKPROPS):
+            steps[spec, execution] = methods.find(spec).prepare(
+                _model(case), nn.functional.cross_entropy, 0, Conditions(execution)
+            )
     for step in steps.values():
         for _ in range(WARM_UP):
             step(batch, LEARNING_RATE)
-    seconds: dict[str, list[float]] = {name: [] for name in steps}
+    seconds: dict[tuple[str, str], list[float]] = {name: [] for name in steps}
     for number in range(rounds):
         for name in list(steps) if number % 2 else reversed(steps):
             start = time.perf_counter()

@@ -61,7 +61,7 @@ def _transformers(row: Row) -> Sequence[Any]:
 
 
 def _overhead(row: Row) -> Sequence[Any]:
-    return row["case"], f"`{row['over']}`" if row["over"] != "by hand" else row["over"], _ratio(row)
+    return row["case"], f"`{row['method']}`", row["execution"], f"{row['over']} ({row['which']})", _ratio(row)
 
 
 def _layers(row: Row) -> Sequence[Any]:
@@ -90,8 +90,8 @@ EXPERIMENTS = (
     ),
     Experiment(
         "overhead.csv",
-        "Small models: a rank-one step of the engine over other steps",
-        ("model", "over", "ratio"),
+        "Small models: a forward step over other steps",
+        ("model", "method", "execution", "over", "ratio"),
         _overhead,
     ),
     Experiment(

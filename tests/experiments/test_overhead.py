@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 
 from fgbench import architectures
-from fgbench.experiments.overhead import ByHand, main
+from fgbench.experiments.overhead import BY_HAND, ENGINES, FASTEST, ByHand, main
 
 
 @pytest.mark.parametrize("depth", [0, 1, 3])
@@ -36,13 +36,16 @@ def test_the_step_by_hand_is_a_rank_one_step(depth):
 
 def test_a_row_for_each_model_and_other_step(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr("fgbench.experiments.overhead.CASES", (("logreg", 1, 1),))
+    monkeypatch.setattr("fgbench.experiments.overhead.EXECUTIONS", ("eager",))
     monkeypatch.setattr("fgbench.experiments.overhead.BLOCK", 1)
     threads = torch.get_num_threads()
     main(["--out", str(tmp_path), "--rounds", "7"])
     torch.set_num_threads(threads)
     rows = pd.read_csv(tmp_path / "overhead.csv")
-    assert rows["over"][0] == "by hand"
-    assert len(rows) == 4, "by hand, and three updates of backprop"
+    assert set(rows["method"]) == set(ENGINES)
+    assert set(rows["over"]) == {BY_HAND, FASTEST}
+    assert len(rows) == 4
+    assert rows["which"][rows["over"] == FASTEST].str.startswith("backprop:update=").all()
     assert (rows["ratio_low"] <= rows["ratio"]).all()
-    assert (rows["engine_seconds"] > 0).all()
-    assert "engine over by hand" in capsys.readouterr().out
+    assert (rows["seconds"] > 0).all()
+    assert "over the fastest backprop (backprop:update=" in capsys.readouterr().out
