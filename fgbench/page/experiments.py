@@ -64,6 +64,18 @@ def _overhead(row: Row) -> Sequence[Any]:
     return row["case"], f"`{row['method']}`", row["execution"], f"{row['over']} ({row['which']})", _ratio(row)
 
 
+def _ways(row: Row) -> Sequence[Any]:
+    if missing(row["ratio"]):
+        return row["model"], row["execution"], row["way"], NOTHING, NOTHING, _text(row["reason"])
+    remarks = "; ".join(filter(None, (_text(row["without_rule"]), _text(row["reason"]))))
+    ready = f"{row['ready_seconds']:.1f} s"
+    return row["model"], row["execution"], row["way"], _ratio(row), ready, remarks
+
+
+def _text(cell: Any) -> str:
+    return "" if missing(cell) else str(cell)
+
+
 def _layers(row: Row) -> Sequence[Any]:
     return row["case"], f"`{row['method']}`", _ratio(row), number(row["second_moment"]), row["over"]
 
@@ -93,6 +105,12 @@ EXPERIMENTS = (
         "Small models: a forward step over other steps",
         ("model", "method", "execution", "over", "ratio"),
         _overhead,
+    ),
+    Experiment(
+        "ways.csv",
+        "Two ways to a program: a model's own Python, recorded, and the graph of torch.export",
+        ("model", "execution", "way", "step over the first way's", "ready in", "remarks"),
+        _ways,
     ),
     Experiment(
         "layers.csv",

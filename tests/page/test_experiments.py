@@ -7,7 +7,7 @@ import pytest
 from fgbench.errors import ResultsError
 from fgbench.page.experiments import EXPERIMENTS
 
-ENGINE, TRANSFORMERS, OVERHEAD, LAYERS, PREDICTION = EXPERIMENTS
+ENGINE, TRANSFORMERS, OVERHEAD, WAYS, LAYERS, PREDICTION = EXPERIMENTS
 
 
 def rows_of(experiment, folder, header, *lines):
@@ -36,6 +36,14 @@ def test_a_small_models_step_says_what_it_is_held_against(tmp_path):
     line = 'logreg,forward,compile,the fastest backprop,"backprop, eager",0.8,0.7,0.9'
     (row,) = rows_of(OVERHEAD, tmp_path, header, line)
     assert row[2:] == ("compile", "the fastest backprop (backprop, eager)", "0.80 [0.70, 0.90]")
+
+
+def test_a_way_that_does_not_work_says_why(tmp_path):
+    header = "model,execution,way,ratio,ratio_low,ratio_high,ready_seconds,without_rule,reason"
+    lines = "mlp,eager,own Python,1.0,1.0,1.0,1.25,function x,it asks", "loop,eager,torch.export,,,,,,Guard"
+    works, fails = rows_of(WAYS, tmp_path, header, *lines)
+    assert works[-2:] == ("1.2 s", "function x; it asks")
+    assert fails[3:] == ("–", "–", "Guard")
 
 
 def test_a_ratio_of_layer_sampled_tangents_has_its_interval(tmp_path):
