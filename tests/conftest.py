@@ -14,6 +14,7 @@ import pytest
 import torch
 from hypothesis import settings
 
+from fgbench.measurement.environment import usable_cores
 from fgbench.running import client
 from tests import warm_workers
 
@@ -23,6 +24,11 @@ torch.set_num_threads(1)
 TURNS = Path(tempfile.gettempdir())  # before any test: the processes of a session share it
 # And one for each process that a test starts; the compiler's too, which are slow to start.
 os.environ["OMP_NUM_THREADS"] = os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+
+
+def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
+    """One process more than cores: some tests wait for Slurm, a browser or a runner of their own."""
+    return usable_cores() + 1
 
 
 @pytest.hookimpl(wrapper=True)
