@@ -26,6 +26,7 @@ TURNS = Path(tempfile.gettempdir())  # before any test: the processes of a sessi
 os.environ["OMP_NUM_THREADS"] = os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
 
 
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """One process more than cores: some tests wait for Slurm, a browser or a runner of their own."""
     return usable_cores() + 1

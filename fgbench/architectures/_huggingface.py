@@ -65,6 +65,8 @@ def build(spec: str, depth: int, width: int, in_shape: tuple[int, ...], classes:
     known = configuration()
     asked: dict[str, Any] = {"vocab_size": max(LEVELS, classes), "num_labels": classes}
     asked |= {key: None for key in ("bos_token_id", "eos_token_id", "pad_token_id") if hasattr(known, key)}
+    if hasattr(known, "use_cache"):
+        asked["use_cache"] = False  # keys and values are kept for generating text, not for training
     for key in ("n_positions", "max_position_embeddings"):
         if hasattr(known, key):
             asked[key] = max(tokens, 2)

@@ -20,7 +20,8 @@ class Checkpointed:
     """Calls a model so that its forward pass keeps only the inputs of its segments.
 
     An nn.Sequential is cut into segments that begin at each layer with parameters (`layer`), or into √n
-    segments if there are n such layers (`sqrt`). A model with a forward of its own is cut into its blocks.
+    segments if there are n such layers (`sqrt`). A model with a forward of its own is cut into its blocks,
+    however deep in it they stand.
     """
 
     def __init__(self, model: nn.Module, policy: str) -> None:
@@ -76,12 +77,20 @@ def _grouped(runs: list[list[nn.Module]], count: int) -> list[list[nn.Module]]:
 
 
 def _blocks(model: nn.Module) -> Iterator[nn.Module]:
-    """The model's children that have parameters; sequences and lists are replaced by their members."""
+    """The model's parts that have parameters; what holds a stack of blocks is replaced by its own parts."""
     for child in model.children():
-        if isinstance(child, nn.Sequential | nn.ModuleList):
+        if isinstance(child, nn.Sequential | nn.ModuleList) or any(map(_is_stack, child.modules())):
             yield from _blocks(child)
         elif _has_parameters(child):
             yield child
+
+
+def _is_stack(module: nn.Module) -> bool:
+    """Whether it holds blocks of one kind that are made of layers, as a transformer's encoder does."""
+    if not isinstance(module, nn.Sequential | nn.ModuleList):
+        return False
+    kinds = [type(block) for block in module if _has_parameters(block) and next(block.children(), None)]
+    return len(kinds) > len(set(kinds))
 
 
 def _checkpointed_run(modules: list[nn.Module]) -> Callable[..., Any]:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from fgbench import methods
+from fgbench import architectures, methods
 from fgbench.errors import UsageError
 from fgbench.measurement.memory import peak_of_step
 from tests.builders import cross_entropy, flat, tiny_batch
@@ -80,3 +80,67 @@ def test_a_model_with_a_forward_of_its_own_is_cut_at_its_blocks():
     assert len(calls) == 1  # the hook is outside of what is computed again
     with pytest.raises(UsageError, match=r"nn\.Sequential"):
         methods.find("backprop:checkpoint=true,segments=sqrt").prepare(model, cross_entropy, 0)
+
+
+class Block(nn.Module):
+    """A block that is made of layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(32, 64), nn.Linear(64, 32)
+
+    def forward(self, x):
+        return x + self.down(torch.tanh(self.up(x)))
+
+
+class Deep(nn.Module):
+    """A stack of blocks two modules below, as Hugging Face's models and torchvision's have it."""
+
+    def __init__(self, kind: type) -> None:
+        super().__init__()
+        self.encoder = nn.Module()
+        blocks = [Block() for _ in range(8)]
+        self.encoder.layers = kind(*blocks) if kind is nn.Sequential else kind(blocks)
+        self.head = nn.Linear(32, 3)
+
+    def forward(self, x):
+        for block in self.encoder.layers:
+            x = block(x)
+        return self.head(x)
+
+
+@pytest.mark.parametrize("kind", [nn.Sequential, nn.ModuleList])
+def test_blocks_are_found_however_deep_they_stand(kind):
+    def peak_of(spec: str) -> int:
+        def prepare():
+            step = methods.find(spec).prepare(Deep(kind), lambda output, _: output.square().mean(), 0)
+            x = torch.randn(2048, 32)
+            return lambda: step((x, x), 1e-6)
+
+        return peak_of_step(prepare, torch.device("cpu")).allocated
+
+    assert peak_of("backprop:checkpoint=true") < 0.6 * peak_of("backprop")
+
+
+def test_hugging_faces_blocks_are_computed_again_and_the_step_is_the_same():
+    pytest.importorskip("transformers")
+    spec = "hf:GPT2LMHeadModel:n_layer=6,n_embd=32,n_head=2,resid_pdrop=0,embd_pdrop=0,attn_pdrop=0"
+    x = torch.randint(30, (8, 64), generator=torch.Generator().manual_seed(0))
+    peaks, stepped = [], []
+
+    def loss(output, target):
+        return nn.functional.cross_entropy(output.flatten(0, 1), target.flatten())
+
+    for method in ("backprop", "backprop:checkpoint=true"):
+
+        def prepare(method=method):
+            torch.manual_seed(0)
+            model = architectures.build(spec, 1, 1, (64,), 30).train()
+            stepped.append(model)
+            step = methods.find(method).prepare(model, loss, 0)
+            return lambda: step((x, x), 0.1)
+
+        peaks.append(peak_of_step(prepare, torch.device("cpu")).allocated)
+    assert peaks[1] < 0.6 * peaks[0]
+    one, other = (flat(list(model.parameters())) for model in stepped)
+    assert torch.allclose(one, other, rtol=1e-4, atol=1e-6)
