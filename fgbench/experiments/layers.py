@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import argparse
 import copy
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,7 +27,7 @@ from fgbench.charts.drawing.style import COLOURS, GREY, MARKERS, new_figure, pri
 from fgbench.measurement.environment import describe_environment
 from fgbench.methods import Batch, trainable
 from fgbench.methods.steps.layers import Draw, units_of
-from fgbench.store.experiment import store_experiment
+from fgbench.store.experiment import command, store_experiment
 
 BACKPROP = "backprop"
 BATCH, CLASSES, SHAPE = 64, 10, (1, 28, 28)
@@ -100,7 +99,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if case.name in (asked.case or [case.name]):
             rows += _rows(case, case.seconds * asked.share, asked.draws)
             facts = {
-                "command": " ".join(sys.argv),
+                "command": command(),
                 "environment": describe_environment("cpu", asked.threads),
             }
             store_experiment(asked.out, "layers", rows, facts)

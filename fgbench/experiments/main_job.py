@@ -12,7 +12,7 @@ from time import perf_counter
 from typing import Any
 
 from fgbench.report.doubts import doubts
-from fgbench.store.experiment import store_experiment
+from fgbench.store.experiment import command, store_experiment
 from fgbench.store.run_folder import RunFolder, find_runs
 from fgbench.summary.table import summarise
 
@@ -26,7 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--times", type=int, default=10, help="How many jobs, one after the other.")
     parser.add_argument("options", nargs="*", help="Options of `fgbench run`, after --.")
     asked = parser.parse_args(arguments)
-    facts = {"command": " ".join(sys.argv), "job": [*JOB, *asked.options]}
+    facts = {"command": command(), "job": [*JOB, *asked.options]}
     rows: list[dict[str, Any]] = []
     for number in range(1, asked.times + 1):
         with tempfile.TemporaryDirectory() as folder:
@@ -40,9 +40,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _run(folder: Path, options: Sequence[str]) -> float:
     """The seconds of one job, from its command to its end."""
-    command = [sys.executable, "-m", "fgbench", *JOB, *options, "--out", str(folder)]
+    job = [sys.executable, "-m", "fgbench", *JOB, *options, "--out", str(folder)]
     start = perf_counter()
-    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(job, check=True, stdout=subprocess.DEVNULL)
     return perf_counter() - start
 
 

@@ -12,7 +12,6 @@ order-statistic interval. `overhead.json` describes the machine.
 from __future__ import annotations
 
 import argparse
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -26,7 +25,7 @@ from fgbench import architectures, methods
 from fgbench.measurement.environment import describe_environment
 from fgbench.measurement.statistics import median_interval
 from fgbench.methods import Batch, Conditions
-from fgbench.store.experiment import store_experiment
+from fgbench.store.experiment import command, store_experiment
 
 aten = torch.ops.aten
 CASES = (("logreg", 1, 1), ("mlp", 1, 128), ("mlp", 2, 256))
@@ -89,7 +88,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = parser.parse_args(arguments)
     torch.set_num_threads(1)
     rows = [row for case in CASES for row in _rows(case, asked.rounds)]
-    facts = {"command": " ".join(sys.argv), "environment": describe_environment("cpu", 1)}
+    facts = {"command": command(), "environment": describe_environment("cpu", 1)}
     store_experiment(asked.out, "overhead", rows, facts)
     for row in rows:
         print(

@@ -12,7 +12,6 @@ describes the machine. It needs `pip install fgbench[hf]`.
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,7 +24,7 @@ from torch import Tensor, nn
 from fgbench import api, methods
 from fgbench.experiments.engine import BACKPROP, FOUR, RANK_ONE
 from fgbench.measurement.environment import describe_environment
-from fgbench.store.experiment import store_experiment
+from fgbench.store.experiment import command, store_experiment
 
 LAYERS, FEATURES, HEADS, INNER, TOKENS = 4, 256, 4, 1024, 256
 SAMPLES, LENGTH, CLASSES = 8, 128, 2
@@ -109,7 +108,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--case", action="append", choices=[c.name for c in CASES], help="all by default")
     asked = parser.parse_args(arguments)
     torch.set_num_threads(asked.threads)
-    facts = {"command": " ".join(sys.argv), "environment": describe_environment("cpu", asked.threads)}
+    facts = {"command": command(), "environment": describe_environment("cpu", asked.threads)}
     rows: list[dict[str, Any]] = []
     for case in CASES:
         if case.name in (asked.case or [case.name]):

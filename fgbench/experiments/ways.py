@@ -15,7 +15,6 @@ from __future__ import annotations
 import argparse
 import dis
 import inspect
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -34,7 +33,7 @@ from fgbench.methods import Batch, Conditions
 from fgbench.pushforward import course, program
 from fgbench.pushforward.engine import Pushforward
 from fgbench.pushforward.rules import of_names, read_all
-from fgbench.store.experiment import store_experiment
+from fgbench.store.experiment import command, store_experiment
 
 SPEC = "forward:structure=rank-one"
 OWN, EXPORTED = "own Python", "torch.export"
@@ -139,7 +138,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     asked = parser.parse_args(arguments)
     torch.set_num_threads(1)
     facts = {
-        "command": " ".join(sys.argv),
+        "command": command(),
         "environment": describe_environment("cpu", 1),
         "lines": {
             OWN: sum(len(inspect.getsource(module).splitlines()) for module in (course, program)),

@@ -61,7 +61,8 @@ def _transformers(row: Row) -> Sequence[Any]:
 
 
 def _overhead(row: Row) -> Sequence[Any]:
-    return row["case"], f"`{row['method']}`", row["execution"], f"{row['over']} ({row['which']})", _ratio(row)
+    which = "" if row["which"].startswith(row["over"]) else f" ({row['which']})"
+    return row["case"], f"`{row['method']}`", row["execution"], row["over"] + which, _ratio(row)
 
 
 def _ways(row: Row) -> Sequence[Any]:

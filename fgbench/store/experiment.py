@@ -5,12 +5,19 @@ from __future__ import annotations
 import csv
 import io
 import json
+import shlex
+import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fgbench.errors import UsageError
 from fgbench.store.csv_table import replace_text
+
+
+def command() -> str:
+    """The command that started this experiment, to be given again on any machine."""
+    return shlex.join(["python", "-m", f"fgbench.experiments.{Path(sys.argv[0]).stem}", *sys.argv[1:]])
 
 
 def store_experiment(
