@@ -69,7 +69,7 @@ def _ways(row: Row) -> Sequence[Any]:
     if missing(row["ratio"]):
         return row["model"], row["execution"], row["way"], NOTHING, NOTHING, _text(row["reason"])
     remarks = "; ".join(filter(None, (_text(row["without_rule"]), _text(row["reason"]))))
-    ready = f"{row['ready_seconds']:.1f} s"
+    ready = NOTHING if missing(row["ready_seconds"]) else f"{row['ready_seconds']:.1f} s"
     return row["model"], row["execution"], row["way"], _ratio(row), ready, remarks
 
 

@@ -6,6 +6,7 @@ from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from fgbench import architectures, methods
@@ -97,6 +98,26 @@ def test_compiled_step_is_what_reverse_mode_says(spec):
     model.insert(1, nn.BatchNorm2d(8).double())
     batch = torch.randn(6, 1, 8, 8, dtype=torch.float64), torch.arange(6) % 3
     oracle.check_step(methods.find(spec), model, cross_entropy, batch, 1, Conditions("compile"))
+
+
+def test_a_compiled_step_through_attention_is_what_reverse_mode_says():
+    """Queries of heads that lie side by side in memory, as in GPT-2."""
+
+    class Attend(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.head = nn.Linear(4, 12), nn.Linear(4, 3)
+
+        def forward(self, x):
+            parts = self.inner(x).split(4, dim=2)
+            q, k, v = (part.view(2, 6, 2, 2).transpose(1, 2) for part in parts)
+            h = F.scaled_dot_product_attention(q, k, v, is_causal=True)
+            return self.head(h.transpose(1, 2).reshape(2, 6, 4)).mean(1)
+
+    torch.manual_seed(0)
+    batch = torch.randn(2, 6, 4, dtype=torch.float64), torch.tensor([0, 2])
+    method = methods.find("forward:structure=rank-one")
+    oracle.check_step(method, Attend().double(), cross_entropy, batch, 1, Conditions("compile"))
 
 
 def test_a_compiled_step_that_differs_is_refused(monkeypatch):

@@ -24,5 +24,5 @@ def test_rows_and_facts_are_two_files(tmp_path):
 
 def test_a_folder_that_cannot_be_written_is_one_line(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match="--out .*file: cannot be written"):
+    with pytest.raises(UsageError, match=r"--out .*file: cannot be written"):
         store_experiment(tmp_path / "file", "one", [{"a": 1}], {})

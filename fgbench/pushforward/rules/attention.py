@@ -38,7 +38,7 @@ def attention(
     if enable_gqa:
         key, value = (_for_each_head(x, primal_of(query).shape[-3]) for x in (key, value))
     scale = 1 / math.sqrt(primal_of(query).shape[-1]) if scale is None else scale
-    scaled = _over(lambda x: torch.mul(x, scale, out=x.new_empty(x.shape)), query)
+    scaled = _over(lambda x: x.contiguous() * scale, query)
     key, value = (_over(Tensor.contiguous, x) for x in (key, value))
     if dropout_p:
         mask = _causal(scaled, key) if is_causal else attn_mask
