@@ -31,7 +31,7 @@ _PLAIN = """
     arange ones zeros full eye eq ne lt le gt ge __eq__ __ne__ __lt__ __le__ __gt__ __ge__ all any diff cumsum
     logical_not logical_and logical_or __invert__ __and__ __or__ __getitem__ add sub mul __add__ __radd__
     __sub__ __mul__ __rmul__ expand view reshape squeeze unsqueeze flatten tril triu long int bool to max min
-    sum
+    sum float double contiguous clone
 """
 PLAIN = set(of_names(*_PLAIN.split()))
 # Attributes that are the same for every value with tangents.

@@ -90,12 +90,12 @@ class Record:
     def __call__(self, how: Any, ruled: bool, args: Any, kwargs: Any, out: Any) -> None:
         """Add an operation that has run."""
         arguments, options = _over(self.known, args), _over(self.known, kwargs)
-        fixed = how in PLAIN and self.is_fixed((args, kwargs))
+        plain = how in PLAIN
         results = _over(lambda leaf: self.slot(leaf) if isinstance(leaf, Dual | Tensor) else None, out)
         made = {slot.number for slot in _slots(results)}
-        if fixed:
+        if plain and self.is_fixed((args, kwargs)):
             self.fixed |= made
-        elif out is None or made & {slot.number for slot in _slots((arguments, options))}:
+        elif not plain and (out is None or made & {slot.number for slot in _slots((arguments, options))}):
             # It wrote in place, perhaps into what others are views of.
             self.fixed.clear()
         if out is None or any(isinstance(leaf, Slot) for leaf in _leaves(results)):

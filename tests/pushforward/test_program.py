@@ -193,6 +193,12 @@ def _asked_of_positions(x):
     return (positions.diff(dim=1, prepend=positions[:, :1] - 1) != 1).any()
 
 
+def _asked_after_a_conversion_of_what_is_read(x):
+    positions = torch.arange(x.shape[1])
+    _ = (x * 2).to(x.dtype)  # the same tensor, and nothing is written
+    return (positions < 0).any()
+
+
 def _asked_of_random_numbers(x):
     return torch.rand(1)[0] > 2
 
@@ -217,6 +223,7 @@ def _asked_of_what_an_entry_is_written_into(x):
     ("ask", "settled"),
     [
         (_asked_of_positions, True),
+        (_asked_after_a_conversion_of_what_is_read, True),
         (_asked_of_random_numbers, False),
         (_asked_of_inputs, False),
         (_asked_of_what_inputs_are_written_into, False),

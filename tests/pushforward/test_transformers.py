@@ -107,3 +107,15 @@ def test_the_tangent_pass_begins_at_the_first_perturbed_parameter(name):
     for parameter in frozen:
         parameter.requires_grad_(False)
     check(model, batch[0], loss=loss, target=batch[1], tolerance=ROUNDING.get(name, 1e-9))
+
+
+@pytest.mark.parametrize("cached", [True, False])
+@pytest.mark.parametrize("moving", ["wte", "h.1.mlp", "ln_f"])
+def test_the_course_of_gpt2_is_settled_whatever_moves(moving, cached):
+    """Without a cache it asks whether its positions follow each other, which shapes alone decide."""
+    model, loss, (x, y) = built("gpt2")
+    model.config.use_cache = cached
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(moving in name)
+    pushforward = check(model, x, loss=loss, target=y)
+    assert list(pushforward.settled.values()) == [""]
