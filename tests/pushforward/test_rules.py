@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -357,6 +358,7 @@ FUNCTIONS = {
     "square": lambda h, x: h * h,
     "multiply results": lambda h, x: torch.tanh(2 * h) * torch.sigmoid(3 * h),
     "multiply a result": lambda h, x: h * torch.sin(h),
+    "multiply a result by numpy's number": lambda h, x: torch.sin(h) * np.float32(1.5),
     "multiply results broadcasting": lambda h, x: torch.sin(h) * torch.cos(h[:, :1]),
     "add results": lambda h, x: torch.sin(h) + torch.cos(h),
     "add results with alpha": lambda h, x: torch.add(torch.sin(h), torch.cos(h), alpha=0.3),

@@ -89,7 +89,8 @@ def _is_stack(module: nn.Module) -> bool:
     """Whether it holds blocks of one kind that are made of layers, as a transformer's encoder does."""
     if not isinstance(module, nn.Sequential | nn.ModuleList):
         return False
-    kinds = [type(block) for block in module if _has_parameters(block) and next(block.children(), None)]
+    blocks = [block for block in module if _has_parameters(block)]
+    kinds = [type(block) for block in blocks if next(block.children(), None) is not None]
     return len(kinds) > len(set(kinds))
 
 

@@ -249,14 +249,11 @@ def _stack(value: Tensor, tangents: Tensor) -> Dual:
     return dual_of(value, tangents.expand(-1, *value.shape))
 
 
-def _spreads_over(x: Tensor, dual: Dual) -> bool:
+def _spreads_over(x: Any, dual: Dual) -> bool:
     """Whether an operation of x and a value with tangents has the value's shape and dtype."""
-    sizes = zip(reversed(x.shape), reversed(dual.stack.shape), strict=False)
-    return (
-        x.dim() < dual.stack.dim()
-        and x.dtype == dual.stack.dtype
-        and all(n in (1, size) for n, size in sizes)
-    )
+    if not isinstance(x, Tensor) or x.dtype != dual.stack.dtype or x.dim() >= dual.stack.dim():
+        return False
+    return all(n in (1, size) for n, size in zip(reversed(x.shape), reversed(dual.stack.shape), strict=False))
 
 
 def alike(a: Dual, b: Dual) -> bool:
