@@ -28,7 +28,7 @@ LINES: tuple[tuple[float, tuple[float, ...]], ...] = ((0, (5, 1.5)), (0, (1.2, 1
 WIDTH = 7.0  # inches: a page's text
 DPI = 200
 LINE_INCHES, MARGIN_INCHES = 0.165, 0.12
-LETTERS_A_LINE = 105  # of the subtitle, over the width
+LETTERS_A_LINE = 100  # of the subtitle, over the width
 HEADING_SIZE, TEXT_SIZE = 11.0, 8.5
 
 RC = {
