@@ -275,6 +275,8 @@ def cat(context: Context, tensors: Any, dim: int = 0, **named: Any) -> Dual:
     dim = named.get("axis", dim)
     filled = [x for x in tensors if isinstance(x, Dual) or x.shape != (0,)]  # torch skips empty ones too
     duals = [moving(x, context.count) for x in filled]
+    if len(duals) == 1:  # compiled, torch.cat of one tensor would lie in memory as that does
+        return Dual(duals[0].stack.clone(memory_format=torch.contiguous_format), spare=True)
     return Dual(torch.cat([d.stack for d in duals], on_stack(dim, duals[0])), spare=True)
 
 
