@@ -12,7 +12,8 @@ from __future__ import annotations
 
 import argparse
 import copy
-from collections.abc import Iterator, Sequence
+import functools
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,38 +31,9 @@ from fgbench.methods.steps.layers import Draw, units_of
 from fgbench.store.experiment import command, store_experiment
 
 BACKPROP = "backprop"
-BATCH, CLASSES, SHAPE = 64, 10, (1, 28, 28)
+CLASSES, IMAGE, COLOURED = 10, (1, 28, 28), (3, 64, 64)
 LEARNING_IN = 100  # steps after which the adaptive probabilities are read
 DRAWS = 200  # steps that a mean is taken over
-
-
-@dataclass(frozen=True)
-class Case:
-    """A model at a depth, and how many seconds it is timed for."""
-
-    arch: str
-    depth: int
-    seconds: float = 40.0
-
-    @property
-    def name(self) -> str:
-        """A short name, which the files and rows have."""
-        return f"{self.arch}-d{self.depth}"
-
-    def build(self) -> tuple[nn.Module, Batch]:
-        """The model at its initial weights, and a batch."""
-        torch.manual_seed(0)
-        model = architectures.build(self.arch, self.depth, WIDTHS[self.arch], SHAPE, CLASSES)
-        generator = torch.Generator().manual_seed(0)
-        x = torch.randn(BATCH, *SHAPE, generator=generator)
-        return model.train(), (x, torch.randint(CLASSES, (BATCH,), generator=generator))
-
-
-WIDTHS = {"mlp": 1024, "cnn": 64}
-CASES = (Case("mlp", 2), Case("mlp", 8), Case("cnn", 4))
-STRUCTURES = ("rademacher", "rank-one", "activity")
-TANGENTS = (1, 4)
-SAMPLINGS = ("all", "size", "uniform", "adaptive")
 
 
 @dataclass(frozen=True)
@@ -81,7 +53,56 @@ class Kind:
         return f"forward:{count}structure={self.structure}{one}{how}"
 
 
-KINDS = [Kind(s, k, p) for s in STRUCTURES for k in TANGENTS for p in SAMPLINGS]
+STRUCTURES = ("rademacher", "rank-one", "activity")
+TANGENTS = (1, 4)
+SAMPLINGS = ("all", "size", "uniform", "adaptive")
+KINDS = tuple(Kind(s, k, p) for s in STRUCTURES for k in TANGENTS for p in SAMPLINGS)
+RANK_ONE = (Kind("rank-one", 1, "all"), Kind("rank-one", 1, "size"))
+
+
+@dataclass(frozen=True)
+class Case:
+    """A model, its batch, the kinds that are measured on it, and how many seconds it is timed for."""
+
+    name: str
+    model: Callable[[], nn.Module]
+    kinds: Sequence[Kind] = KINDS
+    shape: tuple[int, int, int] = IMAGE
+    samples: int = 64
+    seconds: float = 40.0
+    execution: str = "eager"
+
+    def build(self) -> tuple[nn.Module, Batch]:
+        """The model at its initial weights, and a batch."""
+        torch.manual_seed(0)
+        model = self.model()
+        generator = torch.Generator().manual_seed(0)
+        x = torch.randn(self.samples, *self.shape, generator=generator)
+        return model.train(), (x, torch.randint(CLASSES, (self.samples,), generator=generator))
+
+
+def _ours(arch: str, depth: int, width: int) -> Callable[[], nn.Module]:
+    return lambda: architectures.build(arch, depth, width, IMAGE, CLASSES)
+
+
+def _torchvision(name: str, **options: int) -> Callable[[], nn.Module]:
+    def build() -> nn.Module:
+        from torchvision import models
+
+        return models.get_model(name, weights=None, num_classes=CLASSES, **options)  # type: ignore[no-any-return]
+
+    return build
+
+
+CASES = (
+    Case("mlp-d2", _ours("mlp", 2, 1024)),
+    Case("mlp-d8", _ours("mlp", 8, 1024)),
+    Case("mlp-d8-compiled", _ours("mlp", 8, 1024), RANK_ONE, execution="compile"),
+    Case("mlp-d100", _ours("mlp", 100, 1024), RANK_ONE),
+    Case("cnn-d4", _ours("cnn", 4, 64)),
+    Case("resnet18", _torchvision("resnet18"), RANK_ONE, COLOURED, 16),
+    Case("vit_b_16", _torchvision("vit_b_16", image_size=COLOURED[1]), RANK_ONE, COLOURED, 8, 80.0),
+)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -108,15 +129,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 def _rows(case: Case, seconds: float, draws: int) -> Iterator[dict[str, Any]]:
     model, batch = case.build()
-    specs = [BACKPROP, *(kind.spec for kind in KINDS)]
+    specs = [BACKPROP, *(kind.spec for kind in case.kinds)]
     loss = nn.functional.cross_entropy
-    compared = api.compare(model, loss, batch, specs, max_measure_seconds=seconds)
+    compared = api.compare(model, loss, batch, specs, max_measure_seconds=seconds, execution=case.execution)
     timed = compared[compared["role"] == "method"].set_index("method")
     moments = Moments(model, batch, draws)
-    for kind in KINDS:
+    for kind in case.kinds:
         own = timed.loc[methods.canonical_specs([kind.spec])[0]]
         yield {
             "case": case.name,
+            "samples": case.samples,
             "method": own.name,
             "structure": kind.structure,
             "tangents": kind.tangents,
@@ -146,13 +168,21 @@ class Moments:
         self.square = sum(squares.values())
         self.size = sum(p.numel() for p in named.values())
         self.of_weights = [u.size * sum(squares[n] for n in u.names) / self.square for u in units_of(model)]
-        whole = Kind("activity", 1, "all")
-        self.activity = self._mean(self._step(whole))
+
+    @functools.cached_property
+    def activity(self) -> float:
+        """Of noise on all layers' outputs."""
+        return self._mean(self._step(Kind("activity", 1, "all")))
+
+    @functools.cached_property
+    def of_activity(self) -> list[float]:
+        """Of noise on one layer's outputs, for each layer."""
         step = self._step(Kind("activity", 1, "uniform"))
-        self.of_activity = []
+        found = []
         for unit in range(len(step.sampler.units)):
             step.sampler.forced = Draw((unit,), (1.0,))
-            self.of_activity.append(self._mean(step))
+            found.append(self._mean(step))
+        return found
 
     def __call__(self, kind: Kind) -> float:
         """The value for one kind of tangents."""
@@ -209,10 +239,12 @@ def draw_all(rows: pd.DataFrame, folder: Path) -> None:
 
 def draw(name: str, rows: pd.DataFrame) -> Figure:
     """Draw second moment against cost; colours stand for structures and markers for samplings."""
-    draws = rows["draws"].max()
+    samples, draws = rows["samples"].iloc[0], rows["draws"].max()
     lines = [
-        f"{name}, batch {BATCH}; R over the fastest backprop with its 95 % interval; E‖g‖² at the initial "
-        f"weights, of activity over {draws:g} steps a layer. Hollow: four tangents. Grey line: the frontier.",
+        f"{name}, batch {samples}; R over the fastest backprop with its 95 % interval; E‖g‖² at the initial "
+        + (f"weights, of activity over {draws:g} steps a layer. " if draws > 0 else "weights. ")
+        + ("Hollow: four tangents. " if rows["tangents"].gt(1).any() else "")
+        + "Grey line: the frontier.",
     ]
     figure = new_figure("Variance against cost", lines, 4.0)
     ax = figure.subplots()

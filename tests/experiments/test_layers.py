@@ -6,14 +6,14 @@ import pandas as pd
 import pytest
 import torch
 
-from fgbench import architectures, methods
+from fgbench import methods
 from fgbench.experiments.layers import CASES, KINDS, Case, Kind, Moments, draw_all, frontier, main
 from tests.builders import cross_entropy, flat, reverse_gradient, tiny_batch, tiny_mlp, updates
 
 
-def test_every_case_and_kind_names_what_there_is():
-    for case in CASES:
-        architectures.find(case.arch)
+def test_kinds_are_methods_and_cases_have_names_of_their_own():
+    assert len({case.name for case in CASES}) == len(CASES)
+    assert all(set(case.kinds) <= set(KINDS) for case in CASES)
     assert len({methods.canonical_specs([kind.spec]) for kind in KINDS}) == len(KINDS)
 
 
@@ -50,8 +50,23 @@ def test_the_frontier_is_what_nothing_beats_in_both():
     assert frontier(rows).index.tolist() == [3, 1, 0]
 
 
+@pytest.mark.parametrize("name", ["mlp-d2", "resnet18", "vit_b_16"])
+def test_a_case_is_a_model_and_a_batch_that_fits_it(name):
+    (case,) = (c for c in CASES if c.name == name)
+    model, (x, target) = case.build()
+    assert model.eval()(x[:2]).shape == (2, 10)
+    assert len(x) == len(target) == case.samples
+
+
 def test_it_is_drawn(tmp_path):
-    own = {"ratio": 0.5, "ratio_low": 0.4, "ratio_high": 0.6, "second_moment": 10.0, "draws": 5}
+    own = {
+        "ratio": 0.5,
+        "ratio_low": 0.4,
+        "ratio_high": 0.6,
+        "second_moment": 10.0,
+        "draws": 5,
+        "samples": 64,
+    }
     rows = [vars(kind) | own | {"case": "mlp-d2", "ratio": 0.5 + i} for i, kind in enumerate(KINDS)]
     draw_all(pd.DataFrame(rows).assign(ratio_low=0.1, ratio_high=99.0), tmp_path)
     assert "frontier" in (tmp_path / "layers-mlp-d2.svg").read_text()
