@@ -118,7 +118,7 @@ class Pushforward:
         noise: Any = None
         if isinstance(context, ActivityContext):
             noise = tuple(None if own is None else (*own,) for own in (context.layouts, context.wanted))
-        kind = self.model.training, x.shape, x.dtype, x.device, y.shape, y.dtype
+        kind = self.model.training, x.shape, x.stride(), x.dtype, x.device, y.shape, y.dtype
         return kind, (noise, *context.tangents)
 
     def _followed(self, context: Context, batch: Batch, record: Record | None = None) -> Any:

@@ -128,6 +128,7 @@ def test_after_a_warm_up_nothing_is_done_for_the_first_time(spec, execution, mon
     """
     # Traced and guarded as ever; what comes of it is run as it is, which spares the test a C++ compiler.
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="eager"))
+    monkeypatch.setattr(torch._inductor, "compile", lambda graph, inputs: graph)
     one = trainee(spec, "mlp", CountingClock(), execution=execution)
     one.warm_up()
     one.clock.blocks.clear()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -12,7 +10,7 @@ from torch import nn
 from fgbench import architectures, methods
 from fgbench.errors import UsageError
 from fgbench.methods import Conditions
-from fgbench.methods.steps import compiling, oracle
+from fgbench.methods.steps import oracle
 from fgbench.methods.steps.optimizer import canonical_optimizer, make_optimizer
 from tests.builders import cross_entropy, flat, tiny_batch, tiny_mlp
 
@@ -124,34 +122,44 @@ def test_a_compiled_step_through_attention_is_what_reverse_mode_says():
 def test_a_compiled_step_that_differs_is_refused(monkeypatch):
     """As when an inductor-compiled function loses a tangent silently."""
 
-    def losing(function, conditions):
+    def losing(graph, inputs):
         def run(*tensors):
-            result = function(*tensors)
+            result = graph(*tensors)
             return result if result is None else (result[0], result[1] * 0)
 
         return run
 
-    monkeypatch.setattr(compiling, "compiled", losing)
+    monkeypatch.setattr(torch._inductor, "compile", losing)
     with pytest.raises(oracle.WrongStepError, match="not timed"):
         oracle.check_step(
             methods.find("forward"), tiny_mlp(), cross_entropy, tiny_batch(), 1, Conditions("compile")
         )
 
 
-def test_a_compiled_step_moves_weights_and_statistics_once(monkeypatch):
-    """Of the graph and of what it writes: the code made of it is the same, and takes long to make."""
-    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend="aot_eager"))
-    stepped = {}
-    for execution in ("eager", "compile"):
-        torch.manual_seed(0)
-        model = nn.Sequential(nn.Flatten(), nn.Linear(16, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)).double()
-        step = methods.find("forward:structure=rank-one").prepare(
-            model, cross_entropy, 0, Conditions(execution)
-        )
-        for _ in range(3):
-            step(tiny_batch(), 0.1)
-        stepped[execution] = flat([*model.parameters(), *model.buffers()])
-    assert torch.allclose(stepped["eager"], stepped["compile"], rtol=1e-9)
+def steps_of(execution, batches):
+    """Weights and statistics after rank-one steps; of five, which a compiler might take for constants."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 5), nn.BatchNorm1d(5), nn.Linear(5, 3)).double()
+    step = methods.find("forward:structure=rank-one").prepare(model, cross_entropy, 0, Conditions(execution))
+    for batch in batches:
+        step(batch, 0.1)
+    return flat([*model.parameters(), *model.buffers()])
+
+
+def test_compiled_steps_move_weights_and_statistics_as_eager_ones_do():
+    batches = [tiny_batch()] * 3
+    assert torch.allclose(steps_of("eager", batches), steps_of("compile", batches), rtol=1e-9)
+
+
+@pytest.mark.parametrize("execution", ["eager", "compile"])
+def test_a_batch_that_lies_otherwise_in_memory_has_a_program_of_its_own(execution, monkeypatch):
+    monkeypatch.setattr(torch._inductor, "compile", lambda graph, inputs: graph)
+    x, y = tiny_batch()
+    turned = x.transpose(0, -1).contiguous().transpose(0, -1)
+    assert turned.equal(x)
+    assert turned.stride() != x.stride()
+    found = steps_of(execution, [(x, y), (x, y), (turned, y), (x, y)])
+    assert torch.allclose(found, steps_of("eager", [(x, y)] * 4), rtol=1e-9)
 
 
 @pytest.mark.parametrize(

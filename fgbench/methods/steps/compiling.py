@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -22,38 +22,44 @@ def compiled(function: Callable[..., Any], conditions: Conditions) -> Callable[.
     """
     if not conditions.compiled:
         return function
-    import torch._inductor.config as inductor
-
-    inductor.fallback_random = True
+    _keep_random_numbers()
     return torch.compile(function, dynamic=False)
 
 
-class OneGraph:
-    """A function of tensors, as a compiled graph for each choice of shapes.
+def _keep_random_numbers() -> None:
+    import torch._inductor.config as inductor
 
-    It is first traced to plain tensor operations, as torch.compile would otherwise guard every rule and the
-    identity of every parameter, and check these guards at every call.
+    inductor.fallback_random = True
+
+
+class OneGraph:
+    """A function of tensors, as a compiled graph for each choice of shapes and strides.
+
+    It is traced to plain tensor operations, which torch.compile's own compiler is given. torch.compile itself
+    would guard every rule and the identity of every parameter, and check these guards at every call; on a
+    small model that takes longer than the step.
     """
 
-    def __init__(
-        self, function: Callable[..., Any], conditions: Conditions, model: nn.Module | None = None
-    ) -> None:
+    def __init__(self, function: Callable[..., Any], model: nn.Module | None = None) -> None:
         """`model` is the model whose buffers the function updates, if there is one."""
-        self.function, self.conditions = function, conditions
-        self.model = model or nn.Identity()
-        self.graphs: dict[tuple[torch.Size, ...], Callable[..., Any]] = {}
+        self.function, self.model = function, model or nn.Identity()
+        self.graphs: dict[Any, Callable[..., Any]] = {}
 
     @torch.no_grad()
     def __call__(self, *tensors: Tensor) -> Any:
         """The function's result; the function may write into the tensors given."""
-        shapes = tuple(t.shape for t in tensors)
-        if shapes not in self.graphs:
-            # Tracing runs the function; on copies, so that it writes into the real tensors only once.
-            copies = [t.detach().clone() for t in tensors]
-            with draws_again(tensors[0].device), buffers_kept(self.model):
-                graph = make_fx(self.function)(*copies)
-            self.graphs[shapes] = compiled(graph, self.conditions)
-        return self.graphs[shapes](*tensors)
+        kind = tuple([(t.shape, t.stride(), t.dtype) for t in tensors])
+        if kind not in self.graphs:
+            self.graphs[kind] = self._compile(tensors)
+        return self.graphs[kind](*tensors)
+
+    def _compile(self, tensors: Sequence[Tensor]) -> Callable[..., Any]:
+        # Tracing runs the function; on copies, so that it writes into the real tensors only once.
+        copies = [t.detach().clone() for t in tensors]
+        with draws_again(tensors[0].device), buffers_kept(self.model):
+            graph = make_fx(self.function)(*copies)
+        _keep_random_numbers()
+        return torch._inductor.compile(graph, [t.detach() for t in tensors])  # type: ignore[no-any-return]
 
 
 def tensors_of(tangent: Tangent) -> list[Tensor]:

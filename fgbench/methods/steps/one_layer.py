@@ -77,7 +77,7 @@ class OneLayerStep(PushforwardStep):
         self.left_alone = frozenset(p for n, p in self.place.items() if n not in self.tangents.by_name)
         if self.conditions.compiled:
             if drawn.units not in self.graphs:
-                self.graphs[drawn.units] = OneGraph(self._evaluate_tensors, self.conditions, self.model)
+                self.graphs[drawn.units] = OneGraph(self._evaluate_tensors, self.model)
             self.graph = self.graphs[drawn.units]
 
     def _update(self, learning_rate: float) -> None:

@@ -51,7 +51,7 @@ class PushforwardStep(ForwardStep):
         self.pushforward = Pushforward(model, loss)
         # By the shapes of a batch, the pass as plain calls of torch; None where it cannot be had.
         self.straight: dict[Any, Callable[..., Any] | None] = {}
-        self.graph = OneGraph(self._evaluate_tensors, conditions, model)
+        self.graph = OneGraph(self._evaluate_tensors, model)
         self.update = Update(self.parameters, conditions)
         self.optimizer = self.update.optimizer
 
@@ -70,7 +70,7 @@ class PushforwardStep(ForwardStep):
 
     def _eagerly(self, batch: Batch, tangents: Sequence[Tangent]) -> tuple[Tensor, Tensor]:
         x, y = batch
-        kind = x.shape, x.dtype, y.shape, y.dtype, self.pushforward.model.training
+        kind = x.shape, x.stride(), x.dtype, y.shape, y.dtype, self.pushforward.model.training
         straight = self.straight.get(kind)
         if straight is not None and self.tangents.by_name is self.drawer.kept:
             return straight(None, x, y)  # type: ignore[no-any-return]

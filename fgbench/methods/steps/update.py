@@ -51,7 +51,7 @@ class Update:
         if conditions.optimizer != PLAIN_SGD:
             self.optimizer = make_optimizer(conditions, self.parameters)
         self.compiled = conditions.compiled
-        self.graph = OneGraph(self._add_tensors, conditions)
+        self.graph = OneGraph(self._add_tensors)
         self.straight: Callable[..., Any] | None = None
 
     @torch.no_grad()

@@ -15,7 +15,7 @@ from fgbench import methods
 from fgbench.errors import UsageError
 from fgbench.measurement.memory import peak_of_step
 from fgbench.methods import Conditions
-from fgbench.methods.steps import compiling, layers, oracle
+from fgbench.methods.steps import layers, oracle
 from fgbench.methods.steps.layers import Draw, Sampler, Unit, costs, units_of
 from fgbench.pushforward import engine
 from fgbench.running.matched import weights_hash
@@ -316,7 +316,7 @@ def test_the_memory_phase_takes_the_worst_layer():
 
 def test_each_layer_has_a_program_of_its_own_before_the_first_step(monkeypatch):
     made = []
-    monkeypatch.setattr(compiling, "compiled", lambda graph, _: made.append(graph) or graph)
+    monkeypatch.setattr(torch._inductor, "compile", lambda graph, _: made.append(graph) or graph)
     spec, conditions = f"{ONE},structure=rank-one", Conditions(execution="compile")
     oracle.check_step(methods.find(spec), three_layers(), cross_entropy, tiny_batch(), 1, conditions)
     made.clear()
