@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from fgbench.pushforward.context import Context
-from fgbench.pushforward.dual import Dual, dual_of, primal_of
+from fgbench.pushforward.dual import Dual, primal_of
 from fgbench.pushforward.rules import NoRuleError, rule
 from fgbench.pushforward.rules.arithmetic import matmul
 from fgbench.pushforward.rules.dropout import dropout
@@ -38,85 +38,103 @@ def attention(
     if enable_gqa:
         key, value = (_for_each_head(x, primal_of(query).shape[-3]) for x in (key, value))
     scale = 1 / math.sqrt(primal_of(query).shape[-1]) if scale is None else scale
-    scaled = _over(lambda x: x.contiguous() * scale, query)
-    key, value = (_over(Tensor.contiguous, x) for x in (key, value))
+    lead = torch.broadcast_shapes(*(primal_of(x).shape[:-2] for x in (query, key, value)))
+    mask = _causal(query, key) if is_causal else attn_mask
+    q, k, v = _stack(query, lead), _matrices(key, lead).transpose(-2, -1), _matrices(value, lead)
     if dropout_p:
-        mask = _causal(scaled, key) if is_causal else attn_mask
-        return _dropped(context, scaled, key, value, mask, dropout_p)
-    out = _room(context, query, key, value)
-    if not is_causal:
-        _attend(out.stack, scaled, key, value, attn_mask)
-        return out
-    mask = _causal(scaled, key)
-    length, keys = mask.shape
-    size = max(FEWEST_QUERIES, -(-length // MOST_BLOCKS))
-    for start in range(0, length, size):
-        stop = min(start + size, length)
-        _attend(
-            out.stack[..., start:stop, :],
-            _rows(scaled, start, stop),
-            _rows(key, 0, stop),
-            _rows(value, 0, stop),
-            mask[start:stop, : min(stop, keys)],
-        )
+        weights = _weights(_product(_rows(q), k, scale), lead, mask)
+        return _dropped(context, weights, lead, value, dropout_p)
+    out = _room(context, query, (*lead, q.shape[-2], v.shape[-1]))
+    for start, stop, keys in _blocks(q.shape[-2], k.shape[-1], is_causal):
+        seen = mask[start:stop, :keys] if is_causal else mask
+        weights = _weights(_product(_rows(q[..., start:stop, :]), k[..., :keys], scale), lead, seen)
+        mixed = _attended(weights, v[:, :, :keys])
+        out.stack[..., start:stop, :] = mixed.view(*lead, *mixed.shape[1:]).movedim(-3, 0)
     return out
 
 
-def _room(context: Context, query: Any, key: Any, value: Any) -> Dual:
-    """Uninitialised memory for the output, laid out as the queries are."""
-    q, k, v = (primal_of(x).shape for x in (query, key, value))
-    shape = (1 + context.count, *torch.broadcast_shapes(q[:-2], k[:-2], v[:-2]), q[-2], v[-1])
-    if isinstance(query, Dual) and query.stack.shape == shape:
+def _blocks(length: int, keys: int, is_causal: bool) -> Iterator[tuple[int, int, int]]:
+    """The blocks of queries, from `start` to `stop`, each with how many keys its queries may see."""
+    size = max(FEWEST_QUERIES, -(-length // MOST_BLOCKS)) if is_causal else length
+    for start in range(0, length, size):
+        stop = min(start + size, length)
+        yield start, stop, min(stop, keys) if is_causal else keys
+
+
+def _stack(x: Any, lead: torch.Size) -> Tensor:
+    """A value and its tangents, [m, *lead, length, features]; m is 1 + k, or 1 if nothing moves it."""
+    stack = x.stack if isinstance(x, Dual) else x.unsqueeze(0)
+    missing = len(lead) + 3 - stack.dim()
+    return stack.reshape(len(stack), *[1] * missing, *stack.shape[1:]).expand(-1, *lead, -1, -1)
+
+
+def _rows(stack: Tensor) -> Tensor:
+    """The stack by heads, those of all samples, so that one product serves all m: [heads, m, n, features]."""
+    m, *lead, n, features = stack.shape
+    return stack.movedim(0, -3).reshape(math.prod(lead), m, n, features).contiguous()
+
+
+def _matrices(x: Any, lead: torch.Size) -> Tensor:
+    """A value and its tangents as matrices, [m, heads, length, features]."""
+    stack = _stack(x, lead)
+    return stack.reshape(len(stack), lead.numel(), *stack.shape[-2:])
+
+
+def _room(context: Context, query: Any, shape: tuple[int, ...]) -> Dual:
+    """Uninitialised memory for an output of this shape, laid out as the queries are."""
+    if isinstance(query, Dual) and query.stack.shape[1:] == shape:
         return Dual(torch.empty_like(query.stack), spare=True)
-    return Dual(primal_of(query).new_empty(shape), spare=True)
+    return Dual(primal_of(query).new_empty((1 + context.count, *shape)), spare=True)
 
 
-def _attend(out: Tensor, query: Any, key: Any, value: Any, mask: Tensor | None) -> None:
-    """Write P v and its tangents Ṗ v + P v̇ into `out`, with Ṗ = P∘Ṡ − P·rowsum(P∘Ṡ).
+def _product(a: Tensor, b: Tensor, scale: float = 1.0) -> Tensor:
+    """scale · a b and its tangents scale · (ȧ b + a ḃ), for each head.
 
     Args:
-        out: [1 + k, …, queries, features].
-        query, key, value: q · scale, k and v; at least one of them has tangents.
-        mask: what a query may see, or what is added to its scores, […, queries, keys].
+        a: rows, [heads, m, n, d].
+        b: matrices, [m, heads, d, c]; one of the two may have no tangents, and then an m of 1.
+        scale: a factor of the product.
+
+    Returns:
+        Rows, [heads, m, n, c], with the larger m.
     """
-    weights, moved = _weights(query, key, mask)
-    v = primal_of(value)
-    out[0] = attended = weights @ v
-    tangents = out[1:]
-    tangents[:] = _weighted(weights, value.tangents) if isinstance(value, Dual) else 0
-    if moved is not None:
-        tangents += moved.mul_(weights) @ v
-        tangents.addcmul_(moved.sum(-1, keepdim=True), attended, value=-1)
+    heads, own, n, d = a.shape
+    m = max(own, len(b))
+    out = a.new_empty(heads, m, n, b.shape[-1])
+    # As many of a's rows as there are, and then what b's tangents add to them.
+    first = out.flatten(1, 2) if own == m else out[:, 0]
+    first.baddbmm_(a.view(heads, -1, d), b[0], beta=0, alpha=scale)
+    for i in range(1, len(b)):
+        out[:, i].baddbmm_(a[:, 0], b[i], beta=int(own > 1), alpha=scale)
+    return out
 
 
-def _weights(query: Any, key: Any, mask: Tensor | None) -> tuple[Tensor, Tensor | None]:
-    """P, […, queries, keys], and the scores' tangents Ṡ, [k, …, queries, keys]; None if they have none."""
-    q, k = primal_of(query), primal_of(key)
-    moved = None
-    if isinstance(query, Dual):
-        moved = query.tangents @ k.transpose(-2, -1)
-    if isinstance(key, Dual):
-        along = q @ key.tangents.transpose(-2, -1)
-        moved = along if moved is None else moved.add_(along)
-    return torch.softmax(_masked(q @ k.transpose(-2, -1), mask), -1), moved
+def _weights(scores: Tensor, lead: torch.Size, mask: Tensor | None) -> Tensor:
+    """The softmax P of scores S, and P∘Ṡ for each of their tangents Ṡ, in their place: [heads, m, n, keys].
+
+    The tangents of P are P∘Ṡ − P · rowsum(P∘Ṡ).
+    """
+    own = scores[:, 0]
+    own.copy_(torch.softmax(_masked(own.view(*lead, *own.shape[1:]), mask), -1).view(own.shape))
+    scores[:, 1:].mul_(own.unsqueeze(1))
+    return scores
 
 
-def _dropped(context: Context, query: Any, key: Any, value: Any, mask: Tensor | None, share: float) -> Dual:
+def _attended(weights: Tensor, value: Tensor) -> Tensor:
+    """P v and its tangents, [heads, m, n, features], from the weights and v, [m, heads, keys, features]."""
+    out = _product(weights, value)
+    if weights.shape[1] > 1:
+        out[:, 1:].addcmul_(weights[:, 1:].sum(-1, keepdim=True), out[:, :1], value=-1)
+    return out
+
+
+def _dropped(context: Context, weights: Tensor, lead: torch.Size, value: Any, share: float) -> Any:
     """The output where a share of the weights is left out."""
-    weights, moved = _weights(query, key, mask)
-    if moved is None:
-        both = Dual(weights.unsqueeze(0))
-    else:
-        moved.mul_(weights)
-        both = dual_of(weights, moved.addcmul_(weights, moved.sum(-1, keepdim=True), value=-1))
-    kept = dropout(context, both, share)
-    return matmul(context, kept if moved is not None else kept.stack[0], value)
-
-
-def _weighted(weights: Tensor, tangents: Tensor) -> Tensor:
-    """P v̇ for k tangents in one product, so that P, the largest tensor here, is not copied k times."""
-    together = weights @ tangents.movedim(0, -2).flatten(-2)
-    return together.unflatten(-1, (len(tangents), -1)).movedim(-2, 0)
+    moved = weights[:, 1:]
+    moved.addcmul_(weights[:, :1], moved.sum(-1, keepdim=True), value=-1)
+    stack = weights.view(*lead, *weights.shape[1:]).movedim(-3, 0)
+    kept = dropout(context, Dual(stack), share)
+    return matmul(context, kept if len(stack) > 1 else kept.stack[0], value)
 
 
 def _masked(scores: Tensor, mask: Tensor | None) -> Tensor:
@@ -134,10 +152,6 @@ def _causal(query: Any, key: Any) -> Tensor:
 def _for_each_head(x: Any, heads: int) -> Any:
     """Repeat keys or values of fewer heads, so that every head of the queries has its own."""
     return _over(lambda s: s.repeat_interleave(heads // s.shape[-3], -3), x)
-
-
-def _rows(x: Any, start: int, stop: int) -> Any:
-    return _over(lambda s: s[..., start:stop, :], x)
 
 
 def _over(change: Callable[[Tensor], Tensor], x: Any) -> Any:
