@@ -58,7 +58,8 @@ class Architecture:
     @property
     def depths_in_words(self) -> str:
         """Which depths there are, for a message to the user."""
-        return " or ".join(map(str, self.depths)) or "any"
+        *most, last = map(str, self.depths or ("any",))
+        return f"{', '.join(most)} or {last}" if most else last
 
 
 HUGGING_FACE = "hf:"

@@ -6,7 +6,7 @@ from fgbench.architectures import Architecture, Shape
 from fgbench.errors import UsageError
 from fgbench.optional import torchvision
 
-BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}  # in each stage
+BLOCKS = {10: (1, 1, 1, 1), 18: (2, 2, 2, 2), 34: (3, 4, 6, 3)}  # in each stage
 LARGE = 64  # pixels on a side; from here on the stem shrinks each side to a quarter, as for ImageNet
 
 

@@ -73,7 +73,7 @@ class TestBadInput:
             ({"depths": (0,)}, "--depth 0: must be at least 1"),
             ({"depths": (2, -3)}, "--depth -3: must be at least 1"),
             ({"archs": ("logreg",), "depths": (2,)}, "--depth 2: the depth of logreg is 1; leave"),
-            ({"archs": ("resnet",), "depths": (18, 50)}, "--depth 50: the depth of resnet is 18 or 34;"),
+            ({"archs": ("resnet",), "depths": (18, 50)}, "--depth 50: the depth of resnet is 10, 18 or 34;"),
             ({"width": 0}, "--width 0: must be at least 1"),
             ({"width": -5}, "--width -5: must be at least 1"),
             ({"batch": 0}, "--batch 0: must be at least 1"),
