@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 
 import torch
@@ -94,19 +94,26 @@ def _error_of_step(
         with _same_masks(seed, batch):
             value = step(batch, learning_rate)
         with _same_masks(seed, batch):
-            estimates.append(step.expected(gradient, copy.deepcopy(model), batch))
-        wanted = update.moves(estimates[-1], learning_rate, step.left_alone)
-        moves = [
-            new.detach().double() - old.double() for old, new in zip(before, step.parameters, strict=True)
-        ]
-        off = norm([a - b for a, b in zip(moves, wanted, strict=True)])
-        errors.append(off / max(norm(wanted), SMALLEST))
+            estimate = step.expected(gradient, copy.deepcopy(model), batch)
+        if conditions.captured:  # otherwise, those of a deep model's cycle would fill the memory
+            estimates.append(estimate)
+        errors.append(_share_off(before, step, update.moves(estimate, learning_rate, step.left_alone)))
         errors.append(abs(float(value) - true_loss) / max(abs(true_loss), SMALLEST))
     error = max(errors) if all(map(math.isfinite, errors)) else math.inf
     tolerance = max(precisions.loosest(_tolerances(batch[0].device)), step.tolerance)
     if conditions.captured and error <= tolerance:
         _check_draws(step, estimates)
     return error, tolerance
+
+
+def _share_off(before: Sequence[Tensor], step: Step, wanted: Iterable[Tensor]) -> float:
+    """How far a step's change of the weights is from the one that is wanted, as a share of the latter."""
+    off = size = 0.0
+    for old, new, move in zip(before, step.parameters, wanted, strict=True):
+        made = new.detach().double() - old.double()
+        off += float((made - move).square().sum())
+        size += float(move.square().sum())
+    return math.sqrt(off) / max(math.sqrt(size), SMALLEST)
 
 
 def _tolerances(device: torch.device) -> dict[torch.dtype, float]:
@@ -137,16 +144,17 @@ class _Update:
 
     def moves(
         self, estimate: Sequence[Tensor], learning_rate: float, left_alone: frozenset[int]
-    ) -> list[Tensor]:
+    ) -> Iterator[Tensor]:
         """The change of each parameter by an estimate, in float64; `left_alone` have none, and stay."""
         if self.optimizer is None:
-            return [-learning_rate * e.double() for e in estimate]
+            yield from (-learning_rate * e.double() for e in estimate)
+            return
         for index, (parameter, start) in enumerate(zip(self.after, self.before, strict=True)):
             parameter.data.copy_(start)
             own = estimate[index].detach().to(parameter.dtype)
             parameter.grad = None if index in left_alone else own
         optimize(self.optimizer, learning_rate)
-        return [a.detach().double() - b.double() for a, b in zip(self.after, self.before, strict=True)]
+        yield from (a.detach().double() - b.double() for a, b in zip(self.after, self.before, strict=True))
 
 
 def _reverse_mode(model: nn.Module, loss: Loss, batch: Batch, seed: int) -> tuple[float, list[Tensor]]:

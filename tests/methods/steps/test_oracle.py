@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from fgbench import architectures, methods
 from fgbench.methods import PLAIN, Batch, Conditions, Loss, Method, Part, Step
 from fgbench.methods.steps import oracle
+from fgbench.methods.steps.one_layer import OneLayerStep
 from fgbench.methods.steps.oracle import WrongStepError, check_step, norm
 from fgbench.methods.steps.stock import StockStep
 from tests.builders import cross_entropy, tiny_batch, tiny_mlp
@@ -177,3 +179,23 @@ def test_products_rounded_to_tf32_are_held_to_its_bits_on_a_gpu_alone(monkeypatc
     monkeypatch.setattr(torch, "get_float32_matmul_precision", lambda: "high")
     assert oracle._tolerances(cpu) == oracle.TOLERANCE
     assert oracle._tolerances(cuda)[torch.float32] == oracle.TOLERANCE[torch.float16]
+
+
+def test_no_more_than_two_of_a_cycles_estimates_are_held_at_once(monkeypatch):
+    """A hundred layers' estimates, each as large as the model, would fill the memory."""
+    held: list[weakref.ref[Tensor]] = []
+    expected = OneLayerStep.expected
+    most = 0
+
+    def watched(self, *arguments):
+        nonlocal most
+        found = expected(self, *arguments)
+        held.extend(map(weakref.ref, found))
+        most = max(most, sum(ref() is not None for ref in held) / len(found))
+        return found
+
+    monkeypatch.setattr(OneLayerStep, "expected", watched)
+    model = architectures.build("mlp", 5, 8, (1, 4, 4), 3).double()
+    check_step(methods.find("forward:layers=one"), model, cross_entropy, tiny_batch(), 1)
+    assert len(held) >= 5 * 5 * 2, "a cycle has a step for each layer"
+    assert most <= 2
