@@ -246,3 +246,59 @@ def test_a_course_is_settled_where_only_shapes_decide_it(ask, settled):
         tangents = drawn(model, 2)
         _, wanted = by_reverse_mode(model, smooth, batch, tangents)
         assert torch.allclose(derivatives(pushforward, tangents, batch)[1], wanted, rtol=1e-9)
+
+
+VIEWS = {
+    "view": lambda h: h.view(-1),
+    "reshape": lambda h: h.reshape(6, 4),
+    "flatten": lambda h: h.flatten(),
+    "unflatten": lambda h: h.unflatten(1, (2, 3)),
+    "transpose": lambda h: h.t(),
+    "permute": lambda h: h.permute(1, 0),
+    "movedim": lambda h: h.movedim(0, 1),
+    "select": lambda h: h[1],
+    "slice": lambda h: h[:, 1:3],
+    "narrow": lambda h: h.narrow(0, 1, 2),
+    "unsqueeze": lambda h: h.unsqueeze(0),
+    "squeeze": lambda h: h[None].squeeze(0),
+    "expand": lambda h: h[None].expand(2, -1, -1),
+    "chunk": lambda h: h.chunk(2, 1)[0],
+    "split": lambda h: h.split(2, 1)[1],
+    "unbind": lambda h: h.unbind(0)[2],
+    "diagonal": lambda h: h.diagonal(),
+    "itself": lambda h: h.contiguous(),
+}
+OVERWRITING = {
+    "tanh": torch.tanh,
+    "sigmoid": torch.sigmoid,
+    "silu": nn.functional.silu,
+    "relu": torch.relu,
+    "times": lambda v: v * 2,
+    "plus": lambda v: v + 1,
+    "square": lambda v: v**2,
+    "product": lambda v: v * torch.sin(v),
+    "sum": lambda v: torch.sin(v) + v,
+}
+
+
+@pytest.mark.parametrize("name", OVERWRITING)
+@pytest.mark.parametrize("view", VIEWS)
+def test_a_rule_overwrites_nothing_that_is_seen_elsewhere(view, name):
+    """A rule may write over a value that nothing else reads; a view of one that is read is no such value."""
+
+    class Seen(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(5, 6)
+
+        def forward(self, x):
+            base = self.inner(x) * 1.5
+            first = OVERWRITING[name](VIEWS[view](base))
+            other = OVERWRITING[name](VIEWS[view](base))
+            return first, other, base * base
+
+    torch.manual_seed(0)
+    x = torch.randn(4, 5, dtype=torch.float64)
+    engine = check(Seen(), x, structures=("gaussian", "rank-one", "gaussian"))
+    assert engine.fallbacks == []
+    assert any(map(callable, engine.programs.values())), "the last two ran as a program"
