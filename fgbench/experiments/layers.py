@@ -57,7 +57,7 @@ STRUCTURES = ("rademacher", "rank-one", "activity")
 TANGENTS = (1, 4)
 SAMPLINGS = ("all", "size", "uniform", "adaptive")
 KINDS = tuple(Kind(s, k, p) for s in STRUCTURES for k in TANGENTS for p in SAMPLINGS)
-RANK_ONE = (Kind("rank-one", 1, "all"), Kind("rank-one", 1, "size"))
+RANK_ONE, ACTIVITY = (tuple(Kind(s, 1, p) for p in ("all", "size")) for s in STRUCTURES[1:])
 
 
 @dataclass(frozen=True)
@@ -99,7 +99,7 @@ CASES = (
     Case("mlp-d8", _ours("mlp", 8, 1024)),
     Case("mlp-d8-compiled", _ours("mlp", 8, 1024), RANK_ONE, execution="compile"),
     Case("mlp-d100", _ours("mlp", 100, 1024), RANK_ONE),
-    Case("cnn-d4", _ours("cnn", 4, 64)),
+    Case("cnn-d4", _ours("cnn", 4, 64), RANK_ONE + ACTIVITY),
     Case("resnet18", _torchvision("resnet18"), RANK_ONE, COLOURED, 16),
     Case("vit_b_16", _torchvision("vit_b_16", image_size=COLOURED[1]), RANK_ONE, COLOURED, 8, 80.0),
 )
