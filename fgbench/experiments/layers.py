@@ -229,8 +229,8 @@ def frontier(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def draw_all(rows: pd.DataFrame, folder: Path) -> None:
-    """Draw a figure of each case, as SVG and PNG."""
-    for name, own in rows.groupby("case"):
+    """Draw a figure of each case with more than two kinds, as SVG and PNG."""
+    for name, own in rows.groupby("case").filter(lambda own: len(own) > 2).groupby("case"):
         with print_style():
             figure = draw(str(name), own)
             for ending in ("svg", "png"):
