@@ -73,6 +73,23 @@ def test_losses_are_those_of_training_and_backprop_ends_lowest(table, folder):
     assert losses["backprop"].has_interval
 
 
+def test_an_interrupted_one_goes_on_after_its_last_whole_run(tmp_path, folder, monkeypatch):
+    taken = []
+
+    def interrupted(text, share):
+        taken.append(text)
+        if len(taken) == 6:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        alignment.measure(SETTINGS, tmp_path, interrupted)
+    trained, whole = [], alignment._run
+    monkeypatch.setattr(alignment, "_run", lambda *given: trained.append(given[1]) or whole(*given))
+    run(tmp_path)
+    assert len(trained) == 12 - 5
+    assert (tmp_path / "alignment.csv").read_bytes() == (folder / "alignment.csv").read_bytes()
+
+
 def test_it_is_recorded_as_often_as_asked_and_after_the_last_step(tmp_path):
     run(tmp_path, steps=7, every=3, seeds=1, methods={"backprop": 0.05})
     table = pd.read_csv(tmp_path / "alignment.csv")
