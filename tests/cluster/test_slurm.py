@@ -143,9 +143,8 @@ def test_a_node_that_goes_down_costs_nothing_that_was_finished(sweep, slurm, her
     own, lost = sweep(), []
 
     def down() -> bool:
-        if not (jobs := own.running()):
-            return False
-        assert own.status()["running"] == len(TRAINED)
+        if not (jobs := own.running()) or own.status()["running"] < len(TRAINED):
+            return False  # on a busy machine a task says that it runs some time after it does
         lost.append(jobs[max(jobs)])
         slurm.set_node(lost[0], "DOWN")
         return own.release()
