@@ -49,7 +49,7 @@ class PushforwardStep(ForwardStep):
         )
         self.factor = _factor(options, size, self.count)
         self.pushforward = Pushforward(model, loss)
-        # By the shapes of a batch, the pass as plain calls of torch; None where it cannot be had.
+        # By the shapes and strides of a batch, the pass as plain calls of torch; None where it cannot be had.
         self.straight: dict[Any, Callable[..., Any] | None] = {}
         self.graph = OneGraph(self._evaluate_tensors, model)
         self.update = Update(self.parameters, conditions)
