@@ -29,7 +29,9 @@ class _Asked:
 
 def doctor(
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = "auto",
-    threads: Annotated[int | None, typer.Option(help="CPU threads. (default: torch's own)")] = None,
+    threads: Annotated[
+        int | None, typer.Option(help="CPU threads. (default: as many as `fgbench run` uses)")
+    ] = None,
     seconds: Annotated[
         float,
         typer.Option(help="Seconds for comparing a step with itself, to find the noise floor; 0 for none."),

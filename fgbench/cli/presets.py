@@ -7,6 +7,6 @@ QUICK = {
     "processes": 1,
     "seeds": 1,
     "max_measure_seconds": 10.0,
-    "max_train_seconds": 2.0,
+    "max_train_seconds": 1.0,
     "validation_size": 200,
 }

@@ -141,7 +141,8 @@ Threads = Annotated[
     int | None,
     typer.Option(
         min=1,
-        help="How many CPU threads a job has; no more than there are usable cores. (default: torch's own)",
+        help="How many CPU threads a job has; no more than there are usable cores. (default: torch's "
+        "own number, but a core is left to all else)",
         rich_help_panel=MEASURING,
     ),
 ]

@@ -56,7 +56,7 @@ class Config:
         evaluate_every: None for a spacing that is found from the methods' pace.
         precision: the wanted half-width of a ratio's interval, as a share of the ratio.
         max_measure_seconds: for the timing of one group, over all its processes.
-        threads: None for torch's own number.
+        threads: None for torch's own number, or one less than the usable cores if that is fewer.
         isolated: whether every method is also timed alone.
         shard: `i/n`, or empty for all groups.
         slowed: the share by which a repeat of each method is made slower; 0 for no such repeats.
@@ -76,7 +76,7 @@ class Config:
     seeds: int = 3
     target_loss: str = "50%,90%"
     learning_rate: float | tuple[float, ...] | None = None
-    max_train_seconds: float = 3.0
+    max_train_seconds: float = 2.0
     precision: float = 0.02
     max_measure_seconds: float = 45.0
     processes: int = 6

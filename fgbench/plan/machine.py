@@ -25,7 +25,10 @@ def resolve_device(asked: str) -> str:
 
 
 def resolve_threads(asked: int | None) -> int:
-    """The number of threads asked for, or torch's own number, limited to the usable cores.
+    """The number of threads asked for, or torch's own number, as far as that leaves a core to all else.
+
+    Without such a core the runner and the system take turns with the threads that are timed, and ratios
+    scatter several times as much.
 
     Raises:
         UsageError: more threads are asked for than there are usable cores; they would wait for each other.
@@ -34,7 +37,7 @@ def resolve_threads(asked: int | None) -> int:
 
     usable = usable_cores()
     if asked is None:
-        return min(torch.get_num_threads(), usable)
+        return max(1, min(torch.get_num_threads(), usable - 1))
     at_least("--threads", asked, 1)
     if asked > usable:
         raise UsageError(f"--threads {asked}: must be at most {usable}, the cores that fgbench may use here.")

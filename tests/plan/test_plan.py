@@ -13,7 +13,7 @@ import torch
 from fgbench import architectures
 from fgbench.errors import ResultsError, UsageError
 from fgbench.measurement.environment import usable_cores
-from fgbench.plan import Config, Group, make_plan
+from fgbench.plan import Config, Group, machine, make_plan
 from fgbench.plan.checks import check_device
 from fgbench.plan.contract import contract
 from fgbench.plan.machine import resolve_device, resolve_threads
@@ -267,12 +267,16 @@ class TestGrid:
     def test_device_and_threads_are_resolved(self):
         (group,) = make_plan(config(device="auto", threads=None)).groups
         assert group.device == ("cuda:0" if torch.cuda.is_available() else "cpu")
-        assert group.threads == torch.get_num_threads() == resolve_threads(None)
+        assert group.threads == resolve_threads(None)
         assert resolve_device("cpu") == "cpu"
 
-    def test_torchs_own_threads_are_no_more_than_the_usable_cores(self, monkeypatch):
-        monkeypatch.setattr(torch, "get_num_threads", lambda: 64)
-        assert resolve_threads(None) == usable_cores()
+    @pytest.mark.parametrize(
+        ("own", "usable", "threads"), [(64, 8, 7), (4, 8, 4), (8, 8, 7), (2, 2, 1), (1, 1, 1), (2, 1, 1)]
+    )
+    def test_torchs_own_number_of_threads_leaves_a_core_to_all_else(self, monkeypatch, own, usable, threads):
+        monkeypatch.setattr(torch, "get_num_threads", lambda: own)
+        monkeypatch.setattr(machine, "usable_cores", lambda: usable)
+        assert resolve_threads(None) == threads
 
 
 class TestContract:

@@ -28,7 +28,7 @@ from fgbench.running.phases.train import weights_folder
 from fgbench.running.reporting import failures_reported
 from fgbench.running.weights import KeptWeights, load_weights
 
-SHARE = 0.1  # the phase takes at most this share of the seconds of all other phases
+SHARE = 0.05  # the phase takes at most this share of the seconds of all other phases
 LARGE_BATCHES = 32  # the mean gradient of so many batches stands for that of all data
 LEAST_DRAWS, MOST_DRAWS = 4, 64
 
