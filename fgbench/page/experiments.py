@@ -5,6 +5,7 @@ Each experiment of `fgbench/experiments/` stores one CSV; what is shown of it is
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,6 +82,13 @@ def _layers(row: Row) -> Sequence[Any]:
     return row["case"], f"`{row['method']}`", _ratio(row), number(row["second_moment"]), row["over"]
 
 
+def _steadying(row: Row) -> Sequence[Any]:
+    rates = (number(row[name]) for name in ("largest_rate", "rate_to_0.3"))
+    steps, seconds = row["steps_to_0.3"], row["seconds_to_0.3"]
+    spent = ("not reached", NOTHING) if math.isinf(steps) else (f"{steps:.0f}", f"{number(seconds)} s")
+    return f"`{row['method']}`", row["means"], *rates, *spent
+
+
 def _prediction(row: Row) -> Sequence[Any]:
     if row["ratio_predicted"] == row["ratio_measured"] == 1.0:  # what the others are over
         return ()
@@ -118,6 +126,12 @@ EXPERIMENTS = (
         "One layer's tangents a step: variance against cost",
         ("model", "method", "ratio", "variance ×", "over"),
         _layers,
+    ),
+    Experiment(
+        "steadying_best.csv",
+        "Means against noise, on MNIST: the largest rate borne, and the way to a validation loss of 0.3",
+        ("method", "means", "largest rate", "best rate", "steps", "time"),
+        _steadying,
     ),
     Experiment(
         "prediction.csv",

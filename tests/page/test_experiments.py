@@ -7,7 +7,7 @@ import pytest
 from fgbench.errors import ResultsError
 from fgbench.page.experiments import EXPERIMENTS
 
-ENGINE, TRANSFORMERS, OVERHEAD, WAYS, LAYERS, PREDICTION = EXPERIMENTS
+ENGINE, TRANSFORMERS, OVERHEAD, WAYS, LAYERS, STEADYING, PREDICTION = EXPERIMENTS
 
 
 def rows_of(experiment, folder, header, *lines):
@@ -50,6 +50,14 @@ def test_a_ratio_of_layer_sampled_tangents_has_its_interval(tmp_path):
     header = "case,method,ratio,ratio_low,ratio_high,second_moment,over"
     rows = rows_of(LAYERS, tmp_path, header, "mlp-d2,forward:layers=one,0.5,0.4,0.6,12345,direct")
     assert rows == [("mlp-d2", "`forward:layers=one`", "0.50 [0.40, 0.60]", "12345", "direct")]
+
+
+def test_a_target_that_was_not_reached_with_any_rate_has_no_time(tmp_path):
+    header = "method,means,largest_rate,rate_to_0.3,steps_to_0.3,seconds_to_0.3"
+    lines = "backprop,none,0.5,0.25,72.0,0.41", "forward,adam,0.01,,inf,inf"
+    rows = rows_of(STEADYING, tmp_path, header, *lines)
+    assert rows[0] == ("`backprop`", "none", "0.500", "0.250", "72", "0.410 s")
+    assert rows[1][3:] == ("–", "not reached", "–")
 
 
 def test_what_ratios_are_over_is_not_shown_among_the_predicted(tmp_path):
