@@ -141,15 +141,15 @@ class TestMoreProcesses:
         from fgbench.running.phases import time
 
         monkeypatch.setattr(
-            time, "two_stage_size", lambda medians, _precision: 5 if len(medians) == 3 else 99
+            time, "two_stage_size", lambda medians, _precision: 4 if len(medians) == 3 else 99
         )
         folder, engine = new_folder(tmp_path), Scripted()
         go(folder, engine)
         timed = folder.read("jobs").query("phase == 'time'")
-        assert set(timed["process"]) == {0, 1, 2, 3, 4}
+        assert set(timed["process"]) == {0, 1, 2, 3}
         waves = [names for _, names in engine.waves if ".time." in names[0]]
-        assert [len(names) for names in waves] == [6, 4]
-        assert set(folder.read("ratios")["processes"].dropna()) == {5}
+        assert [len(names) for names in waves] == [6, 2]
+        assert set(folder.read("ratios")["processes"].dropna()) == {4}
 
 
 class TestTasksThatFail:

@@ -53,7 +53,7 @@ def test_a_ratio_of_layer_sampled_tangents_has_its_interval(tmp_path):
 
 
 def test_a_target_that_was_not_reached_with_any_rate_has_no_time(tmp_path):
-    header = "method,means,largest_rate,rate_to_0.3,steps_to_0.3,seconds_to_0.3"
+    header = "method,means,largest_rate,rate_to_0.5,steps_to_0.5,seconds_to_0.5"
     lines = "backprop,none,0.5,0.25,72.0,0.41", "forward,adam,0.01,,inf,inf"
     rows = rows_of(STEADYING, tmp_path, header, *lines)
     assert rows[0] == ("`backprop`", "none", "0.500", "0.250", "72", "0.410 s")

@@ -249,10 +249,10 @@ class TestTheRunner:
         assert folder.read("quality").empty
         assert any("it would take 500 s" in note for note in watcher.notes)
 
-    def test_it_takes_a_tenth_of_the_rest(self):
+    def test_it_takes_a_twentieth_of_the_rest(self):
         long = config(max_train_seconds=600.0, time=False)
         seconds = sum(p.seconds(long) for p in group_phases(long) if p is not phase)
-        assert phase.seconds(long) == pytest.approx(0.1 * seconds)
+        assert phase.seconds(long) == pytest.approx(0.05 * seconds)
 
 
 def group_phases(asked: Any) -> list[Any]:

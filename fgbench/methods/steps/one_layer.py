@@ -21,7 +21,8 @@ class OneLayerStep(PushforwardStep):
 
     Everything before the first perturbed layer is evaluated without tangents. Each set of layers that can be
     drawn has a program of its own, and there are about as many as layers. All of them are made before the
-    first step, and compiled under torch.compile.
+    first step, and compiled under torch.compile. As probabilities move, several adaptive tangents come to
+    sets that could not be drawn at first: their programs are made within the steps that draw them.
     """
 
     def __init__(

@@ -121,7 +121,7 @@ class Time(Phase):
         pilot = total = config.processes
         live = LiveRatios(group.plan.reference)
         seconds = config.max_measure_seconds * (PILOT_SHARE if pilot > 1 else 1.0) / pilot
-        affordable = max(pilot, int(config.max_measure_seconds / seconds)) if pilot > 1 else 1
+        affordable = int(pilot / PILOT_SHARE) if pilot > 1 else 1
         process, stopped = 0, "quick" if pilot == 1 else "time"
         try:
             while process < total and self._in_process(group, live, process, total, seconds):
