@@ -20,7 +20,8 @@ FEW_SEEDS = 3
 DRIFT = 0.05  # change of step times over a process that is worth a warning
 SLOT_EFFECT, SLOT_CHANCE = 0.01, 0.001  # effect of a place in the round, and its p-value, that are worth one
 OUTLIER, OUTLIER_SHARE = 1.5, 0.05  # a block of so many times its arm's median, and a share of such blocks
-COARSE = 0.4  # distance of evaluations as a share of the time to the target
+COARSE = 0.6  # distance of evaluations, as a share of the time to the target, beyond what an interval says
+CUT_SHARE = 0.25  # of the processes; the interval over processes shows what fewer warm-ups cut short do
 PRODUCT = 1.1  # the ratio while training may be beyond the timed one's interval by this factor
 ARM = ["group", "role", "method", "process"]
 
@@ -83,7 +84,7 @@ def _warm_up_doubts(samples: pd.DataFrame) -> Iterator[str]:
             for process, own in rows.groupby("process")
         }
         cut = sum(not end for end in ends.values())
-        if cut:
+        if cut > CUT_SHARE * len(ends):
             yield (
                 f"{group}: in {cut} of {len(ends)} processes the warm-up's time was up before the medians of "
                 f"{WARM_UP_WINDOW} rounds agreed within {WARM_UP_TOLERANCE:.0%}; raise --max-measure-seconds."

@@ -100,7 +100,7 @@ def test_time_that_ran_out_is_a_warning_with_the_width_reached() -> None:
 def test_a_time_of_an_evaluation_or_two_is_called_coarse() -> None:
     (doubt,) = said(group(t=0.12, t_resolution=0.12))
     assert "(0.12 s, 0.12 s apart)" in doubt.replace("120 ms", "0.12 s")
-    assert said(group(t=0.12, t_resolution=0.02)) == []
+    assert said(group(t=0.12, t_resolution=0.06)) == []
 
 
 @pytest.mark.parametrize(("t_ratio", "agrees"), [(8.0, True), (8.6, True), (10.0, False), (6.0, False)])
@@ -133,6 +133,8 @@ def test_a_warm_up_cut_short_is_told_from_one_that_ended_by_evidence() -> None:
     (doubt,) = said(blocks=falling + level)
     assert "in 1 of 2 processes" in doubt
     assert said(blocks=level) == []
+    others = [{**block, "process": process} for block in level for process in (2, 3)]
+    assert said(blocks=falling + level + others) == [], "one of four is in the interval over processes"
 
 
 @pytest.mark.parametrize(("slope", "word"), [(0.2, "slower"), (-0.2, "faster")])
