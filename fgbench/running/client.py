@@ -9,10 +9,11 @@ import sys
 import tempfile
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
-from typing import IO
+from typing import IO, NamedTuple
 
-from fgbench.running.messages import Done, MalformedMessageError, Message, decode, to_json
+from fgbench.running.messages import READY, Done, MalformedMessageError, Message, decode, to_json
 from fgbench.running.task import Task
 
 WORKER = "fgbench.running.worker"
@@ -45,6 +46,50 @@ class Order:
     def of(cls, task: Task, request: Message) -> Order:
         """The order for a task's request."""
         return cls(task.address, to_json(request), task.compiles_afresh(request))
+
+
+class Started(NamedTuple):
+    """A worker's process, and the file that its standard error goes to."""
+
+    process: subprocess.Popen[str]
+    errors: IO[str]
+
+
+class Waiting:
+    """Workers that were started side by side, have imported what all need, and wait for their orders.
+
+    Nothing is timed while they start, as none has an order then; and while one works, the others do nothing.
+    """
+
+    def __init__(self, at_once: int) -> None:
+        self.at_once = at_once
+        self.started: list[Started] = []
+
+    def take(self) -> Started:
+        """One of them; where none is left, others are started, and all of them are waited for."""
+        if not self.started:
+            for _ in range(self.at_once):
+                self.started.append(_start(WORKER, {}))
+            for worker in self.started:
+                assert worker.process.stdout is not None
+                worker.process.stdout.readline()  # READY; nothing if it died, as whoever takes it will see
+        return self.started.pop(0)
+
+
+_waiting: ContextVar[Waiting | None] = ContextVar("waiting", default=None)
+
+
+@contextmanager
+def started_ahead(at_once: int) -> Iterator[None]:
+    """Within this block so many workers are started at once; those without work end with it."""
+    waiting = Waiting(at_once)
+    token = _waiting.set(waiting)
+    try:
+        yield
+    finally:
+        _waiting.reset(token)
+        for worker in waiting.started:
+            _end(worker)
 
 
 def work(task: Task, request: Message) -> Iterator[Message]:
@@ -81,30 +126,47 @@ def lines_of(order: Order, worker: str = WORKER) -> Iterator[str]:
     Raises:
         WorkerDiedError: its output ended.
     """
-    with tempfile.TemporaryFile("w+") as errors, _cache(order.cold) as variables:
-        # A session of its own: Ctrl-C reaches the runner alone, which then ends the worker.
-        process = subprocess.Popen(
-            [sys.executable, "-m", worker],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            env={**os.environ, **variables},
-            start_new_session=True,
-        )
-        assert process.stdin is not None
-        assert process.stdout is not None
-        try:
-            with suppress(BrokenPipeError):  # it died at once, which is seen below
-                process.stdin.write(f'{{"task": "{order.task}", "request": {order.request}}}\n')
-                process.stdin.flush()  # and left open: its end is the runner's
-            for line in process.stdout:
-                if not line.endswith("\n"):
-                    break  # an incomplete line: it died while writing
+    waiting = _waiting.get()
+    if waiting and worker == WORKER and not order.cold:
+        yield from _lines(order, waiting.take())
+        return
+    with _cache(order.cold) as variables:
+        yield from _lines(order, _start(worker, variables))
+
+
+def _start(worker: str, variables: dict[str, str]) -> Started:
+    # `_end` closes it.
+    errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
+    # A session of its own: Ctrl-C reaches the runner alone, which then ends the worker.
+    process = subprocess.Popen(
+        [sys.executable, "-m", worker],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=errors,
+        text=True,
+        env={**os.environ, **variables},
+        start_new_session=True,
+    )
+    return Started(process, errors)
+
+
+def _lines(order: Order, worker: Started) -> Iterator[str]:
+    """Send an order to a worker and give its whole lines; it ends with this generator."""
+    process = worker.process
+    assert process.stdin is not None
+    assert process.stdout is not None
+    try:
+        with suppress(BrokenPipeError):  # it died at once, which is seen below
+            process.stdin.write(f'{{"task": "{order.task}", "request": {order.request}}}\n')
+            process.stdin.flush()  # and left open: its end is the runner's
+        for line in process.stdout:
+            if not line.endswith("\n"):
+                break  # an incomplete line: it died while writing
+            if line != READY:
                 yield line
-            raise _death(process.wait(), errors)
-        finally:
-            _end(process)
+        raise _death(process.wait(), worker.errors)
+    finally:
+        _end(worker)
 
 
 def _event(line: str, task: Task) -> Message:
@@ -124,8 +186,9 @@ def _cache(cold: bool) -> Iterator[dict[str, str]]:
         yield {"TORCHINDUCTOR_CACHE_DIR": folder}
 
 
-def _end(process: subprocess.Popen[str]) -> None:
+def _end(worker: Started) -> None:
     """Kill a worker and all that it started; it leads a process group of its own."""
+    process = worker.process
     with suppress(OSError, AttributeError):  # nothing is left of it; a system without groups
         os.killpg(process.pid, signal.SIGKILL)
     process.kill()
@@ -133,6 +196,7 @@ def _end(process: subprocess.Popen[str]) -> None:
     for pipe in (process.stdin, process.stdout):
         with suppress(OSError):  # what it never read is still on its way to it
             pipe.close()  # type: ignore[union-attr]
+    worker.errors.close()
 
 
 def _death(code: int, errors: IO[str]) -> WorkerDiedError:

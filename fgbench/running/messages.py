@@ -81,6 +81,9 @@ class Done(Message):
     """The request was done; nothing follows this event."""
 
 
+READY = "ready\n"
+"""A worker's first line: it has imported what it needs, and waits for its request."""
+
 EVERYWHERE: tuple[type[Message], ...] = (Built, FirstCall, Noted, Failed, Refused, Done)
 """Events that any worker may report."""
 

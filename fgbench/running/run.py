@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from fgbench.measurement.environment import usable_cores
 from fgbench.measurement.lock import timing_lock
 from fgbench.plan import Plan
+from fgbench.running.client import started_ahead
 from fgbench.running.group_run import GroupRun
 from fgbench.running.phases import in_order
 from fgbench.running.recovery import recover
 from fgbench.running.watcher import Watcher
 from fgbench.store.run_folder import RunFolder
+
+MOST_AT_ONCE = 8  # workers that are started side by side; each takes about 300 MB
 
 
 def run_plan(plan: Plan, folder: RunFolder, contracts: dict[str, str], watcher: Watcher) -> None:
@@ -21,7 +25,7 @@ def run_plan(plan: Plan, folder: RunFolder, contracts: dict[str, str], watcher: 
         UsageError: another fgbench writes to the folder.
         ResultsError: it cannot be written to, or what it holds is damaged.
     """
-    with folder.held():
+    with folder.held(), started_ahead(min(usable_cores(), MOST_AT_ONCE)):
         folder.begin()
         done = recover(folder)
         status = "error"

@@ -6,9 +6,11 @@ import json
 import os
 import sys
 import warnings
+from importlib import import_module
 from typing import TextIO
 
 from fgbench.running.lifeline import tie_to_runner, watch
+from fgbench.running.messages import READY
 
 
 def main() -> None:
@@ -18,12 +20,21 @@ def main() -> None:
     channel = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
+    _import_ahead()
+    channel.write(READY)
+    channel.flush()
     with os.fdopen(pipe, closefd=False) as lines:
         line = lines.readline()
     if not line.endswith("\n"):
         return  # the runner is gone
     watch(pipe)
     _do(line, channel)
+
+
+def _import_ahead() -> None:
+    """Import what nearly every task needs, which takes seconds; copying a model imports `torch._dynamo`."""
+    for name in ("torch._dynamo", "fgbench.running.phases"):
+        import_module(name)
 
 
 def _do(line: str, channel: TextIO) -> None:

@@ -12,7 +12,7 @@ import pytest
 from fgbench.plan import Group
 from fgbench.running import client
 from fgbench.running.choices import Choices
-from fgbench.running.client import KILLED, WorkerDiedError, work
+from fgbench.running.client import KILLED, Order, WorkerDiedError, lines_of, started_ahead, work
 from fgbench.running.messages import Built, FirstCall, Refused
 from fgbench.running.phase import OfGroup
 from fgbench.running.phases import find
@@ -141,3 +141,56 @@ def test_what_a_users_model_prints_stays_out_of_the_reports(tmp_path):
     )
     group = tiny_group(arch=f"{tmp_path}/loud.py:build")
     assert isinstance(next(work(TASK, request(group))), Built)
+
+
+class TestStartedAhead:
+    """Workers that are started side by side; each says in its first line which one it is."""
+
+    PROGRAM = """
+        import os, sys
+        print("ready")
+        sys.stdout.flush()
+        sys.stdin.readline()
+        print(os.getpid(), "TORCHINDUCTOR_CACHE_DIR" in os.environ)
+        sys.stdout.flush()
+        sys.stdin.readline()
+    """
+
+    def said_by(self, cold: bool = False) -> str:
+        lines = lines_of(Order("task", "{}", cold))
+        line = next(lines)
+        lines.close()
+        return line
+
+    def test_each_order_has_one_and_all_end_with_the_block(self, program):
+        started = program(self.PROGRAM)
+        with started_ahead(2):
+            assert not started, "none before there is work"
+            found = [self.said_by()]
+            assert len(started) == 2
+            found.append(self.said_by())
+            assert len(started) == 2
+            found.append(self.said_by())
+            assert len(started) == 4
+        assert found == [f"{process.pid} False\n" for process in started[:3]]
+        assert all(process.poll() is not None for process in started)
+
+    def test_one_that_compiles_afresh_is_started_with_its_own_caches(self, program):
+        started = program(self.PROGRAM)
+        with started_ahead(2):
+            assert self.said_by(cold=True) == f"{started[0].pid} True\n"
+            assert len(started) == 1
+
+    def test_outside_the_block_each_is_started_by_itself(self, program):
+        started = program(self.PROGRAM)
+        with started_ahead(2):
+            self.said_by()
+        assert self.said_by() == f"{started[2].pid} False\n"
+        assert len(started) == 3
+
+    def test_one_that_died_while_it_waited_is_an_error_of_its_work(self, program):
+        started = program("import sys; sys.exit('no torch here')")
+        with started_ahead(2):
+            with pytest.raises(WorkerDiedError, match="no torch here"):
+                list(work(TASK, request()))
+            assert len(started) == 2

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from fgbench.running.messages import READY
 from fgbench.store.run_folder import find_runs
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks processes up in /proc")
@@ -202,4 +203,4 @@ def test_a_runner_that_was_gone_before_the_request_came_made_none():
         text=True,
         capture_output=True,
     )
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert (done.returncode, done.stdout, done.stderr) == (0, READY, "")
