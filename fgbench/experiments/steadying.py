@@ -103,7 +103,7 @@ class Run:
         steps: taken until it ended.
         outcome: `reached` the lower target, `ended` before it, or `diverged`, which is also to learn nothing.
         lowest: the lowest validation loss.
-        steps_to: steps to each target; infinite where it was not reached.
+        steps_to: steps to the first evaluation at or below each target; infinite where there is none.
     """
 
     method: str

@@ -27,8 +27,7 @@ def resolve_device(asked: str) -> str:
 def resolve_threads(asked: int | None) -> int:
     """The number of threads asked for, or torch's own number, as far as that leaves a core to all else.
 
-    Without such a core the runner and the system take turns with the threads that are timed, and ratios
-    scatter several times as much.
+    With all cores in use, ratios scattered several times as much where it was tried.
 
     Raises:
         UsageError: more threads are asked for than there are usable cores; they would wait for each other.
