@@ -47,14 +47,14 @@ def relu_(context: Context, x: Dual) -> Dual:
 @rule("gelu")
 def gelu(context: Context, x: Dual, approximate: str = "none") -> Dual:
     """GELU, exact or by its tanh approximation."""
-    stack, primal = torch.empty_like(x.stack), x.primal
-    aten.gelu.out(primal, approximate=approximate, out=stack[0])
+    out, primal = _room(x), x.primal
     if x.count == 1:
-        aten.gelu_backward.grad_input(x.stack[1], primal, approximate=approximate, grad_input=stack[1])
+        aten.gelu_backward.grad_input(x.stack[1], primal, approximate=approximate, grad_input=out.stack[1])
     else:  # oneDNN's kernel, which torch takes for large float32 tensors, does not broadcast
         slope = aten.gelu_backward(torch.ones_like(primal), primal, approximate=approximate)
-        torch.mul(x.tangents, slope, out=stack[1:])
-    return Dual(stack, spare=True)
+        torch.mul(x.tangents, slope, out=out.tangents)
+    aten.gelu.out(primal, approximate=approximate, out=out.primal)  # last, as this may overwrite the argument
+    return out
 
 
 @rule("silu")
@@ -62,7 +62,10 @@ def silu(context: Context, x: Dual, inplace: bool = False) -> Dual:
     """x σ(x)."""
     primal = x.primal
     out = _room(x)
-    aten.silu_backward.grad_input(x.tangents, primal, grad_input=out.tangents)
+    if x.count == 1:
+        aten.silu_backward.grad_input(x.tangents, primal, grad_input=out.tangents)
+    else:  # the slope's exponential once, not once a tangent
+        torch.mul(x.tangents, aten.silu_backward(torch.ones_like(primal), primal), out=out.tangents)
     aten.silu.out(primal, out=out.primal)  # last, as this may overwrite the argument
     return into(x, out) if inplace else out
 

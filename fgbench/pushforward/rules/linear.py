@@ -27,34 +27,64 @@ def linear(context: Context, x: Any, weight: Any, bias: Any = None) -> Any:
 
 def linear_along(context: Context, x: Any, weight: Tensor, bias: Tensor | None, along: Tangent | None) -> Any:
     """As `linear`, but with the weight's tangents given; None if it has none."""
-    if not isinstance(x, Dual):
-        out = _first(context, x, weight, bias)
-        shift = context.tangent(bias)
-        if isinstance(along, RankOne) and shift is not None:  # one pass over the tangents does both
-            strength, left = _factors(x, along, out.stack.dim())
-            begun = _spread(shift.full(), out.stack, channel_dim=-1)
-            torch.addcmul(begun, strength, left, out=out.stack[1:])
-            return out
-        out.stack[1:] = 0 if shift is None else _spread(shift.full(), out.tangents, channel_dim=-1)
-        primal = x
+    primal, shift = primal_of(x), context.tangent(bias)
+    out = Dual(primal.new_empty((1 + context.count, *primal.shape[:-1], len(weight))), spare=True)
+    begun = begin(
+        out.tangents,
+        _factors(primal, along, out.stack.dim()) if isinstance(along, RankOne) else None,
+        None if shift is None else _spread(shift.full(), out.tangents, channel_dim=-1),
+    )
+    if isinstance(x, Dual):
+        _add_product(out, x, weight, bias, begun)
     else:
-        out = Dual(F.linear(x.stack, weight), spare=True)
-        primal = x.primal
-        _add_bias(context, out, bias, channel_dim=-1)
-    if along is not None:
-        _add_linear(out.tangents, primal, along)
+        _product(out.primal, x, weight, bias)
+        if not begun:
+            out.tangents.zero_()
+    if along is not None and not isinstance(along, RankOne):
+        _add_full(out.tangents, primal, along)
     return out
 
 
-def _first(context: Context, x: Tensor, weight: Tensor, bias: Tensor | None) -> Dual:
-    """The output of a layer whose input has no tangents; the output's tangents are yet to be filled in."""
-    out = Dual(x.new_empty((1 + context.count, *x.shape[:-1], len(weight))), spare=True)
-    rows, into = x.reshape(-1, x.shape[-1]), out.primal.view(-1, len(weight))
+def begin(tangents: Tensor, factors: tuple[Tensor, Tensor] | None, shift: Tensor | None) -> bool:
+    """Write the product of two factors and a shift, which broadcast, into memory for tangents.
+
+    What else makes up the tangents is added to that, which saves passes over them.
+
+    Returns:
+        Whether there was anything to write; if not, the memory is as it was.
+    """
+    if factors is None:
+        if shift is not None:
+            tangents.copy_(shift.expand_as(tangents))
+    elif shift is None:
+        torch.mul(*factors, out=tangents)
+    else:
+        torch.addcmul(shift, *factors, out=tangents)
+    return factors is not None or shift is not None
+
+
+def _add_product(out: Dual, x: Dual, weight: Tensor, bias: Tensor | None, begun: bool) -> None:
+    """Write x Wᵀ + b, and write ẋ Wᵀ or add it to tangents that are begun."""
+    stack, rows = out.stack.view(-1, len(weight)), x.stack.reshape(-1, x.stack.shape[-1])
+    if not begun:
+        torch.mm(rows, weight.t(), out=stack)
+        if bias is not None:
+            out.primal.add_(bias)
+        return
+    if bias is None:
+        out.primal.zero_()
+    else:
+        out.primal.copy_(bias.expand_as(out.primal))
+    stack.addmm_(rows, weight.t())
+
+
+def _product(out: Tensor, x: Tensor, weight: Tensor, bias: Tensor | None) -> None:
+    """Write x Wᵀ + b, […, m]."""
+    rows, into = x.reshape(-1, x.shape[-1]), out.view(-1, len(weight))
     if bias is None:
         torch.mm(rows, weight.t(), out=into)
     else:
         torch.addmm(bias, rows, weight.t(), out=into)
-    return out
 
 
 def _factors(x: Tensor, weight: RankOne, dims: int) -> tuple[Tensor, Tensor]:
@@ -63,16 +93,13 @@ def _factors(x: Tensor, weight: RankOne, dims: int) -> tuple[Tensor, Tensor]:
     return strength, weight.left.view(weight.count, *[1] * (dims - 2), -1)
 
 
-def _add_linear(tangents: Tensor, x: Tensor, weight: Tangent | None) -> None:
+def _add_full(tangents: Tensor, x: Tensor, weight: Tangent) -> None:
     """tangents [k, …, m] += x Ẇᵀ; in place."""
-    if isinstance(weight, RankOne):
-        tangents.addcmul_(*_factors(x, weight, tangents.dim()))
-    elif weight is not None:
-        rows = x.reshape(1, -1, x.shape[-1])
-        full = weight.full().transpose(1, 2)
-        # This is a view and never a copy, because the rule allocated the tangents in one piece.
-        flat = tangents.unsqueeze(1) if x.dim() == 1 else tangents.flatten(1, -2)
-        flat.baddbmm_(rows.expand(len(full), *rows.shape[1:]), full)
+    rows = x.reshape(1, -1, x.shape[-1])
+    full = weight.full().transpose(1, 2)
+    # This is a view and never a copy, because the rule allocated the tangents in one piece.
+    flat = tangents.unsqueeze(1) if x.dim() == 1 else tangents.flatten(1, -2)
+    flat.baddbmm_(rows.expand(len(full), *rows.shape[1:]), full)
 
 
 @rule("conv1d", "conv2d", "conv3d", raw=True)

@@ -13,6 +13,7 @@ from torch import Tensor
 from fgbench.pushforward.context import Context
 from fgbench.pushforward.dual import Dual, dual_of, empty_dual, moving, primal_of
 from fgbench.pushforward.rules import NoRuleError, rule
+from fgbench.pushforward.rules.linear import begin
 
 aten = torch.ops.aten
 
@@ -80,12 +81,11 @@ def layer_norm(
     out = empty_dual(normal, context.count)
     tangents = out.tangents
     over_samples = (-1, *[1] * (primal.dim() - len(shape)), *shape)
-    if slope is not None:
-        torch.mul(normal, slope.full().view(over_samples), out=tangents)
-    if shift is not None:
-        along = shift.full().view(over_samples)
-        tangents.add_(along) if slope is not None else tangents.copy_(along.expand_as(tangents))
-    begun = slope is not None or shift is not None
+    begun = begin(
+        tangents,
+        None if slope is None else (normal, slope.full().view(over_samples)),
+        None if shift is None else shift.full().view(over_samples),
+    )
     if isinstance(x, Dual):
         for into, tangent in zip(tangents, x.tangents, strict=True):
             moved = aten.native_layer_norm_backward(
