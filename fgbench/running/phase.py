@@ -13,6 +13,7 @@ from fgbench.running.group_run import GroupRun
 from fgbench.running.matched import Matched, build_matched
 from fgbench.running.messages import Message, Report
 from fgbench.running.task import Task
+from fgbench.store.schema import BASE
 
 STARTUP_SECONDS = 6.0  # about what a worker needs for its imports, its model and its first steps
 
@@ -42,6 +43,12 @@ class OfGroup(Message):
     seed: int
     methods: tuple[str, ...]
     choices: Choices
+
+    @property
+    def compiles(self) -> bool:
+        """Whether the base or any of the methods goes through torch.compile."""
+        names = (BASE, *self.methods)
+        return any(self.choices.conditions_of(self.group, name).compiled for name in names)
 
 
 class Phase(Task):

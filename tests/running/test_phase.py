@@ -93,8 +93,10 @@ def test_phases_come_after_those_that_they_need(changes, names):
     assert [phase.name for phase in in_order(config(**changes))] == names
 
 
-def test_the_first_process_of_timing_alone_compiles_afresh(tmp_path, monkeypatch):
+@pytest.mark.parametrize("execution", ["eager", "compile"])
+def test_the_first_process_of_timing_alone_compiles_afresh_if_anything_does(tmp_path, monkeypatch, execution):
     requests = []
+    group = tiny_group(execution=execution)
     script = Script()
 
     def work(task, request):
@@ -102,11 +104,11 @@ def test_the_first_process_of_timing_alone_compiles_afresh(tmp_path, monkeypatch
         return script(task, request)
 
     monkeypatch.setattr(group_run, "work", work)
-    plan = Plan(config(processes=2, train=False), (tiny_group(),))
-    run_plan(plan, run_folder(tmp_path, plan.groups), {tiny_group().name: "c0"}, Recorder())
+    plan = Plan(config(processes=2, train=False), (group,))
+    run_plan(plan, run_folder(tmp_path, plan.groups), {group.name: "c0"}, Recorder())
     assert requests == [
         *(("modes", False), ("modes", False)),
-        *(("time", True), ("time", False)),
+        *(("time", execution == "compile"), ("time", False)),
         *(("cost", False), ("memory", False)),
     ]
 

@@ -72,7 +72,7 @@ class Alone(Phase):
 
     def compiles_afresh(self, asked: AloneRequest) -> bool:
         """In the first round of processes, like the interleaved timing that it is compared with."""
-        return asked.process == 0
+        return asked.process == 0 and asked.compiles
 
     def run(self, group: GroupRun) -> None:
         """Ask a process for each arm and round, in random order, so that no arm is always the first."""

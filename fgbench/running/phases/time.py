@@ -112,8 +112,8 @@ class Time(Phase):
         return config.max_measure_seconds + config.processes * STARTUP_SECONDS
 
     def compiles_afresh(self, asked: TimeRequest) -> bool:
-        """In the first process, whose first calls are reported."""
-        return asked.process == 0
+        """In the first process, whose first calls are reported, if anything is compiled."""
+        return asked.process == 0 and asked.compiles
 
     def run(self, group: GroupRun) -> None:
         """Ask as many processes as the config says, and more if their spread is wide and time is left."""
