@@ -79,7 +79,7 @@ class Config:
     max_train_seconds: float = 2.0
     precision: float = 0.02
     max_measure_seconds: float = 45.0
-    processes: int = 6
+    processes: int = 8
     device: str = "auto"
     dtype: str = Dtype.FLOAT32.value
     threads: int | None = None

@@ -202,11 +202,14 @@ class TestAWholeRun:
 
 
 class TestHowManyProcesses:
-    def factors(self, *factors: float) -> Script:
+    def factors(self, *factors: float, took: float = 1.0) -> Script:
+        """Processes whose steps take these times another's, and whose rounds take `took` of their time."""
+
         def time(request: dict[str, Any]) -> Events:
             yield event("Rounds", rounds=6)
             for number in range(6):
                 yield round_of(request, number, factor=factors[request["process"] % len(factors)])
+            yield event("Spent", wall=request["seconds"] * took, timed=0.0, lead_in=0.0, harness=0.0)
 
         return Script(time=time)
 
@@ -218,10 +221,16 @@ class TestHowManyProcesses:
     def test_more_where_they_disagree_up_to_what_the_time_allows(self, ran):
         done = ran(self.factors(1.0, 1.2, 0.8), processes=3)
         found = len(done.script.of_phase("time"))
-        assert found == 4, "three quarters of the time for the first 3 leave 1 more"
+        assert found == 6, "half of the time for the first 3 leaves 3 more"
         assert {r["stopped"] for r in done.rows("ratios")} == {"time"}
         total = sum(r["seconds"] for r in done.script.of_phase("time"))
         assert total == pytest.approx(config().max_measure_seconds)
+
+    @pytest.mark.parametrize(("took", "processes"), [(1.4, 4), (2.0, 3), (9.0, 3)])
+    def test_no_more_than_the_time_allows_where_the_fewest_rounds_take_longer(self, ran, took, processes):
+        done = ran(self.factors(1.0, 1.2, 0.8, took=took), processes=3)
+        assert len(done.script.of_phase("time")) == processes
+        assert {r["stopped"] for r in done.rows("ratios")} == {"time"}
 
     def test_more_where_they_disagree_until_the_interval_should_be_narrow_enough(self, ran):
         done = ran(self.factors(1.0, 1.009, 0.991), processes=3)

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from functools import partial
 from itertools import count, cycle
-from statistics import median
+from statistics import fmean, median
 from time import perf_counter
 from typing import Any, ClassVar
 
@@ -48,7 +48,7 @@ from fgbench.store.schema import Role
 from fgbench.summary.live import LiveRatios
 from fgbench.summary.ratios import log_ratio_medians, ratios, rounds_of
 
-PILOT_SHARE = 0.75  # of the timing budget, for the processes whose number is fixed beforehand
+PILOT_SHARE = 0.5  # of the timing budget, for the processes whose number is fixed beforehand
 PARTS_SHARE = 0.1  # of a process's time, for timing the parts of steps
 WHOLE = "whole"  # stands among the parts of a step for the whole step
 
@@ -121,15 +121,17 @@ class Time(Phase):
         pilot = total = config.processes
         live = LiveRatios(group.plan.reference)
         seconds = config.max_measure_seconds * (PILOT_SHARE if pilot > 1 else 1.0) / pilot
-        affordable = int(pilot / PILOT_SHARE) if pilot > 1 else 1
+        took: list[float] = []
         process, stopped = 0, "quick" if pilot == 1 else "time"
         try:
-            while process < total and self._in_process(group, live, process, total, seconds):
+            while process < total and self._in_process(group, live, process, total, seconds, took):
                 process += 1
                 if process == pilot > 1:
                     wanted = _processes_wanted(group, pilot)
-                    total = min(wanted, affordable)
-                    stopped = "precision" if wanted <= affordable else "time"
+                    each = fmean([max(seconds, t) for t in took] or [seconds])
+                    affordable = int(config.max_measure_seconds / each + 1e-6)
+                    total = max(pilot, min(wanted, affordable))
+                    stopped = "precision" if wanted <= total else "time"
         except KeyboardInterrupt:
             stopped = "interrupted"
             raise
@@ -137,9 +139,9 @@ class Time(Phase):
             store_ratios(group, stopped)
 
     def _in_process(
-        self, group: GroupRun, live: LiveRatios, process: int, total: int, seconds: float
+        self, group: GroupRun, live: LiveRatios, process: int, total: int, seconds: float, took: list[float]
     ) -> bool:
-        """Ask one process; gives whether any method was timed in it."""
+        """Ask one process, and note what its rounds took; gives whether any method was timed in it."""
         if group.finished(self.name, process):
             rows = group.rows("jobs")
             jobs_of_it = rows[(rows["phase"] == self.name) & (rows["process"] == process)]
@@ -161,6 +163,8 @@ class Time(Phase):
                             seen += 1
                             live.add({s.method: s.seconds for s in event.samples if s.role == Role.METHOD})
                             group.watcher.progress(seen / rounds, f"{text}, round {seen} of {rounds} {live}")
+                    case Spent():
+                        took.append(event.wall)
                     case Parts():
                         group.store("parts", *({"process": process, **asdict(p)} for p in event.parts))
         return group.goes_on_after_death or any(job["status"] == "ok" for job in jobs.values())
