@@ -17,7 +17,7 @@ BUDGETS = {
     "forward": 77,
     "forward:tangents=4": 102,
     "forward:structure=rademacher": 80,
-    "forward:structure=rank-one": 97,
+    "forward:structure=rank-one": 89,
     "forward:structure=activity": 123,
     "forward:structure=sphere": 125,
 }
