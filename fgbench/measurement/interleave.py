@@ -6,6 +6,7 @@ import math
 import random
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from statistics import median
 from typing import Generic, TypeVar
 
@@ -14,6 +15,7 @@ from fgbench.measurement.schedule import mirrored_rounds
 
 WARM_UP_WINDOW = 4  # rounds in each of the two samples that have to agree
 WARM_UP_TOLERANCE = 0.10  # how far their medians may be apart, as in pyperf
+WARM_UP_OVERLAP = 2  # Mann and Whitney's U of two windows that may be the same: less comes in 6 % of them
 WARM_UP_MAX_ROUNDS = 24
 MINIMUM_ROUNDS = 6  # in a process: with fewer there is no order-statistic interval at 95 %
 LEAD_IN_STEPS = 1  # untimed steps before a block, so that caches hold the arm's own data
@@ -115,7 +117,7 @@ def run_rounds(
 def warm_up(
     arms: Sequence[Arm[K]], clock: Clock, rng: random.Random, max_seconds: float
 ) -> Iterator[list[Sample[K]]]:
-    """Run rounds until every arm is steady: the medians of two successive windows agree within a tenth.
+    """Run rounds until every arm is steady: two successive windows agree within a tenth or their noise.
 
     The warm-up also ends after `WARM_UP_MAX_ROUNDS` or `max_seconds` of timed work, whichever comes first,
     but never before one window is full.
@@ -138,15 +140,23 @@ def round_seconds(samples: Sequence[Sample[K]]) -> float:
 
 
 def steady(histories: Iterable[Sequence[float]]) -> bool:
-    """Whether the medians of the last two windows of every history agree within the tolerance."""
+    """Whether the last two windows of every history agree."""
     return all(
         len(seconds) >= 2 * WARM_UP_WINDOW
-        and abs(
-            median(seconds[-WARM_UP_WINDOW:]) / median(seconds[-2 * WARM_UP_WINDOW : -WARM_UP_WINDOW]) - 1
-        )
-        <= WARM_UP_TOLERANCE
+        and _agree(seconds[-2 * WARM_UP_WINDOW : -WARM_UP_WINDOW], seconds[-WARM_UP_WINDOW:])
         for seconds in histories
     )
+
+
+def _agree(before: Sequence[float], after: Sequence[float]) -> bool:
+    """Whether two windows' medians are within the tolerance, or their ranks do not tell them apart.
+
+    On a noisy machine medians of a few rounds are further apart by chance alone.
+    """
+    if abs(median(after) / median(before) - 1) <= WARM_UP_TOLERANCE:
+        return True
+    pairs = list(product(before, after))
+    return min(sum(b < a for b, a in pairs), sum(b > a for b, a in pairs)) >= WARM_UP_OVERLAP
 
 
 def _sample(arm: Arm[K], clock: Clock, index: int, position: int, warm_up: bool) -> Sample[K]:

@@ -78,7 +78,7 @@ class Config:
     learning_rate: float | tuple[float, ...] | None = None
     max_train_seconds: float = 2.0
     precision: float = 0.02
-    max_measure_seconds: float = 45.0
+    max_measure_seconds: float = 40.0
     processes: int = 8
     device: str = "auto"
     dtype: str = Dtype.FLOAT32.value

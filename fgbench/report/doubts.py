@@ -9,7 +9,7 @@ from dataclasses import astuple
 import pandas as pd
 import scipy
 
-from fgbench.measurement.interleave import WARM_UP_TOLERANCE, WARM_UP_WINDOW, steady
+from fgbench.measurement.interleave import WARM_UP_WINDOW, steady
 from fgbench.report.figures import interval, missing, number, seconds
 from fgbench.store.schema import Role
 from fgbench.summary.ratios import estimate
@@ -86,8 +86,9 @@ def _warm_up_doubts(samples: pd.DataFrame) -> Iterator[str]:
         cut = sum(not end for end in ends.values())
         if cut > CUT_SHARE * len(ends):
             yield (
-                f"{group}: in {cut} of {len(ends)} processes the warm-up's time was up before the medians of "
-                f"{WARM_UP_WINDOW} rounds agreed within {WARM_UP_TOLERANCE:.0%}; raise --max-measure-seconds."
+                f"{group}: in {cut} of {len(ends)} processes the warm-up's time was up before "
+                f"{WARM_UP_WINDOW} rounds took as long as the {WARM_UP_WINDOW} before; "
+                "raise --max-measure-seconds."
             )
 
 

@@ -6,6 +6,7 @@ import random
 from dataclasses import replace
 from statistics import median
 
+import numpy as np
 import pytest
 
 from fgbench.measurement.interleave import (
@@ -112,6 +113,17 @@ class TestWarmUp:
     )
     def test_agreement_is_medians_within_a_tenth(self, before, after, agree):
         assert steady([[before] * WARM_UP_WINDOW + [after] * WARM_UP_WINDOW]) == agree
+
+    def test_medians_that_noise_drives_apart_agree(self):
+        before, after = [1.0, 1.5, 1.0, 1.5], [1.3, 0.9, 0.9, 1.3]
+        assert steady([before + after])
+        assert not steady([[b + 1 for b in before] + after])
+
+    def test_noise_alone_is_called_unsteady_in_at_most_six_of_a_hundred_and_half_the_time_always(self):
+        noise = np.random.default_rng(0).lognormal(0, 0.3, (4000, 2 * WARM_UP_WINDOW))
+        assert sum(not steady([seconds]) for seconds in noise) / 4000 < 0.06
+        halved = noise**0.3 * ([2.0] * WARM_UP_WINDOW + [1.0] * WARM_UP_WINDOW)
+        assert not any(steady([seconds]) for seconds in halved)
 
     def test_one_stray_block_does_not_matter(self):
         assert steady([[1.0] * (2 * WARM_UP_WINDOW - 1) + [30.0]])
