@@ -89,6 +89,11 @@ def _steadying(row: Row) -> Sequence[Any]:
     return f"`{row['method']}`", row["means"], *rates, *spent
 
 
+def _main_job(row: Row) -> Sequence[Any]:
+    notes = len([note for note in _text(row["warnings"]).split(" | ") if note])
+    return row["job"], f"{row['seconds']:.0f} s", row["processes"], f"±{row['half_width']:.1%}", notes
+
+
 def _prediction(row: Row) -> Sequence[Any]:
     if row["ratio_predicted"] == row["ratio_measured"] == 1.0:  # what the others are over
         return ()
@@ -97,6 +102,12 @@ def _prediction(row: Row) -> Sequence[Any]:
 
 
 EXPERIMENTS = (
+    Experiment(
+        "main_job.csv",
+        "The default job, time after time: how long it takes, and its least precise ratio's interval",
+        ("job", "time", "processes", "interval", "notes"),
+        _main_job,
+    ),
     Experiment(
         "engine.csv",
         "The engine against its targets",

@@ -410,7 +410,7 @@ def test_ctrl_c_saves_what_was_measured_and_exits_with_130(tmp_path: Path) -> No
 
 def test_a_killed_run_is_resumed_and_one_that_changed_is_not(tmp_path: Path) -> None:
     process = subprocess.Popen(
-        command("run", *TINY, "--out", str(tmp_path)), stderr=subprocess.PIPE, text=True
+        command("run", *GIVEN, "--out", str(tmp_path)), stderr=subprocess.PIPE, text=True
     )
     wait_for_samples(tmp_path, process, 30)
     process.kill()
@@ -425,7 +425,7 @@ def test_a_killed_run_is_resumed_and_one_that_changed_is_not(tmp_path: Path) -> 
     assert facts["status"] == "done"
     assert len(facts["resumed"]) == 1
     assert not jobs["job"].duplicated().any()
-    assert set(jobs["phase"]) == {"modes", "time", "cost", "memory", "tune", "train", "quality"}
+    assert set(jobs["phase"]) == {"time", "cost", "memory", "tune", "train", "quality"}
     assert not run.read("samples")[["method", "role", "process", "round", "warm_up"]].duplicated().any()
     facts["groups"][0]["contract"] = "another"
     (run.path / "run.json").write_text(json.dumps(facts))

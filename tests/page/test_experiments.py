@@ -7,7 +7,7 @@ import pytest
 from fgbench.errors import ResultsError
 from fgbench.page.experiments import EXPERIMENTS
 
-ENGINE, TRANSFORMERS, OVERHEAD, WAYS, LAYERS, STEADYING, PREDICTION = EXPERIMENTS
+MAIN_JOB, ENGINE, TRANSFORMERS, OVERHEAD, WAYS, LAYERS, STEADYING, PREDICTION = EXPERIMENTS
 
 
 def rows_of(experiment, folder, header, *lines):
@@ -16,6 +16,12 @@ def rows_of(experiment, folder, header, *lines):
     assert place == folder
     assert {len(row) for row in rows} == {len(experiment.heads)}
     return [tuple(row) for row in rows]
+
+
+def test_a_default_job_has_its_time_its_precision_and_how_many_notes_it_printed(tmp_path):
+    header = "job,seconds,processes,half_width,diverged,warnings"
+    rows = rows_of(MAIN_JOB, tmp_path, header, "1,172.8,11,0.0199,0,one thing | another", "2,139.1,8,0.0178,0,")
+    assert rows == [(1, "173 s", 11, "±2.0%", 2), (2, "139 s", 8, "±1.8%", 0)]
 
 
 def test_a_figure_stands_beside_its_target_where_it_has_one(tmp_path):
