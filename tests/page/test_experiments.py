@@ -20,7 +20,8 @@ def rows_of(experiment, folder, header, *lines):
 
 def test_a_default_job_has_its_time_its_precision_and_how_many_notes_it_printed(tmp_path):
     header = "job,seconds,processes,half_width,diverged,warnings"
-    rows = rows_of(MAIN_JOB, tmp_path, header, "1,172.8,11,0.0199,0,one thing | another", "2,139.1,8,0.0178,0,")
+    lines = "1,172.8,11,0.0199,0,one thing | another", "2,139.1,8,0.0178,0,"
+    rows = rows_of(MAIN_JOB, tmp_path, header, *lines)
     assert rows == [(1, "173 s", 11, "±2.0%", 2), (2, "139 s", 8, "±1.8%", 0)]
 
 
