@@ -138,9 +138,9 @@ def _convolved(
 ) -> tuple[Dual, Tensor]:
     """The output as far as x and the bias move it, and the value of x."""
     if not isinstance(x, Dual):
-        return _still_input(context, convolve(x, weight, bias, *geometry), bias, channel_dim=1), x
+        return _still_input(context, convolve(x, weight, bias, *geometry), bias), x
     out = unmerged(convolve(merged(x), weight, None, *geometry), x, spare=True)
-    _add_bias(context, out, bias, channel_dim=1)
+    _add_bias(context, out, bias)
     return out, x.primal
 
 
@@ -280,23 +280,23 @@ def _weight(context: Context, weight: Any) -> tuple[Tensor, Tangent | None]:
     return weight, context.tangent(weight)
 
 
-def _still_input(context: Context, value: Tensor, bias: Tensor | None, channel_dim: int) -> Dual:
-    """The output of a layer whose input has no tangents; its tangents hold those of the bias so far."""
+def _still_input(context: Context, value: Tensor, bias: Tensor | None) -> Dual:
+    """The output of a convolution whose input has no tangents; its tangents hold those of the bias so far."""
     out = empty_dual(value, context.count)
     out.stack[0] = value
     tangent = context.tangent(bias)
-    out.stack[1:] = 0 if tangent is None else _spread(tangent.full(), out.tangents, channel_dim)
+    out.stack[1:] = 0 if tangent is None else _spread(tangent.full(), out.tangents, channel_dim=1)
     return out
 
 
-def _add_bias(context: Context, out: Dual, bias: Tensor | None, channel_dim: int) -> None:
-    """Add the bias to the value alone, and the bias's tangents to the tangents."""
+def _add_bias(context: Context, out: Dual, bias: Tensor | None) -> None:
+    """Add a convolution's bias to the value alone, and the bias's tangents to the tangents."""
     if bias is None:
         return
-    out.primal.add_(_spread(bias.unsqueeze(0), out.stack[:1], channel_dim)[0])
+    out.primal.add_(_spread(bias.unsqueeze(0), out.stack[:1], channel_dim=1)[0])
     tangent = context.tangent(bias)
     if tangent is not None:
-        out.tangents.add_(_spread(tangent.full(), out.tangents, channel_dim))
+        out.tangents.add_(_spread(tangent.full(), out.tangents, channel_dim=1))
 
 
 def _spread(rows: Tensor, like: Tensor, channel_dim: int) -> Tensor:
