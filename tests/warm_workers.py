@@ -24,7 +24,7 @@ PRELOADED = [
     "fgbench.methods.forward",
     "fgbench.methods.backprop",
     "torch.utils.flop_counter",
-    "torch._dynamo",  # which copying a model imports
+    "torch._dynamo",  # which the first optimiser imports
 ]
 FORKS = multiprocessing.get_context("forkserver")
 FORKS.set_forkserver_preload(PRELOADED)
