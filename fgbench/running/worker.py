@@ -32,7 +32,7 @@ def main() -> None:
 
 
 def _import_ahead() -> None:
-    """Import what nearly every task needs, which takes seconds; the first optimiser imports `torch._dynamo`."""
+    """Import what nearly every task needs, which takes seconds; an optimiser needs `torch._dynamo`."""
     for name in ("torch._dynamo", "fgbench.running.phases"):
         import_module(name)
 
