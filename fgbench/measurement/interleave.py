@@ -8,7 +8,7 @@ from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 from statistics import median
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 from fgbench.measurement.clock import Clock, Reading
 from fgbench.measurement.schedule import mirrored_rounds
@@ -69,6 +69,18 @@ class Sample(Generic[K]):
     power_watts: float | None = None
     temperature_celsius: float | None = None
     throttle: str | None = None
+
+
+class Block(Protocol):
+    """A timed block, as a sample of an arm or as a row that a worker reports."""
+
+    @property
+    def steps(self) -> int:
+        """How many steps it has."""
+
+    @property
+    def seconds(self) -> float:
+        """Seconds per step."""
 
 
 def with_block(arm: Arm[K], clock: Clock, block_seconds: float, minimum: int) -> Arm[K]:
@@ -134,7 +146,7 @@ def warm_up(
             return
 
 
-def round_seconds(samples: Sequence[Sample[K]]) -> float:
+def round_seconds(samples: Sequence[Block]) -> float:
     """About how long a round took, lead-in steps included."""
     return sum(sample.seconds * (sample.steps + LEAD_IN_STEPS) for sample in samples)
 

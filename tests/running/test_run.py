@@ -203,13 +203,22 @@ class TestAWholeRun:
 
 class TestHowManyProcesses:
     def factors(self, *factors: float, took: float = 1.0) -> Script:
-        """Processes whose steps take these times another's, and whose rounds take `took` of their time."""
+        """Processes whose steps take these times another's, and whose ten rounds take `took` of their time.
+
+        Four of the rounds are warm-up.
+        """
 
         def time(request: dict[str, Any]) -> Events:
-            yield event("Rounds", rounds=6)
-            for number in range(6):
-                yield round_of(request, number, factor=factors[request["process"] % len(factors)])
-            yield event("Spent", wall=request["seconds"] * took, timed=0.0, lead_in=0.0, harness=0.0)
+            for number in range(10):
+                if number == 4:
+                    yield event("Rounds", rounds=6)
+                factor = factors[request["process"] % len(factors)]
+                happened = round_of(request, number, warm_up=number < 4, factor=factor)
+                blocks = happened["samples"]
+                share = request["seconds"] * took / 10 / sum(b["seconds"] * (b["steps"] + 1) for b in blocks)
+                for block in blocks:
+                    block["seconds"] *= share
+                yield happened
 
         return Script(time=time)
 

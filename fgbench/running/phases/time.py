@@ -17,7 +17,7 @@ import torch
 from fgbench import methods
 from fgbench.errors import UsageError
 from fgbench.measurement.clock import Clock
-from fgbench.measurement.interleave import MINIMUM_ROUNDS, Arm
+from fgbench.measurement.interleave import MINIMUM_ROUNDS, Arm, round_seconds
 from fgbench.measurement.slowed import slowed
 from fgbench.measurement.statistics import two_stage_size
 from fgbench.methods import Batch, Step
@@ -141,7 +141,7 @@ class Time(Phase):
     def _in_process(
         self, group: GroupRun, live: LiveRatios, process: int, total: int, seconds: float, took: list[float]
     ) -> bool:
-        """Ask one process, and note what its rounds took; gives whether any method was timed in it."""
+        """Ask one process, and note what all its rounds took; gives whether any method was timed in it."""
         if group.finished(self.name, process):
             rows = group.rows("jobs")
             jobs_of_it = rows[(rows["phase"] == self.name) & (rows["process"] == process)]
@@ -153,20 +153,21 @@ class Time(Phase):
         asked["slowed"] = slowed_by
         with group.jobs(self.name, group.methods, process=process) as jobs:
             rounds = seen = 0
+            spent = 0.0
             for event in group.work(self, jobs, **asked):
                 match event:
                     case Rounds():
                         rounds = event.rounds
                     case Samples():
                         group.store("samples", *({"process": process, **vars(s)} for s in event.samples))
+                        spent += round_seconds(event.samples)
                         if rounds:
                             seen += 1
                             live.add({s.method: s.seconds for s in event.samples if s.role == Role.METHOD})
                             group.watcher.progress(seen / rounds, f"{text}, round {seen} of {rounds} {live}")
-                    case Spent():
-                        took.append(event.wall)
                     case Parts():
                         group.store("parts", *({"process": process, **asdict(p)} for p in event.parts))
+            took.append(spent)
         return group.goes_on_after_death or any(job["status"] == "ok" for job in jobs.values())
 
     def measure(self, matched: Matched, asked: TimeRequest, report: Report) -> None:
