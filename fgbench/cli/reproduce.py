@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from fgbench.reproduction.claims import JudgedClaim
     from fgbench.reproduction.suite import Experiment, Note, Suite
 
-DONE = "done"  # this file is in the folder of every experiment that was finished
+DONE = "done"  # this file is in the folder of a measured experiment, and lists its runs if not all were
 
 
 def _papers() -> list[str]:
@@ -38,7 +38,10 @@ def reproduce(
     ] = None,
     only: Annotated[
         list[str] | None,
-        typer.Option(help="An experiment of the paper to run. Repeatable. (default: all)"),
+        typer.Option(
+            help="An experiment of the paper to run, as fc, or a run of one, as fc/w256. Repeatable. "
+            "(default: all)"
+        ),
     ] = None,
     scale: Annotated[
         Scale,
@@ -74,6 +77,8 @@ def reproduce(
         raise UsageError(f"reproduce needs a paper: {', '.join(_papers())}; --list shows their experiments.")
     suite = load(paper)
     chosen = suite.only(only or ())
+    for experiment in chosen:
+        experiment.settings(scale.value)  # raises where a run that was asked for is not there
     started = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
     folder = resume or out / f"{started}-{paper}-{scale}"
     try:
@@ -104,10 +109,13 @@ def _reproduce(suite: Suite, chosen: Sequence[Experiment], scale: str, folder: P
     charts = []
     console = Console(highlight=False)
     # Claims of experiments that were measured there before stay in the table.
-    there = [e for e in suite.experiments if e in chosen or (folder / e.name / DONE).exists()]
+    missing = {e.name: e for e in chosen if not _finished(e, folder / e.name)}
+    there = [e for e in suite.experiments if e.name in missing or (folder / e.name / DONE).exists()]
     if scale in (PAPER, FULL):
-        _say_hours([e for e in there if not (folder / e.name / DONE).exists()], scale, console)
+        _say_hours(missing.values(), scale, console)
     for experiment in there:
+        if experiment.name in missing:
+            _measure(missing[experiment.name], scale, folder / experiment.name)
         found[experiment.name] = _judged(experiment, scale, folder / experiment.name)
         claims = {c.figure: c.value for c in experiment.claims if c.value is not None and c.of_the_paper}
         out = folder / "charts" / experiment.name
@@ -120,14 +128,26 @@ def _reproduce(suite: Suite, chosen: Sequence[Experiment], scale: str, folder: P
     console.print(f"[dim]{len(charts)} charts, claims.md and report.html in[/dim] {folder}", soft_wrap=True)
 
 
+def _finished(experiment: Experiment, folder: Path) -> bool:
+    """Whether all of it, or all of its runs that were asked for, were measured before."""
+    if not (folder / DONE).exists():
+        return False
+    runs = (folder / DONE).read_text().split()
+    return not runs or (bool(experiment.runs) and set(experiment.runs) <= set(runs))
+
+
+def _measure(experiment: Experiment, scale: str, folder: Path) -> None:
+    folder.mkdir(exist_ok=True)
+    with _progress(experiment.name) as note:
+        experiment.by.measure(experiment.settings(scale), folder, note)
+    done = folder / DONE
+    before = done.read_text().split() if done.exists() else []
+    done.write_text("\n".join(sorted({*before, *experiment.runs}) if experiment.runs else []))
+
+
 def _judged(experiment: Experiment, scale: str, folder: Path) -> list[JudgedClaim]:
     from fgbench.reproduction.claims import judge, out_of_reach
 
-    folder.mkdir(exist_ok=True)
-    if not (folder / DONE).exists():
-        with _progress(experiment.name) as note:
-            experiment.by.measure(experiment.settings(scale), folder, note)
-        (folder / DONE).touch()
     figures = experiment.by.figures(folder)
     return [
         judge(claim, figures, scale, experiment.takes(claim, folder) if out_of_reach(claim, scale) else "")
@@ -135,7 +155,7 @@ def _judged(experiment: Experiment, scale: str, folder: Path) -> list[JudgedClai
     ]
 
 
-def _say_hours(experiments: Sequence[Experiment], scale: str, console: Console) -> None:
+def _say_hours(experiments: Iterable[Experiment], scale: str, console: Console) -> None:
     """How long they take here at most, before they begin."""
     for experiment in experiments:
         span = _span(experiment.seconds_here(scale))

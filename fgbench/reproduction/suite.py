@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, Protocol, cast
 
@@ -88,17 +88,37 @@ class Claim:
 
 @dataclass(frozen=True)
 class Experiment:
-    """One experiment of a paper."""
+    """One experiment of a paper.
+
+    Attributes:
+        name, title, claims: what it is called, what it does, and what the paper says of it.
+        kind: the module of this package that measures it.
+        scales: its settings, by scale.
+        runs: the names of those of its runs that are to be measured; empty for all.
+    """
 
     name: str
     title: str
     kind: str
     scales: Mapping[str, Mapping[str, Any]]
     claims: Sequence[Claim]
+    runs: tuple[str, ...] = ()
 
     def settings(self, scale: str) -> Mapping[str, Any]:
-        """The settings for its kind's `measure` at a scale."""
-        return self.scales[scale]
+        """The settings for its kind's `measure` at a scale.
+
+        Raises:
+            UsageError: it has no run of a name that was asked for at this scale.
+        """
+        settings = self.scales[scale]
+        if not self.runs:
+            return settings
+        known = settings.get("runs", {})
+        for run in self.runs:
+            if run not in known:
+                has = ", ".join(f"{self.name}/{k}" for k in known) or "no parts"
+                raise UsageError(f"--only {self.name}/{run}: {self.name} has {has} at the scale {scale}.")
+        return {**settings, "runs": {run: known[run] for run in self.runs}}
 
     def seconds_here(self, scale: str) -> float:
         """About how long it takes on this machine at most; of jobs, by a few steps of each."""
@@ -109,7 +129,7 @@ class Experiment:
         """What a claim out of reach would take, by what is measured in the folder; empty if not known."""
         by = importlib.import_module(f"fgbench.reproduction.{self.kind}")
         told = getattr(by, "takes", lambda figure, settings, folder: "")(
-            claim.figure, self.settings(claim.needs), folder
+            claim.figure, self.scales[claim.needs], folder
         )
         return str(told)
 
@@ -131,11 +151,26 @@ class Suite:
     def only(self, names: Sequence[str]) -> Sequence[Experiment]:
         """The experiments of these names; all of them where no name is given.
 
+        Args:
+            names: `fc` is the whole of an experiment, and `fc/w256` one of its runs.
+
         Raises:
             UsageError: there is no experiment of that name.
         """
-        known = [experiment.name for experiment in self.experiments]
+        known = {experiment.name: experiment for experiment in self.experiments}
         for name in names:
-            if name not in known:
+            if name.partition("/")[0] not in known:
                 raise UsageError(f"--only {name}: {self.name} has {', '.join(known)}.")
-        return [e for e in self.experiments if not names or e.name in names]
+        return [replace(e, runs=_runs(e.name, names)) for e in self.experiments if _asked(e.name, names)]
+
+
+def _asked(experiment: str, names: Sequence[str]) -> bool:
+    return not names or experiment in (name.partition("/")[0] for name in names)
+
+
+def _runs(experiment: str, names: Sequence[str]) -> tuple[str, ...]:
+    """The runs of an experiment that were asked for; none where the whole of it was."""
+    if experiment in names:
+        return ()
+    own = (name.partition("/") for name in names)
+    return tuple(dict.fromkeys(run for of, _, run in own if of == experiment))

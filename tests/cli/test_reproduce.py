@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from fgbench.cli import app
 from fgbench.errors import UsageError
-from fgbench.reproduction import loading
+from fgbench.reproduction import jobs, loading
 
 TOML = """
 title = "A paper"
@@ -90,6 +90,50 @@ def test_what_was_measured_before_stays_in_the_table(paper, tmp_path):
     assert [c["experiment"] for c in claims] == ["projection"] * 2 + ["again"] * 2
 
 
+RUNS = """
+title = "A paper"
+source = "Somebody 1900"
+
+[[experiments]]
+name = "nets"
+title = "nets of two widths"
+kind = "jobs"
+
+[experiments.all]
+dataset = "digits"
+archs = ["mlp"]
+depths = [1]
+methods = ["backprop", "forward"]
+[experiments.all.runs.w8]
+width = 8
+[experiments.all.runs.w16]
+width = 16
+
+[[experiments.claims]]
+text = "a wide one is slower"
+where = "§1"
+figure = "w16/mlp-d1-w16-b64/forward/ratio"
+test = "above"
+"""
+
+
+def test_runs_of_an_experiment_are_measured_one_by_one_and_none_twice(paper, tmp_path, monkeypatch):
+    (tmp_path / "suites" / "a1900.toml").write_text(RUNS)
+    measured: list[list[str]] = []
+
+    def measure(settings, folder, note):
+        measured.append(list(settings["runs"]))
+
+    monkeypatch.setattr(jobs, "measure", measure)
+    assert said(paper, "--only", "nets/w8", "--out", str(tmp_path / "out"))[1] is None
+    (folder,) = (tmp_path / "out").iterdir()
+    assert "nothing was measured for it" in (folder / "claims.md").read_text()
+    for only in (["nets/w8"], ["nets/w16"], ["nets/w16", "nets/w8"], ["nets"], ["nets/w8"]):
+        names = [part for name in only for part in ("--only", name)]
+        assert said(paper, *names, "--resume", str(folder))[1] is None
+    assert measured == [["w8"], ["w16"], ["w8", "w16"]], "the whole one looks at both, and finds them done"
+
+
 def test_the_hours_of_a_long_scale_are_said_before_it_begins(paper, tmp_path):
     text, error = said(paper, "--scale", "paper", "--out", str(tmp_path / "out"))
     assert error is None
@@ -121,6 +165,7 @@ def test_the_list_has_every_experiment_with_its_times(paper):
         ([], "reproduce needs a paper: a1900"),
         (["b1900"], "no paper 'b1900': choose from a1900"),
         (["a1900", "--only", "fig1"], "--only fig1: a1900 has projection"),
+        (["a1900", "--only", "projection/a"], "--only projection/a: projection has no parts at the scale"),
         (["a1900", "--out", "/proc/nowhere"], "cannot be written"),
     ],
 )

@@ -100,3 +100,26 @@ def test_only_takes_names_that_there_are():
     assert suite.only([]) == suite.experiments
     with pytest.raises(UsageError, match="--only fig9: baydin2022 has fig2"):
         suite.only(["fig9"])
+
+
+def test_only_takes_runs_of_an_experiment():
+    (fc,) = load("fluegel2024").only(["fc/w256", "fc/w256"])
+    assert list(jobs.configs(fc.settings("paper"))) == ["w256"]
+    (both,) = load("fluegel2024").only(["fc/w1024", "fc/w256"])
+    assert set(jobs.configs(both.settings("paper"))) == {"w256", "w1024"}
+    (whole,) = load("fluegel2024").only(["fc/w256", "fc"])
+    assert len(jobs.configs(whole.settings("full"))) == 3
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("fc/w4096", "--only fc/w4096: fc has fc/w256, fc/w1024 at the scale paper"),
+        ("fc/", "--only fc/: fc has fc/w256, fc/w1024"),
+        ("functions/sphere", "functions has no parts"),
+    ],
+)
+def test_a_run_that_is_not_there_is_refused(name, said):
+    (experiment,) = load("fluegel2024").only([name])
+    with pytest.raises(UsageError, match=said):
+        experiment.settings("paper")
