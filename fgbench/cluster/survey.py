@@ -14,11 +14,11 @@ from fgbench.cluster.answers import DIED
 from fgbench.cluster.engines import ENDED, QUEUED, Engine, Seen, Wave, engine_for, why_it_failed
 from fgbench.cluster.node import PART, NodeTask
 from fgbench.errors import UsageError
-from fgbench.measurement.environment import describe_environment
-from fgbench.plan import Config, Group, Plan, make_plan
+from fgbench.plan import Config, Plan, make_plan
 from fgbench.running import client
 from fgbench.running.client import Order, events_of
 from fgbench.running.messages import Message, Refused, Report
+from fgbench.running.start import environment_for
 from fgbench.running.task import Task
 from fgbench.running.watcher import Watcher
 
@@ -37,9 +37,7 @@ class SurveyRequest(Message):
 class Surveyed(Message):
     """The plan as the node made it, and the node's environment."""
 
-    config: Config
-    groups: tuple[Group, ...]
-    data: str
+    plan: Plan
     environment: dict[str, Any]
 
 
@@ -52,13 +50,11 @@ class Survey(Task):
     def work(self, asked: SurveyRequest, report: Report) -> None:
         """Check and expand the config, and describe the machine."""
         plan = make_plan(asked.config)
-        first = plan.groups[0]
-        environment = describe_environment(first.device, first.threads)
-        report(Surveyed(plan.config, plan.groups, plan.data, environment))
+        report(Surveyed(plan, environment_for(plan)))
 
 
 def survey(
-    config: Config, cluster: Mapping[str, Any], out: Path, note: Watcher | None = None
+    config: Config, cluster: Mapping[str, Any], out: Path, watcher: Watcher
 ) -> tuple[Plan, dict[str, Any]]:
     """The plan of a config and the environment, by a node.
 
@@ -66,7 +62,7 @@ def survey(
         config: what is asked for.
         cluster: as `run.json` holds it.
         out: a folder that the nodes share; it holds what the task leaves until it is read.
-        note: is told what is waited for.
+        watcher: is told what is waited for.
 
     Raises:
         UsageError: what a plan is refused for, a folder that cannot be written or that nodes do not share, or
@@ -84,7 +80,7 @@ def survey(
     try:
         wave = Wave("survey", folder / "jobs", SECONDS, shares=False, threads=config.threads or 1)
         jobs = engine.submit([NodeTask(file, (order,), worker=client.WORKER)], wave)
-        _wait_for(file, engine, jobs[0], wave, note)
+        _wait_for(file, engine, jobs[0], wave, watcher)
         jobs = []
         return _plan_in(file, task)
     finally:
@@ -101,11 +97,11 @@ def _plan_in(file: Path, task: Survey) -> tuple[Plan, dict[str, Any]]:
         if isinstance(event, Refused):
             raise UsageError(event.message)
         if isinstance(event, Surveyed):
-            return Plan(event.config, event.groups, event.data), event.environment
+            return event.plan, event.environment
     raise UsageError("the node's task ended without a plan.")
 
 
-def _wait_for(file: Path, engine: Engine, job: str, wave: Wave, note: Watcher | None) -> None:
+def _wait_for(file: Path, engine: Engine, job: str, wave: Wave, watcher: Watcher) -> None:
     """Wait until the answer has come, or raise the reason why it never will."""
     told, asked_at, ended_at = "", float("-inf"), None
     while not file.exists():
@@ -115,9 +111,9 @@ def _wait_for(file: Path, engine: Engine, job: str, wave: Wave, note: Watcher | 
         asked_at = monotonic()
         found = engine.seen([job])
         seen = None if found is None else found.get(job, Seen(ENDED))
-        if seen and seen.state == QUEUED and note and seen.word not in ("", "None", told):
+        if seen and seen.state == QUEUED and seen.word not in ("", "None", told):
             told = seen.word
-            note.note(f"waiting for a node ({told}).")
+            watcher.note(f"waiting for a node ({told}).")
         if seen is None or seen.state != ENDED:
             ended_at = None
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
@@ -18,6 +19,7 @@ from fgbench.running.watcher import Watcher
 from fgbench.store.csv_table import records
 from fgbench.store.run_folder import RunFolder
 from fgbench.store.schema import TABLES
+from fgbench.summary.targets import chance_of
 
 ALL, LAST = "all", "last"
 # Fields of the config that may differ between the runs.
@@ -243,7 +245,8 @@ def _derive(merged: RunFolder, joined: Iterable[str], watcher: Watcher) -> None:
     facts = merged.facts()
     names = [own.name for own in fields(Group)]
     by_name = {g["name"]: Group(**{n: g[n] for n in names if n in g}) for g in facts["groups"]}
-    plan = Plan(Config.from_facts(facts["config"]), tuple(by_name.values()))
+    chance = chance_of(facts["groups"][0]) or math.inf
+    plan = Plan(Config.from_facts(facts["config"]), tuple(by_name.values()), chance=chance)
     for name in joined:
         run = GroupRun(plan, by_name[name], "", merged, watcher)
         store_ratios(run)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -143,8 +144,9 @@ class TestMoreProcesses:
         monkeypatch.setattr(
             time, "two_stage_size", lambda medians, _precision: 4 if len(medians) == 3 else 99
         )
+        enough = replace(PLAN, config=replace(PLAN.config, max_measure_seconds=1e4))  # scripted steps are long
         folder, engine = new_folder(tmp_path), Scripted()
-        go(folder, engine)
+        go(folder, engine, enough)
         timed = folder.read("jobs").query("phase == 'time'")
         assert set(timed["process"]) == {0, 1, 2, 3}
         waves = [names for _, names in engine.waves if ".time." in names[0]]

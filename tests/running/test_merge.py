@@ -16,6 +16,8 @@ from fgbench.store.run_folder import RunFolder, environment_of
 from tests.builders import Recorder, config, run_folder, tiny_group
 from tests.scripted import Script, event
 
+CHANCE = 2.0  # scripted curves go from 3 to 1
+
 
 def shard(root, index: int, status: str = "done", **config: object) -> RunFolder:
     own = {
@@ -86,10 +88,11 @@ class TestTheSameGroup:
             name: str, contract: str = "c0", script: Script | None = None, **changes: object
         ) -> RunFolder:
             asked = config(**{"processes": 3, "seeds": 2, "methods": ("backprop", "forward"), **changes})
-            plan = Plan(asked, (tiny_group(),))
+            plan = Plan(asked, (tiny_group(),), chance=CHANCE)
             folder = run_folder(tmp_path / name, plan.groups, config=dataclasses.asdict(asked))
+            more = f'"contract": "{contract}", "chance_loss": {CHANCE}, "arch"'
             file = folder.path / "run.json"
-            file.write_text(file.read_text().replace('"arch"', f'"contract": "{contract}", "arch"'))
+            file.write_text(file.read_text().replace('"arch"', more))
             monkeypatch.setattr(group_run, "work", script or Script())
             run_plan(plan, folder, {g.name: contract for g in plan.groups}, Recorder())
             return RunFolder.open(folder.path)
@@ -135,6 +138,11 @@ class TestTheSameGroup:
         assert len(folder.read("ratios")) > 0
         assert set(folder.read("targets")["seed"]) == {1, 2}
         assert folder.facts()["config"]["time"] and folder.facts()["config"]["train"]
+
+    def test_has_the_targets_of_the_run_that_trained_which_start_from_chance(self, run, merged):
+        trained = run("b", time=False, target_loss="50%")
+        folder, _ = merged(run("a", train=False, target_loss="50%"), trained)
+        assert set(folder.read("targets")["target_loss"]) == set(trained.read("targets")["target_loss"])
 
     def test_refuses_another_contract(self, run, merged):
         first, second = run("a", contract="c1", train=False), run("b", train=False)

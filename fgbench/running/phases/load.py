@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from itertools import cycle
 from typing import ClassVar
 
 import torch
-from torch import Tensor
 
-from fgbench import methods
 from fgbench.measurement.clock import CudaClock
 from fgbench.measurement.gauge import gauge_for
-from fgbench.measurement.interleave import Arm
 from fgbench.measurement.load import WINDOW_SECONDS, under_load
 from fgbench.plan import Config
-from fgbench.running.arms import LEARNING_RATE, Problem, with_blocks
+from fgbench.running.arms import Problem, method_step, step_arm, with_blocks
 from fgbench.running.group_run import GroupRun
 from fgbench.running.matched import Matched
 from fgbench.running.messages import Message, Report
@@ -109,20 +104,9 @@ def measure_load(problem: Problem, specs: Sequence[str], seconds: float, report:
     clock = CudaClock(problem.device, gauge_for(problem.device))
     for spec in specs:
         with failures_reported(report, spec):
-            (arm,) = with_blocks([_arm(problem, spec)], problem, clock, seconds)
+            arm = step_arm(spec, problem, method_step(problem, spec, process=0))
+            (arm,) = with_blocks([arm], problem, clock, seconds)
             report(Loaded(spec, **asdict(under_load(arm, clock, seconds))))
-
-
-def _arm(problem: Problem, spec: str) -> Arm[str]:
-    model, conditions = copy.deepcopy(problem.model), problem.conditions_of(spec)
-    step = methods.prepare(methods.find(spec), model, problem.loss, problem.seed, conditions)
-    batches = cycle(problem.batches)
-
-    def run() -> Tensor:
-        return step(next(batches), LEARNING_RATE)
-
-    run()  # compiles, allocates and chooses kernels
-    return Arm(spec, run)
 
 
 phase = Load()
