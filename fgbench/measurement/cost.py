@@ -193,7 +193,8 @@ class _Counter(TorchDispatchMode):
 
 
 def _tensors(tree: Any) -> Iterator[Tensor]:
-    return (leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor))
+    """The tensors that are somewhere: a missing tangent is a tensor of zeros without memory."""
+    return (leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor) and not leaf._is_zerotensor())
 
 
 def _address(tensor: Tensor) -> int:

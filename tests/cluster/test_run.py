@@ -144,7 +144,8 @@ class TestMoreProcesses:
         monkeypatch.setattr(
             time, "two_stage_size", lambda medians, _precision: 4 if len(medians) == 3 else 99
         )
-        enough = replace(PLAN, config=replace(PLAN.config, max_measure_seconds=1e4))  # scripted steps are long
+        # Scripted steps are long.
+        enough = replace(PLAN, config=replace(PLAN.config, max_measure_seconds=1e4))
         folder, engine = new_folder(tmp_path), Scripted()
         go(folder, engine, enough)
         timed = folder.read("jobs").query("phase == 'time'")

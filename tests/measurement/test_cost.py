@@ -35,6 +35,14 @@ def test_a_product_in_any_guise_is_two_flops_a_multiplication(factors, product):
     assert work.operations == 1
 
 
+def test_a_tangent_that_is_missing_has_no_bytes(factors):
+    """As of a model's input under `torch.func.jvp`; torch multiplies by it all the same."""
+    a, b, c = factors
+    work = count(lambda: torch.func.jvp(lambda b: torch.addmm(c, a, b), (b,), (b,)))
+    assert work.flops == 3 * 2 * ROWS * INNER * COLUMNS
+    assert work.bytes == 4 * (a.numel() + b.numel() + c.numel())
+
+
 def test_products_over_a_batch():
     a, b, c = torch.ones(4, ROWS, INNER), torch.ones(4, INNER, COLUMNS), torch.ones(4, ROWS, COLUMNS)
     wanted = 4 * 2 * ROWS * INNER * COLUMNS
