@@ -121,7 +121,8 @@ def unit_of(group: Group, phase: str, seed: int, process: int | None) -> Unit:
 def asked_by(phase: Phase, run: GroupRun) -> list[Asked]:
     """The units that a phase of a group asks for, as things stand."""
     scout = Scout.of(run)
-    phase.run(scout)
+    if run.methods:  # as long as one has not failed
+        phase.run(scout)
     each = scout.seconds / max(1, len(scout.orders))
     return [Asked(unit, tuple(orders), each, phase.may_share) for unit, orders in scout.orders.items()]
 

@@ -16,8 +16,10 @@ class Mean:
 
     @property
     def share(self) -> float:
-        """The error as a share of the mean; 0 where the error is unknown."""
-        return 0.0 if math.isnan(self.error) else self.error / abs(self.value)
+        """The error as a share of the mean; 0 where the error is unknown, NaN where the mean is 0."""
+        if math.isnan(self.error):
+            return 0.0
+        return self.error / abs(self.value) if self.value else math.nan
 
 
 def mean_of(means: Sequence[Mean]) -> Mean:
@@ -55,8 +57,11 @@ def steps_ratio(method: Worth, reference: Worth) -> Mean:
     The ratio is an upper bound where only few directions are curved, as noise in the others costs nothing.
 
     Returns:
-        The ratio, and its error to first order; NaN where a figure is missing.
+        The ratio, and its error to first order; NaN where a figure is missing, or where estimates were all
+        zero.
     """
+    if 0.0 in (method.moment.value, method.along.value, reference.moment.value):
+        return Mean(math.nan)
     ratio = method.moment.value / reference.moment.value
     shares = [method.moment.share, reference.moment.share]
     if not (method.unbiased and reference.unbiased):

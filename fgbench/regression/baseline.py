@@ -269,7 +269,7 @@ def entries_of_run(run: RunFolder, role: str = Role.METHOD) -> list[Entry]:
         ratio, low, high = (
             float(figure[n]) if known else math.nan for n in ("ratio", "ratio_low", "ratio_high")
         )
-        degrees = min(int(figure["processes"]), facts["config"]["processes"]) - 1 if known else 0
+        degrees = _degrees(int(figure["processes"]), facts["config"]["processes"]) if known else 0
         whole: dict[str, Any] = {name: int(row[name]) for name in ("depth", "width", "batch")}
         group = groups[row["group"]]
         where: dict[str, Any] = {**conditions(environment_of(facts, group))}
@@ -300,6 +300,11 @@ def entries_of_run(run: RunFolder, role: str = Role.METHOD) -> list[Entry]:
             )
         )
     return entries
+
+
+def _degrees(processes: int, pilot: int) -> int:
+    """The degrees of freedom of a ratio's interval: the pilot's, as the spread is of its processes alone."""
+    return min(processes, pilot if pilot > 1 else processes) - 1
 
 
 def _choices(summary: pd.DataFrame) -> dict[tuple[str, str], str]:

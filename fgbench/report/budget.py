@@ -27,7 +27,7 @@ def budget_table(variants: pd.DataFrame, budget: int) -> list[Table]:
     for name in ("as", "peak", "R", "fit"):
         table.add_column(name, justify="left" if name == "as" else "right", overflow="fold")
     for method, own in variants.groupby("method", sort=False):
-        taken = own[own["chosen"].astype(bool)]
+        taken = own[_chosen(own)]
         row = (own.sort_values("peak_bytes") if taken.empty else taken).iloc[0]
         over = f"\n{size(row['peak_bytes'] - budget)} over" if taken.empty else ""
         options = str(row["variant"]).partition(":")[2] or "it is"
@@ -46,7 +46,7 @@ def budget_findings(group: pd.DataFrame, variants: pd.DataFrame, budget: int) ->
     """
     if variants.empty:
         return
-    chosen = variants[variants["chosen"].astype(bool)].set_index("method")
+    chosen = variants[_chosen(variants)].set_index("method")
     lost = [str(m) for m in variants["method"].unique() if m not in chosen.index]
     parts = []
     timed = group[group["method"].isin(chosen.index) & group["r"].notna()]
@@ -60,6 +60,11 @@ def budget_findings(group: pd.DataFrame, variants: pd.DataFrame, budget: int) ->
     if lost:
         parts.append(f"no way to run {', '.join(lost)} fits")
     yield f"Within {size(budget)}: {'; '.join(parts) or NOTHING}."
+
+
+def _chosen(variants: pd.DataFrame) -> pd.Series:
+    """Which variants were chosen; none where the phase was interrupted."""
+    return variants["chosen"].fillna(value=False).astype(bool)
 
 
 def _as(row: pd.Series, chosen: pd.DataFrame) -> str:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 
 import pandas as pd
 
@@ -42,10 +42,13 @@ def verdicts(group: pd.DataFrame, aa: pd.DataFrame, targets: pd.DataFrame | None
     first = group.iloc[0]
     others = group[group["method"] != first["reference"]]
     repeats = [estimate(row, "ratio") for _, row in aa[aa["group"] == first["group"]].iterrows()]
+    there = _reached_by_reference(group, targets)
     sentences = []
     for _, row in others.iterrows():
         speed = list(_speed(row, repeats))
-        aims = [clause for aim in _aims(row, targets) for clause in _nothing_learned(aim) or _target(aim)]
+        aims = [
+            clause for aim in _aims(row, targets) for clause in _nothing_learned(aim) or _target(aim, there)
+        ]
         if speed or aims:
             named = "" if speed else f"{row['method']}: "
             sentences.append(f"{named}{'; '.join(dict.fromkeys([*speed, *aims]))}.")
@@ -58,6 +61,15 @@ def _aims(row: pd.Series, targets: pd.DataFrame | None) -> list[pd.Series]:
         return [row]
     own = targets[(targets["group"] == row["group"]) & (targets["method"] == row["method"])]
     return [pd.Series({**row, **aim}) for _, aim in own.iterrows()] if len(own) == BOTH else [row]
+
+
+def _reached_by_reference(group: pd.DataFrame, targets: pd.DataFrame | None) -> set[str]:
+    """The targets, in words, that some run of the reference reached."""
+    rows = (
+        group if targets is None else pd.concat([group, targets[targets["group"] == group["group"].iloc[0]]])
+    )
+    own = rows[(rows["method"] == group["reference"].iloc[0]) & (rows["reached"].fillna(0) > 0)]
+    return {words for _, row in own.iterrows() if (words := target_words(row))}
 
 
 def _speed(row: pd.Series, repeats: Sequence[Estimate]) -> Iterator[str]:
@@ -86,19 +98,23 @@ def _verdict(row: pd.Series, repeats: Sequence[Estimate]) -> str:
 
 
 def _nothing_learned(row: pd.Series) -> list[str]:
-    """A clause for a method that learned nothing: no target was a loss below chance."""
+    """A clause where there is no target below chance, and where a method learned nothing in its time."""
     chance = row["chance_loss"]
     if missing(chance) or missing(row["train_seconds"]):
         return []
+    learned = missing(row["lowest_loss"]) or row["lowest_loss"] < chance
     if missing(row["runs"]):
         spent = f"{row['train_seconds']:.3g} s"
-        return [f"nothing was learned in {spent} that held: no loss stayed below chance, {number(chance)}"]
+        said = f"nothing was learned in {spent} that held: no loss stayed below chance, {number(chance)}"
+        return [] if learned else [said]
     if missing(row["target_loss"]) or row["target_loss"] < chance:
         return []
-    return [f"nothing was learned: {target_words(row)} is no better than chance, {number(chance)}"]
+    verdict = "no verdict" if learned else "nothing was learned"
+    return [f"{verdict}: {target_words(row)} is no better than chance, {number(chance)}"]
 
 
-def _target(row: pd.Series) -> Iterator[str]:
+def _target(row: pd.Series, there: Collection[str]) -> Iterator[str]:
+    """A clause on the time to the row's target; `there` has those that the reference reached."""
     if missing(row["runs"]):
         return
     reached, runs = int(row["reached"]), int(row["runs"])
@@ -106,12 +122,14 @@ def _target(row: pd.Series) -> Iterator[str]:
     if not reached:
         clause = f"{target_words(row)} not reached {spent} by {runs} of {runs} {seeds}"
         least = row["t_ratio_low"]
-        yield clause + (f": at least {number(least)} times the training time" if least > 1 else "")
+        yield clause + (
+            f": at least {number(least)} times the training time" if not missing(least) and least > 1 else ""
+        )
         return
     if missing(row["t_ratio"]):
-        yield (
-            f"{target_words(row)} reached by {reached} of {runs} {seeds}, and by none of {row['reference']}'s"
-        )
+        by = f"{target_words(row)} reached by {reached} of {runs} {seeds}"
+        at_once = f"{by}, and before the first step by some, so that it is no target"
+        yield at_once if target_words(row) in there else f"{by}, and by none of {row['reference']}'s"
         return
     cells = row["t_ratio"], row["t_ratio_low"], row["t_ratio_high"]
     sure = _range(*cells)

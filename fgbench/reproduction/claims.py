@@ -46,15 +46,17 @@ def judge(claim: Claim, figures: Mapping[str, Estimate], scale: str, takes: str 
     """Judge a claim by what was measured; `takes` is what a scale that can decide it would take.
 
     An interval that contains the claimed bound decides nothing. A time that no run was long enough for has a
-    lower end, what the runs lasted, which decides a claim on which of two is sooner. A figure without an
+    lower end, what the runs lasted, which decides where a value or a bound is below it. A figure without an
     interval is taken as exact; memory is such a figure, and the result of a method that draws no random
     numbers.
     """
     measured, against = (figures.get(name, NOTHING) for name in (claim.figure, claim.than))
     if why := _not_comparable(claim, measured, scale, takes):
         said = (Verdict.NOT_COMPARABLE, why)
-    elif math.isinf(measured.value) and (claim.test == "near" or not measured.has_interval):
+    elif _diverged(measured) and claim.test != "above":
         said = (Verdict.NOT_REPRODUCED, "no run here reached it")
+    elif _diverged(measured) or (claim.than and _diverged(against)):
+        said = (Verdict.NOT_COMPARABLE, "every run here diverged")
     elif claim.test == "near":
         said = _near(claim, measured)
     else:
@@ -76,6 +78,11 @@ def _not_comparable(claim: Claim, measured: Estimate, scale: str, takes: str) ->
     if out_of_reach(claim, scale):
         return (claim.why or f"needs --scale {claim.needs}") + (takes and f": {takes}")
     return "nothing was measured for it" if math.isnan(measured.value) else ""
+
+
+def _diverged(measured: Estimate) -> bool:
+    """Whether it is a time that has not even a lower end, as every run diverged."""
+    return math.isinf(measured.value) and not measured.has_interval
 
 
 def _near(claim: Claim, measured: Estimate) -> Said:

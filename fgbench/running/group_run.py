@@ -16,7 +16,7 @@ from fgbench.running.client import WorkerDiedError, work
 from fgbench.running.messages import Built, Failed, FirstCall, Message, Noted, Refused
 from fgbench.running.task import Task
 from fgbench.running.watcher import Watcher
-from fgbench.store.jobs import ENDED_EARLY, leaves_out
+from fgbench.store.jobs import BESIDE, ENDED_EARLY, leaves_out
 from fgbench.store.run_folder import RunFolder
 from fgbench.store.schema import TABLES
 
@@ -202,7 +202,7 @@ class GroupRun:
         if event.method not in jobs:
             return
         jobs[event.method] |= {"status": event.status, "detail": event.detail}
-        if event.status != "diverged":
+        if event.status != "diverged" and jobs[event.method]["phase"] not in BESIDE:
             self.left_out.add(event.method)
         self.watcher.note(f"{self.group.name}, {event.method}: {event.status}: {event.detail}")
 

@@ -18,7 +18,7 @@ from fgbench.running.recovery import unit_of
 from fgbench.running.watcher import Watcher
 from fgbench.store.csv_table import records
 from fgbench.store.run_folder import RunFolder
-from fgbench.store.schema import TABLES
+from fgbench.store.schema import DERIVED, TABLES
 from fgbench.summary.targets import chance_of
 
 ALL, LAST = "all", "last"
@@ -27,7 +27,6 @@ OWN = (
     *("shard", "data_dir", "archs", "depths", "seeds", "processes", "time", "train", "isolated"),
     *("precision", "max_measure_seconds"),
 )
-DERIVED = ("ratios", "targets")
 PROGRAM = ("execution", "optimizer", "update")  # jobs that differ in these take different steps
 TRAINING = ("learning_rate", "evaluate_every", "evaluate_first")  # and in these are trained differently
 

@@ -18,6 +18,7 @@ from fgbench.running.phases import find, phases
 from fgbench.store.csv_table import records
 from fgbench.store.jobs import died, leaves_out
 from fgbench.store.run_folder import RunFolder
+from fgbench.store.schema import DERIVED
 
 
 def recover(folder: RunFolder) -> set[Unit]:
@@ -31,6 +32,9 @@ def recover(folder: RunFolder) -> set[Unit]:
     _keep(folder, "jobs", jobs, done)
     for table in {table for phase in phases() for table in phase.tables}:
         _keep(folder, table, folder.read(table), done)
+    for table in DERIVED:
+        if folder.has(table):
+            folder.replace(table, records(folder.read(table)))
     return done
 
 

@@ -35,7 +35,8 @@ def run_plan(plan: Plan, folder: RunFolder, contracts: dict[str, str], watcher: 
                 with timing_lock(group.device, watcher.note):
                     run = GroupRun(plan, group, contracts[group.name], folder, watcher, done)
                     for phase in in_order(plan.config):
-                        phase.run(run)
+                        if run.methods:  # as long as one has not failed
+                            phase.run(run)
             status = "done"
         except KeyboardInterrupt:
             status = "interrupted"

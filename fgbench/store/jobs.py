@@ -14,6 +14,11 @@ def died(jobs: pd.DataFrame) -> pd.Series:
     return jobs["detail"].astype("string").str.startswith(ENDED_EARLY).fillna(value=False).astype(bool)
 
 
+def cut_off(jobs: pd.DataFrame) -> pd.Series:
+    """Whether each job ended before its time, by Ctrl-C or with its worker."""
+    return (jobs["status"] == "interrupted") | died(jobs)
+
+
 def leaves_out(jobs: pd.DataFrame) -> pd.Series:
     """Whether each job failed so that no later job of its group tries the method.
 

@@ -18,6 +18,7 @@ class Role(StrEnum):
 
 
 BASE = "base"  # stands in place of a method's spec in rows of the base
+DERIVED = ("ratios", "targets")  # tables that are made from others
 
 # What each version changed. ADDED has the columns that were added to existing tables.
 # 1: the first version.

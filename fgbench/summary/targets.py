@@ -19,7 +19,7 @@ from fgbench.measurement.statistics import (
     median_time,
 )
 from fgbench.specs.options import split_spec
-from fgbench.store.jobs import leaves_out
+from fgbench.store.jobs import cut_off, leaves_out
 from fgbench.store.run_folder import RunFolder
 from fgbench.summary.ratios import cells
 from fgbench.training.target import against_target, loss_asked
@@ -73,8 +73,8 @@ def target_rows(curves: pd.DataFrame, jobs: pd.DataFrame, targets: Sequence[Targ
 
     Args:
         curves: rows of curves.csv of the group.
-        jobs: rows of jobs.csv, which say how runs ended. A run that ended in an error gets no row, as it
-            tells nothing about the time to a target.
+        jobs: rows of jobs.csv, which say how runs ended. A run that ended in an error, or was cut off, gets
+            no row, as it tells nothing about the time to a target.
         targets: the targets.
     """
     ends = endings(curves, jobs)
@@ -86,12 +86,12 @@ def endings(curves: pd.DataFrame, jobs: pd.DataFrame) -> dict[Any, str]:
     """By training job, the outcome to record for targets that it has not reached.
 
     It is `censored` if the job ended before the target, and `diverged` if its loss is no longer finite. Jobs
-    that ended in an error or ran out of memory are left out.
+    that ended in an error, ran out of memory or were cut off are left out.
     """
     last = curves.groupby("job", sort=False)["validation_loss"].last(skipna=False)
     diverged = {job for job, loss in last.items() if not math.isfinite(loss)}
     diverged |= set(jobs["job"][jobs["status"] == DIVERGED])
-    failed = set(jobs["job"][leaves_out(jobs)])
+    failed = set(jobs["job"][leaves_out(jobs) | cut_off(jobs)])
     return {j: DIVERGED if j in diverged else CENSORED for j in last.index if j not in failed}
 
 
@@ -99,15 +99,15 @@ def stored_targets(run: RunFolder) -> pd.DataFrame:
     """The rows of targets.csv, with how each run ended, and the earliest that it can have reached the target.
 
     An `outcome` that an older file calls censored becomes diverged if curves and jobs say so, and runs that
-    ended in an error are left out. `earliest_seconds` and `earliest_iterations` are one step after the
-    last evaluation that did not show the target reached. Where there is none, or the target was not
-    reached, they are `seconds` and `iterations`.
+    ended in an error or were cut off are left out. `earliest_seconds` and `earliest_iterations` are one step
+    after the last evaluation that did not show the target reached. Where there is none, or the target was
+    not reached, they are `seconds` and `iterations`.
 
     Raises:
         ResultsError: a table is damaged.
     """
     targets, curves, jobs = run.read("targets"), run.read("curves"), run.read("jobs")
-    targets = targets[~targets["job"].isin(jobs["job"][leaves_out(jobs)])]
+    targets = targets[~targets["job"].isin(jobs["job"][leaves_out(jobs) | cut_off(jobs)])]
     ends = targets["job"].map(endings(curves, jobs))
     missed = (targets["outcome"] != REACHED) & ends.notna()
     evaluations = curves[["job", "iteration", "train_seconds"]].drop_duplicates(["job", "iteration"])
@@ -245,6 +245,8 @@ def _ratio(own: pd.DataFrame, over: pd.DataFrame, column: str) -> Estimate:
         return NOTHING  # the reference has no time to divide by
     if list(own["job"]) == list(over["job"]):
         return Estimate(1.0, 1.0, 1.0)  # the reference over itself
+    if -math.inf in (runs.log_ert, reference.log_ert):
+        return NOTHING  # the target was held before the first step
     if not any(runs.reached):
         spent, most = _time(own, column), ert_interval(reference)
         return Estimate(math.inf, spent.low / (most.high if most.has_interval else most.value), spent.high)

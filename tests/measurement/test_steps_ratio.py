@@ -36,6 +36,14 @@ def test_steps_ratio_without_a_figure_is_none():
     assert math.isnan(steps_ratio(worth(math.nan), worth(1.0)).value)
 
 
+def test_estimates_that_were_all_zero_predict_nothing():
+    """As where one layer is drawn a step, and its gradient is zero, as of half of LoRA's factors at first."""
+    assert math.isnan(steps_ratio(worth(0.0), worth(1.0)).value)
+    assert math.isnan(steps_ratio(worth(1.0), worth(0.0)).value)
+    assert math.isnan(steps_ratio(worth(1.0, along=0.0, unbiased=False), worth(1.0)).value)
+    assert math.isnan(Mean(0.0, 0.0).share)
+
+
 def test_a_mean_of_means_has_the_error_of_independent_ones():
     found = mean_of([Mean(1.0, 0.3), Mean(3.0, 0.4)])
     assert (found.value, found.error) == pytest.approx((2.0, 0.25))

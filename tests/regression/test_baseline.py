@@ -125,6 +125,16 @@ def test_a_run_s_slowed_repeats_are_cells_of_their_own(tmp_path):
     assert entry.ratio not in {c.ratio for c in entries_of([run])}
 
 
+def test_runs_of_one_process_that_were_merged_have_the_degrees_of_their_number(tmp_path):
+    """There was no pilot: the interval is over all processes."""
+    run = timed(tmp_path)
+    facts = run.facts()
+    run._write({**facts, "config": {**facts["config"], "processes": 1}})
+    (entry, *_) = entries_of_run(run)
+    assert entry.degrees == 5 - 1
+    assert entry.within > 0
+
+
 def off(root, low):
     return timed(root, ratio=low + 0.01, ratio_low=low, ratio_high=low + 0.02)
 

@@ -71,6 +71,7 @@ REFERENCE: dict[str, Any] = {
     "validation_loss_low": 0.1,
     "validation_loss_high": 0.3,
     "validation_accuracy": 0.95,
+    "lowest_loss": 0.2,
     "protocol": "learning rate 0.1 for all; 60 s a run",
     "evaluation_share": 0.1,
     "t_resolution": 0.02,

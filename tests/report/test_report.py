@@ -66,10 +66,38 @@ def test_a_method_that_was_only_trained_is_named() -> None:
     ],
 )
 def test_no_verdict_rests_on_a_loss_at_or_above_chance(cells: dict[str, float | None], clause: str) -> None:
-    (sentence,) = findings(group(**cells), NO_AA)
+    (sentence,) = findings(group(**cells, lowest_loss=2.4), NO_AA)
     assert f"; {clause}" in sentence
     assert "chance, 2.30" in sentence
     assert "times the training time" not in sentence
+
+
+def test_a_target_above_chance_that_was_asked_for_gives_no_verdict_but_not_that_nothing_was_learned() -> None:
+    (sentence,) = findings(group(target_loss=2.4, t_ratio=12.0), NO_AA)
+    assert "; no verdict: validation loss 2.4 is no better than chance, 2.30" in sentence
+
+
+def test_a_method_that_learned_is_not_said_to_have_learned_nothing() -> None:
+    (sentence,) = findings(group(runs=None, reached=None, target_loss=None), NO_AA)
+    assert "nothing was learned" not in sentence
+
+
+NEVER = {"reached": 0, "t": math.inf, "t_low": 60.0, "t_high": math.inf}
+NO_RATIO = {"t_ratio": None, "t_ratio_low": None, "t_ratio_high": None}
+
+
+def test_a_target_that_nobody_reached_is_said_without_a_bound() -> None:
+    """As the columns of the ratios are then of objects: None is no number to compare."""
+    rows = pd.DataFrame([{**REFERENCE, **NEVER, **NO_RATIO, "method": m} for m in ("backprop", "forward")])
+    (sentence,) = findings(rows, NO_AA)
+    assert sentence.endswith("validation loss 0.5 not reached in 60 s by 3 of 3 seeds.")
+
+
+def test_a_target_that_was_held_at_the_start_is_not_said_to_be_missed_by_the_reference() -> None:
+    (sentence,) = findings(group(t=0.0, **NO_RATIO), NO_AA)
+    assert "reached by 3 of 3 seeds, and before the first step by some, so that it is no target" in sentence
+    rows = pd.DataFrame([{**REFERENCE, **NEVER, **NO_RATIO}, {**REFERENCE, **NO_RATIO, "method": "forward"}])
+    assert "reached by 3 of 3 seeds, and by none of backprop's" in findings(rows, NO_AA)[0]
 
 
 def test_one_process_is_said_in_capitals() -> None:

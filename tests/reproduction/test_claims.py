@@ -86,4 +86,11 @@ def test_a_time_that_no_run_was_long_enough_for_is_judged_by_its_lower_end(least
     never = Estimate(math.inf, least, math.inf)
     assert verdict(claim("above"), never) is above
     assert verdict(claim("below"), never) is {YES: NO, OPEN: OPEN}[above]
-    assert verdict(claim("near", value=1.0), never) is NO
+    assert verdict(claim("near", value=1.0), never) is {YES: NO, OPEN: OPEN}[above]
+
+
+def test_that_every_run_diverged_is_no_time_to_be_above_something():
+    diverged = Estimate(math.inf, math.nan, math.nan)
+    assert verdict(claim("above"), diverged) is OPEN
+    assert verdict(claim("near", value=1.0), diverged) is NO
+    assert verdict(claim("below", than="other"), Estimate(1, 0.9, 1.1), other=diverged) is OPEN

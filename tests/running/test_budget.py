@@ -11,11 +11,13 @@ from fgbench.methods import PLAIN, Conditions
 from fgbench.plan import Plan, make_plan
 from fgbench.report import show
 from fgbench.running import group_run
+from fgbench.running.client import WorkerDiedError
 from fgbench.running.matched import build_matched
 from fgbench.running.phases.budget import Variant, measure_variants
 from fgbench.running.phases.memory import measure_memory
 from fgbench.running.run import run_plan
 from fgbench.specs.options import canonical
+from fgbench.store.run_folder import RunFolder, find_runs
 from fgbench.store.schema import BASE
 from tests.builders import Recorder, config, run_folder, tiny_group
 from tests.scripted import Script
@@ -31,6 +33,14 @@ def run(tmp_path, monkeypatch, budget: int, script: Script | None = None, **chan
     watcher = Recorder()
     run_plan(plan, folder, {plan.groups[0].name: "c0"}, watcher)
     return folder, script, watcher
+
+
+def resumed(folder: RunFolder, monkeypatch) -> Script:
+    script = Script()
+    monkeypatch.setattr(group_run, "work", script)
+    plan = Plan(config(memory_budget=1000), (tiny_group(memory_budget=1000),))
+    run_plan(plan, folder, {plan.groups[0].name: "c0"}, Recorder())
+    return script
 
 
 def test_every_later_phase_has_the_fastest_variant_that_fits(tmp_path, monkeypatch):
@@ -65,6 +75,18 @@ def test_who_does_not_fit_is_a_row_that_says_by_how_much_and_the_others_go_on(tm
     assert "no way to run forward fits" in shown
 
 
+def test_after_a_death_nothing_runs_without_the_budget_and_a_resume_goes_on(tmp_path, monkeypatch):
+    def dies(request):
+        yield next(Script().budget(request))
+        raise WorkerDiedError("oom", "killed")
+
+    folder, script, _ = run(tmp_path, monkeypatch, 1000, Script(budget=dies))
+    assert {r["phase"] for r in script.requests} == {"budget"}
+    show(folder)
+    again = resumed(folder, monkeypatch)
+    assert again.of_phase("time")[0]["choices"]["variants"]["forward"] == "forward:accumulate=2"
+
+
 def test_a_resume_takes_the_stored_choice(tmp_path, monkeypatch):
     def dies(request):
         yield from ()
@@ -72,13 +94,8 @@ def test_a_resume_takes_the_stored_choice(tmp_path, monkeypatch):
 
     with pytest.raises(KeyboardInterrupt):
         run(tmp_path, monkeypatch, 1000, Script(time=dies))
-    from fgbench.store.run_folder import find_runs
-
     (folder,) = find_runs(tmp_path)
-    again = Script()
-    monkeypatch.setattr(group_run, "work", again)
-    plan = Plan(config(memory_budget=1000), (tiny_group(memory_budget=1000),))
-    run_plan(plan, folder, {plan.groups[0].name: "c0"}, Recorder())
+    again = resumed(folder, monkeypatch)
     assert "budget" not in {r["phase"] for r in again.requests}
     assert again.of_phase("time")[0]["choices"]["variants"]["forward"] == "forward:accumulate=2"
 

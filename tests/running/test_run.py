@@ -357,6 +357,14 @@ class TestFailures:
         assert (job["status"], job["detail"]) == (status, "wrong by 2")
         assert any("forward" in note and "wrong by 2" in note for note in done.watcher.notes)
 
+    def test_a_method_whose_cost_cannot_be_counted_trains_all_the_same(self, ran):
+        def cost(request: dict[str, Any]) -> Events:
+            yield event("Failed", method="forward", status="error", detail="no count")
+
+        done = ran(Script(cost=cost))
+        assert done.script.of_phase("memory")[0]["methods"] == ["backprop", "forward"]
+        assert list(done.script.of_phase("train")[0]["learning_rates"]) == ["backprop", "forward"]
+
     def test_a_method_that_diverged_is_said_and_goes_on(self, ran):
         done = ran(self.failing("diverged"))
         assert done.statuses("time") == {"backprop": "ok", "forward": "diverged"}
@@ -433,6 +441,19 @@ class TestCtrlC:
     def test_in_training_the_curves_so_far_are_kept(self, ran):
         done = ran(Script(train=raising(KeyboardInterrupt(), 5, "train")))
         assert len(done.rows("curves")) == 5
+
+    @pytest.mark.parametrize(
+        "how", [raising(KeyboardInterrupt(), 3, "train"), dying(after=3, phase="train")]
+    )
+    def test_a_seed_that_was_cut_off_is_part_of_no_time_to_a_target(self, ran, how):
+        """Its loss has not got below the first one yet: as a run of its own it would leave no target."""
+
+        def train(request: dict[str, Any]) -> Events:
+            yield from how(request) if request["seed"] == 2 else Script().train(request)
+
+        done = ran(Script(train=train), target_loss="50%")
+        assert {r["seed"] for r in done.rows("targets")} == {1}
+        assert {r["target_loss"] for r in done.rows("targets")} == {2.0}
 
     def test_a_fault_of_our_own_closes_the_run_as_error_and_its_jobs_can_be_taken_up_again(self, ran):
         done = ran(Script(memory=raising(ZeroDivisionError("ours"), 0, "memory")))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from fgbench.store.jobs import ENDED_EARLY, leaves_out
+from fgbench.store.jobs import ENDED_EARLY, cut_off, leaves_out
 
 
 @pytest.mark.parametrize(
@@ -23,3 +23,11 @@ from fgbench.store.jobs import ENDED_EARLY, leaves_out
 def test_a_method_is_left_out_after_a_failure_that_says_it_does_not_train(phase, status, detail, left_out):
     jobs = pd.DataFrame([{"phase": phase, "status": status, "detail": detail}])
     assert leaves_out(jobs).tolist() == [left_out]
+
+
+def test_a_job_is_cut_off_by_the_user_or_with_its_worker_and_not_by_its_own_failure():
+    status, detail = (
+        ["ok", "interrupted", "oom", "oom"],
+        [None, "by the user", f"{ENDED_EARLY}9", "no memory"],
+    )
+    assert cut_off(pd.DataFrame({"status": status, "detail": detail})).tolist() == [False, True, True, False]

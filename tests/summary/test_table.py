@@ -155,12 +155,12 @@ def test_a_run_that_cannot_get_there_is_told_from_one_that_was_cut_short(tmp_pat
     folder = run_folder(tmp_path / "1", [GROUP])
     failing(folder, ["ok", "interrupted", "diverged", "oom", "error"])
     with_targets(folder, "1.0")
-    expected = ["censored", "censored", "diverged"]  # and an error says nothing of the time
+    expected = ["censored", "diverged"]  # an error says nothing of the time, nor does a run that was cut off
     assert list(folder.read("targets")["outcome"]) == expected == outcomes(folder)
     died = run_folder(tmp_path / "2", [GROUP])
     failing(died, ["error"], "its process ended early: which method did it, nobody knows")
     with_targets(died, "1.0")
-    assert outcomes(died) == ["censored"]
+    assert outcomes(died) == []
 
 
 def test_an_older_file_that_calls_all_of_them_censored_is_read_by_its_curves_and_jobs(tmp_path):
@@ -219,6 +219,22 @@ class TestBracket:
             assert 0 < forward[f"{name}_low"] < least
             assert most < forward[f"{name}_high"] < math.inf
         assert list(table.loc["backprop", ["t_ratio_low", "t_ratio", "t_ratio_high"]]) == [1.0, 1.0, 1.0]
+
+
+HELD = [0.9, 0.9, 0.9, 0.9]  # from the start on
+
+
+@pytest.mark.parametrize(
+    ("backprop", "forward"), [(HELD, HELD), (HELD, [3.0, *HELD]), ([3.0, *HELD], HELD), (HELD, [3.0] * 5)]
+)
+def test_a_target_that_is_held_before_the_first_step_has_no_ratio(tmp_path, backprop, forward):
+    folder = run_folder(tmp_path, [GROUP])
+    for seed in (1, 2, 3):
+        curve(folder, "backprop", seed, backprop)
+        curve(folder, "forward", seed, forward)
+    with_targets(folder, "1.0")
+    row = summarise(folder).set_index("method").loc["forward"]
+    assert all(pd.isna(row[name]) for name in ("t_ratio", "t_ratio_low", "n_ratio"))
 
 
 def test_final_loss_is_the_mean_over_seeds(tmp_path):

@@ -18,7 +18,7 @@ from fgbench.measurement.interleave import Arm
 from fgbench.measurement.memory import peak_of_step
 from fgbench.plan import Config
 from fgbench.running.arms import base_arm, method_step, step_arm, timed_rounds, with_blocks
-from fgbench.running.group_run import GroupRun, Jobs
+from fgbench.running.group_run import GroupRun, Jobs, worker_died
 from fgbench.running.matched import Matched
 from fgbench.running.messages import Message, Report
 from fgbench.running.phase import STARTUP_SECONDS, OfGroup, Phase, Tables, every_row
@@ -89,6 +89,8 @@ class Budget(Phase):
                 found = marked(group.rows("variants"), budget)
                 group.replace("variants", list(records(found)))
                 _leave_out(group, jobs, budget)
+            if worker_died(jobs):
+                group.left_out.update(group.methods)  # until a resume: nothing runs without the budget
         rows = group.rows("variants")
         for row in records(rows[rows["chosen"].fillna(value=False).astype(bool)]):
             group.choices = group.choices.with_variant(row["method"], row["variant"])

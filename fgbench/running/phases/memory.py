@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
-from itertools import cycle
+from itertools import chain, cycle
 from typing import ClassVar
 
 from torch import Tensor, nn
@@ -90,7 +90,7 @@ def measure_memory(matched: Matched, specs: Sequence[str], report: Report) -> No
 
 def bytes_of_model(model: nn.Module) -> int:
     """Bytes of a model's parameters and buffers; tied ones count once."""
-    tied_once = {t.data_ptr(): t for t in model.state_dict().values()}
+    tied_once = {t.data_ptr(): t for t in chain(model.parameters(), model.buffers())}
     return sum(t.numel() * t.element_size() for t in tied_once.values())
 
 

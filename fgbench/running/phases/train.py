@@ -19,7 +19,7 @@ from fgbench.running.reporting import failures_reported, report_failure
 from fgbench.running.snapshot import Snapshot
 from fgbench.running.trainees import Protocol, trainee
 from fgbench.running.weights import KeptWeights
-from fgbench.store.jobs import leaves_out
+from fgbench.store.jobs import cut_off, leaves_out
 from fgbench.summary.targets import target_rows, targets_of
 from fgbench.training.loop import Point, take_turns
 
@@ -146,9 +146,9 @@ def store_targets(group: GroupRun) -> None:
     if not group.derives:
         return
     curves, config = group.rows("curves"), group.plan.config
-    # A run that ended in an error tells nothing about the time to a target: it stays out of targets.csv.
+    # A run that failed or was cut off tells nothing about the time to a target: it stays out of targets.csv.
     jobs = group.rows("jobs")
-    curves = curves[~curves["job"].isin(jobs["job"][leaves_out(jobs)])]
+    curves = curves[~curves["job"].isin(jobs["job"][leaves_out(jobs) | cut_off(jobs)])]
     if curves.empty:
         return
     asked = config.target_loss, config.target_accuracy, group.plan.reference, group.plan.chance
