@@ -17,6 +17,7 @@ from fgbench.errors import ResultsError, UsageError
 from fgbench.measurement.environment import conditions
 from fgbench.measurement.statistics import NOTHING, Estimate, t_quantile
 from fgbench.methods import BEST
+from fgbench.plan.group import ALL
 from fgbench.specs.options import OR
 from fgbench.store.csv_table import replace_text
 from fgbench.store.run_folder import NAMES, RunFolder, environment_of
@@ -26,7 +27,10 @@ from fgbench.summary.soundness import AA_SHARE, THROTTLED_SHARE, aa_off, throttl
 from fgbench.summary.table import summarise
 
 # IDENTITY says which ratio a row holds; CONDITIONS have to be equal for two rows to be comparable.
-IDENTITY = ("arch", "dataset", "depth", "width", "batch", "optimizer", "method", "reference")
+IDENTITY = (
+    *("arch", "dataset", "depth", "width", "batch", "optimizer", "method", "reference"),
+    *("trained", "start", "memory_budget"),
+)
 CONDITIONS = (
     *("device", "dtype", "threads", "execution", "torch", "cuda", "cudnn", "cores", "power_limit"),
     *("data", "source", "fgbench"),
@@ -50,6 +54,8 @@ class Entry:
         floor: how far the A/A repeat may be from 1, by its own interval.
         data, source: hashes of the dataset, and of the files of a user's own model.
         chosen: what `best` or the search chose for the method and for the reference, if they had a choice.
+        trained, start, memory_budget: which parameters are trained, the file of weights that all begin from,
+            and the budget in bytes; the last two are empty where there is none.
         fault: why there is no ratio to compare; never stored in a baseline.
         aa: the A/A repeat of one run; never stored in a baseline.
     """
@@ -85,6 +91,9 @@ class Entry:
     data: str = ""
     source: str = ""
     chosen: str = ""
+    trained: str = ALL
+    start: str = ""
+    memory_budget: str = ""
     fault: str = ""
     aa: Estimate = field(default=NOTHING, compare=False)
 
@@ -101,12 +110,14 @@ class Entry:
     @property
     def label(self) -> str:
         """Its name in tables and messages."""
-        return f"{self.arch}-d{self.depth}-w{self.width}-b{self.batch} {self.method}"
+        only = f", training {self.trained}" if self.trained != ALL else ""
+        return f"{self.arch}-d{self.depth}-w{self.width}-b{self.batch} {self.method}{only}"
 
 
 FIGURES = ("ratio", "low", "high", "spread", "within", "floor")  # written with five digits
 COLUMNS = tuple(f.name for f in fields(Entry) if f.name not in ("fault", "aa"))
 OLDER_COLUMNS = COLUMNS[: COLUMNS.index("cuda")]  # older baselines also have only torch's minor version
+READ = (COLUMNS, COLUMNS[: COLUMNS.index("trained")], OLDER_COLUMNS)
 
 
 def differing(then: Entry, now: Entry) -> list[tuple[str, str, str]]:
@@ -127,7 +138,7 @@ def another_contract(then: Entry, now: Entry) -> str:
     if then.contract == now.contract:
         return ""
     if then.data and now.data:
-        return "another contract: the held-out set"
+        return "another contract: the held-out set or the weights at the start"
     return "another contract: an older fgbench's does not say of what"
 
 
@@ -222,7 +233,7 @@ def read_baseline(path: Path) -> list[Entry]:
         raise ResultsError(f"{path}: cannot be read as a baseline ({error}).") from error
     reader = csv.DictReader(io.StringIO(text))
     columns = tuple(reader.fieldnames or ())
-    if columns not in (COLUMNS, OLDER_COLUMNS):
+    if columns not in READ:
         raise ResultsError(f"{path}: not a baseline of this version; `fgbench baseline` writes one.")
     known = {"int": int, "float": float, "str": str}
     kinds = {f.name: known[str(f.type)] for f in fields(Entry) if f.name in COLUMNS}
@@ -284,6 +295,9 @@ def entries_of_run(run: RunFolder, role: str = Role.METHOD) -> list[Entry]:
                 data=group.get("data", ""),
                 source=group.get("source", ""),
                 chosen=choices.get((row["group"], row["method"]), ""),
+                trained=row["trained"],
+                start=group.get("start", ""),
+                memory_budget=str(group.get("memory_budget") or ""),
                 ratio=ratio,
                 low=low,
                 high=high,

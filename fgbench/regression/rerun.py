@@ -10,7 +10,10 @@ from fgbench.plan import Config
 from fgbench.regression.baseline import Entry
 
 # Entries have to share these to be measured in one run; their depths may differ.
-SHARED = ("arch", "dataset", "width", "batch", "optimizer", "reference", "dtype", "threads", "execution")
+SHARED = (
+    *("arch", "dataset", "width", "batch", "optimizer", "reference", "dtype", "threads", "execution"),
+    *("trained", "start", "memory_budget"),
+)
 
 
 def configs_of(entries: Iterable[Entry], like: Config) -> list[Config]:
@@ -33,7 +36,7 @@ def configs_of(entries: Iterable[Entry], like: Config) -> list[Config]:
 
 def _config(key: tuple[Any, ...], depths: list[int], like: Config) -> Config:
     shared: dict[str, Any] = dict(zip(SHARED, key, strict=False))
-    threads = str(shared["threads"])
+    threads, budget = str(shared["threads"]), str(shared["memory_budget"])
     return dataclasses.replace(
         like,
         archs=(shared["arch"],),
@@ -44,6 +47,9 @@ def _config(key: tuple[Any, ...], depths: list[int], like: Config) -> Config:
         optimizer=shared["optimizer"],
         dtype=shared["dtype"],
         execution=shared["execution"],
+        trained=shared["trained"],
+        start=shared["start"],
+        memory_budget=int(budget) if budget else None,
         threads=int(threads) if threads else None,
         methods=(shared["reference"], *key[len(SHARED) :]),
         time=True,

@@ -28,8 +28,9 @@ GROUP_COLUMNS = (
     "execution",
     "optimizer",
     "trained",
+    "memory_budget",
 )
-USUAL = {"trained": "all"}  # the values for older runs, made before there was a choice
+USUAL = {"trained": "all", "memory_budget": None}  # for older runs, made before there was a choice
 
 ACTIVATIONS = "peak_activations_and_temporaries"
 HOST, DEVICE, UNKNOWN = "host", "device", "unknown"  # what bounds the time of a step

@@ -20,7 +20,11 @@ from fgbench.regression.baseline import (
     read_baseline,
     write_baseline,
 )
+from fgbench.regression.difference import differences
+from fgbench.regression.history import histories
+from fgbench.regression.rerun import configs_of
 from fgbench.store.schema import Role
+from tests.builders import config
 from tests.charts import made_up
 from tests.charts.made_up import METHODS, group
 from tests.regression.test_checking import ENTRY
@@ -123,6 +127,30 @@ def test_a_run_s_slowed_repeats_are_cells_of_their_own(tmp_path):
     (entry,) = entries_of_run(run, Role.SLOWED)
     assert (entry.method, entry.ratio, entry.runs) == (METHODS[1], 9.0, 1)
     assert entry.ratio not in {c.ratio for c in entries_of([run])}
+
+
+def test_what_is_trained_from_where_and_within_what_is_part_of_what_a_ratio_is(tmp_path):
+    whole, part = timed(tmp_path / "1"), timed(tmp_path / "2")
+    facts = part.facts()
+    own = {"trained": "lora:rank=8", "start": "start.pt", "memory_budget": 2**20}
+    part._write({**facts, "groups": [{**g, **own} for g in facts["groups"]]})
+    then, now = entries_of([whole])[0], entries_of([part])[0]
+    assert then.identity != now.identity
+    assert now.label.endswith(", training lora:rank=8")
+    write_baseline(tmp_path / "b.csv", [now])
+    (read,) = read_baseline(tmp_path / "b.csv")
+    assert read.identity == now.identity
+    (again,) = configs_of([read], config())
+    assert (again.trained, again.start, again.memory_budget) == tuple(own.values())
+    assert len(histories([whole, part], 0.0)) == 2 * len(METHODS[1:])
+    assert all(d.why.startswith("only in") for d in differences([whole], [part])), "nothing is compared"
+
+
+def test_a_baseline_of_a_version_before_they_were_is_read(tmp_path):
+    write_baseline(tmp_path / "b.csv", [ENTRY])
+    rows = list(csv.reader((tmp_path / "b.csv").open()))
+    (tmp_path / "b.csv").write_text("".join(",".join(row[: COLUMNS.index("trained")]) + "\n" for row in rows))
+    assert read_baseline(tmp_path / "b.csv") == [ENTRY]
 
 
 def test_runs_of_one_process_that_were_merged_have_the_degrees_of_their_number(tmp_path):

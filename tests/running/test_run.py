@@ -442,9 +442,7 @@ class TestCtrlC:
         done = ran(Script(train=raising(KeyboardInterrupt(), 5, "train")))
         assert len(done.rows("curves")) == 5
 
-    @pytest.mark.parametrize(
-        "how", [raising(KeyboardInterrupt(), 3, "train"), dying(after=3, phase="train")]
-    )
+    @pytest.mark.parametrize("how", [raising(KeyboardInterrupt(), 3, "train"), dying(after=3, phase="train")])
     def test_a_seed_that_was_cut_off_is_part_of_no_time_to_a_target(self, ran, how):
         """Its loss has not got below the first one yet: as a run of its own it would leave no target."""
 
