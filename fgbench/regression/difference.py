@@ -190,7 +190,7 @@ def _others(figure: str, a: Sequence[_Row], b: Sequence[_Row]) -> list[Differenc
         if other := theirs.get(key):
             found.append(_other(figure, row, other))
         else:
-            found.append(_left_out(figure, row, list(theirs.values()), "only in A"))
+            found.append(_left_out(figure, row, b, "only in A"))
     lone = [row for key, row in theirs.items() if key not in mine]
     known = {row.identity for row in mine.values()}  # these were reported from A's side
     return [
@@ -217,7 +217,10 @@ def _other(figure: str, a: _Row, b: _Row) -> Difference:
 
 def _left_out(figure: str, row: _Row, others: Sequence[_Row], alone: str) -> Difference:
     near = [other for other in others if other.identity == row.identity]
-    why = _unlike(row.conditions(figure), near[-1].conditions(figure)) if near else alone
+    why = alone
+    if near:
+        missing = "no time to it in B" if figure == TIME_TO_TARGET else alone
+        why = _unlike(row.conditions(figure), near[-1].conditions(figure)) or missing
     own = row.figure(figure)
     pair = (NOTHING, own) if alone == "only in B" else (own, NOTHING)
     return Difference(_label(row), figure, *pair, NOTHING, why=why)

@@ -142,3 +142,14 @@ def test_every_format_has_the_figures(tmp_path):
         text = differences_as(format, found)
         assert METHODS[1] in text
         assert "the same" in text
+
+
+def test_a_target_that_is_not_reached_any_more_is_said(tmp_path):
+    a, b = complete(tmp_path / "a", group(8)), complete(tmp_path / "b", group(8))
+    rows = b.read("targets")
+    rows.loc[rows["method"] == METHODS[1], "outcome"] = "censored"
+    b.replace("targets", rows.astype(object).where(rows.notna(), None).to_dict("records"))
+    (lost,) = [
+        d for d in differences([a], [b]) if d.figure == TIME_TO_TARGET and d.label.endswith(METHODS[1])
+    ]
+    assert (lost.words, lost.why) == ("not comparable", "no time to it in B")
