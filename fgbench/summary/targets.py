@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -22,7 +21,7 @@ from fgbench.specs.options import split_spec
 from fgbench.store.jobs import cut_off, leaves_out
 from fgbench.store.run_folder import RunFolder
 from fgbench.summary.ratios import cells
-from fgbench.training.target import against_target, loss_asked
+from fgbench.training.target import Target, targets_asked
 
 REACHED, CENSORED, DIVERGED = "reached", "censored", "diverged"
 TARGET = ["target_loss", "target_accuracy"]
@@ -34,14 +33,6 @@ CELLS = [
     *("reached", "runs", "t", "t_low", "t_high", "t_median", "t_resolution"),
     *("t_ratio", "t_ratio_low", "t_ratio_high", "n_ratio", "n_ratio_low", "n_ratio_high"),
 ]
-
-
-@dataclass(frozen=True)
-class Target:
-    """What a run should reach: a validation loss (or less), or a validation accuracy (or more)."""
-
-    loss: float | None = None
-    accuracy: float | None = None
 
 
 def targets_of(
@@ -61,11 +52,7 @@ def targets_of(
     by_job = curves.groupby("job", sort=False)
     runs = {(run["method"].iloc[0], job): list(run["validation_loss"]) for job, run in by_job}
     of_reference = [losses for (method, _), losses in runs.items() if method == reference]
-    found = [loss_asked(asked, list(runs.values()), of_reference, chance) for asked in losses.split(",")]
-    return [
-        *(Target(loss=loss) for loss in dict.fromkeys(found) if loss is not None),
-        *(Target(accuracy=float(asked)) for asked in dict.fromkeys(accuracies.split(",")) if asked),
-    ]
+    return targets_asked(losses, accuracies, list(runs.values()), of_reference, chance)
 
 
 def target_rows(curves: pd.DataFrame, jobs: pd.DataFrame, targets: Sequence[Target]) -> list[dict[str, Any]]:
@@ -131,13 +118,8 @@ def stored_targets(run: RunFolder) -> pd.DataFrame:
 
 
 def _row(job: Any, run: pd.DataFrame, target: Target, ending: str) -> dict[str, Any]:
-    # A target is reached from above: an accuracy is compared with its sign reversed.
-    if target.loss is not None:
-        values, bound = run["validation_loss"], target.loss
-    else:
-        assert target.accuracy is not None
-        values, bound = -run["validation_accuracy"], -target.accuracy
-    outcome = against_target(list(run["train_seconds"]), list(run["iteration"]), list(values), bound)
+    columns = ("train_seconds", "iteration", "validation_loss", "validation_accuracy")
+    outcome = target.reached_by(*(list(run[name]) for name in columns))
     first = run.iloc[0]
     return {
         "job": job,

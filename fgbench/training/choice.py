@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from fgbench.training.loop import Point
-from fgbench.training.target import against_target, loss_asked, lowest_held
+from fgbench.training.target import Target, TimeToTarget, lowest_held, targets_asked
 
 BY_LOSS = "loss at the end"
 
@@ -36,28 +36,10 @@ class WholeRun:
         """The validation loss at each evaluation."""
         return [point.validation_loss for point in self.points]
 
-
-@dataclass(frozen=True)
-class Bound:
-    """A target as a number: a validation loss to reach or go below, or a validation accuracy to reach."""
-
-    loss: float | None = None
-    accuracy: float | None = None
-
-    def __str__(self) -> str:
-        """The target in words."""
-        return f"accuracy {self.accuracy:g}" if self.loss is None else f"loss {self.loss:g}"
-
-    def seconds(self, run: WholeRun) -> float | None:
-        """Training seconds until the run reached and held the target; None where it never did."""
-        if self.loss is None:
-            assert self.accuracy is not None
-            values, bound = [-point.validation_accuracy for point in run.points], -self.accuracy
-        else:
-            values, bound = run.losses, self.loss
-        seconds = [point.train_seconds for point in run.points]
-        outcome = against_target(seconds, [point.iteration for point in run.points], values, bound)
-        return outcome.seconds if outcome.reached else None
+    def to(self, target: Target) -> TimeToTarget:
+        """When it reached a target."""
+        names = ("train_seconds", "iteration", "validation_loss", "validation_accuracy")
+        return target.reached_by(*([getattr(point, name) for point in self.points] for name in names))
 
 
 @dataclass(frozen=True)
@@ -76,7 +58,7 @@ class Goal:
     reference: str = "backprop"
     chance: float = math.inf
 
-    def bounds(self, found: Mapping[str, Sequence[WholeRun]]) -> list[Bound]:
+    def targets(self, found: Mapping[str, Sequence[WholeRun]]) -> list[Target]:
         """The targets as numbers; those that were not given as numbers follow from the search's whole runs.
 
         Each method is represented by its run that held the lowest loss. `auto` is the lowest loss that all
@@ -87,12 +69,7 @@ class Goal:
             spec: min((run.losses for run in runs), key=lowest_held) for spec, runs in found.items() if runs
         }
         reference = [best[self.reference]] if self.reference in best else []
-        asked = self.losses.split(",")
-        losses = dict.fromkeys(loss_asked(a, list(best.values()), reference, self.chance) for a in asked)
-        return [
-            *(Bound(loss=loss) for loss in losses if loss is not None),
-            *(Bound(accuracy=float(asked)) for asked in dict.fromkeys(self.accuracies.split(",")) if asked),
-        ]
+        return targets_asked(self.losses, self.accuracies, list(best.values()), reference, self.chance)
 
 
 @dataclass(frozen=True)
@@ -110,7 +87,7 @@ class Choice:
     scored: Sequence[tuple[WholeRun, int, float | None]]
 
 
-def choose(runs: Sequence[WholeRun], bounds: Sequence[Bound]) -> Choice:
+def choose(runs: Sequence[WholeRun], targets: Sequence[Target]) -> Choice:
     """The whole run that reached the most targets; among equals, the one that was fastest.
 
     The seconds to all targets that a run reached are added up. Where runs are still equal, as when none
@@ -118,8 +95,9 @@ def choose(runs: Sequence[WholeRun], bounds: Sequence[Bound]) -> Choice:
     """
     scored = []
     for run in runs:
-        times = [seconds for bound in bounds if (seconds := bound.seconds(run)) is not None]
+        reached = (own for target in targets if (own := run.to(target)).reached)
+        times = [own.seconds for own in reached]
         scored.append((run, len(times), sum(times) if times else None))
     best = min(scored, key=lambda s: (-s[1], s[2] or 0.0, s[0].loss, s[0].learning_rate))
-    by = f"time to {', '.join(map(str, bounds))}" if best[1] else BY_LOSS
+    by = f"time to {', '.join(map(str, targets))}" if best[1] else BY_LOSS
     return Choice(best[0], by, scored)

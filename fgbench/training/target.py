@@ -34,6 +34,32 @@ class TimeToTarget:
     first_hit_iterations: int | None
 
 
+@dataclass(frozen=True)
+class Target:
+    """What a run should reach: a validation loss (or less), or a validation accuracy (or more)."""
+
+    loss: float | None = None
+    accuracy: float | None = None
+
+    def __str__(self) -> str:
+        """The target in words."""
+        return f"accuracy {self.accuracy:g}" if self.loss is None else f"loss {self.loss:g}"
+
+    def reached_by(
+        self,
+        seconds: Sequence[float],
+        iterations: Sequence[int],
+        losses: Sequence[float],
+        accuracies: Sequence[float],
+    ) -> TimeToTarget:
+        """When a run reached it: training seconds, steps, loss and accuracy at each evaluation."""
+        if self.loss is not None:
+            return against_target(seconds, iterations, losses, self.loss)
+        assert self.accuracy is not None
+        # A target is reached from above: an accuracy is compared with its sign reversed.
+        return against_target(seconds, iterations, [-a for a in accuracies], -self.accuracy)
+
+
 def against_target(
     seconds: Sequence[float], iterations: Sequence[int], losses: Sequence[float], target: float
 ) -> TimeToTarget:
@@ -133,6 +159,27 @@ def loss_asked(
         return best_held(reference)
     share = share_asked(asked)
     return float(asked) if share is None else on_the_way(reference, share, chance)
+
+
+def targets_asked(
+    losses: str,
+    accuracies: str,
+    runs: Sequence[Sequence[float]],
+    reference: Sequence[Sequence[float]],
+    chance: float = math.inf,
+) -> list[Target]:
+    """The targets that were asked for, as numbers; one that cannot be computed is left out.
+
+    Args:
+        losses: target losses separated by commas, each as in `loss_asked`.
+        accuracies: target accuracies separated by commas; may be empty.
+        runs, reference, chance: as for `loss_asked`.
+    """
+    found = dict.fromkeys(loss_asked(asked, runs, reference, chance) for asked in losses.split(","))
+    return [
+        *(Target(loss=loss) for loss in found if loss is not None),
+        *(Target(accuracy=float(asked)) for asked in dict.fromkeys(accuracies.split(",")) if asked),
+    ]
 
 
 def _rounded_up(value: float, digits: int = 3) -> float:

@@ -10,7 +10,6 @@ import pytest
 from fgbench.store.run_folder import RunFolder
 from fgbench.summary.table import _rises, _share_of, aa_rows, summarise
 from fgbench.summary.targets import (
-    Target,
     by_target,
     chance_of,
     headline,
@@ -18,6 +17,7 @@ from fgbench.summary.targets import (
     target_rows,
     targets_of,
 )
+from fgbench.training.target import Target
 from tests.builders import run_folder, tiny_group
 
 GROUP = tiny_group()

@@ -6,8 +6,9 @@ import math
 
 import pytest
 
-from fgbench.training.choice import BY_LOSS, Bound, Goal, WholeRun, choose
+from fgbench.training.choice import BY_LOSS, Goal, WholeRun, choose
 from fgbench.training.loop import Point
+from fgbench.training.target import Target
 
 
 def run(rate: float, *losses: float, seconds: float = 1.0, accuracy: float = 0.5) -> WholeRun:
@@ -20,7 +21,7 @@ def run(rate: float, *losses: float, seconds: float = 1.0, accuracy: float = 0.5
 
 SOON = run(0.1, 3.0, 1.0, 1.0, 1.0, 1.0, 0.9)
 LOW = run(0.01, 3.0, 2.0, 1.5, 1.0, 0.9, 0.5, 0.4, 0.4, 0.4)
-AT_1 = [Bound(loss=1.0)]
+AT_1 = [Target(loss=1.0)]
 
 
 def test_of_two_that_reach_the_target_the_sooner_is_chosen_though_it_ends_higher():
@@ -38,7 +39,7 @@ def test_one_that_reaches_the_target_is_chosen_over_one_that_does_not():
 
 
 def test_where_none_reaches_it_the_lower_loss_at_the_end_decides_and_is_said():
-    chosen = choose([SOON, LOW], [Bound(loss=0.1)])
+    chosen = choose([SOON, LOW], [Target(loss=0.1)])
     assert (chosen.run, chosen.by) == (LOW, BY_LOSS)
     assert [t for _, _, t in chosen.scored] == [None, None]
 
@@ -50,42 +51,42 @@ def test_without_a_target_the_loss_decides_and_of_equals_the_smaller_rate():
 
 
 def test_more_targets_reached_count_before_the_time_to_fewer():
-    assert choose([SOON, LOW], [Bound(loss=1.0), Bound(loss=0.4)]).run is LOW
+    assert choose([SOON, LOW], [Target(loss=1.0), Target(loss=0.4)]).run is LOW
 
 
 def test_seconds_to_all_targets_count_together():
     one = run(0.1, 3.0, 2.0, 2.0, 2.0, 1.0, 1.0, 1.0)  # 1 s and 4 s
     other = run(0.01, 3.0, 2.5, 2.0, 1.0, 1.0, 1.0)  # 2 s and 3 s, and the smaller rate
     third = run(0.03, 3.0, 2.5, 1.0, 1.0, 1.0)  # 2 s and 2 s
-    bounds = [Bound(loss=2.0), Bound(loss=1.0)]
-    assert [t for _, _, t in choose([one, other, third], bounds).scored] == [5.0, 5.0, 4.0]
-    assert choose([one, other, third], bounds).run is third
+    targets = [Target(loss=2.0), Target(loss=1.0)]
+    assert [t for _, _, t in choose([one, other, third], targets).scored] == [5.0, 5.0, 4.0]
+    assert choose([one, other, third], targets).run is third
 
 
 def test_an_accuracy_is_a_target_too():
     slow, quick = run(0.1, 3.0, 0.1, 0.1, 0.1, seconds=2.0), run(0.2, 3.0, 2.0, 2.0, 2.0)
-    chosen = choose([slow, quick], [Bound(accuracy=0.5)])
+    chosen = choose([slow, quick], [Target(accuracy=0.5)])
     assert (chosen.run, chosen.by) == (quick, "time to accuracy 0.5")
 
 
 @pytest.mark.parametrize(
-    ("goal", "bounds"),
+    ("goal", "targets"),
     [
-        (Goal("0.5,0.25,0.5", "0.9"), [Bound(loss=0.5), Bound(loss=0.25), Bound(accuracy=0.9)]),
-        (Goal("auto"), [Bound(loss=1.0)]),
-        (Goal("backprop-best"), [Bound(loss=0.4)]),
-        (Goal("50%,100%"), [Bound(loss=1.7), Bound(loss=0.4)]),
-        (Goal("50%", chance=1.0), [Bound(loss=0.7)]),
-        (Goal("backprop-best", reference="forward"), [Bound(loss=1.0)]),
-        (Goal("backprop-best,auto", reference="absent"), [Bound(loss=1.0)]),
+        (Goal("0.5,0.25,0.5", "0.9"), [Target(loss=0.5), Target(loss=0.25), Target(accuracy=0.9)]),
+        (Goal("auto"), [Target(loss=1.0)]),
+        (Goal("backprop-best"), [Target(loss=0.4)]),
+        (Goal("50%,100%"), [Target(loss=1.7), Target(loss=0.4)]),
+        (Goal("50%", chance=1.0), [Target(loss=0.7)]),
+        (Goal("backprop-best", reference="forward"), [Target(loss=1.0)]),
+        (Goal("backprop-best,auto", reference="absent"), [Target(loss=1.0)]),
     ],
     ids=str,
 )
-def test_targets_are_numbers_or_follow_from_the_searchs_own_whole_runs(goal, bounds):
+def test_targets_are_numbers_or_follow_from_the_searchs_own_whole_runs(goal, targets):
     found = {"backprop": [run(0.3, 3.0, 2.0, 2.0, 2.0), LOW], "forward": [SOON]}
-    assert goal.bounds(found) == bounds
+    assert goal.targets(found) == targets
 
 
 def test_there_is_no_target_without_progress():
-    assert Goal("auto").bounds({"backprop": [run(0.1, 3.0, 3.0, 4.0, 4.0)]}) == []
-    assert Goal("auto").bounds({}) == []
+    assert Goal("auto").targets({"backprop": [run(0.1, 3.0, 3.0, 4.0, 4.0)]}) == []
+    assert Goal("auto").targets({}) == []

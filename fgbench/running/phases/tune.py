@@ -242,9 +242,9 @@ def tune(
         with failures_reported(report, spec):
             whole = replace(protocol, every=grid.every, first=grid.first)
             found[spec] = _whole_runs(matched, spec, whole, short, report)
-    bounds = goal.bounds(found) if goal else []
+    targets = goal.targets(found) if goal else []
     for spec, runs in found.items():
-        report(Tuned.of(spec, choose(runs, bounds)))
+        report(Tuned.of(spec, choose(runs, targets)))
 
 
 def _queries(matched: Matched, spec: str) -> int:
