@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from fgbench import methods as registered
-from fgbench.errors import UsageError
+from fgbench.errors import UsageError, in_one_line
 from fgbench.measurement.lock import timing_lock
 from fgbench.plan.config import PUBLISHED, REFERENCE, Config
 from fgbench.running.client import WorkerDiedError, work
@@ -141,7 +141,7 @@ def _store(comparison: Comparison, file: Path) -> None:
     try:
         torch.save((comparison.model, comparison.loss, comparison.batch), file)
     except Exception as error:  # pickle raises whatever the objects do
-        raise _NotElsewhereError(f"what is compared cannot be pickled, {_line(error)}") from error
+        raise _NotElsewhereError(f"what is compared cannot be pickled, {in_one_line(error)}") from error
 
 
 Job = Callable[[str, Sequence[str], "dict[str, str]", float, int, Any], None]
@@ -268,10 +268,6 @@ class _Told:
             **cost_cells(cost, ratio.seconds, ratio.method, self.over),
             **worth_cells(quality, ratio.method, self.over),
         }
-
-
-def _line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def load(path: str | os.PathLike[str], table: str = "summary") -> pd.DataFrame:

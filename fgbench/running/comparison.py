@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from fgbench import methods
+from fgbench.errors import in_one_line
 from fgbench.measurement.allocator import keep_freed_pages
 from fgbench.methods import Batch, Conditions, Loss
 from fgbench.running.arms import Problem, Rounds, Samples, Spent
@@ -125,7 +126,7 @@ class Compare(Task):
         try:
             model, loss, batch = torch.load(Path(asked.stored), weights_only=False)
         except Exception as error:  # whatever the caller's classes raise
-            report(Unloadable(" ".join(f"{type(error).__name__}: {error}".split())))
+            report(Unloadable(in_one_line(error)))
             return
         conditions = Conditions(asked.execution, asked.optimizer)
         comparison = Comparison(model, loss, batch, asked.over, asked.seed, conditions)
