@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import pandas as pd
 
 from fgbench import methods as registered
-from fgbench.errors import UsageError
+from fgbench.errors import UsageError, in_one_line
 from fgbench.measurement.lock import timing_lock
 from fgbench.plan.config import PUBLISHED, REFERENCE, Config
 from fgbench.running.client import WorkerDiedError, work
@@ -120,12 +120,13 @@ def compare(
 def _compared(comparison: Comparison, specs: Sequence[str], seconds: float, stored: Path) -> pd.DataFrame:
     """Compare in fresh processes, or in this one if the model, loss or batch cannot be handed to others."""
     try:
-        whole = _store(comparison, stored)
-        return _Told(comparison.over).measure(specs, seconds, whole, partial(_in_worker, stored))
+        _store(comparison, stored)
+        job = partial(_in_worker, stored, comparison)
+        return _Told(comparison.over).measure(specs, seconds, comparison, job)
     except _NotElsewhereError as error:
         left_out = HERE.format(why=error)
     warnings.warn(f"fgbench.compare: {left_out}.", stacklevel=4)
-    frame = _Told(comparison.over).measure(specs, seconds, comparison, _here, most=1)
+    frame = _Told(comparison.over).measure(specs, seconds, comparison, comparison.do, most=1)
     frame.attrs["left_out"] = left_out
     return frame
 
@@ -134,30 +135,17 @@ class _NotElsewhereError(Exception):
     """What is compared cannot be handed to another process; the message says why."""
 
 
-def _store(comparison: Comparison, file: Path) -> Comparison:
+def _store(comparison: Comparison, file: Path) -> None:
     import torch
 
     try:
         torch.save((comparison.model, comparison.loss, comparison.batch), file)
     except Exception as error:  # pickle raises whatever the objects do
-        raise _NotElsewhereError(f"what is compared cannot be pickled, {_line(error)}") from error
-    return comparison
+        raise _NotElsewhereError(f"what is compared cannot be pickled, {in_one_line(error)}") from error
 
 
-Job = Callable[[Any, str, Sequence[str], "dict[str, str]", float, int, Any], None]
-"""Work in one process: (comparison, what to find, methods, updates, seconds, process number, report)."""
-
-
-def _here(
-    comparison: Comparison,
-    what: str,
-    specs: Sequence[str],
-    updates: dict[str, str],
-    seconds: float,
-    number: int,
-    report: Report,
-) -> None:
-    comparison.do(what, specs, updates, seconds, number, report)
+Job = Callable[[str, Sequence[str], "dict[str, str]", float, int, Any], None]
+"""Work in one process: (what to find, methods, updates, seconds, process number, report)."""
 
 
 def _in_worker(
@@ -252,16 +240,16 @@ class _Told:
         if comparison.leaves_open(specs):
             finding = min(count, FINDING_PROCESSES)
             for self.process in range(finding):
-                job(comparison, UPDATES, specs, {}, UPDATES_SHARE * seconds / finding, self.process, self)
+                job(UPDATES, specs, {}, UPDATES_SHARE * seconds / finding, self.process, self)
             self.failed = {}  # if a way to update ended a process, the method may still be timed
             updates = {c.method: c.update for c in choices(pd.DataFrame(self.modes))} if self.modes else {}
         for self.process in range(count):
             left = [spec for spec in specs if spec not in self.failed]
             if left:
-                job(comparison, TIME, left, updates, seconds / count, self.process, self)
+                job(TIME, left, updates, seconds / count, self.process, self)
         failed = dict(self.failed)
         if left := [spec for spec in specs if spec not in failed]:
-            job(comparison, WORTH, left, updates, WORTH_SHARE * seconds, count, self)
+            job(WORTH, left, updates, WORTH_SHARE * seconds, count, self)
         self.failed = failed  # methods that failed only here were timed, and keep their times
         found = ratios(pd.DataFrame(self.samples), self.over, pilot=count) if self.samples else []
         rows = [{**r.row(), "status": "ok", **self._more(r)} for r in found]
@@ -280,10 +268,6 @@ class _Told:
             **cost_cells(cost, ratio.seconds, ratio.method, self.over),
             **worth_cells(quality, ratio.method, self.over),
         }
-
-
-def _line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())
 
 
 def load(path: str | os.PathLike[str], table: str = "summary") -> pd.DataFrame:

@@ -130,10 +130,11 @@ class TestWorth:
         assert table[table["role"] != "method"]["cosine"].isna().all()
 
     def test_what_cannot_be_judged_was_timed_all_the_same(self, monkeypatch):
-        def failing(self, specs, updates, seconds, report):
+        def failing(problem, specs, report):
             report(Failed("forward", "error", "not judged"))
 
-        monkeypatch.setattr(comparison.Comparison, "worth", failing)
+        monkeypatch.setattr(comparison, "measure_cost", failing)
+        monkeypatch.setattr(comparison, "measure_quality", lambda *_: None)
         table = here()
         assert set(table["status"]) == {"ok"}
         assert table["cosine"].isna().all()

@@ -34,7 +34,7 @@ def _draw(comparison: Comparison) -> Figure | str:
     ax, *below = figure.subplots(len(heights), 1, squeeze=False, height_ratios=heights)[:, 0]
     for method in methods:
         _points(ax, comparison, found[found["method"] == method], method, scale)
-    best = frontier(found)
+    best = frontier(found, "peak_bytes", "r")
     edge = best["beyond_bytes"].clip(lower=1) / scale, best["r"]
     ax.plot(*edge, color=GREY, linewidth=0.9, drawstyle="steps-post", zorder=1)
     log_axis(ax, "x", list(found["beyond_bytes"].clip(lower=1) / scale))

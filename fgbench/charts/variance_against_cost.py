@@ -10,6 +10,7 @@ from fgbench.charts import Chart
 from fgbench.charts.drawing.comparison import Comparison
 from fgbench.charts.drawing.parts import basis, log_axis, reach, spread_of
 from fgbench.charts.drawing.style import GREY, add_legend, height_over_legend, new_figure
+from fgbench.summary.variants import frontier
 
 FRONTIER = "no method is both cheaper and less noisy"
 
@@ -51,15 +52,8 @@ def _draw(comparison: Comparison) -> Figure | str:
     return figure
 
 
-def frontier(rows: pd.DataFrame) -> pd.DataFrame:
-    """The Pareto frontier: rows that no other row beats in both figures, the cheapest first."""
-    ordered = rows.sort_values(["r", "second_moment"])
-    before = ordered["second_moment"].cummin().shift(fill_value=float("inf"))
-    return ordered[ordered["second_moment"] < before]
-
-
 def _frontier(ax: Axes, rows: pd.DataFrame) -> None:
-    edge = frontier(rows)
+    edge = frontier(rows, "r", "second_moment")
     ax.step(
         edge["r"],
         edge["second_moment"],

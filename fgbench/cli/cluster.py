@@ -12,21 +12,15 @@ from fgbench.cli.choices import Where
 from fgbench.errors import UsageError
 
 if TYPE_CHECKING:
-    from fgbench.plan import Config, Group, Plan
+    from fgbench.plan import Config, Plan
+    from fgbench.running.watcher import Watcher
 
 
-class Notes:
+def notes() -> Watcher:
     """A watcher that only prints notes, for use while there is no run whose progress could be shown."""
+    from fgbench.running.watcher import NotesAlone
 
-    def phase(self, group: Group, text: str, seconds: float) -> None:
-        """Show nothing."""
-
-    def progress(self, share: float, text: str) -> None:
-        """Show nothing."""
-
-    def note(self, text: str) -> None:
-        """Print the note on standard error."""
-        print(f"fgbench: {text}", file=sys.stderr, flush=True)
+    return NotesAlone(lambda text: print(f"fgbench: {text}", file=sys.stderr, flush=True))
 
 
 def cluster_of(on: Where | None, options: Sequence[str], file: Path | None) -> dict[str, Any] | None:
@@ -54,6 +48,6 @@ def planned(config: Config, cluster: dict[str, Any], out: Path) -> tuple[Plan, d
     from fgbench.cluster.survey import survey
 
     cluster["name"] = f"fgbench-{secrets.token_hex(6)}"
-    plan, environment = survey(config, cluster, out, Notes())
+    plan, environment = survey(config, cluster, out, notes())
     cluster["units"] = units_of(plan)
     return plan, environment

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from fgbench.cli.choices import Keep
-from fgbench.cli.cluster import Notes
+from fgbench.cli.cluster import notes
 
 
 def merge(
@@ -33,4 +33,4 @@ def merge(
     from fgbench.running.merge import merge as merge_runs
     from fgbench.store.run_folder import find_runs
 
-    show(merge_runs([run for path in runs for run in find_runs(path)], out, keep.value, Notes()))
+    show(merge_runs([run for path in runs for run in find_runs(path)], out, keep.value, notes()))

@@ -13,11 +13,11 @@ from fgbench.cluster.engines import ENDED, RUNNING, Engine, Seen, why_it_failed
 from fgbench.cluster.ledger import AGAIN, CANCELLED, DONE, FAILED, OPEN, Ledger, Record
 from fgbench.cluster.node import PART
 from fgbench.cluster.outbox import Open, Outbox
-from fgbench.cluster.units import Asked, Collector, Quiet, Walk
+from fgbench.cluster.units import Asked, Collector, Walk
 from fgbench.plan import Plan
 from fgbench.running.phases import in_order
 from fgbench.running.recovery import recover
-from fgbench.running.watcher import Watcher
+from fgbench.running.watcher import NotesAlone, Watcher
 from fgbench.store.run_folder import RunFolder, environment_of
 
 PAUSE = 1.0  # seconds between two looks at the folder
@@ -105,8 +105,9 @@ class Sweep:
         self.standing = self.ledger.begin()
         self._ask_what_runs()
         self.outbox.waves = self.standing.waves
+        notes = NotesAlone(self.watcher.note)
         for group in self.plan.groups:
-            run = Collector(self.plan, group, contracts[group.name], self.folder, Quiet(self.watcher))
+            run = Collector(self.plan, group, contracts[group.name], self.folder, notes)
             self.walks[group.name] = Walk(run, by_group.get(group.name, set()))
             self._take(self.walks[group.name].begin())
 

@@ -24,7 +24,7 @@ from fgbench.running.messages import Message
 from fgbench.running.phase import Phase
 from fgbench.running.phases import find, needs
 from fgbench.running.task import Task
-from fgbench.running.watcher import Watcher
+from fgbench.running.watcher import NotesAlone
 from fgbench.store.csv_table import table_of_rows
 
 
@@ -49,24 +49,6 @@ class NotYetError(Exception):
     """A phase wants a unit that has no answer yet; it is run again when there is one."""
 
 
-@dataclass
-class Quiet:
-    """A watcher that passes on notes alone: what is collected is no phase that begins."""
-
-    watcher: Watcher | None = None
-
-    def phase(self, group: Group, text: str, seconds: float) -> None:
-        """Ignored, as nothing begins."""
-
-    def progress(self, share: float, text: str) -> None:
-        """Ignored, as there is no progress to show."""
-
-    def note(self, text: str) -> None:
-        """Pass the note on."""
-        if self.watcher:
-            self.watcher.note(text)
-
-
 class Scout(GroupRun):
     """Stands for a group while one of its phases is asked what it would send to workers."""
 
@@ -74,7 +56,7 @@ class Scout(GroupRun):
     derives: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
-        self.watcher = Quiet()
+        self.watcher = NotesAlone()
         self.left_out = set(self.left_out)
         self.seconds = 0.0
         self.orders: dict[Unit, list[Order]] = {}

@@ -29,6 +29,7 @@ from fgbench.measurement.environment import describe_environment
 from fgbench.methods import Batch, trainable
 from fgbench.methods.steps.layers import Draw, units_of
 from fgbench.store.experiment import command, store_experiment
+from fgbench.summary.variants import frontier
 
 BACKPROP = "backprop"
 CLASSES, IMAGE, COLOURED = 10, (1, 28, 28), (3, 64, 64)
@@ -222,13 +223,6 @@ class Moments:
         return total / self.draws / self.square
 
 
-def frontier(rows: pd.DataFrame) -> pd.DataFrame:
-    """The rows that no other row beats in both ratio and second moment, sorted by ratio."""
-    ordered = rows.sort_values(["ratio", "second_moment"])
-    best = ordered["second_moment"].cummin()
-    return ordered[(ordered["second_moment"] == best) & ~best.duplicated()]
-
-
 def draw_all(rows: pd.DataFrame, folder: Path) -> None:
     """Draw a figure of each case with more than two kinds, as SVG and PNG."""
     for name, own in rows.groupby("case").filter(lambda own: len(own) > 2).groupby("case"):
@@ -249,7 +243,7 @@ def draw(name: str, rows: pd.DataFrame) -> Figure:
     ]
     figure = new_figure("Variance against cost", lines, 4.0)
     ax = figure.subplots()
-    best = frontier(rows)
+    best = frontier(rows, "ratio", "second_moment")
     ax.plot(best["ratio"], best["second_moment"], color=GREY, linewidth=1.0, drawstyle="steps-post", zorder=1)
     for row in rows.to_dict("records"):
         colour = COLOURS[STRUCTURES.index(row["structure"])]

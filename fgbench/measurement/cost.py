@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from torch.utils.module_tracker import ModuleTracker
 
 from fgbench.measurement.clock import Clock
+from fgbench.measurement.interleave import repeat
 
 # These operations make a tensor without writing to it, and so start nothing on the device.
 FREE = ("empty", "empty_like", "empty_strided", "new_empty", "detach", "alias", "lift_fresh")
@@ -258,15 +260,7 @@ def launch_seconds(device: torch.device, clock: Clock) -> float:
 def _best_seconds(run: Callable[[], object], clock: Clock) -> float:
     """Seconds of one call, the best of several readings of blocks that are long enough for the clock."""
     times = 1
-    while (seconds := clock.time(_repeated(run, times)).seconds) < MEASURED_SECONDS:
+    while (seconds := clock.time(partial(repeat, run, times)).seconds) < MEASURED_SECONDS:
         times *= 2
-    readings = [seconds, *(clock.time(_repeated(run, times)).seconds for _ in range(READINGS - 1))]
+    readings = [seconds, *(clock.time(partial(repeat, run, times)).seconds for _ in range(READINGS - 1))]
     return min(readings) / times
-
-
-def _repeated(run: Callable[[], object], times: int) -> Callable[[], None]:
-    def block() -> None:
-        for _ in range(times):
-            run()
-
-    return block

@@ -172,7 +172,7 @@ def _agree(before: Sequence[float], after: Sequence[float]) -> bool:
 
 
 def _sample(arm: Arm[K], clock: Clock, index: int, position: int, warm_up: bool) -> Sample[K]:
-    _repeat(arm.step, LEAD_IN_STEPS)
+    repeat(arm.step, LEAD_IN_STEPS)
     reading = _reading(arm, clock)
 
     def a_step(amount: float | None) -> float | None:
@@ -195,9 +195,10 @@ def _sample(arm: Arm[K], clock: Clock, index: int, position: int, warm_up: bool)
 
 
 def _reading(arm: Arm[K], clock: Clock) -> Reading:
-    return clock.time(lambda: _repeat(arm.step, arm.steps))
+    return clock.time(lambda: repeat(arm.step, arm.steps))
 
 
-def _repeat(step: Callable[[], object], times: int) -> None:
+def repeat(step: Callable[[], object], times: int) -> None:
+    """Take a step so many times."""
     for _ in range(times):
         step()

@@ -9,7 +9,7 @@ from statistics import median
 from typing import Protocol
 
 from fgbench.measurement.clock import Clock, Reading
-from fgbench.measurement.interleave import Arm, K
+from fgbench.measurement.interleave import Arm, K, repeat
 
 WINDOW_SECONDS = 5.0  # NVML's energy counter moves 10 to 50 times a second: in 5 s it is known to a percent
 QUEUED_STEPS = 32  # at most so many steps are queued behind a sleep; fewer if the launch queue is short
@@ -53,7 +53,7 @@ def under_load(arm: Arm[K], clock: DeviceClock, seconds: float) -> Load:
     A first block comes before the window. The gauge is read at both ends of the window while work is still
     queued, so that the lag of its energy counter is the same at both.
     """
-    block = _steps(arm, arm.steps)
+    block = partial(repeat, arm.step, arm.steps)
     before, spent = clock.time(block), 0.0
     window: list[Reading] = []
     while not window or spent < seconds:
@@ -80,22 +80,13 @@ def _busy_seconds(arm: Arm[K], clock: DeviceClock, window: Sequence[Reading]) ->
     enqueue = median((r.enqueue_seconds or r.seconds) / arm.steps for r in window)
     steps = min(arm.steps, QUEUED_STEPS)
     while steps:
-        block = _steps(arm, steps)
+        block = partial(repeat, arm.step, steps)
         found = [clock.busy_seconds(block, steps * enqueue) for _ in range(REPEATS)]
         fitting = [seconds for seconds in found if seconds is not None]
         if len(fitting) > REPEATS // 2:  # a minority may fail because the host was late, not for the queue
             return median(fitting) / steps
         steps //= 2
     return None
-
-
-def _steps(arm: Arm[K], count: int) -> Callable[[], object]:
-    return partial(_repeat, arm.step, count)
-
-
-def _repeat(step: Callable[[], object], times: int) -> None:
-    for _ in range(times):
-        step()
 
 
 def _median(values: Sequence[float | None]) -> float | None:

@@ -21,7 +21,7 @@ from fgbench.page.collecting import (
     samples_of,
 )
 from fgbench.page.drawing import Charts
-from fgbench.report.figures import interval, missing, number, seconds, size, target_words
+from fgbench.report.figures import device_words, interval, missing, number, seconds, size, target_words
 from fgbench.version import __version__
 
 HERE = Path(__file__).parent
@@ -99,14 +99,11 @@ def _setup(
 
 
 def _row(row: pd.Series, ends: dict[str, Any]) -> dict[str, Any]:
-    threads = (
-        f", {row['threads']} thread{'s' if row['threads'] > 1 else ''}" if row["device"] == "cpu" else ""
-    )
     return {
         "arch": str(row["arch"]),
         "depth": str(row["depth"]),
         "method": str(row["method"]),
-        "device": f"{row['device_name']}{threads}",
+        "device": device_words(row),
         "model": f"width {row['width']}, batch {row['batch']}, {row['dataset']}",
         "figures": [
             ("R", _figure(row, "r", ends)),

@@ -61,6 +61,13 @@ def model_words(row: Any) -> str:
     return ", ".join(parts)
 
 
+def device_words(row: Any) -> str:
+    """In words, the device's name, and how many threads were used of a CPU."""
+    count = row["threads"]
+    threads = f", {count} thread{'s' if count > 1 else ''}" if row["device"] == "cpu" else ""
+    return f"{row['device_name']}{threads}"
+
+
 def seconds(value: Any) -> str:
     """A time in a unit that suits it."""
     if missing(value):

@@ -16,6 +16,7 @@ from rich.table import Table
 from fgbench.plan.config import KNOWN_AS
 from fgbench.report.figures import (
     NOTHING,
+    device_words,
     interval,
     joules,
     missing,
@@ -215,13 +216,11 @@ def parts_table(parts: pd.DataFrame, group: pd.DataFrame) -> list[Table]:
 
 def title(row: pd.Series) -> str:
     """A title that says what was compared, and on which machine."""
-    count = row["threads"]
-    threads = f", {count} thread{'s' if count > 1 else ''}" if row["device"] == "cpu" else ""
     model = f"{row['arch']}, depth {row['depth']}, width {row['width']}, batch {row['batch']}"
     model = ", ".join(filter(None, (model, model_words(row))))
     return (
         f"{model} · {row['dataset']} · {row['dtype']}, {row['execution']}, {row['optimizer']} · "
-        f"{row['device']} ({row['device_name']}{threads})"
+        f"{row['device']} ({device_words(row)})"
     )
 
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 
 from fgbench import functions
 from fgbench.charts.drawing.style import GREY, INK, Look, add_legend, height_over_legend, looks_of, new_figure
-from fgbench.reproduction._claims import FLOOR, HOLLOW, PAPERS
+from fgbench.reproduction._function_style import FLOOR, HOLLOW, PAPERS
 
 CONTOURS, GRID = 16, 160  # contour lines, and grid points along each side of the plane
 ROOM = 0.35  # room left around the box that holds start and minimum, as a share of its size

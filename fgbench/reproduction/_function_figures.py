@@ -16,7 +16,7 @@ from fgbench import functions
 from fgbench.charts.drawing.parts import name_rows
 from fgbench.charts.drawing.style import INK, LINE_INCHES, Look, add_legend, looks_of, new_figure
 from fgbench.measurement.statistics import Estimate
-from fgbench.reproduction._claims import FLOOR, HOLLOW, PAPERS
+from fgbench.reproduction._function_style import FLOOR, HOLLOW, PAPERS
 
 PANELS = {"final": "Last value", "best": "Lowest value", "time_ratio": "Step time over backprop's"}
 MOST_TICKS = 6  # on the axis of dimensions

@@ -32,11 +32,11 @@ from fgbench.charts.drawing.style import (
 )
 from fgbench.measurement.statistics import Estimate, mean_interval
 from fgbench.methods import Batch, Step, trainable
+from fgbench.methods.steps.oracle import cosine
 from fgbench.plan import Config, Group
 from fgbench.plan.config import default_data_dir
 from fgbench.plan.machine import resolve_device, resolve_threads
 from fgbench.pushforward.context import buffers_kept, draws_again
-from fgbench.reproduction._cosine import cosine
 from fgbench.reproduction.suite import Note
 from fgbench.running.matched import Matched, build_matched
 from fgbench.store.csv_table import replace_text

@@ -25,10 +25,9 @@ from fgbench.charts.drawing.parts import log_axis
 from fgbench.charts.drawing.style import INK, new_figure, print_style, save
 from fgbench.errors import UsageError
 from fgbench.measurement.statistics import Estimate, mean_interval
-from fgbench.methods.steps.oracle import norm
+from fgbench.methods.steps.oracle import cosine, norm
 from fgbench.pushforward.combine import WAYS, coefficients, draw_independent
 from fgbench.pushforward.structures import FULL_STRUCTURES, Drawer
-from fgbench.reproduction._cosine import cosine
 from fgbench.reproduction.suite import Note
 from fgbench.store.csv_table import replace_text
 

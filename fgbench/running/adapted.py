@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fgbench.errors import UsageError
+from fgbench.errors import UsageError, in_one_line
 from fgbench.methods import Batch, Loss
 from fgbench.pushforward.context import buffers_kept, draws_again
 
@@ -106,7 +106,7 @@ def adapted(model: nn.Module, loss: Loss | None, batch: Any) -> tuple[nn.Module,
     except Exception as error:
         if isinstance(inputs, Tensor):
             return model, loss, batch  # each method says what is wrong
-        raise UsageError(f"compare: the model does not take this batch, {_line(error)}") from error
+        raise UsageError(f"compare: the model does not take this batch, {in_one_line(error)}") from error
 
 
 def _inputs(batch: Any, labels_too: bool) -> tuple[Tensor | dict[str, Any], Tensor]:
@@ -166,7 +166,7 @@ def _fitting(loss: Loss, output: Any, target: Tensor) -> Loss:
         try:
             found = one(output, target)
         except Exception as error:  # whatever a user's loss does with what it does not expect
-            said.append(_line(error))
+            said.append(in_one_line(error))
             continue
         if isinstance(found, Tensor) and found.dim() == 0:
             return one
@@ -184,7 +184,3 @@ def _part(output: Any, name: str) -> Tensor:
     if not isinstance(found, Tensor):
         raise UsageError(f"compare: the model's output, a {type(output).__name__}, has no {name}.")
     return found
-
-
-def _line(error: Exception) -> str:
-    return " ".join(f"{type(error).__name__}: {error}".split())

@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from fgbench import methods
+from fgbench.errors import in_one_line
 from fgbench.measurement.allocator import keep_freed_pages
 from fgbench.methods import Batch, Conditions, Loss
 from fgbench.running.arms import Problem, Rounds, Samples, Spent
@@ -51,30 +52,16 @@ class Comparison:
         process: int,
         report: Report,
     ) -> None:
-        """Do one of `UPDATES`, `TIME` and `WORTH`."""
-        if what == UPDATES:
-            self.find_updates(specs, seconds, process, report)
-        elif what == TIME:
-            self.time(specs, updates, seconds, process, report)
-        else:
-            self.worth(specs, updates, seconds, report)
-
-    def find_updates(self, specs: Sequence[str], seconds: float, process: int, report: Report) -> None:
-        """Time all updates that are open, as a run does."""
-        own = (self.conditions.execution,), (self.conditions.optimizer,)
-        find_modes(self._problem({}), specs, *own, seconds, report, process)
-
-    def time(
-        self, specs: Sequence[str], updates: dict[str, str], seconds: float, process: int, report: Report
-    ) -> None:
-        """Time all methods, interleaved."""
-        time_methods(self._problem(updates), tuple(specs), self.over, process, seconds, report)
-
-    def worth(self, specs: Sequence[str], updates: dict[str, str], seconds: float, report: Report) -> None:
-        """Count what steps cost, and compare estimates with the batch's gradient."""
+        """Find the fastest updates (`UPDATES`), time the methods (`TIME`), or judge their steps (`WORTH`)."""
         problem = self._problem(updates)
-        measure_cost(problem, specs, report)
-        measure_quality(problem, [Point(START, 0, specs, lambda _: self.batch)], seconds, report)
+        if what == UPDATES:
+            own = (self.conditions.execution,), (self.conditions.optimizer,)
+            find_modes(problem, specs, *own, seconds, report, process)
+        elif what == TIME:
+            time_methods(problem, tuple(specs), self.over, process, seconds, report)
+        else:
+            measure_cost(problem, specs, report)
+            measure_quality(problem, [Point(START, 0, specs, lambda _: self.batch)], seconds, report)
 
     def _problem(self, updates: dict[str, str]) -> Problem:
         conditions_of = partial(_with_update, self.conditions, updates)
@@ -139,7 +126,7 @@ class Compare(Task):
         try:
             model, loss, batch = torch.load(Path(asked.stored), weights_only=False)
         except Exception as error:  # whatever the caller's classes raise
-            report(Unloadable(" ".join(f"{type(error).__name__}: {error}".split())))
+            report(Unloadable(in_one_line(error)))
             return
         conditions = Conditions(asked.execution, asked.optimizer)
         comparison = Comparison(model, loss, batch, asked.over, asked.seed, conditions)

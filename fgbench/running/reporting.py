@@ -7,10 +7,10 @@ from contextlib import contextmanager
 
 import torch
 
+from fgbench.errors import in_one_line
 from fgbench.running.messages import Failed, Report
 
 OUT_OF_MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory")
-LONGEST_DETAIL = 500
 
 
 @contextmanager
@@ -29,8 +29,3 @@ def report_failure(report: Report, method: str, error: Exception) -> None:
         words in detail.lower() for words in OUT_OF_MEMORY_WORDS
     )
     report(Failed(method, "oom" if out_of_memory else "error", detail))
-
-
-def in_one_line(error: Exception) -> str:
-    """An exception's kind and message in one line of limited length."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_DETAIL]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Protocol
 
 from fgbench.plan import Group
@@ -18,3 +20,20 @@ class Watcher(Protocol):
 
     def note(self, text: str) -> None:
         """Something that the reader should know; it is told once."""
+
+
+@dataclass(frozen=True)
+class NotesAlone:
+    """A watcher that passes on notes, and nothing else: what it watches is no run that makes progress."""
+
+    tell: Callable[[str], None] = lambda text: None
+
+    def phase(self, group: Group, text: str, seconds: float) -> None:
+        """Ignored, as no phase of a run begins."""
+
+    def progress(self, share: float, text: str) -> None:
+        """Ignored, as there is no progress to show."""
+
+    def note(self, text: str) -> None:
+        """Pass the note on."""
+        self.tell(text)

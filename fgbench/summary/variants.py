@@ -39,10 +39,10 @@ def least_over(variants: pd.DataFrame, budget: int) -> dict[str, str]:
     return found
 
 
-def frontier(variants: pd.DataFrame) -> pd.DataFrame:
-    """The rows that no other row beats in both peak and R, from the least memory to the most."""
-    rows = variants.dropna(subset=["peak_bytes", "r"]).sort_values(["peak_bytes", "r"], kind="stable")
-    return rows[rows["r"] < rows["r"].cummin().shift(fill_value=float("inf"))]
+def frontier(rows: pd.DataFrame, first: str, second: str) -> pd.DataFrame:
+    """The Pareto frontier: rows that no other row beats in both columns, in the order of the first."""
+    ordered = rows.dropna(subset=[first, second]).sort_values([first, second], kind="stable")
+    return ordered[ordered[second] < ordered[second].cummin().shift(fill_value=float("inf"))]
 
 
 def variants_of(run: RunFolder) -> pd.DataFrame:

@@ -22,8 +22,8 @@ from fgbench.training.randomness import OwnRandomness
 
 EVALUATION_BATCH = 1024  # most samples in a batch of an evaluation
 EVALUATION_PREDICTIONS = 8192  # most predictions in that batch; a sample of text has many
-# Attributes of a trainee, which say how far it has come.
-PROGRESS = ("iteration", "train_seconds", "evaluation_seconds", "_last_loss", "lowest", "lowest_at")
+# Attributes of a trainee, which say how far it has come; they are also the keys of a snapshot.
+PROGRESS = ("iteration", "train_seconds", "evaluation_seconds", "last_loss", "lowest", "lowest_at")
 STRETCH = 16  # fewest steps between evaluations, because each evicts the next step's data from the caches
 CLOSENESS = 10  # the first evaluations are spaced a tenth of the steps taken so far
 WARM_UP_ROUNDS, WARM_UP_STEPS = 2, 2  # evaluations in a warm-up, and steps before each
@@ -147,7 +147,7 @@ class Trainee:
         self.iteration = self.lowest_at = 0
         self.lowest = math.inf
         self.train_seconds = self.evaluation_seconds = 0.0
-        self._last_loss: torch.Tensor | None = None
+        self.last_loss: torch.Tensor | None = None
         self._randomness = OwnRandomness(order.seed, data.train_x.device)
 
     def warm_up(self) -> None:
@@ -181,13 +181,13 @@ class Trainee:
 
     def _steps(self, batches: Sequence[Batch], rates: Sequence[float]) -> None:
         for batch, rate in zip(batches, rates, strict=True):
-            self._last_loss = self.step(batch, rate)
+            self.last_loss = self.step(batch, rate)
 
     def evaluate(self) -> Point:
         """Loss and accuracy on the held-out set; this does not count as training time."""
         start = perf_counter()
         loss, accuracy = evaluate(self.model, self.loss, self.data)
-        train_loss = math.nan if self._last_loss is None else float(self._last_loss)
+        train_loss = math.nan if self.last_loss is None else float(self.last_loss)
         self.evaluation_seconds += perf_counter() - start
         if loss < self.lowest:
             self.lowest, self.lowest_at = loss, self.iteration
@@ -202,12 +202,7 @@ class Trainee:
             "step": self.step.state(),
             "generators": [generator.get_state() for generator in self.step.generators()],
             "randomness": self._randomness.state(),
-            "iteration": self.iteration,
-            "train_seconds": self.train_seconds,
-            "evaluation_seconds": self.evaluation_seconds,
-            "last_loss": self._last_loss,
-            "lowest": self.lowest,
-            "lowest_at": self.lowest_at,
+            **{name: getattr(self, name) for name in PROGRESS},
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
@@ -219,10 +214,9 @@ class Trainee:
         for generator, own in zip(self.step.generators(), state["generators"], strict=True):
             generator.set_state(own)
         self._randomness.restore(state["randomness"])
-        self.iteration, self._last_loss = state["iteration"], state["last_loss"]
-        self.train_seconds, self.evaluation_seconds = state["train_seconds"], state["evaluation_seconds"]
         # A snapshot of an older fgbench has neither of these two.
-        self.lowest, self.lowest_at = state.get("lowest", math.inf), state.get("lowest_at", self.iteration)
+        progress = {"lowest": math.inf, "lowest_at": state["iteration"], **state}
+        vars(self).update({name: progress[name] for name in PROGRESS})
 
 
 @torch.no_grad()

@@ -55,12 +55,9 @@ def test_without_variants_it_says_so(tmp_path):
 
 
 def test_the_frontier_is_what_no_other_beats_in_both():
-    rows = pd.DataFrame({"peak_bytes": [4, 1, 2, 3, 3], "r": [1.0, 4.0, 5.0, 3.0, 2.0]})
-    assert list(zip(*(frontier(rows)[c] for c in ("peak_bytes", "r")), strict=True)) == [
-        (1, 4.0),
-        (3, 2.0),
-        (4, 1.0),
-    ]
+    rows = pd.DataFrame({"peak_bytes": [4, 1, 2, 3, 3, None], "r": [1.0, 4.0, 5.0, 3.0, 2.0, 0.5]})
+    best = frontier(rows, "peak_bytes", "r")
+    assert best.to_numpy().tolist() == [[1, 4.0], [3, 2.0], [4, 1.0]]
 
 
 @pytest.mark.parametrize(("budget", "chosen"), [(10, ["a"]), (3, ["c"]), (0, [])])

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from fgbench import methods
-from fgbench.experiments.layers import CASES, KINDS, Case, Kind, Moments, draw_all, frontier, main
+from fgbench.experiments.layers import CASES, KINDS, Case, Kind, Moments, draw_all, main
 from tests.builders import cross_entropy, flat, reverse_gradient, tiny_batch, tiny_mlp, updates
 
 
@@ -43,11 +43,6 @@ def test_a_second_moment_is_the_mean_square_of_the_methods_own_steps(kind, momen
     # Several tangents of a layer share (k − 1)/k ‖∇f‖², which is left out of a bound of 1 here.
     error = 4 * float(seen.std()) / 1000**0.5 + 0.1 * found + (kind.tangents > 1)
     assert abs(float(seen.mean()) - found) < error
-
-
-def test_the_frontier_is_what_nothing_beats_in_both():
-    rows = pd.DataFrame({"ratio": [1.0, 0.5, 0.7, 0.4], "second_moment": [1.0, 10.0, 20.0, 30.0]})
-    assert frontier(rows).index.tolist() == [3, 1, 0]
 
 
 @pytest.mark.parametrize("name", ["mlp-d2", "resnet18", "vit_b_16"])

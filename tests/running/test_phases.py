@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from fgbench import methods
+from fgbench.errors import LONGEST_DETAIL
 from fgbench.running.arms import MAXIMUM_ROUNDS, Problem
 from fgbench.running.choices import Choices
 from fgbench.running.messages import Message, decode, encode
@@ -20,7 +21,7 @@ from fgbench.running.phases.modes import find_modes
 from fgbench.running.phases.time import MINIMUM_ROUNDS, time_methods
 from fgbench.running.phases.train import train
 from fgbench.running.phases.tune import tune
-from fgbench.running.reporting import LONGEST_DETAIL, failures_reported, report_failure
+from fgbench.running.reporting import failures_reported, report_failure
 from fgbench.running.trainees import Protocol
 from fgbench.training.choice import Goal
 from fgbench.training.loop import STRETCH, Budget, Grid

@@ -9,13 +9,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
 from fgbench.charts.drawing.style import Look, looks_of
 from fgbench.measurement.environment import conditions
-from fgbench.report.figures import model_words
+from fgbench.report.figures import device_words, model_words
 from fgbench.store.run_folder import RunFolder, environment_of
 from fgbench.summary.parts import split
 from fgbench.summary.table import GROUP_COLUMNS, summarise
@@ -87,7 +86,7 @@ class Comparison:
         model = f"{_arch(s['arch'])}, {depth}width {s['width']}, batch {s['batch']}"
         mode = ", ".join([s["dtype"], *self._odd])
         known = model_words(s if len(self.depths) == 1 else s.drop("parameters", errors="ignore"))
-        parts = [model, known, s["dataset"], mode, _device(s), f"torch {s['torch']}", self.run]
+        parts = [model, known, s["dataset"], mode, device_words(s), f"torch {s['torch']}", self.run]
         return " · ".join(part for part in parts if part)
 
     @property
@@ -108,7 +107,7 @@ class Comparison:
         ]
         model = [_arch(s["arch"]), depth, f"w{s['width']}", f"b{s['batch']}", s["dataset"]]
         return re.sub(
-            r"[^a-z0-9.]+", "-", "-".join([*model, *odd, _device(s), self.run, self.mark]).lower()
+            r"[^a-z0-9.]+", "-", "-".join([*model, *odd, device_words(s), self.run, self.mark]).lower()
         ).strip("-")
 
     def _of(self, rows: pd.DataFrame) -> Comparison:
@@ -206,10 +205,3 @@ def _arch(spec: str) -> str:
     """The architecture's name; for a user's own, the last part of its file or package, and the function."""
     source, _, function = spec.rpartition(":")
     return f"{Path(source).stem}.{function}" if source else spec
-
-
-def _device(setup: Mapping[str, Any] | pd.Series) -> str:
-    if setup["device"] != "cpu":
-        return str(setup["device_name"])
-    count = setup["threads"]
-    return f"{setup['device_name']}, {count} thread{'s' if count > 1 else ''}"

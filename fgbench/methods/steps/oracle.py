@@ -126,10 +126,7 @@ def _check_draws(step: Step, estimates: Sequence[Sequence[Tensor]]) -> None:
     """Check that a captured step draws new tangents at each replay, if it draws any."""
     if not step.generators():
         return
-    one, other = estimates
-    along = sum(float((a.double() * b.double()).sum()) for a, b in zip(one, other, strict=True))
-    lengths = norm(one) * norm(other)
-    if not lengths or abs(along) / lengths > SAME_DIRECTION:
+    if not abs(cosine(*estimates)) <= SAME_DIRECTION:  # NaN where an estimate is zero
         raise WrongStepError("its CUDA graph draws the same tangents at each replay. It was not timed.")
 
 
@@ -173,3 +170,10 @@ def _same_masks(seed: int, batch: Batch) -> AbstractContextManager[None]:
 def norm(tensors: Sequence[Tensor]) -> float:
     """The Euclidean norm over all tensors together, summed in float64."""
     return math.sqrt(sum(float(t.double().square().sum()) for t in tensors))
+
+
+def cosine(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
+    """The cosine of two directions over all tensors together, in float64; NaN where either has no length."""
+    lengths = norm(one) * norm(other)
+    along = sum(float((a.double() * b.double()).sum()) for a, b in zip(one, other, strict=True))
+    return along / lengths if lengths > 0 else math.nan

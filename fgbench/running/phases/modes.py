@@ -14,6 +14,7 @@ from statistics import median
 from typing import Any, ClassVar, NamedTuple
 
 from fgbench import methods
+from fgbench.errors import in_one_line
 from fgbench.measurement.clock import Clock
 from fgbench.measurement.interleave import Arm
 from fgbench.methods import Conditions
@@ -24,7 +25,6 @@ from fgbench.running.group_run import GroupRun
 from fgbench.running.matched import Matched
 from fgbench.running.messages import Message, Report
 from fgbench.running.phase import STARTUP_SECONDS, OfGroup, Phase, Tables, every_row
-from fgbench.running.reporting import in_one_line
 from fgbench.specs.options import OR
 from fgbench.store.csv_table import records
 from fgbench.store.schema import BASE

@@ -15,7 +15,7 @@ from typing import Any, ClassVar
 import torch
 
 from fgbench import methods
-from fgbench.errors import UsageError
+from fgbench.errors import UsageError, in_one_line
 from fgbench.measurement.clock import Clock
 from fgbench.measurement.interleave import MINIMUM_ROUNDS, Arm, round_seconds
 from fgbench.measurement.slowed import slowed
@@ -42,7 +42,7 @@ from fgbench.running.group_run import GroupRun
 from fgbench.running.matched import Matched
 from fgbench.running.messages import Failed, FirstCall, Message, Noted, Report
 from fgbench.running.phase import STARTUP_SECONDS, OfGroup, Phase, Row, Tables, every_row
-from fgbench.running.reporting import failures_reported, in_one_line
+from fgbench.running.reporting import failures_reported
 from fgbench.specs.options import OR
 from fgbench.store.schema import Role
 from fgbench.summary.live import LiveRatios
