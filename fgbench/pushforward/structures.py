@@ -15,7 +15,6 @@ from torch import Tensor
 
 from fgbench.pushforward.tangents import Full, RankOne, Redrawn, Tangent
 
-ENTRIES = ("gaussian", "rademacher")
 LINE = 16  # numbers in a cache line: 64 bytes of float32
 FEW = 2**16  # numbers that are filled in one go: a byte for each of them is little memory
 FULL_STRUCTURES = ("gaussian", "rademacher", "sphere", "orthonormal", "fixed-angle")

@@ -165,7 +165,7 @@ def _throttling(rows: pd.DataFrame) -> Iterator[str]:
 
 
 def _alone_doubts(ratios: pd.DataFrame) -> Iterator[str]:
-    for _, row in ratios[ratios["role"] == "method"].iterrows():
+    for _, row in ratios[ratios["role"] == Role.METHOD].iterrows():
         if missing(row["r_alone_low"]) or missing(row["r_low"]):
             continue
         alone = row["r_alone"], row["r_alone_low"], row["r_alone_high"]
