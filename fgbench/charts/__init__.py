@@ -1,7 +1,7 @@
 """Charts: what a folder of runs says, drawn as a paper would print it.
 
 One file a chart: `fgbench/charts/runtimes.py` assigns `chart = Chart(…)` and is found by being there.
-A file whose name begins with an underscore is shared by charts and is none.
+What charts share is in `drawing/`.
 """
 
 from __future__ import annotations

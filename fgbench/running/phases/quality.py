@@ -114,7 +114,7 @@ class QualityOfSteps(Phase):
         return ("train",)
 
     def seconds(self, config: Config) -> float:
-        """A tenth of what all other phases take."""
+        """`SHARE` of what all other phases take, but at least twice what a process takes to start."""
         others = sum(phase.seconds(config) for phase in in_order(config) if phase.name != self.name)
         return max(SHARE * others, 2 * STARTUP_SECONDS)
 
