@@ -202,7 +202,7 @@ def _resolution_doubts(summary: pd.DataFrame) -> Iterator[str]:
         yield (
             f"{row['group']}, {row['method']}: reached its target within an evaluation or two "
             f"({seconds(row['t'])}, {seconds(row['t_resolution'])} apart): it may be anywhere in between, "
-            "and the interval of what is over it is wide by that; aim at a lower --target-loss."
+            "and ratios over it have wide intervals for that reason; aim at a lower --target-loss."
         )
 
 
