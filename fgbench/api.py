@@ -275,8 +275,8 @@ def load(path: str | os.PathLike[str], table: str = "summary") -> pd.DataFrame:
 
     Args:
         path: a run's folder, or any folder above it.
-        table: `summary` (a row for each method of each group), or a CSV's name: jobs, samples, ratios, load,
-            memory, search, curves, targets.
+        table: `summary` (a row for each method of each group), or a CSV's name: jobs, samples, load, modes,
+            variants, parts, ratios, memory, cost, quality, search, curves, targets.
 
     Raises:
         ResultsError: there is no run there, or one is damaged.

@@ -1,7 +1,7 @@
 """Charts: what a folder of runs says, drawn as a paper would print it.
 
 One file a chart: `fgbench/charts/runtimes.py` assigns `chart = Chart(…)` and is found by being there.
-A file whose name begins with an underscore is shared by charts and is none.
+What charts share is in `drawing/`.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def _draw_each(found: Sequence[Comparison], out: Path, format: str, each: Each) 
         drawn = [one for of_one in drawings for one in of_one]
     except OSError as error:
         raise UsageError(
-            f"--out {out}: cannot be written ({error.strerror}); name a folder that can."
+            f"--out {out}: cannot be written ({error.strerror}); name a folder that can be written."
         ) from error
     return [told for name in names() for told in _told(name, [one for one in drawn if one.chart == name])]
 

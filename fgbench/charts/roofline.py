@@ -14,8 +14,8 @@ from fgbench.charts import Chart
 from fgbench.charts.drawing.comparison import Comparison
 from fgbench.charts.drawing.parts import log_axis
 from fgbench.charts.drawing.style import GREY, INK, Look, add_legend, height_over_legend, new_figure
+from fgbench.store.schema import BASE
 
-BASE = "base"
 BASE_LOOK = Look(INK, "*", "-")
 GIGA = 1e9
 

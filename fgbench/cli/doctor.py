@@ -120,11 +120,11 @@ def _compare_known(console: Any, device: str, environment: dict[str, Any], asked
     """Compare steps of known ratio in fresh processes; show the progress, then what was found."""
     from rich.progress import track
 
-    from fgbench.experiments.noise import PAIRS, Experiment, Spent, compare_known
+    from fgbench.experiments.noise import PAIRS, Experiment, Shares, compare_known
     from fgbench.measurement.lock import timing_lock
 
     sets = max(1, round(asked.comparisons / (len(PAIRS) - 1)))
-    spent: list[Spent] = []
+    spent: list[Shares] = []
     made = compare_known(sets, PROCESSES, asked.seconds, device, environment["threads"], spent)
     comparisons = []
     with timing_lock(device, console.print):

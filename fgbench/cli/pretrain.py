@@ -9,9 +9,9 @@ import typer
 
 from fgbench.errors import UsageError
 from fgbench.plan.config import Config, default_data_dir
+from fgbench.plan.defaults import PRETRAINING_BATCH, PRETRAINING_OPTIMIZER, PRETRAINING_RATE
 
 STEPS = 400  # for the default model less than two minutes on two cores
-RATE, BATCH, OPTIMIZER = 2e-3, 8, "adamw"
 
 
 def pretrain(
@@ -26,12 +26,12 @@ def pretrain(
     dataset: Annotated[
         str, typer.Option(help="The dataset; a run can then go on with another, such as pydoc:part=second.")
     ] = "pydoc:part=first",
-    batch: Annotated[int, typer.Option(min=1, help="How many samples a batch has.")] = BATCH,
+    batch: Annotated[int, typer.Option(min=1, help="How many samples a batch has.")] = PRETRAINING_BATCH,
     steps: Annotated[int, typer.Option(min=1, help="How many steps of backprop are taken.")] = STEPS,
     lr: Annotated[
         float, typer.Option(help="The initial learning rate; it decays to a twentieth of it.")
-    ] = RATE,
-    optimizer: Annotated[str, typer.Option(help="The optimiser of torch.optim.")] = OPTIMIZER,
+    ] = PRETRAINING_RATE,
+    optimizer: Annotated[str, typer.Option(help="The optimiser of torch.optim.")] = PRETRAINING_OPTIMIZER,
     seed: Annotated[int, typer.Option(help="The seed of initial weights and batches.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = Config.device,
     threads: Annotated[

@@ -22,7 +22,6 @@ from fgbench.store.run_folder import RunFolder, environment_of
 
 PAUSE = 1.0  # seconds between two looks at the folder
 TRIES = 2
-LOOKED_AT = 4096  # bytes read at either end of a unit's events
 
 
 def units_of(plan: Plan) -> dict[str, tuple[int, float]]:

@@ -39,7 +39,7 @@ PAIRS = (("b", "a"), ("d", "c"), ("e", "f"))  # disjoint: no arm is in two compa
 
 
 @dataclass(frozen=True)
-class Comparison:
+class KnownComparison:
     """One comparison of two steps whose ratio is known.
 
     Attributes:
@@ -76,7 +76,7 @@ class Comparison:
 
 
 @dataclass(frozen=True)
-class Spent:
+class Shares:
     """Shares of a measurement's wall time: timed steps, untimed steps before each block, and fgbench."""
 
     timed: float
@@ -85,8 +85,8 @@ class Spent:
 
 
 def compare_known(
-    sets: int, processes: int, seconds: float, device: str, threads: int, spent: list[Spent]
-) -> Iterator[list[Comparison]]:
+    sets: int, processes: int, seconds: float, device: str, threads: int, spent: list[Shares]
+) -> Iterator[list[KnownComparison]]:
     """Make the comparisons, one set of fresh processes after the other, and append to `spent`."""
     for number in range(sets):
         logs: dict[tuple[str, str], list[list[float]]] = defaultdict(list)
@@ -101,26 +101,26 @@ def compare_known(
         yield [_comparison(number, pair, by_process, step) for pair, by_process in logs.items()]
 
 
-def _rounds(events: Iterator[Message], spent: list[Spent]) -> list[dict[str, float]]:
+def _rounds(events: Iterator[Message], spent: list[Shares]) -> list[dict[str, float]]:
     rounds = []
     for event in events:
         if isinstance(event, RoundTimed):
             rounds.append(event.seconds)
         if isinstance(event, arms.Spent):
             shares = (part / event.wall for part in (event.timed, event.lead_in, event.harness))
-            spent.append(Spent(*shares))
+            spent.append(Shares(*shares))
     assert len(rounds) >= MINIMUM_ROUNDS
     return rounds
 
 
 def _comparison(
     number: int, pair: tuple[str, str], by_process: Sequence[Sequence[float]], seconds: float
-) -> Comparison:
+) -> KnownComparison:
     over = mean_interval([float(np.median(logs)) for logs in by_process]).exponentiated()
     pooled = [log for logs in by_process for log in logs]
     within = median_interval(pooled).exponentiated()
     known = ARMS[pair[0]] != ARMS[pair[1]]
-    return Comparison(
+    return KnownComparison(
         number,
         "known" if known else "aa",
         KNOWN if known else 1.0,
@@ -156,7 +156,7 @@ class Findings:
     smallest: float
 
 
-def findings(comparisons: Sequence[Comparison]) -> Findings:
+def findings(comparisons: Sequence[KnownComparison]) -> Findings:
     """Sum up comparisons of one kind."""
     covered = sum(c.covers for c in comparisons)
     bounds = stats.binomtest(covered, len(comparisons)).proportion_ci(CONFIDENCE)
@@ -181,8 +181,8 @@ def findings(comparisons: Sequence[Comparison]) -> Findings:
 class Experiment:
     """All comparisons, and how their processes spent their time."""
 
-    comparisons: Sequence[Comparison]
-    spent: Sequence[Spent]
+    comparisons: Sequence[KnownComparison]
+    spent: Sequence[Shares]
 
     def of_kind(self, kind: str) -> Findings:
         """The findings from the comparisons of one kind, `aa` or `known`."""

@@ -68,5 +68,5 @@ def _write(out: Path, text: str) -> None:
         replace_text(out, text)
     except OSError as error:
         raise UsageError(
-            f"--out {out}: cannot be written ({error.strerror}); name a file that can."
+            f"--out {out}: cannot be written ({error.strerror}); name a file that can be written."
         ) from error

@@ -9,7 +9,7 @@ from fgbench.specs.options import OR
 from fgbench.training.target import WORDS, share_asked
 
 COUNTS = ("width", "validation_size", "seeds", "processes")
-LIMITS = ("max_iterations", "max_queries", "evaluate_every", "patience")
+LIMITS = ("max_iterations", "max_queries", "evaluate_every", "patience", "memory_budget")
 AMOUNTS = ("max_train_seconds", "max_measure_seconds", "precision")
 
 
@@ -32,19 +32,12 @@ def check_config(config: Config) -> None:
         raise UsageError(
             "--optimizer: the learning-rate search chooses among several: leave --lr and --time-only out."
         )
-    if config.memory_budget is not None:
-        _check_memory_budget(config)
-    _check_targets(config)
-
-
-def _check_memory_budget(config: Config) -> None:
-    if config.memory_budget is not None:
-        at_least("--memory-budget", config.memory_budget, 1)
-    if config.execution == BEST or OR in config.optimizer:
+    if config.memory_budget is not None and (config.execution == BEST or OR in config.optimizer):
         raise UsageError(
             "--memory-budget: variants are compared under one --exec and one --optimizer: give only one of "
             "each, and not --exec best."
         )
+    _check_targets(config)
 
 
 def check_device(config: Config, device: str) -> None:

@@ -21,6 +21,8 @@ CPU = Defaults(64, "digits", PLAIN.execution)
 # A step is milliseconds of work in a few hundred launches, or a single one as a graph, and thus not
 # launch-bound. `Architecture` has the width that goes with it.
 GPU = Defaults(1024, "synthetic:samples=16384", BEST)
+# How weights are trained for runs to begin from, on either device.
+PRETRAINING_RATE, PRETRAINING_BATCH, PRETRAINING_OPTIMIZER = 2e-3, 8, "adamw"
 
 
 def settled(config: Config, device: str) -> Config:

@@ -6,8 +6,7 @@ A value "moves" if it depends on what is perturbed, and so has tangents; else it
 from __future__ import annotations
 
 import types as python
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -290,10 +289,3 @@ def _in_place(func: Any) -> bool:
 def _name(func: Any) -> str:
     name = getattr(func, "__name__", str(func))
     return func.__self__.__name__ if name == "__get__" else name
-
-
-@contextmanager
-def as_trained() -> Iterator[None]:
-    """Run a model with gradients enabled, as in training, so that a `no_grad` of its own takes effect."""
-    with torch.enable_grad():
-        yield

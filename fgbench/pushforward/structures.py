@@ -15,7 +15,6 @@ from torch import Tensor
 
 from fgbench.pushforward.tangents import Full, RankOne, Redrawn, Tangent
 
-ENTRIES = ("gaussian", "rademacher")
 LINE = 16  # numbers in a cache line: 64 bytes of float32
 FEW = 2**16  # numbers that are filled in one go: a byte for each of them is little memory
 FULL_STRUCTURES = ("gaussian", "rademacher", "sphere", "orthonormal", "fixed-angle")
@@ -196,7 +195,9 @@ class Drawer:
         like = next(iter(parameters.values()))
         buffer = like.new_empty(sum(sizes), requires_grad=False)
         pieces = iter(buffer.split(sizes))
-        factored = {n: _factored(p, self.count, next(pieces), next(pieces)) for n, p in parameters.items()}
+        factored = {
+            n: _tangent_of_factors(p, self.count, next(pieces), next(pieces)) for n, p in parameters.items()
+        }
         return [buffer], factored
 
 
@@ -206,7 +207,7 @@ def _fill_rows(fill: Fill, tensor: Tensor, rows: range) -> Tensor:
     return tensor
 
 
-def _factored(parameter: Tensor, count: int, left: Tensor, right: Tensor) -> Tangent:
+def _tangent_of_factors(parameter: Tensor, count: int, left: Tensor, right: Tensor) -> Tangent:
     if not len(left):
         return Full(right.view(count, *parameter.shape))
     return RankOne(left.view(count, -1), right.view(count, *parameter.shape[1:]))

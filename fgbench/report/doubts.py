@@ -165,7 +165,7 @@ def _throttling(rows: pd.DataFrame) -> Iterator[str]:
 
 
 def _alone_doubts(ratios: pd.DataFrame) -> Iterator[str]:
-    for _, row in ratios[ratios["role"] == "method"].iterrows():
+    for _, row in ratios[ratios["role"] == Role.METHOD].iterrows():
         if missing(row["r_alone_low"]) or missing(row["r_low"]):
             continue
         alone = row["r_alone"], row["r_alone_low"], row["r_alone_high"]
@@ -202,7 +202,7 @@ def _resolution_doubts(summary: pd.DataFrame) -> Iterator[str]:
         yield (
             f"{row['group']}, {row['method']}: reached its target within an evaluation or two "
             f"({seconds(row['t'])}, {seconds(row['t_resolution'])} apart): it may be anywhere in between, "
-            "and the interval of what is over it is wide by that; aim at a lower --target-loss."
+            "and ratios over it have wide intervals for that reason; aim at a lower --target-loss."
         )
 
 

@@ -14,13 +14,14 @@ from fgbench.errors import UsageError
 from fgbench.measurement.statistics import Estimate
 from fgbench.methods import canonical_specs
 from fgbench.plan import Config, Group, Plan, make_plan
+from fgbench.plan.defaults import PRETRAINING_BATCH, PRETRAINING_OPTIMIZER, PRETRAINING_RATE
 from fgbench.plan.group import ALL
 from fgbench.plan.plan import groups_of
 from fgbench.reproduction import pilot
 from fgbench.reproduction.reach import hours_of
 from fgbench.reproduction.suite import Note
 from fgbench.running.duration import expected_seconds, seconds_of
-from fgbench.running.pretraining import BATCH, OPTIMIZER, RATE, begin
+from fgbench.running.pretraining import begin
 from fgbench.running.run import run_plan
 from fgbench.running.start import contracts_of, new_run
 from fgbench.store.run_folder import RunFolder, find_runs
@@ -143,9 +144,15 @@ def _pretrained(how: Mapping[str, Any], config: Config, folder: Path, note: Note
     """The file of a model pretrained with backprop; it is made if it is not there yet."""
     path = folder / f"{PRETRAIN}.pt"
     if not path.exists():
-        own = replace(config, dataset=how["dataset"], optimizer=OPTIMIZER, batch=BATCH, trained=ALL)
+        own = replace(
+            config,
+            dataset=how["dataset"],
+            optimizer=PRETRAINING_OPTIMIZER,
+            batch=PRETRAINING_BATCH,
+            trained=ALL,
+        )
         model = begin(own, 0, how["steps"])
-        for point in model.points(RATE):
+        for point in model.points(PRETRAINING_RATE):
             note(f"pretraining, validation loss {point.validation_loss:.3g}", 0.0)
         model.save(path)
     return path

@@ -16,7 +16,7 @@ from fgbench.errors import in_one_line
 from fgbench.measurement.allocator import keep_freed_pages
 from fgbench.methods import Batch, Conditions, Loss
 from fgbench.running.arms import Problem, Rounds, Samples, Spent
-from fgbench.running.judging import START, Point
+from fgbench.running.judging import START, WeightsPoint
 from fgbench.running.matched import float32_precision
 from fgbench.running.messages import Message, Report
 from fgbench.running.phases.cost import Counted, measure_cost
@@ -61,7 +61,7 @@ class Comparison:
             time_methods(problem, tuple(specs), self.over, process, seconds, report)
         else:
             measure_cost(problem, specs, report)
-            measure_quality(problem, [Point(START, 0, specs, lambda _: self.batch)], seconds, report)
+            measure_quality(problem, [WeightsPoint(START, 0, specs, lambda _: self.batch)], seconds, report)
 
     def _problem(self, updates: dict[str, str]) -> Problem:
         conditions_of = partial(_with_update, self.conditions, updates)

@@ -26,7 +26,7 @@ START = "start"  # stands in place of the method that trained the weights
 
 
 @dataclass(frozen=True)
-class Point:
+class WeightsPoint:
     """Weights at which estimates are drawn.
 
     Attributes:
@@ -129,13 +129,13 @@ class Judge:
             value = self.problem.loss(self.model(batch[0]), batch[1])
         return list(torch.autograd.grad(value, self.parameters, materialize_grads=True))
 
-    def rehearse(self, reader: Reader, start: Point) -> None:
+    def rehearse(self, reader: Reader, start: WeightsPoint) -> None:
         """Draw an estimate that is not kept, to see how long that takes."""
         with self._masks(0):
             reader.estimate(start.batch(0), 1.0)
 
     def draw(
-        self, readers: Mapping[str, Reader], point: Point, count: int, report: Report
+        self, readers: Mapping[str, Reader], point: WeightsPoint, count: int, report: Report
     ) -> tuple[dict[str, Draws], float]:
         """Of all methods of a point `count` draws each, every draw on a batch of its own; and ‖∇F‖.
 

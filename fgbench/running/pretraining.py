@@ -17,7 +17,6 @@ from fgbench.training.loop import Budget, Point, take_turns
 
 DECAY = 3.0  # the learning rate ends at exp(-3), a twentieth, of what it began with
 EVALUATIONS = 10
-OPTIMIZER, RATE, BATCH = "adamw", 2e-3, 8  # where nothing else is asked for
 
 
 @dataclass

@@ -19,16 +19,11 @@ from fgbench.store.schema import TABLES, headers
 UNENCODABLE = "backslashreplace"  # a path that is not UTF-8 must not keep a row from being stored
 
 
-def append_row(path: Path, row: Mapping[str, Any]) -> None:
-    """Append one row, flushed before this returns; the header is written with the first.
-
-    The row is one write of one whole line, so that a killed run leaves at most one torn last line.
-    """
-    append_rows(path, [row])
-
-
 def append_rows(path: Path, rows: Iterable[Mapping[Any, Any]]) -> None:
-    """Append rows in one write."""
+    """Append rows, flushed before this returns; the header is written with the first.
+
+    They are one write of whole lines, so that a killed run leaves at most one torn last line.
+    """
     text = lines_of(path.stem, rows)
     with path.open("ab") as file:
         if file.tell() == 0:

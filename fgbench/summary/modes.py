@@ -32,7 +32,7 @@ class Choice:
     @property
     def sentence(self) -> str:
         """Which update was chosen, and by how much it is faster, in words."""
-        rivals = ", ".join(f"{name} takes {ratio:.3g} of its time" for name, ratio in self.rivals.items())
+        rivals = ", ".join(f"{name} takes {ratio:.3g} times as long" for name, ratio in self.rivals.items())
         return f"its update is {self.update}, the fastest here" + f": {rivals}" * bool(rivals)
 
 

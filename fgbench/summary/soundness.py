@@ -33,7 +33,7 @@ def aa_fault(aa: Estimate, ratio: Estimate) -> str:
     if aa_off(aa) > AA_SHARE * claimed:
         return "differs from itself"
     if differs and aa.has_interval and math.log(aa.high / aa.low) / 2 > claimed:
-        return "is not known to be equal to itself as closely as that"
+        return "against itself is measured too imprecisely for that"
     return ""
 
 

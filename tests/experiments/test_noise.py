@@ -13,13 +13,21 @@ from scipy import stats
 from fgbench.errors import UsageError
 from fgbench.experiments import noise
 from fgbench.experiments.known_work import RoundTimed
-from fgbench.experiments.noise import KNOWN, PAIRS, Comparison, Experiment, Spent, compare_known, findings
+from fgbench.experiments.noise import (
+    KNOWN,
+    PAIRS,
+    Experiment,
+    KnownComparison,
+    Shares,
+    compare_known,
+    findings,
+)
 from fgbench.running import arms
 
 PROCESSES = 5
 
 
-def drawn(count: int, truth: float, spread: float = 0.01, claimed: float = 1.0) -> list[Comparison]:
+def drawn(count: int, truth: float, spread: float = 0.01, claimed: float = 1.0) -> list[KnownComparison]:
     """Normal logs, a t-interval over them; `claimed` times as wide as it ought to be."""
     rng, quantile = random.Random(1), float(stats.t.ppf(0.975, PROCESSES - 1))
     made = []
@@ -31,7 +39,7 @@ def drawn(count: int, truth: float, spread: float = 0.01, claimed: float = 1.0) 
         low, high = math.exp(middle - reach), math.exp(middle + reach)
         kind = "aa" if truth == 1 else "known"
         made.append(
-            Comparison(number, kind, truth, math.exp(middle), low, high, low, high, PROCESSES, 60, 0.01)
+            KnownComparison(number, kind, truth, math.exp(middle), low, high, low, high, PROCESSES, 60, 0.01)
         )
     return made
 
@@ -57,7 +65,7 @@ def test_the_floor_is_what_one_in_twenty_exceeds():
 
 
 def test_the_experiment_is_stored_whole(tmp_path):
-    experiment = Experiment([*drawn(4, 1.0), *drawn(2, KNOWN)], [Spent(0.9, 0.09, 0.01)])
+    experiment = Experiment([*drawn(4, 1.0), *drawn(2, KNOWN)], [Shares(0.9, 0.09, 0.01)])
     experiment.store(tmp_path / "new", {"command": "fgbench doctor"})
     with (tmp_path / "new" / "noise.csv").open() as file:
         rows = list(csv.DictReader(file))
@@ -77,17 +85,17 @@ def test_it_finds_the_ratio_that_workers_report(monkeypatch):
         yield arms.Spent(wall=10.0, timed=8.0, lead_in=1.5, harness=0.5)
 
     monkeypatch.setattr(noise, "work", work)
-    spent: list[Spent] = []
+    spent: list[Shares] = []
     (first, second) = compare_known(2, 3, 0.1, "cpu", 1, spent)
     assert [c.kind for c in first] == ["aa"] * (len(PAIRS) - 1) + ["known"]
     assert [c.ratio for c in second] == pytest.approx([1.0, 1.0, KNOWN])
     assert {c.processes for c in first} == {3}
     assert {c.rounds for c in first} == {21}
-    assert spent == [Spent(0.8, 0.15, 0.05)] * 6
+    assert spent == [Shares(0.8, 0.15, 0.05)] * 6
 
 
 def test_a_real_set_of_processes_comes_back():
-    spent: list[Spent] = []
+    spent: list[Shares] = []
     (found,) = compare_known(1, 2, 0.3, "cpu", 1, spent)
     assert len(found) == len(PAIRS)
     assert all(0.2 < c.ratio < 5 for c in found)

@@ -13,7 +13,7 @@ from fgbench import methods
 from fgbench.measurement.quality import ALL, Quality, Slope
 from fgbench.methods import trainable
 from fgbench.running.arms import Problem
-from fgbench.running.judging import Judge, Point, Reader, layers_of
+from fgbench.running.judging import Judge, Reader, WeightsPoint, layers_of
 from fgbench.specs import registry
 from tests.builders import cross_entropy, tiny_batch, tiny_mlp
 
@@ -151,7 +151,7 @@ def measured(spec: str) -> tuple[Quality, list[Slope]]:
     """Of a few estimates of a real step at the same weights, on one batch."""
     problem = Problem(tiny_mlp(), cross_entropy, [tiny_batch()], 1)
     reader, judge = Reader(problem, spec), Judge(problem)
-    point = Point("start", 0, [spec], lambda _: problem.batches[0])
+    point = WeightsPoint("start", 0, [spec], lambda _: problem.batches[0])
     found, _ = judge.draw({spec: reader}, point, FEW, raising)
     shapes = [p.shape for p in judge.parameters]
     slopes = [Slope(s, share) for s, share in zip(shapes, found[spec].shares(), strict=True)]

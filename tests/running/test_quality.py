@@ -13,7 +13,7 @@ from fgbench.plan import Plan
 from fgbench.running import group_run
 from fgbench.running.arms import Problem
 from fgbench.running.choices import Choices
-from fgbench.running.judging import Point, Reader
+from fgbench.running.judging import Reader, WeightsPoint
 from fgbench.running.messages import Failed, Message
 from fgbench.running.phases import quality
 from fgbench.running.phases.quality import Estimated, QualityRequest, TooSlow, measure_quality, phase
@@ -172,7 +172,7 @@ class TestWhatCannotBeJudged:
         batch = x, torch.zeros(len(x), dtype=torch.int64)
         problem = Problem(model, cross_entropy, [batch], 0)
         found: list[Message] = []
-        measure_quality(problem, [Point("start", 0, methods, lambda _: batch)], 60.0, found.append)
+        measure_quality(problem, [WeightsPoint("start", 0, methods, lambda _: batch)], 60.0, found.append)
         return found
 
     def test_a_gradient_of_zero_is_a_stated_row(self):

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fgbench.errors import ResultsError
 from fgbench.store import csv_table
-from fgbench.store.csv_table import append_row, append_rows, read_table, replace_rows, replace_text
+from fgbench.store.csv_table import append_rows, read_table, replace_rows, replace_text
 from fgbench.store.schema import ADDED, SCHEMA_VERSION, TABLES, headers
 
 CELLS = {
@@ -47,7 +47,7 @@ def one_row(table: str = "curves", **changes: Any) -> dict[str, Any]:
 def file_of(folder: Path, table: str = "curves", rows: int = 3) -> Path:
     path = folder / f"{table}.csv"
     for number in range(rows):
-        append_row(path, one_row(table, **({"iteration": number} if table == "curves" else {})))
+        append_rows(path, [one_row(table, **({"iteration": number} if table == "curves" else {}))])
     return path
 
 
@@ -59,7 +59,7 @@ def test_every_table_reads_back_what_was_written(table, tmp_path, data):
     path = tmp_path / f"{table}.csv"
     path.unlink(missing_ok=True)
     for row in rows:
-        append_row(path, row)
+        append_rows(path, [row])
     found = read_table(path)
     assert list(found.columns) == list(TABLES[table])
     assert len(found) == len(rows)
@@ -83,7 +83,7 @@ def test_replacing_a_table_by_what_was_read_from_it_changes_no_value(table, tmp_
 
 def test_infinite_is_kept_and_missing_is_empty_never_0(tmp_path):
     path = tmp_path / "search.csv"
-    append_row(path, {"group": "g", "validation_loss": math.inf, "full": False})
+    append_rows(path, [{"group": "g", "validation_loss": math.inf, "full": False}])
     assert path.read_text().splitlines()[1] == "g,,,,,0,,,inf,,,,,"
     found = read_table(path)
     assert found["validation_loss"].iloc[0] == math.inf
@@ -102,14 +102,14 @@ def test_columns_have_the_schemas_types_also_where_there_is_no_file(tmp_path):
 
 def test_header_is_written_once_and_floats_keep_every_digit(tmp_path):
     path = file_of(tmp_path, rows=2)
-    append_row(path, one_row(train_seconds=0.1 + 0.2))
+    append_rows(path, [one_row(train_seconds=0.1 + 0.2)])
     assert path.read_text().count("validation_accuracy") == 1
     assert read_table(path)["train_seconds"].iloc[-1] == 0.1 + 0.2
 
 
 def test_a_column_that_the_schema_does_not_have_is_not_written(tmp_path):
     with pytest.raises(KeyError, match="colour"):
-        append_row(tmp_path / "curves.csv", {"colour": "red"})
+        append_rows(tmp_path / "curves.csv", [{"colour": "red"}])
     assert not (tmp_path / "curves.csv").exists()
 
 
@@ -128,7 +128,7 @@ def test_cut_anywhere_every_whole_line_is_still_read(table, tmp_path):
 
 def test_a_character_that_is_not_unicode_does_not_keep_a_row_from_being_stored(tmp_path):
     path = tmp_path / "jobs.csv"
-    append_row(path, {"detail": "no file b\udcff.py"})
+    append_rows(path, [{"detail": "no file b\udcff.py"}])
     assert read_table(path)["detail"].iloc[0] == "no file b\\udcff.py"
 
 

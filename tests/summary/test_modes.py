@@ -29,7 +29,7 @@ def test_the_median_over_processes_decides_and_a_slow_process_weighs_no_more():
     assert list(marked(modes)["chosen"]) == [True, False] * 3
     (choice,) = choices(modes)
     assert "its update is fused" in choice.sentence
-    assert "direct takes 1.1 of its time" in choice.sentence
+    assert "direct takes 1.1 times as long" in choice.sentence
 
 
 def test_what_failed_in_a_process_is_out():

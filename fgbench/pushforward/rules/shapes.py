@@ -147,7 +147,7 @@ def repeat_interleave(context: Context, x: Dual, repeats: Any, dim: Any = None, 
     return Dual(x.stack.repeat_interleave(repeats, on_stack(dim, x), **more))
 
 
-@rule("contiguous", "clone")
+@rule("clone")
 def same(context: Context, x: Dual, *, memory_format: Any = torch.contiguous_format) -> Dual:
     """A copy, in a memory format."""
     if memory_format in (torch.contiguous_format, torch.preserve_format):

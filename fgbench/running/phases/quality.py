@@ -19,7 +19,7 @@ from fgbench.methods import Batch
 from fgbench.plan import Config
 from fgbench.running.arms import Problem
 from fgbench.running.group_run import FIRST_SEED, GroupRun
-from fgbench.running.judging import START, Judge, Point, Reader
+from fgbench.running.judging import START, Judge, Reader, WeightsPoint
 from fgbench.running.matched import Matched
 from fgbench.running.messages import Message, Report
 from fgbench.running.phase import STARTUP_SECONDS, OfGroup, Phase, Tables, every_row
@@ -114,7 +114,7 @@ class QualityOfSteps(Phase):
         return ("train",)
 
     def seconds(self, config: Config) -> float:
-        """A tenth of what all other phases take."""
+        """`SHARE` of what all other phases take, but at least twice what a process takes to start."""
         others = sum(phase.seconds(config) for phase in in_order(config) if phase.name != self.name)
         return max(SHARE * others, 2 * STARTUP_SECONDS)
 
@@ -160,20 +160,20 @@ def _remove(folder: Path) -> None:
 # ---- in the worker
 
 
-def _points(matched: Matched, asked: QualityRequest) -> Iterator[Point]:
+def _points(matched: Matched, asked: QualityRequest) -> Iterator[WeightsPoint]:
     def batches_from(iteration: int) -> Callable[[int], Batch]:
         return lambda number: matched.order.batches(matched.data, iteration + number, 1)[0]
 
-    yield Point(START, 0, asked.methods, batches_from(0))
+    yield WeightsPoint(START, 0, asked.methods, batches_from(0))
     for file in KeptWeights(Path(asked.weights)).files():
         kept = load_weights(file, matched.device)
         specs = asked.methods if kept.method == asked.reference else (kept.method,)
         if kept.method in asked.methods:
             load = partial(load_weights, file, matched.device)
-            yield Point(kept.method, kept.iteration, specs, batches_from(kept.iteration), load)
+            yield WeightsPoint(kept.method, kept.iteration, specs, batches_from(kept.iteration), load)
 
 
-def measure_quality(problem: Problem, points: Sequence[Point], seconds: float, report: Report) -> None:
+def measure_quality(problem: Problem, points: Sequence[WeightsPoint], seconds: float, report: Report) -> None:
     """Report the quality of the estimates of all methods, in about `seconds` once the steps are ready.
 
     Args:
@@ -217,7 +217,7 @@ def _seconds(run: Callable[[], object]) -> float:
 
 
 def _rows(
-    reader: Reader, point: Point, draws: Draws, parameters: Sequence[Tensor], length: float
+    reader: Reader, point: WeightsPoint, draws: Draws, parameters: Sequence[Tensor], length: float
 ) -> Iterator[Estimated]:
     slopes = [Slope(p.shape, s) for p, s in zip(parameters, draws.shares(), strict=True)]
     theory = reader.method.theory(slopes)
