@@ -26,10 +26,13 @@ from fgbench.pushforward.structures import Drawer, Fill
 from fgbench.pushforward.tangents import Tangent
 
 # A note that is printed under the figures.
-MEET = "samples depend on each other: the whole batch shares one derivative"
+TOGETHER = (
+    "samples depend on each other, or have no rows of their own in the loss: the whole batch shares one "
+    "derivative"
+)
 SHARED = (
-    "forward:noise=batch needs a derivative of each sample, and in this model samples depend on each other, "
-    "as through batch statistics: leave noise=batch out."
+    "forward:noise=batch needs a derivative of each sample, and here samples depend on each other, as "
+    "through batch statistics, or have no rows of their own in the loss: leave noise=batch out."
 )
 
 
@@ -37,9 +40,10 @@ class ActivityStep(Step):
     """Draw noise for the layers' outputs, run one forward pass, update by each layer's own chain rule.
 
     A parameter that belongs to no layer (a class token) is perturbed itself. Each sample has its own
-    derivative, except where one sample's output depends on the others, as through batch statistics: then
-    all share the derivative of the whole batch. combine=projection projects each sample's gradient with
-    respect to all that is perturbed onto the span of the sample's k tangents.
+    derivative, except where one sample's output depends on the others, as through batch statistics, or the
+    loss has no rows of each sample's own, as where it compares pairs of samples: then all share the
+    derivative of the whole batch. combine=projection projects each sample's gradient with respect to all
+    that is perturbed onto the span of the sample's k tangents.
     """
 
     def __init__(
@@ -75,7 +79,9 @@ class ActivityStep(Step):
         """Find out what is perturbed, and whether samples depend on each other; only once."""
         if self.ready:
             return
-        self.layouts = self.pushforward.layouts(batch[0])
+        layouts = self.pushforward.layouts(batch[0])
+        self.of_rows = None if layouts is None else self.pushforward.rows(batch, layouts)
+        self.layouts = None if self.of_rows is None else layouts
         met = self.pushforward.met(batch[0], self.layouts)
         self.drawer.parameters = {n: p for n, p in self.by_name.items() if id(p) in met.free}
         self._prepare(batch[0], met.sites)
@@ -125,7 +131,7 @@ class ActivityStep(Step):
             self.shared,
         )
         self.value, by_row = self.pushforward.run(context, batch)
-        self.by_sample = by_samples(by_row, len(batch[0]))
+        self.by_sample = by_samples(by_row, len(batch[0]), self.of_rows)
         self.sites = context.sites
         met = self.layouts is None or self.by_sample.shape[1] == 1
         if self.shared and met and len(batch[0]) > 1:
@@ -255,7 +261,7 @@ class ActivityStep(Step):
     def notes(self) -> list[str]:
         """The functions that the engine had no rule for, and a note if samples depend on each other."""
         meet = self.ready and self.layouts is None
-        return [MEET, *self.pushforward.fallbacks] if meet else self.pushforward.fallbacks
+        return [TOGETHER, *self.pushforward.fallbacks] if meet else self.pushforward.fallbacks
 
 
 def _floating(value: Any) -> bool:
