@@ -219,11 +219,14 @@ class ActivityStep(Step):
         return self.layouts if self.wanted is None else self.wanted
 
     def _by_sample(self, model: nn.Module, batch: Batch, slopes: Sequence[Tensor]) -> Tensor:
-        """⟨∂f/∂z, ε⟩ of each sample, [k, B], summed over all layers and free parameters."""
-        samples = len(batch[0])
+        """⟨∂f/∂z, ε⟩ of each sample, [k, B], or of the whole batch, [k, 1], if it has one derivative.
+
+        It is summed over all layers and free parameters.
+        """
         by_sample = torch.zeros_like(self.by_sample if self.layouts else self.by_sample[:, :1])
+        samples = by_sample.shape[1]
         for site, slope in zip(self.sites, slopes, strict=True):
-            by_sample += _gathered(site, slope, samples)
+            by_sample += _gathered(site.noise * slope, site.layout, samples)
         if not self.free:
             return by_sample
         # Free parameters add ⟨∂f/∂output, the output's tangent⟩ to each sample's derivative.
@@ -251,7 +254,7 @@ class ActivityStep(Step):
             slopes = torch.autograd.grad(loss, values, materialize_grads=True)
             for slope, tangent in zip(slopes, moves, strict=True):
                 if slope.any():
-                    by_sample[index] += Layout().gathered((slope * tangent)[None], by_sample.shape[1])[0]
+                    by_sample[index] += _gathered((slope * tangent)[None], Layout(), samples)[0]
         return by_sample
 
     def generators(self) -> list[torch.Generator]:
@@ -268,12 +271,11 @@ def _floating(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
 
 
-def _gathered(site: Site, slope: Tensor, samples: int) -> Tensor:
-    """⟨slope, noise⟩ of each sample, [k, B], or of the whole batch, [k, 1], if it has one derivative."""
-    products = site.noise * slope
-    if site.layout is None:
-        return products.flatten(1).sum(1, keepdim=True)
-    return site.layout.gathered(products, samples)
+def _gathered(products: Tensor, layout: Layout | None, samples: int) -> Tensor:
+    """The sum of [k, *shape] over each sample's entries, [k, samples]; over all of them for one, [k, 1]."""
+    if layout is None or samples == 1:
+        return products.reshape(len(products), -1).sum(1, keepdim=True)
+    return layout.gathered(products, samples)
 
 
 def _add(target: Tensor, addition: Tensor | Outer, scale: float) -> None:

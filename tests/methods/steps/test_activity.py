@@ -310,3 +310,24 @@ def test_samples_meet_wherever_the_one_is_that_reaches_the_others(only):
     step = method.prepare(model, cross_entropy, 0)
     step((x, target), 0.0)
     assert step.measured.shape == (1, 1)
+
+
+@pytest.mark.parametrize("options", ["", ",tangents=3,layers=one", ",tangents=2,combine=projection"])
+def test_a_batch_whose_rows_are_not_as_many_of_each_sample_shares_one_derivative(options):
+    """Behind a first batch that has a derivative of each sample."""
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        output = output[:, :2].flatten(0, 1)  # six rows
+        return cross_entropy(output[: len(target.flatten())], target.flatten())
+
+    torch.manual_seed(0)
+    model, x = Sequences().double(), torch.randn(3, 6).double()
+    step = methods.find(f"forward:structure=activity{options}").prepare(model, loss, 0)
+    step((x, torch.tensor([[0, 1], [2, 3], [4, 0]])), 0.0)
+    assert step.measured.shape[1] == 3
+    batch = x, torch.tensor([0, 1, 2, 3])
+    (estimate,) = updates(step, batch, 1)
+    gradient = torch.autograd.grad(loss(model(x), batch[1]), list(model.parameters()))
+    wanted = flat(step.expected(gradient, model, batch))
+    assert step.measured.shape[1] == 1
+    assert float((estimate - wanted).norm() / wanted.norm()) < 1e-9
