@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from fgbench.errors import UsageError
 from fgbench.methods import PLAIN, Batch, Conditions, Loss, Method, Step
-from fgbench.methods.steps.activity import MEET
 from fgbench.methods.steps.auxiliary import HELP, KINDS
 from fgbench.methods.steps.blocks import State, activation, each
 from fgbench.methods.steps.blockwise import Block, BlockwiseStep, by_block, in_order
@@ -22,6 +21,8 @@ from fgbench.pushforward.structures import Fill
 from fgbench.specs.options import option
 
 ENTRIES = {"random": "gaussian", "rademacher": "rademacher"}
+# A note that is printed under the figures.
+MEET = "samples depend on each other: the whole batch shares one derivative"
 TRAINED, STILL = "trained", "still"  # sets of auxiliary networks
 
 

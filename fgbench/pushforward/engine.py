@@ -16,7 +16,7 @@ from fgbench.pushforward.course import Course, hide, show
 from fgbench.pushforward.dual import Dual, Rows
 from fgbench.pushforward.flat import flat
 from fgbench.pushforward.program import Record, Slot
-from fgbench.pushforward.samples import Layout, layouts
+from fgbench.pushforward.samples import Layout, layout_of_rows, layouts
 from fgbench.pushforward.tangents import Tangent
 
 Batch = tuple[Tensor, Tensor]
@@ -208,6 +208,26 @@ class Pushforward:
 
         return layouts(run, x)
 
+    def rows(self, batch: Batch, layouts: Mapping[int, Layout]) -> Layout | None:
+        """Where samples are in the loss's derivatives by row; None if a sample reaches the rows of others.
+
+        Args:
+            batch: input and target, of two samples or more.
+            layouts: where samples are in each layer's output.
+        """
+        x, samples = batch[0], len(batch[0])
+
+        def run(some: Tensor) -> Tensor:
+            def noise(number: int, output: Tensor) -> Tensor:
+                marked = layouts[number].spread(some.to(output.dtype).unsqueeze(0), output.shape)
+                return torch.randn_like(output) * marked
+
+            with torch.no_grad(), draws_again(x.device), buffers_kept(self.model):
+                context = ActivityContext(1, noise, {}, layouts)
+                return _derivatives(context, self._followed(context, batch))[1]
+
+        return layout_of_rows(run, samples, x.device)
+
     def met(self, x: Tensor, layouts: dict[int, Layout] | None) -> ActivityContext:
         """The context after a pass with zero noise; its `sites` can be perturbed, `free` are in no layer."""
         context = ActivityContext(1, lambda site, z: torch.zeros_like(z).unsqueeze(0), {}, layouts)
@@ -239,8 +259,15 @@ def _part(tangents: Mapping[int, Tangent], start: int, stop: int) -> Context:
     return Context(stop - start, part)
 
 
-def by_samples(by_row: Tensor, samples: int) -> Tensor:
-    """Sum derivatives by row, [k, rows] in the order of samples, to derivatives by sample, [k, samples]."""
-    if by_row.shape[1] in (1, samples) or by_row.shape[1] % samples:
+def by_samples(by_row: Tensor, samples: int, layout: Layout | None) -> Tensor:
+    """Sum derivatives by row, [k, rows], to derivatives by sample, [k, samples].
+
+    Args:
+        by_row: the derivatives.
+        samples: how many there are.
+        layout: where samples are in the rows; None where rows belong to no sample, and stay as they are.
+    """
+    rows = by_row.shape[1]
+    if layout is None or rows in (1, samples):
         return by_row
-    return by_row.unflatten(1, (samples, -1)).sum(2)
+    return by_row.sum(1, keepdim=True) if rows % samples else layout.gathered(by_row, samples)

@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 
@@ -89,6 +90,59 @@ def layouts(run: Callable[[Tensor], tuple[list[Tensor], Any]], x: Tensor) -> dic
         elif one.shape != other.shape or not torch.equal(one, other):
             return None  # one sample reaches the others' entries
     return found
+
+
+def layout_of_rows(run: Callable[[Tensor], Tensor], samples: int, device: torch.device) -> Layout | None:
+    """The layout of samples in the rows of a loss, found by moving some samples.
+
+    Of any two samples, each is moved once without the other. This finds also what a look at one sample does
+    not, such as a mask by which this sample is left out of a mean over the batch.
+
+    Args:
+        run: gives the loss's derivatives by row, [1, rows], where the samples marked in a mask, [B], move.
+        samples: B.
+        device: where the masks are made.
+
+    Returns:
+        None if a sample moves the rows of others, if no row moves, or if values decide how many rows there
+        are: those of another batch may belong to the samples in another way.
+    """
+    numbers = torch.arange(samples, device=device)
+    strays = {Layout(): numbers.new_zeros(()), Layout(outer=False): numbers.new_zeros(())}
+    moves = numbers.new_zeros(())
+    for bit in range((samples - 1).bit_length()):
+        for side in (0, 1):
+            some = (numbers >> bit & 1) == side
+            with _Shapes() as shapes:
+                moved = run(some).ne(0).long()
+            if shapes.decided or not moved.shape[1] or moved.shape[1] % samples:
+                return None
+            moves += moved.sum()
+            for layout in strays:
+                strays[layout] += (layout.gathered(moved, samples)[0] * ~some).sum()
+    fitting = [layout for layout, count in strays.items() if not count]
+    return fitting[0] if fitting and moves else None
+
+
+class _Shapes(TorchDispatchMode):
+    """While in force, notes whether values decide the shape of a result.
+
+    Attributes:
+        decided: whether they did, as where a mask picks entries.
+    """
+
+    supports_higher_order_operators = True
+    decided = False
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.Tag.dynamic_output_shape in getattr(func, "tags", ()):
+            picks = func is not torch.ops.aten.index.Tensor or any(map(_is_mask, args[1]))
+            self.decided = self.decided or picks
+        return func(*args, **(kwargs or {}))
+
+
+def _is_mask(index: Tensor | None) -> bool:
+    return index is not None and index.dtype in (torch.bool, torch.uint8)
 
 
 def _with_another_first(x: Tensor) -> Tensor:

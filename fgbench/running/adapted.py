@@ -48,7 +48,8 @@ class ByName(nn.Module):
         parts = x.split([field.shape.numel() for field in self.fields], 1)
         for field, part in zip(self.fields, parts, strict=True):
             tensor = part.reshape(len(x), *field.shape)
-            given[field.name] = tensor if field.dtype.is_floating_point else tensor.to(field.dtype)
+            tensor = tensor if field.dtype.is_floating_point else tensor.to(field.dtype)
+            given[field.name] = tensor.contiguous()  # a model may view it in another shape, as T5 does
         return self.model(**given, **self.options)
 
 

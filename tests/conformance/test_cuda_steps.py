@@ -83,6 +83,7 @@ def fake_cuda(monkeypatch: pytest.MonkeyPatch, model: nn.Module, samples_meet: b
     monkeypatch.setattr(torch.cuda, "set_rng_state", lambda state, device=None: None)
     apart = None if samples_meet else dict.fromkeys(range(999), samples.Layout())
     monkeypatch.setattr(engine.Pushforward, "layouts", lambda *_arguments: apart)
+    monkeypatch.setattr(engine.Pushforward, "rows", lambda *_arguments: samples.Layout())
     with mode, HostNumbers():
         for module in model.modules():
             for name, parameter in module._parameters.items():

@@ -11,6 +11,7 @@ from fgbench import methods
 from fgbench.methods.steps.oracle import check_step
 from fgbench.pushforward.engine import Pushforward
 from fgbench.pushforward.tangents import RankOne
+from fgbench.running.adapted import adapted
 from tests.pushforward.checks import check, derivatives, drawn
 
 transformers = pytest.importorskip("transformers")
@@ -119,3 +120,29 @@ def test_the_course_of_gpt2_is_settled_whatever_moves(moving, cached):
         parameter.requires_grad_(moving in name)
     pushforward = check(model, x, loss=loss, target=y)
     assert list(pushforward.settled.values()) == [""]
+
+
+# ---- with the loss that the model computes itself, by noise on activities
+
+
+def qwen2() -> nn.Module:
+    sizes = {"hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2}
+    return transformers.Qwen2ForCausalLM(transformers.Qwen2Config(**sizes, **heads, **SMALL))
+
+
+OWN = {"gpt2": gpt2, "llama": llama, "qwen2": qwen2}  # the last two: with weights that belong to no layer
+
+
+@pytest.mark.parametrize("options", ["", ",tangents=3", ",layers=one", ",tangents=3,layers=one"])
+@pytest.mark.parametrize("name", OWN)
+def test_noise_on_activities_with_the_models_own_loss(name, options):
+    torch.manual_seed(0)
+    ids = torch.randint(1, 40, (3, 7))
+    batch = {"input_ids": ids, "labels": ids.clone()}
+    model, loss, fitted = adapted(OWN[name]().double().train(), None, batch)
+    method = methods.find(f"forward:structure=activity{options}")
+    check_step(method, model, loss, fitted, 0)
+    step = method.prepare(model, loss, 0)
+    step(fitted, 0.0)
+    assert [note for note in step.notes() if "jvp" in note] == [], "by rules alone"

@@ -149,6 +149,33 @@ def test_hugging_faces_models_as_they_are(build, given):
     assert step.notes() == [], "by rules alone"
 
 
+def t5(transformers: Any) -> nn.Module:
+    sizes = {"d_model": 16, "d_kv": 8, "d_ff": 24, "num_layers": 1, "num_heads": 2}
+    config = transformers.T5Config(vocab_size=40, decoder_start_token_id=0, pad_token_id=0, **sizes)
+    return transformers.T5ForConditionalGeneration(config)
+
+
+def bart(transformers: Any) -> nn.Module:
+    parts = {f"{part}_{size}": n for part in ("encoder", "decoder") for size, n in
+             (("layers", 1), ("ffn_dim", 24), ("attention_heads", 2))}  # fmt: skip
+    config = transformers.BartConfig(vocab_size=40, d_model=16, max_position_embeddings=16, **parts)
+    return transformers.BartForConditionalGeneration(config)
+
+
+@pytest.mark.parametrize("build", [t5, bart])
+def test_a_model_may_view_the_tensors_that_it_is_given_in_another_shape(build):
+    torch.manual_seed(0)
+    model = build(pytest.importorskip("transformers")).train()
+    batch = {"input_ids": torch.randint(3, 40, (4, 6)), "labels": torch.randint(3, 40, (4, 5))}
+    found, loss, fitted = adapted(model, None, batch)
+    torch.manual_seed(3)
+    wanted = model(**batch).loss
+    torch.manual_seed(3)
+    assert torch.allclose(loss(found(fitted[0]), fitted[1]), wanted)
+    for structure in ("rank-one,tangents=2", "activity"):
+        check_step(methods.find(f"forward:structure={structure}"), found, loss, fitted, 0)
+
+
 @pytest.mark.filterwarnings("ignore:fgbench.compare. measured in the calling process")
 @pytest.mark.usefixtures("short_blocks")
 def test_compare_takes_a_model_of_hugging_faces():

@@ -26,10 +26,13 @@ from fgbench.pushforward.structures import Drawer, Fill
 from fgbench.pushforward.tangents import Tangent
 
 # A note that is printed under the figures.
-MEET = "samples depend on each other: the whole batch shares one derivative"
+TOGETHER = (
+    "samples depend on each other, or have no rows of their own in the loss: the whole batch shares one "
+    "derivative"
+)
 SHARED = (
-    "forward:noise=batch needs a derivative of each sample, and in this model samples depend on each other, "
-    "as through batch statistics: leave noise=batch out."
+    "forward:noise=batch needs a derivative of each sample, and here samples depend on each other, as "
+    "through batch statistics, or have no rows of their own in the loss: leave noise=batch out."
 )
 
 
@@ -37,9 +40,10 @@ class ActivityStep(Step):
     """Draw noise for the layers' outputs, run one forward pass, update by each layer's own chain rule.
 
     A parameter that belongs to no layer (a class token) is perturbed itself. Each sample has its own
-    derivative, except where one sample's output depends on the others, as through batch statistics: then
-    all share the derivative of the whole batch. combine=projection projects each sample's gradient with
-    respect to all that is perturbed onto the span of the sample's k tangents.
+    derivative, except where one sample's output depends on the others, as through batch statistics, or the
+    loss has no rows of each sample's own, as where it compares pairs of samples: then all share the
+    derivative of the whole batch. combine=projection projects each sample's gradient with respect to all
+    that is perturbed onto the span of the sample's k tangents.
     """
 
     def __init__(
@@ -75,7 +79,9 @@ class ActivityStep(Step):
         """Find out what is perturbed, and whether samples depend on each other; only once."""
         if self.ready:
             return
-        self.layouts = self.pushforward.layouts(batch[0])
+        layouts = self.pushforward.layouts(batch[0])
+        self.of_rows = None if layouts is None else self.pushforward.rows(batch, layouts)
+        self.layouts = None if self.of_rows is None else layouts
         met = self.pushforward.met(batch[0], self.layouts)
         self.drawer.parameters = {n: p for n, p in self.by_name.items() if id(p) in met.free}
         self._prepare(batch[0], met.sites)
@@ -125,7 +131,7 @@ class ActivityStep(Step):
             self.shared,
         )
         self.value, by_row = self.pushforward.run(context, batch)
-        self.by_sample = by_samples(by_row, len(batch[0]))
+        self.by_sample = by_samples(by_row, len(batch[0]), self.of_rows)
         self.sites = context.sites
         met = self.layouts is None or self.by_sample.shape[1] == 1
         if self.shared and met and len(batch[0]) > 1:
@@ -213,11 +219,14 @@ class ActivityStep(Step):
         return self.layouts if self.wanted is None else self.wanted
 
     def _by_sample(self, model: nn.Module, batch: Batch, slopes: Sequence[Tensor]) -> Tensor:
-        """⟨∂f/∂z, ε⟩ of each sample, [k, B], summed over all layers and free parameters."""
-        samples = len(batch[0])
+        """⟨∂f/∂z, ε⟩ of each sample, [k, B], or of the whole batch, [k, 1], if it has one derivative.
+
+        It is summed over all layers and free parameters.
+        """
         by_sample = torch.zeros_like(self.by_sample if self.layouts else self.by_sample[:, :1])
+        samples = by_sample.shape[1]
         for site, slope in zip(self.sites, slopes, strict=True):
-            by_sample += _gathered(site, slope, samples)
+            by_sample += _gathered(site.noise * slope, site.layout, samples)
         if not self.free:
             return by_sample
         # Free parameters add ⟨∂f/∂output, the output's tangent⟩ to each sample's derivative.
@@ -245,7 +254,7 @@ class ActivityStep(Step):
             slopes = torch.autograd.grad(loss, values, materialize_grads=True)
             for slope, tangent in zip(slopes, moves, strict=True):
                 if slope.any():
-                    by_sample[index] += Layout().gathered((slope * tangent)[None], by_sample.shape[1])[0]
+                    by_sample[index] += _gathered((slope * tangent)[None], Layout(), samples)[0]
         return by_sample
 
     def generators(self) -> list[torch.Generator]:
@@ -255,19 +264,18 @@ class ActivityStep(Step):
     def notes(self) -> list[str]:
         """The functions that the engine had no rule for, and a note if samples depend on each other."""
         meet = self.ready and self.layouts is None
-        return [MEET, *self.pushforward.fallbacks] if meet else self.pushforward.fallbacks
+        return [TOGETHER, *self.pushforward.fallbacks] if meet else self.pushforward.fallbacks
 
 
 def _floating(value: Any) -> bool:
     return isinstance(value, Tensor) and value.is_floating_point()
 
 
-def _gathered(site: Site, slope: Tensor, samples: int) -> Tensor:
-    """⟨slope, noise⟩ of each sample, [k, B], or of the whole batch, [k, 1], if it has one derivative."""
-    products = site.noise * slope
-    if site.layout is None:
-        return products.flatten(1).sum(1, keepdim=True)
-    return site.layout.gathered(products, samples)
+def _gathered(products: Tensor, layout: Layout | None, samples: int) -> Tensor:
+    """The sum of [k, *shape] over each sample's entries, [k, samples]; over all of them for one, [k, 1]."""
+    if layout is None or samples == 1:
+        return products.reshape(len(products), -1).sum(1, keepdim=True)
+    return layout.gathered(products, samples)
 
 
 def _add(target: Tensor, addition: Tensor | Outer, scale: float) -> None:

@@ -5,9 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from fgbench import methods
+from fgbench.methods.steps.oracle import check_step
 from fgbench.pushforward.additions import Outer, additions
 from tests.builders import cross_entropy, flat, tiny_batch, updates
 
@@ -212,3 +214,120 @@ def test_it_is_the_update_that_the_papers_authors_simulate(way, count, samples):
     assert float((estimate - wanted).norm() / wanted.norm()) < 1e-9
     outers = [a for _, a in additions(step.sites, step._weigh(step.by_sample)) if isinstance(a, Outer)]
     assert {len(outer.left) for outer in outers} == {min(count, samples)}, "its factors are as few as can be"
+
+
+# ---- losses that are not one row for each sample
+
+
+class Sequences(nn.Module):
+    """A layer's output for each token, [samples, 3, 5], with a shift that belongs to no layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second, self.shift = nn.Linear(6, 6), nn.Linear(2, 5), nn.Parameter(torch.zeros(5))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.second(torch.tanh(self.first(x)).view(len(x), 3, 2)) + self.shift
+
+
+def pairs(output: Tensor, target: Tensor) -> Tensor:
+    z = output.flatten(1)
+    return F.cross_entropy(z @ z.T, torch.arange(len(z)))
+
+
+def of_some(output: Tensor, target: Tensor) -> Tensor:
+    return F.cross_entropy(output[target > 2], target[target > 2])
+
+
+def of_first_in_pairs(output: Tensor, target: Tensor) -> Tensor:
+    return F.cross_entropy((output + output.roll(1, 0))[::2].flatten(0, 1), target[::2].flatten())
+
+
+# The loss, and whether it has derivatives of each sample.
+LOSSES = {
+    "samples first": (lambda o, y: F.cross_entropy(o.flatten(0, 1), y.flatten()), True),
+    "classes second": (lambda o, y: F.cross_entropy(o.transpose(1, 2), y), True),
+    "tokens first": (lambda o, y: F.cross_entropy(o.transpose(0, 1).flatten(0, 1), y.t().flatten()), True),
+    "contrastive": (pairs, False),
+    "some tokens": (of_some, False),
+    "every other sample": (of_first_in_pairs, False),
+    "the batch's mean": (lambda o, y: F.mse_loss(o.mean((0, 1)), torch.ones(5).double()), False),
+    "twice": (lambda o, y: 2 * F.cross_entropy(o.flatten(0, 1), y.flatten()), False),
+    "another sample's": (lambda o, y: F.cross_entropy(o.flip(0).flatten(0, 1), y.flatten()), False),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LOSSES)
+@pytest.mark.parametrize("options", ["", ",tangents=3", ",tangents=2,layers=one", ",combine=projection"])
+def test_samples_have_derivatives_of_their_own_where_the_loss_has_rows_of_theirs(name, options):
+    torch.manual_seed(0)
+    (loss, apart), model = LOSSES[name], Sequences().double()
+    method = methods.find(f"forward:structure=activity{options}")
+    for samples in (2, 4, 7):
+        batch = torch.randn(samples, 6).double(), torch.randint(0, 5, (samples, 3))
+        batch[1][:, 0] = 4  # some token of each sample
+        check_step(method, model, loss, batch, 0)
+        step = method.prepare(model, loss, 0)
+        step(batch, 0.0)
+        assert (step.measured.shape[1] == samples) == apart
+        assert any("the whole batch shares one derivative" in note for note in step.notes()) != apart
+
+
+@pytest.mark.parametrize("taken", ["as many of each sample", "more of one"])
+def test_rows_that_values_pick_belong_to_no_sample(taken):
+    """The first batch has two rows of each sample; a later one may have as many in all."""
+    model = Sequences().double()
+    step = methods.find("forward:structure=activity").prepare(model, of_some, 0)
+    x, y = torch.randn(2, 6).double(), torch.tensor([[4, 4, 0], [0, 4, 4]])
+    step((x, y), 0.0)
+    assert step.measured.shape == (1, 1)
+    y = {"as many of each sample": y, "more of one": torch.tensor([[4, 4, 4], [0, 0, 4]])}[taken]
+    step((x, y), 0.0)
+    assert step.measured.shape == (1, 1)
+
+
+class MeanOfSome(nn.Module):
+    """Each sample gets the mean of those that a mask admits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(6, 8), nn.Linear(8, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h, admitted = torch.tanh(self.first(x)), (x[:, :1] > 0).to(x.dtype)
+        return self.second(h + (h * admitted).sum(0) / admitted.sum())
+
+
+@pytest.mark.parametrize("only", range(5))
+def test_samples_meet_wherever_the_one_is_that_reaches_the_others(only):
+    torch.manual_seed(0)
+    model = MeanOfSome().double()
+    x, target = torch.randn(5, 6).double(), torch.randint(0, 3, (5,))
+    x[:, 0] = -1
+    x[only, 0] = 1
+    method = methods.find("forward:structure=activity")
+    check_step(method, model, cross_entropy, (x, target), 0)
+    step = method.prepare(model, cross_entropy, 0)
+    step((x, target), 0.0)
+    assert step.measured.shape == (1, 1)
+
+
+@pytest.mark.parametrize("options", ["", ",tangents=3,layers=one", ",tangents=2,combine=projection"])
+def test_a_batch_whose_rows_are_not_as_many_of_each_sample_shares_one_derivative(options):
+    """Behind a first batch that has a derivative of each sample."""
+
+    def loss(output: Tensor, target: Tensor) -> Tensor:
+        output = output[:, :2].flatten(0, 1)  # six rows
+        return cross_entropy(output[: len(target.flatten())], target.flatten())
+
+    torch.manual_seed(0)
+    model, x = Sequences().double(), torch.randn(3, 6).double()
+    step = methods.find(f"forward:structure=activity{options}").prepare(model, loss, 0)
+    step((x, torch.tensor([[0, 1], [2, 3], [4, 0]])), 0.0)
+    assert step.measured.shape[1] == 3
+    batch = x, torch.tensor([0, 1, 2, 3])
+    (estimate,) = updates(step, batch, 1)
+    gradient = torch.autograd.grad(loss(model(x), batch[1]), list(model.parameters()))
+    wanted = flat(step.expected(gradient, model, batch))
+    assert step.measured.shape[1] == 1
+    assert float((estimate - wanted).norm() / wanted.norm()) < 1e-9
