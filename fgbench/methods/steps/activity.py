@@ -21,6 +21,7 @@ from fgbench.pushforward.additions import Outer, additions
 from fgbench.pushforward.combine import onto_spans
 from fgbench.pushforward.context import draws_again
 from fgbench.pushforward.engine import Pushforward, by_samples
+from fgbench.pushforward.fallback import PaddingStill
 from fgbench.pushforward.samples import Layout
 from fgbench.pushforward.structures import Drawer, Fill
 from fgbench.pushforward.tangents import Tangent
@@ -236,7 +237,7 @@ class ActivityStep(Step):
 
         for index in range(self.options.tangents):
             tangents = {n: t.full()[index] for n, t in self.free.items()}
-            with sdpa_kernel(SDPBackend.MATH), draws_again(batch[0].device):
+            with sdpa_kernel(SDPBackend.MATH), PaddingStill(), draws_again(batch[0].device):
                 values, moves = torch.func.jvp(output_of, (moved,), (tangents,))  # type: ignore[misc]
             values = [v.detach().requires_grad_() for v in values]
             supply = iter(values)
@@ -245,7 +246,9 @@ class ActivityStep(Step):
             slopes = torch.autograd.grad(loss, values, materialize_grads=True)
             for slope, tangent in zip(slopes, moves, strict=True):
                 if slope.any():
-                    by_sample[index] += Layout().gathered((slope * tangent)[None], by_sample.shape[1])[0]
+                    own, count = slope * tangent, by_sample.shape[1]
+                    # One derivative for all is also that of an output without samples, a loss.
+                    by_sample[index] += own.sum() if count == 1 else Layout().gathered(own[None], count)[0]
         return by_sample
 
     def generators(self) -> list[torch.Generator]:
