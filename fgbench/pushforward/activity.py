@@ -157,6 +157,7 @@ def _perturbed(function: Any, number: int) -> Callable[..., Any]:
     rule = read_all().get(function)
 
     def perturbed(context: ActivityContext, *arguments: Any, **options: Any) -> Dual:
+        arguments, options = _placed(arguments, options)
         output = _still_layer(context, function, rule, arguments, options)
         value = primal_of(output)
         noise, shared = context.noise(number, value), context.shared
@@ -193,6 +194,7 @@ def _standing(function: Any) -> Callable[..., Any]:
     rule = read_all().get(function)
 
     def standing(context: Context, *arguments: Any, **options: Any) -> Any:
+        arguments, options = _placed(arguments, options)
         return _still_layer(context, function, rule, arguments, options)
 
     return standing
@@ -208,6 +210,13 @@ def _still_layer(context: Context, function: Any, rule: Any, arguments: Any, opt
         except (NoRuleError, TypeError):
             pass
     return by_jvp(inside, function, arguments, options)
+
+
+def _placed(arguments: tuple[Any, ...], options: dict[str, Any]) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    """The call's arguments, with the input in the first place also where it was given by name."""
+    if arguments:
+        return arguments, options
+    return (options["input"],), {name: given for name, given in options.items() if name != "input"}
 
 
 def _padding(arguments: tuple[Any, ...], options: dict[str, Any]) -> Tensor | None:

@@ -36,7 +36,7 @@ def by_jvp(context: Context, function: Callable[..., Any], arguments: tuple[Any,
     def one(*tangents: Tensor) -> Any:
         return torch.func.jvp(plain, primals, tangents)
 
-    with sdpa_kernel(SDPBackend.MATH), _PaddingStill():
+    with sdpa_kernel(SDPBackend.MATH), PaddingStill():
         if context.count == 1:
             value, moved = one(*(s[1] for s in stacks))
             moved = _each(lambda t: t.unsqueeze(0), moved)
@@ -68,7 +68,7 @@ def _joined(results: list[Any]) -> Any:
     return first
 
 
-class _PaddingStill(TorchFunctionMode):
+class PaddingStill(TorchFunctionMode):
     """Padding rows of an embedding get no tangent where they are looked up, as they get no gradient."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:

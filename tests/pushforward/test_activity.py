@@ -89,6 +89,32 @@ def test_the_oracle_knows_layers_in_place_and_parameters_of_no_layer(name, optio
         check_step(methods.find(f"forward:structure=activity{options}"), model, cross_entropy, batch, seed)
 
 
+class ByName(nn.Module):
+    """Operations of layers that are given their input by name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.kernel, self.weight = nn.Parameter(torch.randn(2, 3, 3)), nn.Parameter(torch.randn(3, 8))
+        self.slope, self.shift = nn.Parameter(torch.randn(2)), nn.Parameter(torch.randn(3))
+
+    def forward(self, x):
+        h = F.prelu(input=F.conv1d(input=x, weight=self.kernel, padding=1), weight=self.slope)
+        return F.linear(input=h.flatten(1), weight=self.weight, bias=self.shift)
+
+
+@pytest.mark.parametrize("layers", ["all", "one"])
+def test_layers_whose_input_is_given_by_name(layers):
+    torch.manual_seed(0)
+    batch = torch.randn(4, 3, 4).double(), torch.tensor([0, 2, 1, 0])
+    check_step(
+        methods.find(f"forward:structure=activity,layers={layers}"),
+        ByName().double(),
+        cross_entropy,
+        batch,
+        0,
+    )
+
+
 def test_variance_falls_with_the_batch_as_its_closed_form_says():
     """One linear layer, independent noise: Var = Σ over samples (Ren et al. 2023, Table 1).
 

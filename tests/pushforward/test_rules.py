@@ -336,6 +336,24 @@ def test_causal_attention_in_blocks(queries, keys, values):
     ruled(Attend(), normal(1))
 
 
+@pytest.mark.parametrize("kind", ["hidden", "added", "hidden for each head"])
+@pytest.mark.parametrize("dropped", [0.0, 0.5])
+def test_a_query_that_may_see_no_key_attends_to_nothing(kind, dropped):
+    """As the first tokens of a sentence that is padded on the left."""
+    seen = torch.ones(3, 1, 5, 5, dtype=torch.bool).tril()
+    seen[0, :, :, :2] = False
+    if kind == "hidden for each head":
+        seen = seen.expand(3, 2, 5, 5).clone()
+        seen[1, 1, 3] = False
+    mask = torch.zeros(seen.shape).double().masked_fill(~seen, -torch.inf) if kind == "added" else seen
+
+    def attend(h, x):
+        return F.scaled_dot_product_attention(h, h * 0.5, h + 1, attn_mask=mask, dropout_p=dropped)
+
+    model = Apply(lambda h, x: attend(h.view(3, 5, 2, 4).transpose(1, 2), x), nn.Linear(8, 8))
+    ruled(model, normal(3, 5, 8))
+
+
 def test_attention_of_heads_that_share_keys_by_broadcasting():
     def attend(h, x):
         return F.scaled_dot_product_attention(h, x[:1, :1], h[:, :1] + 1)
@@ -388,6 +406,13 @@ FUNCTIONS = {
     "split": lambda h, x: torch.split(h, 1, dim=1)[0],
     "unpack": lambda h, x: first_of_two(h),
     "expand": lambda h, x: h[:, :1].expand(-1, 3, -1),
+    "choose by a condition": lambda h, x: h.where(x > 0, 2 * h),
+    "choose by a condition from a number": lambda h, x: h.where(x > 0, 0.1),
+    "choose by a condition from what stands still": lambda h, x: x.where(x > 0, h),
+    "ask for gradients": lambda h, x: h.requires_grad_() * 2,
+    "keep its gradient": lambda h, x: (h.retain_grad(), h * 2)[1],
+    "hook its gradient": lambda h, x: (h.register_hook(print).remove(), h * 2)[1],
+    "linear by name": lambda h, x: F.linear(input=h, weight=x[0]),
     "mean": lambda h, x: h.mean(1),
     "sum": lambda h, x: h.sum((1, 2), keepdim=True),
     "flatten": lambda h, x: torch.flatten(h, 1),

@@ -52,8 +52,24 @@ class Bert(nn.Module):
         return self.bert(ids, attention_mask=(ids != 0).long())
 
 
+class PaddedLeft(nn.Module):
+    """A language model whose short sentences are padded in front, where no token sees any other."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+
+    def forward(self, ids):
+        ids = ids.flip(1)
+        return self.model(ids, attention_mask=(ids != 0).long())
+
+
 MODELS = {"gpt2": (gpt2, of_tokens), "llama": (llama, of_tokens), "bert": (Bert, of_classes)}
-ROUNDING = {"llama": 1e-6}  # its norms are islands of float32
+MODELS |= {
+    "gpt2 padded left": (lambda: PaddedLeft(gpt2()), of_tokens),
+    "llama padded left": (lambda: PaddedLeft(llama()), of_tokens),
+}
+ROUNDING = {"llama": 1e-6, "llama padded left": 1e-6}  # its norms are islands of float32
 
 
 def built(name: str):

@@ -21,6 +21,7 @@ from fgbench.pushforward.additions import Outer, additions
 from fgbench.pushforward.combine import onto_spans
 from fgbench.pushforward.context import draws_again
 from fgbench.pushforward.engine import Pushforward, by_samples
+from fgbench.pushforward.fallback import PaddingStill
 from fgbench.pushforward.samples import Layout
 from fgbench.pushforward.structures import Drawer, Fill
 from fgbench.pushforward.tangents import Tangent
@@ -245,7 +246,7 @@ class ActivityStep(Step):
 
         for index in range(self.options.tangents):
             tangents = {n: t.full()[index] for n, t in self.free.items()}
-            with sdpa_kernel(SDPBackend.MATH), draws_again(batch[0].device):
+            with sdpa_kernel(SDPBackend.MATH), PaddingStill(), draws_again(batch[0].device):
                 values, moves = torch.func.jvp(output_of, (moved,), (tangents,))  # type: ignore[misc]
             values = [v.detach().requires_grad_() for v in values]
             supply = iter(values)

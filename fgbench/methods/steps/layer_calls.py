@@ -11,6 +11,10 @@ from torch.overrides import TorchFunctionMode
 
 from fgbench.pushforward.activity import LAYERS
 from fgbench.pushforward.course import body_of
+from fgbench.pushforward.rules import of_names, read_all
+
+# Requests for gradients by reverse mode, which `torch.func.jvp` refuses.
+REQUESTS = set(of_names("requires_grad_", "retain_grad", "register_hook"))
 
 
 class Layers(TorchFunctionMode):
@@ -94,6 +98,12 @@ class Still(Layers):
     def __init__(self, own: dict[int, Tensor], trained: set[int], wanted: Collection[int] | None) -> None:
         super().__init__(wanted)
         self.own, self.trained = own, trained
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Requests for gradients are passed over; all else is as in `Layers`."""
+        if func in REQUESTS:
+            return read_all()[func](None, *args, **(kwargs or {}))
+        return super().__torch_function__(func, types, args, kwargs)
 
     def layer(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run the operation with the model's own parameters."""

@@ -42,12 +42,13 @@ def attention(
     mask = _causal(query, key) if is_causal else attn_mask
     q, k, v = _stack(query, lead), _matrices(key, lead).transpose(-2, -1), _matrices(value, lead)
     if dropout_p:
-        weights = _weights(_product(_rows(q), k, scale), lead, mask)
+        weights = _weights(_product(_rows(q), k, scale), lead, mask, is_causal)
         return _dropped(context, weights, lead, value, dropout_p)
     out = _room(context, query, (*lead, q.shape[-2], v.shape[-1]))
     for start, stop, keys in _blocks(q.shape[-2], k.shape[-1], is_causal):
         seen = mask[start:stop, :keys] if is_causal else mask
-        weights = _weights(_product(_rows(q[..., start:stop, :]), k[..., :keys], scale), lead, seen)
+        scores = _product(_rows(q[..., start:stop, :]), k[..., :keys], scale)
+        weights = _weights(scores, lead, seen, is_causal)
         mixed = _attended(weights, v[:, :, :keys])
         out.stack[..., start:stop, :] = mixed.view(*lead, *mixed.shape[1:]).movedim(-3, 0)
     return out
@@ -109,13 +110,22 @@ def _product(a: Tensor, b: Tensor, scale: float = 1.0) -> Tensor:
     return out
 
 
-def _weights(scores: Tensor, lead: torch.Size, mask: Tensor | None) -> Tensor:
+def _weights(scores: Tensor, lead: torch.Size, mask: Tensor | None, is_causal: bool) -> Tensor:
     """The softmax P of scores S, and P∘Ṡ for each of their tangents Ṡ, in their place: [heads, m, n, keys].
 
-    The tangents of P are P∘Ṡ − P · rowsum(P∘Ṡ).
+    The tangents of P are P∘Ṡ − P · rowsum(P∘Ṡ). As in torch, a query that may see no key attends to nothing.
     """
     own = scores[:, 0]
-    own.copy_(torch.softmax(_masked(own.view(*lead, *own.shape[1:]), mask), -1).view(own.shape))
+    shown = own.view(*lead, *own.shape[1:])
+    if mask is None:
+        found = torch.softmax(shown, -1)
+    else:
+        boolean = mask.dtype == torch.bool
+        hidden = ~mask if boolean else mask == -math.inf
+        found = torch.softmax(shown.masked_fill_(hidden, -math.inf) if boolean else shown + mask, -1)
+        if not is_causal:  # where every query sees the first key
+            found.masked_fill_(hidden, 0)
+    own.copy_(found.view(own.shape))
     scores[:, 1:].mul_(own.unsqueeze(1))
     return scores
 
@@ -135,12 +145,6 @@ def _dropped(context: Context, weights: Tensor, lead: torch.Size, value: Any, sh
     stack = weights.view(*lead, *weights.shape[1:]).movedim(-3, 0)
     kept = dropout(context, Dual(stack), share)
     return matmul(context, kept if len(stack) > 1 else kept.stack[0], value)
-
-
-def _masked(scores: Tensor, mask: Tensor | None) -> Tensor:
-    if mask is None:
-        return scores
-    return scores.masked_fill_(~mask, -math.inf) if mask.dtype == torch.bool else scores + mask
 
 
 def _causal(query: Any, key: Any) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from fgbench.pushforward.context import Context
 from fgbench.pushforward.dual import Dual, moving, primal_of
-from fgbench.pushforward.rules import NoRuleError, rule
+from fgbench.pushforward.rules import RULES, NoRuleError, rule
 from fgbench.pushforward.rules.arithmetic import aligned
 
 
@@ -35,6 +35,14 @@ def where(context: Context, condition: Any, a: Any = None, b: Any = None) -> Dua
     moved = [aligned(x, value).tangents if isinstance(x, Dual) else 0 for x in (a, b)]
     tangents: Tensor = torch.where(condition, moved[0], moved[1]).to(value.dtype)  # type: ignore[arg-type]
     return Dual(torch.cat([value.unsqueeze(0), tangents.expand(-1, *value.shape)]), spare=True)
+
+
+def where_else(context: Context, x: Any, condition: Any, other: Any) -> Dual:
+    """The method: entries of x where the condition holds, of the other elsewhere."""
+    return where(context, condition, x, other)
+
+
+RULES[Tensor.where] = where_else
 
 
 @rule("__getitem__")

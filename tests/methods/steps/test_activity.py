@@ -43,6 +43,26 @@ def test_the_derivatives_that_it_tells_are_each_samples_own_and_weighed_once_for
     assert step.measured.shape == (2, len(batch[0]))
 
 
+class OwnLoss(Shifted):
+    """A model that gives its loss, asks for gradients on its way, and looks up its places with padding."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.places = nn.Embedding(3, 3, padding_idx=0)
+        nn.init.normal_(self.shift)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = super().forward(x).requires_grad_() + self.places(torch.arange(len(x)) % 3)
+        return cross_entropy(h * self.shift, torch.arange(len(x)) % 3)
+
+
+@pytest.mark.parametrize("option", ["", ",tangents=2", ",layers=one"])
+def test_a_model_that_gives_its_loss_is_checked(option):
+    torch.manual_seed(0)
+    method = methods.find(f"forward:structure=activity{option}")
+    check_step(method, OwnLoss().double(), lambda output, target: output, tiny_batch(), 0)
+
+
 # ---- projections, against dense algebra on the true gradient
 
 

@@ -1,0 +1,28 @@
+"""What asks for gradients of a value by reverse mode, which there are none of in a forward pass."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from typing import Any
+
+from torch.utils.hooks import RemovableHandle
+
+from fgbench.pushforward.context import Context
+from fgbench.pushforward.rules import rule
+
+
+@rule("requires_grad_", raw=True)
+def requires_grad_(context: Context, x: Any, requires_grad: bool = True) -> Any:
+    """The value itself, which has gradients as it is."""
+    return x
+
+
+@rule("retain_grad", raw=True)
+def retain_grad(context: Context, x: Any) -> None:
+    """No gradient comes that could be kept."""
+
+
+@rule("register_hook", raw=True)
+def register_hook(context: Context, x: Any, hook: Any) -> RemovableHandle:
+    """The hook is never called: one that changes gradients is no part of the loss that is differentiated."""
+    return RemovableHandle(OrderedDict())
