@@ -93,7 +93,8 @@ class Pushforward:
         """The pass as straight-line calls of torch, for tangents that stay at one place in memory.
 
         Called with None and a batch of the same shapes, the code gives what calling this engine gives.
-        None where the model's course is not settled, or is so long that little time would be saved.
+        None where the model's course is not settled, is so long that little time would be saved, or cannot
+        be traced.
         """
         by_id = {id(p): t for p, t in tangents.items()}
         context = Context(next(iter(tangents.values())).count, by_id)
@@ -101,7 +102,10 @@ class Pushforward:
         if not callable(program) or len(program.__code__.co_code) > LONGEST_FLAT:
             return None
         with torch.no_grad(), draws_again(batch[0].device), buffers_kept(self.model):
-            return flat(lambda *batch: _along(context.count, program(context, *batch)), *batch)
+            try:
+                return flat(lambda *batch: _along(context.count, program(context, *batch)), *batch)
+            except Exception:  # as where an operation looks at values to check them: the program remains
+                return None
 
     def why_not_settled(self, context: Context, batch: Batch) -> str:
         """Why the model's course may change from call to call; empty where it is settled now."""
