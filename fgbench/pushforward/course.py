@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import types as python
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -19,9 +19,10 @@ from torch.utils._pytree import tree_leaves, tree_map
 from fgbench.pushforward.context import Context
 from fgbench.pushforward.dual import Dual, primal_of
 from fgbench.pushforward.fallback import by_jvp
-from fgbench.pushforward.kinds import OF_ITSELF, READS, STILL, SWITCHES, TURNED
+from fgbench.pushforward.kinds import OF_ITSELF, READS, STILL, SWITCHES, TURNED, deciding
 from fgbench.pushforward.rules import RAW, NoRuleError, by_position, read_all, takes
 from fgbench.pushforward.rules.activations import into
+from fgbench.pushforward.watch import Watch
 
 _NOTHING = torch.empty(0)
 
@@ -56,13 +57,14 @@ class Course(TorchFunctionMode):
         context: holds the tangents of parameters.
         fallbacks: what ran without a rule, in words.
         record: is told of every operation; None where nothing is recorded.
+        watch: sees which functions look at values; None where nothing is recorded.
     """
 
     def __init__(self, context: Context, fallbacks: set[str] | None = None, record: Any = None) -> None:
         super().__init__()
         self.context = context
         self.fallbacks = set() if fallbacks is None else fallbacks
-        self.record = record
+        self.record, self.watch = record, None if record is None else Watch()
         self.rules = read_all()
         self.became: dict[int, tuple[Tensor, Dual]] = {}
 
@@ -135,7 +137,8 @@ class Course(TorchFunctionMode):
     def _shown(self, func: Any, how: Any, ruled: bool, args: Any, given: Any, named: Any, out: Any) -> Any:
         """Record what ran, and give its result as the model's Python sees it."""
         if self.record is not None:
-            if func in READS and not self.record.is_fixed((given, named)):
+            looks = self.watch.saw_a_look() or func in READS
+            if looks and not self.record.is_fixed(deciding(func, given, named)):
                 self.record.refuse(f"it asks for values, by {_name(func)}")
             elif _autocast():
                 self.record.refuse("autocast in its forward")
@@ -293,7 +296,10 @@ def _name(func: Any) -> str:
 
 
 @contextmanager
-def as_trained() -> Iterator[None]:
-    """Run a model with gradients enabled, as in training, so that a `no_grad` of its own takes effect."""
-    with torch.enable_grad():
+def running(course: Course) -> Iterator[None]:
+    """Inside, what a model's own Python calls runs in the course.
+
+    Gradients are enabled, as in training, so that a `no_grad` of the model's own takes effect.
+    """
+    with torch.enable_grad(), course.watch or nullcontext(), course:
         yield

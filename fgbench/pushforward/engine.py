@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from fgbench.pushforward.activity import ActivityContext
 from fgbench.pushforward.context import Context, buffers_kept, draws_again
-from fgbench.pushforward.course import Course, as_trained, hide, show
+from fgbench.pushforward.course import Course, hide, running, show
 from fgbench.pushforward.dual import Dual, Rows
 from fgbench.pushforward.flat import flat
 from fgbench.pushforward.program import Record, Slot
@@ -132,7 +132,7 @@ class Pushforward:
             inputs = (batch[0].detach(), batch[1].detach())  # the same memory, to be marked
             for value in inputs:
                 record.slot(value)
-        with as_trained(), Course(context, self._fallbacks, record):
+        with running(Course(context, self._fallbacks, record)):
             return hide(self.loss(self.model(inputs[0]), inputs[1]))
 
     def _settled(self, key: Any, context: Context, batch: Batch) -> Any:
@@ -185,13 +185,13 @@ class Pushforward:
             x: a tensor, a `Dual` with as many tangents as the context has, or a tuple of these.
         """
         kept = buffers_kept(self.model, not context.first, eager=True)
-        with kept, as_trained(), Course(context, self._fallbacks):
+        with kept, running(Course(context, self._fallbacks)):
             return hide(self.model(show(x)))
 
     @torch.no_grad()
     def derivatives(self, context: Context, output: Any, target: Tensor) -> tuple[Tensor, Tensor]:
         """The loss [] of a model's output, and its derivatives, in the shapes that `run` gives."""
-        with as_trained(), Course(context, self._fallbacks):
+        with running(Course(context, self._fallbacks)):
             value = self.loss(show(output), target)
         return _derivatives(context, hide(value))
 
