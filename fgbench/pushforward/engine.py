@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,6 +14,7 @@ from fgbench.pushforward.context import Context, buffers_kept, draws_again
 from fgbench.pushforward.course import Course, hide, running, show
 from fgbench.pushforward.dual import Dual, Rows
 from fgbench.pushforward.flat import flat
+from fgbench.pushforward.generators import is_generator, states
 from fgbench.pushforward.program import Record, Slot
 from fgbench.pushforward.samples import Layout, layouts
 from fgbench.pushforward.tangents import Tangent
@@ -159,10 +159,10 @@ class Pushforward:
     def _first_look(self, context: Context, batch: Batch) -> Record:
         """The record of a trial run, after which random numbers and buffers are as before."""
         record = Record()
-        buffers, python = list(map(id, self.model.buffers())), random.getstate()
+        buffers, drawn = list(map(id, self.model.buffers())), states()
         with draws_again(batch[0].device), buffers_kept(self.model):
             self._followed(context.again(), batch, record)
-            if random.getstate() != python:
+            if states() != drawn or _own_generator(self.model):
                 record.refuse("it draws random numbers by itself")
         if buffers != list(map(id, self.model.buffers())):
             record.refuse("it replaces its buffers")
@@ -217,6 +217,10 @@ class Pushforward:
         with torch.no_grad(), draws_again(x.device), buffers_kept(self.model):
             self.push(context, x)
         return context
+
+
+def _own_generator(model: nn.Module) -> bool:
+    return any(is_generator(value) for module in model.modules() for value in vars(module).values())
 
 
 def _along(count: int, value: Any) -> tuple[Tensor, Tensor]:

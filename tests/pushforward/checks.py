@@ -7,6 +7,7 @@ import random
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
@@ -42,6 +43,7 @@ def derivatives(
     by_parameter = {trainable(pushforward.model)[name]: t for name, t in tangents.by_name.items()}
     torch.manual_seed(0)
     random.seed(0)
+    np.random.seed(0)
     value, along_drawn = pushforward(batch, by_parameter, chunk)
     return value, tangents.directional(along_drawn)
 
@@ -52,6 +54,7 @@ def by_reverse_mode(
     model = copy.deepcopy(model)
     torch.manual_seed(0)
     random.seed(0)
+    np.random.seed(0)
     value = loss(model(batch[0]), batch[1])
     gradient = torch.autograd.grad(value, list(trainable(model).values()), materialize_grads=True)
     pairs = zip(gradient, tangents.full(), strict=True)
