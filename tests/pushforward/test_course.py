@@ -152,3 +152,117 @@ class Experts(nn.Module):
 def test_experts_are_given_as_many_rows_as_a_batch_sends_them(spec):
     torch.manual_seed(0)
     steps_are_right(spec, Experts().double(), given=batches())
+
+
+# ---- in place
+
+
+class WithHidden(Of):
+    """Gives the hidden values as well, so that a loss may have a second term."""
+
+    def forward(self, x):
+        h = torch.tanh(self.inner(x))
+        return self.head(h), h
+
+
+def _added(loss, h):
+    loss += 0.1 * h.pow(2).mean()
+    return loss
+
+
+def _scaled(loss, h):
+    loss *= 0.5
+    return loss
+
+
+def _divided(loss, h):
+    loss /= 2
+    return loss
+
+
+def _divided_by_a_method(loss, h):
+    return loss.div_(3)
+
+
+def _seen_by_another_name(loss, h):
+    total = loss
+    total += h.sum()
+    return loss
+
+
+def _masked_if_not_finite(loss, h):
+    loss.masked_fill_(loss.isnan(), 0.0)
+    return loss.clamp_(max=100.0)
+
+
+def _written(loss, h):
+    loss[...] = h.square().mean()
+    return loss
+
+
+def _copied(loss, h):
+    return loss.copy_(h.square().mean())
+
+
+LOSSES = [
+    _added,
+    _scaled,
+    _divided,
+    _divided_by_a_method,
+    _seen_by_another_name,
+    _masked_if_not_finite,
+    _written,
+    _copied,
+]
+
+
+@pytest.mark.parametrize("spec", SPECS[:2])
+@pytest.mark.parametrize("of", [F.cross_entropy, lambda o, y: F.mse_loss(o, F.one_hot(y, CLASSES).double())])
+@pytest.mark.parametrize("change", LOSSES)
+def test_a_loss_is_changed_in_place(change, of, spec):
+    torch.manual_seed(0)
+    steps_are_right(
+        spec, WithHidden(_written).double(), lambda o, y: change(of(o[0], y), o[1]), given=batches()
+    )
+
+
+def _transposed(model, h, x):
+    z = h.view(len(h), 2, 4).clone()
+    z.transpose_(1, 2)
+    return (z * torch.arange(1, 5).double()[:, None]).flatten(1)
+
+
+def _swapped(model, h, x):
+    z = h.view(len(h), 2, 4).clone()
+    z.swapaxes_(1, 2)
+    return (z * torch.arange(1, 5).double()[:, None]).flatten(1)
+
+
+def _turned(model, h, x):
+    z = h.clone()
+    z.t_()
+    return (z * torch.arange(1, 9).double()[:, None]).t()
+
+
+def _with_one_more(model, h, x):
+    z = h.clone()
+    z.unsqueeze_(1).mul_(2)
+    z.squeeze_(1)
+    return z + 1
+
+
+def _written_after_it_was_turned(model, h, x):
+    z = h.clone()
+    view = z[:, 0]
+    z.t_()
+    z[0] *= 3
+    return z.t() + view[:, None]
+
+
+@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize(
+    "function", [_transposed, _swapped, _turned, _with_one_more, _written_after_it_was_turned]
+)
+def test_a_shape_is_changed_in_place(function, spec):
+    torch.manual_seed(0)
+    steps_are_right(spec, Of(function).double(), given=batches(3))
