@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -266,3 +267,24 @@ def _written_after_it_was_turned(model, h, x):
 def test_a_shape_is_changed_in_place(function, spec):
     torch.manual_seed(0)
     steps_are_right(spec, Of(function).double(), given=batches(3))
+
+
+# ---- arrays of numpy
+
+ARRAYS = {
+    "a tensor of one": lambda model, h, x: h * torch.tensor(np.arange(8.0)),
+    "one as a tensor": lambda model, h, x: h * torch.as_tensor(np.arange(8.0)),
+    "one as an index": lambda model, h, x: h * h[:, np.array([0, 2, 4])].sum(),
+    "two as indices apart": lambda model, h, x: (
+        h * h.view(8, 2, 4)[np.arange(8), :, np.arange(8) % 4].sum(1)[:, None]
+    ),
+    "one as a mask": lambda model, h, x: h * h[:, np.arange(8) % 3 == 0].sum(),
+}
+
+
+@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("name", ARRAYS)
+def test_arrays_of_numpy_are_like_numbers(name, spec):
+    torch.manual_seed(0)
+    step = steps_are_right(spec, Of(ARRAYS[name]).double(), given=batches(3))
+    assert set(step.pushforward.settled.values()) == {""}
