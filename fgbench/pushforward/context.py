@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fgbench.pushforward.dual import dual_of
+from fgbench.pushforward.generators import set_states, states
 from fgbench.pushforward.tangents import Tangent
 
 
@@ -51,17 +51,17 @@ class Context:
 def draws_again(device: torch.device, wanted: bool = True) -> Iterator[None]:
     """Set the random number generators back at the end, so that the next pass drops the same units.
 
-    PyTorch's generators, and Python's, by which some models leave out whole layers.
+    PyTorch's generators, and those of Python and numpy, by which some models leave out whole layers.
     """
     if not wanted:
         yield
         return
-    python = random.getstate()
+    before = states()
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             yield
     finally:
-        random.setstate(python)
+        set_states(*before)
 
 
 @contextmanager

@@ -6,7 +6,8 @@ A value "moves" if it depends on what is perturbed, and so has tangents; else it
 from __future__ import annotations
 
 import types as python
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from functools import cache
 from typing import Any
 
@@ -16,13 +17,15 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
 from fgbench.pushforward.context import Context
-from fgbench.pushforward.dual import Dual, primal_of
+from fgbench.pushforward.dual import Dual, Rows, primal_of
 from fgbench.pushforward.fallback import by_jvp
-from fgbench.pushforward.kinds import OF_ITSELF, READS, STILL, SWITCHES, TURNED
+from fgbench.pushforward.kinds import OF_ITSELF, READS, STILL, SWITCHES, TURNED, deciding
 from fgbench.pushforward.rules import RAW, NoRuleError, by_position, read_all, takes
 from fgbench.pushforward.rules.activations import into
+from fgbench.pushforward.watch import Watch
 
 _NOTHING = torch.empty(0)
+AUGMENTED = {f"__i{name}__" for name in ("add", "sub", "mul", "div", "truediv", "floordiv", "mod", "pow")}
 
 
 class Face(Tensor):
@@ -55,13 +58,14 @@ class Course(TorchFunctionMode):
         context: holds the tangents of parameters.
         fallbacks: what ran without a rule, in words.
         record: is told of every operation; None where nothing is recorded.
+        watch: sees which functions look at values; None where nothing is recorded.
     """
 
     def __init__(self, context: Context, fallbacks: set[str] | None = None, record: Any = None) -> None:
         super().__init__()
         self.context = context
         self.fallbacks = set() if fallbacks is None else fallbacks
-        self.record = record
+        self.record, self.watch = record, None if record is None else Watch()
         self.rules = read_all()
         self.became: dict[int, tuple[Tensor, Dual]] = {}
 
@@ -114,6 +118,8 @@ class Course(TorchFunctionMode):
             What ran, its positional and named arguments, and its result.
         """
         context = self.context
+        if args and isinstance(args[0], Rows) and _overwrites(func):
+            args = (self._opened(args[0]), *args[1:])
         found = self.rules.get(func)
         if found is not None and not _autocast():
             placed, named = by_position(args, kwargs)
@@ -127,6 +133,13 @@ class Course(TorchFunctionMode):
         how = _by_jvp_of(func)
         return how, args, kwargs, how(context, *args, **kwargs)
 
+    def _opened(self, loss: Rows) -> Dual:
+        """A loss with its derivatives in memory, to write into."""
+        out = _open(self.context, loss)
+        if self.record is not None:
+            self.record(_open, True, (loss,), {}, out)
+        return out
+
     def _noisy(self, func: Any, given: Any, named: Any) -> Any:
         """What runs in place of a layer's operation whose output is perturbed; None for anything else."""
         return None if func in STILL or body_of(func) else self.context.at(func, given, named)
@@ -134,13 +147,17 @@ class Course(TorchFunctionMode):
     def _shown(self, func: Any, how: Any, ruled: bool, args: Any, given: Any, named: Any, out: Any) -> Any:
         """Record what ran, and give its result as the model's Python sees it."""
         if self.record is not None:
-            if func in READS and not self.record.is_fixed((given, named)):
+            looks = (self.watch is not None and self.watch.saw_a_look()) or func in READS
+            if looks and not self.record.is_fixed(deciding(func, given, named)):
                 self.record.refuse(f"it asks for values, by {_name(func)}")
             elif _autocast():
                 self.record.refuse("autocast in its forward")
             self.record(how, ruled, given, named, out)
         if isinstance(out, Dual) and args and isinstance(args[0], Tensor):
             if isinstance(args[0], Face):
+                if _overwrites(func):
+                    out.spare = False  # the model may read it more than once
+                    args[0].dual = out
                 if out is args[0].dual:
                     return args[0]
             elif _in_place(func):
@@ -286,6 +303,26 @@ def _in_place(func: Any) -> bool:
     return name == "__setitem__" or (name.endswith("_") and not name.endswith("__"))
 
 
+@cache
+def _overwrites(func: Any) -> bool:
+    """Whether a function writes into its first argument; of one that does not move, `+=` makes another."""
+    return _in_place(func) or _name(func) in AUGMENTED
+
+
+def _open(context: Context, loss: Rows) -> Dual:
+    return Dual(loss.stack)
+
+
 def _name(func: Any) -> str:
     name = getattr(func, "__name__", str(func))
     return func.__self__.__name__ if name == "__get__" else name
+
+
+@contextmanager
+def running(course: Course) -> Iterator[None]:
+    """Inside, what a model's own Python calls runs in the course.
+
+    Gradients are enabled, as in training, so that a `no_grad` of the model's own takes effect.
+    """
+    with torch.enable_grad(), course.watch or nullcontext(), course:
+        yield

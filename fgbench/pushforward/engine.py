@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import random
 from collections import Counter
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -12,9 +11,10 @@ from torch import Tensor, nn
 
 from fgbench.pushforward.activity import ActivityContext
 from fgbench.pushforward.context import Context, buffers_kept, draws_again
-from fgbench.pushforward.course import Course, hide, show
+from fgbench.pushforward.course import Course, hide, running, show
 from fgbench.pushforward.dual import Dual, Rows
 from fgbench.pushforward.flat import flat
+from fgbench.pushforward.generators import is_generator, states
 from fgbench.pushforward.program import Record, Slot
 from fgbench.pushforward.samples import Layout, layout_of_rows, layouts
 from fgbench.pushforward.tangents import Tangent
@@ -93,7 +93,8 @@ class Pushforward:
         """The pass as straight-line calls of torch, for tangents that stay at one place in memory.
 
         Called with None and a batch of the same shapes, the code gives what calling this engine gives.
-        None where the model's course is not settled, or is so long that little time would be saved.
+        None where the model's course is not settled, is so long that little time would be saved, or cannot
+        be traced.
         """
         by_id = {id(p): t for p, t in tangents.items()}
         context = Context(next(iter(tangents.values())).count, by_id)
@@ -101,7 +102,10 @@ class Pushforward:
         if not callable(program) or len(program.__code__.co_code) > LONGEST_FLAT:
             return None
         with torch.no_grad(), draws_again(batch[0].device), buffers_kept(self.model):
-            return flat(lambda *batch: _along(context.count, program(context, *batch)), *batch)
+            try:
+                return flat(lambda *batch: _along(context.count, program(context, *batch)), *batch)
+            except Exception:  # as where an operation looks at values to check them: the program remains
+                return None
 
     def why_not_settled(self, context: Context, batch: Batch) -> str:
         """Why the model's course may change from call to call; empty where it is settled now."""
@@ -128,8 +132,7 @@ class Pushforward:
             inputs = (batch[0].detach(), batch[1].detach())  # the same memory, to be marked
             for value in inputs:
                 record.slot(value)
-        # Gradients are enabled, as in training, so that a `no_grad` of the model's own takes effect.
-        with torch.enable_grad(), Course(context, self._fallbacks, record):
+        with running(Course(context, self._fallbacks, record)):
             return hide(self.loss(self.model(inputs[0]), inputs[1]))
 
     def _settled(self, key: Any, context: Context, batch: Batch) -> Any:
@@ -156,10 +159,10 @@ class Pushforward:
     def _first_look(self, context: Context, batch: Batch) -> Record:
         """The record of a trial run, after which random numbers and buffers are as before."""
         record = Record()
-        buffers, python = list(map(id, self.model.buffers())), random.getstate()
+        buffers, drawn = list(map(id, self.model.buffers())), states()
         with draws_again(batch[0].device), buffers_kept(self.model):
             self._followed(context.again(), batch, record)
-            if random.getstate() != python:
+            if states() != drawn or _own_generator(self.model):
                 record.refuse("it draws random numbers by itself")
         if buffers != list(map(id, self.model.buffers())):
             record.refuse("it replaces its buffers")
@@ -182,13 +185,13 @@ class Pushforward:
             x: a tensor, a `Dual` with as many tangents as the context has, or a tuple of these.
         """
         kept = buffers_kept(self.model, not context.first, eager=True)
-        with kept, torch.enable_grad(), Course(context, self._fallbacks):
+        with kept, running(Course(context, self._fallbacks)):
             return hide(self.model(show(x)))
 
     @torch.no_grad()
     def derivatives(self, context: Context, output: Any, target: Tensor) -> tuple[Tensor, Tensor]:
         """The loss [] of a model's output, and its derivatives, in the shapes that `run` gives."""
-        with torch.enable_grad(), Course(context, self._fallbacks):
+        with running(Course(context, self._fallbacks)):
             value = self.loss(show(output), target)
         return _derivatives(context, hide(value))
 
@@ -234,6 +237,10 @@ class Pushforward:
         with torch.no_grad(), draws_again(x.device), buffers_kept(self.model):
             self.push(context, x)
         return context
+
+
+def _own_generator(model: nn.Module) -> bool:
+    return any(is_generator(value) for module in model.modules() for value in vars(module).values())
 
 
 def _along(count: int, value: Any) -> tuple[Tensor, Tensor]:

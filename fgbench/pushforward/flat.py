@@ -11,6 +11,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Callable
 from itertools import count
+from types import FunctionType
 from typing import Any
 
 import torch
@@ -85,7 +86,8 @@ class _Straight:
         results = self._results(node)
         if target is aten.slice.Tensor and (range_ := _range(node)):
             target, arguments = Tensor.narrow, (arguments[0], *range_)
-        self.record.instructions.append(Instruction(_callable(target), False, arguments, options, results))
+        how = _callable(target, arguments)
+        self.record.instructions.append(Instruction(how, False, arguments, options, results))
 
     def _results(self, node: Any) -> Any:
         """The slot of a node's output; of a node with several outputs, the slots of those that are read."""
@@ -154,16 +156,21 @@ def _plain(value: Any) -> Any:
     return value.detach() if isinstance(value, Tensor) else value
 
 
-def _callable(target: Any) -> Callable[..., Any]:
-    """Torch's own function for an operation, whose arguments are read faster than the operation's."""
+def _callable(target: Any, arguments: Any) -> Callable[..., Any]:
+    """Torch's own function for an operation, whose arguments are read faster than the operation's.
+
+    The operation itself where torch's own is written in Python, with arguments of its own, or where a list
+    among the arguments has gaps, as an index may, which torch's own does not take.
+    """
     if not isinstance(target, torch._ops.OpOverload):
         return target  # type: ignore[no-any-return]
-    if target.namespace == "aten" and target._overloadname in OF_TENSORS:
+    gaps = any(isinstance(leaf, list) and None in leaf for leaf in arguments)
+    if not gaps and target.namespace == "aten" and target._overloadname in OF_TENSORS:
         name = target._opname
         method = target.is_view or name.endswith("_") or name.startswith("new_")
         space = Tensor if method else torch
         own = getattr(space, name, None)
-        if own is not None:
+        if own is not None and not isinstance(own, FunctionType):
             return own  # type: ignore[no-any-return]
     return target._op
 

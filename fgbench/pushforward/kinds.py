@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
 
 from fgbench.pushforward.rules import of_names
 
@@ -22,9 +26,9 @@ STILL = set(of_names(*_STILL.split()))
 # Functions that hand values to Python, or shape results by them: other values may lead to another course.
 _READS = """
     item tolist numpy __bool__ __int__ __float__ __index__ __complex__ __contains__ __array__ equal allclose
-    is_nonzero nonzero argwhere unique unique_consecutive masked_select bincount
+    is_nonzero nonzero argwhere unique unique_consecutive masked_select bincount tensor_split
 """
-READS = set(of_names(*_READS.split()))
+READS = set(of_names(*_READS.split())) | {torch._VF._pack_padded_sequence}
 # Functions whose result depends on their arguments alone. A value that only such functions have made comes
 # from shapes and numbers, so that it is the same for every batch of one shape.
 _PLAIN = """
@@ -34,6 +38,24 @@ _PLAIN = """
     sum float double contiguous clone
 """
 PLAIN = set(of_names(*_PLAIN.split()))
+INDEXED, SPLIT = set(of_names("__getitem__", "__setitem__")), set(of_names("tensor_split"))
 # Attributes that are the same for every value with tangents.
 OF_ITSELF = {"requires_grad": True, "is_leaf": False, "grad": None, "grad_fn": None, "_base": None}
 TURNED = {"T", "mT", "H", "mH", "real", "imag"}
+
+
+def deciding(func: Any, args: Any, kwargs: Any) -> Any:
+    """Of a function that looks at values, the arguments whose values decide what it gives, or its shape.
+
+    An index that is a mask decides that; but one that no function of the course has made belongs to the
+    model, and is the same at every call.
+    """
+    if func is F.one_hot and (args[1] if len(args) > 1 else kwargs.get("num_classes", -1)) != -1:
+        return ()  # it only checks values
+    if func in SPLIT:
+        return args[1:], kwargs
+    if func not in INDEXED:
+        return args, kwargs
+    index = args[1] if isinstance(args[1], tuple) else (args[1],)
+    ends = [end for part in index if isinstance(part, slice) for end in (part.start, part.stop, part.step)]
+    return [part for part in index if isinstance(part, Tensor) and hasattr(part, "mark")], ends

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import copy
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
-from fgbench.methods import trainable
+from fgbench import methods
+from fgbench.methods import Step, trainable
 from fgbench.pushforward.engine import Pushforward
 from fgbench.pushforward.structures import Drawer, Tangents
 
@@ -40,6 +43,7 @@ def derivatives(
     by_parameter = {trainable(pushforward.model)[name]: t for name, t in tangents.by_name.items()}
     torch.manual_seed(0)
     random.seed(0)
+    np.random.seed(0)
     value, along_drawn = pushforward(batch, by_parameter, chunk)
     return value, tangents.directional(along_drawn)
 
@@ -50,6 +54,7 @@ def by_reverse_mode(
     model = copy.deepcopy(model)
     torch.manual_seed(0)
     random.seed(0)
+    np.random.seed(0)
     value = loss(model(batch[0]), batch[1])
     gradient = torch.autograd.grad(value, list(trainable(model).values()), materialize_grads=True)
     pairs = zip(gradient, tangents.full(), strict=True)
@@ -85,3 +90,32 @@ def check(
         assert abs(float(value - wanted_value)) <= tolerance * max(abs(float(wanted_value)), 1)
         assert not found.requires_grad
     return pushforward
+
+
+def steps_are_right(
+    spec: str,
+    model: nn.Module,
+    loss: Callable[..., Tensor] = F.cross_entropy,
+    *,
+    given: Sequence[tuple[Tensor, Tensor]],
+) -> Step:
+    """Take steps, each from the same weights, and compare each with reverse mode; give the method's step."""
+    step = methods.prepare(methods.find(spec), copy.deepcopy(model), loss, 0)
+    start = [p.detach().clone() for p in step.parameters]
+    for number, batch in enumerate(given):
+        with torch.no_grad():
+            for parameter, value in zip(step.parameters, start, strict=True):
+                parameter.copy_(value)
+        reference = copy.deepcopy(model)
+        wanted = loss(reference(batch[0]), batch[1])
+        gradient = torch.autograd.grad(wanted, list(trainable(reference).values()), materialize_grads=True)
+        found = step(batch, 1e-3)
+        assert abs(float(found.detach() - wanted.detach())) < 1e-9, f"{spec}: the loss of batch {number}"
+        estimate = step.expected(gradient, copy.deepcopy(model), batch)
+        moved = [(s - p.detach()) / 1e-3 for s, p in zip(start, step.parameters, strict=True)]
+        off = sum(float((m - e).square().sum()) for m, e in zip(moved, estimate, strict=True))
+        size = sum(float(e.square().sum()) for e in estimate)
+        assert off <= 1e-12 * size, (
+            f"{spec}: the update of batch {number} is off by {(off / size) ** 0.5:.2g}"
+        )
+    return step

@@ -12,6 +12,7 @@ from torch import nn
 from fgbench import methods
 from fgbench.pushforward import engine
 from fgbench.pushforward.flat import flat
+from tests.pushforward.checks import steps_are_right
 
 
 class Everything(nn.Module):
@@ -92,3 +93,48 @@ def test_a_pass_of_few_operations_is_few_calls():
     (straight,) = step.straight.values()
     calls = [v for v in straight.__globals__.values() if callable(v) and v is not straight]
     assert len(calls) <= 16, "one layer and a loss; written by hand it is ten"
+
+
+def _written_by_an_index(h):
+    out = h.clone()
+    out[..., torch.tensor([0, 2])] = 0.5
+    out[:, torch.tensor([1, 3])] += h[:, :2]
+    return out
+
+
+def _put(h):
+    return torch.zeros_like(h).index_put((torch.tensor([0, 1]),), h[:2])
+
+
+def _blocks(h):
+    return torch.block_diag(h[:, :2], h[:, 2:])[: len(h), :2].repeat(1, 2)
+
+
+def _in_classes(h):
+    return h * F.one_hot(h.argmax(1), 4)
+
+
+@pytest.mark.parametrize("spec", ["forward", "forward:tangents=3"])
+@pytest.mark.parametrize("function", [_written_by_an_index, _put, _blocks, _in_classes])
+def test_what_cannot_be_made_straight_runs_as_before(function, spec):
+    class Of(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.head = nn.Linear(4, 4), nn.Linear(4, 3)
+
+        def forward(self, x):
+            return self.head(function(self.inner(x)))
+
+    torch.manual_seed(0)
+    steps_are_right(spec, Of().double(), given=[batch()] * 4)
+
+
+def test_an_index_with_gaps_is_called_as_it_is():
+    x, places = torch.randn(3, 4), torch.tensor([0, 2])
+
+    def function(x):
+        out = x.clone()
+        out[:, places] = 2 * x[:, places]
+        return out
+
+    assert torch.equal(flat(function, x)(None, x), function(x))

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import random
+from collections.abc import Callable
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -18,6 +20,7 @@ from fgbench.pushforward.context import Context
 from fgbench.pushforward.dual import Dual
 from fgbench.pushforward.engine import Pushforward
 from fgbench.pushforward.fallback import by_jvp
+from fgbench.pushforward.generators import set_states, states
 from tests.builders import cross_entropy
 from tests.pushforward.checks import check, derivatives, drawn
 
@@ -130,16 +133,16 @@ class EinsumAttention(nn.Module):
 
 
 class LayerDrop(nn.Module):
-    """Layers left out by Python's own random numbers, as in Hugging Face's models."""
+    """Layers left out by random numbers of Python, as in Hugging Face's models, or of numpy."""
 
-    def __init__(self) -> None:
+    def __init__(self, draw: Callable[[], float] = random.random) -> None:
         super().__init__()
         self.layers = nn.ModuleList([nn.Linear(6, 6) for _ in range(4)])
-        self.head = nn.Linear(6, CLASSES)
+        self.head, self.draw = nn.Linear(6, CLASSES), draw
 
     def forward(self, x):
         for layer in self.layers:
-            if not self.training or random.random() > 0.5:
+            if not self.training or self.draw() > 0.5:
                 x = x + torch.tanh(layer(x))
         return self.head(x)
 
@@ -347,17 +350,28 @@ def test_an_island_of_float32_is_rounding(name, count):
 
 @pytest.mark.parametrize("chunk", [0, 1])
 @pytest.mark.parametrize("count", FORWARD)
-def test_layers_left_out_at_random_are_not_frozen(count, chunk):
+@pytest.mark.parametrize("draw", [random.random, lambda: np.random.rand()], ids=["python", "numpy"])
+def test_layers_left_out_at_random_are_not_frozen(draw, count, chunk):
     torch.manual_seed(0)
-    model, target = LayerDrop().double().train(), rows_target()
-    before = random.getstate()
-    check(model, rows(), loss=cross_entropy, target=target, count=count, chunk=chunk)
-    random.setstate(before)
+    model, target = LayerDrop(draw).double().train(), rows_target()
+    before = states()
+    engine = check(model, rows(), loss=cross_entropy, target=target, count=count, chunk=chunk)
+    assert list(engine.settled.values()) == ["it draws random numbers by itself"]
+    set_states(*before)
     for spec in ("forward", f"forward:tangents={count},structure=rank-one"):
         for seed in range(4):
             check_step(methods.find(spec), model, cross_entropy, (rows(), target), seed)
-    assert random.getstate() == before
+    assert states() == before
     check(model.eval(), rows(), loss=cross_entropy, target=target, count=count)
+
+
+@pytest.mark.parametrize("own", [random.Random(0), np.random.default_rng(0)], ids=["python", "numpy"])
+def test_a_model_with_a_generator_of_its_own_is_followed(own):
+    model = LayerDrop(own.random)
+    model.own = own
+    engine = Pushforward(model.double().train(), cross_entropy)
+    derivatives(engine, drawn(model, 1), (rows(), rows_target()))
+    assert list(engine.settled.values()) == ["it draws random numbers by itself"]
 
 
 class EveryOther(nn.Module):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+
+import numpy as np
 import torch
 
 from fgbench.training.randomness import OwnRandomness
@@ -26,3 +29,24 @@ def test_the_callers_state_stays_as_it_was():
     torch.manual_seed(7)
     drawn(OwnRandomness(1, torch.device("cpu")))
     assert torch.equal(torch.rand(3), expected)
+
+
+def test_generators_of_python_and_numpy_are_its_own_too():
+    def drawn_by_others(randomness: OwnRandomness) -> tuple[float, float]:
+        with randomness.in_force():
+            return random.random(), float(np.random.rand())
+
+    a, b = (OwnRandomness(1, torch.device("cpu")) for _ in range(2))
+    random.seed(7)
+    np.random.seed(7)
+    expected = random.random(), float(np.random.rand())
+    random.seed(7)
+    np.random.seed(7)
+    first = [drawn_by_others(a), drawn_by_others(a)]
+    assert (random.random(), float(np.random.rand())) == expected, "the caller's stay as they were"
+    kept = a.state()
+    after = drawn_by_others(a)
+    assert first == [drawn_by_others(b), drawn_by_others(b)]
+    assert first[0] != first[1]
+    a.restore(kept)
+    assert drawn_by_others(a) == after

@@ -103,17 +103,17 @@ class ActivityStep(Step):
 
     def _noise(self, batch: Batch, number: int, output: Tensor) -> Tensor:
         """The noise of one operation, [k, *output], by the operation's number."""
-        held = self.noise[batch[0].shape]
-        if number not in held:
-            held[number] = self.fill(self._empty(batch, number, output))
+        held, shape = self.noise[batch[0].shape], self._shape(batch, number, output)
+        if number not in held or held[number].shape != shape:  # values may decide what goes into a layer
+            held[number] = self.fill(output.new_empty(shape))
         return self._for_all(batch, number, held[number])
 
-    def _empty(self, batch: Batch, number: int, output: Tensor) -> Tensor:
-        """Memory for the noise: [k, *output], or one sample's part of that if all samples share the noise."""
+    def _shape(self, batch: Batch, number: int, output: Tensor) -> torch.Size:
+        """The noise's: [k, *output], or one sample's part of that if all samples share the noise."""
         shape: Sequence[int] = output.shape
         if self.shared and self.layouts:
             shape = self.layouts[number].of_one(output.shape, len(batch[0]))
-        return output.new_empty(self.options.tangents, *shape)
+        return torch.Size((self.options.tangents, *shape))
 
     def _for_all(self, batch: Batch, number: int, drawn: Tensor) -> Tensor:
         """The drawn noise as [k, *output], repeated if all samples share it."""

@@ -109,10 +109,10 @@ class OneLayerActivityStep(ActivityStep):
         return noise
 
     def _noise(self, batch: Batch, number: int, output: Tensor) -> Tensor:
-        if number not in self.filled or self.filled[number].dtype != output.dtype:
-            made = self._empty(batch, number, output)
-            self.shapes[batch[0].shape, number] = made.shape
-            self.filled[number] = self._fill_rows(number, made)
+        held, shape = self.filled.get(number), self._shape(batch, number, output)
+        if held is None or held.dtype != output.dtype or held.shape != shape:
+            self.shapes[batch[0].shape, number] = shape
+            self.filled[number] = self._fill_rows(number, output.new_empty(shape))
         return self._for_all(batch, number, self.filled[number])
 
     @torch.no_grad()

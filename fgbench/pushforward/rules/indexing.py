@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -60,7 +61,8 @@ def getitem(context: Context, x: Any, index: Any) -> Any:
 
 def _apart(index: tuple[Any, ...]) -> bool:
     """Whether tensors among the indices are apart; torch then puts their dimensions first."""
-    places = [i for i, part in enumerate(index) if isinstance(part, Tensor | list) or type(part) is bool]
+    arrays = Tensor | list | np.ndarray
+    places = [i for i, part in enumerate(index) if isinstance(part, arrays) or type(part) is bool]
     return bool(places) and (places[-1] - places[0] + 1 != len(places) or type(index[places[0]]) is bool)
 
 

@@ -70,13 +70,13 @@ def permute(context: Context, x: Dual, *dims: Any, **named: Any) -> Dual:
     return Dual(x.stack.permute(0, *(on_stack(d, x) for d in order)))
 
 
-@rule("transpose", "swapaxes", "swapdims", "transpose_")
+@rule("transpose", "swapaxes", "swapdims", "transpose_", "swapaxes_", "swapdims_")
 def transpose(context: Context, x: Dual, dim0: int, dim1: int) -> Dual:
     """Exchange two dimensions."""
     return Dual(x.stack.transpose(on_stack(dim0, x), on_stack(dim1, x)))
 
 
-@rule("t")
+@rule("t", "t_")
 def t(context: Context, x: Dual) -> Dual:
     """Transpose a matrix; a vector stays as it is."""
     return Dual(x.stack.transpose(1, 2)) if x.stack.dim() == 3 else x
@@ -101,13 +101,13 @@ def movedim(context: Context, x: Dual, source: Any, destination: Any) -> Dual:
     return Dual(x.stack.movedim(on(source), on(destination)))
 
 
-@rule("unsqueeze")
+@rule("unsqueeze", "unsqueeze_")
 def unsqueeze(context: Context, x: Dual, dim: int) -> Dual:
     """Insert a dimension of size one."""
     return Dual(x.stack.unsqueeze(on_stack(dim, x, more=1)))
 
 
-@rule("squeeze")
+@rule("squeeze", "squeeze_")
 def squeeze(context: Context, x: Dual, dim: Any = None) -> Dual:
     """Remove dimensions of size one."""
     dims = range(x.stack.dim() - 1) if dim is None else dim if isinstance(dim, tuple | list) else (dim,)
