@@ -16,7 +16,8 @@ def baseline(
     out: Annotated[Path, typer.Option(help="The CSV to write.")] = Path("baseline.csv"),
 ) -> None:
     """Write a CSV with the ratio of every method, its interval, and the conditions it was measured under."""
-    from fgbench.regression.baseline import entries_of, write_baseline
+    from fgbench.regression.baseline import write_baseline
+    from fgbench.regression.entries import entries_of
     from fgbench.store.run_folder import find_runs
 
     entries = entries_of(find_runs(results))

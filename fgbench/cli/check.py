@@ -15,8 +15,8 @@ from fgbench.errors import UsageError
 from fgbench.plan.config import Config
 
 if TYPE_CHECKING:
-    from fgbench.regression.baseline import Entry
     from fgbench.regression.checking import CheckedRatio
+    from fgbench.regression.entry import Entry
     from fgbench.store.run_folder import RunFolder
 
 ANEW, SELF_TEST = "Measuring anew", "Proving that it can fail"  # panels of --help
@@ -121,9 +121,9 @@ class _Asked:
 
 def _judge(held: list[Entry], margin: float, allow_mismatch: bool, asked: _Asked) -> list[CheckedRatio]:
     """Judge stored runs, or measure what the baseline lists, again and again while answers are not clear."""
-    from fgbench.regression.baseline import entries_of
     from fgbench.regression.checking import check as judge
     from fgbench.regression.checking import settled
+    from fgbench.regression.entries import entries_of
     from fgbench.store.run_folder import find_runs
 
     if asked.results is not None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from fgbench.measurement.statistics import Estimate, detectable, power, t_quantile
-from fgbench.regression.baseline import Entry, another_contract, chosen_otherwise, differing
+from fgbench.regression.entry import Entry, another_contract, chosen_otherwise, differing
 
 ONE_RUN_EACH = "with one run then and one now it is not known how much runs differ; --repeat makes several"
 

@@ -10,15 +10,9 @@ from typing import Any
 import pandas as pd
 
 from fgbench.measurement.statistics import NOTHING, Estimate
-from fgbench.regression.baseline import (
-    IDENTITY,
-    Entry,
-    another_contract,
-    chosen_otherwise,
-    differing,
-    entries_of,
-)
 from fgbench.regression.checking import change_of
+from fgbench.regression.entries import entries_of
+from fgbench.regression.entry import IDENTITY, Entry, another_contract, chosen_otherwise, differing
 from fgbench.report.figures import target_words
 from fgbench.store.run_folder import RunFolder
 from fgbench.summary.ratios import estimate

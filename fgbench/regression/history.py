@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from fgbench.measurement.statistics import Estimate, difference_interval, mean_interval
-from fgbench.regression.baseline import Entry, entries_of_run
+from fgbench.regression.entries import entries_of_run
+from fgbench.regression.entry import Entry
 from fgbench.store.run_folder import RunFolder
 
 FALSE_ALARMS = 0.01  # probability that a test finds a change in a series without one

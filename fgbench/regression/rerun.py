@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from fgbench.plan import Config
-from fgbench.regression.baseline import Entry
+from fgbench.regression.entry import Entry
 
 # Entries have to share these to be measured in one run; their depths may differ.
 SHARED = (

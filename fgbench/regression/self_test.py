@@ -9,8 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from fgbench.errors import ResultsError
-from fgbench.regression.baseline import Entry, entries_of_run, pooled
 from fgbench.regression.checking import LOOKS, Answer, CheckedRatio, change_of, check, settled
+from fgbench.regression.entries import entries_of_run
+from fgbench.regression.entry import Entry, pooled
 from fgbench.store.experiment import store_experiment
 from fgbench.store.run_folder import RunFolder
 from fgbench.store.schema import Role

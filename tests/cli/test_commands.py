@@ -23,7 +23,7 @@ from fgbench.plan.config import BEST_FORWARD
 from fgbench.regression.baseline import write_baseline
 from fgbench.store.run_folder import find_runs
 from fgbench.store.schema import TABLES
-from tests.regression.test_baseline import timed
+from tests.regression.test_entries import timed
 
 TINY = [
     *("--dataset", "synthetic:shape=1x8x8,classes=4,samples=512"),  # made in no time in each worker

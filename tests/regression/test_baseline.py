@@ -4,29 +4,12 @@ from __future__ import annotations
 
 import csv
 import dataclasses
-import math
 
 import pytest
 
 from fgbench.errors import ResultsError, UsageError
-from fgbench.regression.baseline import (
-    COLUMNS,
-    OLDER_COLUMNS,
-    another_contract,
-    differing,
-    entries_of,
-    entries_of_run,
-    pooled,
-    read_baseline,
-    write_baseline,
-)
-from fgbench.regression.difference import differences
-from fgbench.regression.history import histories
-from fgbench.regression.rerun import configs_of
-from fgbench.store.schema import Role
-from tests.builders import config
-from tests.charts import made_up
-from tests.charts.made_up import METHODS, group
+from fgbench.regression.baseline import COLUMNS, OLDER_COLUMNS, read_baseline, write_baseline
+from fgbench.regression.entry import another_contract, differing
 from tests.regression.test_checking import ENTRY
 
 
@@ -73,118 +56,11 @@ def test_one_that_is_not_there_or_cannot_be_written_is_one_line(tmp_path):
         write_baseline(tmp_path / "no" / "b.csv", [ENTRY])
 
 
-def timed(root, **changes):
-    run = made_up.run(root, [group(8)], trained=False)
-    aa = {"group": group(8).name, "method": METHODS[0], "role": "aa", "reference": METHODS[0], "processes": 5}
-    run.append("ratios", {**aa, "ratio": 1.004, "ratio_low": 0.99, "ratio_high": 1.02, **changes})
-    facts = run.facts()
-    facts["config"]["processes"] = 5
-    run._write(facts)
-    return run
-
-
-def test_the_cells_of_a_run_are_its_ratios_and_its_own_noise(tmp_path):
-    entries = entries_of([timed(tmp_path)])
-    assert [c.method for c in entries] == sorted(METHODS[1:])
-    for entry in entries:
-        ratio = made_up.ratio(entry.method, 8)
-        assert (entry.ratio, entry.low, entry.high) == pytest.approx((ratio, 0.9 * ratio, 1.1 * ratio))
-        assert (entry.degrees, entry.threads, entry.torch, entry.fault) == (4, "2", "2.0.0", "")
-        assert entry.floor == pytest.approx(0.02)
-
-
-def test_of_several_runs_it_is_the_mean_with_the_spread_between_them(tmp_path):
-    runs = [timed(tmp_path / name, ratio_high=high) for name, high in (("1", 1.02), ("2", 1.04), ("3", 1.1))]
-    alone = entries_of(runs[:1])[0]
-    entry = entries_of(runs)[0]
-    assert (entry.ratio, entry.runs, entry.degrees) == (pytest.approx(alone.ratio), 3, 2)
-    reaches = [math.log(high / 0.99) / 2 for high in (1.02, 1.04, 1.1)]
-    together = math.sqrt(sum(r * r for r in reaches)) / 3
-    assert math.log1p(entry.floor) == pytest.approx(math.log(1.004) + together), "three runs know it better"
-    assert entry.rounds == 3 * alone.rounds
-    assert entry.spread == 0.0
-    reach = 4.303 * alone.within / math.sqrt(3)
-    assert math.log(entry.high / entry.ratio) == pytest.approx(reach, rel=1e-3), (
-        "processes differ all the same"
-    )
-
-
-def test_pooling_takes_means_of_logarithms_leaves_faults_out_and_heeds_the_latest_contract():
-    then = [dataclasses.replace(ENTRY, ratio=ratio, runs=1, spread=0.0, within=0.0) for ratio in (1.0, 4.0)]
-    entry = pooled(then)
-    assert (entry.ratio, entry.spread) == pytest.approx((2.0, math.log(4) / math.sqrt(2)))
-    faulty = dataclasses.replace(then[0], ratio=math.nan, fault="A/A failed")
-    assert pooled([*then, faulty]) == entry
-    assert pooled([faulty]).fault == "A/A failed"
-    other = dataclasses.replace(then[0], contract="c1")
-    assert pooled([*then, other]) == other
-
-
-def test_a_run_s_slowed_repeats_are_cells_of_their_own(tmp_path):
-    run = timed(tmp_path)
-    slow = {"group": group(8).name, "method": METHODS[1], "role": "slowed", "reference": METHODS[0]}
-    run.append("ratios", slow | {"processes": 5, "rounds": 30, "ratio": 9, "ratio_low": 8, "ratio_high": 10})
-    (entry,) = entries_of_run(run, Role.SLOWED)
-    assert (entry.method, entry.ratio, entry.runs) == (METHODS[1], 9.0, 1)
-    assert entry.ratio not in {c.ratio for c in entries_of([run])}
-
-
-def test_what_is_trained_from_where_and_within_what_is_part_of_what_a_ratio_is(tmp_path):
-    whole, part = timed(tmp_path / "1"), timed(tmp_path / "2")
-    facts = part.facts()
-    own = {"trained": "lora:rank=8", "start": "start.pt", "memory_budget": 2**20}
-    part._write({**facts, "groups": [{**g, **own} for g in facts["groups"]]})
-    then, now = entries_of([whole])[0], entries_of([part])[0]
-    assert then.identity != now.identity
-    assert now.label.endswith(", training lora:rank=8")
-    write_baseline(tmp_path / "b.csv", [now])
-    (read,) = read_baseline(tmp_path / "b.csv")
-    assert read.identity == now.identity
-    (again,) = configs_of([read], config())
-    assert (again.trained, again.start, again.memory_budget) == tuple(own.values())
-    assert len(histories([whole, part], 0.0)) == 2 * len(METHODS[1:])
-    assert all(d.why.startswith("only in") for d in differences([whole], [part])), "nothing is compared"
-
-
 def test_a_baseline_of_a_version_before_they_were_is_read(tmp_path):
     write_baseline(tmp_path / "b.csv", [ENTRY])
     rows = list(csv.reader((tmp_path / "b.csv").open()))
     (tmp_path / "b.csv").write_text("".join(",".join(row[: COLUMNS.index("trained")]) + "\n" for row in rows))
     assert read_baseline(tmp_path / "b.csv") == [ENTRY]
-
-
-def test_runs_of_one_process_that_were_merged_have_the_degrees_of_their_number(tmp_path):
-    """There was no pilot: the interval is over all processes."""
-    run = timed(tmp_path)
-    facts = run.facts()
-    run._write({**facts, "config": {**facts["config"], "processes": 1}})
-    (entry, *_) = entries_of_run(run)
-    assert entry.degrees == 5 - 1
-    assert entry.within > 0
-
-
-def off(root, low):
-    return timed(root, ratio=low + 0.01, ratio_low=low, ratio_high=low + 0.02)
-
-
-def test_what_cannot_be_judged_has_a_fault(tmp_path):
-    assert {c.fault.split(":")[0] for c in entries_of([off(tmp_path / "off", 1.03)])} == {"A/A failed"}
-    assert {c.fault for c in entries_of([off(tmp_path / "near", 1.01)])} == {""}, "less than matters"
-    assert {c.fault for c in entries_of([timed(tmp_path / "wide", ratio=1.2, ratio_high=1.5)])} == {""}
-    none = made_up.run(tmp_path / "none", [group(8)], timed=False)
-    assert {c.fault for c in entries_of([none])} >= {"not measured"}
-
-
-@pytest.mark.parametrize(
-    ("throttle", "fault"), [("power", ""), ("power+thermal", "throttled in 50% of blocks")]
-)
-def test_a_power_cap_is_how_a_gpu_runs_and_no_fault(tmp_path, throttle, fault):
-    run = timed(tmp_path)
-    block = {"group": group(8).name, "method": METHODS[1], "role": "method", "process": 0, "position": 0}
-    block |= {"warm_up": False, "steps": 10, "seconds": 0.1, "sm_clock_mhz": 1500}
-    for number in range(10):
-        run.append("samples", block | {"round": number, "throttle": throttle if number % 2 else ""})
-    assert {entry.fault for entry in entries_of([run])} == {fault}
 
 
 def test_an_older_one_is_read_and_what_it_does_not_say_does_not_differ(tmp_path):
@@ -197,16 +73,3 @@ def test_an_older_one_is_read_and_what_it_does_not_say_does_not_differ(tmp_path)
     assert (then.torch, differing(then, now)) == ("2.15", [])
     assert "older fgbench" in another_contract(then, now)
     assert differing(then, dataclasses.replace(now, torch="2.16.0")) == [("torch", "2.15", "2.16")]
-
-
-def test_what_best_chose_is_in_the_cell_of_the_method_and_its_reference(tmp_path):
-    run = timed(tmp_path)
-    facts = run.facts()
-    for of in facts["groups"]:
-        of["execution"] = "best"
-    run._write(facts)
-    for method in METHODS:
-        mode = "eager" if method == METHODS[0] else "compile"
-        row = {"group": group(8).name, "method": method, "phase": "time", "execution": mode, "status": "ok"}
-        run.append("jobs", {"job": method, **row})
-    assert {c.chosen for c in entries_of([run])} == {"compile / eager"}

@@ -10,7 +10,6 @@ import pytest
 from scipy import stats
 
 from fgbench.measurement.statistics import Estimate, t_quantile
-from fgbench.regression.baseline import CONDITIONS, Entry, pooled
 from fgbench.regression.checking import (
     LOOKS,
     Answer,
@@ -21,6 +20,7 @@ from fgbench.regression.checking import (
     exit_code,
     settled,
 )
+from fgbench.regression.entry import CONDITIONS, Entry, pooled
 from fgbench.store.run_folder import NAMES
 
 ENTRY = Entry(

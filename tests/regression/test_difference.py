@@ -11,7 +11,7 @@ from fgbench.regression.difference import MEMORY, RUNTIME, TIME_TO_TARGET, Diffe
 from fgbench.regression.formats import differences_as
 from tests.charts import made_up
 from tests.charts.made_up import METHODS, group
-from tests.regression.test_baseline import timed
+from tests.regression.test_entries import timed
 
 
 def complete(root, of, **more):

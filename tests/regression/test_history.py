@@ -10,7 +10,7 @@ import pytest
 from fgbench.regression.history import FALSE_ALARMS, LEAST, change_points, histories
 from tests.charts import made_up
 from tests.charts.made_up import METHODS
-from tests.regression.test_baseline import timed
+from tests.regression.test_entries import timed
 
 
 @pytest.mark.parametrize("heavy", [False, True])

@@ -9,13 +9,13 @@ import math
 import pytest
 
 from fgbench.errors import ResultsError
-from fgbench.regression.baseline import entries_of
 from fgbench.regression.checking import LOOKS
+from fgbench.regression.entries import entries_of
 from fgbench.regression.formats import self_test_table
 from fgbench.regression.self_test import findings, on_data, on_runs, store
 from tests.charts.made_up import METHODS, group
-from tests.regression.test_baseline import timed
 from tests.regression.test_checking import ENTRY, TOLERANCE
+from tests.regression.test_entries import timed
 
 
 def with_slowed(root, by: float = 0.1, extra: float = 1.0):
