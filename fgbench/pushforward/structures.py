@@ -214,7 +214,7 @@ def _factored(parameter: Tensor, count: int, left: Tensor, right: Tensor) -> Tan
 
 def _factors(parameter: Tensor) -> tuple[int, int]:
     """The sizes of a parameter's two factors; for a vector 0, and all its entries."""
-    if parameter.dim() < 2 or parameter.shape[0] == 1:
+    if parameter.dim() < 2 or parameter.shape[0] == 1 or not parameter.numel():
         return 0, parameter.numel()
     return parameter.shape[0], parameter[0].numel()
 

@@ -85,6 +85,33 @@ def tied() -> nn.Module:
 AWKWARD = {"batch norm": with_batch_norm, "dropout": with_dropout, "frozen": with_frozen, "tied": tied}
 
 
+class Odd(nn.Module):
+    """Parameters of no dimension and without entries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain, self.nothing = nn.Parameter(torch.tensor(0.7)), nn.Parameter(torch.empty(0, 3))
+        self.layer = nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x.flatten(1)) * self.gain
+
+
+@pytest.mark.parametrize("spec", [*SPECS, "forward:tangents=2,layers=one", "spsa"])
+def test_parameters_of_no_dimension_or_without_entries_are_trained(spec):
+    torch.manual_seed(0)
+    oracle.check_step(methods.find(spec), Odd().double(), cross_entropy, tiny_batch(), seed=1)
+
+
+@pytest.mark.parametrize("shape", [(1,), (1, 1)])
+@pytest.mark.parametrize("spec", [s for s in SPECS + OTHERS if "activity" not in s])
+def test_a_loss_of_one_entry_may_have_dimensions(spec, shape):
+    def loss(output, target):
+        return cross_entropy(output, target).reshape(shape)
+
+    oracle.check_step(methods.find(spec), tiny_mlp(), loss, tiny_batch(), seed=1)
+
+
 def tangent_of(step: methods.Step) -> torch.Tensor:
     """The one tangent of a step, flat."""
     return flat([t[0] for t in step.tangents.full()])
