@@ -445,6 +445,8 @@ def test_function_of_a_forward_of_its_own(name):
         lambda h: torch.kron(h, h),
         lambda h: torch.fft.rfft(h).abs(),
         lambda h: h.lgamma_(),
+        lambda h: (torch.complex(h, 2 * h).mH * (1 + 2j)).real,
+        lambda h: (torch.complex(h, 2 * h)[0].H * (1 + 2j)).real,
     ],
 )
 def test_function_without_a_rule_falls_back_by_name(function):
