@@ -494,6 +494,17 @@ def test_hooks_and_parametrizations_are_not_passed_over():
     ruled(nn.Sequential(nn.Linear(3, 3), Renamed(3, 3)), normal(2, 3))
 
 
+@pytest.mark.parametrize("frozen", ["", "g", "v"])
+@pytest.mark.parametrize("dim", [0, 1, 2, -1, None])
+def test_weight_norm(dim, frozen):
+    torch.manual_seed(0)
+    layer = nn.utils.parametrizations.weight_norm(nn.Conv1d(2, 3, 2), dim=dim)
+    g, v = (p for name, p in layer.named_parameters() if "weight" in name)
+    if frozen:
+        (g if frozen == "g" else v).requires_grad_(False)
+    ruled(nn.Sequential(nn.Conv1d(2, 2, 1), layer), normal(3, 2, 4))
+
+
 class Tied(nn.Module):
     """A weight of two layers, and a layer used twice."""
 
