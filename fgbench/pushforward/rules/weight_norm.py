@@ -15,7 +15,7 @@ from fgbench.pushforward.rules.reductions import vector_norm
 
 @rule("_weight_norm")
 def weight_norm(context: Context, v: Any, g: Any, dim: int = 0) -> Dual:
-    """v · g / ‖v‖, with a norm for each entry of one dimension; a dimension of −1 stands for one norm of all."""
+    """v · g / ‖v‖, with a norm for each entry of one dimension; −1 stands for one norm of all."""
     size = primal_of(v).dim()
     dims = [d for d in range(size) if d != dim]
     if not isinstance(v, Dual):
