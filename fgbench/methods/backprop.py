@@ -106,6 +106,8 @@ class Backprop(Method):
             DIRECT: DirectStep,
             IN_BACKWARD: InBackwardStep,
         }
+        if any(getattr(module, "sparse", False) for module in model.modules()):
+            steps[FUSED] = steps[FOREACH]  # fused kernels take no sparse gradients
         parameters = list(trainable(model).values())
         return steps[update](parameters, lambda x, y: loss(call(x), y), conditions, self.accumulate)
 

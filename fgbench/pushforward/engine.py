@@ -247,6 +247,7 @@ def _along(count: int, value: Any) -> tuple[Tensor, Tensor]:
     """A loss [] and its derivatives [k]."""
     if isinstance(value, Rows):
         return value.value, value.along
+    value = _scalar(value)
     if isinstance(value, Dual):
         return value.primal, value.tangents
     return value, value.new_zeros(count)
@@ -256,9 +257,17 @@ def _derivatives(context: Context, value: Any) -> tuple[Tensor, Tensor]:
     """A loss [] and what each row contributes to its derivatives, [k, rows]."""
     if isinstance(value, Rows):
         return value.value, value.by_row
+    value = _scalar(value)
     if isinstance(value, Dual):
         return value.primal, value.tangents.unsqueeze(1)
     return value, value.new_zeros(context.count, 1)
+
+
+def _scalar(value: Any) -> Any:
+    """A loss of one entry, whatever its dimensions, as []."""
+    if isinstance(value, Dual):
+        return value if value.stack.dim() == 1 else Dual(value.stack.reshape(len(value.stack)))
+    return value.reshape(()) if value.dim() else value
 
 
 def _part(tangents: Mapping[int, Tangent], start: int, stop: int) -> Context:

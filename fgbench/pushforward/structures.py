@@ -79,6 +79,9 @@ class Drawer:
         seed: decides all that is drawn.
         keep: keep full tangents in memory until the update; if not, they are drawn again from seeds.
         together: put full tangents into one buffer, which few launches fill; if not, each into its own.
+
+    Raises:
+        NotImplementedError: a parameter is complex.
     """
 
     def __init__(
@@ -93,6 +96,12 @@ class Drawer:
         keep: bool = True,
         together: bool = True,
     ) -> None:
+        found = next((name for name, p in parameters.items() if p.is_complex()), None)
+        if found is not None:
+            raise NotImplementedError(
+                f"tangents of complex parameters, as '{found}' is: hold its real and imaginary parts in a "
+                "real parameter, and take torch.view_as_complex of it."
+            )
         self.parameters, self.count, self.structure, self.angle = dict(parameters), count, structure, angle
         self.together = together
         self.size = sum(p.numel() for p in self.parameters.values())
@@ -181,8 +190,7 @@ class Drawer:
             return list(own.values()), {n: Full(buffer) for n, buffer in own.items()}
         buffers: list[Tensor] = []
         entries: dict[str, Tensor] = {}
-        for dtype in dict.fromkeys(p.dtype for p in parameters.values()):
-            own = {n: p for n, p in parameters.items() if p.dtype == dtype}
+        for own in _by_dtype(parameters):
             shapes = [(self.count, *p.shape) for p in own.values()]
             filled, views = self.fill.room(shapes, next(iter(own.values())))
             buffers += filled
@@ -190,15 +198,23 @@ class Drawer:
         return buffers, {name: Full(entries[name]) for name in parameters}
 
     def _factored(self, parameters: Mapping[str, Tensor]) -> tuple[list[Tensor], dict[str, Tangent]]:
-        """Rank-one tangents: all factors are in one buffer, which a single draw fills."""
-        sizes = [self.count * n for p in parameters.values() for n in _factors(p)]
-        like = next(iter(parameters.values()))
-        buffer = like.new_empty(sum(sizes), requires_grad=False)
-        pieces = iter(buffer.split(sizes))
-        factored = {
-            n: _tangent_of_factors(p, self.count, next(pieces), next(pieces)) for n, p in parameters.items()
-        }
-        return [buffer], factored
+        """Rank-one tangents: all factors of a dtype are in one buffer, which a single draw fills."""
+        buffers: list[Tensor] = []
+        factored: dict[str, Tangent] = {}
+        for own in _by_dtype(parameters):
+            sizes = [self.count * n for p in own.values() for n in _factors(p)]
+            buffers.append(next(iter(own.values())).new_empty(sum(sizes), requires_grad=False))
+            pieces = iter(buffers[-1].split(sizes))
+            factored |= {
+                n: _tangent_of_factors(p, self.count, next(pieces), next(pieces)) for n, p in own.items()
+            }
+        return buffers, {name: factored[name] for name in parameters}
+
+
+def _by_dtype(parameters: Mapping[str, Tensor]) -> list[dict[str, Tensor]]:
+    """The parameters in groups of one dtype each."""
+    dtypes = dict.fromkeys(p.dtype for p in parameters.values())
+    return [{n: p for n, p in parameters.items() if p.dtype == dtype} for dtype in dtypes]
 
 
 def _fill_rows(fill: Fill, tensor: Tensor, rows: range) -> Tensor:
@@ -215,7 +231,7 @@ def _tangent_of_factors(parameter: Tensor, count: int, left: Tensor, right: Tens
 
 def _factors(parameter: Tensor) -> tuple[int, int]:
     """The sizes of a parameter's two factors; for a vector 0, and all its entries."""
-    if parameter.dim() < 2 or parameter.shape[0] == 1:
+    if parameter.dim() < 2 or parameter.shape[0] == 1 or not parameter.numel():
         return 0, parameter.numel()
     return parameter.shape[0], parameter[0].numel()
 

@@ -85,6 +85,66 @@ def tied() -> nn.Module:
 AWKWARD = {"batch norm": with_batch_norm, "dropout": with_dropout, "frozen": with_frozen, "tied": tied}
 
 
+class Odd(nn.Module):
+    """Parameters of no dimension and without entries."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gain, self.nothing = nn.Parameter(torch.tensor(0.7)), nn.Parameter(torch.empty(0, 3))
+        self.layer = nn.Linear(16, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return self.layer(x.flatten(1)) * self.gain
+
+
+@pytest.mark.parametrize("spec", [*SPECS, "forward:tangents=2,layers=one", "spsa"])
+def test_parameters_of_no_dimension_or_without_entries_are_trained(spec):
+    torch.manual_seed(0)
+    oracle.check_step(methods.find(spec), Odd().double(), cross_entropy, tiny_batch(), seed=1)
+
+
+class Mixed(nn.Module):
+    """Layers of one dtype around a norm of another, which comes first or second among the parameters."""
+
+    def __init__(self, layer: torch.dtype, norm: torch.dtype, first: bool) -> None:
+        super().__init__()
+        self.kinds = layer, norm
+        self.norm = nn.LayerNorm(6).to(norm) if first else nn.Identity()
+        self.inner, self.out = nn.Linear(16, 6).to(layer), nn.Linear(6, 3).to(layer)
+        self.norm = self.norm if first else nn.LayerNorm(6).to(norm)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        layer, norm = self.kinds
+        return self.out(torch.tanh(self.norm(self.inner(x.flatten(1).to(layer)).to(norm))).to(layer)).to(norm)
+
+
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("kinds", [(torch.float32, torch.float64), (torch.bfloat16, torch.float32)], ids=str)
+@pytest.mark.parametrize("spec", [*SPECS, "forward:structure=rank-one,layers=one", "backprop", "spsa"])
+def test_parameters_of_several_dtypes_are_trained(spec, kinds, first):
+    if spec == "spsa" and torch.bfloat16 in kinds:
+        pytest.skip("a move by epsilon is about the rounding of bfloat16")
+    torch.manual_seed(0)
+    oracle.check_step(methods.find(spec), Mixed(*kinds, first), cross_entropy, tiny_batch(), seed=1)
+
+
+@pytest.mark.parametrize("spec", ["forward", "forward:structure=activity", "forward:engine=stock", "spsa"])
+def test_complex_parameters_are_refused_in_plain_words(spec):
+    model = nn.Linear(3, 2)
+    model.weight = nn.Parameter(model.weight.detach().to(torch.complex64))
+    with pytest.raises(NotImplementedError, match=r"complex parameters, as 'weight' is"):
+        methods.find(spec).prepare(model, cross_entropy, seed=0)
+
+
+@pytest.mark.parametrize("shape", [(1,), (1, 1)])
+@pytest.mark.parametrize("spec", [s for s in SPECS + OTHERS if "activity" not in s])
+def test_a_loss_of_one_entry_may_have_dimensions(spec, shape):
+    def loss(output, target):
+        return cross_entropy(output, target).reshape(shape)
+
+    oracle.check_step(methods.find(spec), tiny_mlp(), loss, tiny_batch(), seed=1)
+
+
 def tangent_of(step: methods.Step) -> torch.Tensor:
     """The one tangent of a step, flat."""
     return flat([t[0] for t in step.tangents.full()])

@@ -58,7 +58,7 @@ def by_reverse_mode(
     value = loss(model(batch[0]), batch[1])
     gradient = torch.autograd.grad(value, list(trainable(model).values()), materialize_grads=True)
     pairs = zip(gradient, tangents.full(), strict=True)
-    return value.detach(), torch.stack([(v * g).flatten(1).sum(1) for g, v in pairs]).sum(0)
+    return value.detach(), torch.stack([(v * g).reshape(len(v), -1).sum(1) for g, v in pairs]).sum(0)
 
 
 def check(

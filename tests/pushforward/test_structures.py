@@ -174,13 +174,14 @@ class TestTangent:
             return torch.randn(*shape, generator=generator, dtype=torch.float64)
 
         yield Full(normal(4, 3, 2, 2)), torch.zeros(3, 2, 2).double()
+        yield Full(normal(4)), torch.zeros(()).double()
         yield RankOne(normal(4, 3), normal(4, 2, 2)), torch.zeros(3, 2, 2).double()
         source = drawer("gaussian", 4, keep=False, shapes={"w": torch.zeros(3, 5).double()})
         yield source.draw().by_name["w"], torch.zeros(3, 5).double()
 
     def test_gram_is_of_all_entries(self):
         for tangent, _ in self.kinds():
-            rows = tangent.full().flatten(1)
+            rows = tangent.full().reshape(tangent.count, -1)
             assert torch.allclose(tangent.gram(), rows @ rows.t(), rtol=1e-12)
 
     @pytest.mark.parametrize("layout", ["contiguous", "transposed"])
@@ -189,7 +190,7 @@ class TestTangent:
             for count in (1, 4):
                 part, weights = tangent.part(0, count), torch.linspace(-1, 2, count).double()
                 target = parameter.clone() + 1
-                if layout == "transposed":
+                if layout == "transposed" and parameter.dim() > 1:
                     target = target.transpose(0, 1).contiguous().transpose(0, 1)
                 wanted = target + torch.tensordot(weights, part.full(), dims=1)
                 part.add_to(target, weights)

@@ -155,11 +155,22 @@ class _Update:
 
 
 def _reverse_mode(model: nn.Module, loss: Loss, batch: Batch, seed: int) -> tuple[float, list[Tensor]]:
+    """The loss and its gradient, which is left in the model's parameters."""
     with _same_masks(seed, batch):
         value = loss(model(batch[0]), batch[1])
     parameters = list(trainable(model).values())
-    gradient = torch.autograd.grad(value, parameters, materialize_grads=True)
-    return float(value.detach()), list(gradient)
+    for parameter in parameters:
+        parameter.grad = None
+    value.backward()  # as in training: torch.utils.checkpoint refuses torch.autograd.grad
+    return float(value.detach()), [_dense(p) for p in parameters]
+
+
+def _dense(parameter: Tensor) -> Tensor:
+    """The gradient in a parameter, which has all entries."""
+    gradient = parameter.grad
+    if gradient is None:
+        return torch.zeros_like(parameter)
+    return gradient.to_dense() if gradient.layout == torch.sparse_coo else gradient
 
 
 def _same_masks(seed: int, batch: Batch) -> AbstractContextManager[None]:

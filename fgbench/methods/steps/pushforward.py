@@ -134,12 +134,12 @@ class PushforwardStep(ForwardStep):
         return found if self.factor == 1 else self.factor * found
 
     def expected(self, gradient: Sequence[Tensor], model: nn.Module, batch: Batch) -> list[Tensor]:
-        """Σ c_i v_i, with c from the true derivatives ⟨∇f, v_i⟩."""
+        """Σ c_i v_i, with c from the true derivatives ⟨∇f, v_i⟩, in float64 as dtypes may differ."""
         full = self.tangents.full()
         pairs = zip(gradient, full, strict=True)
-        derivatives = torch.stack([torch.tensordot(v, g, dims=g.dim()) for g, v in pairs]).sum(0)
-        weights = self._weigh(derivatives)
-        return [torch.tensordot(weights, v, dims=1) for v in full]
+        along = [torch.tensordot(v.double(), g.double(), dims=g.dim()) for g, v in pairs]
+        weights = self._weigh(torch.stack(along).sum(0))
+        return [torch.tensordot(weights.to(v.dtype), v, dims=1) for v in full]
 
     def generators(self) -> list[torch.Generator]:
         """The generators of the tangents."""

@@ -55,7 +55,8 @@ class StockStep(ForwardStep):
         # Buffers are copied, as batch norm's running statistics would become dual numbers otherwise.
         buffers = {name: buffer.clone() for name, buffer in self.buffers.items()}
         output = torch.func.functional_call(self.model, {**parameters, **buffers}, (x,))
-        return self.loss(output, y), buffers
+        value = self.loss(output, y)
+        return value.reshape(()) if value.dim() else value, buffers
 
     def _update(self, learning_rate: float) -> None:
         self.update(self.tangents.by_name, self.directional_derivative.unsqueeze(0), learning_rate)

@@ -87,7 +87,12 @@ def mt(context: Context, x: Dual) -> Dual:
     return Dual(x.stack.transpose(-2, -1))
 
 
-for _turned, _by in {"T": t, "H": t, "mT": mt, "mH": mt}.items():
+def mh(context: Context, x: Dual) -> Dual:
+    """Transpose each matrix of a stack, and conjugate it if it is complex."""
+    return Dual(x.stack.mH if x.stack.dim() > 2 else x.stack.conj())
+
+
+for _turned, _by in {"T": t, "H": mh, "mT": mt, "mH": mh}.items():
     RULES[getattr(Tensor, _turned).__get__] = _by
 
 

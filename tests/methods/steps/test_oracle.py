@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 
 from fgbench import architectures, methods
 from fgbench.methods import PLAIN, Batch, Conditions, Loss, Method, Part, Step
@@ -153,6 +154,32 @@ def test_a_right_step_passes_whatever_the_seed(spec, dtype):
     model, batch = mnist_like(dtype)
     for seed in SEEDS:
         check_step(methods.find(spec), model, cross_entropy, batch, seed)
+
+
+class Recomputed(nn.Module):
+    """A part that is computed again in the backward pass, which `torch.autograd.grad` cannot do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.out = nn.Linear(16, 6), nn.Linear(6, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.out(checkpoint(torch.tanh, self.inner(x.flatten(1)), use_reentrant=True))
+
+
+def test_a_model_that_is_partly_computed_again_passes():
+    for spec in ("backprop", "spsa"):
+        check_step(methods.find(spec), Recomputed().double(), cross_entropy, tiny_batch(), 0)
+
+
+SPARSE = ["backprop", "backprop:update=in-backward", "backprop:update=direct", "backprop:accumulate=2"]
+
+
+@pytest.mark.parametrize("spec", [*SPARSE, "forward:tangents=2", "forward:structure=activity"])
+def test_sparse_gradients_pass(spec):
+    model = nn.Sequential(nn.Embedding(9, 6, sparse=True), nn.Flatten(), nn.Linear(30, 4)).double()
+    batch = torch.arange(20).view(4, 5) % 9, torch.arange(4)
+    check_step(methods.find(spec), model, cross_entropy, batch, 0)
 
 
 def test_checking_leaves_the_model_as_it_was():
