@@ -33,7 +33,7 @@ class Tangent(ABC):
 
     def gram(self) -> Tensor:
         """The tangents' inner products, [k, k] in float64."""
-        rows = self.full().flatten(1).double()
+        rows = self.full().reshape(self.count, -1).double()
         return rows @ rows.t()
 
 
@@ -71,7 +71,7 @@ def add_full(parameter: Tensor, entries: Tensor, coefficients: Tensor) -> None:
     if len(entries) == 1:
         parameter.addcmul_(entries[0], coefficients[0])
     elif parameter.is_contiguous():
-        parameter.view(-1).addmv_(entries.flatten(1).t(), coefficients)
+        parameter.view(-1).addmv_(entries.reshape(len(entries), -1).t(), coefficients)
     else:
         parameter.add_(torch.tensordot(coefficients, entries, dims=1))
 
