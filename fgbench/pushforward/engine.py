@@ -214,22 +214,35 @@ class Pushforward:
     def rows(self, batch: Batch, layouts: Mapping[int, Layout]) -> Layout | None:
         """Where samples are in the loss's derivatives by row; None if a sample reaches the rows of others.
 
+        None also if passes differ in their layers' operations, as where layers are left out at random: an
+        operation's number does not tell its layout then.
+
         Args:
             batch: input and target, of two samples or more.
             layouts: where samples are in each layer's output.
         """
-        x, samples = batch[0], len(batch[0])
+        device = batch[0].device
+        generator, courses = torch.Generator(device).manual_seed(0), set()
+        first: dict[int, torch.Size] = {}
 
         def run(some: Tensor) -> Tensor:
+            shapes = []
+
             def noise(number: int, output: Tensor) -> Tensor:
-                marked = layouts[number].spread(some.to(output.dtype).unsqueeze(0), output.shape)
-                return torch.randn_like(output) * marked
+                shapes.append(output.shape)
+                if first.setdefault(number, output.shape) != output.shape:
+                    return torch.zeros_like(output).unsqueeze(0)
+                drawn = output.new_empty((1, *output.shape)).normal_(generator=generator)
+                return drawn * layouts[number].spread(some.to(output.dtype).unsqueeze(0), output.shape)
 
-            with torch.no_grad(), draws_again(x.device), buffers_kept(self.model):
-                context = ActivityContext(1, noise, {}, layouts)
-                return _derivatives(context, self._followed(context, batch))[1]
+            context = ActivityContext(1, noise, {}, layouts)
+            by_row = _derivatives(context, self._followed(context, batch))[1]
+            courses.add((context.met, *shapes))
+            return by_row
 
-        return layout_of_rows(run, samples, x.device)
+        with torch.no_grad(), draws_again(device), buffers_kept(self.model):
+            found = layout_of_rows(run, len(batch[0]), device)
+        return found if len(courses) == 1 else None
 
     def met(self, x: Tensor, layouts: dict[int, Layout] | None) -> ActivityContext:
         """The context after a pass with zero noise; its `sites` can be perturbed, `free` are in no layer."""

@@ -33,8 +33,7 @@ class Tangent(ABC):
 
     def gram(self) -> Tensor:
         """The tangents' inner products, [k, k] in float64."""
-        full = self.full()
-        rows = full.reshape(len(full), -1).double()
+        rows = self.full().reshape(self.count, -1).double()
         return rows @ rows.t()
 
 

@@ -360,3 +360,20 @@ def test_activations_of_one_layer_alone_live_at_a_time():
     few, many = (beyond_parameters("forward:structure=rank-one", n) for n in (4, 12))
     assert many < 1.05 * few
     assert beyond_parameters("backprop", 12) > 1.5 * beyond_parameters("backprop", 4)
+
+
+class Tempered(nn.Module):
+    """With a parameter that is one number, such as CLIP's temperature."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.temperature = nn.Linear(16, 3), nn.Parameter(torch.tensor(0.3))
+
+    def forward(self, x):
+        return self.layer(x.flatten(1)) * self.temperature.exp()
+
+
+@pytest.mark.parametrize("spec", [spec for spec in SPECS if spec not in STOCK])
+def test_a_parameter_may_be_one_number(spec):
+    torch.manual_seed(0)
+    oracle.check_step(methods.find(spec), Tempered().double(), cross_entropy, tiny_batch(), 0)

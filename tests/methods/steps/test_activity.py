@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from fgbench import methods
 from fgbench.methods.steps.oracle import check_step
 from fgbench.pushforward.additions import Outer, additions
+from fgbench.training.randomness import OwnRandomness
 from tests.builders import cross_entropy, flat, tiny_batch, updates
 
 
@@ -351,3 +352,36 @@ def test_a_batch_whose_rows_are_not_as_many_of_each_sample_shares_one_derivative
     wanted = flat(step.expected(gradient, model, batch))
     assert step.measured.shape[1] == 1
     assert float((estimate - wanted).norm() / wanted.norm()) < 1e-9
+
+
+# ---- layers that are left out at random
+
+
+class LeavesOut(nn.Module):
+    """A block of two layers, which is left out half of the time, before a layer for each token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.up, self.down, self.tokens = nn.Linear(6, 8), nn.Linear(8, 6), nn.Linear(2, 4)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if torch.rand([]) < 0.5:
+            x = x + self.down(torch.tanh(self.up(x)))
+        return self.head(torch.tanh(self.tokens(x.view(len(x), 3, 2).transpose(0, 1))).mean(0))
+
+
+@pytest.mark.parametrize("options", ["", ",tangents=2", ",combine=projection"])
+def test_layers_may_be_left_out_at_random(options):
+    torch.manual_seed(0)
+    model, batch = LeavesOut().double(), (torch.randn(9, 6).double(), torch.randint(0, 3, (9,)))
+    step = methods.find(f"forward:structure=activity{options}").prepare(model, cross_entropy, 0)
+    met = set()
+    for seed in range(8):
+        with OwnRandomness(seed, torch.device("cpu")).in_force():
+            (estimate,) = updates(step, batch, 1)
+        met.add(len(step.sites))
+        with OwnRandomness(seed, torch.device("cpu")).in_force():
+            wanted = flat(step.expected([], model, batch))
+        assert float((estimate - wanted).norm() / wanted.norm()) < 1e-9
+    assert met == {2, 4}
