@@ -6,8 +6,7 @@ A value "moves" if it depends on what is perturbed, and so has tangents; else it
 from __future__ import annotations
 
 import types as python
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable
 from functools import cache
 from typing import Any
 
@@ -18,7 +17,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from fgbench.pushforward.context import Context
 from fgbench.pushforward.dual import Dual, Rows, primal_of
-from fgbench.pushforward.fallback import by_jvp
+from fgbench.pushforward.fallback import by_jvp, by_what, is_own
 from fgbench.pushforward.kinds import OF_ITSELF, READS, STILL, SWITCHES, TURNED, deciding
 from fgbench.pushforward.rules import RAW, NoRuleError, by_position, read_all, takes
 from fgbench.pushforward.rules.activations import into
@@ -58,14 +57,22 @@ class Course(TorchFunctionMode):
         context: holds the tangents of parameters.
         fallbacks: what ran without a rule, in words.
         record: is told of every operation; None where nothing is recorded.
-        watch: sees which functions look at values; None where nothing is recorded.
+        watch: sees what is computed below Python; None where the course is not the first one.
     """
 
-    def __init__(self, context: Context, fallbacks: set[str] | None = None, record: Any = None) -> None:
+    def __init__(
+        self,
+        context: Context,
+        fallbacks: set[str] | None = None,
+        record: Any = None,
+        *,
+        watched: bool = False,
+    ) -> None:
+        """Begin a pass; what is recorded is watched as well."""
         super().__init__()
         self.context = context
         self.fallbacks = set() if fallbacks is None else fallbacks
-        self.record, self.watch = record, None if record is None else Watch()
+        self.record, self.watch = record, Watch(Face) if watched or record is not None else None
         self.rules = read_all()
         self.became: dict[int, tuple[Tensor, Dual]] = {}
 
@@ -129,7 +136,7 @@ class Course(TorchFunctionMode):
                     return how, placed, named, how(context, *placed, **named)
                 except NoRuleError:
                     pass
-        self.fallbacks.add(f"function {_name(func)}: torch.func.jvp")
+        self.fallbacks.add(f"function {_name(func)}: {by_what(func)}")
         how = _by_jvp_of(func)
         return how, args, kwargs, how(context, *args, **kwargs)
 
@@ -315,14 +322,4 @@ def _open(context: Context, loss: Rows) -> Dual:
 
 def _name(func: Any) -> str:
     name = getattr(func, "__name__", str(func))
-    return func.__self__.__name__ if name == "__get__" else name
-
-
-@contextmanager
-def running(course: Course) -> Iterator[None]:
-    """Inside, what a model's own Python calls runs in the course.
-
-    Gradients are enabled, as in training, so that a `no_grad` of the model's own takes effect.
-    """
-    with torch.enable_grad(), course.watch or nullcontext(), course:
-        yield
+    return func.__self__.__name__ if name == "__get__" or is_own(func) else name

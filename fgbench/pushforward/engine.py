@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from fgbench.pushforward.activity import ActivityContext
+from fgbench.pushforward.beyond import COMPILED, is_compiled, refuse_scripts, running
 from fgbench.pushforward.context import Context, buffers_kept, draws_again
-from fgbench.pushforward.course import Course, hide, running, show
+from fgbench.pushforward.course import Course, hide, show
 from fgbench.pushforward.dual import Dual, Rows
 from fgbench.pushforward.flat import flat
 from fgbench.pushforward.generators import is_generator, states
@@ -37,8 +38,10 @@ class Pushforward:
     """Computes the loss of a model together with its derivatives along tangents of the parameters."""
 
     def __init__(self, model: nn.Module, loss: Loss) -> None:
+        refuse_scripts(model)
         self.model, self.loss = model, loss
-        self._fallbacks: set[str] = set()
+        self._fallbacks: set[str] = {COMPILED} if is_compiled(model) else set()
+        self._pushed = False
         self.programs: dict[Any, Callable[..., Any] | str] = {}
         self.settled: dict[Any, str] = {}  # by shape, why the course may change between calls; "" if not
         self.unlike: Counter[Any] = Counter()
@@ -185,7 +188,8 @@ class Pushforward:
             x: a tensor, a `Dual` with as many tangents as the context has, or a tuple of these.
         """
         kept = buffers_kept(self.model, not context.first, eager=True)
-        with kept, running(Course(context, self._fallbacks)):
+        watched, self._pushed = not self._pushed, True
+        with kept, running(Course(context, self._fallbacks, watched=watched)):
             return hide(self.model(show(x)))
 
     @torch.no_grad()

@@ -1,20 +1,30 @@
-"""The fallback for a function that has no rule: `torch.func.jvp` on that one function."""
+"""The fallback for a function that has no rule: `torch.func.jvp` on that one function.
+
+A user's own `torch.autograd.Function` without a forward mode is run by its backward pass instead.
+"""
 
 from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from types import BuiltinMethodType, MethodType
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
+from torch.autograd import Function
 from torch.fx.node import map_aggregate
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from fgbench.pushforward.context import Context, draws_again
-from fgbench.pushforward.dual import Dual, duals_in, map_duals
+from fgbench.pushforward.dual import Dual, dual_of, duals_in, map_duals
+
+NO_WAY = (
+    "{name}, a torch.autograd.Function, has no jvp, and its backward pass is not made of differentiable "
+    "functions of torch: give it setup_context and jvp."
+)
 
 
 def by_jvp(context: Context, function: Callable[..., Any], arguments: tuple[Any, ...], options: Any) -> Any:
@@ -22,6 +32,8 @@ def by_jvp(context: Context, function: Callable[..., Any], arguments: tuple[Any,
 
     Attention is computed by its definition, as PyTorch's fused kernels have no forward mode.
     """
+    if is_own(function) and not _has_jvp(function):
+        return by_backward(context, function, arguments, options)
     everything = (arguments, options)
     duals = duals_in(everything)
 
@@ -43,6 +55,77 @@ def by_jvp(context: Context, function: Callable[..., Any], arguments: tuple[Any,
         else:
             value, moved = _all_at_once(context, one, [s[1:] for s in stacks])
     return _stacked(value, moved)
+
+
+def by_backward(context: Context, apply: Any, arguments: tuple[Any, ...], options: Any) -> Any:
+    """Run a user's own function on duals by its backward pass.
+
+    That gives Jᵀu, which is linear in u, so that its derivative with respect to u, along ẋ, is J ẋ.
+
+    Raises:
+        NotImplementedError: the backward pass cannot be differentiated.
+    """
+    everything = (arguments, options)
+    duals = duals_in(everything)
+    with torch.enable_grad():
+        inputs = [d.primal.detach().requires_grad_() for d in duals]
+        supply = iter(inputs)
+        filled, named = map_duals(lambda _: next(supply), everything)
+        found = apply(*filled, **named)
+        outputs = [o for o in (found if isinstance(found, tuple) else (found,)) if _depends(o)]
+        if not outputs:
+            return found
+        slopes = [torch.ones_like(o).requires_grad_() for o in outputs]
+        pulled = torch.autograd.grad(outputs, inputs, slopes, create_graph=True, allow_unused=True)
+        moved = [o.new_zeros(context.count, *o.shape) for o in outputs]
+        for part, dual in zip(pulled, duals, strict=True):
+            if part is not None and not _added(part, slopes, dual.tangents, moved):
+                raise NotImplementedError(NO_WAY.format(name=apply.__self__.__name__))
+    tangents = iter(moved)
+
+    def stacked(output: Any) -> Any:
+        return dual_of(output.detach(), next(tangents)) if _depends(output) else output
+
+    return tuple(map(stacked, found)) if isinstance(found, tuple) else stacked(found)
+
+
+def _added(part: Tensor, slopes: list[Tensor], tangents: Tensor, moved: list[Tensor]) -> bool:
+    """Add to `moved`, [k, *output] each, what one argument's k tangents cause; False where that is not known.
+
+    `part` is that argument's gradient as a function of the outputs' `slopes`.
+    """
+    for index, tangent in enumerate(tangents):
+        try:
+            found = torch.autograd.grad(part, slopes, tangent, retain_graph=True, allow_unused=True)
+        except RuntimeError:  # no function of anything
+            return False
+        if all(f is None for f in found):
+            return False
+        for own, change in zip(moved, found, strict=True):
+            if change is not None:
+                own[index] += change
+    return True
+
+
+def _depends(output: Any) -> bool:
+    return isinstance(output, Tensor) and output.requires_grad
+
+
+def is_own(function: Any) -> bool:
+    """Whether it is the application of a user's own `torch.autograd.Function`."""
+    bound = isinstance(function, MethodType | BuiltinMethodType)
+    return bound and isinstance(function.__self__, type(Function))
+
+
+def _has_jvp(apply: Any) -> bool:
+    """Whether a user's own function has a forward mode that `torch.func.jvp` takes."""
+    own = apply.__self__
+    return own.jvp is not Function.jvp and own.setup_context is not Function.setup_context
+
+
+def by_what(function: Any) -> str:
+    """By what a function without a rule runs, in words."""
+    return "its backward pass" if is_own(function) and not _has_jvp(function) else "torch.func.jvp"
 
 
 def _all_at_once(context: Context, one: Callable[..., Any], tangents: list[Tensor]) -> tuple[Any, Any]:

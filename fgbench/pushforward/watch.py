@@ -1,4 +1,4 @@
-"""Watch, below Python, what the functions that a model calls look at."""
+"""Watch, below Python, what the functions that a model calls look at, and whether they lose tangents."""
 
 from __future__ import annotations
 
@@ -8,20 +8,39 @@ from typing import Any
 import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 aten = torch.ops.aten
+LOST = (
+    "what runs below Python, as torch.jit.script, and vmap and grad of torch.func do, was given a value with "
+    "tangents, and would lose them in {operation}: leave it out of the model."
+)
 LOOK = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 
 
 class Watch(TorchDispatchMode):
-    """While in force, sees operations that hand a value to Python, or whose result has a shape by values."""
+    """While in force, sees operations that hand a value to Python, or whose result has a shape by values.
 
-    def __init__(self) -> None:
+    It refuses those that are given what only stands for a value with tangents.
+
+    Attributes:
+        lost: why one was refused, in words; empty if none was.
+    """
+
+    def __init__(self, face: type) -> None:
+        """`face`: the type of what stands for a value with tangents."""
         super().__init__()
-        self.looked = False
+        self.face, self.looked, self.lost = face, False, ""
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Run the operation, and note whether it looks at values."""
+        """Run the operation, and note whether it looks at values.
+
+        Raises:
+            NotImplementedError: tangents would be lost.
+        """
+        if any(isinstance(leaf, self.face) for leaf in tree_leaves((args, kwargs))):
+            self.lost = LOST.format(operation=func)
+            raise NotImplementedError(self.lost)
         if may_look(func) and looks(func, args, kwargs or {}):
             self.looked = True
         return func(*args, **(kwargs or {}))

@@ -42,7 +42,7 @@ class OneGraph:
 
     def __init__(self, function: Callable[..., Any], model: nn.Module | None = None) -> None:
         """`model` is the model whose buffers the function updates, if there is one."""
-        self.function, self.model = function, model or nn.Identity()
+        self.function, self.model = function, nn.Identity() if model is None else model
         self.graphs: dict[Any, Callable[..., Any]] = {}
 
     @torch.no_grad()

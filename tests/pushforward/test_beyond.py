@@ -1,0 +1,192 @@
+"""What torch's overrides are not told of: users' own functions, and what is compiled."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor, nn
+from torch.autograd import Function
+from torch.utils.checkpoint import checkpoint
+
+import fgbench
+from fgbench import methods
+from fgbench.methods.steps.oracle import check_step
+from fgbench.pushforward.engine import Pushforward
+from tests.pushforward.checks import drawn, steps_are_right
+from tests.pushforward.test_course import SPECS, Of, batches
+
+
+class Gelu(Function):
+    """As of Hugging Face's Bloom: with a backward pass of its own, and no forward mode."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x * torch.sigmoid(1.702 * x)
+
+    @staticmethod
+    def backward(ctx, slope):
+        (x,) = ctx.saved_tensors
+        share = torch.sigmoid(1.702 * x)
+        return slope * (share + 1.702 * x * share * (1 - share))
+
+
+class Straight(Function):
+    """Passes slopes through a function that has none."""
+
+    @staticmethod
+    def forward(ctx, x):
+        return x.sign()
+
+    @staticmethod
+    def backward(ctx, slope):
+        return slope
+
+
+class Linear(Function):
+    """A layer's product, of an input that may stand still, with a second result that is a number's."""
+
+    @staticmethod
+    def forward(ctx, x, weight, scale):
+        ctx.save_for_backward(x, weight)
+        ctx.scale = scale
+        places = (x @ weight.t()).argmax(1)
+        ctx.mark_non_differentiable(places)
+        return scale * x @ weight.t(), places
+
+    @staticmethod
+    def backward(ctx, slope, _):
+        x, weight = ctx.saved_tensors
+        return ctx.scale * slope @ weight, ctx.scale * slope.t() @ x, None
+
+
+class Square(Function):
+    """With a forward mode."""
+
+    @staticmethod
+    def forward(x):
+        return x.square()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        ctx.save_for_forward(*inputs)
+        ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def jvp(ctx, tangent):
+        (x,) = ctx.saved_tensors
+        return 2 * x * tangent
+
+    @staticmethod
+    def backward(ctx, slope):
+        (x,) = ctx.saved_tensors
+        return 2 * x * slope
+
+
+class Once(Function):
+    """Its backward pass is not made of torch's functions."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.save_for_backward(x)
+        return x.square()
+
+    @staticmethod
+    @torch.autograd.function.once_differentiable
+    def backward(ctx, slope):
+        (x,) = ctx.saved_tensors
+        return 2 * x * slope
+
+
+OWN = {
+    "a backward pass": lambda model, h, x: Gelu.apply(h),
+    "slopes passed through": lambda model, h, x: h + Straight.apply(h - 0.1),
+    "a layer of what moves": lambda model, h, x: Linear.apply(h, model.other.weight, 2.0)[0],
+    "a layer of the input": lambda model, h, x: h * Linear.apply(x, model.inner.weight, 2.0)[0],
+    "a forward mode": lambda model, h, x: Square.apply(h),
+    "checkpoints": lambda model, h, x: checkpoint(model.other, h, use_reentrant=False),
+}
+
+
+@pytest.mark.parametrize("spec", [*SPECS[:2], "forward:tangents=2"])
+@pytest.mark.parametrize("name", OWN)
+def test_a_users_own_function_loses_no_tangents(name, spec):
+    torch.manual_seed(0)
+    step = steps_are_right(spec, Of(OWN[name]).double(), given=batches(3))
+    assert set(step.pushforward.settled.values()) == {""}
+
+
+@pytest.mark.parametrize("name", ["a backward pass", "a forward mode"])
+def test_nor_with_perturbed_activities(name):
+    torch.manual_seed(0)
+    step = steps_are_right(SPECS[2], Of(OWN[name]).double(), given=batches(3))
+    assert any("Gelu: its backward pass" in n or "Square: torch.func.jvp" in n for n in step.notes())
+
+
+@torch.jit.script
+def scripted(h: Tensor) -> Tensor:
+    return torch.tanh(h) * 2
+
+
+REFUSED = {
+    "a backward pass of its own": (lambda model, h, x: Once.apply(h), "Once, a torch.autograd.Function"),
+    "vmap": (lambda model, h, x: torch.func.vmap(lambda r: r.tanh() * r.sum())(h), "would lose them"),
+    "grad": (lambda model, h, x: torch.func.grad(lambda r: r.tanh().sum())(h), "would lose them"),
+    "a script": (lambda model, h, x: scripted(h), "would lose them"),
+}
+
+
+@pytest.mark.parametrize("spec", SPECS)
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_would_lose_tangents_is_refused(name, spec):
+    function, why = REFUSED[name]
+    with pytest.raises(RuntimeError, match=why):
+        check_step(methods.find(spec), Of(function).double(), F.cross_entropy, batches(1)[0], 0)
+
+
+def test_a_scripted_model_is_refused():
+    model = nn.Sequential(torch.jit.script(nn.Linear(6, 8)), nn.Linear(8, 3))
+    with pytest.raises(NotImplementedError, match="0 was made by"):
+        Pushforward(model, F.cross_entropy)
+    for parameter in model[0].parameters():
+        parameter.requires_grad_(False)
+    steps_are_right("forward", model.double(), given=batches(3))
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_compiled_part_runs_as_its_own_python(spec):
+    torch.manual_seed(0)
+    part = torch.compile(nn.Linear(8, 8).double(), backend="eager")
+    model = nn.Sequential(nn.Linear(6, 8), part, nn.Linear(8, 3)).double()
+    step = steps_are_right(spec, model, given=batches(3))
+    assert any("torch.compile" in note for note in step.notes())
+    assert "force_eager" not in str(torch._dynamo.eval_frame._stance)
+
+
+def test_a_compiled_model_is_compared():
+    torch.manual_seed(0)
+    model = torch.compile(nn.Linear(6, 3), backend="eager")
+    batch = torch.randn(8, 6), torch.randint(3, (8,))
+    with pytest.warns(UserWarning, match="fgbench.compare"):
+        found: pd.DataFrame = fgbench.compare(
+            model, lambda o, y: F.cross_entropy(o, y), batch, methods=["backprop", "forward"]
+        )
+    assert "detail" not in found, "no method failed"
+
+
+def test_what_runs_a_models_python_gives_functions_back_after_an_error():
+    class Fails(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = nn.Linear(6, 3)
+
+        def forward(self, x):
+            raise ValueError
+
+    model, before = Fails(), Function.__dict__["apply"]
+    tangents = dict(zip(model.parameters(), drawn(model, 1).by_name.values(), strict=True))
+    with pytest.raises(ValueError):
+        Pushforward(model, F.cross_entropy)(batches(1)[0], tangents)
+    assert Function.__dict__["apply"] is before
