@@ -110,6 +110,42 @@ def test_embedding(words, features, padding, length):
     ruled(nn.Sequential(layer, nn.Linear(features, 2)), index)
 
 
+@pytest.mark.parametrize("options", [{"mode": "sum"}, {}, {"padding_idx": 0}, {"include_last_offset": True}])
+def test_bags_of_embeddings(options):
+    torch.manual_seed(0)
+    index = torch.tensor([[0, 3, 3], [1, 0, 4]])
+    offsets = torch.tensor([0, 2, 6]) if "include_last_offset" in options else None
+
+    def bags(table, x):
+        return F.embedding_bag(index if offsets is None else index.flatten(), table, offsets, **options)
+
+    if offsets is None:
+        ruled(nn.Sequential(nn.EmbeddingBag(5, 4, **options), nn.Linear(4, 2)), index)
+    ruled(Apply(bags, nn.Linear(4, 4)), normal(5, 4))
+
+
+def test_bags_of_weighed_embeddings():
+    class Weighed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.bags = nn.Linear(3, 3), nn.EmbeddingBag(5, 4, mode="sum")
+
+        def forward(self, x):
+            return self.bags(torch.arange(6).view(2, 3) % 5, per_sample_weights=self.inner(x))
+
+    ruled(Weighed(), normal(2, 3))
+
+
+@pytest.mark.filterwarnings("ignore:Sparse CSR")
+@pytest.mark.parametrize("layout", ["to_sparse", "to_sparse_csr"])
+@pytest.mark.parametrize("multiply", [torch.matmul, torch.sparse.mm])
+def test_a_sparse_matrix_times_a_value(multiply, layout):
+    """As of a graph neural network's neighbours."""
+    near = getattr(torch.eye(4).roll(1, 0).double() + torch.eye(4), layout)()
+    inner = Apply(lambda h, x: torch.tanh(multiply(near, h)), nn.Linear(3, 5))
+    ruled(nn.Sequential(inner, nn.Linear(5, 2)), normal(4, 3))
+
+
 ACTIVATIONS = [
     nn.ReLU(), nn.ReLU(inplace=True), nn.GELU(), nn.GELU(approximate="tanh"), nn.SiLU(), nn.Tanh(),
     nn.Sigmoid(), nn.Softmax(dim=1), nn.Softmax(dim=-1), nn.LogSoftmax(dim=1), nn.Identity(), nn.Flatten(),

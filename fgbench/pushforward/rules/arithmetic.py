@@ -10,7 +10,7 @@ from torch import Tensor
 
 from fgbench.pushforward.context import Context
 from fgbench.pushforward.dual import Dual, dual_of, empty_dual, moving, primal_of
-from fgbench.pushforward.rules import NoRuleError, rule
+from fgbench.pushforward.rules import RULES, NoRuleError, rule
 from fgbench.pushforward.rules.linear import linear_along
 from fgbench.pushforward.tangents import RankOne
 
@@ -160,6 +160,8 @@ def matmul(context: Context, a: Any, b: Any) -> Dual:
     if one.dim() < 2 or other.dim() < 2:
         return _of_vectors(context, a, b)
     if not isinstance(a, Dual):
+        if a.layout != torch.strided:  # which multiplies no stack
+            return Dual(torch.stack([a @ part for part in b.stack]), spare=True)
         return _stack(a @ other, a @ aligned(b, a).tangents)
     if not isinstance(b, Dual):
         return Dual(aligned(a, b).stack @ b, spare=True)
@@ -167,6 +169,9 @@ def matmul(context: Context, a: Any, b: Any) -> Dual:
     out = a.stack @ b.stack[0]
     out[1:] += a.stack[0] @ b.tangents
     return Dual(out, spare=True)
+
+
+RULES[torch.sparse.mm] = matmul
 
 
 def _of_vectors(context: Context, a: Any, b: Any) -> Dual:
