@@ -75,6 +75,10 @@ class Step(ABC):
     cycle: int = 1
     """For steps that differ in kind, after how many they repeat; means are taken over whole cycles."""
 
+    masks_of_its_own: bool = False
+    """Whether its passes draw dropout's masks in another order than a pass of the model does; it is then
+    checked without dropout."""
+
     left_alone: frozenset[int] = frozenset()
     """Positions of the parameters that the last step did not touch, nor their optimiser's state."""
 

@@ -120,6 +120,7 @@ class _BackpropStep(Step):
     ) -> None:
         """`evaluate` gives the loss of a batch's input and target; `accumulate` counts micro-batches."""
         self.parameters, self.accumulate = parameters, accumulate
+        self.masks_of_its_own = accumulate > 1
         self.evaluate = compiled(evaluate, conditions)
         self.complete = True  # whether gradients are those of the whole batch after this backward pass
 

@@ -95,6 +95,7 @@ class SpsaStep(Step):
         refuse_batch_statistics(model, options.accumulate)
         self.model, self.loss, self.epsilon = model, loss, options.epsilon
         self.accumulate = options.accumulate
+        self.masks_of_its_own = self.accumulate > 1
         self.by_name = trainable(model)
         self.parameters = list(self.by_name.values())
         self.sampler = Sampler(units_of(model), 1, options, seed) if options.layers == "one" else None

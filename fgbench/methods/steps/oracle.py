@@ -78,9 +78,14 @@ def _error_of_step(
 
     The error is the largest among the replays of a captured step, or in a cycle of steps that differ in kind.
     """
+    trained = copy.deepcopy(model)
+    step = prepare(method, trained, loss, seed, conditions)
+    if step.masks_of_its_own:
+        model = copy.deepcopy(model)
+        for module in (*trained.modules(), *model.modules()):
+            _without_dropout(module)
     with PrecisionsMet() as precisions:
         true_loss, gradient = _reverse_mode(copy.deepcopy(model), loss, batch, seed)
-    step = prepare(method, copy.deepcopy(model), loss, seed, conditions)
     step.get_ready(batch)  # now the length of its cycle is known
     before = [p.detach().clone() for p in step.parameters]
     # The update is as large as the weights, so that rounding is a small share of it.
@@ -104,6 +109,14 @@ def _error_of_step(
     if conditions.captured and error <= tolerance:
         _check_draws(step, estimates)
     return error, tolerance
+
+
+def _without_dropout(module: nn.Module) -> None:
+    """Set the shares that a module drops to 0: `p` of torch's dropout layers, and numbers named after it."""
+    of_layer = "drop" in type(module).__name__.lower() or type(module).__name__ == "StochasticDepth"
+    for name, value in vars(module).items():
+        if isinstance(value, float) and ("drop" in name or (name == "p" and of_layer)):
+            setattr(module, name, 0.0)
 
 
 def _share_off(before: Sequence[Tensor], step: Step, wanted: Iterable[Tensor]) -> float:

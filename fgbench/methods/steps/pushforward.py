@@ -33,6 +33,7 @@ class PushforwardStep(ForwardStep):
         self.by_name = trainable(model)
         self.parameters = list(self.by_name.values())
         self.options, self.conditions = options, conditions
+        self.masks_of_its_own = options.accumulate > 1
         size = sum(p.numel() for p in self.parameters)
         if conditions.execution != "eager" and options.store == "seed":
             raise UsageError("forward:store=seed runs eagerly: leave --exec out.")

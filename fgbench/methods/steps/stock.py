@@ -18,6 +18,8 @@ from fgbench.pushforward.structures import Drawer, Tangents
 class StockStep(ForwardStep):
     """Draw v, run one forward pass for f and ∇f·v, update; the host never waits for the device."""
 
+    masks_of_its_own = True  # torch.func.jvp lays out in memory what a plain pass leaves transposed
+
     def __init__(
         self, model: nn.Module, loss: Loss, seed: int, structure: str, conditions: Conditions = PLAIN
     ) -> None:

@@ -1,4 +1,4 @@
-"""Bags of embeddings: sums and means of the rows that are looked up, linear in the table and in the weights."""
+"""Bags of embeddings: sums and means of looked-up rows, linear in the table and in the weights."""
 
 from __future__ import annotations
 
@@ -17,26 +17,21 @@ def embedding_bag(
     context: Context,
     index: Tensor,
     weight: Any,
-    offsets: Tensor | None = None,
-    max_norm: float | None = None,
-    norm_type: float = 2.0,
-    scale_grad_by_freq: bool = False,
+    *,
     mode: str = "mean",
-    sparse: bool = False,
+    scale_grad_by_freq: bool = False,
+    max_norm: float | None = None,
     per_sample_weights: Any = None,
-    include_last_offset: bool = False,
-    padding_idx: int | None = None,
+    **options: Any,
 ) -> Dual:
-    """[bags, features], as of `torch.nn.functional.embedding_bag`."""
+    """[bags, features]; torch gives all but the first two arguments by name."""
     if mode == "max" or scale_grad_by_freq:
         raise NoRuleError("not linear, or with a gradient of its own")
     table, shares = primal_of(weight).detach(), primal_of(per_sample_weights)
+    options = {**options, "mode": mode, "sparse": False}
 
     def bags(table: Tensor, shares: Tensor | None, largest: float | None = None) -> Tensor:
-        more = {"include_last_offset": include_last_offset, "padding_idx": padding_idx}
-        return F.embedding_bag(
-            index, table, offsets, largest, norm_type, mode=mode, per_sample_weights=shares, **more
-        )
+        return F.embedding_bag(index, table, max_norm=largest, per_sample_weights=shares, **options)
 
     value = bags(table, shares, max_norm)
     moved = value.new_zeros(context.count, *value.shape)

@@ -172,6 +172,39 @@ def test_a_model_that_is_partly_computed_again_passes():
         check_step(methods.find(spec), Recomputed().double(), cross_entropy, tiny_batch(), 0)
 
 
+class Dropping(nn.Module):
+    """Dropout twice, in a transformer's layer and between layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.out, self.drop = nn.Linear(4, 8), nn.Linear(8, 3), nn.Dropout(0.3)
+        self.encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True, dropout=0.1)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.drop(torch.relu(self.inner(x.flatten(1).unflatten(1, (4, 4)))))
+        return self.out(self.encoder(h).mean(1))
+
+
+OTHER_MASKS = ["backprop:accumulate=2", "forward:accumulate=2", "forward:engine=stock", "spsa:accumulate=2"]
+
+
+@pytest.mark.parametrize("spec", OTHER_MASKS)
+def test_steps_that_draw_other_masks_are_checked_without_dropout(spec):
+    torch.manual_seed(0)
+    model = Dropping().double()
+    check_step(methods.find(spec), model, cross_entropy, tiny_batch(), 0)
+    assert model.drop.p == 0.3
+    assert model.encoder.self_attn.dropout == 0.1
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_a_mistake_is_caught_where_dropout_is_left_out(mistake):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 6), nn.Dropout(0.5), nn.Linear(6, 3)).double()
+    with pytest.raises(WrongStepError, match="not timed"):
+        check_step(WrongMethod(mistake), model, cross_entropy, tiny_batch(), 0)
+
+
 SPARSE = ["backprop", "backprop:update=in-backward", "backprop:update=direct", "backprop:accumulate=2"]
 
 
