@@ -90,8 +90,7 @@ def test_what_has_no_rule_in_place_is_done_on_a_copy():
 
 
 def test_an_operation_in_place_may_change_the_shape():
-    for function in (lambda h, x: h.unsqueeze_(0) + 1, lambda h, x: h.as_strided_((2, 2), (1, 1)) + 1):
-        check(Apply(function, nn.Linear(4, 4)), normal(2, 3, 4))
+    check(Apply(lambda h, x: h.unsqueeze_(0) + 1, nn.Linear(4, 4)), normal(2, 3, 4))
 
 
 def test_complex_numbers_move_too():
