@@ -11,6 +11,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
+from fgbench.pushforward.watch import looks
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -135,14 +137,9 @@ class _Shapes(TorchDispatchMode):
     decided = False
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if torch.Tag.dynamic_output_shape in getattr(func, "tags", ()):
-            picks = func is not torch.ops.aten.index.Tensor or any(map(_is_mask, args[1]))
-            self.decided = self.decided or picks
+        shaping = torch.Tag.dynamic_output_shape in getattr(func, "tags", ())
+        self.decided = self.decided or (shaping and looks(func, args, kwargs or {}))
         return func(*args, **(kwargs or {}))
-
-
-def _is_mask(index: Tensor | None) -> bool:
-    return index is not None and index.dtype in (torch.bool, torch.uint8)
 
 
 def _with_another_first(x: Tensor) -> Tensor:
