@@ -13,6 +13,8 @@ from torch.utils._pytree import tree_leaves
 
 from fgbench.pushforward.watch import looks
 
+HALVINGS = 2  # of a batch; each takes two passes
+
 
 @dataclass(frozen=True)
 class Layout:
@@ -95,10 +97,11 @@ def layouts(run: Callable[[Tensor], tuple[list[Tensor], Any]], x: Tensor) -> dic
 
 
 def layout_of_rows(run: Callable[[Tensor], Tensor], samples: int, device: torch.device) -> Layout | None:
-    """The layout of samples in the rows of a loss, found by moving some samples.
+    """The layout of samples in the rows of a loss, found by moving half of the samples, and the other half.
 
-    Of any two samples, each is moved once without the other. This finds also what a look at one sample does
-    not, such as a mask by which this sample is left out of a mean over the batch.
+    This is done for two ways to halve the batch, drawn at random, so that three pairs of samples in four are
+    told apart: it finds also what a look at one sample does not, such as a mask by which this sample is left
+    out of a mean over the batch.
 
     Args:
         run: gives the loss's derivatives by row, [1, rows], where the samples marked in a mask, [B], move.
@@ -109,10 +112,10 @@ def layout_of_rows(run: Callable[[Tensor], Tensor], samples: int, device: torch.
         None if a sample moves the rows of others, if no row moves, or if values decide how many rows there
         are: those of another batch may belong to the samples in another way.
     """
-    numbers = torch.arange(samples, device=device)
+    numbers = torch.randperm(samples, generator=torch.Generator().manual_seed(0)).to(device)
     strays = {Layout(): numbers.new_zeros(()), Layout(outer=False): numbers.new_zeros(())}
     moves = numbers.new_zeros(())
-    for bit in range((samples - 1).bit_length()):
+    for bit in range(min(HALVINGS, (samples - 1).bit_length())):
         for side in (0, 1):
             some = (numbers >> bit & 1) == side
             with _Shapes() as shapes:
