@@ -6,7 +6,8 @@ Baydin et al. 2022 train an MLP with two hidden layers of 1024 on MNIST at the r
 batches of 64. How its weights begin, how pixels are scaled, and whether steps are clipped is open. Here it
 begins as He et al. 2015 propose or by PyTorch's default, with pixels in [0, 1] or of mean 0 and variance 1,
 with and without steps that are no longer than their running mean. `readings.csv` has a row for each
-evaluation, `readings_ends.csv` one for each run. A run ends early where its loss is ten times the first one.
+evaluation, `readings_ends.csv` one for each run, with its steps to the lowest loss of backprop on the same
+reading, over backprop's own. A run ends early where its loss is ten times the first one.
 """
 
 from __future__ import annotations
@@ -26,15 +27,16 @@ from fgbench.datasets import Dataset
 from fgbench.experiments.steadying import DIVERGED, ENDED, NONE, Steadied
 from fgbench.measurement.environment import describe_environment
 from fgbench.plan import Config, make_plan
+from fgbench.plan.config import REFERENCE
 from fgbench.running.matched import Matched, build_matched
 from fgbench.store.experiment import command, store_experiment
 from fgbench.training.loop import evaluate
 
-METHODS = ("backprop", "forward")
+METHODS = (REFERENCE, "forward")
 HE, DEFAULT = "He", "PyTorch's default"
 UNIT, NORMALISED = "in [0, 1]", "mean 0, variance 1"
 CLIPPED = "clipped"
-READINGS = tuple(product((HE, DEFAULT), (UNIT, NORMALISED), (NONE, CLIPPED)))
+WEIGHTS, PIXELS, MEANS = (HE, DEFAULT), (UNIT, NORMALISED), (NONE, CLIPPED)
 RATE, DECAY, BATCH = 2e-4, 1e-4, 64
 EVALUATIONS = 40
 FALLEN = 10.0  # times the first loss
@@ -87,10 +89,10 @@ def train(matched: Matched, spec: str, means: str, steps: int) -> Iterator[tuple
 
 
 def ends(points: Sequence[Evaluated], steps: int) -> list[dict[str, Any]]:
-    """A row for each run: where it ended and how, with its lowest loss and its last accuracy."""
+    """A row for each run: where it ended and how, its lowest loss, and its steps over backprop's."""
     runs: dict[tuple[Any, ...], list[Evaluated]] = {}
     for point in points:
-        key = point.weights, point.pixels, point.means, point.method, point.seed
+        key = point.weights, point.pixels, point.means, point.seed, point.method
         runs.setdefault(key, []).append(point)
     return [
         {
@@ -98,11 +100,18 @@ def ends(points: Sequence[Evaluated], steps: int) -> list[dict[str, Any]]:
             "iterations": own[-1].iteration,
             "outcome": ENDED if own[-1].iteration == steps else DIVERGED,
             "lowest": min(point.validation_loss for point in own),
-            "validation_loss": own[-1].validation_loss,
             "validation_accuracy": own[-1].validation_accuracy,
+            "steps_ratio": _steps_ratio(own, runs[*key[:-1], REFERENCE]),
         }
-        for own in runs.values()
+        for key, own in runs.items()
     ]
+
+
+def _steps_ratio(own: Sequence[Evaluated], over: Sequence[Evaluated]) -> float:
+    """Steps to the lowest loss of the reference, over the reference's; infinite where it was not reached."""
+    lowest = min(over, key=lambda point: point.validation_loss)
+    reached = (point.iteration for point in own if point.validation_loss <= lowest.validation_loss)
+    return next(reached, math.inf) / lowest.iteration
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -113,6 +122,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--width", type=int, default=1024)
     parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--steps", type=int, default=20_000)
+    for name, known in (("weights", WEIGHTS), ("pixels", PIXELS), ("means", MEANS)):
+        parser.add_argument(f"--{name}", nargs="+", choices=known, default=known, help="Of all these.")
     asked = parser.parse_args(arguments)
     size: dict[str, Any] = {"depths": (2,), "width": asked.width, "dataset": asked.dataset, "batch": BATCH}
     (group,) = make_plan(Config(("mlp",), **size, threads=1, device="cpu")).groups
@@ -121,7 +132,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     points: list[Evaluated] = []
     for seed in range(1, asked.seeds + 1):
         matched = build_matched(group, Config().data_dir, seed)
-        for (weights, pixels, means), spec in product(READINGS, METHODS):
+        for weights, pixels, means, spec in product(asked.weights, asked.pixels, asked.means, METHODS):
             own = read(matched, weights, pixels)
             for at, loss, accuracy in train(own, spec, means, asked.steps):
                 points.append(Evaluated(spec, weights, pixels, means, seed, at, loss, accuracy))

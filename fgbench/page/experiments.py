@@ -89,6 +89,12 @@ def _steadying(row: Row) -> Sequence[Any]:
     return f"`{row['method']}`", row["means"], *rates, *spent
 
 
+def _readings(row: Row) -> Sequence[Any]:
+    fallen = f"diverged at {row['iterations']}" if row["outcome"] == "diverged" else f"{row['iterations']}"
+    reading = row["weights"], row["pixels"], row["means"]
+    return *reading, f"`{row['method']}`", fallen, number(row["lowest"]), number(row["steps_ratio"])
+
+
 def _main_job(row: Row) -> Sequence[Any]:
     notes = len([note for note in _text(row["warnings"]).split(" | ") if note])
     return row["job"], f"{row['seconds']:.0f} s", row["processes"], f"±{row['half_width']:.1%}", notes
@@ -143,6 +149,12 @@ EXPERIMENTS = (
         "Means against noise, on MNIST: the largest rate borne, and the way to a validation loss of 0.5",
         ("method", "means", "largest rate", "best rate", "steps", "time"),
         _steadying,
+    ),
+    Experiment(
+        "readings_ends.csv",
+        "Readings of Baydin et al.'s MLP at 2e-4 · exp(−1e-4 i): which of them trains",
+        ("weights", "pixels", "means", "method", "steps", "lowest loss", "steps to backprop's lowest"),
+        _readings,
     ),
     Experiment(
         "prediction.csv",

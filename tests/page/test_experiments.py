@@ -7,7 +7,7 @@ import pytest
 from fgbench.errors import ResultsError
 from fgbench.page.experiments import EXPERIMENTS
 
-MAIN_JOB, ENGINE, TRANSFORMERS, OVERHEAD, WAYS, LAYERS, STEADYING, PREDICTION = EXPERIMENTS
+MAIN_JOB, ENGINE, TRANSFORMERS, OVERHEAD, WAYS, LAYERS, STEADYING, READINGS, PREDICTION = EXPERIMENTS
 
 
 def rows_of(experiment, folder, header, *lines):
@@ -65,6 +65,14 @@ def test_a_target_that_was_not_reached_with_any_rate_has_no_time(tmp_path):
     rows = rows_of(STEADYING, tmp_path, header, *lines)
     assert rows[0] == ("`backprop`", "none", "0.500", "0.250", "72", "0.410 s")
     assert rows[1][3:] == ("–", "not reached", "–")
+
+
+def test_a_reading_says_where_a_run_fell(tmp_path):
+    header = "weights,pixels,means,method,iterations,outcome,lowest,steps_ratio"
+    lines = '"He","in [0, 1]",none,backprop,60,ended,0.5,1.0', "He,plain,none,forward,20,diverged,1.5,inf"
+    stays, falls = rows_of(READINGS, tmp_path, header, *lines)
+    assert stays == ("He", "in [0, 1]", "none", "`backprop`", "60", "0.500", "1.00")
+    assert falls[4:] == ("diverged at 20", "1.50", "∞")
 
 
 def test_what_ratios_are_over_is_not_shown_among_the_predicted(tmp_path):
