@@ -30,7 +30,14 @@ def running(course: Course) -> Iterator[None]:
     """
     watch = course.watch
     try:
-        with torch.enable_grad(), _uncompiled(), _own_functions_met(), watch or nullcontext(), course:
+        with (
+            torch.enable_grad(),
+            _uncompiled(),
+            _own_functions_met(),
+            plain_checkpoints(),
+            watch or nullcontext(),
+            course,
+        ):
             yield
     except Exception as error:
         if (
@@ -56,6 +63,17 @@ def _own_functions_met() -> Iterator[None]:
         yield
     finally:
         Function.apply = before  # type: ignore[method-assign]
+
+
+@contextmanager
+def plain_checkpoints() -> Iterator[None]:
+    """Inside, a reentrant checkpoint is its function, which it would run without gradients or tangents."""
+    own = checkpoint.CheckpointFunction
+    own.apply = staticmethod(lambda function, _preserve, *inputs: function(*inputs))
+    try:
+        yield
+    finally:
+        del own.apply
 
 
 def _uncompiled() -> AbstractContextManager[Any]:

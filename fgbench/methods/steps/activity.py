@@ -18,6 +18,7 @@ from fgbench.methods.steps.options import ForwardOptions
 from fgbench.methods.steps.update import Update
 from fgbench.pushforward.activity import ActivityContext, Site
 from fgbench.pushforward.additions import Outer, additions
+from fgbench.pushforward.beyond import plain_checkpoints
 from fgbench.pushforward.combine import onto_spans
 from fgbench.pushforward.context import draws_again
 from fgbench.pushforward.engine import Pushforward, by_samples
@@ -198,7 +199,8 @@ class ActivityStep(Step):
 
     def expected(self, gradient: Sequence[Tensor], model: nn.Module, batch: Batch) -> list[Tensor]:
         """What this step's estimate should be: the same noise, weighed by reverse mode's ∂f/∂z."""
-        with draws_again(batch[0].device, bool(self.free)), Calls(self._perturbed()) as calls:
+        again = draws_again(batch[0].device, bool(self.free))
+        with again, plain_checkpoints(), Calls(self._perturbed()) as calls:
             output = model(batch[0])
         value, outputs = self.pushforward.loss(output, batch[1]), [c.output for c in calls.calls]
         slopes = torch.autograd.grad(value, outputs, materialize_grads=True) if outputs else ()
@@ -239,7 +241,8 @@ class ActivityStep(Step):
 
         def output_of(free: dict[str, Tensor]) -> tuple[Tensor, ...]:
             own = {id(tensor): held[name] for name, tensor in free.items()}
-            with Still(own, trained | own.keys(), self.layouts):  # layers are perturbed at their outputs
+            # Layers are perturbed at their outputs.
+            with plain_checkpoints(), Still(own, trained | own.keys(), self.layouts):
                 output = torch.func.functional_call(model, {**held, **free}, (batch[0],))
             rest[:] = tree_flatten(output)
             return tuple(filter(_floating, rest[0]))

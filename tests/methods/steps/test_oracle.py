@@ -161,14 +161,16 @@ class Recomputed(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.inner, self.out = nn.Linear(16, 6), nn.Linear(6, 3)
+        self.inner, self.part, self.out = nn.Linear(16, 6), nn.Linear(6, 6), nn.Linear(6, 3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.out(checkpoint(torch.tanh, self.inner(x.flatten(1)), use_reentrant=True))
+        h = torch.tanh(self.inner(x.flatten(1)))
+        return self.out(checkpoint(lambda h: torch.tanh(self.part(h)), h, use_reentrant=True))
 
 
 def test_a_model_that_is_partly_computed_again_passes():
-    for spec in ("backprop", "spsa"):
+    forward = "forward", "forward:structure=rank-one,tangents=2", "forward:structure=activity"
+    for spec in ("backprop", "spsa", *forward):
         check_step(methods.find(spec), Recomputed().double(), cross_entropy, tiny_batch(), 0)
 
 
