@@ -26,7 +26,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.nn.utils import parameters_to_vector, vector_to_parameters
+from torch.nn.utils import parameters_to_vector
 
 from fgbench import methods
 from fgbench.measurement.environment import describe_environment
@@ -129,6 +129,7 @@ class Steadied:
         self.step: Step = methods.prepare(
             methods.find(spec), self.model, matched.loss, matched.seed, conditions
         )
+        self.sizes = [parameter.numel() for parameter in self.model.parameters()]
         self.change = CHANGES[means]() if means in CHANGES else None
         self.average = matched.copy_of_model() if means == AVERAGED else None
         self.taken = 0
@@ -143,7 +144,8 @@ class Steadied:
             before = parameters_to_vector(parameters)
             self._plain(batch, rate)
             change = self.change(parameters_to_vector(parameters) - before, rate)
-            vector_to_parameters(before + change, parameters)
+            for parameter, own in zip(parameters, (before + change).split(self.sizes), strict=True):
+                parameter.copy_(own.view_as(parameter))  # in place: other memory would be another model's
         self.taken += 1
         if self.average is not None:
             share = (LATE + 1) / (self.taken + LATE)

@@ -62,6 +62,14 @@ def test_it_steps_as_torchs_sgd_does(matched, means, momentum):
     assert torch.equal(evaluated, found[-1])
 
 
+@pytest.mark.parametrize("spec", ["forward", "forward:structure=activity"])
+def test_a_change_that_changes_nothing_leaves_a_methods_steps_as_they_are(matched, monkeypatch, spec):
+    """The engine keeps code for weights at one place in memory: changed weights have to be there."""
+    monkeypatch.setattr(steadying, "MOMENTUM", 0.0)
+    plain, changed = (steadying.train(matched, spec, means, 1e-3, 60) for means in ("none", "momentum"))
+    assert changed.lowest == pytest.approx(plain.lowest, rel=1e-4)
+
+
 def test_a_normalised_step_is_as_long_as_the_rate(matched):
     found, _ = weights_of(matched, "normalised")
     for before, after in pairwise(found):

@@ -8,6 +8,7 @@ import math
 import pytest
 import torch
 from torch import nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from fgbench import methods
 from fgbench.measurement.memory import peak_of_step
@@ -209,6 +210,24 @@ def test_rademacher_entries_are_plus_or_minus_1():
     step = methods.find("forward:structure=rademacher").prepare(model, cross_entropy, seed=4)
     step.draw()
     assert set(tangent_of(step).tolist()) == {-1.0, 1.0}
+
+
+@pytest.mark.parametrize(
+    "options", ["", ":structure=rank-one", ":tangents=3,combine=projection", ":layers=one"]
+)
+def test_a_model_whose_parameters_get_other_memory_is_the_one_that_is_trained(options):
+    """As by `vector_to_parameters`, or an optimiser that keeps all of them in one buffer."""
+    model, (x, y) = tiny_mlp(), tiny_batch()
+    step = methods.find(f"forward{options}").prepare(model, cross_entropy, 0)
+    for _ in range(4):
+        step((x, y), 1e-3)
+    with torch.no_grad():
+        vector_to_parameters(0.5 * parameters_to_vector(model.parameters()), model.parameters())
+        wanted, before = cross_entropy(model(x), y), parameters_to_vector(model.parameters()).clone()
+    for _ in range(3):  # the first one makes new straight-line code, which the next ones run
+        assert torch.allclose(step((x, y), 0.0), wanted)
+    step((x, y), 1e-3)
+    assert not torch.equal(parameters_to_vector(model.parameters()), before)
 
 
 @pytest.mark.parametrize("spec", [*SPECS, *OTHERS])

@@ -52,6 +52,8 @@ class PushforwardStep(ForwardStep):
         self.pushforward = Pushforward(model, loss)
         # By the shapes and strides of a batch, the pass as plain calls of torch; None where it cannot be had.
         self.straight: dict[Any, Callable[..., Any] | None] = {}
+        self.fixed = [*model.parameters(), *model.buffers()]
+        self.places: list[int] = []  # in memory, of what is fixed, where straight-line code reads and writes
         self.graph = OneGraph(self._evaluate_tensors, model)
         self.update = Update(self.parameters, conditions)
         self.optimizer = self.update.optimizer
@@ -71,6 +73,8 @@ class PushforwardStep(ForwardStep):
 
     def _eagerly(self, batch: Batch, tangents: Sequence[Tangent]) -> tuple[Tensor, Tensor]:
         x, y = batch
+        if self.straight and self.places != self._places():  # as after vector_to_parameters
+            self.straight, self.update.straight = {}, None
         kind = x.shape, x.stride(), x.dtype, y.shape, y.dtype, self.pushforward.model.training
         straight = self.straight.get(kind)
         if straight is not None and self.tangents.by_name is self.drawer.kept:
@@ -78,7 +82,11 @@ class PushforwardStep(ForwardStep):
         found = self._evaluate(batch, tangents)
         if kind not in self.straight and self._stays():
             self.straight[kind] = self.pushforward.flat(batch, self._by_parameter(tangents))
+            self.places = self._places()
         return found
+
+    def _places(self) -> list[int]:
+        return [tensor.data_ptr() for tensor in self.fixed]
 
     def _stays(self) -> bool:
         """Whether tangents are in the same memory at every step, and one pass takes all of them."""
