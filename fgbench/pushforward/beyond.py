@@ -40,9 +40,8 @@ def running(course: Course) -> Iterator[None]:
         ):
             yield
     except Exception as error:
-        if (
-            watch is not None and watch.lost and watch.lost not in str(error)
-        ):  # a script tells not what failed
+        # A script does not tell what failed.
+        if watch is not None and watch.lost and watch.lost not in str(error):
             raise NotImplementedError(watch.lost) from error
         raise
 

@@ -48,15 +48,17 @@ class Context:
 
 
 @contextmanager
-def draws_again(device: torch.device, wanted: bool = True) -> Iterator[None]:
+def draws_again(device: torch.device, wanted: bool = True, *, numpy: bool = False) -> Iterator[None]:
     """Set the random number generators back at the end, so that the next pass drops the same units.
 
-    PyTorch's generators, and those of Python and numpy, by which some models leave out whole layers.
+    PyTorch's generators, and Python's, by which some models leave out whole layers. With `numpy` also that
+    library's, which takes about as long as a small model's step; without, the oracle refuses a model whose
+    passes draw from it.
     """
     if not wanted:
         yield
         return
-    before = states()
+    before = states(numpy=numpy)
     try:
         with torch.random.fork_rng([device] if device.type == "cuda" else []):
             yield

@@ -28,6 +28,7 @@ MOST_PROGRAMS = 256
 # In bytes of a program's code, about an MLP of depth 30. In a longer program Python's share of the time is
 # small, and tracing it takes seconds.
 LONGEST_FLAT = 3_200
+DRAWS = "it draws random numbers by itself"  # why a course is not settled
 
 
 class UntraceableError(Exception):
@@ -69,9 +70,10 @@ class Pushforward:
         if size >= count:
             return _along(count, self._run(Context(count, by_id), batch))
         found = []
+        numpy = not self.settled or DRAWS in self.settled.values()  # where it may draw from that library
         for start in range(0, count, size):
             again = start + size < count
-            with draws_again(batch[0].device, again), buffers_kept(self.model, again):
+            with draws_again(batch[0].device, again, numpy=numpy), buffers_kept(self.model, again):
                 part = _part(by_id, start, min(start + size, count))
                 value, along = _along(part.count, self._run(part, batch))
                 found.append(along)
@@ -163,10 +165,10 @@ class Pushforward:
         """The record of a trial run, after which random numbers and buffers are as before."""
         record = Record()
         buffers, drawn = list(map(id, self.model.buffers())), states()
-        with draws_again(batch[0].device), buffers_kept(self.model):
+        with draws_again(batch[0].device, numpy=True), buffers_kept(self.model):
             self._followed(context.again(), batch, record)
             if states() != drawn or _own_generator(self.model):
-                record.refuse("it draws random numbers by itself")
+                record.refuse(DRAWS)
         if buffers != list(map(id, self.model.buffers())):
             record.refuse("it replaces its buffers")
         return record

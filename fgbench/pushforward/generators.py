@@ -9,10 +9,10 @@ from typing import Any
 SEEDS = 2**32  # of numpy's
 
 
-def states() -> tuple[Any, Any]:
-    """The states of both, as tuples of numbers; None for numpy's where nothing has imported it."""
-    numpy = sys.modules.get("numpy")
-    return random.getstate(), None if numpy is None else _as_tuple(numpy.random.get_state())
+def states(*, numpy: bool = True) -> tuple[Any, Any]:
+    """The states of both, as tuples of numbers; None for numpy's if unwanted or never imported."""
+    there = sys.modules.get("numpy") if numpy else None
+    return random.getstate(), None if there is None else _as_tuple(there.random.get_state())
 
 
 def seeded(seed: int) -> tuple[Any, Any]:

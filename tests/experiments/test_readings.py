@@ -35,7 +35,6 @@ def test_a_run_ends_at_its_last_step_or_where_it_falls(monkeypatch):
     monkeypatch.setattr(readings, "RATE", 1e6)
     fallen = list(train(matched, "backprop", NONE, 400))
     assert fallen[-1][0] < 400
-    assert not fallen[-1][1] < 10 * fallen[0][1] or len(fallen) == 1
 
 
 def test_steps_are_counted_to_backprops_lowest_loss_on_the_same_reading():
