@@ -61,12 +61,14 @@ class Case:
         n: the number of dimensions.
         learning_rates: by method spec; only these methods are run.
         iterations: the steps of every run.
+        seeds: how many runs a method that draws has; None for as many as the experiment's other cases.
     """
 
     function: str
     n: int
     learning_rates: Mapping[str, float]
     iterations: int
+    seeds: int | None = None
 
     @property
     def name(self) -> str:
@@ -77,9 +79,9 @@ class Case:
         """The point, loss and batch of `functions.as_problem`."""
         return functions.as_problem(functions.find(self.function), self.n, dtype)
 
-    def seeds(self, spec: str, most: int) -> range:
+    def seeds_of(self, spec: str, usual: int) -> range:
         """The seeds to run a method with; a method that draws nothing needs only one."""
-        return range(most if self.draws(spec) else 1)
+        return range((self.seeds or usual) if self.draws(spec) else 1)
 
     def draws(self, spec: str) -> bool:
         """Whether a method's steps depend on a seed."""
@@ -107,8 +109,9 @@ def measure(settings: Mapping[str, Any], folder: Path, note: Note) -> None:
     no longer finite ends there, with the value inf.
 
     Args:
-        settings: `cases` (tables of `function`, `n`, `learning_rates` by method spec, `iterations`),
-            `seeds`, `dtype` (float64 where left out), `timing_seconds` for each case.
+        settings: `cases` (tables of `function`, `n`, `learning_rates` by method spec, `iterations`, and of
+            its own `seeds` where it has more or fewer), `seeds`, `dtype` (float64 where left out),
+            `timing_seconds` for each case.
         folder: an existing folder.
         note: is told what is being done and the share that is done.
 
@@ -123,7 +126,7 @@ def measure(settings: Mapping[str, Any], folder: Path, note: Note) -> None:
     ):
         for case in _cases(settings):
             for spec in case.learning_rates:
-                runs = case.seeds(spec, settings["seeds"])
+                runs = case.seeds_of(spec, settings["seeds"])
                 for seed in runs:
                     note(f"{case.name}, {spec}, seed {seed + 1} of {len(runs)}", done / total)
                     add_curve(_run(case, spec, seed, dtype))
@@ -229,7 +232,7 @@ def _dtype(settings: Mapping[str, Any]) -> torch.dtype:
 
 def _case_seconds(case: Case, settings: Mapping[str, Any]) -> float:
     runs = sum(
-        len(case.seeds(spec, settings["seeds"])) * _run_seconds(case, spec) for spec in case.learning_rates
+        len(case.seeds_of(spec, settings["seeds"])) * _run_seconds(case, spec) for spec in case.learning_rates
     )
     return float(runs + settings["timing_seconds"])
 

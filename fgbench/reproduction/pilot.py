@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 
@@ -28,7 +29,7 @@ def seconds_here(config: Config) -> float:
     plan = make_plan(config)
     config = plan.config
     planned = sum(phase.seconds(config) for phase in in_order(config) if phase.name not in TRAINING)
-    with _threads(config.threads):
+    with _as_in_a_worker(config.threads):
         return sum(planned + config.train * _training(config, group) for group in plan.groups)
 
 
@@ -51,11 +52,13 @@ def _training(config: Config, group: Group) -> float:
 
 
 @contextmanager
-def _threads(count: int | None) -> Iterator[None]:
-    """Compute on as many threads as the jobs will have."""
+def _as_in_a_worker(threads: int | None) -> Iterator[None]:
+    """Compute on as many threads as the jobs will have, and without what torch announces for later."""
     before = torch.get_num_threads()
-    torch.set_num_threads(count or before)
+    torch.set_num_threads(threads or before)
     try:
-        yield
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
+            yield
     finally:
         torch.set_num_threads(before)

@@ -161,6 +161,10 @@ class TestMeasuring:
         more = experiment.seconds(many) - experiment.seconds(few)
         assert more == pytest.approx(10 * forward * experiment.STEP_SECONDS[True])
 
+    def test_a_case_may_have_more_seeds_than_the_others(self):
+        more = experiment.seconds(changed(seeds=11)) - experiment.seconds(changed())
+        assert more == pytest.approx((11 - 6) * 1000 * experiment.STEP_SECONDS[True])
+
     @pytest.mark.parametrize(
         ("settings", "says"),
         [

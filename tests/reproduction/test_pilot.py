@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import warnings
+
 import pytest
 
 from fgbench.reproduction import pilot
@@ -42,6 +44,18 @@ def test_a_budget_of_seconds_ends_a_run_and_timing_is_as_planned(paced):
     assert pilot.seconds_here(short) == pytest.approx(4 * (600 + evaluations) * (1 + SHARE), rel=0.05)
     timed = config(train=False)
     assert pilot.seconds_here(timed) >= time.seconds(timed)
+
+
+def test_what_torch_announces_for_later_is_not_shown(monkeypatch):
+    def pace(*_):
+        text = "`torch.jit.script` is deprecated."
+        warnings.warn_explicit(text, FutureWarning, "_script.py", 1, module="torch.jit._script")
+        return Pace(1.0, 1.0, 1)
+
+    monkeypatch.setattr(pilot, "pace", pace)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pilot.seconds_here(config(time=False, learning_rate=0.1))
 
 
 def test_a_real_step_is_timed():
