@@ -7,7 +7,7 @@ another sample, each has a derivative d_b of its own, which the other samples' n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -44,6 +44,11 @@ LAYERS = set(
             "prelu",
         ]
     )
+)
+OTHER_LAYERS = (
+    "forward:structure=activity knows a layer by its place in the pass, and this model runs other layers in "
+    "other passes, as where layers are left out at random: turn that off, or use another structure, as "
+    "structure=rank-one."
 )
 EMBEDDING = set(of_names("embedding"))
 
@@ -100,6 +105,7 @@ class ActivityContext(Context):
     Attributes:
         sites: the operations that were perturbed, in order.
         free: ids of trained parameters that a function other than a layer's was given.
+        met: for each layer's operation in order, the id of its first trained parameter.
         layouts: where samples are in each operation that can be perturbed, by number; None if all can be.
         wanted: the numbers of the operations to perturb in this pass; None for all that can be.
         shared: whether samples have the same noise.
@@ -115,6 +121,7 @@ class ActivityContext(Context):
         layouts: Mapping[int, Layout] | None = None,
         wanted: Collection[int] | None = None,
         shared: bool = False,
+        order: Sequence[int] | None = None,
     ) -> None:
         """Begin a pass.
 
@@ -124,24 +131,35 @@ class ActivityContext(Context):
             tangents: by id, those of parameters that belong to no layer.
             layouts, wanted: as of the attributes.
             shared: whether the noise is the same for every sample.
+            order: what `met` was in another pass, where numbers have to mean the same operations in this one.
         """
         super().__init__(count, tangents)
-        self.layouts, self.wanted, self.shared, self.met = layouts, wanted, shared, 0
+        self.layouts, self.wanted, self.shared, self.order = layouts, wanted, shared, order
         self.noise = noise
+        self.met: list[int] = []
         self.sites: list[Site] = []
         self.free: set[int] = set()
 
     def again(self) -> ActivityContext:
         """A fresh context with the same perturbation, for another pass."""
-        return ActivityContext(self.count, self.noise, self.tangents, self.layouts, self.wanted, self.shared)
+        same = self.layouts, self.wanted, self.shared, self.order
+        return ActivityContext(self.count, self.noise, self.tangents, *same)
 
     def at(self, function: Any, arguments: Any, options: Any) -> Callable[..., Any] | None:
-        """What runs in the place of a function whose output is perturbed; None for any other."""
+        """What runs in the place of a function whose output is perturbed; None for any other.
+
+        Raises:
+            NotImplementedError: another operation has this number in the pass that `order` tells of.
+        """
         given = [leaf for leaf in (*arguments, *options.values()) if isinstance(leaf, nn.Parameter)]
         if function in LAYERS:
-            if not any(p.requires_grad for p in given):
+            owner = next((id(p) for p in given if p.requires_grad), None)
+            if owner is None:
                 return None
-            number, self.met = self.met, self.met + 1
+            number = len(self.met)
+            self.met.append(owner)
+            if self.order is not None and self.order[number : number + 1] != [owner]:
+                raise NotImplementedError(OTHER_LAYERS)
             if self.layouts is None or number in self.layouts:
                 if self.wanted is None or number in self.wanted:
                     return _perturbed(function, number)

@@ -243,7 +243,7 @@ class Pushforward:
 
             context = ActivityContext(1, noise, {}, layouts)
             by_row = _derivatives(context, self._followed(context, batch))[1]
-            courses.add((context.met, *shapes))
+            courses.add((*context.met, *shapes))
             return by_row
 
         with torch.no_grad(), draws_again(device), buffers_kept(self.model):

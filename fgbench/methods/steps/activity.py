@@ -85,6 +85,7 @@ class ActivityStep(Step):
         self.of_rows = None if layouts is None else self.pushforward.rows(batch, layouts)
         self.layouts = None if self.of_rows is None else layouts
         met = self.pushforward.met(batch[0], self.layouts)
+        self.order = met.met
         self.drawer.parameters = {n: p for n, p in self.by_name.items() if id(p) in met.free}
         self._prepare(batch[0], met.sites)
         self.ready = True
@@ -131,6 +132,7 @@ class ActivityStep(Step):
             self.layouts,
             self.wanted,
             self.shared,
+            None if self.layouts is None and self.wanted is None else self.order,
         )
         self.value, by_row = self.pushforward.run(context, batch)
         self.by_sample = by_samples(by_row, len(batch[0]), self.of_rows)

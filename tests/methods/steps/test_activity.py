@@ -385,3 +385,36 @@ def test_layers_may_be_left_out_at_random(options):
             wanted = flat(step.expected([], model, batch))
         assert float((estimate - wanted).norm() / wanted.norm()) < 1e-9
     assert met == {2, 4}
+
+
+@pytest.mark.parametrize("samples", [9, 1])
+def test_a_layer_is_not_taken_for_another_where_one_is_drawn(samples):
+    model = LeavesOut().double()
+    batch = torch.randn(samples, 6).double(), torch.randint(0, 3, (samples,))
+    step = methods.find("forward:structure=activity,layers=one").prepare(model, cross_entropy, 0)
+    with pytest.raises(NotImplementedError, match="runs other layers in other passes"):
+        for seed in range(8):
+            with OwnRandomness(seed, torch.device("cpu")).in_force():
+                step(batch, 0.1)
+
+
+class Unrolled(nn.Module):
+    """As many steps of a layer as it is told."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell, self.head, self.times = nn.Linear(6, 6), nn.Linear(6, 3), 1
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(self.times):
+            x = torch.tanh(self.cell(x))
+        return self.head(x)
+
+
+def test_a_layer_that_no_pass_met_before_does_not_stay_without_noise():
+    model, batch = Unrolled().double(), (torch.randn(9, 6).double(), torch.randint(0, 3, (9,)))
+    step = methods.find("forward:structure=activity").prepare(model, cross_entropy, 0)
+    step(batch, 0.1)
+    model.times = 2
+    with pytest.raises(NotImplementedError, match="runs other layers in other passes"):
+        step((batch[0][:8], batch[1][:8]), 0.1)
