@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import NormalDist
 
 import numpy as np
@@ -37,6 +37,10 @@ class Estimate:
     def half_width(self) -> float:
         """Half the interval's width as a share of the value; NaN without an interval."""
         return (self.high - self.low) / 2 / self.value
+
+    def not_below(self, least: float) -> Estimate:
+        """The estimate of what is known to be `least` or more: its interval does not reach below that."""
+        return replace(self, low=max(self.low, least)) if self.has_interval else self
 
     def exponentiated(self) -> Estimate:
         """The estimate of exp(x), if this is an estimate of x."""

@@ -9,7 +9,7 @@ from typing import Any
 
 import pandas as pd
 
-from fgbench.measurement.statistics import mean_interval
+from fgbench.measurement.statistics import Estimate, mean_interval
 from fgbench.store.run_folder import RunFolder
 from fgbench.store.schema import Role
 from fgbench.summary.ratios import cells
@@ -197,13 +197,19 @@ def _final_cells(curves: pd.DataFrame, jobs: pd.DataFrame, *, of_bytes: bool) ->
     bits = [loss / math.log(2) for loss in losses] if complete and of_bytes else []
     return {
         "learning_rate": _first(jobs[jobs["phase"] == "train"], "learning_rate"),
-        **cells("validation_loss", mean_interval(losses if complete else [])),
-        **cells("bits_per_byte", mean_interval(bits)),
-        **cells("lowest_loss", mean_interval(_lowest(curves) if complete else [])),
-        **cells("rise", mean_interval(_rises(curves))),
+        **cells("validation_loss", _mean_of_losses(losses if complete else [])),
+        **cells("bits_per_byte", _mean_of_losses(bits)),
+        **cells("lowest_loss", _mean_of_losses(_lowest(curves) if complete else [])),
+        **cells("rise", mean_interval(_rises(curves)).not_below(0.0)),
         "diverged_share": _share_of(jobs[jobs["phase"] == "train"], "diverged"),
         "validation_accuracy": float(last["validation_accuracy"].mean()) if len(last) else None,
     }
+
+
+def _mean_of_losses(losses: list[float]) -> Estimate:
+    """The mean over seeds; where no loss is below 0, as no cross-entropy can be, no end of it is either."""
+    found = mean_interval(losses)
+    return found.not_below(0.0) if min(losses, default=0.0) >= 0 else found
 
 
 def _rises(curves: pd.DataFrame) -> list[float]:

@@ -294,6 +294,14 @@ class TestBracket:
         assert 8 / 0.1 < ratio.high < math.inf
 
 
+def test_what_is_known_not_to_be_below_has_no_interval_there():
+    found = mean_interval([0.1, 0.1, 1.0])
+    assert found.low < 0
+    assert found.not_below(0.0) == Estimate(found.value, 0.0, found.high)
+    assert Estimate(0.5, 0.4, 0.6).not_below(0.0) == Estimate(0.5, 0.4, 0.6)
+    assert not Estimate(0.5).not_below(0.0).has_interval
+
+
 def test_exponentiated_is_exp_of_all_three():
     found = Estimate(0.0, -1.0, 1.0).exponentiated()
     assert (found.value, found.low, found.high) == pytest.approx((1.0, math.exp(-1), math.e))

@@ -244,6 +244,14 @@ def test_final_loss_is_the_mean_over_seeds(tmp_path):
     assert forward["validation_loss_low"] < 0.7 < forward["validation_loss_high"]
 
 
+def test_a_cross_entropy_is_not_said_to_be_below_zero(tmp_path):
+    forward = trained(tmp_path, [[3.0, 0.1], [3.0, 1.9]]).loc["forward"]
+    assert (forward["validation_loss_low"], forward["lowest_loss_low"], forward["rise_low"]) == (0, 0, 0)
+    assert forward["validation_loss_high"] > 10, "two seeds say little"
+    signed = trained(tmp_path / "signed", [[3.0, -0.1], [3.0, 1.9]]).loc["forward"]
+    assert signed["validation_loss_low"] < -0.1, "a loss of another kind may be below"
+
+
 def test_lowest_loss_is_the_mean_of_each_seeds_lowest(tmp_path):
     forward = trained(tmp_path, [[3.0, 0.4, 1.0], [3.0, 2.0, 0.6]]).loc["forward"]
     assert forward["lowest_loss"] == pytest.approx(0.5)
