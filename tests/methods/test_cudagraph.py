@@ -68,6 +68,13 @@ class TestACapturedStep:
     def test_the_oracle_lets_it_pass(self, spec):
         check_step(methods.find(spec), tiny_mlp(), cross_entropy, tiny_batch(), 5, CAPTURED)
 
+    @pytest.mark.parametrize("spec", ["backprop:accumulate=2", "forward:accumulate=2"])
+    def test_one_that_draws_other_masks_is_checked_without_dropout(self, spec):
+        torch.manual_seed(0)
+        drops = nn.Dropout(0.5), nn.Linear(16, 6), nn.Dropout(0.5), nn.Linear(6, 3)
+        model = nn.Sequential(nn.Flatten(), *drops).double()
+        check_step(methods.find(spec), model, cross_entropy, tiny_batch(), 5, CAPTURED)
+
     @pytest.mark.parametrize("spec", ["backprop:update=foreach", "backprop:update=in-backward"])
     @pytest.mark.parametrize("optimizer", OPTIMIZERS)
     def test_an_optimisers_state_begins_as_a_fresh_ones(self, optimizer, spec):

@@ -99,7 +99,7 @@ class CapturedStep(Step):
     def __init__(self, step: Step, model: nn.Module) -> None:
         self.step, self.model = step, model
         self.parameters, self.tolerance = step.parameters, step.tolerance  # type: ignore[misc]
-        self.optimizer = step.optimizer
+        self.optimizer, self.masks_of_its_own = step.optimizer, step.masks_of_its_own
         self.optimizer_states = [OptimizerState(optimizer) for optimizer in each_of(step.optimizer)]
         self.graphs: dict[float, Graph] = {}
 
