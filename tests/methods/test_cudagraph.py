@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -140,6 +141,28 @@ class TestACapturedStep:
         with pytest.raises(AssertionError, match="waits for the device"):
             Graph(waits, list)(torch.ones(3))
         assert cuda.stream_now == "main"
+
+    def test_the_devices_generator_draws_on_as_before_where_a_capture_raises(self):
+        before = torch.get_rng_state()
+        with pytest.raises(AssertionError, match="waits for the device"):
+            Graph(lambda x: float(x.sum()), list)(torch.ones(3))
+        assert torch.equal(torch.get_rng_state(), before)
+
+    def test_a_generator_that_refuses_to_draw_after_that_gets_a_copy_of_its_state(self, monkeypatch):
+        """As torch 2.11's, for which a capture that failed goes on for ever."""
+
+        def refuses(self):
+            raise RuntimeError("Offset increment outside graph capture encountered unexpectedly.")
+
+        given: list[str] = []
+        generator = SimpleNamespace(
+            get_state=lambda: "old", clone_state=lambda: "copy", graphsafe_set_state=given.append
+        )
+        monkeypatch.setattr(torch.cuda, "default_generators", {None: generator})
+        monkeypatch.setattr(torch.Tensor, "normal_", refuses)
+        with pytest.raises(AssertionError, match="waits for the device"):
+            Graph(lambda x: float(x.sum()), list)(torch.ones(3))
+        assert given == ["copy"]
 
     def test_it_warms_up_and_captures_on_one_stream_for_all(self, cuda):
         on: list[str] = []
