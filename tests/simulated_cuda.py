@@ -138,6 +138,7 @@ def simulate(monkeypatch: pytest.MonkeyPatch) -> SimulatedCuda:
         monkeypatch.setattr(cudagraph.torch.cuda, name, getattr(cuda, name))
     for name in ("get_rng_state", "set_rng_state"):
         monkeypatch.setattr(cudagraph.torch.cuda, name, getattr(cuda, name))
+    monkeypatch.setattr(cudagraph.torch.cuda, "default_generators", {None: torch.default_generator})
     cudagraph._aside.cache_clear()
     on_any: Callable[..., list[str]] = lambda **_options: ["cpu", "cuda"]  # noqa: E731
     for name, module in list(sys.modules.items()):

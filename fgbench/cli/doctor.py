@@ -200,7 +200,7 @@ def _empty_step() -> str:
 
 
 def _noise(device: str, threads: int, seconds: float) -> str:
-    """Compare a small backprop step with itself in this process; a line that says how far apart it seems."""
+    """Compare a small backprop step with itself; a line that says how far apart it seems."""
     import torch
 
     from fgbench.api import compare
@@ -218,8 +218,9 @@ def _noise(device: str, threads: int, seconds: float) -> str:
     )
     aa = found[found["role"] == "aa"].iloc[0]
     floor = (aa["ratio_high"] - aa["ratio_low"]) / 2 / aa["ratio"]
+    processes = "one process" if aa["processes"] == 1 else f"{aa['processes']} processes"
     return (
         f"[green]noise[/green] backprop against itself: {aa['ratio']:.3f} "
-        f"\\[{aa['ratio_low']:.3f}, {aa['ratio_high']:.3f}] over {aa['rounds']} rounds in one process; "
+        f"\\[{aa['ratio_low']:.3f}, {aa['ratio_high']:.3f}] over {aa['rounds']} rounds in {processes}; "
         f"a difference below ±{floor:.1%} would not show here."
     )

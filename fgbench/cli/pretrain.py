@@ -35,7 +35,7 @@ def pretrain(
     seed: Annotated[int, typer.Option(help="The seed of initial weights and batches.")] = 0,
     device: Annotated[str, typer.Option(help="auto, cpu, cuda or cuda:N.")] = Config.device,
     threads: Annotated[
-        int | None, typer.Option(min=1, help="How many CPU threads. (default: torch's)")
+        int | None, typer.Option(min=1, help="How many CPU threads. (default: as many as `fgbench run` uses)")
     ] = None,
     validation_size: Annotated[
         int, typer.Option(min=1, help="How many held-out samples the loss is evaluated on.")

@@ -113,8 +113,12 @@ def store(folder: Path, suite: Suite, found: Found, facts: Mapping[str, Any]) ->
 
 
 def draw_claims(experiment: Experiment, judged: Sequence[JudgedClaim], source: str, out: Path) -> list[Path]:
-    """Draw the measured number over the paper's, a row for each claim that has both."""
-    both = [o for o in judged if o.claim.value and o.measured.value > 0 and math.isfinite(o.measured.value)]
+    """Draw the measured number over the paper's, a row for each claim that has both.
+
+    A claim that nothing measured here can decide has none: the two may be of different kinds.
+    """
+    own = [o for o in judged if o.claim.value and o.claim.test != "none"]
+    both = [o for o in own if o.measured.value > 0 and math.isfinite(o.measured.value)]
     if not both:
         return []
     with print_style():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gc
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -130,6 +131,17 @@ class Spent(Message):
     harness: float
 
 
+def fresh_copy(model: nn.Module) -> nn.Module:
+    """A copy of a model, for a new step; on a GPU the memory of steps that were dropped is freed first.
+
+    Steps refer to themselves, so that only Python's collector frees them, with their copies and graphs. It
+    does not know how much memory that is on a GPU, which a learning-rate search would fill.
+    """
+    if any(parameter.is_cuda for parameter in model.parameters()):
+        gc.collect()
+    return copy.deepcopy(model)
+
+
 def base_arm(problem: Problem) -> Arm[ArmKey]:
     """The base as an arm; it was called once, so that compiling and first allocations are done."""
     arm = Arm(ArmKey(Role.BASE, BASE), base_step(problem))
@@ -139,7 +151,7 @@ def base_arm(problem: Problem) -> Arm[ArmKey]:
 
 def base_step(problem: Problem) -> Callable[[], Tensor]:
     """The unit of R: one plain evaluation of the loss under `no_grad`, on a model of its own."""
-    model, supply = copy.deepcopy(problem.model), cycle(problem.batches)
+    model, supply = fresh_copy(problem.model), cycle(problem.batches)
     conditions = problem.conditions_of(BASE)
     evaluate = torch.no_grad()(compiled(lambda x, y: problem.loss(model(x), y), conditions))
     if conditions.captured:
@@ -152,7 +164,7 @@ def base_step(problem: Problem) -> Callable[[], Tensor]:
 
 def method_step(problem: Problem, spec: str, process: int) -> Step:
     """A method's step, prepared and called once, as the base was."""
-    model, seed = copy.deepcopy(problem.model), problem.seed * 1_000_003 + process
+    model, seed = fresh_copy(problem.model), problem.seed * 1_000_003 + process
     step = methods.prepare(methods.find(spec), model, problem.loss, seed, problem.conditions_of(spec))
     step(problem.batches[0], LEARNING_RATE)
     if problem.device.type == "cuda":

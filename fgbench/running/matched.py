@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,7 +17,7 @@ from fgbench.methods import Batch, Conditions, Loss
 from fgbench.plan import Group
 from fgbench.plan.config import TF32
 from fgbench.plan.model import model_of
-from fgbench.running.arms import BATCHES, Problem
+from fgbench.running.arms import BATCHES, Problem, fresh_copy
 from fgbench.running.choices import Choices
 from fgbench.running.messages import Built
 from fgbench.training.batches import BatchOrder
@@ -55,7 +54,7 @@ class Matched:
 
     def copy_of_model(self) -> nn.Module:
         """A copy of the model with the initial weights."""
-        return copy.deepcopy(self.model)
+        return fresh_copy(self.model)
 
     def batches(self, count: int) -> list[Batch]:
         """The first `count` batches of the order."""

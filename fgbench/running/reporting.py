@@ -10,7 +10,10 @@ import torch
 from fgbench.errors import in_one_line
 from fgbench.running.messages import Failed, Report
 
-OUT_OF_MEMORY_WORDS = ("out of memory", "can't allocate memory", "cannot allocate memory")
+OUT_OF_MEMORY_WORDS = (
+    *("out of memory", "can't allocate memory", "cannot allocate memory"),
+    *("alloc_failed", "allocation_failed"),  # cuBLAS and the like, and cuDNN
+)
 
 
 @contextmanager

@@ -148,8 +148,9 @@ def test_several_batches_are_several_groups() -> None:
 
 
 def test_doctor_says_what_is_here_and_measures_the_noise() -> None:
-    said = fgbench_says("doctor", "--device", "cpu", "--threads", "1", "--seconds", "1").stdout
+    said = fgbench_says("doctor", "--device", "cpu", "--threads", "1", "--seconds", "3").stdout
     assert re.search(r"backprop against itself: \d\.\d+ \[", said), said
+    assert re.search(r"rounds in 2\s+processes;", said), said
     assert "torch" in said
 
 

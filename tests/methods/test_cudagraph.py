@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -67,6 +68,13 @@ class TestACapturedStep:
     @pytest.mark.parametrize("spec", SPECS)
     def test_the_oracle_lets_it_pass(self, spec):
         check_step(methods.find(spec), tiny_mlp(), cross_entropy, tiny_batch(), 5, CAPTURED)
+
+    @pytest.mark.parametrize("spec", ["backprop:accumulate=2", "forward:accumulate=2"])
+    def test_one_that_draws_other_masks_is_checked_without_dropout(self, spec):
+        torch.manual_seed(0)
+        drops = nn.Dropout(0.5), nn.Linear(16, 6), nn.Dropout(0.5), nn.Linear(6, 3)
+        model = nn.Sequential(nn.Flatten(), *drops).double()
+        check_step(methods.find(spec), model, cross_entropy, tiny_batch(), 5, CAPTURED)
 
     @pytest.mark.parametrize("spec", ["backprop:update=foreach", "backprop:update=in-backward"])
     @pytest.mark.parametrize("optimizer", OPTIMIZERS)
@@ -133,6 +141,28 @@ class TestACapturedStep:
         with pytest.raises(AssertionError, match="waits for the device"):
             Graph(waits, list)(torch.ones(3))
         assert cuda.stream_now == "main"
+
+    def test_the_devices_generator_draws_on_as_before_where_a_capture_raises(self):
+        before = torch.get_rng_state()
+        with pytest.raises(AssertionError, match="waits for the device"):
+            Graph(lambda x: float(x.sum()), list)(torch.ones(3))
+        assert torch.equal(torch.get_rng_state(), before)
+
+    def test_a_generator_that_refuses_to_draw_after_that_gets_a_copy_of_its_state(self, monkeypatch):
+        """As torch 2.11's, for which a capture that failed goes on for ever."""
+
+        def refuses(self):
+            raise RuntimeError("Offset increment outside graph capture encountered unexpectedly.")
+
+        given: list[str] = []
+        generator = SimpleNamespace(
+            get_state=lambda: "old", clone_state=lambda: "copy", graphsafe_set_state=given.append
+        )
+        monkeypatch.setattr(torch.cuda, "default_generators", {None: generator})
+        monkeypatch.setattr(torch.Tensor, "normal_", refuses)
+        with pytest.raises(AssertionError, match="waits for the device"):
+            Graph(lambda x: float(x.sum()), list)(torch.ones(3))
+        assert given == ["copy"]
 
     def test_it_warms_up_and_captures_on_one_stream_for_all(self, cuda):
         on: list[str] = []

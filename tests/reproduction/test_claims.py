@@ -8,8 +8,8 @@ import pytest
 
 from fgbench.measurement.statistics import Estimate
 from fgbench.reproduction.claims import Verdict, judge
-from fgbench.reproduction.report import rows_of
-from fgbench.reproduction.suite import Claim
+from fgbench.reproduction.report import draw_claims, rows_of
+from fgbench.reproduction.suite import Claim, Experiment
 
 YES, NO, OPEN = Verdict.REPRODUCED, Verdict.NOT_REPRODUCED, Verdict.NOT_COMPARABLE
 
@@ -94,3 +94,14 @@ def test_that_every_run_diverged_is_no_time_to_be_above_something():
     assert verdict(claim("above"), diverged) is OPEN
     assert verdict(claim("near", value=1.0), diverged) is NO
     assert verdict(claim("below", than="other"), Estimate(1, 0.9, 1.1), other=diverged) is OPEN
+
+
+def test_numbers_that_cannot_be_compared_are_not_drawn_one_over_the_other(tmp_path):
+    """As an accuracy, and by how much accuracies differ."""
+    experiment = Experiment("apart", "Two kinds of number", "jobs", {}, ())
+    asked = claim("none", value=0.3, why="it is another quantity"), claim("near", value=0.3)
+    drawn = [
+        draw_claims(experiment, [judge(one, {"figure": Estimate(0.25)}, "laptop")], "a paper", tmp_path)
+        for one in asked
+    ]
+    assert [len(paths) for paths in drawn] == [0, 1]

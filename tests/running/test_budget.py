@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
 from fgbench import methods
 from fgbench.cli.values import size
@@ -13,6 +14,7 @@ from fgbench.report import show
 from fgbench.running import group_run
 from fgbench.running.client import WorkerDiedError
 from fgbench.running.matched import build_matched
+from fgbench.running.phases import budget
 from fgbench.running.phases.budget import Variant, measure_variants
 from fgbench.running.phases.memory import measure_memory
 from fgbench.running.run import run_plan
@@ -98,6 +100,24 @@ def test_a_resume_takes_the_stored_choice(tmp_path, monkeypatch):
     again = resumed(folder, monkeypatch)
     assert "budget" not in {r["phase"] for r in again.requests}
     assert again.of_phase("time")[0]["choices"]["variants"]["forward"] == "forward:accumulate=2"
+
+
+def test_a_variant_that_cannot_run_beside_others_is_a_row_and_these_are_timed(monkeypatch):
+    """As where the memory of a GPU is full."""
+    whole = budget.method_step
+
+    def full(problem, spec, process):
+        if problem.conditions_of(spec).variant == "spsa:accumulate=2":
+            raise torch.OutOfMemoryError("CUDA out of memory")
+        return whole(problem, spec, process)
+
+    monkeypatch.setattr(budget, "method_step", full)
+    found: list[Variant] = []
+    measure_variants(build_matched(tiny_group(), "nowhere", 0), ("spsa",), 0.2, found.append)
+    failed = [v for v in found if v.detail]
+    assert [(v.variant, v.peak_bytes) for v in failed] == [("spsa:accumulate=2", None)]
+    assert "out of memory" in failed[0].detail
+    assert "spsa" in [v.variant for v in found if v.seconds]
 
 
 def test_every_variant_is_measured_and_the_chosen_one_has_that_peak_in_the_memory_phase():

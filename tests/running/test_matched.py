@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import dataclasses
+import gc
 import subprocess
 import sys
+import weakref
+from copy import deepcopy
 
 import pytest
 import torch
 from torch import nn
 
+from fgbench import methods
+from fgbench.running import arms
 from fgbench.running.matched import weights_hash
-from tests.builders import tiny_matched
+from tests.builders import cross_entropy, tiny_matched
 
 
 def test_a_seed_gives_the_same_weights_and_batches_another_seed_others():
@@ -29,6 +35,29 @@ def test_a_copy_has_the_initial_weights_and_training_it_leaves_the_original():
     with torch.no_grad():
         next(copy.parameters()).zero_()
     assert weights_hash(matched.model) == before != weights_hash(copy)
+
+
+def test_on_a_gpu_steps_that_were_dropped_are_freed_before_a_copy_is_made(monkeypatch):
+    """They refer to themselves; a search would otherwise fill its memory with them."""
+    on_gpu = dataclasses.replace(tiny_matched(), model=nn.Linear(2, 2))
+    spec, rates = "forward:structure=rank-one", (1e-3, 1e-2)
+    made: list[weakref.ref[nn.Module]] = []
+    alive: list[int] = []
+
+    def noted(model):
+        alive.append(sum(ref() is not None for ref in made))
+        copied = deepcopy(model)
+        made.append(weakref.ref(copied))
+        return copied
+
+    gc.collect()
+    monkeypatch.setattr(arms.copy, "deepcopy", noted)
+    monkeypatch.setattr(nn.Parameter, "is_cuda", True)
+    for rate in rates:
+        step = methods.find(spec).prepare(on_gpu.copy_of_model(), cross_entropy, 0)
+        step((torch.randn(3, 2), torch.arange(3) % 2), rate)
+        del step
+    assert alive == [0, 0]
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bfloat16"])

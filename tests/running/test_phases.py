@@ -452,6 +452,8 @@ class TestReporting:
             (MemoryError(), "oom"),
             (torch.OutOfMemoryError("CUDA out of memory"), "oom"),
             (RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried"), "oom"),
+            (RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate`"), "oom"),
+            (RuntimeError("CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED"), "oom"),
             (RuntimeError("shapes do not match"), "error"),
         ],
         ids=str,

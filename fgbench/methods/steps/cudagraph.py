@@ -63,8 +63,10 @@ class Graph:
         try:
             with torch.cuda.graph(graph, stream=aside):
                 output = self.function(*inputs)
-        finally:
+        except Exception:
             torch.cuda.set_stream(current)  # torch leaves the capture's stream current if it raises
+            _let_draw(device)
+            raise
         return graph, inputs, output
 
     def _warm_up(self, inputs: Sequence[Tensor], current: Any, aside: Any) -> None:
@@ -93,13 +95,28 @@ def _aside(device: torch.device) -> Any:
     return torch.cuda.Stream(device)
 
 
+def _let_draw(device: torch.device) -> None:
+    """Let the device's generator draw again after a capture that failed.
+
+    torch 2.11 counts it as being captured from then on, so that nothing else in the process could draw from
+    it, as dropout does. A copy of its state does not count so.
+    """
+    generator = torch.cuda.default_generators[device.index]
+    state = generator.get_state()
+    try:
+        torch.empty(1, device=device).normal_()
+        generator.set_state(state)
+    except RuntimeError:
+        generator.graphsafe_set_state(generator.clone_state())
+
+
 class CapturedStep(Step):
     """Another step as a CUDA graph; there is one for each learning rate, which is a constant in the graph."""
 
     def __init__(self, step: Step, model: nn.Module) -> None:
         self.step, self.model = step, model
         self.parameters, self.tolerance = step.parameters, step.tolerance  # type: ignore[misc]
-        self.optimizer = step.optimizer
+        self.optimizer, self.masks_of_its_own = step.optimizer, step.masks_of_its_own
         self.optimizer_states = [OptimizerState(optimizer) for optimizer in each_of(step.optimizer)]
         self.graphs: dict[float, Graph] = {}
 

@@ -266,7 +266,8 @@ class _Squares:
         self.arrived = None
         if squares.is_cuda:
             self.arrived = torch.cuda.Event()
-            self.arrived.record()
+            # On the stream of the copy: a caller's model may be on another device than the current one.
+            self.arrived.record(torch.cuda.current_stream(squares.device))
 
     def values(self) -> list[float]:
         """The numbers, one for each unit; waits until they have arrived."""

@@ -130,8 +130,14 @@ def _share_off(before: Sequence[Tensor], step: Step, wanted: Iterable[Tensor]) -
 
 
 def _tolerances(device: torch.device) -> dict[torch.dtype, float]:
-    """Tolerances by dtype; a GPU may be set to round the factors of float32 products to TF32."""
-    rounded = device.type == "cuda" and torch.get_float32_matmul_precision() != "highest"
+    """Tolerances by dtype; a GPU may be set to round the factors of float32 products to TF32.
+
+    In a caller's own process cuDNN may round convolutions alone, as it does unless told otherwise. Of torch's
+    two ways to ask, this one answers however the precision was set; the older one may raise.
+    """
+    backends = torch.backends
+    asked = backends.cuda.matmul.fp32_precision, backends.cudnn.conv.fp32_precision  # type: ignore[attr-defined]
+    rounded = device.type == "cuda" and "tf32" in asked
     return TOLERANCE | ({torch.float32: TF32} if rounded else {})
 
 

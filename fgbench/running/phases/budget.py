@@ -126,7 +126,7 @@ def measure_variants(matched: Matched, specs: Sequence[str], seconds: float, rep
         times: dict[str, tuple[float, float]] = {}
         for start in range(0, len(names), TOGETHER):
             share = seconds / len(specs) * min(TOGETHER, len(names) - start) / len(names)
-            times |= _times(matched, spec, names[start : start + TOGETHER], share)
+            times |= _times(matched, spec, names[start : start + TOGETHER], share, report)
         for variant, (own, r) in times.items():
             report(Variant(spec, variant, peaks[variant], peaks[variant] - size, own, r))
 
@@ -146,15 +146,21 @@ def _peak(matched: Matched, spec: str, variant: str) -> int:
 
 
 def _times(
-    matched: Matched, spec: str, variants: Sequence[str], seconds: float
+    matched: Matched, spec: str, variants: Sequence[str], seconds: float, report: Report
 ) -> dict[str, tuple[float, float]]:
-    """The median seconds of a step of each variant, and R, the median of step over base in the same round."""
+    """The median seconds of a step of each variant, and R, the median of step over base in the same round.
+
+    A variant that cannot run beside the others, as where a GPU's memory is full, is reported and left out.
+    """
     problem = matched.problem()
     base = base_arm(problem)
     arms: list[Arm[str]] = [Arm("", base.step)]
     for variant in variants:
         own = _with(matched, spec, variant).problem()
-        arms.append(step_arm(variant, own, method_step(own, spec, process=0)))
+        try:
+            arms.append(step_arm(variant, own, method_step(own, spec, process=0)))
+        except Exception as error:
+            report(Variant(spec, variant, detail=in_one_line(error)))
     rounds: dict[str, list[float]] = defaultdict(list)
     timed = with_blocks(arms, problem, problem.clock, seconds)
     for samples in timed_rounds(timed, problem.clock, seconds, random.Random(matched.seed)):
@@ -166,7 +172,7 @@ def _times(
             median(rounds[variant]),
             median(own / base for own, base in zip(rounds[variant], rounds[""], strict=True)),
         )
-        for variant in variants
+        for variant in (arm.key for arm in arms[1:])
     }
 
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 import pytest
 import torch
 from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from fgbench import methods
@@ -385,3 +386,13 @@ def test_shortest_and_longest_cycles_are_whole_rounds_of_the_layers():
         16,
         layers.LONGEST_CYCLE,
     ]
+
+
+def test_squares_are_waited_for_on_the_stream_that_copies_them(monkeypatch):
+    """Of their own device, which in a caller's process need not be the current one."""
+    recorded: list[str] = []
+    monkeypatch.setattr(torch.cuda, "Event", lambda: SimpleNamespace(record=recorded.append))
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda device: f"current of {device}")
+    with FakeTensorMode():
+        layers._Squares((0,), torch.empty(1, device="cuda:1"))
+    assert recorded == ["current of cuda:1"]
