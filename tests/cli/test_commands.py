@@ -14,11 +14,13 @@ from contextlib import chdir, redirect_stderr, redirect_stdout
 from io import StringIO
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 import fgbench
 import fgbench.errors
-from fgbench import cli
+from fgbench import api, cli
+from fgbench.cli.doctor import _noise
 from fgbench.plan.config import BEST_FORWARD
 from fgbench.regression.baseline import write_baseline
 from fgbench.store.run_folder import find_runs
@@ -148,10 +150,17 @@ def test_several_batches_are_several_groups() -> None:
 
 
 def test_doctor_says_what_is_here_and_measures_the_noise() -> None:
-    said = fgbench_says("doctor", "--device", "cpu", "--threads", "1", "--seconds", "3").stdout
+    said = fgbench_says("doctor", "--device", "cpu", "--threads", "1", "--seconds", "1").stdout
     assert re.search(r"backprop against itself: \d\.\d+ \[", said), said
-    assert re.search(r"rounds in 2\s+processes;", said), said
     assert "torch" in said
+
+
+@pytest.mark.parametrize(("processes", "said"), [(1, "in one process;"), (3, "in 3 processes;")])
+def test_doctor_says_in_how_many_processes_the_noise_was_measured(processes, said, monkeypatch) -> None:
+    row = {"role": "aa", "ratio": 1.0, "ratio_low": 0.99, "ratio_high": 1.01, "rounds": 9}
+    found = pd.DataFrame([{**row, "processes": processes}])
+    monkeypatch.setattr(api, "compare", lambda *_, **__: found)
+    assert said in _noise("cpu", 1, 1.0)
 
 
 def test_doctor_compares_what_it_knows_and_stores_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
