@@ -235,6 +235,16 @@ def test_a_prediction_of_the_steps_is_said_to_hold_or_not() -> None:
     assert "does not predict it, as where its rate is not the best" in predicted(5.0, 1, 2)
 
 
+def test_of_the_reference_nothing_is_predicted() -> None:
+    one = dict.fromkeys(
+        (f"n_{of}{end}" for of in ("ratio", "predicted") for end in ("", "_low", "_high")), 1.0
+    )
+    rows = group().assign(**one, protocol="learning rates searched for each method alike")
+    said = " ".join(findings(rows, NO_AA))
+    assert said.count("by the length of its estimates") == 1, "of forward alone"
+    assert "estimates backprop" not in said
+
+
 def test_the_steps_of_a_method_that_never_reached_a_target_are_bounded_as_its_time_is() -> None:
     never = {"reached": 0, "t": math.inf, "t_low": 60.0, "t_high": math.inf}
     never |= {
