@@ -184,6 +184,9 @@ def ert_interval(runs: Runs) -> Estimate:
 
     A time is known only to lie between two evaluations: the lower end starts from the earliest times, the
     upper end from those of the evaluations that showed the target reached.
+
+    Where all runs reached the target, the interval takes it that all seeds would: of a method of which one
+    seed in ten does not, it holds the expected running time in 6 of 10 such cases with 5 seeds (simulated).
     """
     reach = math.hypot(_jackknife_reach(runs.log_ert, _each_left_out(runs)), NORMAL * runs.grid_error)
     return Estimate(runs.log_ert, runs.log_earliest - reach, runs.log_ert + reach).exponentiated()

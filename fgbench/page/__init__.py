@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from fgbench.errors import UsageError
+from fgbench.errors import ResultsError, UsageError
 from fgbench.store.csv_table import replace_text
 
 OURS = "<!-- Written by fgbench report --format markdown: changes made by hand are lost. -->"
@@ -29,7 +29,7 @@ def write_page(source: Path, out: Path, *, processes: int = 1) -> None:
     from fgbench.page.drawing import draw
     from fgbench.page.template import render
 
-    _check_writable(out)
+    _check(source, out)
     found = collect(source)
     _write(out, render(found, draw(found.comparisons, processes)))
 
@@ -44,7 +44,7 @@ def write_markdown(source: Path, out: Path) -> None:
     from fgbench.page.collecting import collect
     from fgbench.page.markdown import markdown
 
-    _check_writable(out)
+    _check(source, out)
     if out.exists() and not out.read_text(errors="replace").startswith(OURS):
         raise UsageError(
             f"--out {out}: this file exists and was not written by fgbench report; name another file."
@@ -52,12 +52,15 @@ def write_markdown(source: Path, out: Path) -> None:
     _write(out, f"{OURS}\n\n{markdown(collect(source))}")
 
 
-def _check_writable(out: Path) -> None:
-    """Refuse an impossible file before minutes are spent on drawing.
+def _check(source: Path, out: Path) -> None:
+    """Refuse an impossible folder or file before minutes are spent on drawing.
 
     Raises:
-        UsageError: it is a folder, or its folder does not exist.
+        ResultsError: the source is no folder.
+        UsageError: the file is a folder, or its folder does not exist.
     """
+    if not source.is_dir():
+        raise ResultsError(f"{source}: there is no such folder; `fgbench run` makes one.")
     if out.is_dir() or not out.parent.is_dir():
         why = "this is a folder" if out.is_dir() else "its folder does not exist"
         raise UsageError(f"--out {out}: {why}; name a file in a folder that can be written.")

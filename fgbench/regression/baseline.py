@@ -23,8 +23,10 @@ def write_baseline(path: Path, entries: Sequence[Entry]) -> None:
     """Write entries as a CSV, sorted, so that a diff shows what changed.
 
     Raises:
-        UsageError: the file cannot be written.
+        UsageError: the file cannot be written, or is a folder.
     """
+    if path.is_dir():
+        raise UsageError(f"--out {path}: this is a folder; name a file.")
     lines = io.StringIO()
     writer = csv.DictWriter(lines, COLUMNS, lineterminator="\n", extrasaction="ignore")
     writer.writeheader()
@@ -41,7 +43,8 @@ def read_baseline(path: Path) -> list[Entry]:
     """The entries of a baseline.
 
     Raises:
-        ResultsError: the file cannot be read or is not a baseline; the message names the line.
+        ResultsError: the file cannot be read, is not a baseline, or has a ratio twice, as a merge by git may
+            leave it; the message names the line.
     """
     try:
         text = path.read_text()
@@ -53,7 +56,8 @@ def read_baseline(path: Path) -> list[Entry]:
         raise ResultsError(f"{path}: not a baseline of this version; `fgbench baseline` writes one.")
     known = {"int": int, "float": float, "str": str}
     kinds = {f.name: known[str(f.type)] for f in fields(Entry) if f.name in COLUMNS}
-    entries = []
+    entries: list[Entry] = []
+    lines: dict[tuple[object, ...], int] = {}
     for row in reader:
         try:
             entry = Entry(**{name: kinds[name](row[name]) for name in columns})
@@ -65,5 +69,8 @@ def read_baseline(path: Path) -> list[Entry]:
             sound = False
         if not sound or None in row or None in row.values():  # a cell too many, or too few
             raise ResultsError(f"{path}:{reader.line_num}: not a row of a baseline.")
+        before = lines.setdefault((entry.identity, entry.conditions), reader.line_num)
+        if before != reader.line_num:
+            raise ResultsError(f"{path}:{reader.line_num}: the same ratio as in line {before}; keep one.")
         entries.append(entry)
     return entries

@@ -225,9 +225,13 @@ def _label(row: _Row) -> str:
 
 
 def _over(a: Estimate, b: Estimate) -> Estimate:
-    """b / a; the half-widths of both intervals, on the logarithm, are added as independent errors."""
+    """b / a; on the logarithm, errors of both are added as independent, each to the side where it counts.
+
+    A time to target may reach much further to one side: b / a is lower where b is lower or a is higher.
+    """
     change = math.log(b.value / a.value)
     if not (a.has_interval and b.has_interval):
         return Estimate(math.exp(change))
-    reach = math.hypot(*(math.log(e.high / e.low) / 2 for e in (a, b)))
-    return Estimate(change, change - reach, change + reach).exponentiated()
+    down = math.hypot(math.log(b.value / b.low), math.log(a.high / a.value))
+    up = math.hypot(math.log(b.high / b.value), math.log(a.value / a.low))
+    return Estimate(change, change - down, change + up).exponentiated()

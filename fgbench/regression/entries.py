@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable
+from dataclasses import astuple
 from typing import Any
 
 import pandas as pd
@@ -60,10 +61,10 @@ def entries_of_run(run: RunFolder, role: str = Role.METHOD) -> list[Entry]:
         if role != Role.METHOD and figures.empty:
             continue
         figure = figures.iloc[0] if len(figures) else row
-        known = not pd.isna(figure["ratio_low"]) and figure["processes"] > 1
-        ratio, low, high = (
-            float(figure[n]) if known else math.nan for n in ("ratio", "ratio_low", "ratio_high")
-        )
+        found = estimate(figure, "ratio")
+        sound = 0 < found.low <= found.value <= found.high < math.inf
+        known = sound and figure["processes"] > 1
+        ratio, low, high = astuple(found if known else NOTHING)
         degrees = _degrees(int(figure["processes"]), facts["config"]["processes"]) if known else 0
         whole: dict[str, Any] = {name: int(row[name]) for name in ("depth", "width", "batch")}
         group = groups[row["group"]]
@@ -94,7 +95,7 @@ def entries_of_run(run: RunFolder, role: str = Role.METHOD) -> list[Entry]:
                 contract=group.get("contract", ""),
                 fgbench=str(group.get("fgbench_version", facts["fgbench_version"])),
                 aa=estimate(aa.iloc[0], "ratio") if len(aa) else NOTHING,
-                fault=_fault(row, aa, steady[steady["group"] == row["group"]], known=known),
+                fault=_fault(row, figure, aa, steady[steady["group"] == row["group"]], known=known),
             )
         )
     return entries
@@ -128,11 +129,13 @@ def _floor(aa: pd.DataFrame) -> float:
     return max((abs(end - 1) for end in ends), default=0.0)
 
 
-def _fault(row: pd.Series, aa: pd.DataFrame, steady: pd.DataFrame, *, known: bool) -> str:
+def _fault(row: pd.Series, figure: pd.Series, aa: pd.DataFrame, steady: pd.DataFrame, *, known: bool) -> str:
     if row["status"] != "ok" and pd.isna(row["ratio"]):
         return f"not measured: {row['status']}"
     if pd.isna(row["ratio"]):
         return "not measured"
+    if not known and figure["processes"] > 1:
+        return "damaged: ratios.csv has no positive ratio within an interval"
     if not known:
         return "one process gives no interval to judge by: leave --quick out"
     off = max((aa_off(estimate(repeat, "ratio")) for _, repeat in aa.iterrows()), default=0.0)

@@ -74,7 +74,7 @@ def self_test_table(probes: Sequence[Probe]) -> str:
             said,
             f"{finding.regressed_first} {Answer.REGRESSED.value}",
             f"{_middle(t.power for t in own):.0%}" if finding.slowed else "–",
-            f"{_middle(t.smallest for t in own):+.1%}",
+            _share(_middle(t.smallest for t in own)),
             works,
         )
     wrong = sum(not finding.works for finding in found)
@@ -245,13 +245,16 @@ FORMATS: dict[str, Callable[[Sequence[CheckedRatio]], str]] = {
 def _row(verdict: CheckedRatio) -> list[str]:
     then = verdict.entry if verdict.answer is not Answer.NEW else None
     figures = [number(c.ratio, c.low, c.high) if c else "–" for c in (then, verdict.now)]
-    smallest = "–" if math.isnan(verdict.smallest) else f"{verdict.smallest:+.1%}"
     return [
         verdict.entry.label,
         *figures,
         _percent(Estimate(verdict.change, verdict.low, verdict.high)),
-        smallest,
+        _share(verdict.smallest),
     ]
+
+
+def _share(smallest: float) -> str:
+    return "–" if math.isnan(smallest) else f"{smallest:+.1%}"
 
 
 def _sentence(verdict: CheckedRatio) -> str:

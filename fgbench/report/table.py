@@ -299,7 +299,8 @@ def targets_table(targets: pd.DataFrame, group: pd.DataFrame, *, detail: bool = 
         for place, (_, row) in enumerate(rows.iterrows()):
             median = "∞" if math.isinf(row["t_median"]) else seconds(row["t_median"])
             name = "" if place else target_words(row).removeprefix("validation ")
-            cells = (_time(row), *([median] if detail else ()), _t_ratio(row), number(row["n_ratio"]))
+            steps = number(row["n_ratio"], row["n_ratio_low"])  # a bound where none reached it
+            cells = (_time(row), *([median] if detail else ()), _t_ratio(row), steps)
             table.add_row(name, _folded(row["method"]), *(cell.replace("\n", " ") for cell in cells))
         table.add_section()
     return [table]

@@ -26,7 +26,8 @@ def findings(group: pd.DataFrame, aa: pd.DataFrame, targets: pd.DataFrame | None
 
     Arguments as for `verdicts`.
     """
-    predicted = (clause for _, row in group.iterrows() for clause in _prediction(row))
+    others = group[group["method"] != group["reference"]]  # what others are over needs no prediction
+    predicted = (clause for _, row in others.iterrows() for clause in _prediction(row))
     return [f"{where(group)}: {said}" for said in (*verdicts(group, aa, targets), *predicted)]
 
 

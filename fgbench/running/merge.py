@@ -59,12 +59,13 @@ def merge(runs: Sequence[RunFolder], out: Path, keep: str, watcher: Watcher) -> 
         watcher: is told what was refused.
 
     Raises:
-        UsageError: fewer than two, other options in one of them, or one that is still running.
+        UsageError: fewer than two, one of them twice, other options in one, or one that is still running.
         ResultsError: a damaged run.
     """
     if len(runs) < 2:
         raise UsageError("merge needs two runs or more: name their folders.")
     facts = [run.facts() for run in runs]
+    _check_once(runs, facts)
     for run, own in zip(runs, facts, strict=True):
         _check(run, own, runs[-1], facts[-1])
     groups: dict[str, Row] = {}
@@ -81,10 +82,7 @@ def merge(runs: Sequence[RunFolder], out: Path, keep: str, watcher: Watcher) -> 
             **{key: facts[-1][key] for key in ("command", "reference", "environment")},
             "config": _config([own["config"] for own in facts]),
             "groups": list(groups.values()),
-            "merged": [
-                {"name": run.path.name, **{key: own[key] for key in ("command", "environment")}}
-                for run, own in zip(runs, facts, strict=True)
-            ],
+            "merged": [_named(run, own) for run, own in zip(runs, facts, strict=True)],
         },
     )
     for table in TABLES:
@@ -94,6 +92,21 @@ def merge(runs: Sequence[RunFolder], out: Path, keep: str, watcher: Watcher) -> 
     _derive(merged, (name for name, own in kept.items() if not own[0].whole), watcher)
     merged.finish("done" if all(own["status"] == "done" for own in facts) else "interrupted")
     return merged
+
+
+def _check_once(runs: Sequence[RunFolder], facts: Sequence[Row]) -> None:
+    """Refuse a run that is named twice: its processes would count as twice as many, and intervals shrink."""
+    for place, (run, own) in enumerate(zip(runs, facts, strict=True)):
+        if run.path.resolve() in {other.path.resolve() for other in runs[:place]}:
+            raise UsageError(f"{run.path} is named twice, or is in two of the folders: name it once.")
+        for other, others in zip(runs, facts, strict=True):
+            if _named(run, own) in others.get("merged", ()):
+                raise UsageError(f"{run.path} was merged into {other.path} before: leave one of them out.")
+
+
+def _named(run: RunFolder, facts: Row) -> Row:
+    """What a merged run says of each run that is part of it."""
+    return {"name": run.path.name, **{key: facts[key] for key in ("command", "environment")}}
 
 
 def _check(run: RunFolder, own: Row, last: RunFolder, others: Row) -> None:

@@ -306,6 +306,7 @@ BAD_INPUTS = {
     "unknown command": (["nope"], "nope"),
     "data that is not there": (["run", "--dataset", "mnist", "--data-dir", "{tmp}"], "digits"),
     "results folder that is not there": (["plot", "{tmp}/absent"], "no such folder"),
+    "report of a folder that is not there": (["report", "{tmp}/absent"], "absent: there is no such folder"),
     "results folder without a run": (["plot", "{tmp}"], "holds no run"),
     "check of nothing": (["check"], "either a folder of results or --run"),
     "check of results and a run": (["check", "{tmp}", "--run"], "either a folder of results or --run"),

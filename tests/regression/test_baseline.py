@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+from pathlib import Path
 
 import pytest
 
@@ -54,6 +55,23 @@ def test_one_that_is_not_there_or_cannot_be_written_is_one_line(tmp_path):
         read_baseline(tmp_path / "absent.csv")
     with pytest.raises(UsageError, match="--out"):
         write_baseline(tmp_path / "no" / "b.csv", [ENTRY])
+
+
+def test_a_folder_is_no_file_to_write(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for folder in (tmp_path, Path()):
+        with pytest.raises(UsageError, match="is a folder"):
+            write_baseline(folder, [ENTRY])
+
+
+def test_a_ratio_that_is_there_twice_is_named_with_both_lines(tmp_path):
+    path = tmp_path / "b.csv"
+    elsewhere = dataclasses.replace(ENTRY, device="another processor")
+    write_baseline(path, [ENTRY, elsewhere])
+    assert len(read_baseline(path)) == 2
+    path.write_text(path.read_text() + path.read_text().splitlines()[1] + "\n")
+    with pytest.raises(ResultsError, match=":4: the same ratio as in line 2"):
+        read_baseline(path)
 
 
 def test_a_baseline_of_a_version_before_they_were_is_read(tmp_path):

@@ -7,7 +7,14 @@ import math
 import pytest
 
 from fgbench.measurement.statistics import Estimate
-from fgbench.regression.difference import MEMORY, RUNTIME, TIME_TO_TARGET, Difference, differences
+from fgbench.regression.difference import (
+    MEMORY,
+    RUNTIME,
+    TIME_TO_TARGET,
+    Difference,
+    _over,
+    differences,
+)
 from fgbench.regression.formats import differences_as
 from tests.charts import made_up
 from tests.charts.made_up import METHODS, group
@@ -133,6 +140,15 @@ def test_of_several_conditions_each_meets_its_like(tmp_path):
     assert [d.why for d in found if d.figure == RUNTIME and d.why.startswith("dtype")] == [
         "dtype float32 → float64"
     ] * 2
+
+
+def test_a_change_of_times_is_known_only_as_well_as_the_side_of_the_interval_that_it_moves_to():
+    then, now = Estimate(53, 18, 2313), Estimate(700, 600, 820)
+    assert _over(then, then).value == 1.0
+    change = _over(then, now)
+    assert change.low < 1 < change.high, "what was measured now is within what it may have been then"
+    assert _over(now, then).high == pytest.approx(1 / change.low), "either way round it is the same"
+    assert _over(Estimate(2, 1, 4), Estimate(2, 1, 4)).high == pytest.approx(2 ** math.sqrt(2))
 
 
 def test_every_format_has_the_figures(tmp_path):

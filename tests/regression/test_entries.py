@@ -115,6 +115,18 @@ def test_what_cannot_be_judged_has_a_fault(tmp_path):
     assert {c.fault for c in entries_of([none])} >= {"not measured"}
 
 
+@pytest.mark.parametrize("ends", [(math.inf,) * 3, (0.0,) * 3, (-1.0, -2.0, 1.0), (1.0, None, None)])
+def test_a_ratio_that_cannot_be_one_is_a_fault_and_no_crash(tmp_path, ends):
+    runs = [timed(tmp_path / name) for name in ("1", "2")]
+    for run in runs:
+        table = run.read("ratios").astype(object)
+        table.loc[table["method"] == METHODS[1], ["ratio", "ratio_low", "ratio_high"]] = ends
+        run.replace("ratios", table.where(table.notna(), None).to_dict("records"))
+    faults = {entry.method: entry.fault for entry in entries_of(runs)}
+    assert faults[METHODS[1]].startswith("damaged: ratios.csv")
+    assert not faults[METHODS[2]]
+
+
 @pytest.mark.parametrize(
     ("throttle", "fault"), [("power", ""), ("power+thermal", "throttled in 50% of blocks")]
 )

@@ -92,3 +92,9 @@ def test_an_invalid_trial_does_not_touch_the_others_figures_in_the_table():
     invalid = [dataclasses.replace(t, smallest=math.nan, answer="INVALID", first="INVALID") for t in sound]
     for probes in ([*sound, *invalid], [*invalid, *sound], [*invalid, *sound, *invalid]):
         assert self_test_table(probes).count(f"{sound[0].smallest:+.1%}") == 2
+
+
+def test_with_one_run_each_there_is_no_smallest_regression_and_none_is_shown():
+    table = self_test_table(on_data([dataclasses.replace(ENTRY, runs=1, spread=0.0)], 0.10, TOLERANCE))
+    assert "INCONCLUSIVE" in table
+    assert "nan" not in table

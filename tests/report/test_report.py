@@ -13,7 +13,7 @@ from rich.table import Table
 from fgbench.plan.config import BEST_FORWARD
 from fgbench.report.figures import interval, number, seconds, size
 from fgbench.report.sparkline import sparklines
-from fgbench.report.table import caption, group_tables
+from fgbench.report.table import caption, group_tables, targets_table
 from fgbench.report.words import findings
 from tests.report.made_up import NO_AA, REFERENCE, group
 
@@ -233,6 +233,32 @@ def test_a_prediction_of_the_steps_is_said_to_hold_or_not() -> None:
         5.0, 400, 600
     )
     assert "does not predict it, as where its rate is not the best" in predicted(5.0, 1, 2)
+
+
+def test_of_the_reference_nothing_is_predicted() -> None:
+    one = dict.fromkeys(
+        (f"n_{of}{end}" for of in ("ratio", "predicted") for end in ("", "_low", "_high")), 1.0
+    )
+    rows = group().assign(**one, protocol="learning rates searched for each method alike")
+    said = " ".join(findings(rows, NO_AA))
+    assert said.count("by the length of its estimates") == 1, "of forward alone"
+    assert "estimates backprop" not in said
+
+
+def test_the_steps_of_a_method_that_never_reached_a_target_are_bounded_as_its_time_is() -> None:
+    never = {"reached": 0, "t": math.inf, "t_low": 60.0, "t_high": math.inf}
+    never |= {
+        f"{of}_ratio{end}": x
+        for of in "tn"
+        for end, x in (("", math.inf), ("_low", 20.0), ("_high", math.inf))
+    }
+    rows = group(**never).assign(t_median=math.inf)
+    (table,) = targets_table(rows, rows, detail=False)
+    console = Console(file=io.StringIO(), width=160)
+    console.print(table)
+    (line,) = [line for line in console.file.getvalue().splitlines() if "forward" in line]
+    assert line.count("> 20.0") == 2
+    assert "∞" not in line
 
 
 def test_what_a_step_is_worth_has_columns_of_its_own() -> None:

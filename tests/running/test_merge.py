@@ -74,6 +74,17 @@ def test_what_does_not_fit_together_is_refused_and_nothing_is_written(tmp_path, 
     assert not (tmp_path / "out").exists()
 
 
+def test_a_run_counts_once_by_whatever_path_and_in_whatever_it_was_merged_into(tmp_path):
+    one, two = shard(tmp_path, 1), shard(tmp_path, 2)
+    again = RunFolder(one.path / ".." / one.path.name)
+    with pytest.raises(UsageError, match="named twice"):
+        merge([one, two, again], tmp_path / "out", "all", Recorder())
+    merged = merge([one, two], tmp_path / "out", "all", Recorder())
+    for runs in ([merged, two], [one, merged]):
+        with pytest.raises(UsageError, match=f"was merged into {merged.path} before"):
+            merge(runs, tmp_path / "out", "all", Recorder())
+
+
 def test_one_is_not_enough(tmp_path):
     with pytest.raises(UsageError, match="two runs or more"):
         merge([shard(tmp_path, 1)], tmp_path / "out", "all", Recorder())

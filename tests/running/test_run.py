@@ -241,6 +241,14 @@ class TestHowManyProcesses:
         assert len(done.script.of_phase("time")) == processes
         assert {r["stopped"] for r in done.rows("ratios")} == {"time"}
 
+    def test_a_resume_of_a_run_that_ended_finds_no_time_for_more(self, ran):
+        done = ran(script := self.factors(1.0, 1.2, 0.8, took=1.2), processes=3)
+        script.requests = []
+        plan = Plan(config(processes=3), (tiny_group(depth=1),))
+        run_plan(plan, done.folder, {g.name: "c0" for g in plan.groups}, Recorder())
+        assert script.requests == []
+        assert {(r["stopped"], r["processes"]) for r in done.rows("ratios")} == {("time", 3)}
+
     def test_more_where_they_disagree_until_the_interval_should_be_narrow_enough(self, ran):
         done = ran(self.factors(1.0, 1.009, 0.991), processes=3)
         assert len(done.script.of_phase("time")) == 4

@@ -143,6 +143,10 @@ class Time(Phase):
     ) -> bool:
         """Ask one process, and note what all its rounds took; gives whether any method was timed in it."""
         if group.finished(self.name, process):
+            # What it took decides on how many more there is time for, as it did when it was not resumed.
+            samples = group.rows("samples")
+            own = samples[(samples["process"] == process) & (samples["role"] != Role.ALONE)]
+            took.append(round_seconds([*own.itertuples()]))  # type: ignore[list-item]
             rows = group.rows("jobs")
             jobs_of_it = rows[(rows["phase"] == self.name) & (rows["process"] == process)]
             return group.goes_on_after_death or bool((jobs_of_it["status"] == "ok").any())
