@@ -50,6 +50,8 @@ def verdicts(group: pd.DataFrame, aa: pd.DataFrame, targets: pd.DataFrame | None
         aims = [
             clause for aim in _aims(row, targets) for clause in _nothing_learned(aim) or _target(aim, there)
         ]
+        if not missing(row["fall"]) and row["fall"] == 0:
+            aims.append("its loss never fell below the first")
         if speed or aims:
             named = "" if speed else f"{row['method']}: "
             sentences.append(f"{named}{'; '.join(dict.fromkeys([*speed, *aims]))}.")

@@ -65,7 +65,8 @@ def summarise(run: RunFolder) -> pd.DataFrame:
       reference's), `target_loss` or `target_accuracy` (the headline target), `t_median` (Kaplan and Meier),
       `t_resolution` (distance of evaluations), `reached` and `runs`, `learning_rate`, `validation_loss`* at
       the end, `lowest_loss`* on the way there, `bits_per_byte`* (where bytes of a text are predicted),
-      `validation_accuracy`, `rise`* (of the last loss above the lowest), `diverged_share` (of runs),
+      `validation_accuracy`, `rise`* (of the last loss above the lowest), `fall` (of the lowest below
+      the first: 0 where training stood still), `diverged_share` (of runs),
       `evaluation_share` (of training's seconds), `train_seconds` (of the longest run).
     - Quality: `cosine` and `second_moment` of the estimates at the weights of the reference's training,
       `n_predicted`*, the steps ratio that they predict, and `non_finite`, the share of directional
@@ -200,6 +201,7 @@ def _final_cells(curves: pd.DataFrame, jobs: pd.DataFrame, *, of_bytes: bool) ->
         **cells("validation_loss", _mean_of_losses(losses if complete else [])),
         **cells("bits_per_byte", _mean_of_losses(bits)),
         **cells("lowest_loss", _mean_of_losses(_lowest(curves) if complete else [])),
+        "fall": _fall(curves),
         **cells("rise", mean_interval(_rises(curves)).not_below(0.0)),
         "diverged_share": _share_of(jobs[jobs["phase"] == "train"], "diverged"),
         "validation_accuracy": float(last["validation_accuracy"].mean()) if len(last) else None,
@@ -216,6 +218,12 @@ def _rises(curves: pd.DataFrame) -> list[float]:
     """How far the last loss of each run is above its lowest, for runs that stayed finite."""
     runs = [own["validation_loss"] for _, own in curves.groupby("job", sort=False)]
     return [float(losses.iloc[-1] - losses.min()) for losses in runs if math.isfinite(losses.iloc[-1])]
+
+
+def _fall(curves: pd.DataFrame) -> float | None:
+    """How far the lowest loss of a run is below its first, over all seeds; None without training."""
+    losses = curves.groupby("job", sort=False)["validation_loss"]
+    return float((losses.first() - losses.min()).mean()) if curves["iteration"].any() else None
 
 
 def _lowest(curves: pd.DataFrame) -> list[float]:

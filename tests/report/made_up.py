@@ -72,6 +72,7 @@ REFERENCE: dict[str, Any] = {
     "validation_loss_high": 0.3,
     "validation_accuracy": 0.95,
     "lowest_loss": 0.2,
+    "fall": 2.1,
     "protocol": "learning rate 0.1 for all; 60 s a run",
     "evaluation_share": 0.1,
     "t_resolution": 0.02,

@@ -82,6 +82,15 @@ def test_a_method_that_learned_is_not_said_to_have_learned_nothing() -> None:
     assert "nothing was learned" not in sentence
 
 
+def test_a_method_that_stood_still_is_said_to() -> None:
+    """As a pretrained start is better than chance, nothing else would tell."""
+    still = {"reached": 0, "t": math.inf, "t_low": 60.0, "t_high": math.inf, "fall": 0.0}
+    (sentence,) = findings(group(**still, t_ratio=math.inf, t_ratio_low=20.0, t_ratio_high=math.inf), NO_AA)
+    assert sentence.endswith("at least 20.0 times the training time; its loss never fell below the first.")
+    (moved,) = findings(group(fall=0.1), NO_AA)
+    assert "never fell" not in moved
+
+
 NEVER = {"reached": 0, "t": math.inf, "t_low": 60.0, "t_high": math.inf}
 NO_RATIO = {"t_ratio": None, "t_ratio_low": None, "t_ratio_high": None}
 

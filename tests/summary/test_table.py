@@ -252,6 +252,14 @@ def test_a_cross_entropy_is_not_said_to_be_below_zero(tmp_path):
     assert signed["validation_loss_low"] < -0.1, "a loss of another kind may be below"
 
 
+def test_fall_is_how_far_the_lowest_loss_is_below_the_first(tmp_path):
+    assert trained(tmp_path, [[3.0, 0.5, 1.0], [3.0, 2.0, 2.5]]).loc["forward", "fall"] == pytest.approx(1.75)
+    still = trained(tmp_path / "still", [[3.0, 3.5, 3.0], [2.0, 2.0, 2.0]])
+    assert still.loc["forward", "fall"] == 0
+    only_begun = trained(tmp_path / "begun", [[3.0], [2.0]])
+    assert pd.isna(only_begun.loc["forward", "fall"])
+
+
 def test_lowest_loss_is_the_mean_of_each_seeds_lowest(tmp_path):
     forward = trained(tmp_path, [[3.0, 0.4, 1.0], [3.0, 2.0, 0.6]]).loc["forward"]
     assert forward["lowest_loss"] == pytest.approx(0.5)
