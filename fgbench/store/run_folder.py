@@ -94,6 +94,10 @@ class RunFolder:
         absent = [key for key in REQUIRED_FACTS if key not in facts]
         if absent:
             raise ResultsError(f"{path / RUN_FILE}: lacks {', '.join(absent)}; it is not a whole run.json.")
+        groups = facts["groups"]
+        named = isinstance(groups, list) and all(isinstance(g, dict) and "name" in g for g in groups)
+        if not named or not isinstance(facts["config"], dict):
+            raise ResultsError(f"{path / RUN_FILE}: its groups or its config are damaged.")
         return folder
 
     def facts(self) -> dict[str, Any]:

@@ -74,6 +74,13 @@ class TestOpening:
         with pytest.raises(ResultsError, match="must hold a JSON object"):
             RunFolder.open(tmp_path)
 
+    @pytest.mark.parametrize("damage", [{"groups": [1]}, {"groups": {}}, {"groups": [{}]}, {"config": []}])
+    def test_groups_or_a_config_that_are_none(self, tmp_path, damage):
+        folder = run_folder(tmp_path)
+        rewritten(folder, **damage)
+        with pytest.raises(ResultsError, match="its groups or its config are damaged"):
+            RunFolder.open(folder.path)
+
     @pytest.mark.parametrize("version", [0, SCHEMA_VERSION + 1, None, "1"])
     def test_another_schema_version(self, tmp_path, version):
         folder = run_folder(tmp_path)
