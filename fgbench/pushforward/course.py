@@ -159,6 +159,8 @@ class Course(TorchFunctionMode):
                 self.record.refuse(f"it asks for values, by {_name(func)}")
             elif _autocast():
                 self.record.refuse("autocast in its forward")
+            elif _name(func) == "__set__":  # as of `data`, which straight-line code would not do again
+                self.record.refuse("it sets a tensor's attribute")
             self.record(how, ruled, given, named, out)
         if isinstance(out, Dual) and args and isinstance(args[0], Tensor):
             if isinstance(args[0], Face):

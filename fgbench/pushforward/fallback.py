@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torch.autograd import Function
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.fx.node import map_aggregate
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
@@ -135,6 +136,8 @@ def _all_at_once(context: Context, one: Callable[..., Any], tangents: list[Tenso
         return _each(lambda t: t[0], values), moved
     except RuntimeError:  # vmap cannot do this: go on one by one, where any other error is raised again
         pass
+    if get_proxy_mode() is not None:  # then setting random numbers back would be lost
+        raise NotImplementedError("straight-line code of what runs tangent by tangent")
     results = []
     for index in range(context.count):
         with draws_again(tangents[0].device, index < context.count - 1):
