@@ -161,6 +161,16 @@ def test_what_cannot_be_made_straight_runs_as_before(function, spec):
     steps_are_right(spec, Of().double(), given=[batch()] * 4)
 
 
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_a_loss_is_one_number_at_every_step(reduction):
+    torch.manual_seed(0)
+    given = [(batch()[0], torch.rand(8, 3, dtype=torch.float64)) for _ in range(3)]
+    loss = nn.BCEWithLogitsLoss(reduction=reduction)
+    step = steps_are_right("forward", nn.Linear(4, 3).double(), loss, given=given)
+    assert any(step.straight.values())
+    assert step.value.shape == ()
+
+
 def test_an_index_with_gaps_is_called_as_it_is():
     x, places = torch.randn(3, 4), torch.tensor([0, 2])
 
