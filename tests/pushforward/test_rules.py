@@ -617,6 +617,8 @@ class TestLosses:
             (F.smooth_l1_loss, {"beta": 0.3}),
             (F.smooth_l1_loss, {"beta": 0.0}),
             (F.huber_loss, {"delta": 0.3}),
+            (F.huber_loss, {"weight": normal(4, 3).abs()}),
+            (F.mse_loss, {"weight": normal(4, 3).abs()}),
             (F.binary_cross_entropy_with_logits, {}),
             (F.binary_cross_entropy_with_logits, {"weight": normal(3).abs(), "pos_weight": normal(3).abs()}),
             (F.cross_entropy, {}),
@@ -629,7 +631,8 @@ class TestLosses:
             return (loss(output, target, reduction=reduction, **options) * 1.5).sum()
 
         target = normal(4, 3, seed=1).softmax(1)
-        assert check(nn.Linear(4, 3), normal(4, 4), loss=reduced, target=target).fallbacks == []
+        pushforward = check(nn.Linear(4, 3), normal(4, 4), loss=reduced, target=target)
+        assert pushforward.fallbacks == [] or ("weight" in options and loss in (F.mse_loss, F.huber_loss))
 
     @pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1, "ignore_index": 1}], ids=str)
     def test_cross_entropy_row_by_row(self, options):
