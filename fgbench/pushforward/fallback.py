@@ -1,6 +1,6 @@
 """The fallback for a function that has no rule: `torch.func.jvp` on that one function.
 
-A user's own `torch.autograd.Function` without a forward mode is run by its backward pass instead.
+What has no forward mode, as a user's own `torch.autograd.Function` may, is run by its backward pass instead.
 """
 
 from __future__ import annotations
@@ -15,26 +15,39 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torch.autograd import Function
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
-from torch.fx.node import map_aggregate
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 
 from fgbench.pushforward.context import Context, draws_again
 from fgbench.pushforward.dual import Dual, dual_of, duals_in, map_duals
 
 NO_WAY = (
-    "{name}, a torch.autograd.Function, has no jvp, and its backward pass is not made of differentiable "
-    "functions of torch: give it setup_context and jvp."
+    "{name} has no forward mode (a torch.autograd.Function: no setup_context and jvp), and its backward pass "
+    "is not made of differentiable functions of torch."
 )
+LACKING = "Trying to use forward AD with"  # how PyTorch begins to say that a function has no forward mode
+_WITHOUT: set[Any] = set()  # the functions of which it said so
 
 
 def by_jvp(context: Context, function: Callable[..., Any], arguments: tuple[Any, ...], options: Any) -> Any:
     """Run a function on duals by `torch.func.jvp`: all tangents in one vmap, or one by one where it fails.
 
-    Attention is computed by its definition, as PyTorch's fused kernels have no forward mode.
+    Attention is computed by its definition, as PyTorch's fused kernels have no forward mode. What else has
+    none, such as `grid_sample` and `cdist`, runs by its backward pass.
     """
-    if is_own(function) and not _has_jvp(function):
+    if _by_its_backward(function):
         return by_backward(context, function, arguments, options)
+    try:
+        return _by_forward(context, function, arguments, options)
+    except NotImplementedError as error:
+        if not str(error).startswith(LACKING):
+            raise
+    _WITHOUT.add(function)
+    return by_backward(context, function, arguments, options)
+
+
+def _by_forward(context: Context, function: Callable[..., Any], arguments: Any, options: Any) -> Any:
     everything = (arguments, options)
     duals = duals_in(everything)
 
@@ -59,7 +72,7 @@ def by_jvp(context: Context, function: Callable[..., Any], arguments: tuple[Any,
 
 
 def by_backward(context: Context, apply: Any, arguments: tuple[Any, ...], options: Any) -> Any:
-    """Run a user's own function on duals by its backward pass.
+    """Run a function on duals by its backward pass.
 
     That gives Jᵀu, which is linear in u, so that its derivative with respect to u, along ẋ, is J ẋ.
 
@@ -81,7 +94,8 @@ def by_backward(context: Context, apply: Any, arguments: tuple[Any, ...], option
         moved = [o.new_zeros(context.count, *o.shape) for o in outputs]
         for part, dual in zip(pulled, duals, strict=True):
             if part is not None and not _added(part, slopes, dual.tangents, moved):
-                raise NotImplementedError(NO_WAY.format(name=apply.__self__.__name__))
+                name = apply.__self__.__name__ if is_own(apply) else getattr(apply, "__name__", apply)
+                raise NotImplementedError(NO_WAY.format(name=name))
     tangents = iter(moved)
 
     def stacked(output: Any) -> Any:
@@ -126,7 +140,11 @@ def _has_jvp(apply: Any) -> bool:
 
 def by_what(function: Any) -> str:
     """By what a function without a rule runs, in words."""
-    return "its backward pass" if is_own(function) and not _has_jvp(function) else "torch.func.jvp"
+    return "its backward pass" if _by_its_backward(function) else "torch.func.jvp"
+
+
+def _by_its_backward(function: Any) -> bool:
+    return function in _WITHOUT or (is_own(function) and not _has_jvp(function))
 
 
 def _all_at_once(context: Context, one: Callable[..., Any], tangents: list[Tensor]) -> tuple[Any, Any]:
@@ -170,7 +188,7 @@ class PaddingStill(TorchFunctionMode):
 
 
 def _each(change: Callable[[Tensor], Tensor], tree: Any) -> Any:
-    return map_aggregate(tree, lambda leaf: change(leaf) if isinstance(leaf, Tensor) else leaf)
+    return tree_map(lambda leaf: change(leaf) if isinstance(leaf, Tensor) else leaf, tree)
 
 
 def _stacked(value: Any, moved: Any) -> Any:

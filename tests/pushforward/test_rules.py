@@ -490,6 +490,25 @@ def test_function_without_a_rule_falls_back_by_name(function):
     assert any(f.startswith("function") and f.endswith("torch.func.jvp") for f in pushforward.fallbacks)
 
 
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize(
+    "function",
+    [
+        torch.cdist,
+        lambda h, x: F.grid_sample(x[None], h[None, ..., :2].tanh(), align_corners=False),
+        lambda h, x: F.rrelu(h, training=True, inplace=True),
+        lambda h, x: nn.utils.rnn.pack_padded_sequence(h, torch.tensor([3, 2]), True).data,
+    ],
+    ids=["cdist", "grid_sample", "rrelu in place", "pack"],
+)
+def test_what_has_no_forward_mode_runs_by_its_backward_pass(function, count):
+    check(Apply(function, nn.Linear(4, 4)), normal(2, 3, 4), count=count)
+
+
+def test_results_keep_their_names_without_a_rule():
+    check(Apply(lambda h, x: h.median(1).values + h.cummin(1).values[:, 0], nn.Linear(4, 4)), normal(2, 3, 4))
+
+
 @pytest.mark.parametrize(
     ("layer", "function"),
     [
