@@ -23,8 +23,7 @@ from fgbench.pushforward.context import Context, draws_again
 from fgbench.pushforward.dual import Dual, dual_of, duals_in, map_duals
 
 NO_WAY = (
-    "{name} has no forward mode (a torch.autograd.Function: no setup_context and jvp), and its backward pass "
-    "is not made of differentiable functions of torch."
+    "{name} has no {what}, and its backward pass is not made of differentiable functions of torch{advice}."
 )
 LACKING = "Trying to use forward AD with"  # how PyTorch begins to say that a function has no forward mode
 _WITHOUT: set[Any] = set()  # the functions of which it said so
@@ -94,8 +93,7 @@ def by_backward(context: Context, apply: Any, arguments: tuple[Any, ...], option
         moved = [o.new_zeros(context.count, *o.shape) for o in outputs]
         for part, dual in zip(pulled, duals, strict=True):
             if part is not None and not _added(part, slopes, dual.tangents, moved):
-                name = apply.__self__.__name__ if is_own(apply) else getattr(apply, "__name__", apply)
-                raise NotImplementedError(NO_WAY.format(name=name))
+                raise NotImplementedError(_no_way(apply))
     tangents = iter(moved)
 
     def stacked(output: Any) -> Any:
@@ -120,6 +118,14 @@ def _added(part: Tensor, slopes: list[Tensor], tangents: Tensor, moved: list[Ten
             if change is not None:
                 own[index] += change
     return True
+
+
+def _no_way(function: Any) -> str:
+    if not is_own(function):
+        name = getattr(function, "__name__", function)
+        return NO_WAY.format(name=name, what="forward mode in PyTorch", advice="")
+    name = f"{function.__self__.__name__}, a torch.autograd.Function,"
+    return NO_WAY.format(name=name, what="jvp", advice=": give it setup_context and jvp")
 
 
 def _depends(output: Any) -> bool:
