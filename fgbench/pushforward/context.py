@@ -68,16 +68,21 @@ def draws_again(device: torch.device, wanted: bool = True, *, numpy: bool = Fals
 
 @contextmanager
 def buffers_kept(model: nn.Module | None, wanted: bool = True, *, eager: bool = False) -> Iterator[None]:
-    """Set a model's buffers (running statistics) back at the end; nothing happens without a model.
+    """Set a model's buffers (running statistics) back at the end, also where others were put in their place.
+
+    Nothing happens without a model.
 
     With `eager` only the buffers that were written are set back, as reverse mode may need the others
     untouched. Compiled code does not tell which buffers it writes, so that there all are set back.
     """
-    buffers = list(model.buffers()) if model is not None and wanted else []
-    before = [(b.clone(), b._version) for b in buffers]
+    modules = model.modules() if model is not None and wanted else ()
+    held = [(m._buffers, name, b) for m in modules for name, b in m._buffers.items() if b is not None]
+    before = [(b.clone(), b._version) for _, _, b in held]
     try:
         yield
     finally:
-        for buffer, (value, version) in zip(buffers, before, strict=True):
+        for (buffers, name, buffer), (value, version) in zip(held, before, strict=True):
+            if buffers.get(name) is not buffer:
+                buffers[name] = buffer
             if not eager or buffer._version != version:
                 buffer.copy_(value)

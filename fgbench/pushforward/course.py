@@ -136,9 +136,10 @@ class Course(TorchFunctionMode):
                     return how, placed, named, how(context, *placed, **named)
                 except NoRuleError:
                     pass
-        self.fallbacks.add(f"function {_name(func)}: {by_what(func)}")
         how = _by_jvp_of(func)
-        return how, args, kwargs, how(context, *args, **kwargs)
+        out = how(context, *args, **kwargs)
+        self.fallbacks.add(f"function {_name(func)}: {by_what(func)}")
+        return how, args, kwargs, out
 
     def _opened(self, loss: Rows) -> Dual:
         """A loss with its derivatives in memory, to write into."""
@@ -159,6 +160,8 @@ class Course(TorchFunctionMode):
                 self.record.refuse(f"it asks for values, by {_name(func)}")
             elif _autocast():
                 self.record.refuse("autocast in its forward")
+            elif _name(func) == "__set__":  # as of `data`, which straight-line code would not do again
+                self.record.refuse("it sets a tensor's attribute")
             self.record(how, ruled, given, named, out)
         if isinstance(out, Dual) and args and isinstance(args[0], Tensor):
             if isinstance(args[0], Face):
@@ -268,10 +271,10 @@ def _by_jvp_of(func: Any) -> Any:
     def rule(context: Context, *args: Any, **kwargs: Any) -> Any:
         return by_jvp(context, func, _map(context.dual, args), _map(context.dual, kwargs))
 
-    def in_place(context: Context, x: Any, *args: Any, **kwargs: Any) -> Any:
-        def on_a_copy(x: Any, *args: Any, **kwargs: Any) -> Any:
-            return func(x.clone(), *args, **kwargs)
+    def on_a_copy(x: Any, *args: Any, **kwargs: Any) -> Any:
+        return func(x.clone(), *args, **kwargs)
 
+    def in_place(context: Context, x: Any, *args: Any, **kwargs: Any) -> Any:
         out = by_jvp(context, on_a_copy, _map(context.dual, (x, *args)), _map(context.dual, kwargs))
         return into(x, out) if isinstance(x, Dual) else out
 

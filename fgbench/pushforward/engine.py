@@ -169,8 +169,8 @@ class Pushforward:
             self._followed(context.again(), batch, record)
             if states() != drawn or _own_generator(self.model):
                 record.refuse(DRAWS)
-        if buffers != list(map(id, self.model.buffers())):
-            record.refuse("it replaces its buffers")
+            if buffers != list(map(id, self.model.buffers())):
+                record.refuse("it replaces its buffers")
         return record
 
     def _why_not(self, kind: Any, first: Record, second: Record) -> str | None:

@@ -1,6 +1,6 @@
 """The fallback for a function that has no rule: `torch.func.jvp` on that one function.
 
-A user's own `torch.autograd.Function` without a forward mode is run by its backward pass instead.
+What has no forward mode, as a user's own `torch.autograd.Function` may, is run by its backward pass instead.
 """
 
 from __future__ import annotations
@@ -14,26 +14,39 @@ import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 from torch.autograd import Function
-from torch.fx.node import map_aggregate
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_map
 
 from fgbench.pushforward.context import Context, draws_again
 from fgbench.pushforward.dual import Dual, dual_of, duals_in, map_duals
 
 NO_WAY = (
-    "{name}, a torch.autograd.Function, has no jvp, and its backward pass is not made of differentiable "
-    "functions of torch: give it setup_context and jvp."
+    "{name} has no {what}, and its backward pass is not made of differentiable functions of torch{advice}."
 )
+LACKING = "Trying to use forward AD with"  # how PyTorch begins to say that a function has no forward mode
+_WITHOUT: set[Any] = set()  # the functions of which it said so
 
 
 def by_jvp(context: Context, function: Callable[..., Any], arguments: tuple[Any, ...], options: Any) -> Any:
     """Run a function on duals by `torch.func.jvp`: all tangents in one vmap, or one by one where it fails.
 
-    Attention is computed by its definition, as PyTorch's fused kernels have no forward mode.
+    Attention is computed by its definition, as PyTorch's fused kernels have no forward mode. What else has
+    none, such as `grid_sample` and `cdist`, runs by its backward pass.
     """
-    if is_own(function) and not _has_jvp(function):
+    if _by_its_backward(function):
         return by_backward(context, function, arguments, options)
+    try:
+        return _by_forward(context, function, arguments, options)
+    except NotImplementedError as error:
+        if not str(error).startswith(LACKING):
+            raise
+    _WITHOUT.add(function)
+    return by_backward(context, function, arguments, options)
+
+
+def _by_forward(context: Context, function: Callable[..., Any], arguments: Any, options: Any) -> Any:
     everything = (arguments, options)
     duals = duals_in(everything)
 
@@ -58,7 +71,7 @@ def by_jvp(context: Context, function: Callable[..., Any], arguments: tuple[Any,
 
 
 def by_backward(context: Context, apply: Any, arguments: tuple[Any, ...], options: Any) -> Any:
-    """Run a user's own function on duals by its backward pass.
+    """Run a function on duals by its backward pass.
 
     That gives Jᵀu, which is linear in u, so that its derivative with respect to u, along ẋ, is J ẋ.
 
@@ -80,7 +93,7 @@ def by_backward(context: Context, apply: Any, arguments: tuple[Any, ...], option
         moved = [o.new_zeros(context.count, *o.shape) for o in outputs]
         for part, dual in zip(pulled, duals, strict=True):
             if part is not None and not _added(part, slopes, dual.tangents, moved):
-                raise NotImplementedError(NO_WAY.format(name=apply.__self__.__name__))
+                raise NotImplementedError(_no_way(apply))
     tangents = iter(moved)
 
     def stacked(output: Any) -> Any:
@@ -107,6 +120,14 @@ def _added(part: Tensor, slopes: list[Tensor], tangents: Tensor, moved: list[Ten
     return True
 
 
+def _no_way(function: Any) -> str:
+    if not is_own(function):
+        name = getattr(function, "__name__", function)
+        return NO_WAY.format(name=name, what="forward mode in PyTorch", advice="")
+    name = f"{function.__self__.__name__}, a torch.autograd.Function,"
+    return NO_WAY.format(name=name, what="jvp", advice=": give it setup_context and jvp")
+
+
 def _depends(output: Any) -> bool:
     return isinstance(output, Tensor) and output.requires_grad
 
@@ -125,7 +146,11 @@ def _has_jvp(apply: Any) -> bool:
 
 def by_what(function: Any) -> str:
     """By what a function without a rule runs, in words."""
-    return "its backward pass" if is_own(function) and not _has_jvp(function) else "torch.func.jvp"
+    return "its backward pass" if _by_its_backward(function) else "torch.func.jvp"
+
+
+def _by_its_backward(function: Any) -> bool:
+    return function in _WITHOUT or (is_own(function) and not _has_jvp(function))
 
 
 def _all_at_once(context: Context, one: Callable[..., Any], tangents: list[Tensor]) -> tuple[Any, Any]:
@@ -135,6 +160,8 @@ def _all_at_once(context: Context, one: Callable[..., Any], tangents: list[Tenso
         return _each(lambda t: t[0], values), moved
     except RuntimeError:  # vmap cannot do this: go on one by one, where any other error is raised again
         pass
+    if get_proxy_mode() is not None:  # then setting random numbers back would be lost
+        raise NotImplementedError("straight-line code of what runs tangent by tangent")
     results = []
     for index in range(context.count):
         with draws_again(tangents[0].device, index < context.count - 1):
@@ -167,7 +194,7 @@ class PaddingStill(TorchFunctionMode):
 
 
 def _each(change: Callable[[Tensor], Tensor], tree: Any) -> Any:
-    return map_aggregate(tree, lambda leaf: change(leaf) if isinstance(leaf, Tensor) else leaf)
+    return tree_map(lambda leaf: change(leaf) if isinstance(leaf, Tensor) else leaf, tree)
 
 
 def _stacked(value: Any, moved: Any) -> Any:

@@ -160,10 +160,13 @@ def _callable(target: Any, arguments: Any) -> Callable[..., Any]:
     """Torch's own function for an operation, whose arguments are read faster than the operation's.
 
     The operation itself where torch's own is written in Python, with arguments of its own, or where a list
-    among the arguments has gaps, as an index may, which torch's own does not take.
+    among the arguments has gaps, as an index may, which torch's own does not take, or where it is a loss:
+    torch.binary_cross_entropy_with_logits takes no mean unless it is told to.
     """
     if not isinstance(target, torch._ops.OpOverload):
         return target  # type: ignore[no-any-return]
+    if any(argument.name == "reduction" for argument in target._schema.arguments):
+        return target._op
     gaps = any(isinstance(leaf, list) and None in leaf for leaf in arguments)
     if not gaps and target.namespace == "aten" and target._overloadname in OF_TENSORS:
         name = target._opname

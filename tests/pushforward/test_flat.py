@@ -63,6 +63,38 @@ def test_a_flat_pass_takes_the_steps_that_rules_take(spec, training, monkeypatch
     )
 
 
+class Moved(nn.Module):
+    """Keeps a mean, whose memory is another one after each call."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, 3)
+        self.register_buffer("mean", torch.zeros(3))
+
+    def forward(self, x):
+        z = self.layer(x)
+        self.mean.data = 0.9 * self.mean + 0.1 * z.detach().mean(0)
+        return z * (1 + self.mean)
+
+
+@pytest.mark.parametrize("kind", ["slopes drawn at random, which vmap cannot do", "memory moved by data"])
+def test_what_straight_line_code_would_lose_runs_by_rules(kind):
+    torch.manual_seed(0)
+    model = Moved() if kind.startswith("memory") else nn.Sequential(nn.Linear(4, 3), nn.RReLU(0.1, 0.9))
+    step = methods.find("forward:structure=rank-one,tangents=3").prepare(model.double(), F.cross_entropy, 0)
+    for _ in range(4):
+        before = copy.deepcopy(model)
+        reference = copy.deepcopy(model)
+        torch.manual_seed(3)
+        wanted = F.cross_entropy(reference(batch()[0]), batch()[1])
+        gradient = torch.autograd.grad(wanted, list(reference.parameters()))
+        torch.manual_seed(3)
+        assert abs(float(step(batch(), 0.1)) - float(wanted)) < 1e-9
+        estimate = step.expected(gradient, before, batch())
+        for old, new, e in zip(before.parameters(), model.parameters(), estimate, strict=True):
+            assert torch.allclose(old - 0.1 * e, new, rtol=0, atol=1e-9)
+
+
 def test_views_of_what_stays_are_taken_once():
     weight = torch.randn(3, 4)
 
@@ -127,6 +159,16 @@ def test_what_cannot_be_made_straight_runs_as_before(function, spec):
 
     torch.manual_seed(0)
     steps_are_right(spec, Of().double(), given=[batch()] * 4)
+
+
+@pytest.mark.parametrize("reduction", ["mean", "sum"])
+def test_a_loss_is_one_number_at_every_step(reduction):
+    torch.manual_seed(0)
+    given = [(batch()[0], torch.rand(8, 3, dtype=torch.float64)) for _ in range(3)]
+    loss = nn.BCEWithLogitsLoss(reduction=reduction)
+    step = steps_are_right("forward", nn.Linear(4, 3).double(), loss, given=given)
+    assert any(step.straight.values())
+    assert step.value.shape == ()
 
 
 def test_an_index_with_gaps_is_called_as_it_is():

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
@@ -65,6 +67,9 @@ WRITTEN = {
     "clip from below": lambda h, x: h.clip(min=0.1) + h.clamp_max(0.3) + h.clamp(max=0.5),
     "sigmoid in place of a view": lambda h, x: [h[:, :1].sigmoid_(), h][1],
     "multiply and add in place": lambda h, x: h.addcmul_(x, x).mul_(x).add_(9),
+    "product in place of what beta leaves out": lambda h, x: (
+        x.clone().fill_(math.nan).baddbmm_(h, x.mT @ x, beta=0, alpha=0.5)
+    ),
     "written into what does not move": lambda h, x: x.clone().mul_(h),
 }
 
@@ -106,3 +111,17 @@ def test_complex_numbers_move_too():
 
     for function in (turned, transformed):
         check(Apply(function, nn.Linear(4, 4)), normal(2, 3, 4))
+
+
+@pytest.mark.parametrize(
+    "function", [torch.tanh, torch.sigmoid, torch.var, lambda z: torch.std(z, 1), torch.var_mean]
+)
+def test_functions_whose_slope_is_conjugated_in_reverse_mode(function):
+    def split(h, x):
+        found = function(torch.complex(h, x - h))
+        parts = found if isinstance(found, tuple) else (found,)
+        return torch.cat(
+            [part.flatten() for z in parts for part in (z.real, z.imag if z.is_complex() else z)]
+        )
+
+    check(Apply(split, nn.Linear(4, 4)), normal(2, 3, 4))

@@ -490,6 +490,25 @@ def test_function_without_a_rule_falls_back_by_name(function):
     assert any(f.startswith("function") and f.endswith("torch.func.jvp") for f in pushforward.fallbacks)
 
 
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize(
+    "function",
+    [
+        torch.cdist,
+        lambda h, x: F.grid_sample(x[None], h[None, ..., :2].tanh(), align_corners=False),
+        lambda h, x: F.rrelu(h, training=True, inplace=True),
+        lambda h, x: nn.utils.rnn.pack_padded_sequence(h, torch.tensor([3, 2]), True).data,
+    ],
+    ids=["cdist", "grid_sample", "rrelu in place", "pack"],
+)
+def test_what_has_no_forward_mode_runs_by_its_backward_pass(function, count):
+    check(Apply(function, nn.Linear(4, 4)), normal(2, 3, 4), count=count)
+
+
+def test_results_keep_their_names_without_a_rule():
+    check(Apply(lambda h, x: h.median(1).values + h.cummin(1).values[:, 0], nn.Linear(4, 4)), normal(2, 3, 4))
+
+
 @pytest.mark.parametrize(
     ("layer", "function"),
     [
@@ -617,6 +636,8 @@ class TestLosses:
             (F.smooth_l1_loss, {"beta": 0.3}),
             (F.smooth_l1_loss, {"beta": 0.0}),
             (F.huber_loss, {"delta": 0.3}),
+            (F.huber_loss, {"weight": normal(4, 3).abs()}),
+            (F.mse_loss, {"weight": normal(4, 3).abs()}),
             (F.binary_cross_entropy_with_logits, {}),
             (F.binary_cross_entropy_with_logits, {"weight": normal(3).abs(), "pos_weight": normal(3).abs()}),
             (F.cross_entropy, {}),
@@ -629,7 +650,8 @@ class TestLosses:
             return (loss(output, target, reduction=reduction, **options) * 1.5).sum()
 
         target = normal(4, 3, seed=1).softmax(1)
-        assert check(nn.Linear(4, 3), normal(4, 4), loss=reduced, target=target).fallbacks == []
+        pushforward = check(nn.Linear(4, 3), normal(4, 4), loss=reduced, target=target)
+        assert pushforward.fallbacks == [] or ("weight" in options and loss in (F.mse_loss, F.huber_loss))
 
     @pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1, "ignore_index": 1}], ids=str)
     def test_cross_entropy_row_by_row(self, options):

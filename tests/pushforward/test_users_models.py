@@ -414,6 +414,38 @@ def test_what_changes_from_call_to_call_is_followed():
     assert float(model.calls) == 1, "once a step, however many tangents"
 
 
+class Replacing(nn.Module):
+    """Scales by a mean over calls, each of which puts another buffer in the last one's place."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(6, CLASSES)
+        self.register_buffer("mean", torch.zeros(CLASSES))
+
+    def forward(self, x):
+        z = self.head(x)
+        self.mean = 0.9 * self.mean + 0.1 * z.detach().mean(0)
+        return z * (1 + self.mean)
+
+
+@pytest.mark.parametrize("chunk", [0, 1])
+def test_buffers_that_are_replaced_move_once_a_step(chunk):
+    torch.manual_seed(0)
+    model = Replacing().double()
+    plain = copy.deepcopy(model)
+    plain(rows())
+    check(
+        model,
+        rows(),
+        loss=cross_entropy,
+        target=rows_target(),
+        count=3,
+        structures=("gaussian",),
+        chunk=chunk,
+    )
+    assert torch.allclose(model.mean, plain.mean, rtol=1e-12)
+
+
 @pytest.mark.parametrize("kind", ["plain", "frozen"])
 def test_batch_norm_on_the_input_moves_its_statistics_once_a_step(kind):
     torch.manual_seed(0)

@@ -245,7 +245,8 @@ class ActivityStep(Step):
             own = {id(tensor): held[name] for name, tensor in free.items()}
             # Layers are perturbed at their outputs.
             with plain_checkpoints(), Still(own, trained | own.keys(), self.layouts):
-                output = torch.func.functional_call(model, {**held, **free}, (batch[0],))
+                buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
+                output = torch.func.functional_call(model, {**held, **buffers, **free}, (batch[0],))
             rest[:] = tree_flatten(output)
             return tuple(filter(_floating, rest[0]))
 

@@ -73,8 +73,8 @@ def silu(context: Context, x: Dual, inplace: bool = False) -> Dual:
 @rule("tanh")
 def tanh(context: Context, x: Dual) -> Dual:
     """The slope is 1 − tanh²."""
-    out = _room(x)
-    torch.tanh(x.primal, out=out.primal)
+    primal, out = real(x.primal), _room(x)
+    torch.tanh(primal, out=out.primal)
     aten.tanh_backward.grad_input(x.tangents, out.primal, grad_input=out.tangents)
     return out
 
@@ -82,8 +82,8 @@ def tanh(context: Context, x: Dual) -> Dual:
 @rule("sigmoid")
 def sigmoid(context: Context, x: Dual) -> Dual:
     """The slope is σ (1 − σ)."""
-    out = _room(x)
-    torch.sigmoid(x.primal, out=out.primal)
+    primal, out = real(x.primal), _room(x)
+    torch.sigmoid(primal, out=out.primal)
     aten.sigmoid_backward.grad_input(x.tangents, out.primal, grad_input=out.tangents)
     return out
 
@@ -157,7 +157,7 @@ _elementwise("reciprocal", lambda x, y: -(y**2))
 _elementwise("square", lambda x, y: 2 * x)
 _elementwise("sin", lambda x, y: x.cos())
 _elementwise("cos", lambda x, y: -x.sin())
-_elementwise("abs", lambda x, y: _real(x).sign())
+_elementwise("abs", lambda x, y: real(x).sign())
 _elementwise("erf", lambda x, y: 2 / math.sqrt(math.pi) * torch.exp(-(x**2)))
 _elementwise("exp2", lambda x, y: y * math.log(2))
 _elementwise("tan", lambda x, y: 1 + y**2)
@@ -187,7 +187,12 @@ def _mish_slope(x: Tensor) -> Tensor:
     return t + x * torch.sigmoid(x) * (1 - t**2)
 
 
-def _real(x: Tensor) -> Tensor:
+def real(x: Tensor) -> Tensor:
+    """The value itself, of a rule that is for real numbers alone: reverse mode's kernels conjugate slopes.
+
+    Raises:
+        NoRuleError: it is complex.
+    """
     if x.is_complex():
         raise NoRuleError("complex numbers")
     return x

@@ -209,10 +209,12 @@ def addmm(context: Context, bias: Any, x: Any, weight: Any, *, beta: float = 1, 
 
 @rule("baddbmm")
 def baddbmm(context: Context, a: Any, x: Any, y: Any, *, beta: float = 1, alpha: float = 1) -> Dual:
-    """β a + α x y."""
+    """β a + α x y; as in torch, an a that β = 0 leaves out may hold anything, such as NaN."""
     moves = isinstance(x, Dual) or isinstance(y, Dual)
-    product = matmul(context, x, y) if moves else x @ y
-    return _sum(_times(a, beta), _times(product, alpha))
+    product = _times(matmul(context, x, y) if moves else x @ y, alpha)
+    if beta == 0:
+        return moving(product, context.count)
+    return _sum(_times(a, beta), product)
 
 
 def addmm_of(context: Context, bias: Tensor | None, x: Any, weight: Tensor) -> Dual:

@@ -118,6 +118,8 @@ def _entry_by_entry(name: str, slope: Callable[..., Tensor]) -> None:
             raise NoRuleError("a target with tangents")
         z = output.primal
         named = {key: value for key, value in named.items() if value is not None}
+        if "weight" in named and slope is not _binary:
+            raise NoRuleError("entries of different weights")
         if z.shape != target.shape or any(isinstance(value, Dual) for value in named.values()):
             raise NoRuleError("the target broadcasts")
         value, slopes = function(z, target, reduction=reduction, **named), slope(z, target, **named)

@@ -10,6 +10,7 @@ from torch import Tensor
 from fgbench.pushforward.context import Context
 from fgbench.pushforward.dual import Dual, dual_of
 from fgbench.pushforward.rules import NoRuleError, rule
+from fgbench.pushforward.rules.activations import real
 from fgbench.pushforward.rules.arithmetic import larger
 
 
@@ -113,7 +114,7 @@ def _moments(name: str) -> None:
             dim, unbiased = None, dim
         dims = tuple(range(x.primal.dim())) if dim is None else (dim,) if isinstance(dim, int) else tuple(dim)
         correction = int(unbiased) if correction is None else correction
-        value, mean = torch.var_mean(x.primal, dims, correction=correction, keepdim=True)
+        value, mean = torch.var_mean(real(x.primal), dims, correction=correction, keepdim=True)
         count = x.primal.numel() // max(value.numel(), 1) - correction
         moved = _summed(x.tangents * ((x.primal - mean) * (2 / count)), dims, x)
         if root:

@@ -64,6 +64,23 @@ def test_a_model_that_gives_its_loss_is_checked(option):
     check_step(method, OwnLoss().double(), lambda output, target: output, tiny_batch(), 0)
 
 
+class Scaled(nn.Module):
+    """Batch statistics, and a parameter that belongs to no layer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.norm, self.scale = nn.Linear(5, 3), nn.BatchNorm1d(3), nn.Parameter(torch.ones(3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.norm(self.layer(x)) * self.scale
+
+
+def test_a_model_with_running_statistics_and_a_parameter_of_no_layer_is_checked():
+    torch.manual_seed(0)
+    batch = torch.randn(4, 5, dtype=torch.float64), torch.tensor([0, 1, 2, 1])
+    check_step(methods.find("forward:structure=activity"), Scaled().double(), F.cross_entropy, batch, 0)
+
+
 # ---- projections, against dense algebra on the true gradient
 
 
