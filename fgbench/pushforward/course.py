@@ -160,6 +160,8 @@ class Course(TorchFunctionMode):
                 self.record.refuse(f"it asks for values, by {_name(func)}")
             elif _autocast():
                 self.record.refuse("autocast in its forward")
+            elif any(isinstance(value, torch.Generator) for value in named.values()):
+                self.record.refuse("it draws from a generator that it may seed each time")
             elif _name(func) == "__set__":  # as of `data`, which straight-line code would not do again
                 self.record.refuse("it sets a tensor's attribute")
             self.record(how, ruled, given, named, out)

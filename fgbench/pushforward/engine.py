@@ -15,7 +15,7 @@ from fgbench.pushforward.context import Context, buffers_kept, draws_again
 from fgbench.pushforward.course import Course, hide, show
 from fgbench.pushforward.dual import Dual, Rows
 from fgbench.pushforward.flat import flat
-from fgbench.pushforward.generators import is_generator, states
+from fgbench.pushforward.generators import is_generator, seedings, states
 from fgbench.pushforward.program import Record, Slot
 from fgbench.pushforward.samples import Layout, layout_of_rows, layouts
 from fgbench.pushforward.tangents import Tangent
@@ -166,8 +166,9 @@ class Pushforward:
         record = Record()
         buffers, drawn = list(map(id, self.model.buffers())), states()
         with draws_again(batch[0].device, numpy=True), buffers_kept(self.model):
-            self._followed(context.again(), batch, record)
-            if states() != drawn or _own_generator(self.model):
+            with seedings() as seeded:
+                self._followed(context.again(), batch, record)
+            if seeded or states() != drawn or _own_generator(self.model):
                 record.refuse(DRAWS)
             if buffers != list(map(id, self.model.buffers())):
                 record.refuse("it replaces its buffers")

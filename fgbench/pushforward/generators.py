@@ -1,11 +1,19 @@
-"""The random number generators of Python and of numpy, by which some models leave out whole layers."""
+"""Random number generators: Python's and numpy's, by which some models leave out whole layers, and torch's."""
 
 from __future__ import annotations
 
 import random
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
+import torch
+
+SEEDERS = [
+    *((place, name) for place in (torch, torch.random) for name in ("manual_seed", "seed", "set_rng_state")),
+    *((torch.cuda, name) for name in ("manual_seed", "manual_seed_all", "set_rng_state")),
+]
 SEEDS = 2**32  # of numpy's
 
 
@@ -34,6 +42,28 @@ def is_generator(value: Any) -> bool:
     numpy = sys.modules.get("numpy")
     own = () if numpy is None else (numpy.random.Generator, numpy.random.RandomState)
     return isinstance(value, (random.Random, *own))
+
+
+@contextmanager
+def seedings() -> Iterator[list[str]]:
+    """Note which functions set torch's generators meanwhile, as straight-line code would not do it again."""
+    noted: list[str] = []
+
+    def noting(name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def called(*arguments: Any, **options: Any) -> Any:
+            noted.append(name)
+            return function(*arguments, **options)
+
+        return called
+
+    own = [(place, name, getattr(place, name)) for place, name in SEEDERS]
+    for place, name, function in own:
+        setattr(place, name, noting(name, function))
+    try:
+        yield noted
+    finally:
+        for place, name, function in own:
+            setattr(place, name, function)
 
 
 def _as_tuple(state: Any) -> Any:

@@ -374,6 +374,43 @@ def test_a_model_with_a_generator_of_its_own_is_followed(own):
     assert list(engine.settled.values()) == ["it draws random numbers by itself"]
 
 
+class Seeds(nn.Module):
+    """The same noise at each call, from a seed or from a generator of its own."""
+
+    def __init__(self, draw: Callable[[], Tensor]) -> None:
+        super().__init__()
+        self.head, self.draw = nn.Linear(6, CLASSES), draw
+
+    def forward(self, x):
+        return self.head(x * self.draw())
+
+
+def by_a_fork() -> Tensor:
+    with torch.random.fork_rng([]):
+        torch.manual_seed(5)
+        return torch.randn(6, dtype=torch.float64)
+
+
+HELD = torch.Generator()
+
+
+def by_a_generator() -> Tensor:
+    return torch.randn(6, dtype=torch.float64, generator=HELD.manual_seed(5))
+
+
+@pytest.mark.parametrize("draw", [by_a_fork, by_a_generator])
+def test_noise_that_a_model_seeds_is_the_same_at_every_step(draw):
+    torch.manual_seed(0)
+    model, batch = Seeds(draw).double(), (rows(), rows_target())
+    seed = torch.manual_seed
+    step = methods.find("forward").prepare(model, cross_entropy, 0)
+    for _ in range(4):
+        with torch.no_grad():
+            wanted = float(cross_entropy(model(batch[0]), batch[1]))
+        assert float(step(batch, 0.1)) == pytest.approx(wanted)
+    assert torch.manual_seed is seed
+
+
 class EveryOther(nn.Module):
     """A layer at every other call."""
 
