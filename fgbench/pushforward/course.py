@@ -155,15 +155,8 @@ class Course(TorchFunctionMode):
     def _shown(self, func: Any, how: Any, ruled: bool, args: Any, given: Any, named: Any, out: Any) -> Any:
         """Record what ran, and give its result as the model's Python sees it."""
         if self.record is not None:
-            looks = (self.watch is not None and self.watch.saw_a_look()) or func in READS
-            if looks and not self.record.is_fixed(deciding(func, given, named)):
-                self.record.refuse(f"it asks for values, by {_name(func)}")
-            elif _autocast():
-                self.record.refuse("autocast in its forward")
-            elif any(isinstance(value, torch.Generator) for value in named.values()):
-                self.record.refuse("it draws from a generator that it may seed each time")
-            elif _name(func) == "__set__":  # as of `data`, which straight-line code would not do again
-                self.record.refuse("it sets a tensor's attribute")
+            if why := self._why_not_again(func, given, named):
+                self.record.refuse(why)
             self.record(how, ruled, given, named, out)
         if isinstance(out, Dual) and args and isinstance(args[0], Tensor):
             if isinstance(args[0], Face):
@@ -176,6 +169,18 @@ class Course(TorchFunctionMode):
                 self._becomes(args[0], out)
                 return args[0]
         return _map(_face, out)
+
+    def _why_not_again(self, func: Any, given: Any, named: Any) -> str:
+        """Why straight-line code would not do again what this call does; empty if it would."""
+        assert self.record is not None
+        looks = (self.watch is not None and self.watch.saw_a_look()) or func in READS
+        if looks and not self.record.is_fixed(deciding(func, given, named)):
+            return f"it asks for values, by {_name(func)}"
+        if _autocast():
+            return "autocast in its forward"
+        if any(isinstance(value, torch.Generator) for value in named.values()):
+            return "it draws from a generator that it may seed each time"
+        return "it sets a tensor's attribute" if _name(func) == "__set__" else ""  # as of `data`
 
     def _becomes(self, tensor: Tensor, dual: Dual) -> None:
         """From now on `dual` stands for a plain tensor, into which something that moves was written."""

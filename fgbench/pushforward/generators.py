@@ -1,4 +1,4 @@
-"""Random number generators: Python's and numpy's, by which some models leave out whole layers, and torch's."""
+"""Random number generators: torch's, and Python's and numpy's, by which some models leave out layers."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any
 
 import torch
 
-SEEDERS = [
-    *((place, name) for place in (torch, torch.random) for name in ("manual_seed", "seed", "set_rng_state")),
-    *((torch.cuda, name) for name in ("manual_seed", "manual_seed_all", "set_rng_state")),
+SEEDERS = [  # without `set_rng_state`, by which `torch.random.fork_rng` puts states back, also for the engine
+    *((place, name) for place in (torch, torch.random) for name in ("manual_seed", "seed")),
+    *((torch.cuda, name) for name in ("manual_seed", "manual_seed_all")),
 ]
 SEEDS = 2**32  # of numpy's
 
