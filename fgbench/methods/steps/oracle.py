@@ -5,12 +5,14 @@ from __future__ import annotations
 import copy
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import contextmanager, nullcontext
+from itertools import product
 
 import torch
 from torch import Tensor, nn
 
 from fgbench.methods import PLAIN, Batch, Conditions, Loss, Method, Step, prepare, trainable
+from fgbench.methods.steps.masks import MasksByIndex
 from fgbench.methods.steps.optimizer import PLAIN_SGD, make_optimizer, optimize
 from fgbench.pushforward.precision import PrecisionsMet
 from fgbench.training.randomness import OwnRandomness
@@ -42,8 +44,8 @@ def check_step(
         WrongStepError: it fails in each of a few tries with different random numbers.
     """
     errors = []
-    for attempt in range(TRIES):
-        error, tolerance = _error_of_step(method, model, loss, batch, seed + attempt, conditions)
+    for by_index, attempt in product((False, True), range(TRIES)):
+        error, tolerance = _error_of_step(method, model, loss, batch, seed + attempt, conditions, by_index)
         if error <= tolerance:
             return
         errors.append(error)
@@ -72,11 +74,19 @@ def check_base(evaluate: Loss, model: nn.Module, loss: Loss, batches: Sequence[B
 
 
 def _error_of_step(
-    method: Method, model: nn.Module, loss: Loss, batch: Batch, seed: int, conditions: Conditions
+    method: Method,
+    model: nn.Module,
+    loss: Loss,
+    batch: Batch,
+    seed: int,
+    conditions: Conditions,
+    by_index: bool,
 ) -> tuple[float, float]:
     """The relative error of a step, and the tolerance for it.
 
     The error is the largest among the replays of a captured step, or in a cycle of steps that differ in kind.
+    With `by_index` reverse mode drops units in the order of their indices, as the engine does, and not in the
+    order of memory.
     """
     trained = copy.deepcopy(model)
     step = prepare(method, trained, loss, seed, conditions)
@@ -85,7 +95,7 @@ def _error_of_step(
         for module in (*trained.modules(), *model.modules()):
             _without_dropout(module)
     with PrecisionsMet() as precisions:
-        true_loss, gradient = _reverse_mode(copy.deepcopy(model), loss, batch, seed)
+        true_loss, gradient = _reverse_mode(copy.deepcopy(model), loss, batch, seed, by_index)
     step.get_ready(batch)  # now the length of its cycle is known
     before = [p.detach().clone() for p in step.parameters]
     # The update is as large as the weights, so that rounding is a small share of it.
@@ -98,7 +108,7 @@ def _error_of_step(
                 parameter.copy_(value)
         with _same_masks(seed, batch):
             value = step(batch, learning_rate)
-        with _same_masks(seed, batch):
+        with _same_masks(seed, batch, by_index):
             estimate = step.expected(gradient, copy.deepcopy(model), batch)
         if conditions.captured:  # otherwise, those of a deep model's cycle would fill the memory
             estimates.append(estimate)
@@ -173,9 +183,11 @@ class _Update:
         yield from (a.detach().double() - b.double() for a, b in zip(self.after, self.before, strict=True))
 
 
-def _reverse_mode(model: nn.Module, loss: Loss, batch: Batch, seed: int) -> tuple[float, list[Tensor]]:
+def _reverse_mode(
+    model: nn.Module, loss: Loss, batch: Batch, seed: int, by_index: bool
+) -> tuple[float, list[Tensor]]:
     """The loss and its gradient, which is left in the model's parameters."""
-    with _same_masks(seed, batch):
+    with _same_masks(seed, batch, by_index):
         value = loss(model(batch[0]), batch[1])
     parameters = list(trainable(model).values())
     for parameter in parameters:
@@ -192,9 +204,11 @@ def _dense(parameter: Tensor) -> Tensor:
     return gradient.to_dense() if gradient.layout == torch.sparse_coo else gradient
 
 
-def _same_masks(seed: int, batch: Batch) -> AbstractContextManager[None]:
+@contextmanager
+def _same_masks(seed: int, batch: Batch, by_index: bool = False) -> Iterator[None]:
     """Inside, dropout drops the same units each time; the caller's random state is not changed."""
-    return OwnRandomness(seed, batch[0].device).in_force()
+    with OwnRandomness(seed, batch[0].device).in_force(), MasksByIndex() if by_index else nullcontext():
+        yield
 
 
 def norm(tensors: Sequence[Tensor]) -> float:

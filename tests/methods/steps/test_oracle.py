@@ -6,18 +6,23 @@ import subprocess
 import sys
 import weakref
 from collections.abc import Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 
 import pytest
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from fgbench import architectures, methods
 from fgbench.methods import PLAIN, Batch, Conditions, Loss, Method, Part, Step
+from fgbench.methods.steps.masks import MasksByIndex
 from fgbench.methods.steps.one_layer import OneLayerStep
 from fgbench.methods.steps.oracle import WrongStepError, check_step, norm
 from fgbench.methods.steps.stock import StockStep
+from fgbench.pushforward.dual import Dual
+from fgbench.pushforward.rules import read_all
 from tests.builders import cross_entropy, tiny_batch, tiny_mlp
 
 SEEDS = range(20)
@@ -286,3 +291,45 @@ def test_no_more_than_two_of_a_cycles_estimates_are_held_at_once(monkeypatch):
     check_step(methods.find("forward:layers=one"), model, cross_entropy, tiny_batch(), 1)
     assert len(held) >= 5 * 5 * 2, "a cycle has a step for each layer"
     assert most <= 2
+
+
+class Crosses(nn.Module):
+    """Dropout of what attention leaves transposed in memory."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.drop = nn.MultiheadAttention(4, 2, batch_first=True), nn.Dropout(0.5)
+        self.head = nn.Linear(4, 3)
+
+    def forward(self, x):
+        tokens = x.flatten(1).view(len(x), 4, 4)
+        return self.head(self.drop(self.attention(tokens, tokens + 1, tokens)[0] + tokens).mean(1))
+
+
+@pytest.mark.parametrize("spec", ["forward", "forward:tangents=2", "forward:structure=activity"])
+def test_masks_in_the_order_of_indices_are_right_where_values_lie_otherwise_in_memory(spec):
+    torch.manual_seed(0)
+    check_step(methods.find(spec), Crosses().double(), cross_entropy, tiny_batch(), 0)
+
+
+def test_masks_that_differ_between_a_value_and_its_tangents_are_still_wrong(monkeypatch):
+    def other_masks(context, x, p=0.5, training=True, inplace=False):
+        return Dual(F.dropout(x.stack, p, training))
+
+    monkeypatch.setitem(read_all(), F.dropout, other_masks)
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 6), nn.Dropout(0.5), nn.Linear(6, 3)).double()
+    with pytest.raises(WrongStepError):
+        check_step(methods.find("forward"), model, cross_entropy, tiny_batch(), 0)
+
+
+@pytest.mark.parametrize("inplace", [False, True])
+def test_masks_by_index_are_torchs_own_for_what_is_contiguous(inplace):
+    x, module = torch.randn(5, 7), nn.Dropout(0.3, inplace)
+    found = []
+    for mode in (nullcontext(), MasksByIndex()):
+        torch.manual_seed(1)
+        with mode:
+            found.append(module(x.clone()))
+    assert found[0].equal(found[1])
+    with MasksByIndex():
+        assert module.eval()(x) is x
