@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import math
+import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -33,6 +34,7 @@ COLOURS = {
     Answer.NEW: "dim",
 }
 SOURCES = {"data": "copies", "run": "runs"}
+LABEL_WIDTH = 40
 HEADINGS = ("", "baseline", "now", "change", "could have caught")
 
 
@@ -52,7 +54,7 @@ def as_table(verdicts: Sequence[CheckedRatio]) -> str:
     for verdict in verdicts:
         answer = f"[{COLOURS[verdict.answer]}]{verdict.answer.value}[/]"
         label, *figures = _row(verdict)
-        text = f"{label}\n{verdict.why}" if verdict.why else label
+        text = _folded(f"{label}\n{verdict.why}" if verdict.why else label)
         table.add_row(answer, escape(text), *map(escape, figures))
     return _printed(table, summary_line(verdicts))
 
@@ -204,9 +206,14 @@ def _rows_as(
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     for heading in headings:
         table.add_column(heading, overflow="fold")
-    for row in rows:
-        table.add_row(*(escape(cell.replace(" [", "\n[")) for cell in row))
+    for label, *cells in rows:
+        table.add_row(escape(_folded(label)), *(escape(cell.replace(" [", "\n[")) for cell in cells))
     return _printed(table, "\n".join(map(escape, lines)))
+
+
+def _folded(text: str) -> str:
+    """A text of a method; the options of a long spec are on lines of their own, and not broken in a word."""
+    return text if len(text.split("\n")[0]) <= LABEL_WIDTH else re.sub(r",(?=\S)", ",\n  ", text)
 
 
 def _line(cells: Sequence[str]) -> str:

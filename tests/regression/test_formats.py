@@ -60,3 +60,10 @@ def test_the_smallest_regression_that_could_have_been_caught_is_always_there(ver
     for verdict in verdicts[:4]:
         assert f"{verdict.smallest:+.1%}" in FORMATS["markdown"]([verdict])
         assert verdict.smallest > TOLERANCE
+
+
+def test_the_options_of_a_long_spec_are_not_broken_in_a_word():
+    entry = dataclasses.replace(ENTRY, method="forward:tangents=16,structure=activity,combine=projection")
+    lines = FORMATS["table"](check([entry], [scaled(1.0, entry)], TOLERANCE)).splitlines()
+    assert sum("structure=activity," in line for line in lines) == 1
+    assert sum("combine=projection" in line for line in lines) == 1
