@@ -62,7 +62,8 @@ def test_the_smallest_regression_that_could_have_been_caught_is_always_there(ver
         assert verdict.smallest > TOLERANCE
 
 
-def test_the_options_of_a_long_spec_are_not_broken_in_a_word():
+def test_the_options_of_a_long_spec_are_not_broken_in_a_word(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "100")
     entry = dataclasses.replace(ENTRY, method="forward:tangents=16,structure=activity,combine=projection")
     lines = FORMATS["table"](check([entry], [scaled(1.0, entry)], TOLERANCE)).splitlines()
     assert sum("structure=activity," in line for line in lines) == 1
