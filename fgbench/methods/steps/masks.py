@@ -1,4 +1,4 @@
-"""Dropout as the engine draws it, for reverse mode's passes."""
+"""Dropout whose masks do not depend on how a value lies in memory, to compare two ways of computing it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Dropout: one mask for the value and its tangents, drawn as PyTorch's for contiguous memory."""
+"""Dropout: one mask for the value and its tangents, drawn as PyTorch draws it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def dropout(context: Context, x: Dual, p: float = 0.5, training: bool = True, in
     """Dropout: kept entries are scaled by 1 / (1 − p)."""
     if not training or p == 0:
         return x
-    out = Dual(x.stack * F.dropout(x.primal.new_ones(x.primal.shape), p, training=True))
+    out = Dual(x.stack * F.dropout(torch.ones_like(x.primal), p, training=True))
     return into(x, out) if inplace else out
 
 
