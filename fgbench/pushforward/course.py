@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Generator, Tensor
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -178,7 +178,7 @@ class Course(TorchFunctionMode):
             return f"it asks for values, by {_name(func)}"
         if _autocast():
             return "autocast in its forward"
-        if any(isinstance(value, torch.Generator) for value in named.values()):
+        if any(isinstance(value, Generator) for value in named.values()):
             return "it draws from a generator that it may seed each time"
         return "it sets a tensor's attribute" if _name(func) == "__set__" else ""  # as of `data`
 
