@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import gzip
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,14 +115,28 @@ class File:
 
 
 def files_of(found: Found) -> dict[str, list[File]]:
-    """Every CSV at or below the source, by its folder."""
+    """Every CSV at or below the source, packed or not, by its folder.
+
+    Raises:
+        ResultsError: a packed one cannot be unpacked.
+    """
     files: dict[str, list[File]] = {}
-    for path in sorted(found.source.rglob("*.csv")):
-        content = path.read_bytes()
-        packed = base64.b64encode(gzip.compress(content, mtime=0)).decode()
-        folder = found.name_of(path.parent)
-        files.setdefault(folder, []).append(File(folder, path.name, len(content), packed))
+    for path in sorted(found.source.rglob("*.csv*")):
+        if path.name.endswith((".csv", ".csv.gz")):
+            folder = found.name_of(path.parent)
+            files.setdefault(folder, []).append(_file(folder, path))
     return files
+
+
+def _file(folder: str, path: Path) -> File:
+    content = path.read_bytes()
+    if path.suffix == ".gz":
+        try:
+            content = gzip.decompress(content)
+        except (OSError, EOFError, zlib.error) as error:
+            raise ResultsError(f"{path}: cannot be unpacked ({error}).") from error
+    packed = base64.b64encode(gzip.compress(content, mtime=0)).decode()
+    return File(folder, path.name.removesuffix(".gz"), len(content), packed)
 
 
 def extremes(frame: pd.DataFrame, name: str) -> tuple[float, float]:

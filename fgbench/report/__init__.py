@@ -116,7 +116,7 @@ def _print_group(console: Console, result: _Result, group: pd.DataFrame, detail:
     curves = {} if console.options.ascii_only else sparklines(result.curves[result.curves["group"] == name])
     targets = result.targets[result.targets["group"] == name]
     tables = group_tables(group, console, curves, detail=detail)
-    tables += targets_table(targets, group, detail=detail)
+    tables += targets_table(targets, group, console, detail=detail)
     if result.budget:
         tables += budget_table(result.variants[result.variants["group"] == name], result.budget)
     for table in [*tables, *(parts_table(result.parts, group) if detail else ())]:

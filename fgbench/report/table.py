@@ -278,11 +278,13 @@ def _evaluation(row: pd.Series) -> str:
     return f"{cost}, and its T is known to {seconds(row['t_resolution'])}"
 
 
-def targets_table(targets: pd.DataFrame, group: pd.DataFrame, *, detail: bool = True) -> list[Table]:
+def targets_table(
+    targets: pd.DataFrame, group: pd.DataFrame, console: Console, *, detail: bool = True
+) -> list[Table]:
     """A table of a group's times to its targets; empty where the main table has them.
 
     With detail these are all targets, and one alone is in the main table; without, the headline alone where
-    there are more than two.
+    there are more than two. Intervals stand below the figures where the terminal is too narrow for a line.
     """
     count = len(targets[TARGET].drop_duplicates())
     if not count or (detail and count == 1):
@@ -290,20 +292,26 @@ def targets_table(targets: pd.DataFrame, group: pd.DataFrame, *, detail: bool = 
     if not detail and count > FEW_TARGETS:
         headline = group[TARGET].iloc[0]
         targets = targets[[target_words(row) == target_words(headline) for _, row in targets.iterrows()]]
+    wide = _targets_table(targets, detail, " ")
+    return [wide if _width_of(wide, console) <= console.width else _targets_table(targets, detail, "\n")]
+
+
+def _targets_table(targets: pd.DataFrame, detail: bool, between: str) -> Table:
+    """The table, with `between` a figure and its interval."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("to", overflow="fold")
     table.add_column("method", style="bold", overflow="fold", min_width=_width(targets["method"]))
     for name in ("T", "median", "T ratio", "steps ratio") if detail else ("T", "T ratio", "steps ratio"):
-        table.add_column(name, justify="right", no_wrap=True)
+        table.add_column(name.replace(" ", between), justify="right", no_wrap=True)
     for _, rows in targets.groupby(TARGET, sort=False, dropna=False):
         for place, (_, row) in enumerate(rows.iterrows()):
             median = "∞" if math.isinf(row["t_median"]) else seconds(row["t_median"])
             name = "" if place else target_words(row).removeprefix("validation ")
             steps = number(row["n_ratio"], row["n_ratio_low"])  # a bound where none reached it
             cells = (_time(row), *([median] if detail else ()), _t_ratio(row), steps)
-            table.add_row(name, _folded(row["method"]), *(cell.replace("\n", " ") for cell in cells))
+            table.add_row(name, _folded(row["method"]), *(cell.replace("\n", between) for cell in cells))
         table.add_section()
-    return [table]
+    return table
 
 
 def _target_title(row: pd.Series) -> str:

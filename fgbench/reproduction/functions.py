@@ -7,6 +7,8 @@ the intervals of time ratios do not include the spread between processes.
 from __future__ import annotations
 
 import csv
+import gzip
+import io
 import math
 import random
 from collections.abc import Callable, Iterator, Mapping
@@ -104,9 +106,9 @@ def seconds(settings: Mapping[str, Any]) -> float:
 def measure(settings: Mapping[str, Any], folder: Path, note: Note) -> None:
     """Run every method of every case, and time their steps side by side.
 
-    Writes `functions.csv`, a thinned curve for each run (value, lowest value so far, seconds of the steps
-    alone, the point's first two coordinates), and `timing.csv`, every timed block. A run whose value is
-    no longer finite ends there, with the value inf.
+    Writes `functions.csv.gz`, a thinned curve for each run (value, lowest value so far, seconds of the
+    steps alone, the point's first two coordinates), and `timing.csv.gz`, every timed block. A run whose
+    value is no longer finite ends there, with the value inf.
 
     Args:
         settings: `cases` (tables of `function`, `n`, `learning_rates` by method spec, `iterations`, and of
@@ -121,8 +123,8 @@ def measure(settings: Mapping[str, Any], folder: Path, note: Note) -> None:
     total, done = seconds(settings), 0.0
     dtype = _dtype(settings)
     with (
-        _table(folder / "functions.csv", CURVE_COLUMNS) as add_curve,
-        _table(folder / "timing.csv", TIMING_COLUMNS) as add_samples,
+        _table(folder, "functions", CURVE_COLUMNS) as add_curve,
+        _table(folder, "timing", TIMING_COLUMNS) as add_samples,
     ):
         for case in _cases(settings):
             for spec in case.learning_rates:
@@ -160,12 +162,12 @@ def figures(folder: Path) -> dict[str, Estimate]:
         with its interval over the rounds of one process.
     """
     found = {}
-    last = _curves(folder).groupby([*KEY, "seed"], sort=False).tail(1)
+    last = _read(folder, "functions").groupby([*KEY, "seed"], sort=False).tail(1)
     for key, ends in last.groupby(KEY, sort=False):
         name = "/".join(map(str, key))  # type: ignore[arg-type]
         found[f"{name}/final"] = median_interval(list(ends["value"]))
         found[f"{name}/best"] = median_interval(list(ends["best"]))
-    timing = pd.read_csv(folder / "timing.csv")
+    timing = _read(folder, "timing")
     for (function, n), samples in timing[~timing["warm_up"]].groupby(["function", "n"], sort=False):
         times = samples.pivot(index="round", columns="method", values="seconds")
         for method in times.columns.drop(REFERENCE, errors="ignore") if REFERENCE in times else ():
@@ -191,7 +193,7 @@ def draw(folder: Path, out: Path, claims: Mapping[str, float]) -> list[Path]:
 
     found, charts = figures(folder), {}
     with print_style():
-        for function, rows in _curves(folder).groupby("function", sort=False):
+        for function, rows in _read(folder, "functions").groupby("function", sort=False):
             name, sizes = str(function), sorted({int(n) for n in rows["n"]})
             for n in sorted({sizes[-1], *(n for n in sizes if n == 2)}):
                 charts[f"curves_{name}_n{n}"] = curves_chart(name, n, rows[rows["n"] == n], claims)
@@ -203,8 +205,9 @@ def draw(folder: Path, out: Path, claims: Mapping[str, float]) -> list[Path]:
     return [out / f"{stem}.png" for stem in charts]
 
 
-def _curves(folder: Path) -> pd.DataFrame:
-    return pd.read_csv(folder / "functions.csv")
+def _read(folder: Path, table: str) -> pd.DataFrame:
+    packed = folder / f"{table}.csv.gz"
+    return pd.read_csv(packed if packed.exists() else packed.with_suffix(""))  # as older versions wrote it
 
 
 def _cases(settings: Mapping[str, Any]) -> list[Case]:
@@ -334,14 +337,14 @@ def _block(case: Case, sample: Sample) -> dict[str, Any]:
 
 
 @contextmanager
-def _table(path: Path, columns: list[str]) -> Iterator[Callable[[Any], None]]:
-    """Begin a CSV file anew; gives a function that adds rows and returns once they are on disk."""
-    with path.open("w", newline="") as file:
+def _table(folder: Path, table: str, columns: list[str]) -> Iterator[Callable[[Any], None]]:
+    """Write a packed CSV file, as curves are several megabytes; gives a function that adds rows.
+
+    It gets its name at the end, so that there is never half of one, which could not be unpacked.
+    """
+    begun = folder / f"{table}.csv.gz.begun"
+    with gzip.GzipFile(begun, "wb", mtime=0) as packed, io.TextIOWrapper(packed, newline="") as file:
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
-
-        def add(rows: Any) -> None:
-            writer.writerows(rows)
-            file.flush()
-
-        yield add
+        yield writer.writerows
+    begun.replace(begun.with_suffix(""))

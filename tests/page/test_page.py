@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 import json
 import re
 from html.parser import HTMLParser
@@ -73,6 +75,19 @@ def test_it_holds_a_row_a_method_and_group_the_charts_the_samples_and_the_comman
     assert {v for _, name, v in elements.attributes if name == "data-csv"} >= {"samples.csv", "curves.csv"}
 
 
+def test_a_packed_csv_is_there_as_one_that_is_not(tmp_path):
+    run = run_folder(tmp_path).path
+    (run / "curve.csv.gz").write_bytes(gzip.compress(b"a,b\n1,2\n"))
+    write_page(tmp_path, tmp_path / "report.html")
+    links = re.findall(
+        r'data-csv="([^"]+)"[^>]*base64,([^"]+)"[^>]*>.*?<small>(.*?)</small>',
+        (tmp_path / "report.html").read_text(),
+    )
+    packed, size = {name: found for name, *found in links}["curve.csv"]
+    assert gzip.decompress(base64.b64decode(packed)) == b"a,b\n1,2\n"
+    assert size == "8 B"
+
+
 def test_claims_have_their_verdicts_in_words_and_colour(page):
     for verdict in ("reproduced", "not reproduced", "not comparable"):
         assert f'<strong class="{verdict.replace(" ", "-")}">{verdict}</strong>' in page
@@ -124,6 +139,14 @@ def test_of_bad_runs_nothing_is_written(bad, write, tmp_path):
     with pytest.raises(ResultsError):
         write(bad(tmp_path / "in"), tmp_path / "out" / "report")
     assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_packed_csv_that_is_torn_is_named_and_nothing_is_written(tmp_path):
+    torn = run_folder(tmp_path).path / "curve.csv.gz"
+    torn.write_bytes(gzip.compress(b"a,b\n1,2\n")[:-9])
+    with pytest.raises(ResultsError, match=r"curve\.csv\.gz: cannot be unpacked"):
+        write_page(tmp_path, tmp_path / "report.html")
+    assert not (tmp_path / "report.html").exists()
 
 
 def test_markdown_never_replaces_a_file_of_somebodys_own(tmp_path):

@@ -262,12 +262,25 @@ def test_the_steps_of_a_method_that_never_reached_a_target_are_bounded_as_its_ti
         for end, x in (("", math.inf), ("_low", 20.0), ("_high", math.inf))
     }
     rows = group(**never).assign(t_median=math.inf)
-    (table,) = targets_table(rows, rows, detail=False)
     console = Console(file=io.StringIO(), width=160)
+    (table,) = targets_table(rows, rows, console, detail=False)
     console.print(table)
     (line,) = [line for line in console.file.getvalue().splitlines() if "forward" in line]
     assert line.count("> 20.0") == 2
     assert "∞" not in line
+
+
+@pytest.mark.parametrize("width", [80, 160])
+def test_no_figure_of_the_targets_is_cut_off(width: int) -> None:
+    found = {"t_ratio": 5.67, "t_ratio_low": 4.56, "t_ratio_high": 6.78, "n_ratio": 8.9, "n_ratio_low": 8.1}
+    rows = group(method=BEST_FORWARD, t=12.34, t_low=11.11, t_high=13.33, **found).assign(t_median=12.34)
+    console = Console(file=io.StringIO(), width=width)
+    (table,) = targets_table(pd.concat([rows, rows.assign(target_loss=0.1)]), rows, console)
+    console.print(table)
+    text = console.file.getvalue()
+    for cell in ("12.34 s", "[11.11, 13.33]", "5.7", "[4.6, 6.8]", "8.90"):
+        assert cell in text, text
+    assert max(len(line) for line in text.splitlines()) <= width
 
 
 def test_what_a_step_is_worth_has_columns_of_its_own() -> None:

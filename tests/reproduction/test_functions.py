@@ -56,7 +56,7 @@ def folder(tmp_path_factory, notes) -> Path:
 
 @pytest.fixture(scope="module")
 def curves(folder) -> pd.DataFrame:
-    return pd.read_csv(folder / "functions.csv")
+    return pd.read_csv(folder / "functions.csv.gz")
 
 
 @pytest.fixture(scope="module")
@@ -77,13 +77,13 @@ def written(folder: Path, ends: dict[str, list[float]], seconds: dict[str, list[
         for seed, last in enumerate(values)
         for iteration, value in ((0, 4.0), (9, last))
     ]
-    pd.DataFrame(points, columns=experiment.CURVE_COLUMNS).to_csv(folder / "functions.csv", index=False)
+    pd.DataFrame(points, columns=experiment.CURVE_COLUMNS).to_csv(folder / "functions.csv.gz", index=False)
     blocks = [
         ("sphere", 4, method, index, 0, False, 1, time)
         for method, times in seconds.items()
         for index, time in enumerate(times)
     ]
-    pd.DataFrame(blocks, columns=experiment.TIMING_COLUMNS).to_csv(folder / "timing.csv", index=False)
+    pd.DataFrame(blocks, columns=experiment.TIMING_COLUMNS).to_csv(folder / "timing.csv.gz", index=False)
     return folder
 
 
@@ -146,8 +146,22 @@ class TestMeasuring:
         for name in ("one", "two"):
             (tmp_path / name).mkdir()
             experiment.measure({**settings, "timing_seconds": 0}, tmp_path / name, lambda *_: None)
-            again.append(pd.read_csv(tmp_path / name / "functions.csv").drop(columns="seconds"))
+            again.append(pd.read_csv(tmp_path / name / "functions.csv.gz").drop(columns="seconds"))
         pd.testing.assert_frame_equal(*again)
+
+    def test_what_was_interrupted_leaves_no_half_table(self, tmp_path):
+        def stop(text: str, share: float) -> None:
+            if "timing" in text:
+                raise KeyboardInterrupt
+
+        with pytest.raises(KeyboardInterrupt):
+            experiment.measure(changed(iterations=20), tmp_path, stop)
+        assert not list(tmp_path.glob("*.csv.gz"))
+
+    def test_tables_of_older_versions_are_read_too(self, folder, found, tmp_path):
+        for table in ("functions", "timing"):
+            pd.read_csv(folder / f"{table}.csv.gz").to_csv(tmp_path / f"{table}.csv", index=False)
+        assert experiment.figures(tmp_path) == found
 
     def test_says_how_far_it_is(self, notes, folder):
         shares = [share for _, share in notes]
