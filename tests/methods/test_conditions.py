@@ -11,7 +11,7 @@ from fgbench import architectures, methods
 from fgbench.errors import UsageError
 from fgbench.methods import Conditions
 from fgbench.methods.steps import oracle
-from fgbench.methods.steps.optimizer import canonical_optimizer, make_optimizer
+from fgbench.methods.steps.optimizer import canonical_optimizer, make_optimizer, optimize
 from tests.builders import cross_entropy, flat, tiny_batch, tiny_mlp
 
 METHODS = [
@@ -76,6 +76,16 @@ def test_optimiser_is_found_whatever_its_case():
     assert canonical_optimizer("AdamW:amsgrad=true") == "adamw:amsgrad=true"
     made = make_optimizer(Conditions(optimizer="Adam"), [torch.zeros(1, requires_grad=True)])
     assert isinstance(made, torch.optim.Adam)
+
+
+@pytest.mark.parametrize("kernel", ["fused", "foreach"])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_an_optimiser_moves_every_entry(dtype, kernel):
+    """PyTorch 2.11's fused SGD leaves entries of 16 bits out on a CPU."""
+    parameter = torch.ones(100, dtype=dtype, requires_grad=True)
+    parameter.grad = torch.ones_like(parameter)
+    optimize(make_optimizer(Conditions(optimizer="sgd"), [parameter], kernel), 0.25)
+    assert (parameter == 0.75).all()
 
 
 @pytest.mark.parametrize(

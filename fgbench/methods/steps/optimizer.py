@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import inspect
 from collections.abc import Sequence
+from functools import cache
 from typing import Any
 
 import torch
@@ -26,15 +27,16 @@ def make_optimizer(
     Args:
         conditions: the group's.
         parameters: the parameters to update.
-        kernel: `fused` or `foreach`; torch.optim chooses where the optimiser has no such kernel.
+        kernel: `fused` or `foreach`; torch.optim chooses where the optimiser has no such kernel that works.
 
     Raises:
         UsageError: there is no such optimiser or option, or it does not take the value.
     """
     spec = conditions.optimizer
     kind, options = _parsed(spec)
+    asked = has_kernel(spec, kernel) and not (kernel == "fused" and _incomplete(kind, parameters))
     always = {"capturable": True} if conditions.captured and has_kernel(spec, "capturable") else {}
-    for more in ({kernel: True} if has_kernel(spec, kernel) else {}, {}):
+    for more in ({kernel: True} if asked else {}, {}):
         try:
             return kind(list(parameters), lr=1e-3, **options, **always, **more)
         except RuntimeError:  # there is no such kernel for this device or dtype
@@ -47,6 +49,22 @@ def make_optimizer(
 def has_kernel(spec: str, kernel: str) -> bool:
     """Whether an optimiser can be asked for `fused`, `foreach` or `capturable` kernels."""
     return kernel in inspect.signature(_parsed(spec)[0]).parameters
+
+
+def _incomplete(kind: Any, parameters: Sequence[Tensor]) -> bool:
+    """Whether the fused kernel leaves entries as they were: PyTorch 2.11's SGD on a CPU does in 16 bits."""
+    dtypes = {p.dtype for p in parameters if p.device.type == "cpu"}
+    return kind is torch.optim.SGD and any(map(_leaves_out, dtypes))
+
+
+@cache
+def _leaves_out(dtype: torch.dtype) -> bool:
+    if dtype not in (torch.bfloat16, torch.float16):
+        return False
+    tried = torch.ones(64, dtype=dtype, requires_grad=True)
+    tried.grad = torch.ones_like(tried)
+    torch.optim.SGD([tried], lr=1.0, fused=True).step()
+    return bool(tried.any())
 
 
 class EachItsOwn:
