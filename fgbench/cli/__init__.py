@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import sys
+import traceback
 from typing import Annotated
 
 import typer
@@ -31,6 +32,7 @@ from fgbench.errors import UsageError
 from fgbench.version import __version__
 
 USAGE = 2
+DEFECT = 70  # as in sysexits.h; Python's 1 would say that every job failed, or that a ratio got worse
 BY_SIGNAL = 128  # plus the signal's number, as in a shell: 130 for Ctrl-C, 143 for SIGTERM, 129 for SIGHUP
 INTERRUPTED = BY_SIGNAL + signal.SIGINT
 
@@ -74,7 +76,10 @@ app.command()(doctor)
 
 
 def main() -> None:
-    """Run the command line; bad input is one line on standard error and exit code 2."""
+    """Run the command line; bad input is one line on standard error and exit code 2.
+
+    A defect of fgbench's own is a traceback and exit code 70.
+    """
     stop = OrderlyStop()
     try:
         with stop:
@@ -88,9 +93,11 @@ def main() -> None:
         code = 0
     except Exception as error:
         # Typer may bring its own copy of click, so that its errors cannot be told by their class.
-        if not hasattr(error, "format_message"):
-            raise
-        code = _say(in_plain_words(error.format_message()) or "see fgbench --help", USAGE)
+        if hasattr(error, "format_message"):
+            code = _say(in_plain_words(error.format_message()) or "see fgbench --help", USAGE)
+        else:
+            traceback.print_exc()
+            code = DEFECT
     if code == INTERRUPTED:  # or Typer made it so
         code = _say(f"interrupted by {stop.name}", BY_SIGNAL + stop.number)
     sys.exit(code or 0)

@@ -101,6 +101,18 @@ def user_file(tmp_path: Path) -> Path:
     return path
 
 
+def test_a_defect_is_told_from_a_ratio_that_got_worse(monkeypatch, tmp_path):
+    """Which `fgbench check` says with exit code 1, Python's own for an exception."""
+
+    def broken(*_: object) -> None:
+        raise ZeroDivisionError("a defect")
+
+    monkeypatch.setattr("fgbench.regression.baseline.read_baseline", broken)
+    done = fgbench_says("check", str(tmp_path))
+    assert done.returncode == 70
+    assert done.stderr.endswith("ZeroDivisionError: a defect\n")
+
+
 @pytest.mark.parametrize("entry", ["fgbench.cli", "fgbench"])
 def test_the_command_line_starts_without_heavy_imports(entry: str) -> None:
     code = f"import sys, {entry}; print([m for m in {HEAVY} if m in sys.modules])"
