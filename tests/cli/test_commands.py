@@ -468,7 +468,7 @@ def test_a_run_of_an_older_version_is_not_resumed(tmp_path: Path) -> None:
     ("changes", "environment", "line"),
     [
         ({"fgbench_version": "0.0.9"}, {}, "fgbench 0.0.9 began it, and this is"),
-        ({}, {"libraries": {"torch": "2.11.0"}}, "torch 2.11.0 then, "),
+        ({}, {"libraries": {"torch": "2.10.0"}}, "torch 2.10.0 then, "),
         ({}, {"usable_cores": 99}, "cores 99 then, "),
     ],
 )
