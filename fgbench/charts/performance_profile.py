@@ -57,7 +57,7 @@ def expected_times(comparison: Comparison) -> pd.DataFrame:
     }
     if not found:
         return pd.DataFrame()
-    wide = pd.Series(found, dtype=float).unstack().fillna(math.inf)
+    wide = pd.Series(found).unstack().fillna(math.inf)
     return wide[wide.min(axis=1).map(math.isfinite)]
 
 
