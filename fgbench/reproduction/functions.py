@@ -343,7 +343,11 @@ def _table(folder: Path, table: str, columns: list[str]) -> Iterator[Callable[[A
     It gets its name at the end, so that there is never half of one, which could not be unpacked.
     """
     begun = folder / f"{table}.csv.gz.begun"
-    with gzip.GzipFile(begun, "wb", mtime=0) as packed, io.TextIOWrapper(packed, newline="") as file:
+    with (
+        begun.open("wb") as raw,
+        gzip.GzipFile(f"{table}.csv", "wb", fileobj=raw, mtime=0) as packed,
+        io.TextIOWrapper(packed, newline="") as file,
+    ):
         writer = csv.DictWriter(file, columns, lineterminator="\n")
         writer.writeheader()
         yield writer.writerows
