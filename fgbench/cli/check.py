@@ -88,7 +88,8 @@ def check(
 ) -> None:
     """Say of each ratio whether it got worse: PASS, IMPROVED, REGRESSED, INCONCLUSIVE or INVALID.
 
-    Exit codes: 0 passed or improved, 1 regressed, 2 bad input, 3 inconclusive, 4 invalid or nothing measured.
+    Exit codes: 0 passed or improved, 1 regressed, 2 bad input, 3 inconclusive, 4 invalid or nothing measured,
+    70 a defect of fgbench itself.
     """
     from fgbench.regression.baseline import read_baseline
     from fgbench.regression.checking import exit_code

@@ -99,14 +99,23 @@ def _check_once(runs: Sequence[RunFolder], facts: Sequence[Row]) -> None:
     for place, (run, own) in enumerate(zip(runs, facts, strict=True)):
         if run.path.resolve() in {other.path.resolve() for other in runs[:place]}:
             raise UsageError(f"{run.path} is named twice, or is in two of the folders: name it once.")
+        for other, others in zip(runs[:place], facts, strict=False):
+            if "id" in own and own["id"] == others.get("id"):
+                raise UsageError(f"{run.path} is a copy of {other.path}: leave one of them out.")
         for other, others in zip(runs, facts, strict=True):
-            if _named(run, own) in others.get("merged", ()):
+            if any(_is(run, own, part) for part in others.get("merged", ())):
                 raise UsageError(f"{run.path} was merged into {other.path} before: leave one of them out.")
+
+
+def _is(run: RunFolder, facts: Row, part: Row) -> bool:
+    """Whether a run is what a merged run names as its part; older runs have no `id`."""
+    return facts["id"] == part["id"] if "id" in facts and "id" in part else _named(run, facts) == part
 
 
 def _named(run: RunFolder, facts: Row) -> Row:
     """What a merged run says of each run that is part of it."""
-    return {"name": run.path.name, **{key: facts[key] for key in ("command", "environment")}}
+    known = ("id", "command", "environment")
+    return {"name": run.path.name, **{key: facts[key] for key in known if key in facts}}
 
 
 def _check(run: RunFolder, own: Row, last: RunFolder, others: Row) -> None:

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pandas as pd
 from filelock import FileLock, Timeout
@@ -61,6 +62,7 @@ class RunFolder:
         """
         now = datetime.now(UTC)
         own = {
+            "id": uuid4().hex,  # which a copy of the folder has too
             "schema_version": SCHEMA_VERSION,
             "fgbench_version": __version__,
             "status": "running",

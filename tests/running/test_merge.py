@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shutil
 
 import pytest
 
@@ -83,6 +84,18 @@ def test_a_run_counts_once_by_whatever_path_and_in_whatever_it_was_merged_into(t
     for runs in ([merged, two], [one, merged]):
         with pytest.raises(UsageError, match=f"was merged into {merged.path} before"):
             merge(runs, tmp_path / "out", "all", Recorder())
+
+
+def test_a_copy_of_a_run_does_not_count_again(tmp_path):
+    one, two = shard(tmp_path, 1), shard(tmp_path, 2)
+    copy = RunFolder(tmp_path / "copies" / "of" / one.path.name)
+    shutil.copytree(one.path, copy.path)
+    with pytest.raises(UsageError, match=f"{copy.path} is a copy of {one.path}: leave one of them out"):
+        merge([one, two, copy], tmp_path / "out", "all", Recorder())
+    renamed = RunFolder(copy.path.rename(tmp_path / "renamed"))
+    merged = merge([one, two], tmp_path / "out", "all", Recorder())
+    with pytest.raises(UsageError, match=f"was merged into {merged.path} before"):
+        merge([merged, renamed], tmp_path / "out", "all", Recorder())
 
 
 def test_one_is_not_enough(tmp_path):
