@@ -88,6 +88,20 @@ def test_an_optimiser_moves_every_entry(dtype, kernel):
     assert (parameter == 0.75).all()
 
 
+def test_a_fused_kernel_that_fails_at_its_step_is_not_taken(monkeypatch):
+    """As that of PyTorch 2.11's Adagrad does on a GPU."""
+
+    class Failing(torch.optim.Adagrad):
+        def step(self, closure=None):
+            if self.defaults["fused"]:
+                raise RuntimeError("fused=True requires other devices")
+            return super().step(closure)
+
+    monkeypatch.setattr(torch.optim, "Failing", Failing, raising=False)
+    parameter = torch.ones(3, requires_grad=True)
+    assert not make_optimizer(Conditions(optimizer="failing"), [parameter]).defaults["fused"]
+
+
 @pytest.mark.parametrize(
     "spec",
     [
