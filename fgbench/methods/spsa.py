@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from fgbench.errors import UsageError
 from fgbench.measurement.quality import Slope, Theory
 from fgbench.methods import PLAIN, Batch, Conditions, Loss, Method, Part, Step, trainable
+from fgbench.methods.steps.call_with import CallWith
 from fgbench.methods.steps.compiling import compiled
 from fgbench.methods.steps.layers import Draw, Sampler, costs, units_of
 from fgbench.methods.steps.micro_batches import (
@@ -193,12 +194,12 @@ class SpsaStep(Step):
             model = model.double()
             x, y = (t.double() if t.is_floating_point() else t for t in batch)
             z = {name: own.double() for name, own in z.items()}
-        losses = []
+        losses, call = [], CallWith(model)
         for shift in (self.epsilon, -self.epsilon):
             moved = {n: p.detach() for n, p in trainable(model).items()}
             moved |= {name: moved[name] + shift * v for name, v in z.items()}
             with draws_again(x.device), buffers_kept(model):
-                losses.append(self.loss(torch.func.functional_call(model, moved, (x,)), y).detach())
+                losses.append(self.loss(call(moved, x), y).detach())
         slope = (losses[0] - losses[1]) / (2 * self.epsilon)
         weighed = slope if self.sampler is None else slope / self.drawn.probabilities[0]
         return [weighed * z[name] if name in z else torch.zeros_like(p) for name, p in moved.items()]

@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from fgbench.errors import UsageError
 from fgbench.methods import Batch, Conditions, Loss, Part, Step, trainable
+from fgbench.methods.steps.call_with import CallWith
 from fgbench.methods.steps.layer_calls import Calls, Still
 from fgbench.methods.steps.options import ForwardOptions
 from fgbench.methods.steps.update import Update
@@ -240,13 +241,14 @@ class ActivityStep(Step):
         moved = {n: held[n] for n in self.free}
 
         rest: list[Any] = []
+        call = CallWith(model)
 
         def output_of(free: dict[str, Tensor]) -> tuple[Tensor, ...]:
             own = {id(tensor): held[name] for name, tensor in free.items()}
             # Layers are perturbed at their outputs.
             with plain_checkpoints(), Still(own, trained | own.keys(), self.layouts):
                 buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-                output = torch.func.functional_call(model, {**held, **buffers, **free}, (batch[0],))
+                output = call({**held, **buffers, **free}, batch[0])
             rest[:] = tree_flatten(output)
             return tuple(filter(_floating, rest[0]))
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import abstractmethod
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from typing import Any
 
@@ -15,6 +16,7 @@ from fgbench.errors import UsageError
 from fgbench.methods import Batch, Conditions, Loss, Part, Step, trainable
 from fgbench.methods.steps.auxiliary import Auxiliaries
 from fgbench.methods.steps.blocks import State, activation, cut, each
+from fgbench.methods.steps.call_with import CallWith
 from fgbench.methods.steps.update import Update
 from fgbench.pushforward.context import buffers_kept, draws_again
 from fgbench.pushforward.engine import Pushforward
@@ -38,6 +40,11 @@ class Block:
     def parameters(self) -> list[nn.Parameter]:
         """The block's trained parameters."""
         return list(self.trained.values())
+
+    @cached_property
+    def call(self) -> CallWith:
+        """Calls the block with other parameters."""
+        return CallWith(self.module)
 
 
 class BlockwiseStep(Step):

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.func import functional_call, jvp, vjp, vmap
+from torch.func import jvp, vjp, vmap
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.modules.dropout import _DropoutNd
 
@@ -190,7 +190,7 @@ def _held(block: Block) -> dict[str, Tensor]:
 
 
 def _of_sample(block: Block, parameters: dict[str, Tensor], x: State) -> State:
-    output = functional_call(block.module, parameters, (each(lambda part: part.unsqueeze(0), x),))
+    output = block.call(parameters, each(lambda part: part.unsqueeze(0), x))
     return each(lambda part: part.squeeze(0), output)
 
 

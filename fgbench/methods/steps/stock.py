@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from fgbench.methods import PLAIN, Batch, Conditions, Loss, trainable
+from fgbench.methods.steps.call_with import CallWith
 from fgbench.methods.steps.compiling import compiled
 from fgbench.methods.steps.update import ForwardStep, Update
 from fgbench.pushforward.structures import Drawer, Tangents
@@ -23,7 +24,7 @@ class StockStep(ForwardStep):
     def __init__(
         self, model: nn.Module, loss: Loss, seed: int, structure: str, conditions: Conditions = PLAIN
     ) -> None:
-        self.model, self.loss = model, loss
+        self.call, self.loss = CallWith(model), loss
         by_name = trainable(model)
         self.parameters = list(by_name.values())
         # Each tangent is a tensor of its own, not a view: dual numbers copy one whose memory is not laid
@@ -56,7 +57,7 @@ class StockStep(ForwardStep):
     def _loss(self, parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         # Buffers are copied, as batch norm's running statistics would become dual numbers otherwise.
         buffers = {name: buffer.clone() for name, buffer in self.buffers.items()}
-        output = torch.func.functional_call(self.model, {**parameters, **buffers}, (x,))
+        output = self.call({**parameters, **buffers}, x)
         value = self.loss(output, y)
         return value.reshape(()) if value.dim() else value, buffers
 
