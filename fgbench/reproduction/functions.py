@@ -42,6 +42,7 @@ from fgbench.plan.config import REFERENCE
 from fgbench.reproduction.suite import Note
 from fgbench.running.messages import Failed, Message
 from fgbench.running.reporting import failures_reported
+from fgbench.store.csv_table import replace_bytes
 
 KEY = ["function", "n", "method"]
 CURVE_COLUMNS = [*KEY, "seed", "iteration", "seconds", "value", "best", "x0", "x1"]
@@ -338,17 +339,9 @@ def _block(case: Case, sample: Sample) -> dict[str, Any]:
 
 @contextmanager
 def _table(folder: Path, table: str, columns: list[str]) -> Iterator[Callable[[Any], None]]:
-    """Write a packed CSV file, as curves are several megabytes; gives a function that adds rows.
-
-    It gets its name at the end, so that there is never half of one, which could not be unpacked.
-    """
-    begun = folder / f"{table}.csv.gz.begun"
-    with (
-        begun.open("wb") as raw,
-        gzip.GzipFile(f"{table}.csv", "wb", fileobj=raw, mtime=0) as packed,
-        io.TextIOWrapper(packed, newline="") as file,
-    ):
-        writer = csv.DictWriter(file, columns, lineterminator="\n")
-        writer.writeheader()
-        yield writer.writerows
-    begun.replace(begun.with_suffix(""))
+    """Write a CSV file, packed and whole at its end, as curves are megabytes; gives what adds rows."""
+    lines = io.StringIO()
+    writer = csv.DictWriter(lines, columns, lineterminator="\n")
+    writer.writeheader()
+    yield writer.writerows
+    replace_bytes(folder / f"{table}.csv.gz", gzip.compress(lines.getvalue().encode(), mtime=0))
