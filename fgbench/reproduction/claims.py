@@ -40,6 +40,8 @@ class JudgedClaim:
 
 
 Said = tuple[Verdict, str]  # a verdict and the reason for it
+TIMES = ("t", "t_ratio", "n_ratio")  # figures that have no interval where a single seed decides them
+ONE_DECIDES = "a single seed decides it: it takes more seeds that reach the target"
 
 
 def judge(claim: Claim, figures: Mapping[str, Estimate], scale: str, takes: str = "") -> JudgedClaim:
@@ -77,7 +79,10 @@ def _not_comparable(claim: Claim, measured: Estimate, scale: str, takes: str) ->
         return claim.why
     if out_of_reach(claim, scale):
         return (claim.why or f"needs --scale {claim.needs}") + (takes and f": {takes}")
-    return "nothing was measured for it" if math.isnan(measured.value) else ""
+    if math.isnan(measured.value):
+        return "nothing was measured for it"
+    of_seeds = claim.figure.rpartition("/")[2] in TIMES and math.isfinite(measured.value)
+    return ONE_DECIDES if of_seeds and not measured.has_interval else ""
 
 
 def _diverged(measured: Estimate) -> bool:

@@ -22,6 +22,15 @@ def verdict(claim: Claim, measured: Estimate, scale: str = "laptop", **others: E
     return judge(claim, {"figure": measured, **others}, scale).verdict
 
 
+def test_a_time_that_a_single_seed_decides_decides_nothing():
+    """As where one of five seeds reached the target: its jackknife has no interval."""
+    for name, expected in (("run/group/forward/t_ratio", OPEN), ("run/group/forward/peak_bytes", NO)):
+        own = Claim("a claim", "a table", name, "near", "R", value=0.5)
+        assert judge(own, {name: Estimate(3.27)}, "laptop").verdict is expected
+    own = Claim("a claim", "a table", "run/group/forward/t_ratio", "below", bound=1.0)
+    assert judge(own, {own.figure: Estimate(3.27)}, "laptop").verdict is OPEN
+
+
 @pytest.mark.parametrize(
     ("measured", "expected"),
     [
