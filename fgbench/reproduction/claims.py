@@ -50,7 +50,7 @@ def judge(claim: Claim, figures: Mapping[str, Estimate], scale: str, takes: str 
     An interval that contains the claimed bound decides nothing. A time that no run was long enough for has a
     lower end, what the runs lasted, which decides where a value or a bound is below it. A figure without an
     interval is taken as exact; memory is such a figure, and the result of a method that draws no random
-    numbers.
+    numbers. A time without one decides nothing.
     """
     measured, against = (figures.get(name, NOTHING) for name in (claim.figure, claim.than))
     if why := _not_comparable(claim, measured, scale, takes):
