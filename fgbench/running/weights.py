@@ -83,8 +83,8 @@ def load_weights(file: Path, device: torch.device) -> Weights:
 
 
 def _marks(trainee: Trainee, budget: Budget) -> int:
-    share = max(trainee.train_seconds / budget.seconds, trainee.iteration / trainee.most_steps)
-    return sum(share >= mark for mark in MARKS)
+    spent = budget.spent(trainee.train_seconds, trainee.iteration, trainee.most_steps)
+    return sum(spent >= mark for mark in MARKS)
 
 
 def _state(trainee: Trainee) -> tuple[dict[str, Any], dict[str, Any]]:

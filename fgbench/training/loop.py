@@ -79,6 +79,10 @@ class Budget:
         limits = [self.iterations, None if self.queries is None else self.queries // queries_a_step]
         return max(1, min((limit for limit in limits if limit is not None), default=math.inf))
 
+    def spent(self, seconds: float, iteration: int, most_steps: float) -> float:
+        """The share spent of the nearest limit, by a job whose method has `most_steps`."""
+        return min(max(seconds / self.seconds, iteration / most_steps), 1.0)
+
     def share(self, part: float) -> Budget:
         """A budget with this part of the seconds, iterations and queries, and the same patience."""
         iterations = None if self.iterations is None else math.ceil(part * self.iterations)

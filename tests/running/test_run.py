@@ -200,6 +200,12 @@ class TestAWholeRun:
         assert shares
         assert all(0 <= share <= 1 for share in shares), shares
 
+    def test_progress_of_training_goes_by_the_limit_that_is_reached_first(self, ran):
+        # 30 steps of a hundredth of a second: all that may be taken, and little of the seconds.
+        done = ran(max_iterations=30, max_train_seconds=100.0, time=False, seeds=1)
+        trained = done.watcher.shares[: 4 * 2]
+        assert trained == pytest.approx([0, 0, 1 / 6, 1 / 3, 1 / 2, 2 / 3, 5 / 6, 1])
+
 
 class TestHowManyProcesses:
     def factors(self, *factors: float, took: float = 1.0) -> Script:

@@ -227,6 +227,14 @@ def test_a_budget_leaves_a_method_so_many_steps(budget, queries, steps):
     assert budget.steps(queries) == steps
 
 
+@pytest.mark.parametrize(
+    ("seconds", "iteration", "most_steps", "share"),
+    [(1.0, 5, math.inf, 0.25), (1.0, 5, 10, 0.5), (9.0, 5, 10, 1.0), (0.0, 0, 1, 0.0)],
+)
+def test_what_is_spent_of_a_budget_goes_by_the_limit_that_is_nearest(seconds, iteration, most_steps, share):
+    assert Budget(4.0).spent(seconds, iteration, most_steps) == share
+
+
 def test_a_part_of_a_budget_is_a_part_of_all_of_it():
     assert Budget(10.0, 11, 20).share(0.5) == Budget(5.0, 6, 10)
     assert Budget(10.0).share(0.2) == Budget(2.0)

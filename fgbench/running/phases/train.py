@@ -99,13 +99,14 @@ class Train(Phase):
         if group.finished(self.name, seed):
             return
         rates = {method: rate for method, rate in found.rates.items() if method not in group.left_out}
-        seconds = config.max_train_seconds
+        protocol = Protocol.of(config, grid.every, grid.first)
+        budget = protocol.budget
         text = f"training, seed {number + 1} of {config.seeds}"
-        group.begin(text, len(rates) * seconds * (1 + EVALUATION_SHARE) + STARTUP_SECONDS)
+        group.begin(text, len(rates) * budget.seconds * (1 + EVALUATION_SHARE) + STARTUP_SECONDS)
         spent = dict.fromkeys(rates, 0.0)
         snapshot = group.folder.snapshot(f"{group.group.name}-{seed}")
         asked = {
-            "protocol": Protocol.of(config, grid.every, grid.first),
+            "protocol": protocol,
             "learning_rates": rates,
             "snapshot": str(snapshot.absolute()),
             # One seed's weights are enough: the quality of estimates differs little between seeds.
@@ -121,9 +122,10 @@ class Train(Phase):
                     continue
                 own = {"job": jobs[event.method]["job"], "seed": seed}
                 group.store("curves", {**own, **asdict(event)})
-                spent[event.method] = min(event.train_seconds, seconds)
+                most = budget.steps(jobs[event.method]["queries"])
+                spent[event.method] = budget.spent(event.train_seconds, event.iteration, most)
                 group.watcher.progress(
-                    sum(spent.values()) / (seconds * len(spent)),
+                    sum(spent.values()) / len(spent),
                     f"{text}, {event.method}: validation loss {event.validation_loss:.3g}",
                 )
         if not worker_died(jobs):  # otherwise a resume goes on from it
