@@ -6,7 +6,6 @@ import copy
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from itertools import product
 
 import torch
 from torch import Tensor, nn
@@ -44,16 +43,35 @@ def check_step(
         WrongStepError: it fails in each of a few tries with different random numbers.
     """
     errors = []
-    orders = (False,) if conditions.compiled else (False, True)  # of masks: by memory, and by index
-    for by_index, attempt in product(orders, range(TRIES)):
-        error, tolerance = _error_of_step(method, model, loss, batch, seed + attempt, conditions, by_index)
-        if error <= tolerance:
-            return
-        errors.append(error)
+    for by_index in (False, True):  # the order of masks: in memory, and of indices
+        if by_index and (conditions.compiled or not _is_itself_by_index(model, loss, batch, seed)):
+            break
+        for attempt in range(TRIES):
+            error, tolerance = _error_of_step(
+                method, model, loss, batch, seed + attempt, conditions, by_index
+            )
+            if error <= tolerance:
+                return
+            errors.append(error)
     raise WrongStepError(
         f"its loss or its update is off by a share of {min(errors):.2g} from what reverse mode gives, and "
         f"rounding explains at most {tolerance:g}. It was not timed."
     )
+
+
+def _is_itself_by_index(model: nn.Module, loss: Loss, batch: Batch, seed: int) -> bool:
+    """Whether masks by index leave all as it is but masks.
+
+    PyTorch 2.14 loses the weight of `l1_loss` where a function mode is in force, as that of these masks is.
+    """
+    losses = []
+    for by_index in (False, True):
+        own = copy.deepcopy(model)
+        for module in own.modules():
+            _without_dropout(module)
+        with _same_masks(seed, batch, by_index), torch.no_grad():
+            losses.append(float(loss(own(batch[0]), batch[1])))
+    return math.isclose(*losses, rel_tol=TOLERANCE[torch.float32])
 
 
 def check_base(evaluate: Loss, model: nn.Module, loss: Loss, batches: Sequence[Batch], seed: int) -> None:
