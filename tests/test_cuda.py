@@ -81,9 +81,13 @@ def check(
 
 
 def every_step() -> list[tuple[str, str, str]]:
-    """Every spec on every architecture in float32; every method on each in the other precisions."""
+    """Every spec on every architecture in float32; every method on each in the other precisions.
+
+    But not spsa in bfloat16, where the difference of two losses is little but rounding.
+    """
     exact = [(spec, arch, "float32") for spec in every_spec() for arch in ARCHS]
-    return exact + [(n, a, p) for p in PRECISIONS if p != "float32" for n in NAMES for a in ARCHS]
+    rounded = [(n, p) for p in PRECISIONS if p != "float32" for n in NAMES if (n, p) != ("spsa", "bfloat16")]
+    return exact + [(n, a, p) for n, p in rounded for a in ARCHS]
 
 
 @pytest.mark.parametrize(("spec", "arch", "precision"), every_step(), ids=str)

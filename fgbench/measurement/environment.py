@@ -140,14 +140,17 @@ def _gpu(device: str) -> dict[str, Any]:
 
 
 def _power_limit(device: str) -> float | None:
-    """The limit that the driver enforces on the GPU's power, in watts; None where it is not known."""
+    """The limit that is set on the GPU's power, in watts; None where it is not known.
+
+    Not the one in force, which a laptop moves by itself.
+    """
     import torch
 
     from fgbench.measurement.gauge import Nvml
 
     try:
         gauge = Nvml(torch.device(device))
-        return float(gauge.nvml.nvmlDeviceGetEnforcedPowerLimit(gauge.handle)) / 1e3
+        return float(gauge.nvml.nvmlDeviceGetPowerManagementLimit(gauge.handle)) / 1e3
     except Exception:  # no library, no permission, a virtual device
         return None
 

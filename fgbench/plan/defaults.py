@@ -33,8 +33,10 @@ def settled(config: Config, device: str) -> Config:
         device: torch's name of the device.
     """
     own = GPU if device.startswith("cuda") else CPU
-    # The best mode may be a CUDA graph, which cannot change its learning rate.
-    execution = PLAIN.execution if config.lr_decay else own.execution
+    # The best mode may be a CUDA graph, which cannot change its learning rate; variants under a memory budget
+    # are compared in one mode.
+    plain = config.lr_decay or config.memory_budget is not None
+    execution = PLAIN.execution if plain else own.execution
     return replace(
         config,
         batch=config.batch or own.batch,

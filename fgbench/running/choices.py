@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 
-from fgbench.methods import Conditions
+from fgbench.methods import BEST, PLAIN, Conditions
 from fgbench.plan import Group
 
 
@@ -28,9 +28,11 @@ class Choices:
         """The conditions that a method of the group is prepared with."""
         plain = group.conditions
         optimizer = self.optimizers.get(method, plain.optimizer)
+        execution = self.executions.get(method, plain.execution)
         return replace(
             plain,
-            execution=self.executions.get(method, plain.execution),
+            # Where the search for the best mode failed, there is none.
+            execution=PLAIN.execution if execution == BEST else execution,
             optimizer=optimizer,
             update=self.update_of(method, optimizer) or "",
             variant=self.variants.get(method, ""),

@@ -307,7 +307,7 @@ BAD_INPUTS = {
     "no whole number": (["run", "--depth", "x"], "--depth"),
     "width 0": (["run", "--width", "0"], "at least 1"),
     "batch 0": (["run", "--batch", "0"], "at least 1"),
-    "batch above the data": (["run", "--batch", "5000"], "1437"),
+    "batch above the data": (["run", "--device", "cpu", "--batch", "5000"], "1437"),
     "learning rate that is no number": (["run", "--lr", "fast"], "a number, several with commas, or search"),
     "accuracy above 1": (["run", "--target-accuracy", "90"], "at most 1"),
     "resume of what is no run": (["run", "--resume", "{tmp}"], "run.json"),

@@ -27,8 +27,11 @@ from fgbench.specs import registry
 from tests.builders import loss_for
 from tests.conformance.test_methods import PARTICULAR, every_spec, meets, small_batch, small_model
 
-# The last is what linalg.cholesky and its like do after their kernel.
-WAITS = ("aten::_local_scalar_dense", "aten::nonzero", "aten::linalg_cholesky", "aten::_linalg_check_errors")
+WAITS = (
+    *("aten::_local_scalar_dense", "aten::nonzero", "aten::linalg_cholesky"),
+    "aten::_linalg_check_errors",  # what linalg.cholesky and its like do after their kernel
+    *("aten::bincount", "aten::masked_select", "aten::_unique2"),
+)
 COPIES = ("aten::copy_", "aten::_to_copy")
 WITH_REVERSE = ("backprop", "dfa", "fdfa", "local-guess", "local-losses")  # within layers or blocks, or whole
 MORE_THAN_LINEAR = (

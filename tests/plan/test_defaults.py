@@ -37,6 +37,10 @@ def test_a_decaying_learning_rate_is_not_put_into_a_cuda_graph():
     assert settled(Config(), "cuda:0").execution == GPU.execution
 
 
+def test_variants_under_a_memory_budget_are_compared_in_one_mode():
+    assert settled(Config(memory_budget=2**26), "cuda:0").execution == CPU.execution
+
+
 def test_each_batch_is_a_group():
     groups = groups_of(config(depths=(1, 2), batch=(8, 16)), "cpu", 1)
     assert [(g.depth, g.batch) for g in groups] == [(1, 8), (1, 16), (2, 8), (2, 16)]

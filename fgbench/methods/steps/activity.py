@@ -100,6 +100,7 @@ class ActivityStep(Step):
         The first batch of a shape has none yet: its noise is drawn during the forward pass.
         """
         self.get_ready(batch)
+        self.sites: list[Site] = []  # the last pass's, which hold what went into its layers
         for noise in self.noise.setdefault(batch[0].shape, {}).values():
             self.fill(noise)
         self.free: dict[str, Tangent] = dict(self.drawer.draw().by_name)

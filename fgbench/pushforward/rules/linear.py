@@ -262,7 +262,8 @@ def embedding(
     if padding_idx is not None:
         out.tangents.mul_((index != padding_idx % len(primal_of(weight))).unsqueeze(-1))
     if scale_grad_by_freq:
-        occurs = torch.bincount(index.flatten(), minlength=1)[index]
+        once = torch.ones_like(index.flatten())
+        occurs = once.new_zeros(len(primal_of(weight))).index_add_(0, index.flatten(), once)[index]
         out.tangents.div_(occurs.unsqueeze(-1))
     return out
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import weakref
+
 import numpy as np
 import pytest
 import torch
@@ -42,6 +44,16 @@ def test_the_derivatives_that_it_tells_are_each_samples_own_and_weighed_once_for
     assert set(step.free) == {"shift"}
     assert calls == [(2, 1), (2, len(batch[0]))], "the whole batch's once, and each sample's once"
     assert step.measured.shape == (2, len(batch[0]))
+
+
+def test_what_the_last_pass_went_through_is_gone_before_the_next_one(monkeypatch):
+    step = methods.find("forward:structure=activity,tangents=2").prepare(Shifted(), cross_entropy, 0)
+    batch, alive = tiny_batch(torch.float32), []
+    step(batch, 0.1)
+    last, run = weakref.ref(step.sites[0]), step.pushforward.run
+    monkeypatch.setattr(step.pushforward, "run", lambda *given: alive.append(last()) or run(*given))
+    step(batch, 0.1)
+    assert alive == [None], "on a GPU it is as much memory as the pass itself takes"
 
 
 class OwnLoss(Shifted):
