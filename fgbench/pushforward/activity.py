@@ -185,8 +185,8 @@ def _perturbed(function: Any, number: int) -> Callable[..., Any]:
         site = Site(
             number,
             function,
-            tuple(map_duals(primal_of, arguments)),
-            dict(map_duals(primal_of, options)),
+            tuple(map_duals(_alone, arguments)),
+            dict(map_duals(_alone, options)),
             noise,
             None if context.layouts is None else context.layouts[number],
             shared,
@@ -204,6 +204,11 @@ def _perturbed(function: Any, number: int) -> Callable[..., Any]:
         return output
 
     return perturbed
+
+
+def _alone(dual: Dual) -> Tensor:
+    """The value in memory of its own, so that what is kept of it does not keep the tangents."""
+    return dual.primal.clone()
 
 
 @cache

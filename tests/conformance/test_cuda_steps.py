@@ -157,6 +157,16 @@ def step_on_the_cpu(
         return step(small_batch(torch.float32, arch), 0.1)
 
 
+def test_an_embedding_that_counts_its_entries_does_not_wait(monkeypatch):
+    model = nn.Sequential(nn.Embedding(9, 4, scale_grad_by_freq=True), nn.Flatten(), nn.Linear(12, 4))
+    with fake_cuda(monkeypatch, model, samples_meet=False):
+        batch = _there(torch.zeros(8, 3, dtype=torch.long)), _there(torch.zeros(8, dtype=torch.long))
+        step = methods.find("forward").prepare(model, loss_for("mlp"), 0)
+        step(batch, 0.1)
+        with NeverWaits():
+            step(batch, 0.1)
+
+
 @pytest.mark.parametrize(
     ("wrong", "said"),
     [

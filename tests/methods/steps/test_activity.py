@@ -56,6 +56,14 @@ def test_what_the_last_pass_went_through_is_gone_before_the_next_one(monkeypatch
     assert alive == [None], "on a GPU it is as much memory as the pass itself takes"
 
 
+def test_what_is_kept_of_a_layers_input_does_not_keep_its_tangents():
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 5), nn.Tanh(), nn.Linear(5, 3))
+    step = methods.find("forward:structure=activity,tangents=4").prepare(model, cross_entropy, 0)
+    step(tiny_batch(torch.float32), 0.1)
+    moved = step.sites[1].arguments[0]
+    assert moved.untyped_storage().nbytes() == moved.numel() * moved.element_size()
+
+
 class OwnLoss(Shifted):
     """A model that gives its loss, asks for gradients on its way, and looks up its places with padding."""
 
