@@ -94,6 +94,9 @@ class SimulatedCuda:
     def current_stream(self, device: object = None) -> Any:
         return Stream(self, self.stream_now)
 
+    def graph_pool_handle(self) -> tuple[int, int]:
+        return 0, 1
+
     def set_stream(self, stream: Any) -> None:
         self.stream_now = stream.name
 
@@ -104,7 +107,7 @@ class SimulatedCuda:
         self.stream_now = before
 
     @contextmanager
-    def graph(self, graph: SimulatedGraph, stream: Any) -> Iterator[None]:
+    def graph(self, graph: SimulatedGraph, pool: Any, stream: Any) -> Iterator[None]:
         """As torch's: where the body raises, its stream stays the current one."""
         before, self.stream_now = self.stream_now, stream.name
         drawn = [g.get_state() for g in graph.generators]
@@ -134,7 +137,15 @@ class Stream:
 def simulate(monkeypatch: pytest.MonkeyPatch) -> SimulatedCuda:
     """CUDA graphs, captured and replayed on the CPU, until the end of a test."""
     cuda = SimulatedCuda()
-    for name in ("CUDAGraph", "Stream", "current_stream", "set_stream", "stream", "graph"):
+    for name in (
+        "CUDAGraph",
+        "Stream",
+        "current_stream",
+        "set_stream",
+        "stream",
+        "graph",
+        "graph_pool_handle",
+    ):
         monkeypatch.setattr(cudagraph.torch.cuda, name, getattr(cuda, name))
     for name in ("get_rng_state", "set_rng_state"):
         monkeypatch.setattr(cudagraph.torch.cuda, name, getattr(cuda, name))

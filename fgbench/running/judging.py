@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -14,6 +15,7 @@ from torch import Tensor, nn
 from fgbench import methods
 from fgbench.measurement.quality import Draws
 from fgbench.methods import Batch, Method, Step, trainable
+from fgbench.methods.steps.masks import masks_by_index
 from fgbench.methods.steps.optimizer import PLAIN_SGD
 from fgbench.methods.steps.oracle import norm
 from fgbench.running.arms import Problem
@@ -168,10 +170,12 @@ class Judge:
         torch._foreach_div_(found, float(len(self.problem.batches)))
         return [f.detach() for f in found]
 
-    def _masks(self, number: int) -> Any:
+    @contextmanager
+    def _masks(self, number: int) -> Iterator[None]:
         """Inside, dropout drops the same units for the gradient and for the estimate."""
         seed = self.problem.seed * 1_000_003 + len(self.problem.batches) + number
-        return OwnRandomness(seed, self.problem.device).in_force()
+        with OwnRandomness(seed, self.problem.device).in_force(), masks_by_index(self.model):
+            yield
 
 
 def layers_of(model: nn.Module) -> dict[str, list[int]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from contextlib import contextmanager
 from types import SimpleNamespace
 
 import pytest
@@ -141,6 +142,33 @@ class TestACapturedStep:
         with pytest.raises(AssertionError, match="waits for the device"):
             Graph(waits, list)(torch.ones(3))
         assert cuda.stream_now == "main"
+
+    def test_a_capture_that_failed_gives_its_pool_back_and_says_what_ended_it(self, cuda, monkeypatch):
+        """As torch 2.11's, which goes on to allocate from the pool, and complains of its own end."""
+        ended: list[object] = []
+
+        @contextmanager
+        def capturing(graph, pool, stream):
+            try:
+                yield
+            except Exception:
+                raise RuntimeError("operation failed due to a previous error during capture")  # noqa: B904
+
+        monkeypatch.setattr(torch.cuda, "graph", capturing)
+        monkeypatch.setattr(
+            torch._C, "_cuda_endAllocateToPool", lambda *given: ended.append(given), raising=False
+        )
+
+        def wrong(x: torch.Tensor) -> torch.Tensor:
+            calls.append(x)
+            if len(calls) > WARM_UP_CALLS:
+                raise ValueError("what is wrong")
+            return x
+
+        calls: list[torch.Tensor] = []
+        with pytest.raises(ValueError, match="what is wrong"):
+            Graph(wrong, list)(torch.ones(3))
+        assert ended == [(None, cuda.graph_pool_handle())]
 
     def test_the_devices_generator_draws_on_as_before_where_a_capture_raises(self):
         before = torch.get_rng_state()

@@ -9,11 +9,12 @@ from typing import Any
 import pytest
 import torch
 
+from fgbench.methods.steps.oracle import cosine
 from fgbench.plan import Plan
 from fgbench.running import group_run
 from fgbench.running.arms import Problem
 from fgbench.running.choices import Choices
-from fgbench.running.judging import Reader, WeightsPoint
+from fgbench.running.judging import START, Judge, Reader, WeightsPoint
 from fgbench.running.messages import Failed, Message
 from fgbench.running.phases import quality
 from fgbench.running.phases.quality import Estimated, QualityRequest, TooSlow, measure_quality, phase
@@ -21,9 +22,19 @@ from fgbench.running.phases.train import Evaluated, train
 from fgbench.running.run import run_plan
 from fgbench.running.snapshot import Snapshot
 from fgbench.running.trainees import Protocol
-from fgbench.running.weights import KeptWeights, load_weights
+from fgbench.running.weights import KeptWeights, Weights, load_weights
 from fgbench.training.loop import Budget
-from tests.builders import Recorder, config, cross_entropy, run_folder, tiny_group, tiny_matched, tiny_mlp
+from tests.builders import (
+    Recorder,
+    config,
+    cross_entropy,
+    run_folder,
+    tiny_batch,
+    tiny_group,
+    tiny_matched,
+    tiny_mlp,
+)
+from tests.methods.steps.test_oracle import Crosses
 from tests.scripted import Script, event
 
 STEPS = 40
@@ -259,3 +270,16 @@ def group_phases(asked: Any) -> list[Any]:
     from fgbench.running.phases import in_order
 
     return in_order(asked)
+
+
+def test_masks_of_an_estimate_are_its_gradients_where_values_lie_otherwise_in_memory():
+    """With as many orthonormal tangents as parameters an estimate is the gradient, of the same masks."""
+    torch.manual_seed(0)
+    batch, model = tiny_batch(), Crosses().double()
+    problem, count = Problem(model, cross_entropy, [batch], 0), sum(p.numel() for p in model.parameters())
+    judge, reader = Judge(problem), Reader(problem, f"forward:tangents={count},structure=orthonormal")
+    reader.begin(Weights(START, 0, judge.start, {}))
+    for number in range(3):
+        with judge._masks(number):
+            estimate = reader.estimate(batch, 1.0)
+        assert cosine(estimate, judge.gradient(batch, number)) == pytest.approx(1.0, abs=1e-6)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import cache, partial
 from typing import Any
 
@@ -14,6 +14,7 @@ from fgbench.methods import Batch, Part, Step
 from fgbench.methods.steps.optimizer import each_of
 from fgbench.methods.steps.optimizer_state import OptimizerState
 
+ENDED = "previous error during capture"  # of CUDA's message at the end of a capture that failed
 WARM_UP_CALLS = 3  # calls before a capture, which choose kernels, make workspaces and autograd's buffers
 
 
@@ -57,15 +58,17 @@ class Graph:
         device = inputs[0].device
         current, aside = torch.cuda.current_stream(device), _aside(device)
         self._warm_up(inputs, current, aside)
-        graph = torch.cuda.CUDAGraph()
+        graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
         for generator in self.generators:
             graph.register_generator_state(generator)
         try:
-            with torch.cuda.graph(graph, stream=aside):
+            with torch.cuda.graph(graph, pool=pool, stream=aside):
                 output = self.function(*inputs)
-        except Exception:
+        except Exception as error:
             torch.cuda.set_stream(current)  # torch leaves the capture's stream current if it raises
-            _let_draw(device)
+            _end_capture(device, pool)
+            if ENDED in str(error) and error.__context__:
+                raise error.__context__ from None  # what ended it, of which its end complains in turn
             raise
         return graph, inputs, output
 
@@ -95,12 +98,14 @@ def _aside(device: torch.device) -> Any:
     return torch.cuda.Stream(device)
 
 
-def _let_draw(device: torch.device) -> None:
-    """Let the device's generator draw again after a capture that failed.
+def _end_capture(device: torch.device, pool: Any) -> None:
+    """Let the process allocate, capture and draw again after a capture that failed.
 
-    torch 2.11 counts it as being captured from then on, so that nothing else in the process could draw from
-    it, as dropout does. A copy of its state does not count so.
+    torch 2.11 goes on to count the device's memory and generator as being captured: nothing else could be
+    captured then, nor draw, as dropout does. A copy of the generator's state does not count so.
     """
+    with suppress(Exception):  # newer ones have ended it, and say that there is none
+        torch._C._cuda_endAllocateToPool(device.index, pool)
     generator = torch.cuda.default_generators[device.index]
     state = generator.get_state()
     try:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.overrides import TorchFunctionMode
 
 from fgbench.pushforward.rules import of_names
@@ -24,6 +27,27 @@ class MasksByIndex(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run a function; dropout as the product with a mask."""
         return _by_index(*args, **(kwargs or {})) if func in DROPOUT else func(*args, **(kwargs or {}))
+
+
+@contextmanager
+def masks_by_index(model: nn.Module) -> Iterator[None]:
+    """Inside, dropout draws its masks by index, also that of attention and of recurrent layers on a GPU.
+
+    Its kernels for these draw masks of their own; PyTorch's plain ways to compute the same call dropout.
+    """
+    recurrent = any(isinstance(m, nn.RNNBase) and m.dropout and m.num_layers > 1 for m in model.modules())
+    with MasksByIndex(), sdpa_kernel(SDPBackend.MATH), _without_cudnn() if recurrent else nullcontext():
+        yield
+
+
+@contextmanager
+def _without_cudnn() -> Iterator[None]:
+    before = torch.backends.cudnn.enabled
+    torch.backends.cudnn.enabled = False
+    try:
+        yield
+    finally:
+        torch.backends.cudnn.enabled = before
 
 
 def _by_index(

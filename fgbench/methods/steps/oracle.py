@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from fgbench.methods import PLAIN, Batch, Conditions, Loss, Method, Step, prepare, trainable
-from fgbench.methods.steps.masks import MasksByIndex
+from fgbench.methods.steps.masks import masks_by_index
 from fgbench.methods.steps.optimizer import PLAIN_SGD, make_optimizer, optimize
 from fgbench.pushforward.precision import PrecisionsMet
 from fgbench.training.randomness import OwnRandomness
@@ -69,7 +69,7 @@ def _is_itself_by_index(model: nn.Module, loss: Loss, batch: Batch, seed: int) -
         own = copy.deepcopy(model)
         for module in own.modules():
             _without_dropout(module)
-        with _same_masks(seed, batch, by_index), torch.no_grad():
+        with _same_masks(seed, batch, own, by_index), torch.no_grad():
             losses.append(float(loss(own(batch[0]), batch[1])))
     return math.isclose(*losses, rel_tol=TOLERANCE[torch.float32])
 
@@ -83,9 +83,9 @@ def check_base(evaluate: Loss, model: nn.Module, loss: Loss, batches: Sequence[B
         WrongStepError: the base gives another loss.
     """
     for x, y in batches[:REPLAYS]:
-        with _same_masks(seed, (x, y)):
+        with _same_masks(seed, (x, y), model):
             value = evaluate(x, y)
-        with _same_masks(seed, (x, y)), torch.no_grad():
+        with _same_masks(seed, (x, y), model), torch.no_grad():
             true = loss(copy.deepcopy(model)(x), y)
         error = abs(float(value) - float(true)) / max(abs(float(true)), SMALLEST)
         if not error <= _tolerances(x.device)[true.dtype]:
@@ -124,9 +124,9 @@ def _error_of_step(
         with torch.no_grad():
             for parameter, value in zip(step.parameters, before, strict=True):
                 parameter.copy_(value)
-        with _same_masks(seed, batch, by_index):
+        with _same_masks(seed, batch, model, by_index):
             value = step(batch, learning_rate)
-        with _same_masks(seed, batch, by_index):
+        with _same_masks(seed, batch, model, by_index):
             estimate = step.expected(gradient, copy.deepcopy(model), batch)
         if conditions.captured:  # otherwise, those of a deep model's cycle would fill the memory
             estimates.append(estimate)
@@ -205,7 +205,7 @@ def _reverse_mode(
     model: nn.Module, loss: Loss, batch: Batch, seed: int, by_index: bool
 ) -> tuple[float, list[Tensor]]:
     """The loss and its gradient, which is left in the model's parameters."""
-    with _same_masks(seed, batch, by_index):
+    with _same_masks(seed, batch, model, by_index):
         value = loss(model(batch[0]), batch[1])
     parameters = list(trainable(model).values())
     for parameter in parameters:
@@ -223,9 +223,10 @@ def _dense(parameter: Tensor) -> Tensor:
 
 
 @contextmanager
-def _same_masks(seed: int, batch: Batch, by_index: bool = False) -> Iterator[None]:
+def _same_masks(seed: int, batch: Batch, model: nn.Module, by_index: bool = False) -> Iterator[None]:
     """Inside, dropout drops the same units each time; the caller's random state is not changed."""
-    with OwnRandomness(seed, batch[0].device).in_force(), MasksByIndex() if by_index else nullcontext():
+    masks = masks_by_index(model) if by_index else nullcontext()
+    with OwnRandomness(seed, batch[0].device).in_force(), masks:
         yield
 
 

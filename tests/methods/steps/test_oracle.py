@@ -18,7 +18,7 @@ from torch.utils.checkpoint import checkpoint
 
 from fgbench import architectures, methods
 from fgbench.methods import PLAIN, Batch, Conditions, Loss, Method, Part, Step
-from fgbench.methods.steps.masks import MasksByIndex
+from fgbench.methods.steps.masks import MasksByIndex, masks_by_index
 from fgbench.methods.steps.one_layer import OneLayerStep
 from fgbench.methods.steps.oracle import WrongStepError, check_step, norm
 from fgbench.methods.steps.stock import StockStep
@@ -338,6 +338,19 @@ def test_a_loss_that_loses_an_argument_under_a_function_mode_is_refused(dropped)
     check_step(methods.find("backprop"), model, absolute_errors, batch, 0)
     with pytest.raises(WrongStepError):
         check_step(methods.find("forward"), model, absolute_errors, batch, 0)
+
+
+def test_masks_by_index_leave_dropout_to_no_kernel_that_draws_its_own():
+    """As a GPU's for attention, and cuDNN's for recurrent layers."""
+    backends, enabled = torch.backends, torch.backends.cudnn.enabled
+    before = backends.cuda.flash_sdp_enabled(), enabled
+    with masks_by_index(nn.Sequential(nn.GRU(3, 4, 2, dropout=0.5))):
+        assert not backends.cuda.flash_sdp_enabled()
+        assert not backends.cuda.mem_efficient_sdp_enabled()
+        assert not backends.cudnn.enabled
+    with masks_by_index(nn.Sequential(nn.GRU(3, 4, 2))):
+        assert backends.cudnn.enabled == enabled, "convolutions without it are slow"
+    assert (backends.cuda.flash_sdp_enabled(), backends.cudnn.enabled) == before
 
 
 @pytest.mark.parametrize("inplace", [False, True])
