@@ -1,6 +1,10 @@
 """The errors that a person reads: one line that says what is wrong and what would be right."""
 
 LONGEST_DETAIL = 500  # characters of an error that is quoted
+OUT_OF_MEMORY_WORDS = (
+    *("out of memory", "can't allocate memory", "cannot allocate memory"),
+    *("alloc_failed", "allocation_failed"),  # cuBLAS and the like, and cuDNN
+)
 
 
 class UsageError(Exception):
@@ -18,3 +22,8 @@ class ResultsError(UsageError):
 def in_one_line(error: Exception) -> str:
     """An exception's kind and message in one line of limited length."""
     return " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_DETAIL]
+
+
+def says_out_of_memory(detail: str) -> bool:
+    """Whether an error's line says that memory ran out, the machine's or a GPU's."""
+    return any(words in detail.lower() for words in OUT_OF_MEMORY_WORDS)

@@ -132,14 +132,24 @@ class Spent(Message):
 
 
 def fresh_copy(model: nn.Module) -> nn.Module:
-    """A copy of a model, for a new step; on a GPU the memory of steps that were dropped is freed first.
+    """A copy of a model, for a new step; on a GPU the memory of steps that were dropped is freed first."""
+    for device in {parameter.device for parameter in model.parameters()}:
+        free_dropped(device)
+    own = copy.deepcopy(model)
+    for module in own.modules():
+        if isinstance(module, nn.RNNBase):
+            module.flatten_parameters()  # cuDNN would gather a copy's weights, which lie apart, in every step
+    return own
+
+
+def free_dropped(device: torch.device) -> None:
+    """Free what steps that were dropped hold of a GPU's memory.
 
     Steps refer to themselves, so that only Python's collector frees them, with their copies and graphs. It
     does not know how much memory that is on a GPU, which a learning-rate search would fill.
     """
-    if any(parameter.is_cuda for parameter in model.parameters()):
+    if device.type == "cuda":
         gc.collect()
-    return copy.deepcopy(model)
 
 
 def base_arm(problem: Problem) -> Arm[ArmKey]:
@@ -191,6 +201,7 @@ def with_blocks(arms: Sequence[Arm[K]], problem: Problem, clock: Clock, seconds:
     """
     if problem.device.type == "cpu":
         return [with_block(arm, clock, BLOCK_SECONDS["cpu"], minimum=1) for arm in arms]
+    free_dropped(problem.device)
     warm_up_round = WARM_UP_SHARE * seconds / (2 * WARM_UP_WINDOW)
     share = min(warm_up_round, (1 - WARM_UP_SHARE) * seconds / MINIMUM_ROUNDS) / max(len(arms), 1)
     tried = [with_block(arm, clock, TRIAL_BLOCK, minimum=1) for arm in arms]

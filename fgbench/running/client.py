@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import IO, NamedTuple
 
+from fgbench.errors import says_out_of_memory
 from fgbench.running.messages import READY, Done, MalformedMessageError, Message, decode, to_json
 from fgbench.running.task import Task
 
@@ -204,4 +205,5 @@ def _death(code: int, errors: IO[str]) -> WorkerDiedError:
         return WorkerDiedError("oom", KILLED)
     errors.seek(0)
     lines = [line.strip() for line in errors.read().splitlines() if line.strip()]
-    return WorkerDiedError("error", lines[-1] if lines else f"exit code {code}")
+    detail = lines[-1] if lines else f"exit code {code}"
+    return WorkerDiedError("oom" if says_out_of_memory(detail) else "error", detail)

@@ -128,6 +128,8 @@ class Compare(Task):
         except Exception as error:  # whatever the caller's classes raise
             report(Unloadable(in_one_line(error)))
             return
+        if batch[0].is_cuda:  # a capture waits for the current device, and would take memory of another
+            torch.cuda.set_device(batch[0].device)
         conditions = Conditions(asked.execution, asked.optimizer)
         comparison = Comparison(model, loss, batch, asked.over, asked.seed, conditions)
         comparison.do(asked.what, asked.methods, asked.updates, asked.seconds, asked.number, report)

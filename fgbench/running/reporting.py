@@ -7,13 +7,8 @@ from contextlib import contextmanager
 
 import torch
 
-from fgbench.errors import in_one_line
+from fgbench.errors import in_one_line, says_out_of_memory
 from fgbench.running.messages import Failed, Report
-
-OUT_OF_MEMORY_WORDS = (
-    *("out of memory", "can't allocate memory", "cannot allocate memory"),
-    *("alloc_failed", "allocation_failed"),  # cuBLAS and the like, and cuDNN
-)
 
 
 @contextmanager
@@ -28,7 +23,5 @@ def failures_reported(report: Report, method: str) -> Iterator[None]:
 def report_failure(report: Report, method: str, error: Exception) -> None:
     """Report an exception as status `oom` or `error` with one line of detail."""
     detail = in_one_line(error)
-    out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or any(
-        words in detail.lower() for words in OUT_OF_MEMORY_WORDS
-    )
+    out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or says_out_of_memory(detail)
     report(Failed(method, "oom" if out_of_memory else "error", detail))

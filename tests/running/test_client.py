@@ -87,6 +87,7 @@ def test_an_event_that_is_unknown_or_malformed_ends_the_worker_and_is_named(prog
         ("sys.exit('line one\\nlast line')", "error", "last line"),
         ("raise ValueError('no')", "error", "ValueError: no"),
         ("sys.exit(7)", "error", "exit code 7"),
+        ("raise RuntimeError('CUDA out of memory.')", "oom", "RuntimeError: CUDA out of memory."),
         ("os.kill(os.getpid(), 9)", "oom", KILLED),
         ("os.kill(os.getpid(), 11)", "error", "exit code -11"),
         ('sys.stdout.write(\'{"event": "tor\'); sys.stdout.flush(); os.kill(os.getpid(), 9)', "oom", KILLED),

@@ -8,10 +8,11 @@ from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from fgbench import methods
 from fgbench.errors import LONGEST_DETAIL
-from fgbench.running.arms import MAXIMUM_ROUNDS, Problem
+from fgbench.running.arms import MAXIMUM_ROUNDS, Problem, fresh_copy, timed_rounds
 from fgbench.running.choices import Choices
 from fgbench.running.messages import Message, decode, encode
 from fgbench.running.phases.alone import time_alone
@@ -187,6 +188,17 @@ class TestTiming:
             *(("backprop", "sgd", u) for u in ("fused", "foreach", "direct", "in-backward")),
             *(("backprop", "adam", u) for u in ("fused", "foreach", "in-backward")),
         ]
+
+    def test_the_ways_of_one_method_at_a_time_are_in_memory(self, monkeypatch):
+        together: list[set[str]] = []
+
+        def rounds(arms, *more):
+            together.append({arm.key.method for arm in arms})
+            return timed_rounds(arms, *more)
+
+        monkeypatch.setattr("fgbench.running.phases.modes.timed_rounds", rounds)
+        self.modes(("backprop", "backprop:checkpoint=true"))
+        assert together == [{"backprop"}, {"backprop:checkpoint=true"}]
 
     def test_an_update_that_is_wrong_is_not_timed(self, monkeypatch):
         from fgbench.methods.backprop import DirectStep
@@ -473,3 +485,10 @@ class TestReporting:
     def test_ctrl_c_is_not_a_failure(self):
         with pytest.raises(KeyboardInterrupt), failures_reported(Reports(), "m"):
             raise KeyboardInterrupt
+
+
+def test_a_copys_recurrent_weights_lie_together_as_cudnn_wants_them(monkeypatch):
+    flattened: list[nn.Module] = []
+    monkeypatch.setattr(nn.RNNBase, "flatten_parameters", lambda self: flattened.append(self))
+    own = fresh_copy(nn.Sequential(nn.GRU(3, 4)))
+    assert flattened[-1] is own[0]

@@ -162,22 +162,32 @@ def find_modes(
     report: Report,
     process: int = 0,
 ) -> None:
-    """Time all ways to run each method, and the base, interleaved; report the median of each.
+    """Time all ways to run each method, and the base; report the median of each.
 
     The ways are the execution modes and, for a method that leaves its update open, the updates under each
     optimiser. A method with only one way is not timed. A way that cannot run is reported with the reason;
-    the method itself does not count as failed. Process 0 also checks each step.
+    the method itself does not count as failed. Process 0 also checks each step. The ways of one method are
+    interleaved, and gone before the next one's, as those of all would fill a GPU's memory.
     """
+    ways = list(_ways(problem, specs, modes, optimizers))
+    for method in dict.fromkeys(way.method for way in ways):
+        own = [way for way in ways if way.method == method]
+        for told in _timed(problem, own, seconds * len(own) / len(ways), process):
+            report(told)
+
+
+def _timed(problem: Problem, ways: Sequence[Way], seconds: float, process: int) -> Iterator[Mode]:
+    """The ways of one method, timed side by side."""
     clock, arms = problem.clock, []
-    for way in _ways(problem, specs, modes, optimizers):
+    for way in ways:
         try:
             arms.append(_arm(problem, way, process))
         except Exception as error:
-            report(Mode(way.method, **way.facts, seconds=None, detail=in_one_line(error)))
+            yield Mode(way.method, **way.facts, seconds=None, detail=in_one_line(error))
     if arms:
         found = _median_seconds(with_blocks(arms, problem, clock, seconds), clock, seconds, process)
         for way, median_seconds in found.items():
-            report(Mode(way.method, **way.facts, seconds=median_seconds))
+            yield Mode(way.method, **way.facts, seconds=median_seconds)
 
 
 def _ways(
