@@ -14,7 +14,7 @@ from fgbench.running.group_run import GroupRun, Unit
 from fgbench.running.phases import find
 from fgbench.running.phases.time import store_ratios
 from fgbench.running.phases.train import store_targets
-from fgbench.running.recovery import unit_of
+from fgbench.running.recovery import finished, unit_of
 from fgbench.running.watcher import Watcher
 from fgbench.store.csv_table import records
 from fgbench.store.run_folder import RunFolder
@@ -197,18 +197,22 @@ class Joining:
 
     def kept_of(self, run: RunFolder) -> Kept:
         """The units of a run that are kept beside those of later runs."""
-        kept, twice = Kept(run, whole=False), []
-        for unit, jobs in _units(run, self.group).items():
-            if why := self._other(unit.phase, jobs):
+        kept, twice, cut_short = Kept(run, whole=False), [], []
+        units, done = _units(run, self.group)
+        for unit, jobs in units.items():
+            name = unit.name.removeprefix(f"{self.group}.")
+            if unit not in done:
+                cut_short.append(name)
+            elif why := self._other(unit.phase, jobs):
                 self.watcher.note(f"{unit.name} of {run.path} is refused: {why}.")
             elif (own := self._place(unit)) is not None:
                 self.taken.add(own)
                 kept.units[unit] = own.index
             else:
-                twice.append(unit.name.removeprefix(f"{self.group}."))
-        if twice:
-            names = ", ".join(twice)
-            self.watcher.note(f"{self.group} of {run.path}: {names} stay out: a later run has them too.")
+                twice.append(name)
+        for names, why in ((twice, "a later run has them too"), (cut_short, "they were not finished")):
+            if names:
+                self.watcher.note(f"{self.group} of {run.path}: {', '.join(names)} stay out: {why}.")
         return kept
 
     def _place(self, unit: Unit) -> Unit | None:
@@ -233,13 +237,13 @@ class Joining:
         return ""
 
 
-def _units(run: RunFolder, group: str) -> dict[Unit, list[Row]]:
-    """The jobs of a group's finished units."""
+def _units(run: RunFolder, group: str) -> tuple[dict[Unit, list[Row]], set[Unit]]:
+    """The jobs of a group's units, and those of the units that are finished."""
+    jobs = run.read_group("jobs", group)
     units: dict[Unit, list[Row]] = {}
-    for row in records(run.read_group("jobs", group)):
-        if row["status"] != "interrupted":
-            units.setdefault(unit_of("jobs", row), []).append(row)
-    return units
+    for row in records(jobs):
+        units.setdefault(unit_of("jobs", row), []).append(row)
+    return units, finished(jobs, run.facts()["config"]["methods"])
 
 
 def _rows(kept: Kept, table: str, group: str) -> Iterator[Row]:

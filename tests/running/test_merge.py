@@ -13,6 +13,8 @@ from fgbench.plan import Plan
 from fgbench.running import group_run
 from fgbench.running.merge import merge
 from fgbench.running.run import run_plan
+from fgbench.store.csv_table import records
+from fgbench.store.jobs import ENDED_EARLY
 from fgbench.store.run_folder import RunFolder, environment_of
 from tests.builders import Recorder, config, run_folder, tiny_group
 from tests.scripted import Script, event
@@ -156,6 +158,31 @@ class TestTheSameGroup:
         assert not curves.duplicated(["method", "seed", "iteration"]).any()
         assert set(folder.read("targets")["seed"]) == {1, 2, 3}
         assert any("train.1, train.2" in note and "stay out" in note for note in notes)
+
+    @pytest.mark.parametrize(
+        "end",
+        [
+            {"status": "interrupted", "detail": "by the user"},
+            {"status": "oom", "detail": f"{ENDED_EARLY}killed"},
+        ],
+    )
+    def test_has_a_seed_whole_from_an_earlier_run_where_it_was_cut_short_in_the_last(self, run, merged, end):
+        """There one method had diverged when the user, or the death of the worker, ended the other."""
+        first, second = run("a", time=False), run("b", time=False)
+        ends = {"forward": {"status": "diverged"}, "backprop": end}
+        jobs = list(records(second.read("jobs")))
+        for job in (j for j in jobs if j["phase"] == "train" and j["seed"] == 2):
+            job.update(ends[job["method"]])
+        second.replace("jobs", jobs)
+        curves = second.read("curves").query("seed == 1 or iteration == 0")
+        second.replace("curves", records(curves))
+        folder, notes = merged(first, second)
+        trained = folder.read("jobs").query("phase == 'train'")
+        assert set(trained["seed"]) == {1, 2} and set(trained["status"]) == {"ok"}
+        assert trained["job"].is_unique
+        assert len(folder.read("curves")) == len(first.read("curves"))
+        assert set(folder.read("targets")["seed"]) == {1, 2}
+        assert any(str(second.path) in note and "train.2 stay out: they were not" in note for note in notes)
 
     def test_joins_a_run_that_timed_with_one_that_trained(self, run, merged):
         folder, _ = merged(run("a", train=False), run("b", time=False))
