@@ -16,6 +16,7 @@ from fgbench.running.phases.time import store_ratios
 from fgbench.running.phases.train import store_targets
 from fgbench.running.recovery import finished, unit_of
 from fgbench.running.watcher import Watcher
+from fgbench.specs.options import OR
 from fgbench.store.csv_table import records
 from fgbench.store.run_folder import RunFolder
 from fgbench.store.schema import DERIVED, TABLES
@@ -186,7 +187,7 @@ class Joining:
         keep: as in `merge`.
         watcher: as in `merge`.
         taken: the units taken so far.
-        known: by phase and method, the job that all others have to match.
+        known: by method, the columns of its jobs in which all others have to match, whatever their phase.
     """
 
     group: str
@@ -226,14 +227,15 @@ class Joining:
 
     def _other(self, phase: str, jobs: Iterable[Row]) -> str:
         """Why a unit's figures cannot be combined with those that are kept; empty where they can."""
-        if not find(phase).unit:
+        if phase == "modes":  # it looks for the program
             return ""
         for job in jobs:
-            like = self.known.setdefault(f"{phase} {job['method']}", job)
+            if phase == "tune" and OR in job["optimizer"]:  # the method failed before one was chosen
+                continue
+            known = self.known.setdefault(job["method"], {})
             for column in (*PROGRAM, *(TRAINING if phase == "train" else ())):
-                if job[column] != like[column]:
-                    kept = f"{like[column]} where it is kept"
-                    return f"{job['method']} has {column} {job[column]}, and {kept}"
+                if job[column] != (like := known.setdefault(column, job[column])):
+                    return f"{job['method']} has {column} {job[column]}, and {like} where it is kept"
         return ""
 
 

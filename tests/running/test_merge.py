@@ -114,7 +114,7 @@ class TestTheSameGroup:
             name: str, contract: str = "c0", script: Script | None = None, **changes: object
         ) -> RunFolder:
             asked = config(**{"processes": 3, "seeds": 2, "methods": ("backprop", "forward"), **changes})
-            plan = Plan(asked, (tiny_group(),), chance=CHANCE)
+            plan = Plan(asked, (tiny_group(optimizer=asked.optimizer),), chance=CHANCE)
             folder = run_folder(tmp_path / name, plan.groups, config=dataclasses.asdict(asked))
             more = f'"contract": "{contract}", "chance_loss": {CHANCE}, "arch"'
             file = folder.path / "run.json"
@@ -201,6 +201,39 @@ class TestTheSameGroup:
         assert set(folder.read("ratios")["processes"]) == {3}
         assert set(folder.read("jobs")["contract"]) == {"c0"}
         assert any(str(first.path) in note and "another contract" in note for note in notes)
+
+    @pytest.mark.parametrize("timed_last", [False, True])
+    def test_refuses_to_time_one_update_and_train_another(self, run, merged, timed_last):
+        def modes(request):
+            for update, seconds in (("fused", 1.0), ("direct", 2.0)):
+                facts = {"execution": "eager", "optimizer": "sgd", "seconds": seconds}
+                yield event("Mode", method="backprop", update=update, **facts)
+
+        fused, direct = {"script": Script(modes=modes)}, {}
+        timed = run("timed", train=False, **(direct if timed_last else fused))
+        trained = run("trained", time=False, **(fused if timed_last else direct))
+        first, second = (trained, timed) if timed_last else (timed, trained)
+        folder, notes = merged(first, second)
+        jobs = folder.read("jobs").query("phase != 'modes' and method == 'backprop'")
+        assert set(jobs["update"]) == {"direct"}
+        assert set(jobs["phase"]) == set(second.read("jobs")["phase"]) - {"modes"}
+        assert folder.read("curves").empty == timed_last and folder.read("samples").empty != timed_last
+        names = ("train.1", "tune") if timed_last else ("time.0", "memory")
+        for name in names:
+            (note,) = (note for note in notes if f".{name} of {first.path}" in note)
+            assert "update fused, and direct" in note
+
+    def test_takes_a_method_that_failed_in_the_last_run_before_its_optimiser_was_chosen(self, run, merged):
+        class Fails(Script):
+            def tune(self, request):
+                yield from (e for e in super().tune(request) if e.get("method") != "forward")
+                yield event("Failed", method="forward", status="oom", detail="no room")
+
+        asked = {"optimizer": "sgd|adam", "learning_rate": None}
+        folder, notes = merged(run("a", **asked, seeds=3), run("b", **asked, script=Fails()))
+        timed = folder.read("jobs").query("phase == 'time' and method == 'forward'")
+        assert len(timed) == 3 and set(timed["optimizer"]) == {"sgd"}
+        assert not any("refused" in note for note in notes)
 
     def test_refuses_seeds_of_another_learning_rate_and_processes_of_another_update(self, run, merged):
         class Otherwise(Script):
