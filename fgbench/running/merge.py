@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -90,7 +90,8 @@ def merge(runs: Sequence[RunFolder], out: Path, keep: str, watcher: Watcher) -> 
         rows = [row for name in groups for own in kept[name] for row in _rows(own, table, name)]
         if rows:
             merged.replace(table, rows)
-    _derive(merged, (name for name, own in kept.items() if not own[0].whole), watcher)
+    joined = {name: _stopped(own, name) for name, own in kept.items() if not own[0].whole}
+    _derive(merged, joined, watcher)
     merged.finish("done" if all(own["status"] == "done" for own in facts) else "interrupted")
     return merged
 
@@ -267,14 +268,21 @@ def _rows(kept: Kept, table: str, group: str) -> Iterator[Row]:
         yield row
 
 
-def _derive(merged: RunFolder, joined: Iterable[str], watcher: Watcher) -> None:
-    """Derive the tables that follow from others, for groups that were joined."""
+def _stopped(kept: Sequence[Kept], group: str) -> str | None:
+    """Why timing ended, by the last of the runs whose processes are kept."""
+    timed = [own.run for own in kept if any(unit.phase == "time" for unit in own.units)]
+    reasons = (reason for run in timed for reason in run.read_group("ratios", group)["stopped"].dropna())
+    return next(map(str, reasons), None)
+
+
+def _derive(merged: RunFolder, joined: Mapping[str, str | None], watcher: Watcher) -> None:
+    """Derive the tables that follow from others, for groups that were joined, each with why timing ended."""
     facts = merged.facts()
     names = [own.name for own in fields(Group)]
     by_name = {g["name"]: Group(**{n: g[n] for n in names if n in g}) for g in facts["groups"]}
     chance = chance_of(facts["groups"][0]) or math.inf
     plan = Plan(Config.from_facts(facts["config"]), tuple(by_name.values()), chance=chance)
-    for name in joined:
+    for name, stopped in joined.items():
         run = GroupRun(plan, by_name[name], "", merged, watcher)
-        store_ratios(run)
+        store_ratios(run, stopped)
         store_targets(run)

@@ -144,6 +144,25 @@ class TestTheSameGroup:
         assert folder.read("memory").duplicated(["method", "kind"]).sum() == 0
         assert any("memory" in note and "stay out" in note for note in notes)
 
+    @pytest.mark.parametrize(
+        ("reasons", "stopped"),
+        [
+            (("precision", "precision"), "precision"),
+            (("quick", "quick"), "quick"),
+            (("time", "precision"), "precision"),
+            (("precision", "time"), "time"),
+            (("precision", None), "precision"),  # the last one only trained
+        ],
+    )
+    def test_has_the_reason_for_which_the_last_run_that_timed_stopped(self, run, merged, reasons, stopped):
+        runs = []
+        for name, reason in zip("ab", reasons, strict=True):
+            runs.append(run(name, time=reason is not None, train=reason is None))
+            rows = records(runs[-1].read("ratios"))
+            runs[-1].replace("ratios", [{**row, "stopped": reason} for row in rows])
+        folder, _ = merged(*runs)
+        assert set(folder.read("ratios")["stopped"]) == {stopped}
+
     def test_has_the_last_run_s_processes_if_so_asked_and_those_that_it_lacks(self, run, merged):
         first, second = run("a", train=False, processes=4), run("b", train=False)
         folder, _ = merged(first, second, keep="last")
