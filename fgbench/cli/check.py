@@ -145,6 +145,7 @@ def _test_itself(held: list[Entry], margin: float, slowdown: float, asked: _Aske
     """Check what is known to be slower, and what is known not to be; 0 if the check tells them apart."""
     from fgbench.measurement.environment import describe_environment
     from fgbench.plan.machine import resolve_device, resolve_threads
+    from fgbench.regression.entries import independent
     from fgbench.regression.formats import self_test_table
     from fgbench.regression.self_test import findings, on_data, on_runs, store
     from fgbench.store.run_folder import find_runs
@@ -156,7 +157,7 @@ def _test_itself(held: list[Entry], margin: float, slowdown: float, asked: _Aske
         looks = [_measured(held, asked, slowdown) for _ in range(LOOKS)]
         probes += on_runs(held, looks, margin, checks=1)
     elif asked.results is not None:
-        probes += on_runs(held, [[run] for run in find_runs(asked.results)], margin)
+        probes += on_runs(held, [[run] for run in independent(find_runs(asked.results))], margin)
     print(self_test_table(probes).rstrip())
     if asked.out is not None:
         device = resolve_device(asked.device)

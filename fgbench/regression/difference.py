@@ -11,7 +11,7 @@ import pandas as pd
 
 from fgbench.measurement.statistics import NOTHING, Estimate
 from fgbench.regression.checking import change_of
-from fgbench.regression.entries import entries_of
+from fgbench.regression.entries import entries_of, independent
 from fgbench.regression.entry import IDENTITY, Entry, another_contract, chosen_otherwise, differing
 from fgbench.report.figures import target_words
 from fgbench.store.run_folder import RunFolder
@@ -64,11 +64,12 @@ def differences(a: Sequence[RunFolder], b: Sequence[RunFolder]) -> list[Differen
     Device, dtype, threads, execution mode and optimiser have to be equal; for a time to target also the
     target, and how learning rates were found. Torch's version and the contract may differ, which is noted.
     Where a side has several runs, the spread between runs decides on runtime ratios; other figures are those
-    of the latest run.
+    of the latest run. On either side, copies of runs and runs that were merged into another one are left out.
 
     Raises:
         ResultsError: a run is damaged.
     """
+    a, b = independent(a), independent(b)
     sides = _rows(a), _rows(b)
     return [
         *_runtimes(entries_of(a), entries_of(b)),

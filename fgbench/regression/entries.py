@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import sys
 from collections.abc import Iterable
 from dataclasses import astuple
 from typing import Any
@@ -14,6 +15,7 @@ from fgbench.measurement.statistics import NOTHING, t_quantile
 from fgbench.methods import BEST
 from fgbench.regression.entry import Entry, pooled
 from fgbench.specs.options import OR
+from fgbench.store.repeats import repeats
 from fgbench.store.run_folder import RunFolder, environment_of
 from fgbench.store.schema import Role
 from fgbench.summary.ratios import estimate
@@ -26,16 +28,31 @@ WORTH = 0.05  # baselines should be able to show such a change; the A/A repeat h
 def entries_of(runs: Iterable[RunFolder]) -> list[Entry]:
     """The ratio of every method but the reference, sorted; the mean, where several runs measured it.
 
-    Where the runs of an entry have different contracts, only those with the latest contract count.
+    Copies of runs, and runs that were merged into another one of these, are left out. Where the runs of an
+    entry have different contracts, only those with the latest contract count.
 
     Raises:
         ResultsError: a run is damaged.
     """
     found: dict[tuple[Any, ...], list[Entry]] = {}
-    for run in runs:
+    for run in independent(runs):
         for entry in entries_of_run(run):
             found.setdefault((entry.identity, entry.conditions), []).append(entry)
     return sorted(pooled(own) for own in found.values())
+
+
+def independent(runs: Iterable[RunFolder]) -> list[RunFolder]:
+    """The runs without those that repeat others, as nothing may count twice; standard error names those.
+
+    Raises:
+        ResultsError: a run.json cannot be read.
+    """
+    every = list(runs)
+    out = repeats(every)
+    if out:
+        reasons = "; ".join(f"{every[place].path} {why}" for place, why in out.items())
+        print(f"fgbench: left out, as other runs have the same processes: {reasons}", file=sys.stderr)
+    return [run for place, run in enumerate(every) if place not in out]
 
 
 def entries_of_run(run: RunFolder, role: str = Role.METHOD) -> list[Entry]:

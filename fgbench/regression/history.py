@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from fgbench.measurement.statistics import Estimate, difference_interval, mean_interval
-from fgbench.regression.entries import entries_of_run
+from fgbench.regression.entries import entries_of_run, independent
 from fgbench.regression.entry import Entry
 from fgbench.store.run_folder import RunFolder
 
@@ -76,6 +76,8 @@ class Series:
 def histories(runs: Sequence[RunFolder], tolerance: float) -> list[Series]:
     """A series for each ratio, by method, group and machine; torch's version may change within a series.
 
+    Copies of runs, and runs that were merged into another one of these, are left out.
+
     Args:
         runs: the runs, in any order.
         tolerance: only changes beyond this share are marked, as machines drift.
@@ -84,7 +86,7 @@ def histories(runs: Sequence[RunFolder], tolerance: float) -> list[Series]:
         ResultsError: a run is damaged.
     """
     found: dict[tuple[Any, ...], list[Point]] = {}
-    for run in sorted(runs, key=lambda run: (run.facts()["started"], run.path.name)):
+    for run in independent(sorted(runs, key=lambda run: (run.facts()["started"], run.path.name))):
         facts = run.facts()
         environment = facts["environment"]
         commit = environment.get("git") or environment.get("fgbench_git") or ""

@@ -18,6 +18,7 @@ from fgbench.running.recovery import finished, unit_of
 from fgbench.running.watcher import Watcher
 from fgbench.specs.options import OR
 from fgbench.store.csv_table import records
+from fgbench.store.repeats import named, repeats
 from fgbench.store.run_folder import RunFolder
 from fgbench.store.schema import DERIVED, TABLES
 from fgbench.summary.targets import chance_of
@@ -66,7 +67,7 @@ def merge(runs: Sequence[RunFolder], out: Path, keep: str, watcher: Watcher) -> 
     if len(runs) < 2:
         raise UsageError("merge needs two runs or more: name their folders.")
     facts = [run.facts() for run in runs]
-    _check_once(runs, facts)
+    _check_once(runs)
     for run, own in zip(runs, facts, strict=True):
         _check(run, own, runs[-1], facts[-1])
     groups: dict[str, Row] = {}
@@ -83,7 +84,7 @@ def merge(runs: Sequence[RunFolder], out: Path, keep: str, watcher: Watcher) -> 
             **{key: facts[-1][key] for key in ("command", "reference", "environment")},
             "config": _config([own["config"] for own in facts]),
             "groups": list(groups.values()),
-            "merged": [_named(run, own) for run, own in zip(runs, facts, strict=True)],
+            "merged": [named(run, own) for run, own in zip(runs, facts, strict=True)],
         },
     )
     for table in TABLES:
@@ -96,28 +97,10 @@ def merge(runs: Sequence[RunFolder], out: Path, keep: str, watcher: Watcher) -> 
     return merged
 
 
-def _check_once(runs: Sequence[RunFolder], facts: Sequence[Row]) -> None:
-    """Refuse a run that is named twice: its processes would count as twice as many, and intervals shrink."""
-    for place, (run, own) in enumerate(zip(runs, facts, strict=True)):
-        if run.path.resolve() in {other.path.resolve() for other in runs[:place]}:
-            raise UsageError(f"{run.path} is named twice, or is in two of the folders: name it once.")
-        for other, others in zip(runs[:place], facts, strict=False):
-            if "id" in own and own["id"] == others.get("id"):
-                raise UsageError(f"{run.path} is a copy of {other.path}: leave one of them out.")
-        for other, others in zip(runs, facts, strict=True):
-            if any(_is(run, own, part) for part in others.get("merged", ())):
-                raise UsageError(f"{run.path} was merged into {other.path} before: leave one of them out.")
-
-
-def _is(run: RunFolder, facts: Row, part: Row) -> bool:
-    """Whether a run is what a merged run names as its part; older runs have no `id`."""
-    return facts["id"] == part["id"] if "id" in facts and "id" in part else _named(run, facts) == part
-
-
-def _named(run: RunFolder, facts: Row) -> Row:
-    """What a merged run says of each run that is part of it."""
-    known = ("id", "command", "environment")
-    return {"name": run.path.name, **{key: facts[key] for key in known if key in facts}}
+def _check_once(runs: Sequence[RunFolder]) -> None:
+    """Refuse a run that is there twice: its processes would count as twice as many, and intervals shrink."""
+    for place, why in repeats(runs).items():
+        raise UsageError(f"{runs[place].path} {why}: leave one of them out.")
 
 
 def _check(run: RunFolder, own: Row, last: RunFolder, others: Row) -> None:

@@ -18,7 +18,7 @@ from fgbench.regression.difference import (
 from fgbench.regression.formats import differences_as
 from tests.charts import made_up
 from tests.charts.made_up import METHODS, group
-from tests.regression.test_entries import timed
+from tests.regression.test_entries import timed, with_repeats
 
 
 def complete(root, of, **more):
@@ -38,6 +38,13 @@ def test_a_run_against_itself_changed_in_nothing(tmp_path):
         if not math.isnan(difference.change.value):
             assert difference.change.value == 1.0
             assert difference.words in ("the same", "no difference seen")
+
+
+def test_what_is_there_twice_on_a_side_counts_once_there(tmp_path, capsys):
+    runs, own = with_repeats(tmp_path)
+    assert [d.change for d in differences(runs, runs)] == [d.change for d in differences(own, own)]
+    assert len(capsys.readouterr().err.splitlines()) == 2, "a line for each side"
+    assert not any("one run each" in d.why for d in differences([own[0]], runs))
 
 
 def test_what_moved_is_said_with_its_interval_and_what_is_missing_is_listed(tmp_path):

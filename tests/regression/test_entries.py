@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
+import shutil
 
 import pytest
 
@@ -13,6 +14,8 @@ from fgbench.regression.entries import entries_of, entries_of_run
 from fgbench.regression.entry import pooled
 from fgbench.regression.history import histories
 from fgbench.regression.rerun import configs_of
+from fgbench.store.repeats import named
+from fgbench.store.run_folder import RunFolder
 from fgbench.store.schema import Role
 from tests.builders import config
 from tests.charts import made_up
@@ -54,6 +57,28 @@ def test_of_several_runs_it_is_the_mean_with_the_spread_between_them(tmp_path):
     assert math.log(entry.high / entry.ratio) == pytest.approx(reach, rel=1e-3), (
         "processes differ all the same"
     )
+
+
+def with_repeats(root):
+    """Two runs and a third, a copy of the third, and a run that the first two were merged into."""
+    first, second, third = (timed(root / name) for name in ("1", "2", "3"))
+    copy = RunFolder(shutil.copytree(third.path, root / "copy"))
+    merged = timed(root / "4")
+    parts = [named(run, run.facts()) for run in (first, second)]
+    merged._write({**merged.facts(), "merged": parts})
+    return [first, second, third, copy, merged], [third, merged]
+
+
+def test_copies_and_parts_of_a_merged_run_are_left_out_with_a_line_that_says_so(tmp_path, capsys):
+    runs, own = with_repeats(tmp_path)
+    found = entries_of(runs)
+    (line,) = capsys.readouterr().err.splitlines()
+    into = f"was merged into {own[1].path} before"
+    reasons = [f"{run.path} {into}" for run in runs[:2]] + [f"{runs[3].path} is a copy of {own[0].path}"]
+    assert line == f"fgbench: left out, as other runs have the same processes: {'; '.join(reasons)}"
+    assert found == entries_of(own)
+    assert {entry.runs for entry in found} == {2}
+    assert not capsys.readouterr().err
 
 
 def test_pooling_takes_means_of_logarithms_leaves_faults_out_and_heeds_the_latest_contract():

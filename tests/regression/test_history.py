@@ -10,7 +10,7 @@ import pytest
 from fgbench.regression.history import FALSE_ALARMS, LEAST, change_points, histories
 from tests.charts import made_up
 from tests.charts.made_up import METHODS
-from tests.regression.test_entries import timed
+from tests.regression.test_entries import timed, with_repeats
 
 
 @pytest.mark.parametrize("heavy", [False, True])
@@ -42,6 +42,13 @@ def test_every_step_of_several_is_found_and_too_small_a_one_is_not_marked():
 def test_too_few_runs_say_nothing():
     assert change_points([0.0] * LEAST + [9.0] * (LEAST - 1)) == []
     assert change_points([1.0] * 30) == [], "nor do equal ones"
+
+
+def test_what_is_there_twice_is_one_point(tmp_path, capsys):
+    runs, own = with_repeats(tmp_path)
+    series = histories(runs[::-1], 0.02)
+    assert len(capsys.readouterr().err.splitlines()) == 1
+    assert [len(one.points) for one in series] == [len(own)] * len(METHODS[1:])
 
 
 def test_runs_become_a_series_each_with_its_changes_and_commits(tmp_path):

@@ -1,0 +1,46 @@
+"""Repeats: copies and parts are told from runs of their own, by whatever name or path."""
+
+from __future__ import annotations
+
+import shutil
+
+from fgbench.store.repeats import named, repeats
+from fgbench.store.run_folder import RunFolder
+from tests.builders import run_folder
+
+
+def merged(root, *runs: RunFolder) -> RunFolder:
+    return run_folder(root, merged=[named(run, run.facts()) for run in runs])
+
+
+def copied(run: RunFolder, path) -> RunFolder:
+    return RunFolder(shutil.copytree(run.path, path))
+
+
+def test_runs_of_their_own_are_no_repeats(tmp_path):
+    assert repeats([run_folder(tmp_path) for _ in range(3)]) == {}
+
+
+def test_a_merged_run_stays_and_its_parts_and_theirs_do_not(tmp_path):
+    one, two, other = (run_folder(tmp_path) for _ in range(3))
+    first = merged(tmp_path, one, two)
+    second = merged(tmp_path, first, other)
+    of_first, of_second = (f"was merged into {run.path} before" for run in (first, second))
+    assert repeats([one, other, first]) == {0: of_first}
+    assert repeats([second, first, two, one, other]) == {1: of_second, 2: of_first, 3: of_first, 4: of_second}
+
+
+def test_of_equal_runs_the_first_one_stays(tmp_path):
+    run = run_folder(tmp_path)
+    copy = copied(run, tmp_path / "renamed")
+    assert repeats([run, copy]) == {1: f"is a copy of {run.path}"}
+    assert list(repeats([run, run, RunFolder(run.path / ".." / run.path.name)])) == [1, 2]
+    assert list(repeats([copy, merged(tmp_path, run)])) == [0]
+
+
+def test_older_runs_without_an_id_are_known_by_their_name_command_and_environment(tmp_path):
+    runs = [run_folder(tmp_path) for _ in range(2)]
+    for run in runs:
+        run._write({key: value for key, value in run.facts().items() if key != "id"})
+    assert repeats(runs) == {}
+    assert list(repeats([*runs, merged(tmp_path, runs[1])])) == [1]
