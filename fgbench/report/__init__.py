@@ -18,6 +18,7 @@ from fgbench.report.doubts import doubts
 from fgbench.report.sparkline import sparklines
 from fgbench.report.table import caption, group_tables, legend, parts_table, targets_table, title
 from fgbench.report.words import findings, verdicts, where
+from fgbench.store.jobs import curves_to_the_end
 from fgbench.store.run_folder import RunFolder
 from fgbench.summary.parts import split
 from fgbench.summary.table import aa_rows, summarise
@@ -64,7 +65,8 @@ def show(folder: RunFolder, *, as_json: bool = False, detail: bool = False) -> b
     """
     summary = summarise(folder)
     warnings = doubts(summary, folder.read("ratios"), folder.read("samples"))
-    found = aa_rows(folder), split(folder), by_target(folder), folder.read("curves"), variants_of(folder)
+    curves = curves_to_the_end(folder.read("curves"), folder.read("jobs"))
+    found = aa_rows(folder), split(folder), by_target(folder), curves, variants_of(folder)
     result = _Result(summary, *found, folder.facts()["config"].get("memory_budget"), warnings)
     if as_json:
         _print_json(folder, result)

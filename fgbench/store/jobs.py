@@ -27,3 +27,13 @@ def leaves_out(jobs: pd.DataFrame) -> pd.Series:
     """
     failed = jobs["status"].isin(("oom", "error", OVER_BUDGET))
     return failed & ~died(jobs) & ~jobs["phase"].isin(BESIDE)
+
+
+def ended(jobs: pd.DataFrame) -> pd.Series:
+    """Whether each job got to its end: it did not fail and was not cut off. One that diverged did."""
+    return ~(leaves_out(jobs) | cut_off(jobs))
+
+
+def curves_to_the_end(curves: pd.DataFrame, jobs: pd.DataFrame) -> pd.DataFrame:
+    """The curves of jobs that got to their end; one that is under way, or was killed, has no row yet."""
+    return curves[curves["job"].isin(jobs["job"][ended(jobs)])]

@@ -10,6 +10,7 @@ from typing import Any
 import pandas as pd
 
 from fgbench.measurement.statistics import Estimate, mean_interval
+from fgbench.store.jobs import curves_to_the_end, ended
 from fgbench.store.run_folder import RunFolder
 from fgbench.store.schema import Role
 from fgbench.summary.ratios import cells
@@ -61,13 +62,14 @@ def summarise(run: RunFolder) -> pd.DataFrame:
     - Cost: `flops`, `flop_ratio` (to the reference), `floor_ratio` (the least time that the machine needs for
       a step, over that for the reference), `floor_share` (that least time over the measured time),
       `peak_bytes`, `activation_bytes` (the activations' part of the peak).
-    - Training: `t`* (expected seconds to the target), `t_ratio`* and `n_ratio`* (seconds and steps over the
-      reference's), `target_loss` or `target_accuracy` (the headline target), `t_median` (Kaplan and Meier),
-      `t_resolution` (distance of evaluations), `reached` and `runs`, `learning_rate`, `validation_loss`* at
-      the end, `lowest_loss`* on the way there, `bits_per_byte`* (where bytes of a text are predicted),
-      `validation_accuracy`, `rise`* (of the last loss above the lowest), `fall` (of the lowest below
-      the first: 0 where training stood still), `diverged_share` (of runs),
-      `evaluation_share` (of training's seconds), `train_seconds` (of the longest run).
+    - Training, of runs that got to their end or diverged: `t`* (expected seconds to the target), `t_ratio`*
+      and `n_ratio`* (seconds and steps over the reference's), `target_loss` or `target_accuracy` (the
+      headline target), `t_median` (Kaplan and Meier), `t_resolution` (distance of evaluations), `reached` and
+      `runs`, `learning_rate`, `validation_loss`* at the end, `lowest_loss`* on the way there,
+      `bits_per_byte`* (where bytes of a text are predicted), `validation_accuracy`, `rise`* (of the last loss
+      above the lowest), `fall` (of the lowest below the first: 0 where training stood still),
+      `diverged_share` (of runs), `evaluation_share` (of training's seconds), `train_seconds` (of the longest
+      run).
     - Quality: `cosine` and `second_moment` of the estimates at the weights of the reference's training,
       `n_predicted`*, the steps ratio that they predict, and `non_finite`, the share of directional
       derivatives that are not finite, at those weights and along the method's own training.
@@ -77,6 +79,8 @@ def summarise(run: RunFolder) -> pd.DataFrame:
     """
     tables = {name: run.read(name) for name in ("jobs", "ratios", "memory", "curves", "load", *MORE)}
     tables["targets"] = stored_targets(run)
+    # A loss "at the end" of a run that failed or was cut off is none, as such a run has no T either.
+    tables["curves"] = curves_to_the_end(tables["curves"], tables["jobs"])
     facts = run.facts()
     rows = [
         {
@@ -196,14 +200,15 @@ def _final_cells(curves: pd.DataFrame, jobs: pd.DataFrame, *, of_bytes: bool) ->
     losses = [x for x in last["validation_loss"] if math.isfinite(x)]
     complete = len(losses) == len(last)  # a mean over the other runs alone would look too good
     bits = [loss / math.log(2) for loss in losses] if complete and of_bytes else []
+    runs = jobs[jobs["phase"] == "train"]
     return {
-        "learning_rate": _first(jobs[jobs["phase"] == "train"], "learning_rate"),
+        "learning_rate": _first(runs, "learning_rate"),
         **cells("validation_loss", _mean_of_losses(losses if complete else [])),
         **cells("bits_per_byte", _mean_of_losses(bits)),
         **cells("lowest_loss", _mean_of_losses(_lowest(curves) if complete else [])),
         "fall": _fall(curves),
         **cells("rise", mean_interval(_rises(curves)).not_below(0.0)),
-        "diverged_share": _share_of(jobs[jobs["phase"] == "train"], "diverged"),
+        "diverged_share": _share_of(runs[ended(runs)], "diverged"),
         "validation_accuracy": float(last["validation_accuracy"].mean()) if len(last) else None,
     }
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pandas as pd
 import pytest
 
-from fgbench.store.jobs import ENDED_EARLY, cut_off, leaves_out
+from fgbench.store.jobs import ENDED_EARLY, curves_to_the_end, cut_off, leaves_out
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,9 @@ def test_a_job_is_cut_off_by_the_user_or_with_its_worker_and_not_by_its_own_fail
         [None, "by the user", f"{ENDED_EARLY}9", "no memory"],
     )
     assert cut_off(pd.DataFrame({"status": status, "detail": detail})).tolist() == [False, True, True, False]
+
+
+def test_curves_to_the_end_are_of_jobs_that_have_a_row_and_did_not_fail():
+    statuses = ["ok", "diverged", "interrupted", "oom", "error"]
+    jobs = pd.DataFrame({"job": list("abcde"), "phase": "train", "status": statuses, "detail": None})
+    assert list(curves_to_the_end(pd.DataFrame({"job": list("aabcdef")}), jobs)["job"]) == ["a", "a", "b"]

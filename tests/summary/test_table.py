@@ -163,6 +163,37 @@ def test_a_run_that_cannot_get_there_is_told_from_one_that_was_cut_short(tmp_pat
     assert outcomes(died) == []
 
 
+@pytest.mark.parametrize(
+    ("status", "detail"),
+    [
+        ("interrupted", "by the user"),
+        ("oom", "no memory"),
+        ("error", "the step is wrong"),
+        ("error", "its process ended early: killed"),
+    ],
+)
+def test_no_figure_at_the_end_is_of_a_run_that_did_not_get_there(tmp_path, status, detail):
+    whole = [FINE, [3.0, 2.0, 1.0, 1.0, 0.5]]
+    expected = trained(tmp_path / "whole", whole)
+    folder = run_folder(tmp_path / "partial", [GROUP])
+    failing(folder, [status], detail)
+    for seed, losses in enumerate(whole, start=2):
+        curve(folder, "forward", seed, losses, pace=2.0)
+    curves = folder.read("curves")
+    under_way = {**curves.iloc[0].to_dict(), "job": f"{GROUP.name}/forward/train/9", "seed": 9}
+    folder.append("curves", under_way)
+    row = summarise(folder).set_index("method").loc["forward"]
+    names = ["validation_loss", "lowest_loss", "rise"]
+    names += [f"{name}{end}" for name in names for end in ("_low", "_high")]
+    names += ["fall", "validation_accuracy", "diverged_share", "evaluation_share", "train_seconds"]
+    shown = row[names].astype(float).tolist()
+    assert shown == pytest.approx(expected.loc["forward", names].astype(float).tolist(), nan_ok=True)
+    assert row["status"] == f"1 {status}"
+    alone = run_folder(tmp_path / "alone", [GROUP])
+    failing(alone, [status], detail)
+    assert summarise(alone).set_index("method").loc["forward", names].isna().all()
+
+
 def test_an_older_file_that_calls_all_of_them_censored_is_read_by_its_curves_and_jobs(tmp_path):
     folder = run_folder(tmp_path, [GROUP])
     failing(folder, ["ok", "error"])

@@ -19,7 +19,7 @@ from fgbench.running.reporting import failures_reported, report_failure
 from fgbench.running.snapshot import Snapshot
 from fgbench.running.trainees import Protocol, trainee
 from fgbench.running.weights import KeptWeights
-from fgbench.store.jobs import cut_off, leaves_out
+from fgbench.store.jobs import curves_to_the_end
 from fgbench.summary.targets import target_rows, targets_of
 from fgbench.training.loop import Point, take_turns
 
@@ -150,7 +150,7 @@ def store_targets(group: GroupRun) -> None:
     curves, config = group.rows("curves"), group.plan.config
     # A run that failed or was cut off tells nothing about the time to a target: it stays out of targets.csv.
     jobs = group.rows("jobs")
-    curves = curves[~curves["job"].isin(jobs["job"][leaves_out(jobs) | cut_off(jobs)])]
+    curves = curves_to_the_end(curves, jobs)
     if curves.empty:
         return
     asked = config.target_loss, config.target_accuracy, group.plan.reference, group.plan.chance
