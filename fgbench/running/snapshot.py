@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from time import monotonic
+from typing import Any
 
 import torch
 
@@ -71,9 +72,17 @@ class Snapshot:
             "told": self.told,
             "trainees": {name: trainees[name].state() for name in alive},
         }
-        beside = self.path.with_name(f".{self.path.name}.{os.getpid()}")
-        with suppress(OSError):  # a full disk costs the snapshot, not the training
-            self.path.parent.mkdir(exist_ok=True)
-            torch.save(state, beside)
-            beside.replace(self.path)
+        store_if_possible(state, self.path)
         self.saved_at = monotonic()
+
+
+def store_if_possible(state: Mapping[str, Any], path: Path) -> None:
+    """Put a file of tensors in place, whole or not at all; a full disk costs the file, not the training."""
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    with suppress(OSError, RuntimeError):  # torch.save raises either where the disk is full
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            torch.save(state, beside)
+            beside.replace(path)
+        finally:
+            beside.unlink(missing_ok=True)  # a torn one would keep the disk full

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from fgbench.running.snapshot import store_if_possible
 from fgbench.training.loop import Budget, Trainee
 
 MARKS = (0.1, 0.3, 1.0)  # shares of a job's budget; closer at the start, where the loss falls fastest
@@ -65,11 +64,7 @@ class KeptWeights:
 
     def _store(self, name: str, weights: Weights) -> None:
         assert self.folder is not None
-        beside = self.folder / f".{name}.{os.getpid()}"
-        with suppress(OSError):  # a full disk costs these figures, not the training
-            self.folder.mkdir(parents=True, exist_ok=True)
-            torch.save(vars(weights), beside)
-            beside.replace(self.folder / name)
+        store_if_possible(vars(weights), self.folder / name)
 
     def files(self) -> list[Path]:
         """The files of all kept weights, by method and in order of training."""

@@ -28,6 +28,7 @@ from tests.builders import (
     Recorder,
     config,
     cross_entropy,
+    room_for,
     run_folder,
     tiny_batch,
     tiny_group,
@@ -124,6 +125,11 @@ class TestWeightsOnTheWay:
     def test_a_disk_that_takes_none_costs_no_training(self, tmp_path):
         (tmp_path / "file").write_text("in the way")
         assert trained(tmp_path / "file" / "weights") == trained(None)
+
+    def test_a_disk_that_fills_up_costs_them_alone_and_nothing_torn_is_left(self, tmp_path):
+        with room_for(900):
+            assert trained(tmp_path / "weights") == trained(None)
+        assert list((tmp_path / "weights").iterdir()) == []
 
 
 class TestAWorker:

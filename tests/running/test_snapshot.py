@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from fgbench.running.messages import Failed, Message
 from fgbench.running.phases.train import Evaluated, train
-from fgbench.running.snapshot import Snapshot
+from fgbench.running.snapshot import Snapshot, store_if_possible
 from fgbench.running.trainees import Protocol
 from fgbench.training.loop import Budget
-from tests.builders import tiny_matched
+from tests.builders import room_for, tiny_matched
 
 SPECS = (
     "backprop",
@@ -91,6 +92,18 @@ def test_times_go_on_too(tmp_path):
 def test_a_disk_that_is_full_costs_the_checkpoint_alone(tmp_path):
     (tmp_path / "file").touch()
     assert curve(tmp_path / "file" / "state.pt") == curve(None)
+
+
+def test_a_disk_that_fills_up_costs_the_state_alone_and_nothing_torn_is_left(tmp_path):
+    whole, path = curve(None), tmp_path / "snapshots" / "state.pt"
+    with room_for(900):
+        assert curve(path) == whole
+    assert list(path.parent.iterdir()) == []
+    store_if_possible({"a": 1}, path)
+    with room_for(900):
+        store_if_possible({"a": torch.ones(10_000)}, path)
+    assert torch.load(path) == {"a": 1}, "the one before stays"
+    assert list(path.parent.iterdir()) == [path]
 
 
 def test_a_young_state_is_not_replaced(tmp_path):
