@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import math
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,9 +16,10 @@ from fgbench.plan import Plan
 from fgbench.running import group_run
 from fgbench.running.client import WorkerDiedError
 from fgbench.running.duration import seconds_of
-from fgbench.running.group_run import FIRST_SEED, SEARCH_SEED
+from fgbench.running.group_run import FIRST_SEED, SEARCH_SEED, GroupRun
 from fgbench.running.phase import STARTUP_SECONDS
 from fgbench.running.phases import phases
+from fgbench.running.phases.train import store_targets
 from fgbench.running.run import run_plan
 from fgbench.store.run_folder import RunFolder, find_runs
 from fgbench.training.loop import STRETCH
@@ -512,6 +514,28 @@ def test_a_run_that_an_error_ended_has_no_time_to_a_target(ran):
     done = ran(Script(train=train), time=False)
     assert done.statuses("train")["forward"] == "error"
     assert {r["method"] for r in done.rows("targets")} == {"backprop"}
+
+
+def test_targets_of_an_interrupted_try_do_not_outlive_a_resume_that_finds_none(tmp_path, monkeypatch):
+    def train(request: dict[str, Any], *losses: float) -> Events:
+        if not losses and request["seed"] != FIRST_SEED:
+            raise KeyboardInterrupt
+        for method in request["methods"]:
+            for number, loss in enumerate(losses or (3.0, 1.0, 1.0, 1.0)):
+                yield point(method, 10 * number, loss)
+
+    # A loss that most of backprop's runs held: with one that does and two that diverge there is none.
+    plan = Plan(config(seeds=3, time=False, target_loss="backprop-best"), (tiny_group(),))
+    folder = run_folder(tmp_path, plan.groups)
+    for losses in ((), (3.0, math.nan)):
+        monkeypatch.setattr(group_run, "work", Script(train=lambda request, ls=losses: train(request, *ls)))
+        with suppress(KeyboardInterrupt):
+            run_plan(plan, folder, {plan.groups[0].name: "c0"}, Recorder())
+        assert folder.read("targets").empty == bool(losses)
+    folder.append("targets", {"group": plan.groups[0].name, "method": "forward", "seed": 1})
+    folder.replace("jobs", [])
+    store_targets(GroupRun(plan, plan.groups[0], "c0", folder, Recorder()))
+    assert folder.read("targets").empty, "no job got to its end"
 
 
 class TestCost:

@@ -144,7 +144,7 @@ def weights_folder(group: GroupRun) -> Path:
 
 
 def store_targets(group: GroupRun) -> None:
-    """Derive the group's rows of targets.csv from its curves."""
+    """Derive the group's rows of targets.csv from its curves, in place of those of an interrupted try."""
     if not group.derives:
         return
     curves, config = group.rows("curves"), group.plan.config
@@ -152,13 +152,13 @@ def store_targets(group: GroupRun) -> None:
     jobs = group.rows("jobs")
     curves = curves_to_the_end(curves, jobs)
     if curves.empty:
+        group.replace("targets", [])
         return
     asked = config.target_loss, config.target_accuracy, group.plan.reference, group.plan.chance
     targets = targets_of(curves, *asked)
     if not targets:
         why = "no validation loss stayed below the first one, or chance; raise --max-train-seconds"
         group.watcher.note(f"{group.group.name}: no target: {why}.")
-        return
     group.replace("targets", target_rows(curves, jobs, targets))
 
 
