@@ -13,10 +13,18 @@ from typing import Any
 
 import torch
 
+from fgbench.errors import in_one_line
 from fgbench.running.messages import Message, Report, decode, encode
 from fgbench.training.loop import Trainee
 
 SECONDS_BETWEEN = 60.0
+
+
+@dataclass(frozen=True)
+class Unreadable(Message):
+    """A state was stored and cannot be read, as one that is torn: training begins anew."""
+
+    detail: str
 
 
 @dataclass
@@ -51,11 +59,17 @@ class Snapshot:
         """Set trainees and generator to the stored state, and report the stored events again.
 
         Returns:
-            The names of those that go on; None where nothing was stored.
+            The names of those that go on; None where nothing was stored that can be read.
         """
         if self.path is None or not self.path.exists():
             return None
-        state = torch.load(self.path, weights_only=True)
+        try:
+            state = torch.load(self.path, weights_only=True)
+        except (
+            Exception
+        ) as error:  # whatever unpickling raises; the file stays until the next state replaces it
+            report(Unreadable(in_one_line(error)))
+            return None
         rng.setstate(state["rng"])
         for name, own in state["trainees"].items():
             trainees[name].restore(own)

@@ -516,6 +516,17 @@ def test_a_run_that_an_error_ended_has_no_time_to_a_target(ran):
     assert {r["method"] for r in done.rows("targets")} == {"backprop"}
 
 
+def test_a_seed_that_begins_anew_for_a_torn_state_says_so_and_its_jobs_end_well(ran):
+    def train(request: dict[str, Any]) -> Events:
+        yield event("Unreadable", detail="EOFError: it is empty")
+        yield from Script().train(request)
+
+    done = ran(Script(train=train), time=False, seeds=1)
+    said = "seed 1 of 1: it begins anew, as its stored state cannot be read (EOFError: it is empty)"
+    assert sum(said in note for note in done.watcher.notes) == 1
+    assert done.statuses("train") == {"backprop": "ok", "forward": "ok"}
+
+
 def test_targets_of_an_interrupted_try_do_not_outlive_a_resume_that_finds_none(tmp_path, monkeypatch):
     def train(request: dict[str, Any], *losses: float) -> Events:
         if not losses and request["seed"] != FIRST_SEED:

@@ -74,6 +74,18 @@ def test_one_that_diverged_stays_so_and_the_others_go_on(tmp_path):
     assert curve(tmp_path / "state.pt", rates=rates) == whole
 
 
+@pytest.mark.parametrize("share", [0.0, 0.5, 0.99])
+def test_an_empty_or_torn_state_begins_anew_and_says_so(tmp_path, share):
+    path, rates = tmp_path / "state.pt", {"backprop": 0.05}
+    whole = curve(path, rates=rates)
+    content = path.read_bytes()
+    path.write_bytes(content[: int(share * len(content))])
+    (first, facts), *rest = curve(path, rates=rates)
+    assert (first, list(facts)) == ("Unreadable", ["detail"])
+    assert rest == whole
+    assert curve(path, rates=rates) == whole, "the next state has taken its place"
+
+
 def test_times_go_on_too(tmp_path):
     seconds: list[float] = []
 

@@ -16,7 +16,7 @@ from fgbench.running.messages import Failed, Message, Report
 from fgbench.running.phase import STARTUP_SECONDS, OfGroup, Phase, Tables, every_row
 from fgbench.running.phases.tune import EVALUATION_SHARE, Tuning, tuning
 from fgbench.running.reporting import failures_reported, report_failure
-from fgbench.running.snapshot import Snapshot
+from fgbench.running.snapshot import Snapshot, Unreadable
 from fgbench.running.trainees import Protocol, trainee
 from fgbench.running.weights import KeptWeights
 from fgbench.store.jobs import curves_to_the_end
@@ -64,7 +64,7 @@ class Train(Phase):
 
     name = "train"
     request = TrainRequest
-    reports = (Evaluated,)
+    reports = (Evaluated, Unreadable)
     unit = "seed"
     tables: ClassVar[Tables] = {"curves": every_row}
     stands_after_death = False
@@ -118,6 +118,8 @@ class Train(Phase):
                 job |= {"learning_rate": rates[spec], "queries": queries}
                 job |= {"evaluate_every": grid.every, "evaluate_first": grid.first}
             for event in group.work(self, jobs, seed, **asked):
+                if isinstance(event, Unreadable):
+                    group.note(f"{text}: it begins anew, as its stored state cannot be read ({event.detail})")
                 if not isinstance(event, Evaluated):
                     continue
                 own = {"job": jobs[event.method]["job"], "seed": seed}
