@@ -159,7 +159,7 @@ class RunFolder:
         """Hold the run, so that nobody else writes to it meanwhile.
 
         Raises:
-            UsageError: another fgbench does.
+            UsageError: another fgbench does, or the folder cannot be written.
         """
         lock = FileLock(self.path / LOCK_FILE, timeout=0)
         try:
@@ -168,6 +168,8 @@ class RunFolder:
             raise UsageError(
                 f"{self.path}: another fgbench is writing to it; wait for its end, or give it up there."
             ) from None
+        except OSError as error:
+            raise UsageError(f"{self.path}: cannot be written ({error.strerror or error}).") from error
         try:
             yield
         finally:

@@ -199,6 +199,14 @@ def test_whoever_does_not_hold_a_run_changes_nothing_in_it(tmp_path, monkeypatch
         assert folder.facts() == before
 
 
+def test_a_folder_that_cannot_be_written_is_not_held_and_that_is_one_line(tmp_path):
+    folder = run_folder(tmp_path)
+    (folder.path / ".lock").mkdir()  # root may write into any folder, and over none
+    with pytest.raises(UsageError, match=r"cannot be written \(Is a directory\)") as caught, folder.held():
+        pytest.fail("it is held")
+    assert str(folder.path) in str(caught.value)
+
+
 def test_that_a_run_goes_on_is_noted_each_time(tmp_path):
     folder = run_folder(tmp_path)
     folder.begin()
