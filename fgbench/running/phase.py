@@ -63,8 +63,8 @@ class Phase(Task):
         tables: the tables that it fills, and which of their rows are its own.
         stands_after_death: whether rows that a worker reported before it died are kept. If not, a resumed
             run does the unit again, because later phases would build on incomplete rows.
-        may_share: whether it may run beside other jobs on a node of a cluster, as it times no steps, or as its
-            methods take turns, so that what else runs there slows all of them alike.
+        may_share: whether it may run beside other jobs on a node of a cluster, as it times no steps, or as
+            its methods take turns, so that what else runs there slows all of them alike.
     """
 
     name: ClassVar[str]

@@ -65,9 +65,7 @@ class Snapshot:
             return None
         try:
             state = torch.load(self.path, weights_only=True)
-        except (
-            Exception
-        ) as error:  # whatever unpickling raises; the file stays until the next state replaces it
+        except Exception as error:  # whatever unpickling raises; the next state replaces the file
             report(Unreadable(in_one_line(error)))
             return None
         rng.setstate(state["rng"])
