@@ -12,24 +12,32 @@ from fgbench.store.run_folder import RunFolder
 def repeats(runs: Sequence[RunFolder]) -> dict[int, str]:
     """The places of the runs whose processes another one of them has too, each with why, in words.
 
-    Of equal runs the first is no repeat; nor is a merged run, but all that it was merged from are.
+    Of equal runs the first is no repeat. A merged run is one where all that it was merged from is there, as
+    these also show how runs differ; where some of that is missing, what is there of it is.
 
     Raises:
         ResultsError: a run.json cannot be read.
     """
     facts = [run.facts() for run in runs]
-    parts = [(run, part) for run, own in zip(runs, facts, strict=True) for part in own.get("merged", ())]
+    both = list(zip(runs, facts, strict=True))
     found: dict[int, str] = {}
+    parts: list[tuple[RunFolder, Any]] = []
+    for place, (run, own) in enumerate(both):
+        merged = own.get("merged", ())
+        if merged and all(any(_is(*other, part) for other in both) for part in merged):
+            found[place] = "was merged from others that are here"
+        else:
+            parts += [(run, part) for part in merged]
     paths: set[Path] = set()
     ids: dict[str, RunFolder] = {}
-    for place, (run, own) in enumerate(zip(runs, facts, strict=True)):
+    for place, (run, own) in enumerate(both):
         path, known = run.path.resolve(), own.get("id")
         whole = next((other for other, part in parts if _is(run, own, part)), None)
         if path in paths:
             found[place] = "is named twice, or is in two of the folders"
         elif known in ids:
             found[place] = f"is a copy of {ids[known].path}"
-        elif whole:
+        elif whole and place not in found:
             found[place] = f"was merged into {whole.path} before"
         paths.add(path)
         if known:

@@ -66,18 +66,20 @@ def with_repeats(root):
     merged = timed(root / "4")
     parts = [named(run, run.facts()) for run in (first, second)]
     merged._write({**merged.facts(), "merged": parts})
-    return [first, second, third, copy, merged], [third, merged]
+    return [first, second, third, copy, merged], [first, second, third]
 
 
-def test_copies_and_parts_of_a_merged_run_are_left_out_with_a_line_that_says_so(tmp_path, capsys):
+def test_copies_and_what_was_merged_of_others_are_left_out_with_a_line_that_says_so(tmp_path, capsys):
     runs, own = with_repeats(tmp_path)
     found = entries_of(runs)
     (line,) = capsys.readouterr().err.splitlines()
-    into = f"was merged into {own[1].path} before"
-    reasons = [f"{run.path} {into}" for run in runs[:2]] + [f"{runs[3].path} is a copy of {own[0].path}"]
+    reasons = [
+        f"{runs[4].path} was merged from others that are here",
+        f"{runs[3].path} is a copy of {own[2].path}",
+    ]
     assert line == f"fgbench: left out, as other runs have the same processes: {'; '.join(reasons)}"
     assert found == entries_of(own)
-    assert {entry.runs for entry in found} == {2}
+    assert {entry.runs for entry in found} == {3}
     assert not capsys.readouterr().err
 
 

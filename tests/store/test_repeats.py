@@ -21,13 +21,16 @@ def test_runs_of_their_own_are_no_repeats(tmp_path):
     assert repeats([run_folder(tmp_path) for _ in range(3)]) == {}
 
 
-def test_a_merged_run_stays_and_its_parts_and_theirs_do_not(tmp_path):
+def test_the_parts_of_a_merged_run_stay_if_all_are_there_and_else_it_does(tmp_path):
     one, two, other = (run_folder(tmp_path) for _ in range(3))
     first = merged(tmp_path, one, two)
     second = merged(tmp_path, first, other)
     of_first, of_second = (f"was merged into {run.path} before" for run in (first, second))
+    of_parts = "was merged from others that are here"
     assert repeats([one, other, first]) == {0: of_first}
-    assert repeats([second, first, two, one, other]) == {1: of_second, 2: of_first, 3: of_first, 4: of_second}
+    assert repeats([second, first, two]) == {1: of_second, 2: of_first}
+    assert repeats([one, two, first]) == {2: of_parts}
+    assert repeats([second, first, two, one, other]) == {0: of_parts, 1: of_parts}
 
 
 def test_of_equal_runs_the_first_one_stays(tmp_path):
@@ -35,7 +38,7 @@ def test_of_equal_runs_the_first_one_stays(tmp_path):
     copy = copied(run, tmp_path / "renamed")
     assert repeats([run, copy]) == {1: f"is a copy of {run.path}"}
     assert list(repeats([run, run, RunFolder(run.path / ".." / run.path.name)])) == [1, 2]
-    assert list(repeats([copy, merged(tmp_path, run)])) == [0]
+    assert list(repeats([copy, merged(tmp_path, run)])) == [1], "its part is there, if as a copy"
 
 
 def test_older_runs_without_an_id_are_known_by_their_name_command_and_environment(tmp_path):
@@ -43,4 +46,4 @@ def test_older_runs_without_an_id_are_known_by_their_name_command_and_environmen
     for run in runs:
         run._write({key: value for key, value in run.facts().items() if key != "id"})
     assert repeats(runs) == {}
-    assert list(repeats([*runs, merged(tmp_path, runs[1])])) == [1]
+    assert list(repeats([*runs, merged(tmp_path, runs[1])])) == [2]
