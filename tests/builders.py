@@ -232,6 +232,10 @@ class Recorder:
         self.notes.append(text)
 
 
+# Variables of a process whose locale knows ASCII alone.
+ASCII = {"LC_ALL": "C", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+
+
 @contextmanager
 def room_for(size: int) -> Iterator[None]:
     """No file can grow beyond so many bytes, as on a full disk."""

@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import traceback
+from io import TextIOWrapper
 from typing import Annotated
 
 import typer
@@ -80,6 +81,8 @@ def main() -> None:
 
     A defect of fgbench's own is a traceback and exit code 70.
     """
+    if isinstance(sys.stdout, TextIOWrapper):  # what a terminal cannot show must not end a command
+        sys.stdout.reconfigure(errors="replace")  # standard error never fails for it
     stop = OrderlyStop()
     try:
         with stop:

@@ -132,7 +132,7 @@ def _finished(experiment: Experiment, folder: Path) -> bool:
     """Whether all of it, or all of its runs that were asked for, were measured before."""
     if not (folder / DONE).exists():
         return False
-    runs = (folder / DONE).read_text().split()
+    runs = (folder / DONE).read_text(encoding="utf-8").split()
     return not runs or (bool(experiment.runs) and set(experiment.runs) <= set(runs))
 
 
@@ -141,8 +141,9 @@ def _measure(experiment: Experiment, scale: str, folder: Path) -> None:
     with _progress(experiment.name) as note:
         experiment.by.measure(experiment.settings(scale), folder, note)
     done = folder / DONE
-    before = done.read_text().split() if done.exists() else []
-    done.write_text("\n".join(sorted({*before, *experiment.runs}) if experiment.runs else []))
+    before = done.read_text(encoding="utf-8").split() if done.exists() else []
+    names = sorted({*before, *experiment.runs}) if experiment.runs else []
+    done.write_text("\n".join(names), encoding="utf-8")
 
 
 def _judged(experiment: Experiment, scale: str, folder: Path) -> list[JudgedClaim]:

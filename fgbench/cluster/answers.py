@@ -35,7 +35,7 @@ class Answer:
         if self.file is None:
             yield self._none()
             return
-        with self.file.open() as lines:
+        with self.file.open(encoding="utf-8") as lines:
             yield lines
 
     def _none(self) -> Iterator[str]:

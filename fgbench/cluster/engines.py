@@ -127,7 +127,7 @@ def why_it_failed(folder: Path, job: str) -> str:
     from submitit.core.utils import JobPaths
 
     with suppress(OSError):
-        lines = JobPaths(folder, job).stderr.read_text(errors="replace").splitlines()
+        lines = JobPaths(folder, job).stderr.read_text(encoding="utf-8", errors="replace").splitlines()
         return next((line.strip() for line in reversed(lines) if line.strip()), "")
     return ""
 

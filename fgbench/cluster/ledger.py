@@ -114,7 +114,7 @@ class Ledger:
     def _lines(self) -> Iterator[dict[str, Any]]:
         if not self._file.exists():
             return
-        with self._file.open(errors="replace") as lines:
+        with self._file.open(encoding="utf-8", errors="replace") as lines:
             for line in lines:
                 try:
                     yield json.loads(line)

@@ -58,7 +58,7 @@ class NodeTask:
         with ExitStack() as stack:
             if self.device:
                 stack.enter_context(timing_lock(self.device, print))
-            file = stack.enter_context(part.open("w"))
+            file = stack.enter_context(part.open("w", encoding="utf-8"))
             for line in self._lines():
                 file.write(line)
                 file.flush()

@@ -62,7 +62,7 @@ def slurm_options(file: Path | None, given: Sequence[str]) -> tuple[dict[str, An
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        found = tomllib.loads(file.read_text())
+        found = tomllib.loads(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise UsageError(f"--slurm-file {file}: cannot be read ({error.strerror}).") from error
     except ValueError as error:

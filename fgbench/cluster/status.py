@@ -90,7 +90,7 @@ def status_of(run: Path, facts: Mapping[str, Any]) -> Status:
 
 def _facts(file: Path) -> dict[str, Any]:
     try:
-        facts: dict[str, Any] = json.loads(file.read_text())
+        facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ResultsError(f"{file}: cannot be read ({error}).") from error
     return facts

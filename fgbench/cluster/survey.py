@@ -90,7 +90,7 @@ def survey(
 
 
 def _plan_in(file: Path, task: Survey) -> tuple[Plan, dict[str, Any]]:
-    lines = file.read_text().splitlines(keepends=True)
+    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
     if lines and lines[-1].startswith(DIED):
         raise UsageError(f"a node cannot make the plan: {lines[-1]}")
     for event in events_of(lines, task):

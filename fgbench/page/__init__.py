@@ -45,7 +45,7 @@ def write_markdown(source: Path, out: Path) -> None:
     from fgbench.page.markdown import markdown
 
     _check(source, out)
-    if out.exists() and not out.read_text(errors="replace").startswith(OURS):
+    if out.exists() and not out.read_text(encoding="utf-8", errors="replace").startswith(OURS):
         raise UsageError(
             f"--out {out}: this file exists and was not written by fgbench report; name another file."
         )

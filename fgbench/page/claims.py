@@ -52,8 +52,8 @@ def find_papers(source: Path) -> list[Paper]:
 
 def _paper(folder: Path) -> Paper:
     try:
-        facts = json.loads((folder / "claims.json").read_text())
-        lines = (folder / "claims.md").read_text().splitlines()[2:]
+        facts = json.loads((folder / "claims.json").read_text(encoding="utf-8"))
+        lines = (folder / "claims.md").read_text(encoding="utf-8").splitlines()[2:]
         return Paper(folder, str(facts["source"]), str(facts["scale"]), tuple(map(_claim, lines)))
     except OSError as error:
         raise ResultsError(f"{error.filename}: cannot be read ({error.strerror}).") from error

@@ -35,7 +35,9 @@ def draw(found: Sequence[Comparison], processes: int = 1) -> Charts:
         drawn = draw_comparisons(found, Path(folder), "svg", processes=processes)
         for number, (name, path) in enumerate((d.chart, d.path) for d in drawn if d.path):
             slug = path.stem.removeprefix(f"{name}_")
-            charts[slug].append((name.replace("_", " "), inline(path.read_text(), f"c{number}-")))
+            charts[slug].append(
+                (name.replace("_", " "), inline(path.read_text(encoding="utf-8"), f"c{number}-"))
+            )
     return charts
 
 

@@ -69,8 +69,8 @@ def render(found: Found, charts: Charts) -> str:
         },
         papers=[(found.name_of(paper.folder), paper) for paper in found.papers],
         files=files_of(found),
-        style=Markup((HERE / "page.css").read_text()),
-        script=Markup((HERE / "page.js").read_text()),
+        style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
+        script=Markup((HERE / "page.js").read_text(encoding="utf-8")),
     )
 
 

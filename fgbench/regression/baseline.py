@@ -47,7 +47,7 @@ def read_baseline(path: Path) -> list[Entry]:
             leave it; the message names the line.
     """
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
         raise ResultsError(f"{path}: cannot be read as a baseline ({error}).") from error
     reader = csv.DictReader(io.StringIO(text))

@@ -72,7 +72,7 @@ def read(file: Path) -> Suite:
             measured with the settings; no scale of the experiment gives the figure of a claim.
     """
     try:
-        table = tomllib.loads(file.read_text())
+        table = tomllib.loads(file.read_text(encoding="utf-8"))
     except tomllib.TOMLDecodeError as error:
         raise UsageError(f"{file.name} is not valid TOML: {error}.") from error
     whole = _checked(_File, table, file.name)

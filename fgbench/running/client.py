@@ -137,14 +137,14 @@ def lines_of(order: Order, worker: str = WORKER) -> Iterator[str]:
 
 def _start(worker: str, variables: dict[str, str]) -> Started:
     # `_end` closes it.
-    errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
+    errors = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
     # A session of its own: Ctrl-C reaches the runner alone, which then ends the worker.
     process = subprocess.Popen(
         [sys.executable, "-m", worker],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=errors,
-        text=True,
+        encoding="utf-8",
         env={**os.environ, **variables},
         start_new_session=True,
     )

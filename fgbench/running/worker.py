@@ -17,13 +17,13 @@ def main() -> None:
     """Do one task; the last event is `Done`, after `Refused` if the user has to change something."""
     pipe = tie_to_runner()
     # Only reports go to the pipe; whatever a user's model prints goes to standard error.
-    channel = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1)
+    channel = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1, encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
     warnings.filterwarnings("ignore", category=FutureWarning, module="torch")
     _import_ahead()
     channel.write(READY)
     channel.flush()
-    with os.fdopen(pipe, closefd=False) as lines:
+    with os.fdopen(pipe, encoding="utf-8", closefd=False) as lines:
         line = lines.readline()
     if not line.endswith("\n"):
         return  # the runner is gone

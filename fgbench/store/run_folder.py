@@ -106,7 +106,7 @@ class RunFolder:
         """The content of `run.json`."""
         file = self.path / RUN_FILE
         try:
-            facts = json.loads(file.read_text())
+            facts = json.loads(file.read_text(encoding="utf-8"))
         except OSError as error:
             raise ResultsError(f"{file}: cannot be read ({error.strerror}).") from error
         except ValueError as error:

@@ -25,6 +25,7 @@ from fgbench.plan.config import BEST_FORWARD
 from fgbench.regression.baseline import write_baseline
 from fgbench.store.run_folder import find_runs
 from fgbench.store.schema import TABLES
+from tests.builders import ASCII
 from tests.regression.test_entries import timed
 
 TINY = [
@@ -245,6 +246,24 @@ def test_a_run_is_held_against_a_baseline_and_the_exit_code_is_the_answer(
     assert found.returncode == code, found.stdout + found.stderr
     assert found.stdout.startswith(f"::{says}")
     assert fgbench_says("check", str(results), *asked, "--inconclusive", "pass").returncode == code % 3
+
+
+@pytest.mark.parametrize("variables", [ASCII, {"PYTHONIOENCODING": "ascii"}])
+def test_a_verdict_does_not_depend_on_what_the_terminal_can_show(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    results, baseline = tmp_path / "results", tmp_path / "baseline.csv"
+    for name in "abc":
+        facts = (run := timed(results / name)).facts()
+        facts["groups"][0]["arch"] = "modèle"
+        run._write(facts)
+    assert fgbench_says("baseline", str(results), "--out", str(baseline)).returncode == 0
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
+    found = own_process_says("check", str(results), "--baseline", str(baseline), "--tolerance", "20%")
+    assert (found.returncode, found.stderr) == (0, "")
+    assert "mod?le" in found.stdout
+    assert "PASS" in found.stdout
 
 
 def test_a_check_proves_that_it_can_fail_and_fails_where_it_could_not(tmp_path: Path) -> None:

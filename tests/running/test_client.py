@@ -16,7 +16,7 @@ from fgbench.running.client import KILLED, Order, WorkerDiedError, lines_of, sta
 from fgbench.running.messages import Built, FirstCall, Refused
 from fgbench.running.phase import OfGroup
 from fgbench.running.phases import find
-from tests.builders import tiny_group
+from tests.builders import ASCII, tiny_group
 
 
 @pytest.fixture
@@ -131,6 +131,14 @@ def test_a_real_worker_reports_what_it_built_and_bad_input_in_one_line():
     (refused,) = bad
     assert isinstance(refused, Refused)
     assert "no architecture 'nonsense'" in refused.message
+
+
+def test_a_worker_and_its_runner_speak_utf_8_whatever_the_locale(monkeypatch):
+    for name, value in ASCII.items():
+        monkeypatch.setenv(name, value)
+    (refused,) = work(TASK, request(tiny_group(arch="modèle")))
+    assert isinstance(refused, Refused)
+    assert "no architecture 'modèle'" in refused.message
 
 
 def test_what_a_users_model_prints_stays_out_of_the_reports(tmp_path):
