@@ -399,6 +399,7 @@ def test_attention_of_heads_that_share_keys_by_broadcasting():
     ruled(shared, normal(2, 3, 5, 4))
 
 
+BYTES = torch.tensor([3, 0, 255, 7], dtype=torch.uint8)
 FUNCTIONS = {
     "add": lambda h, x: h + x,
     "add a number": lambda h, x: 1.5 + h,
@@ -408,6 +409,10 @@ FUNCTIONS = {
     "broadcast to more dimensions": lambda h, x: h[0] + x,
     "subtract": lambda h, x: x - h,
     "subtract from itself": lambda h, x: h.sub(2 * h),
+    "subtract bytes": lambda h, x: h - BYTES + torch.sub(h[:, :1], BYTES, alpha=2),
+    "subtract bytes in place": lambda h, x: h.sub_(BYTES).add_(BYTES, alpha=-3),
+    "subtract from bytes": lambda h, x: BYTES - h,
+    "subtract products of bytes": lambda h, x: torch.addcmul(h, BYTES, BYTES, value=-1),
     "multiply": lambda h, x: h * x,
     "square": lambda h, x: h * h,
     "multiply results": lambda h, x: torch.tanh(2 * h) * torch.sigmoid(3 * h),

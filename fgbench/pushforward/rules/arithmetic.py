@@ -107,9 +107,10 @@ def power(context: Context, a: Any, exponent: Any) -> Dual:
 @rule("addcmul")
 def addcmul(context: Context, a: Any, b: Any, c: Any, *, value: float = 1) -> Dual:
     """a + value · b · c."""
-    moves = isinstance(b, Dual) or isinstance(c, Dual)
-    product = mul(context, b, c) if moves else b * c
-    return _sum(a, _times(product, value))
+    if isinstance(b, Dual) or isinstance(c, Dual):
+        return _sum(a, _times(mul(context, b, c), value))
+    total = torch.addcmul(a.primal, b, c, value=value)
+    return _stack(total, aligned(a, total).tangents)
 
 
 @rule("__rpow__")
@@ -238,11 +239,11 @@ def _sum(a: Any, b: Any, alpha: float = 1) -> Dual:
             return a
         a, b = aligned(a, b.primal), aligned(b, a.primal)
         return Dual(torch.add(a.stack, b.stack, alpha=alpha), spare=True)
-    b = b if alpha == 1 else _times(b, alpha)
     if not isinstance(a, Dual):
-        a, b = b, a
+        a, b, alpha = b if alpha == 1 else _times(b, alpha), a, 1
     a = aligned(a, b)
-    value = a.primal + b
+    # PyTorch scales b, as alpha times unsigned integers would wrap around.
+    value = a.primal + b if alpha == 1 else torch.add(a.primal, b, alpha=alpha)
     if value.dtype == a.stack.dtype:
         out = empty_dual(value, a.count)
         out.stack[0] = value
