@@ -45,6 +45,10 @@ REDUCTIONS = {
     "deviation and mean": lambda h, x: torch.std_mean(h, 1)[0] + torch.var_mean(h, 1)[1],
     "sort": lambda h, x: h.sort(1, descending=True)[0] * x,
     "topk": lambda h, x: h.topk(2, -1).values,
+    "sort by numpy's name": lambda h, x: h.sort(axis=1)[0] * x,
+    "topk by numpy's name": lambda h, x: h.topk(2, axis=1)[0],
+    "max by numpy's names": lambda h, x: h.max(axis=1, keepdims=True)[0] * x,
+    "others by numpy's names": lambda h, x: h.sum(axis=1, keepdims=True) + h.var(axis=0, keepdims=True),
     "topk and its places": lambda h, x: h.gather(1, h.topk(2, 1).indices),
 }
 WRITTEN = {

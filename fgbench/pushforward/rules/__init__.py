@@ -26,6 +26,7 @@ class NoRuleError(Exception):
 Rule = Callable[..., Any]
 # Torch's names for arguments that rules take by position: the first, and the second.
 BY_POSITION = (("input", "self"), ("other", "mat2"))
+ALIASES = {"axis": "dim", "keepdims": "keepdim"}  # numpy's names, by which torch knows arguments too
 SPACES = (torch, Tensor, F, torch._C._nn, torch.special, torch.linalg)
 R = TypeVar("R", bound=Rule)
 
@@ -67,8 +68,11 @@ def read_all() -> dict[Any, Rule]:
 def by_position(
     arguments: tuple[Any, ...], options: dict[str, Any]
 ) -> tuple[tuple[Any, ...], dict[str, Any]]:
-    """The call's arguments, with those that torch names `input=` and `other=` at their positions."""
-    named = dict(options)
+    """The call's arguments, with those that torch names `input=` and `other=` at their positions.
+
+    Numpy's names become torch's.
+    """
+    named = {ALIASES.get(name, name): value for name, value in options.items()}
     for place, names in enumerate(BY_POSITION):
         found = next((name for name in names if name in named), None)
         if found is not None and len(arguments) == place:

@@ -18,8 +18,7 @@ def _extreme(name: str) -> None:
     """Make the rules of max or min: over all entries, along a dimension (with indices), or of two tensors."""
     function, of_all = getattr(torch, name), getattr(torch, f"a{name}")
 
-    def along(context: Context, x: Any, dim: Any = None, keepdim: bool = False, **named: Any) -> Any:
-        dim = named.get("other", dim)
+    def along(context: Context, x: Any, dim: Any = None, keepdim: bool = False) -> Any:
         if isinstance(dim, Tensor | Dual):
             return larger(x, dim, 1 if name == "max" else -1)
         if dim is None:

@@ -275,9 +275,8 @@ def cumsum(context: Context, x: Dual, dim: int, **options: Any) -> Dual:
 
 
 @rule("cat", "concat", "concatenate")
-def cat(context: Context, tensors: Any, dim: int = 0, **named: Any) -> Dual:
+def cat(context: Context, tensors: Any, dim: int = 0) -> Dual:
     """Join tensors along a dimension."""
-    dim = named.get("axis", dim)
     filled = [x for x in tensors if isinstance(x, Dual) or x.shape != (0,)]  # torch skips empty ones too
     duals = [moving(x, context.count) for x in filled]
     if len(duals) == 1:  # compiled, torch.cat of one tensor would lie in memory as that does
