@@ -49,12 +49,14 @@ class Rows(Dual):
     Attributes:
         value: the loss, [].
         moved: the output's tangents, [k, *output].
-        slope: the loss's gradient with respect to the output, [*output].
+        slope: the loss's gradient with respect to the output, [*output], in the output's dtype.
     """
 
     __slots__ = ("moved", "slope", "value")
 
     def __init__(self, value: Tensor, moved: Tensor, slope: Tensor) -> None:
+        if slope.dtype != moved.dtype:  # of a target that is more exact
+            slope = slope.to(moved.dtype)
         self.value, self.moved, self.slope, self.spare = value, moved, slope, False
 
     @property

@@ -16,9 +16,10 @@ from torch.nn.utils.parametrize import register_parametrization
 from fgbench.pushforward import rules
 from fgbench.pushforward.context import Context
 from fgbench.pushforward.dual import Dual
+from fgbench.pushforward.engine import Pushforward
 from fgbench.pushforward.structures import Tangents
 from fgbench.pushforward.tangents import Full
-from tests.pushforward.checks import check
+from tests.pushforward.checks import by_reverse_mode, check, derivatives, drawn, smooth
 
 randomised = settings(max_examples=15, deadline=None, derandomize=True)
 sizes, few = st.integers(1, 5), st.integers(1, 3)
@@ -165,9 +166,6 @@ def test_activation(layer):
 @pytest.mark.parametrize("layer", ACTIVATIONS[:9], ids=str)
 def test_activation_on_large_float32_tensors(layer, count):
     """oneDNN's kernels, which small or double tensors do not meet; against the rule in float64."""
-    from fgbench.pushforward.engine import Pushforward
-    from tests.pushforward.checks import derivatives, drawn, smooth
-
     single = nn.Sequential(nn.Linear(8, 256), layer)
     double = copy.deepcopy(single).double()
     x = normal(4, 50, 8)
@@ -281,9 +279,6 @@ def test_batch_norm(training, running, affine, first):
 @pytest.mark.parametrize("momentum", [0.1, None])
 @pytest.mark.parametrize("chunk", [0, 1])
 def test_batch_norm_moves_its_statistics_as_the_module_does(momentum, chunk):
-    from fgbench.pushforward.engine import Pushforward
-    from tests.pushforward.checks import derivatives, drawn, smooth
-
     def build():
         torch.manual_seed(0)
         return nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4, momentum=momentum)).double()
@@ -439,6 +434,7 @@ FUNCTIONS = {
     "view": lambda h, x: h.view(h.shape[0], -1),
     "reshape": lambda h, x: h.reshape(h.size(0), 2, -1),
     "permute": lambda h, x: h.permute(2, 0, 1),
+    "transpose all by an attribute": lambda h, x: h.T,
     "transpose": lambda h, x: torch.transpose(h, 0, 2),
     "slice": lambda h, x: h[:, 1:, ::2],
     "index by a tensor": lambda h, x: h[:, torch.tensor([1, 0, 1])],
@@ -460,6 +456,49 @@ FUNCTIONS = {
     "roll": lambda h, x: torch.roll(h, 1, 1),
     "contiguous clone": lambda h, x: h.transpose(1, 2).contiguous().clone(),
 }  # fmt: skip
+
+
+def as_wide_as_torch(model, x, loss=smooth, target=None, tolerance=1e-5):
+    """Right as far as the model's dtypes allow, and in the dtype that torch gives the loss."""
+    batch, tangents = (x, torch.zeros(len(x)) if target is None else target), drawn(model, 2, seed=3)
+    found = derivatives(Pushforward(model, loss), tangents, batch)
+    for one, other in zip(found, by_reverse_mode(model, loss, batch, tangents), strict=True):
+        torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance, check_dtype=one.dim() == 0)
+
+
+SCALED = {
+    "divide": lambda h, x, p: h / p,
+    "divided": lambda h, x, p: p / (2 + h.abs()),
+    "add": lambda h, x, p: h + p,
+    "add what stands still": lambda h, x, p: x + p,
+    "subtract": lambda h, x, p: h - p,
+    "subtracted": lambda h, x, p: p - h,
+    "multiply": lambda h, x, p: torch.tanh(h) * p * p.exp() * x,
+    "maximum": lambda h, x, p: torch.maximum(h, p) + torch.minimum(p, h),
+    "choose": lambda h, x, p: torch.where(h > 0, h, p),
+}
+
+
+@pytest.mark.parametrize("narrow", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("name", SCALED)
+def test_a_scalar_of_a_wider_dtype_gives_way(name, narrow):
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.head = nn.Linear(4, 4, dtype=narrow), nn.Linear(4, 2, dtype=narrow)
+            self.scale = nn.Parameter(torch.tensor(0.5, dtype=torch.float64))
+
+        def forward(self, x):
+            out = SCALED[name](self.inner(x), x, self.scale)
+            assert out.dtype == narrow
+            return self.head(out)
+
+    def loss(output, target):
+        return output.float().square().mean()
+
+    torch.manual_seed(0)
+    tolerance = 1e-5 if narrow is torch.float32 else 0.05
+    as_wide_as_torch(Scaled(), normal(3, 4).to(narrow), loss, tolerance=tolerance)
 
 
 def operator_iadd(h, x):
@@ -488,6 +527,7 @@ def test_function_of_a_forward_of_its_own(name):
         lambda h: h.lgamma_(),
         lambda h: (torch.complex(h, 2 * h).mH * (1 + 2j)).real,
         lambda h: (torch.complex(h, 2 * h)[0].H * (1 + 2j)).real,
+        lambda h: F.linear(h, h[0, 0]),
     ],
 )
 def test_function_without_a_rule_falls_back_by_name(function):
@@ -673,6 +713,29 @@ class TestLosses:
         target = normal(4, 3, seed=1).softmax(1)
         pushforward = check(nn.Linear(4, 3), normal(4, 4), loss=reduced, target=target)
         assert pushforward.fallbacks == [] or ("weight" in options and loss in (F.mse_loss, F.huber_loss))
+
+    @pytest.mark.parametrize("reduction", ["mean", "none"])
+    @pytest.mark.parametrize(
+        "loss",
+        [
+            F.mse_loss,
+            F.l1_loss,
+            F.smooth_l1_loss,
+            F.binary_cross_entropy_with_logits,
+            F.cross_entropy,
+        ],
+    )
+    def test_a_target_more_exact_than_the_output(self, loss, reduction):
+        def reduced(output, target):
+            return loss(output, target, reduction=reduction).mean()
+
+        as_wide_as_torch(nn.Linear(4, 3), normal(5, 4).float(), reduced, normal(5, 3, seed=1).softmax(1))
+
+    def test_a_target_that_moves(self):
+        def loss(output, target):
+            return F.cross_entropy(target, output.softmax(-1)) + F.cross_entropy(output, output.softmax(-1))
+
+        check(nn.Linear(4, 3), normal(5, 4), loss=loss, target=normal(5, 3, seed=1))
 
     @pytest.mark.parametrize("options", [{}, {"label_smoothing": 0.1, "ignore_index": 1}], ids=str)
     def test_cross_entropy_row_by_row(self, options):

@@ -274,4 +274,6 @@ def aligned(x: Dual, other: Any) -> Dual:
     missing = other.dim() - x.stack.dim() + 1 if isinstance(other, Tensor) else 0
     if missing <= 0:
         return x
+    if x.stack.dtype != other.dtype:  # torch lets a scalar's dtype give way, but the stack is none
+        x = Dual(x.stack.to(torch.result_type(x.primal, other)))
     return Dual(x.stack.reshape(len(x.stack), *[1] * missing, *x.stack.shape[1:]))

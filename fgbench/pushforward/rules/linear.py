@@ -22,6 +22,8 @@ def linear(context: Context, x: Any, weight: Any, bias: Any = None) -> Any:
     if isinstance(bias, Dual):
         return _computed(linear(context, x, weight), bias, channel_dim=-1)
     weight, along = _weight(context, weight)
+    if weight.dim() < 2:
+        raise NoRuleError("a weight of one output")
     return linear_along(context, context.dual(x), weight, bias, along)
 
 

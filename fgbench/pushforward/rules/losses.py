@@ -32,9 +32,9 @@ def cross_entropy(
 
     The derivative is ⟨slope of the loss at the logits, their tangents⟩.
     """
-    logits = output.primal
-    if isinstance(target, Dual) or logits.dim() < 2:
+    if not isinstance(output, Dual) or isinstance(target, Dual) or output.primal.dim() < 2:
         raise NoRuleError("a target with tangents, or no batch")
+    logits = output.primal
     if size_average is not None or reduce is not None:
         raise NoRuleError("a deprecated option for the reduction")
     if reduction == "none":  # each row's derivative is its part of the sum's
@@ -45,7 +45,7 @@ def cross_entropy(
     log_p = torch.log_softmax(logits, 1)
     if target.is_floating_point():
         wanted = _wanted(target, weight, label_smoothing)
-        value, slope = -(log_p * wanted).sum(), -wanted
+        value, slope = -(log_p * wanted).sum(), -wanted.to(log_p.dtype)
         if reduction == "mean":
             value, slope = (part * (log_p.shape[1] / log_p.numel()) for part in (value, slope))
         slope = aten._log_softmax_backward_data(slope, log_p, 1, logits.dtype)

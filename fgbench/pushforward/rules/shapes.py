@@ -78,8 +78,8 @@ def transpose(context: Context, x: Dual, dim0: int, dim1: int) -> Dual:
 
 @rule("t", "t_")
 def t(context: Context, x: Dual) -> Dual:
-    """Transpose a matrix; a vector stays as it is."""
-    return Dual(x.stack.transpose(1, 2)) if x.stack.dim() == 3 else x
+    """Transpose a matrix, or as `T` put any dimensions into the reverse order; a vector stays as it is."""
+    return Dual(x.stack.permute(0, *range(x.stack.dim() - 1, 0, -1)))
 
 
 def mt(context: Context, x: Dual) -> Dual:
