@@ -74,6 +74,8 @@ WRITTEN = {
     "product in place of what beta leaves out": lambda h, x: (
         x.clone().fill_(math.nan).baddbmm_(h, x.mT @ x, beta=0, alpha=0.5)
     ),
+    "written into what is contiguous": lambda h, x: [h[:1].contiguous().mul_(x[:1]), h][1],
+    "written into a copy": lambda h, x: [h.transpose(1, 2).contiguous().mul_(3), h][1],
     "written into what does not move": lambda h, x: x.clone().mul_(h),
 }
 

@@ -165,7 +165,8 @@ def contiguous(context: Context, x: Dual, memory_format: Any = torch.contiguous_
     """The same entries, contiguous in a memory format; copied where they are not."""
     if memory_format != torch.contiguous_format:
         return same(context, x, memory_format=memory_format)
-    return Dual(x.stack.contiguous())
+    # Where torch copies no value, the stack must not be copied either: the model may write into it.
+    return Dual(x.stack if x.primal.is_contiguous() else x.stack.contiguous())
 
 
 def _converting(name: str) -> None:
