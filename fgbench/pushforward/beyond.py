@@ -16,6 +16,7 @@ from torch import nn
 from torch.autograd import Function
 from torch.overrides import handle_torch_function, has_torch_function
 from torch.utils import checkpoint
+from torch.utils.hooks import BackwardHook
 
 from fgbench.pushforward.course import Course
 
@@ -35,6 +36,7 @@ def running(course: Course) -> Iterator[None]:
             _uncompiled(),
             _own_functions_met(),
             plain_checkpoints(),
+            _no_backward_hooks(),
             watch or nullcontext(),
             course,
         ):
@@ -73,6 +75,17 @@ def plain_checkpoints() -> Iterator[None]:
         yield
     finally:
         del own.apply
+
+
+@contextmanager
+def _no_backward_hooks() -> Iterator[None]:
+    """Inside, a module's hooks on its gradients, of which there are none, leave values as they are."""
+    before = BackwardHook._apply_on_tensors
+    BackwardHook._apply_on_tensors = lambda self, fn, args: (args, None)  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        BackwardHook._apply_on_tensors = before  # type: ignore[method-assign]
 
 
 def _uncompiled() -> AbstractContextManager[Any]:

@@ -21,6 +21,7 @@ from torch.utils._pytree import tree_map
 
 from fgbench.pushforward.context import Context, draws_again
 from fgbench.pushforward.dual import Dual, dual_of, duals_in, map_duals
+from fgbench.pushforward.rules.activations import into
 
 NO_WAY = (
     "{name} has no {what}, and its backward pass is not made of differentiable functions of torch{advice}."
@@ -82,7 +83,8 @@ def by_backward(context: Context, apply: Any, arguments: tuple[Any, ...], option
     duals = duals_in(everything)
     with torch.enable_grad():
         inputs = [d.primal.detach().requires_grad_() for d in duals]
-        supply = iter(inputs)
+        given = [i.clone() for i in inputs]  # which it may write into, unlike what gradients are taken of
+        supply = iter(given)
         filled, named = map_duals(lambda _: next(supply), everything)
         found = apply(*filled, **named)
         outputs = [o for o in (found if isinstance(found, tuple) else (found,)) if _depends(o)]
@@ -97,7 +99,11 @@ def by_backward(context: Context, apply: Any, arguments: tuple[Any, ...], option
     tangents = iter(moved)
 
     def stacked(output: Any) -> Any:
-        return dual_of(output.detach(), next(tangents)) if _depends(output) else output
+        if not _depends(output):
+            return output
+        out = dual_of(output.detach(), next(tangents))
+        written = next((d for d, own in zip(duals, given, strict=True) if own is output), None)
+        return out if written is None else into(written, out)
 
     return tuple(map(stacked, found)) if isinstance(found, tuple) else stacked(found)
 

@@ -100,7 +100,26 @@ class Once(Function):
         return 2 * x * slope
 
 
+class Doubled(Function):
+    """In place."""
+
+    @staticmethod
+    def forward(ctx, x):
+        ctx.mark_dirty(x)
+        return x.mul_(2)
+
+    @staticmethod
+    def backward(ctx, slope):
+        return 2 * slope
+
+
+def _doubled(model, h, x):
+    own = h.clone()
+    return Doubled.apply(own[:, :4]).sum() * own
+
+
 OWN = {
+    "in place": _doubled,
     "a backward pass": lambda model, h, x: Gelu.apply(h),
     "slopes passed through": lambda model, h, x: h + Straight.apply(h - 0.1),
     "a layer of what moves": lambda model, h, x: Linear.apply(h, model.other.weight, 2.0)[0],
@@ -123,6 +142,15 @@ def test_nor_with_perturbed_activities(name):
     torch.manual_seed(0)
     step = steps_are_right(SPECS[2], Of(OWN[name]).double(), given=batches(3))
     assert any("Gelu: its backward pass" in n or "Square: torch.func.jvp" in n for n in step.notes())
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_hooks_on_a_modules_gradients_are_left_out(spec):
+    model = Of(lambda model, h, x: model.other(h)).double()
+    model.inner.register_full_backward_hook(lambda module, slopes, given: None)
+    model.other.register_full_backward_hook(lambda module, slopes, given: None)
+    model.head.register_full_backward_pre_hook(lambda module, given: None)
+    steps_are_right(spec, model, given=batches(3))
 
 
 @torch.jit.script
