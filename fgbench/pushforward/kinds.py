@@ -21,6 +21,7 @@ _STILL = """
     size dim numel stride is_floating_point is_contiguous element_size is_complex ndimension nelement
     get_device __len__ item tolist __bool__ __int__ __float__ __index__ numpy equal allclose is_nonzero any
     all storage_offset data_ptr __hash__ __repr__ __format__ is_signed nonzero is_same_size result_type
+    _nested_tensor_from_mask_left_aligned
 """
 STILL = set(of_names(*_STILL.split()))
 # Functions that hand values to Python, or shape results by them: other values may lead to another course.

@@ -78,3 +78,18 @@ def test_steps_of_an_lstm_in_single_precision_are_right():
 class Last(nn.Module):
     def forward(self, given):
         return given[0][:, -1]
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_a_packed_sequence_is_refused(kind):
+    class Packed(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner = kind(4, 3, batch_first=True)
+
+        def forward(self, x):
+            packed = nn.utils.rnn.pack_padded_sequence(x, torch.tensor([3, 2]), batch_first=True)
+            return self.inner(packed)[0].data
+
+    with pytest.raises(NotImplementedError, match="leave its sequences padded"):
+        check(Packed(), normal(2, 3, 4))

@@ -334,6 +334,21 @@ def test_multi_head_attention(batch_first, mask, need_weights):
     ruled(Attend(), normal(3, 3, 4))
 
 
+def test_an_encoder_in_eval_with_padding():
+    class Encode(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            layer = nn.TransformerEncoderLayer(4, 2, 8, batch_first=True)
+            self.inner, self.encoder = nn.Linear(4, 4), nn.TransformerEncoder(layer, 2)
+
+        def forward(self, x):
+            padding = torch.arange(x.shape[1]).expand(x.shape[:2]) > 2
+            return self.encoder(self.inner(x), src_key_padding_mask=padding)
+
+    torch.manual_seed(0)
+    ruled(Encode().eval(), normal(2, 4, 4))
+
+
 @pytest.mark.parametrize("options", [{}, {"is_causal": True}, {"scale": 0.3}])
 def test_scaled_dot_product_attention(options):
     ruled(

@@ -49,6 +49,7 @@ def _simple(function: Callable[..., Any]) -> Cell:
     return cell
 
 
+PACKED = "{name} of a packed sequence has no rule: leave its sequences padded, and do not pack them."
 CELLS: dict[str, Cell] = {"lstm": _lstm, "gru": _gru, "rnn_tanh": _simple(tanh), "rnn_relu": _simple(relu)}
 
 
@@ -69,8 +70,10 @@ def _recurrent(name: str) -> None:
         *more: Any,
     ) -> Any:
         """[time, B, features], or with `batch_first` [B, time, features] → outputs alike, and last states."""
-        if not isinstance(has_biases, bool) or more or primal_of(x).dim() != 3:
-            raise NoRuleError("packed sequences")
+        if not isinstance(has_biases, bool):
+            raise NotImplementedError(PACKED.format(name=name))
+        if more or primal_of(x).dim() != 3:
+            raise NoRuleError("no batch")
         directions = 1 + bidirectional
         each = len(weights) // (num_layers * directions)
         if each != 2 + 2 * has_biases:
