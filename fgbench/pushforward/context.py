@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from fgbench.pushforward.dual import dual_of
 from fgbench.pushforward.generators import set_states, states
@@ -86,3 +87,52 @@ def buffers_kept(model: nn.Module | None, wanted: bool = True, *, eager: bool = 
                 buffers[name] = buffer
             if not eager or buffer._version != version:
                 buffer.copy_(value)
+
+
+@contextmanager
+def attributes_kept(model: nn.Module, wanted: bool = True) -> Iterator[dict[str, tuple[Any, Any]]]:
+    """Set back at the end what a model holds in plain attributes: tensors, numbers, texts, None and tuples.
+
+    Attributes that are new are taken away.
+
+    Yields:
+        Filled at the end: by name, what attributes held at first and what was put in its place. What was
+        written into a tensor itself is not in it.
+    """
+    parts = [(f"{path}." if path else "", vars(m)) for path, m in model.named_modules()] if wanted else []
+    held = [(path, own, set(own), {n: v for n, v in own.items() if _plain(v)}) for path, own in parts]
+    tensors = {id(leaf): leaf for *_, values in held for leaf in tree_leaves(list(values.values()))}
+    before = [(t, t.detach().clone(), t._version) for t in tensors.values() if _can_be_written(t)]
+    changed: dict[str, tuple[Any, Any]] = {}
+    try:
+        yield changed
+    finally:
+        for path, own, names, values in held:
+            for name in own.keys() - names:
+                changed[path + name] = (None, own.pop(name))
+            for name, value in values.items():
+                if not _same(value, own.get(name)):
+                    changed[path + name] = (value, own.get(name))
+                    own[name] = value
+        with torch.no_grad():
+            for tensor, value, version in before:
+                if tensor._version != version:
+                    tensor.copy_(value)
+
+
+def _plain(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(map(_plain, value))
+    return value is None or isinstance(value, (Tensor, int, float, str))
+
+
+def _can_be_written(leaf: Any) -> bool:
+    return type(leaf) is Tensor and not leaf.is_inference()
+
+
+def _same(one: Any, other: Any) -> bool:
+    if type(one) is not type(other):
+        return False
+    if isinstance(one, tuple):
+        return len(one) == len(other) and all(map(_same, one, other))
+    return one is other or (not isinstance(one, Tensor) and bool(one == other))

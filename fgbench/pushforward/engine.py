@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fgbench.pushforward.activity import ActivityContext
 from fgbench.pushforward.beyond import COMPILED, is_compiled, refuse_scripts, running
-from fgbench.pushforward.context import Context, buffers_kept, draws_again
+from fgbench.pushforward.context import Context, attributes_kept, buffers_kept, draws_again
 from fgbench.pushforward.course import Course, hide, show
 from fgbench.pushforward.dual import Dual, Rows
 from fgbench.pushforward.flat import flat
@@ -150,6 +150,8 @@ class Pushforward:
         record = Record()
         value = self._followed(context, batch, record)
         if kind not in self.settled:
+            if first.changed:  # once more, as the model may have set itself up
+                first = self._first_look(context, batch)
             why = self._why_not(kind, first, record)
             if why is None:
                 return value
@@ -162,11 +164,11 @@ class Pushforward:
         return value
 
     def _first_look(self, context: Context, batch: Batch) -> Record:
-        """The record of a trial run, after which random numbers and buffers are as before."""
+        """The record of a trial run, after which random numbers, buffers and attributes are as before."""
         record = Record()
         buffers, drawn = list(map(id, self.model.buffers())), states()
         with draws_again(batch[0].device, numpy=True), buffers_kept(self.model):
-            with seedings() as seeded:
+            with seedings() as seeded, attributes_kept(self.model) as record.changed:
                 self._followed(context.again(), batch, record)
             if seeded or states() != drawn or _own_generator(self.model):
                 record.refuse(DRAWS)
@@ -176,7 +178,7 @@ class Pushforward:
 
     def _why_not(self, kind: Any, first: Record, second: Record) -> str | None:
         """Why two runs do not prove the course to be fixed; empty if they do, None to try once more."""
-        why = first.refused or second.refused
+        why = first.refused or second.refused or first.carried()
         if why or first.same_as(second):
             return why
         self.unlike[kind] += 1  # the first time, the model may have been setting itself up

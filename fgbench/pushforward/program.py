@@ -58,6 +58,7 @@ class Record:
         slots: how many values have a slot so far.
         fixed: the slots of values that are the same for every batch of this shape, such as a causal mask.
         number: of this record; it tells the marks of different records apart.
+        changed: by name, what the modules' plain attributes held before and after the course.
     """
 
     instructions: list[Instruction] = field(default_factory=list)
@@ -65,6 +66,7 @@ class Record:
     slots: int = 0
     fixed: set[int] = field(default_factory=set)
     number: int = field(default_factory=lambda: next(_RECORDS))
+    changed: dict[str, tuple[Any, Any]] = field(default_factory=dict)
 
     def refuse(self, why: str) -> None:
         """Note why the course cannot be made a program; the first reason is kept."""
@@ -101,6 +103,19 @@ class Record:
             self.fixed.clear()
         if out is None or any(isinstance(leaf, Slot) for leaf in _leaves(results)):
             self.instructions.append(Instruction(how, ruled, arguments, options, results))
+
+    def carried(self) -> str:
+        """Why the next course may be another: an attribute by which this one may tell it something.
+
+        Empty if there is none. A tensor tells it nothing that took another's place which was not read.
+        """
+        given = {id(leaf) for i in self.instructions for leaf in _leaves((i.arguments, i.options))}
+        for name, (before, after) in self.changed.items():
+            held = _leaves(before)
+            stored = all(isinstance(leaf, Tensor) for leaf in [*held, *_leaves(after)])
+            if not stored or any(id(getattr(leaf, "dual", leaf)) in given for leaf in held):
+                return f"it changes its own attribute ({name!r})"
+        return ""
 
     def same_as(self, other: Record) -> bool:
         """Whether both records hold the same operations on the same values."""
