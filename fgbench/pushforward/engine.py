@@ -17,7 +17,7 @@ from fgbench.pushforward.dual import Dual, Rows
 from fgbench.pushforward.flat import flat
 from fgbench.pushforward.generators import is_generator, seedings, states
 from fgbench.pushforward.program import Record, Slot
-from fgbench.pushforward.samples import Layout, layout_of_rows, layouts
+from fgbench.pushforward.samples import Layout, layout_of_rows, layouts, zeros_filled
 from fgbench.pushforward.tangents import Tangent
 
 Batch = tuple[Tensor, Tensor]
@@ -218,7 +218,8 @@ class Pushforward:
                 output = self.push(ActivityContext(1, remembered, {}), x)
             return outputs, output
 
-        return layouts(run, x)
+        with zeros_filled(self.model):
+            return layouts(run, x)
 
     def rows(self, batch: Batch, layouts: Mapping[int, Layout]) -> Layout | None:
         """Where samples are in the loss's derivatives by row; None if a sample reaches the rows of others.
@@ -249,7 +250,8 @@ class Pushforward:
             courses.add((*context.met, *shapes))
             return by_row
 
-        with torch.no_grad(), draws_again(device), buffers_kept(self.model):
+        kept = buffers_kept(self.model)
+        with torch.no_grad(), draws_again(device), kept, zeros_filled(self.model):
             found = layout_of_rows(run, len(batch[0]), device)
         return found if len(courses) == 1 else None
 

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from fgbench.pushforward.watch import looks
 
 HALVINGS = 2  # of a batch; each takes two passes
+FILLING = 0.1  # the standard deviation of what stands in for zeros
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,23 @@ class Layout:
 
 
 LAYOUTS = Layout(0), Layout(1), Layout(0, outer=False)
+
+
+@contextmanager
+def zeros_filled(model: nn.Module) -> Iterator[None]:
+    """Meanwhile, trained parameters that are wholly zero hold small random numbers.
+
+    What a gate or a head lets through once it is trained cannot be seen behind zeros.
+    """
+    zeros = [p.detach() for p in model.parameters() if p.requires_grad and not p.any()]
+    before = [zero.clone() for zero in zeros]  # some may be -0
+    try:
+        for seed, zero in enumerate(zeros):
+            zero.normal_(0, FILLING, generator=torch.Generator(zero.device).manual_seed(seed))
+        yield
+    finally:
+        for zero, value in zip(zeros, before, strict=True):
+            zero.copy_(value)
 
 
 def layouts(run: Callable[[Tensor], tuple[list[Tensor], Any]], x: Tensor) -> dict[int, Layout] | None:

@@ -22,6 +22,7 @@ from fgbench.methods.steps.blockwise import Block
 from fgbench.pushforward.context import Context, draws_again
 from fgbench.pushforward.dual import Dual, dual_of, moving
 from fgbench.pushforward.engine import Pushforward
+from fgbench.pushforward.samples import zeros_filled
 from fgbench.pushforward.tangents import Full
 
 Guess = Sequence[Tensor]
@@ -170,7 +171,7 @@ def samples_meet(pushforward: Pushforward, x: State) -> bool:
     if len(first) == 1 or not first.is_floating_point():
         return True  # it cannot be told
     met: list[bool] = []
-    with draws_again(first.device):
+    with draws_again(first.device), zeros_filled(pushforward.model):
         output = pushforward.push(Context(1, {}, first=False), each(on_the_first, x))
     each(lambda part: met.append(bool(part.tangents[0, 1:].any())), output)
     return any(met)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import weakref
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 
 from fgbench import methods
 from fgbench.methods.steps.oracle import check_step
+from fgbench.methods.steps.spaces import samples_meet
 from fgbench.pushforward.additions import Outer, additions
 from fgbench.training.randomness import OwnRandomness
 from tests.builders import cross_entropy, flat, tiny_batch, updates
@@ -389,6 +391,52 @@ def test_a_batch_whose_rows_are_not_as_many_of_each_sample_shares_one_derivative
     wanted = flat(step.expected(gradient, model, batch))
     assert step.measured.shape[1] == 1
     assert float((estimate - wanted).norm() / wanted.norm()) < 1e-9
+
+
+# ---- what zeros hide at the start
+
+
+class Gated(nn.Module):
+    """A branch by which samples meet, behind a gate that begins at zero, and a head of zeros if wanted."""
+
+    def __init__(self, *, meets: bool, zero_head: bool) -> None:
+        super().__init__()
+        self.first, self.branch, self.head = nn.Linear(6, 4), nn.Linear(4, 4), nn.Linear(4, 3)
+        self.norm = nn.BatchNorm1d(4) if meets else nn.LayerNorm(4)
+        nn.init.zeros_(self.norm.weight)
+        if zero_head:
+            nn.init.constant_(self.head.weight, -0.0)
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.first(x)
+        return self.head(h + self.norm(self.branch(h)))
+
+
+@pytest.mark.parametrize("zero_head", [False, True])
+@pytest.mark.parametrize("meets", [False, True])
+def test_whether_samples_meet_is_seen_behind_zeros(meets, zero_head):
+    torch.manual_seed(0)
+    model, batch = Gated(meets=meets, zero_head=zero_head), (torch.randn(5, 6), torch.randint(0, 3, (5,)))
+    before, drawn = copy.deepcopy(model.state_dict()), torch.get_rng_state()
+    spec = "forward:structure=activity" + ("" if meets else ",noise=batch")
+    step = methods.find(spec).prepare(model, cross_entropy, 0)
+    step.get_ready(batch)
+    with torch.no_grad():
+        assert samples_meet(step.pushforward, batch[0]) == meets
+    for name, value in model.state_dict().items():
+        assert value.numpy().tobytes() == before[name].numpy().tobytes(), name
+    assert torch.equal(torch.get_rng_state(), drawn)
+    step(batch, 0.1)
+    assert step.measured.shape == (1, 1 if meets else len(batch[0]))
+
+
+def test_zeros_are_back_where_the_look_fails():
+    model = Gated(meets=True, zero_head=True)
+    step = methods.find("forward:structure=activity").prepare(model, cross_entropy, 0)
+    with pytest.raises(RuntimeError):
+        step.get_ready((torch.randn(5, 7), torch.zeros(5, dtype=torch.int64)))
+    assert not model.head.weight.any()
+    assert model.head.weight.signbit().all()
 
 
 # ---- layers that are left out at random
