@@ -44,12 +44,13 @@ def reproduce(
         ),
     ] = None,
     scale: Annotated[
-        Scale,
+        Scale | None,
         typer.Option(
             help="smoke only proves that each experiment runs, laptop gives results on a CPU, paper follows "
-            "the paper's protocol where a CPU can, in hours, and full is the paper's own size."
+            "the paper's protocol where a CPU can, in hours, and full is the paper's own size. (default: "
+            "laptop; with --resume the folder's own)"
         ),
-    ] = Scale.LAPTOP,
+    ] = None,
     list_: Annotated[
         bool, typer.Option("--list", help="List every experiment, and about how long it takes.")
     ] = False,
@@ -67,6 +68,7 @@ def reproduce(
 ) -> None:
     """Run a paper's experiments, and say for each of its claims whether it was reproduced."""
     from fgbench.plan.config import default_data_dir
+    from fgbench.reproduction.folder import go_on, make
     from fgbench.reproduction.loading import load
 
     os.environ["FGBENCH_DATA"] = data_dir or default_data_dir()
@@ -77,19 +79,19 @@ def reproduce(
         raise UsageError(f"reproduce needs a paper: {', '.join(_papers())}; --list shows their experiments.")
     suite = load(paper)
     chosen = suite.only(only or ())
-    for experiment in chosen:
-        experiment.settings(scale.value)  # raises where a run that was asked for is not there
-    started = datetime.now(UTC).strftime("%Y%m%d-%H%M%S")
-    folder = resume or out / f"{started}-{paper}-{scale}"
+    size = (scale or Scale.LAPTOP).value
+    folder = resume or out / f"{datetime.now(UTC):%Y%m%d-%H%M%S}-{paper}-{size}"
     try:
-        folder.mkdir(parents=True, exist_ok=resume is not None)
-        _reproduce(suite, chosen, scale.value, folder)
+        if resume is not None:
+            size = go_on(folder, suite, scale)
+        for experiment in chosen:
+            experiment.settings(size)  # raises where a run that was asked for is not there
+        if resume is None:
+            make(folder, paper, size)
+        _reproduce(suite, chosen, size, folder)
     except KeyboardInterrupt:
         own = "".join(f" --only {experiment}" for experiment in only or ())
-        print(
-            f"fgbench: go on with: fgbench reproduce {paper}{own} --scale {scale} --resume {folder}",
-            file=sys.stderr,
-        )
+        print(f"fgbench: go on with: fgbench reproduce {paper}{own} --resume {folder}", file=sys.stderr)
         raise
     except OSError as error:
         raise UsageError(f"{folder}: cannot be written ({error.strerror}).") from error

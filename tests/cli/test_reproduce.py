@@ -150,7 +150,28 @@ def test_a_run_that_was_stopped_says_how_to_go_on_with_the_same_experiments(pape
     options = ["--only", "projection", "--scale", "paper", "--out", str(tmp_path / "out")]
     result = CliRunner().invoke(app, ["reproduce", paper, *options])
     (folder,) = (tmp_path / "out").iterdir()
-    assert f"reproduce {paper} --only projection --scale paper --resume {folder}" in result.stderr
+    assert f"reproduce {paper} --only projection --resume {folder}" in result.stderr
+    facts = json.loads((folder / "reproduction.json").read_text())
+    assert facts == {"paper": paper, "scale": "paper"}, "which says at what scale it goes on"
+
+
+def test_what_goes_on_has_the_scale_that_it_was_made_at(paper, tmp_path):
+    assert said(paper, "--scale", "smoke", "--out", str(tmp_path / "out"))[1] is None
+    (folder,) = (tmp_path / "out").iterdir()
+    before = (folder / "claims.md").read_text()
+    _, error = said(paper, "--scale", "laptop", "--resume", str(folder))
+    assert str(error) == f"--resume {folder}: it was made at scale smoke; leave --scale out."
+    assert (folder / "claims.md").read_text() == before
+    text, error = said(paper, "--resume", str(folder))
+    assert (error, "scale smoke" in text) == (None, True)
+    assert (folder / "claims.md").read_text() == before
+
+
+def test_what_is_not_there_is_not_made_to_go_on(paper, tmp_path):
+    _, error = said(paper, "--resume", str(tmp_path / "typo"))
+    assert isinstance(error, UsageError)
+    assert "there is no such folder" in str(error)
+    assert not (tmp_path / "typo").exists()
 
 
 def test_the_list_has_every_experiment_with_its_times(paper):
