@@ -73,7 +73,9 @@ def reproduce(
 
     os.environ["FGBENCH_DATA"] = data_dir or default_data_dir()
     if list_:
-        _list([paper] if paper else _papers())
+        if only and paper is None:
+            raise UsageError("--only names experiments of a paper: name the paper too.")
+        _list([paper] if paper else _papers(), only or ())
         return
     if paper is None:
         raise UsageError(f"reproduce needs a paper: {', '.join(_papers())}; --list shows their experiments.")
@@ -190,8 +192,8 @@ def _progress(name: str) -> Iterator[Note]:
         yield lambda text, share: bar.update(task, completed=share, text=f"{name}: {text}")
 
 
-def _list(papers: Sequence[str]) -> None:
-    """Print every experiment of the papers, with the time that it takes at each scale."""
+def _list(papers: Sequence[str], only: Sequence[str]) -> None:
+    """Print the experiments of the papers, all or those asked for, with the time each takes at each scale."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -207,14 +209,27 @@ def _list(papers: Sequence[str]) -> None:
         table.add_column("what")
         for heading in ("claims", *SCALES):
             table.add_column(heading, justify="right")
-        for experiment in suite.experiments:
-            spans = (_span(experiment.by.seconds(experiment.settings(scale))) for scale in SCALES)
+        for experiment in suite.only(only):
+            spans = _spans(experiment)
             table.add_row(experiment.name, experiment.title, str(len(experiment.claims)), *spans)
         console.print(table)
     console.print(
         "[dim]Times are estimates; the scale full is meant for a GPU. At paper and full, what an[/dim]"
     )
     console.print("[dim]experiment takes here is said before it begins.[/dim]")
+
+
+def _spans(experiment: Experiment) -> list[str]:
+    """About how long it takes at each scale; – where it has not all the runs that were asked for."""
+    spans: dict[str, str] = {}
+    for scale in SCALES:
+        try:
+            spans[scale] = _span(experiment.by.seconds(experiment.settings(scale)))
+        except UsageError as error:
+            missing = error
+    if not spans:
+        raise missing
+    return [spans.get(scale, "–") for scale in SCALES]
 
 
 def _span(seconds: float) -> str:

@@ -180,6 +180,23 @@ def test_the_list_has_every_experiment_with_its_times(paper):
     assert "projection cosines of projections 2" in text
 
 
+def test_the_list_has_only_what_is_asked_for(paper, tmp_path):
+    own = "[experiments.full.runs.w32]\nwidth = 32\n"
+    runs = RUNS[RUNS.index("[[experiments]]") :].replace(
+        "[[experiments.claims]]", own + "[[experiments.claims]]"
+    )
+    (tmp_path / "suites" / "a1900.toml").write_text(TOML + runs)
+    text, error = said(paper, "--list", "--only", "nets")
+    assert (error, "nets of two widths" in text, "projections" in text) == (None, True, False)
+    text, error = said(paper, "--list", "--only", "nets/w8")
+    assert error is None
+    assert " – " in text, "the scale full has no w8"
+    _, error = said(paper, "--list", "--only", "nets/w9")
+    assert "--only nets/w9: nets has nets/w" in str(error)
+    _, error = said("--list", "--only", "nets")
+    assert "name the paper too" in str(error)
+
+
 @pytest.mark.parametrize(
     ("arguments", "hint"),
     [
