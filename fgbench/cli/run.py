@@ -135,10 +135,10 @@ def run(
     )
     if like is not None:
         config = stored.like(like, config, given)
+    cluster = cluster_of(on, slurm, slurm_file)
     if dry_run:
         _show_plan(config)
         return
-    cluster = cluster_of(on, slurm, slurm_file)
     _measure(config, out, repeat, like, cluster, as_json=json_, detail=verbose)
 
 
