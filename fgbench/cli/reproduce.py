@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from fgbench.cli.values import span
 from fgbench.errors import UsageError
 from fgbench.reproduction.scale import FULL, PAPER, SCALES, Scale
 
@@ -163,8 +164,8 @@ def _judged(experiment: Experiment, scale: str, folder: Path) -> list[JudgedClai
 def _say_hours(experiments: Iterable[Experiment], scale: str, console: Console) -> None:
     """How long they take here at most, before they begin."""
     for experiment in experiments:
-        span = _span(experiment.seconds_here(scale))
-        console.print(f"{experiment.name} takes about {span} here at most.", soft_wrap=True)
+        takes = span(experiment.seconds_here(scale))
+        console.print(f"{experiment.name} takes about {takes} here at most.", soft_wrap=True)
 
 
 @contextmanager
@@ -224,16 +225,9 @@ def _spans(experiment: Experiment) -> list[str]:
     spans: dict[str, str] = {}
     for scale in SCALES:
         try:
-            spans[scale] = _span(experiment.by.seconds(experiment.settings(scale)))
+            spans[scale] = span(experiment.by.seconds(experiment.settings(scale)))
         except UsageError as error:
             missing = error
     if not spans:
         raise missing
     return [spans.get(scale, "–") for scale in SCALES]
-
-
-def _span(seconds: float) -> str:
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    hours = seconds / 3600
-    return f"{seconds / 60:.0f} min" if hours < 1.5 else f"{hours:.{1 if hours < 10 else 0}f} h"

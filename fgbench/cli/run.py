@@ -15,7 +15,7 @@ from fgbench.cli import run_options as ask
 from fgbench.cli import stored
 from fgbench.cli.cluster import cluster_of, planned
 from fgbench.cli.presets import QUICK
-from fgbench.cli.values import share, size
+from fgbench.cli.values import share, size, span
 from fgbench.errors import UsageError
 from fgbench.plan.config import Config, Dtype, default_data_dir
 from fgbench.specs.options import OR
@@ -81,6 +81,8 @@ def run(
     initial weights, the same batches and the same device. A folder of CSVs is written; `fgbench plot` draws
     them.
     """
+    if dry_run and json_:
+        raise UsageError("--dry-run prints a plan and --json a result: leave one of them out.")
     given = {name for name in ctx.params if ctx.get_parameter_source(name).name == "COMMANDLINE"}  # type: ignore[union-attr]
     if resume is not None:
         if given - {"resume", "json_", "verbose", "dry_run"}:
@@ -137,7 +139,7 @@ def run(
         config = stored.like(like, config, given)
     cluster = cluster_of(on, slurm, slurm_file)
     if dry_run:
-        _show_plan(config)
+        _show_plan(config, repeat)
         return
     _measure(config, out, repeat, like, cluster, as_json=json_, detail=verbose)
 
@@ -182,8 +184,8 @@ def _resume(path: Path, dry_run: bool, **shown: bool) -> None:
     _run(plan, folder, contracts, **shown)
 
 
-def _show_plan(config: Config) -> None:
-    """The matched groups, and about how long they take."""
+def _show_plan(config: Config, repeat: int = 1) -> None:
+    """The matched groups, and about how long they take in so many runs."""
     from rich.box import SIMPLE_HEAD
     from rich.console import Console
     from rich.table import Table
@@ -198,14 +200,15 @@ def _show_plan(config: Config) -> None:
     for group in plan.groups:
         table.add_row(group.name, group.sentence)
     console.print(table)
-    minutes = expected_seconds(plan) / 60
+    seconds = repeat * expected_seconds(plan)
     methods, groups = plan.config.methods, len(plan.groups)
     phases = [
         name for name, asked in (("timing", plan.config.time), ("training", plan.config.train)) if asked
     ]
     console.print(
-        f"{groups} group{'s' * (groups > 1)} × {len(methods)} methods ({', '.join(methods)}): "
-        f"{' and '.join(phases)}, about {minutes:.0f} min at most. Nothing was measured or written."
+        f"{groups} group{'s' * (groups > 1)} × {len(methods)} method{'s' * (len(methods) > 1)} "
+        f"({', '.join(methods)}){f' × {repeat} runs' * (repeat > 1)}: "
+        f"{' and '.join(phases)}, about {span(seconds)} at most. Nothing was measured or written."
     )
 
 

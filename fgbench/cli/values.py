@@ -1,4 +1,4 @@
-"""Parse the values of options that can be written in more than one way."""
+"""Values that are written in more than one way: those of options, and how long something takes."""
 
 from __future__ import annotations
 
@@ -38,3 +38,11 @@ def share(option: str, asked: str) -> float:
     if not 0 <= value < 1:
         raise UsageError(f"{option} {asked}: must be a share below 1, as in 5% or 0.05.")
     return value
+
+
+def span(seconds: float) -> str:
+    """How long something takes, in seconds, minutes or hours."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    hours = seconds / 3600
+    return f"{seconds / 60:.0f} min" if hours < 1.5 else f"{hours:.{1 if hours < 10 else 0}f} h"

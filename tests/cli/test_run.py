@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pytest
@@ -33,3 +34,25 @@ def test_a_dry_run_refuses_what_a_run_on_a_cluster_would(
 ) -> None:
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path))
     assert line in refused("--dry-run", *SMALL, *options)
+
+
+def planned(*options: str) -> str:
+    """What a dry run says of them, after its table."""
+    done = fgbench_says("run", "--dry-run", *SMALL, *options)
+    assert done.returncode == 0, done.stderr
+    return re.split(r"\n\s*\n", done.stdout.strip())[-1].replace("\n", " ")
+
+
+def test_a_dry_run_counts_all_that_is_asked_for() -> None:
+    quick = ("--quick", "--method", "forward", "--time-only")
+    once, often = (planned(*quick, *more) for more in ((), ("--repeat", "30")))
+    least = re.match(r"1 group × 1 method \(forward\): timing, about (\d+) s at most\. ", once)
+    assert least, once
+    whole = re.match(r"1 group × 1 method \(forward\) × 30 runs: timing, about (\d+) min at most\. ", often)
+    assert whole, often
+    assert float(whole[1]) == pytest.approx(30 * float(least[1]) / 60, abs=1)
+
+
+@pytest.mark.parametrize("more", [SMALL, ("--resume", "results")])
+def test_a_dry_run_has_no_result_to_print_as_json(more: tuple[str, ...]) -> None:
+    assert "leave one of them out" in refused("--dry-run", "--json", *more)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from fgbench.cli.values import share
+from fgbench.cli.values import share, span
 from fgbench.errors import UsageError
 
 
@@ -17,3 +17,11 @@ def test_a_share_is_a_percentage_or_a_number(asked, value):
 def test_anything_else_is_refused_by_its_option_s_name(asked):
     with pytest.raises(UsageError, match="--tolerance"):
         share("--tolerance", asked)
+
+
+@pytest.mark.parametrize(
+    ("seconds", "said"),
+    [(0.4, "0 s"), (89, "89 s"), (90, "2 min"), (5000, "83 min"), (5400, "1.5 h"), (90000, "25 h")],
+)
+def test_a_span_is_in_seconds_minutes_or_hours(seconds, said):
+    assert span(seconds) == said
