@@ -15,6 +15,7 @@ from fgbench.cli import run_options as ask
 from fgbench.cli import stored
 from fgbench.cli.cluster import cluster_of, planned
 from fgbench.cli.presets import QUICK
+from fgbench.cli.unused_options import check_used, not_default
 from fgbench.cli.values import share, size, span
 from fgbench.errors import UsageError
 from fgbench.plan.config import Config, Dtype, default_data_dir
@@ -137,6 +138,7 @@ def run(
     )
     if like is not None:
         config = stored.like(like, config, given)
+    check_used(config, not_default(ctx, given))
     cluster = cluster_of(on, slurm, slurm_file)
     if dry_run:
         _show_plan(config, repeat)

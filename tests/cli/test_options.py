@@ -32,7 +32,7 @@ def test_choices_are_those_of_the_code() -> None:
         ([], {}),
         (["--quick"], QUICK),
         (["--quick", "--seeds", "2"], {**QUICK, "seeds": 2}),
-        (["--time-only", "--lr", "0.1"], {"train": False, "learning_rate": 0.1}),
+        (["--train-only", "--lr", "0.1"], {"time": False, "learning_rate": 0.1}),
         (["--lr", "0.1,2e-3", "--patience", "10"], {"learning_rate": (0.1, 2e-3), "patience": 10}),
         (["--depth", "2", "--exec", "compile"], {"depths": (2,), "execution": "compile"}),
         (["--dtype", "float64"], {"dtype": "float64"}),
