@@ -107,7 +107,7 @@ def _nothing_learned(row: pd.Series) -> list[str]:
         return []
     learned = missing(row["lowest_loss"]) or row["lowest_loss"] < chance
     if missing(row["runs"]):
-        spent = f"{row['train_seconds']:.3g} s"
+        spent = f"{number(row['least_train_seconds'])} s"
         said = f"nothing was learned in {spent} that held: no loss stayed below chance, {number(chance)}"
         return [] if learned else [said]
     if missing(row["target_loss"]) or row["target_loss"] < chance:
@@ -121,9 +121,10 @@ def _target(row: pd.Series, there: Collection[str]) -> Iterator[str]:
     if missing(row["runs"]):
         return
     reached, runs = int(row["reached"]), int(row["runs"])
-    spent, seeds = f"in {row['train_seconds']:.3g} s", f"seed{'s' if runs > 1 else ''}"
+    seeds = f"seed{'s' if runs > 1 else ''}"
+    missed = _missed(row, f"{runs - reached} of {runs} {seeds}")
     if not reached:
-        clause = f"{target_words(row)} not reached {spent} by {runs} of {runs} {seeds}"
+        clause = f"{target_words(row)} {missed}"
         least = row["t_ratio_low"]
         yield clause + (
             f": at least {number(least)} times the training time" if not missing(least) and least > 1 else ""
@@ -138,7 +139,14 @@ def _target(row: pd.Series, there: Collection[str]) -> Iterator[str]:
     sure = _range(*cells)
     clause = f"to {target_words(row)} it takes {number(*cells)} times the training time"
     clause += f" (95 % interval {sure}, {runs} seeds)" if sure else f" ({runs} {seeds})"
-    yield clause + (f", not reached {spent} by {runs - reached} of {runs} {seeds}" if reached < runs else "")
+    yield clause + (f", {missed}" if reached < runs else "")
+
+
+def _missed(row: pd.Series, seeds: str) -> str:
+    """That some seeds did not reach the target in the time that the shortest of them had."""
+    if missing(row["missed_seconds"]):
+        return f"never reached by {seeds}, which diverged"
+    return f"not reached in {number(row['missed_seconds'])} s by {seeds}"
 
 
 def _prediction(row: pd.Series) -> Iterator[str]:

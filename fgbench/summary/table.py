@@ -65,11 +65,12 @@ def summarise(run: RunFolder) -> pd.DataFrame:
     - Training, of runs that got to their end or diverged: `t`* (expected seconds to the target), `t_ratio`*
       and `n_ratio`* (seconds and steps over the reference's), `target_loss` or `target_accuracy` (the
       headline target), `t_median` (Kaplan and Meier), `t_resolution` (distance of evaluations), `reached` and
-      `runs`, `learning_rate`, `validation_loss`* at the end, `lowest_loss`* on the way there,
+      `runs`, `missed_seconds` (the least that a run which ended before the target had spent),
+      `learning_rate`, `validation_loss`* at the end, `lowest_loss`* on the way there,
       `bits_per_byte`* (where bytes of a text are predicted), `validation_accuracy`, `rise`* (of the last loss
       above the lowest), `fall` (of the lowest below the first: 0 where training stood still),
       `diverged_share` (of runs), `evaluation_share` (of training's seconds), `train_seconds` (of the longest
-      run).
+      run), `least_train_seconds` (of the shortest run that did not diverge).
     - Quality: `cosine` and `second_moment` of the estimates at the weights of the reference's training,
       `n_predicted`*, the steps ratio that they predict, and `non_finite`, the share of directional
       derivatives that are not finite, at those weights and along the method's own training.
@@ -240,12 +241,18 @@ def _share_of(jobs: pd.DataFrame, status: str) -> float | None:
 
 
 def _evaluation_cells(curves: pd.DataFrame) -> dict[str, Any]:
-    """The share of time that evaluations took, and the training seconds of the longest run."""
+    """The share of time that evaluations took, and the training seconds of the longest and shortest runs.
+
+    A run that diverged is the shortest only where all did.
+    """
     last = curves.groupby("job", sort=False).tail(1)
     spent = last["train_seconds"].sum()
+    finite = last[[math.isfinite(loss) for loss in last["validation_loss"]]]
+    whole = finite if len(finite) else last
     return {
         "evaluation_share": float(last["evaluation_seconds"].sum() / spent) if spent > 0 else None,
         "train_seconds": float(last["train_seconds"].max()) if spent > 0 else None,
+        "least_train_seconds": float(whole["train_seconds"].min()) if spent > 0 else None,
     }
 
 

@@ -57,6 +57,7 @@ REFERENCE: dict[str, Any] = {
     "target_accuracy": None,
     "reached": 3,
     "runs": 3,
+    "missed_seconds": 59.0,
     "t": 1.0,
     "t_low": 0.8,
     "t_high": 1.2,
@@ -77,6 +78,7 @@ REFERENCE: dict[str, Any] = {
     "evaluation_share": 0.1,
     "t_resolution": 0.02,
     "train_seconds": 60.0,
+    "least_train_seconds": 59.0,
     "t_median": 1.0,
     "status": "ok",
 }

@@ -46,11 +46,18 @@ def test_a_ratio_without_an_interval_gets_no_verdict() -> None:
 
 def test_runs_that_missed_the_target_are_said_beside_the_time() -> None:
     (some,) = findings(group(reached=2, t_ratio=4.0, t_ratio_low=3.0, t_ratio_high=5.0), NO_AA)
-    assert "not reached in 60 s by 1 of 3 seeds" in some
-    never = {"reached": 0, "t": math.inf, "t_low": 60.0, "t_high": math.inf}
+    assert "not reached in 59.0 s by 1 of 3 seeds" in some
+    never = {"reached": 0, "t": math.inf, "t_low": 59.0, "t_high": math.inf}
     bound = {"t_ratio": math.inf, "t_ratio_low": 20.0, "t_ratio_high": math.inf}
     (none,) = findings(group(**never, **bound), NO_AA)
-    assert "validation loss 0.5 not reached in 60 s by 3 of 3 seeds: at least 20.0 times" in none
+    assert "validation loss 0.5 not reached in 59.0 s by 3 of 3 seeds: at least 20.0 times" in none
+    assert "> 59.0 s" in rendered(group(**never, **bound), 160), "the table says the same"
+
+
+def test_runs_that_diverged_are_said_to_have() -> None:
+    never = {"reached": 0, "missed_seconds": None, "t": math.inf, "t_low": None, "t_high": None}
+    (sentence,) = findings(group(**never, **NO_RATIO), NO_AA)
+    assert sentence.endswith("validation loss 0.5 never reached by 3 of 3 seeds, which diverged.")
 
 
 def test_a_method_that_was_only_trained_is_named() -> None:
@@ -62,7 +69,7 @@ def test_a_method_that_was_only_trained_is_named() -> None:
     ("cells", "clause"),
     [
         ({"target_loss": 2.4, "t_ratio": 12.0}, "nothing was learned: validation loss 2.4 is no better than"),
-        ({"runs": None, "reached": None, "target_loss": None}, "nothing was learned in 60 s that held"),
+        ({"runs": None, "reached": None, "target_loss": None}, "nothing was learned in 59.0 s that held"),
     ],
 )
 def test_no_verdict_rests_on_a_loss_at_or_above_chance(cells: dict[str, float | None], clause: str) -> None:
@@ -91,7 +98,7 @@ def test_a_method_that_stood_still_is_said_to() -> None:
     assert "never fell" not in moved
 
 
-NEVER = {"reached": 0, "t": math.inf, "t_low": 60.0, "t_high": math.inf}
+NEVER = {"reached": 0, "t": math.inf, "t_low": 59.0, "t_high": math.inf}
 NO_RATIO = {"t_ratio": None, "t_ratio_low": None, "t_ratio_high": None}
 
 
@@ -99,7 +106,7 @@ def test_a_target_that_nobody_reached_is_said_without_a_bound() -> None:
     """As the columns of the ratios are then of objects: None is no number to compare."""
     rows = pd.DataFrame([{**REFERENCE, **NEVER, **NO_RATIO, "method": m} for m in ("backprop", "forward")])
     (sentence,) = findings(rows, NO_AA)
-    assert sentence.endswith("validation loss 0.5 not reached in 60 s by 3 of 3 seeds.")
+    assert sentence.endswith("validation loss 0.5 not reached in 59.0 s by 3 of 3 seeds.")
 
 
 def test_a_target_that_was_held_at_the_start_is_not_said_to_be_missed_by_the_reference() -> None:

@@ -400,6 +400,8 @@ class TestTarget:
         assert list(table["reached"]) == [3, 2, 3, 2, 3, 3]
         assert table.loc[(1.0, "forward"), "t_median"] == 2.0
         assert table.loc[(1.0, "forward"), "t_resolution"] == 1.0
+        assert table.loc[(1.0, "forward"), "missed_seconds"] == 4.0
+        assert pd.isna(table.loc[(1.0, "backprop"), "missed_seconds"]), "each run reached it"
         assert table.loc[(1.0, "forward"), "t"] == pytest.approx((4 + 2 + 2) / 2)
         assert table.loc[(2.0, "forward"), "t_median"] == 1.0
 
@@ -423,6 +425,14 @@ def test_what_evaluation_cost(tmp_path):
     )
     row = summarise(folder).set_index("method").loc["backprop"]
     assert (row["evaluation_share"], row["train_seconds"]) == (0.1, 5.0)
+
+
+def test_the_shortest_run_is_one_that_did_not_diverge(tmp_path):
+    folder = run_folder(tmp_path, [GROUP])
+    for seed, losses in enumerate(([3.0] * 5, [3.0] * 7, [3.0, math.nan])):
+        curve(folder, "forward", seed, losses)
+    row = summarise(folder).set_index("method").loc["forward"]
+    assert (row["train_seconds"], row["least_train_seconds"]) == (6.0, 4.0)
 
 
 @pytest.mark.parametrize(
