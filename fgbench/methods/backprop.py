@@ -61,6 +61,11 @@ class Backprop(Method):
     )
     worth: ClassVar[str] = "the gradient: cosine 1, variance × 1"
 
+    def __post_init__(self) -> None:
+        """Refuse segments of a checkpointing that there is not."""
+        if self.segments != "layer" and not self.checkpoint:
+            raise UsageError(f"backprop: segments={self.segments} needs checkpoint=true.")
+
     @property
     def queries(self) -> int:
         """3, as a backward pass does the work of two evaluations; 4 with checkpointing."""

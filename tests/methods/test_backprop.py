@@ -91,6 +91,13 @@ def test_the_updates_to_choose_from_are_those_that_the_optimiser_has():
     assert methods.find("backprop:checkpoint=true").updates(Conditions()) == UPDATES
 
 
+def test_segments_want_checkpointing():
+    with pytest.raises(UsageError, match="segments=sqrt needs checkpoint=true"):
+        methods.find("backprop:segments=sqrt")
+    for spec in ("backprop", "backprop:checkpoint=true,segments=sqrt"):
+        assert list(methods.find(spec).variants(Conditions(), samples=8)), "none of them is refused"
+
+
 def test_a_direct_update_wants_plain_sgd():
     method = methods.find("backprop:update=direct")
     with pytest.raises(UsageError, match="plain SGD"):

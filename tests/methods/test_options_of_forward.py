@@ -10,6 +10,8 @@ from torch import nn
 
 from fgbench import methods
 from fgbench.errors import UsageError
+from fgbench.methods import Conditions
+from fgbench.specs.options import canonical
 from tests.builders import cross_entropy, flat, reverse_gradient, tiny_batch, tiny_mlp, updates
 
 
@@ -33,6 +35,13 @@ from tests.builders import cross_entropy, flat, reverse_gradient, tiny_batch, ti
         ("layers=one,scale=variance", "needs layers=all"),
         ("layers=one,sampling=adaptive,floor=2", "at most 1"),
         ("bound=5", "bound needs layers=one"),
+        ("sampling=uniform", "sampling=uniform needs layers=one"),
+        ("floor=0.3", "floor needs sampling=adaptive"),
+        ("layers=one,floor=0.3", "floor needs sampling=adaptive"),
+        ("angle=30", "angle is of structure=fixed-angle"),
+        ("entries=gaussian", "entries=gaussian is of structure=rank-one and structure=activity"),
+        ("chunk=4", "chunk=4 needs more than 4 tangents"),
+        ("tangents=4,chunk=4", "chunk=4 needs more than 4 tangents"),
         ("tangents=0", "at least 1"),
         ("clip=-1", "at least 0"),
     ],
@@ -41,6 +50,34 @@ def test_contradiction_is_one_line(options, said):
     with pytest.raises(UsageError, match=said) as caught:
         methods.find(f"forward:{options}")
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        "angle=45,entries=rademacher,sampling=size,floor=0.1,chunk=0",
+        "structure=rank-one,entries=gaussian",
+        "tangents=4,structure=fixed-angle,angle=30",
+        "tangents=4,chunk=3",
+        "layers=one,sampling=adaptive,floor=0.3",
+    ],
+)
+def test_an_option_is_taken_at_its_default_and_where_it_has_an_effect(options):
+    assert methods.find(f"forward:{options}")
+
+
+@pytest.mark.parametrize("option", ["sampling=uniform", "floor=0.3", "bound=5"])
+def test_spsa_refuses_the_same_of_layers(option):
+    with pytest.raises(UsageError, match=r"spsa: .* needs"):
+        methods.find(f"spsa:{option}")
+    assert methods.find("spsa:layers=one,sampling=adaptive,floor=0.3,bound=5")
+
+
+def test_the_variants_of_a_budget_are_specs_that_are_taken():
+    for spec in ("forward:tangents=16", "forward:tangents=4,layers=one,sampling=adaptive", "spsa"):
+        found = list(methods.find(spec).variants(Conditions(), samples=8))
+        assert len(found) > 1
+        assert [methods.find(canonical(spec.partition(":")[0], own)) for own in found] == found
 
 
 def test_clip_bounds_each_directional_derivative():

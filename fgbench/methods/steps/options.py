@@ -10,6 +10,8 @@ from fgbench.methods import Conditions, Method
 from fgbench.methods.steps.micro_batches import accumulate_option, counts
 from fgbench.specs.options import option
 
+FLOOR = 0.1
+
 
 class LayerOptions(Protocol):
     """The options for how the layer that a step perturbs is drawn."""
@@ -52,7 +54,7 @@ def sampling_option() -> Any:
 
 def floor_option() -> Any:
     """The option that keeps adaptive probabilities above zero."""
-    return option(0.1, "the share of uniform probabilities mixed into sampling=adaptive", minimum=0.001)
+    return option(FLOOR, "the share of uniform probabilities mixed into sampling=adaptive", minimum=0.001)
 
 
 def bound_option() -> Any:
@@ -67,6 +69,8 @@ def contradictions_of_layers(options: LayerOptions, layers: str) -> list[tuple[b
     return [
         (options.floor > 1, "floor must be at most 1"),
         (bool(options.bound) and layers == "all", "bound needs layers=one"),
+        (options.sampling != "size" and layers == "all", f"sampling={options.sampling} needs layers=one"),
+        (options.floor != FLOOR and options.sampling != "adaptive", "floor needs sampling=adaptive"),
     ]
 
 
@@ -154,6 +158,7 @@ class ForwardOptions(Method):
     def _contradictions(self) -> list[tuple[bool, str]]:
         return [
             *self._of_tangents(),
+            *self._without_effect(),
             *self._of_one_layer(),
             *contradictions_of_layers(self, self.layers),
         ]
@@ -188,7 +193,6 @@ class ForwardOptions(Method):
                 stock and not (single and self.store == "keep"),
                 "engine=stock takes no combine, chunk, store, clip or scale",
             ),
-            (self.noise == "batch" and not activity, "noise=batch is of structure=activity"),
             (
                 (activity or stock) and self.accumulate > 1,
                 "structure=activity and engine=stock take a whole batch at once: leave accumulate out",
@@ -211,4 +215,22 @@ class ForwardOptions(Method):
                 "scale=variance with combine=projection needs structure gaussian, sphere or orthonormal",
             ),
             (self.angle > 90, "angle must be at most 90 degrees"),
+        ]
+
+    def _without_effect(self) -> list[tuple[bool, str]]:
+        """Options that would change nothing: the same method would be measured under another name."""
+        return [
+            (self.noise == "batch" and self.structure != "activity", "noise=batch is of structure=activity"),
+            (
+                self.entries == "gaussian" and self.structure not in ("rank-one", "activity"),
+                "entries=gaussian is of structure=rank-one and structure=activity",
+            ),
+            (
+                self.angle != ForwardOptions.angle and self.structure != "fixed-angle",
+                "angle is of structure=fixed-angle",
+            ),
+            (
+                bool(self.chunk) and self.chunk >= self.tangents,
+                f"chunk={self.chunk} needs more than {self.chunk} tangents, which it takes in several turns",
+            ),
         ]
