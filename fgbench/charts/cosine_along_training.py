@@ -43,7 +43,7 @@ def _draw(comparison: Comparison) -> Figure | str:
     else:
         by_step.set_yscale("symlog", linthresh=LINEAR)
     by_step.set(xlabel="Step", ylabel="Cosine with ∇f")
-    by_layer.set_xlabel(f"Layer, from {layers[0]}\nto {layers[-1]}" if layers else "Layer")
+    by_layer.set_xlabel(f"Layer (module {layers[0]}\nto module {layers[-1]})" if layers else "Layer")
     by_layer.set_xticks(range(len(layers)), [str(n + 1) for n in range(len(layers))])
     if len(layers) > 16:
         by_layer.set_xticks(range(0, len(layers), len(layers) // 8))

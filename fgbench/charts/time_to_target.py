@@ -23,7 +23,8 @@ SEEDS_BELOW = 0.3  # seeds are drawn this share of a row lower, so that they do 
 INTERVAL_REACH = 4  # an interval that extends beyond all figures by this factor is cut off at the edge
 ARROW_POINTS = 18  # length of the arrow at a censored seed
 NOTE = (
-    "Large mark: seconds of all runs over the runs that reached it (ERT), 95 % interval over seeds and grid."
+    "Large mark: seconds of all runs over the runs that reached it (ERT), 95 % interval over seeds and where "
+    "their evaluations fell."
 )
 
 

@@ -26,10 +26,13 @@ def _draw(comparison: Comparison) -> Figure | str:
         f"{basis(comparison)} ‖g‖²/‖∇f‖²: means along the training of {comparison.setup['reference']}. Lower "
         "left is better; a shorter estimate of a biased method need not be.",
     ]
-    height = height_over_legend([*methods, FRONTIER]) + 0.6
+    edge = frontier(rows, "r", "second_moment")
+    labels = [*methods, FRONTIER] if len(edge) > 1 else methods
+    height = height_over_legend(labels) + 0.6
     figure = new_figure("Variance against cost: what a step takes, and how noisy it is", lines, height)
     ax = figure.subplots()
-    _frontier(ax, rows)
+    if len(edge) > 1:
+        _line(ax, edge)
     for method in methods:
         own, look = rows[rows["method"] == method], comparison.looks[method]
         ax.errorbar(
@@ -52,8 +55,7 @@ def _draw(comparison: Comparison) -> Figure | str:
     return figure
 
 
-def _frontier(ax: Axes, rows: pd.DataFrame) -> None:
-    edge = frontier(rows, "r", "second_moment")
+def _line(ax: Axes, edge: pd.DataFrame) -> None:
     ax.step(
         edge["r"],
         edge["second_moment"],

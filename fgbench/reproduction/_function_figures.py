@@ -104,7 +104,7 @@ class _Panel:
         if self.logarithmic and self.values:
             _log_axis(self.ax, "y" if self.over_n else "x")
         if not self.over_n:
-            self.ax.set_xlabel(label)
+            self.ax.set_xlabel(label.replace(" over ", " over\n"))  # a third of the width holds no more
             return
         self.ax.set_title(label, size=9)
         self.ax.set_xscale("log", base=2)

@@ -124,6 +124,10 @@ def test_the_reach_rate_stands_beside_every_time(times: Figure) -> None:
     assert words(times).count("2 of 3 reached") == 2
 
 
+def test_it_is_said_what_the_interval_is_over(times: Figure) -> None:
+    assert "95 % interval over seeds and where their evaluations fell" in words(times).replace("\n", " ")
+
+
 def test_a_method_that_never_reached_it_has_no_expected_time(tmp_path: Path, draw: Draw) -> None:
     run = made_up.run(tmp_path, [group(8)])
     rows = run.read("targets")

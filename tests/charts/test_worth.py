@@ -27,6 +27,12 @@ def test_cosines_by_step_are_those_at_the_references_weights_and_dotted_at_the_o
         assert any(values == wanted for values in drawn)
 
 
+def test_layers_are_counted_and_the_first_and_last_named(tmp_path: Path, draw: Draw) -> None:
+    _, by_layer = draw("cosine_along_training", made_up.run(tmp_path, [group(8)])).axes
+    assert by_layer.get_xlabel() == f"Layer (module {LAYERS[0]}\nto module {LAYERS[-1]})"
+    assert [tick.get_text() for tick in by_layer.get_xticklabels()] == ["1", "2", "3"]
+
+
 def test_variance_stands_against_r_with_the_line_that_no_method_beats(tmp_path: Path, draw: Draw) -> None:
     (ax,) = draw("variance_against_cost", made_up.run(tmp_path, [group(8)])).axes
     for method in METHODS:
@@ -34,6 +40,16 @@ def test_variance_stands_against_r_with_the_line_that_no_method_beats(tmp_path: 
     edge = line(ax, "no method is both cheaper and less noisy")
     # Rank-one is cheapest and backprop the least noisy; forward is beaten by both.
     assert list(edge.get_ydata()) == [MOMENT[METHODS[2]], MOMENT[METHODS[0]]]
+
+
+def test_where_one_method_beats_all_there_is_no_such_line_nor_its_name(tmp_path: Path, draw: Draw) -> None:
+    run = made_up.run(tmp_path, [group(8)])
+    rows = run.read("quality")
+    cheapest = rows["method"] == METHODS[2]
+    for name in ("second_moment", "second_moment_large"):
+        rows[name] = rows[name].mask(cheapest, 0.5)
+    run.replace("quality", rows.to_dict("records"))
+    assert "no method is both" not in words(draw("variance_against_cost", run))
 
 
 def test_measured_over_floor_is_the_ratio_over_that_of_the_floors(tmp_path: Path, draw: Draw) -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 from fgbench.charts.drawing.style import print_style
@@ -228,6 +229,18 @@ class TestCharts:
         with print_style():
             figure = figures_chart("beale", [2], ["backprop", "forward"], found, claims)
         assert sorted(hollow(figure)) == [(5e-5, 1), (0.86, 1)]
+
+    def test_no_axis_label_leaves_the_picture(self):
+        """As beside names of methods that take much of the width."""
+        methods = ["backprop", "forward:tangents=16,structure=fixed-angle,angle=15,combine=projection"]
+        found = {f"sphere/4/{m}/{what}": Estimate(1.0) for m in methods for what in ("final", "time_ratio")}
+        with print_style():
+            figure = figures_chart("sphere", [4], methods, found, {})
+            FigureCanvasAgg(figure).draw()
+        for ax in figure.axes:
+            ends = ax.xaxis.label.get_window_extent()
+            assert ends.x0 > 0
+            assert ends.x1 < figure.bbox.width - 5
 
     def test_over_dimensions_values_with_another_minimum_than_zero_are_per_dimension(self):
         names = [f"styblinski-tang/{n}/forward/best" for n in (4, 64)]
