@@ -40,8 +40,16 @@ class JudgedClaim:
 
 
 Said = tuple[Verdict, str]  # a verdict and the reason for it
-TIMES = ("t", "t_ratio", "n_ratio")  # figures that have no interval where a single seed decides them
-ONE_DECIDES = "a single seed decides it: it takes more seeds that reach the target"
+# Figures of trained jobs that have no interval where a single seed decides them, and what is said then.
+ONE_DECIDES = {
+    **dict.fromkeys(
+        ("t", "t_ratio", "n_ratio"), "a single seed decides it: it takes more seeds that reach the target"
+    ),
+    **dict.fromkeys(
+        ("validation_loss", "lowest_loss", "rise", "validation_accuracy"),
+        "no interval says how far seeds differ, and a single one may decide it: it takes more of them",
+    ),
+}
 
 
 def judge(claim: Claim, figures: Mapping[str, Estimate], scale: str, takes: str = "") -> JudgedClaim:
@@ -50,10 +58,10 @@ def judge(claim: Claim, figures: Mapping[str, Estimate], scale: str, takes: str 
     An interval that contains the claimed bound decides nothing. A time that no run was long enough for has a
     lower end, what the runs lasted, which decides where a value or a bound is below it. A figure without an
     interval is taken as exact; memory is such a figure, and the result of a method that draws no random
-    numbers. A time without one decides nothing.
+    numbers. A time, a loss or an accuracy of trained jobs without one decides nothing.
     """
     measured, against = (figures.get(name, NOTHING) for name in (claim.figure, claim.than))
-    if why := _not_comparable(claim, measured, scale, takes):
+    if why := _not_comparable(claim, measured, against, scale, takes):
         said = (Verdict.NOT_COMPARABLE, why)
     elif _diverged(measured) and claim.test != "above":
         said = (Verdict.NOT_REPRODUCED, "no run here reached it")
@@ -71,7 +79,7 @@ def out_of_reach(claim: Claim, scale: str) -> bool:
     return claim.test != "none" and SCALES.index(scale) < SCALES.index(claim.needs)
 
 
-def _not_comparable(claim: Claim, measured: Estimate, scale: str, takes: str) -> str:
+def _not_comparable(claim: Claim, measured: Estimate, against: Estimate, scale: str, takes: str) -> str:
     """Why the claim cannot be judged, whatever was measured; empty where it can."""
     if scale == SMOKE:
         return "the scale smoke only shows that the experiment runs"
@@ -81,8 +89,13 @@ def _not_comparable(claim: Claim, measured: Estimate, scale: str, takes: str) ->
         return (claim.why or f"needs --scale {claim.needs}") + (takes and f": {takes}")
     if math.isnan(measured.value):
         return "nothing was measured for it"
-    of_seeds = claim.figure.rpartition("/")[2] in TIMES and math.isfinite(measured.value)
-    return ONE_DECIDES if of_seeds and not measured.has_interval else ""
+    return _of_one_seed(claim.figure, measured) or _of_one_seed(claim.than, against)
+
+
+def _of_one_seed(figure: str, found: Estimate) -> str:
+    """Why a figure that a single seed may decide decides nothing; empty for any other."""
+    alone = math.isfinite(found.value) and not found.has_interval
+    return ONE_DECIDES.get(figure.rpartition("/")[2], "") if alone else ""
 
 
 def _diverged(measured: Estimate) -> bool:

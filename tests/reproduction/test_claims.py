@@ -32,6 +32,30 @@ def test_a_time_that_a_single_seed_decides_decides_nothing():
 
 
 @pytest.mark.parametrize(
+    ("figure", "open_"),
+    [
+        *((name, True) for name in ("validation_loss", "lowest_loss", "rise", "validation_accuracy")),
+        *((name, False) for name in ("peak_bytes", "flop_ratio", "learning_rate", "diverged_share", "final")),
+    ],
+)
+def test_a_loss_of_a_single_seed_decides_nothing_and_what_is_exact_does(figure, open_):
+    one, other = (f"run/group/{method}/{figure}" for method in ("forward", "backprop"))
+    alone, sure = Estimate(0.5), Estimate(1.0, 0.9, 1.1)
+    for asked, figures in (
+        (Claim("a claim", "a table", one, "near", "R", value=0.5), {one: alone}),
+        (Claim("a claim", "a table", one, "below", bound=1.0), {one: alone}),
+        (Claim("a claim", "a table", one, "below", than=other), {one: alone, other: sure}),
+        (Claim("a claim", "a table", other, "above", than=one), {one: alone, other: sure}),
+    ):
+        found = judge(asked, figures, "laptop")
+        assert found.verdict is (OPEN if open_ else YES)
+        assert ("it takes more" in found.why) is open_
+    assert (
+        judge(Claim("a claim", "a table", other, "above", bound=0.5), {other: sure}, "laptop").verdict is YES
+    )
+
+
+@pytest.mark.parametrize(
     ("measured", "expected"),
     [
         (Estimate(0.5, 0.48, 0.52), YES),
