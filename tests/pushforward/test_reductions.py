@@ -19,6 +19,10 @@ def ties(h):
     return F.relu(h)
 
 
+def _complex(real, imag):
+    return torch.view_as_complex(torch.stack([real, imag], -1))
+
+
 REDUCTIONS = {
     "max": lambda h, x: h.max(),
     "max with ties": lambda h, x: ties(h - 9).max() + h.sum(),
@@ -73,6 +77,30 @@ WRITTEN = {
     "multiply and add in place": lambda h, x: h.addcmul_(x, x).mul_(x).add_(9),
     "product in place of what beta leaves out": lambda h, x: (
         x.clone().fill_(math.nan).baddbmm_(h, x.mT @ x, beta=0, alpha=0.5)
+    ),
+    "written into pieces": lambda h, x: [h.hsplit(3)[1].mul_(2), h.vsplit(2)[0].add_(x[:1]), h][2],
+    "written into uneven pieces": lambda h, x: [
+        h.tensor_split(3, -1)[0].mul_(x[..., :2]),
+        torch.dsplit(h, [1, 2])[1].exp_(),
+        h,
+    ][2],
+    "written into pieces of a vector": lambda h, x: [h[0, 0].hsplit(2)[1].mul_(3), h][1],
+    "written into all entries": lambda h, x: [h.ravel().mul_(x.ravel()), h][1],
+    "written into a copy of all entries": lambda h, x: [h.mT.ravel().mul_(x.ravel()), h][1],
+    "written into more dimensions": lambda h, x: [
+        torch.atleast_3d(h[0])[1].mul_(2),
+        torch.atleast_2d((h[1, 0], x[0, 0]))[0].mul_(3),
+        torch.atleast_1d(h[0, 0, 0], h[1, 2, 3])[1].mul_(x[0, 0, 0]),
+        h,
+    ][3],
+    "written into what broadcasts": lambda h, x: [torch.broadcast_tensors(h, x[0])[0].mul_(2), h][1],
+    "broadcast": lambda h, x: math.prod(torch.broadcast_tensors(x, h[0])),
+    "written into parts of complex numbers": lambda h, x: [
+        torch.view_as_real(torch.view_as_complex(h.view(2, 3, 2, 2)))[..., 0].mul_(x[..., :2]),
+        h,
+    ][1],
+    "parts of complex numbers": lambda h, x: (
+        torch.real(_complex(h, x * h)) + torch.imag(_complex(h, x * h).conj()) + (+h).adjoint().mT
     ),
     "written into what is contiguous": lambda h, x: [h[:1].contiguous().mul_(x[:1]), h][1],
     "written into a copy": lambda h, x: [h.transpose(1, 2).contiguous().mul_(3), h][1],
