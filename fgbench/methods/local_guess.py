@@ -15,7 +15,7 @@ from fgbench.methods.steps.auxiliary import HELP, KINDS
 from fgbench.methods.steps.blocks import State, activation, each
 from fgbench.methods.steps.blockwise import Block, BlockwiseStep, by_block, in_order
 from fgbench.methods.steps.spaces import SPACES, Guess, drops, samples_meet
-from fgbench.pushforward.context import Context, buffers_kept, draws_again
+from fgbench.pushforward.context import Context, draws_again, state_kept
 from fgbench.pushforward.dual import Dual, primal_of
 from fgbench.pushforward.structures import Fill
 from fgbench.specs.options import option
@@ -135,7 +135,7 @@ class LocalGuessStep(BlockwiseStep):
     def _meetings(self, x: Tensor) -> list[bool]:
         """For each block but the last, whether all samples share a derivative."""
         meet, state = [], x
-        with draws_again(x.device), buffers_kept(self.model):
+        with draws_again(x.device), state_kept(self.model):
             for block in self.blocks:
                 meet.append(samples_meet(block.pushforward, state))
                 state = block.module(state)

@@ -90,16 +90,20 @@ def buffers_kept(model: nn.Module | None, wanted: bool = True, *, eager: bool = 
 
 
 @contextmanager
-def attributes_kept(model: nn.Module, wanted: bool = True) -> Iterator[dict[str, tuple[Any, Any]]]:
+def attributes_kept(
+    model: nn.Module, wanted: bool = True, *, where: Callable[[], bool] = lambda: True
+) -> Iterator[dict[str, tuple[Any, Any]]]:
     """Set back at the end what a model holds in plain attributes: tensors, numbers, texts, None and tuples.
 
-    Attributes that are new are taken away.
+    Attributes that are new are taken away. All stays as it is if `where` says no at the end.
 
     Yields:
         Filled at the end: by name, what attributes held at first and what was put in its place. What was
         written into a tensor itself is not in it.
     """
-    parts = [(f"{path}." if path else "", vars(m)) for path, m in model.named_modules()] if wanted else []
+    modules = model.named_modules() if wanted else ()
+    lazy = nn.modules.lazy.LazyModuleMixin  # becomes another class at its first call
+    parts = [(f"{path}." if path else "", vars(m)) for path, m in modules if not isinstance(m, lazy)]
     held = [(path, own, set(own), {n: v for n, v in own.items() if _plain(v)}) for path, own in parts]
     tensors = {id(leaf): leaf for *_, values in held for leaf in tree_leaves(list(values.values()))}
     before = [(t, t.detach().clone(), t._version) for t in tensors.values() if _can_be_written(t)]
@@ -107,6 +111,8 @@ def attributes_kept(model: nn.Module, wanted: bool = True) -> Iterator[dict[str,
     try:
         yield changed
     finally:
+        if not where():
+            held, before = [], []
         for path, own, names, values in held:
             for name in own.keys() - names:
                 changed[path + name] = (None, own.pop(name))
@@ -118,6 +124,13 @@ def attributes_kept(model: nn.Module, wanted: bool = True) -> Iterator[dict[str,
             for tensor, value, version in before:
                 if tensor._version != version:
                     tensor.copy_(value)
+
+
+@contextmanager
+def state_kept(model: nn.Module) -> Iterator[None]:
+    """Set back at the end a model's buffers, and what it holds in plain attributes."""
+    with buffers_kept(model), attributes_kept(model):
+        yield
 
 
 def _plain(value: Any) -> bool:

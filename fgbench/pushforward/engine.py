@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from fgbench.pushforward.activity import ActivityContext
 from fgbench.pushforward.beyond import COMPILED, is_compiled, refuse_scripts, running
-from fgbench.pushforward.context import Context, attributes_kept, buffers_kept, draws_again
+from fgbench.pushforward.context import Context, attributes_kept, buffers_kept, draws_again, state_kept
 from fgbench.pushforward.course import Course, hide, show
 from fgbench.pushforward.dual import Dual, Rows
 from fgbench.pushforward.flat import flat
@@ -46,6 +46,7 @@ class Pushforward:
         self.programs: dict[Any, Callable[..., Any] | str] = {}
         self.settled: dict[Any, str] = {}  # by shape, why the course may change between calls; "" if not
         self.unlike: Counter[Any] = Counter()
+        self.carrying: set[Any] = set()  # kinds of batch in whose passes Python may change its attributes
 
     @property
     def fallbacks(self) -> list[str]:
@@ -62,7 +63,8 @@ class Pushforward:
             batch: input and target.
             tangents: k for each parameter that is perturbed.
             chunk: how many tangents to take at once; 0 for all. Each chunk computes the loss again, with
-                the same units dropped; running statistics are updated only once.
+                the same units dropped; running statistics, and what the model holds in attributes, are
+                updated only once.
         """
         by_id = {id(p): t for p, t in tangents.items()}
         count = next(iter(tangents.values())).count
@@ -73,7 +75,10 @@ class Pushforward:
         numpy = not self.settled or DRAWS in self.settled.values()  # where it may draw from that library
         for start in range(0, count, size):
             again = start + size < count
-            with draws_again(batch[0].device, again, numpy=numpy), buffers_kept(self.model, again):
+            own = again and (not self.settled or bool(self.carrying))
+            attributes = attributes_kept(self.model, own, where=lambda: bool(self.carrying))
+            kept = buffers_kept(self.model, again)
+            with draws_again(batch[0].device, again, numpy=numpy), kept, attributes:
                 part = _part(by_id, start, min(start + size, count))
                 value, along = _along(part.count, self._run(part, batch))
                 found.append(along)
@@ -156,6 +161,8 @@ class Pushforward:
             if why is None:
                 return value
             self.settled[kind] = why
+            if why and first.changed:
+                self.carrying.add(kind)
         output = record.known(value)
         why = self.settled[kind] or record.refused
         if not why and not isinstance(output, Slot):
@@ -214,7 +221,7 @@ class Pushforward:
                 outputs.append(output.clone())
                 return torch.zeros_like(output).unsqueeze(0)
 
-            with torch.no_grad(), draws_again(x.device), buffers_kept(self.model):
+            with torch.no_grad(), draws_again(x.device), state_kept(self.model):
                 output = self.push(ActivityContext(1, remembered, {}), x)
             return outputs, output
 
@@ -246,19 +253,19 @@ class Pushforward:
                 return drawn * layouts[number].spread(some.to(output.dtype).unsqueeze(0), output.shape)
 
             context = ActivityContext(1, noise, {}, layouts)
-            by_row = _derivatives(context, self._followed(context, batch))[1]
+            with attributes_kept(self.model):
+                by_row = _derivatives(context, self._followed(context, batch))[1]
             courses.add((*context.met, *shapes))
             return by_row
 
-        kept = buffers_kept(self.model)
-        with torch.no_grad(), draws_again(device), kept, zeros_filled(self.model):
+        with torch.no_grad(), draws_again(device), buffers_kept(self.model), zeros_filled(self.model):
             found = layout_of_rows(run, len(batch[0]), device)
         return found if len(courses) == 1 else None
 
     def met(self, x: Tensor, layouts: dict[int, Layout] | None) -> ActivityContext:
         """The context after a pass with zero noise; its `sites` can be perturbed, `free` are in no layer."""
         context = ActivityContext(1, lambda site, z: torch.zeros_like(z).unsqueeze(0), {}, layouts)
-        with torch.no_grad(), draws_again(x.device), buffers_kept(self.model):
+        with torch.no_grad(), draws_again(x.device), state_kept(self.model):
             self.push(context, x)
         return context
 

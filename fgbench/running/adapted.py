@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from fgbench.errors import UsageError, in_one_line
 from fgbench.methods import Batch, Loss
-from fgbench.pushforward.context import buffers_kept, draws_again
+from fgbench.pushforward.context import draws_again, state_kept
 
 LABELS = "labels"
 
@@ -99,7 +99,7 @@ def adapted(model: nn.Module, loss: Loss | None, batch: Any) -> tuple[nn.Module,
         loss = ItsOwnLoss()
     batch = x, target
     try:
-        with torch.no_grad(), draws_again(x.device), buffers_kept(model):
+        with torch.no_grad(), draws_again(x.device), state_kept(model):
             output = model(x)
             return model, _fitting(loss, output, target), batch
     except UsageError:

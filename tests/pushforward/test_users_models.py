@@ -451,7 +451,7 @@ def test_what_changes_from_call_to_call_is_followed():
 
 
 class Later(nn.Module):
-    """A layer more from its fourth call on."""
+    """Another activation from its fourth call on."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -459,7 +459,8 @@ class Later(nn.Module):
 
     def forward(self, x):
         self.calls += 1
-        return self.head(x if self.calls < 4 else self.inner(x))
+        h = self.inner(x)
+        return self.head(h if self.calls < 4 else torch.tanh(h))
 
 
 class Carries(nn.Module):
@@ -513,12 +514,25 @@ def test_what_a_model_holds_in_its_attributes_is_not_frozen(name):
     assert list(engine.settled.values()) == [f"it changes its own attribute ({attribute!r})"]
 
 
-def test_what_a_model_stores_without_reading_it_does_not_keep_it_from_a_program():
+@pytest.mark.parametrize("name", CARRYING)
+@pytest.mark.parametrize("options", ["tangents=3,chunk=1", "structure=activity", "layers=one"])
+def test_a_step_changes_a_models_attributes_once(options, name):
+    torch.manual_seed(0)
+    plain = CARRYING[name][0]().double()
+    method, batch = methods.find(f"forward:{options}"), (rows(), rows_target())
+    step = method.prepare(copy.deepcopy(plain), cross_entropy, 0)
+    for _ in range(5):
+        value = step(batch, 0.0)
+        assert float(value) == pytest.approx(float(cross_entropy(plain(batch[0]), batch[1]).detach()))
+
+
+@pytest.mark.parametrize("chunk", [0, 1])
+def test_what_a_model_stores_without_reading_it_does_not_keep_it_from_a_program(chunk):
     torch.manual_seed(0)
     model, batch = nn.Sequential(Stores()).double(), (rows(), rows_target())
     engine = Pushforward(model, cross_entropy)
     for _ in range(3):
-        value, _ = derivatives(engine, drawn(model, 2), batch)
+        value, _ = derivatives(engine, drawn(model, 2), batch, chunk)
         assert float(value) == pytest.approx(float(cross_entropy(model(batch[0]), batch[1]).detach()))
     assert list(engine.settled.values()) == [""]
     assert any(map(callable, engine.programs.values()))

@@ -18,7 +18,7 @@ from fgbench.methods.steps.auxiliary import Auxiliaries
 from fgbench.methods.steps.blocks import State, activation, cut, each
 from fgbench.methods.steps.call_with import CallWith
 from fgbench.methods.steps.update import Update
-from fgbench.pushforward.context import buffers_kept, draws_again
+from fgbench.pushforward.context import draws_again, state_kept
 from fgbench.pushforward.engine import Pushforward
 
 
@@ -133,7 +133,7 @@ class BlockwiseStep(Step):
     def _shapes(self, x: Tensor) -> tuple[list[list[int]], int]:
         """The shapes of the inner blocks' outputs for one sample, and the number of logits."""
         shapes, state = [], x
-        with draws_again(x.device), buffers_kept(self.model):
+        with draws_again(x.device), state_kept(self.model):
             for block in self.blocks:
                 state = block.module(state)
                 shapes.append(list(activation(state).shape[1:]))

@@ -28,7 +28,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from fgbench.methods import Batch, Step, trainable
 from fgbench.methods.steps.options import LayerOptions
-from fgbench.pushforward.context import buffers_kept, draws_again
+from fgbench.pushforward.context import attributes_kept, buffers_kept, draws_again, state_kept
 
 ON_THE_HOST = (
     "forward:layers=one draws layers on the host, which a CUDA graph cannot do: use --exec eager or compile."
@@ -242,14 +242,15 @@ class Sampler:
 def each_outcome(step: Step, model: nn.Module, sampler: Sampler, batch: Batch) -> Iterator[Draw]:
     """Iterate over all possible draws, so that the caller can run a pass with each to make it ready.
 
-    The first draw comes twice, because a model may still set itself up during its first call. Buffers and
-    random numbers are restored afterwards.
+    The first draw comes twice, because a model may still set itself up during its first call. Buffers, what
+    the model holds in attributes, and random numbers are restored afterwards.
     """
     before = [generator.get_state() for generator in step.generators()]
     outcomes = sampler.outcomes()
-    for drawn in (outcomes[0], *outcomes):
-        with draws_again(batch[0].device), buffers_kept(model):
-            yield drawn
+    with attributes_kept(model):
+        for drawn in (outcomes[0], *outcomes):
+            with draws_again(batch[0].device), buffers_kept(model):
+                yield drawn
     for generator, state in zip(step.generators(), before, strict=True):
         generator.set_state(state)
 
@@ -306,7 +307,7 @@ def costs(model: nn.Module, x: Tensor, units: Sequence[Unit]) -> list[float]:
         before.setdefault(owner, counter.get_total_flops())
 
     modules = dict(model.named_modules())
-    with FlopCounterMode(display=False) as counter, draws_again(x.device), buffers_kept(model):
+    with FlopCounterMode(display=False) as counter, draws_again(x.device), state_kept(model):
         hooks = [m.register_forward_pre_hook(partial(entering, owner)) for owner, m in modules.items()]
         model(x)
         total = counter.get_total_flops()
