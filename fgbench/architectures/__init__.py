@@ -24,6 +24,11 @@ Build = Callable[[int, int, Shape, int], "nn.Module"]
 
 USER_DEPTH, USER_WIDTH = 2, 256  # defaults for a user's build function, the same as for mlp
 IMAGES, TEXT = "images", "text"  # the kinds of data
+NO_GRAPH = "does not require grad and does not have a grad_fn"  # torch's words
+DIFFERENTIATES = (
+    "the model differentiates in its own forward pass, as by torch.autograd.grad. fgbench cannot run it: the "
+    "base and forward gradients keep no graph to differentiate."
+)
 
 
 @dataclass(frozen=True)
@@ -143,6 +148,8 @@ def _check_output(name: str, model: nn.Module, in_shape: Shape, classes: int) ->
             x[1, -1] = 1
             later = model(x)
     except Exception as error:
+        if NO_GRAPH in str(error):
+            raise UsageError(f"{name}: {DIFFERENTIATES}") from error
         raise UsageError(
             f"{name}: the model fails on a batch of shape {(2, *in_shape)}: {type(error).__name__}: {error}"
         ) from error

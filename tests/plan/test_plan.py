@@ -192,6 +192,13 @@ class TestUsersOwnArchitecture:
                 "the model fails on a batch",
             ),
             (
+                "import torch\nclass Energy(torch.nn.Linear):\n    def forward(self, x):\n"
+                "        x = x.flatten(1).requires_grad_()\n"
+                "        return torch.autograd.grad(super().forward(x).sum(), x)[0]\n"
+                "def build(*a):\n    return Energy(36, 4)",
+                "the model differentiates in its own forward pass",
+            ),
+            (
                 "from torch import nn\ndef build(*a):\n"
                 "    return nn.Sequential(nn.Flatten(), nn.Linear(36, 7))",
                 "must give [batch, classes], here (2, 4), not (2, 7)",
