@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from functools import partial, reduce
 from typing import Any
 
@@ -255,8 +255,12 @@ class ActivityStep(Step):
 
         for index in range(self.options.tangents):
             tangents = {n: t.full()[index] for n, t in self.free.items()}
-            with sdpa_kernel(SDPBackend.MATH), PaddingStill(), draws_again(batch[0].device):
-                values, moves = torch.func.jvp(output_of, (moved,), (tangents,))  # type: ignore[misc]
+            try:
+                with sdpa_kernel(SDPBackend.MATH), PaddingStill(), draws_again(batch[0].device):
+                    values, moves = torch.func.jvp(output_of, (moved,), (tangents,))  # type: ignore[misc]
+            except RuntimeError:  # something has no forward mode in PyTorch
+                with sdpa_kernel(SDPBackend.MATH), draws_again(batch[0].device):
+                    values, moves = _by_backward(output_of, moved, tangents)
             values = [v.detach().requires_grad_() for v in values]
             supply = iter(values)
             output = tree_unflatten([next(supply) if _floating(v) else v for v in rest[0]], rest[1])
@@ -275,6 +279,28 @@ class ActivityStep(Step):
         """The functions that the engine had no rule for, and a note if samples depend on each other."""
         meet = self.ready and self.layouts is None
         return [TOGETHER, *self.pushforward.fallbacks] if meet else self.pushforward.fallbacks
+
+
+def _by_backward(
+    function: Callable[[dict[str, Tensor]], tuple[Tensor, ...]],
+    given: dict[str, Tensor],
+    tangents: dict[str, Tensor],
+) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    """What `torch.func.jvp` gives, by the backward pass: Jᵀu is linear in u, and by u, along ẋ, gives J ẋ."""
+    with torch.enable_grad():
+        given = {name: tensor.detach().requires_grad_() for name, tensor in given.items()}
+        values = function(given)
+        moving = [value for value in values if value.requires_grad]
+        moves: Sequence[Tensor] = ()
+        if moving:
+            slopes = [torch.ones_like(value).requires_grad_() for value in moving]
+            pulled = torch.autograd.grad(
+                moving, list(given.values()), slopes, create_graph=True, materialize_grads=True
+            )
+            along = [(p * t).sum() for p, t in zip(pulled, tangents.values(), strict=True)]
+            moves = torch.autograd.grad(torch.stack(along).sum(), slopes, materialize_grads=True)
+    supply = iter(moves)
+    return values, [next(supply) if value.requires_grad else torch.zeros_like(value) for value in values]
 
 
 def _floating(value: Any) -> bool:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import copy
 import weakref
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+from torch.nn.utils.parametrizations import spectral_norm
 
 from fgbench import methods
 from fgbench.methods.steps.oracle import check_step
@@ -101,6 +103,51 @@ def test_a_model_with_running_statistics_and_a_parameter_of_no_layer_is_checked(
     torch.manual_seed(0)
     batch = torch.randn(4, 5, dtype=torch.float64), torch.tensor([0, 1, 2, 1])
     check_step(methods.find("forward:structure=activity"), Scaled().double(), F.cross_entropy, batch, 0)
+
+
+class Sign(torch.autograd.Function):
+    """Has no forward mode; its backward pass lets gradients through."""
+
+    @staticmethod
+    def forward(ctx: Any, weight: Tensor) -> Tensor:
+        return weight.sign()
+
+    @staticmethod
+    def backward(ctx: Any, slope: Tensor) -> Tensor:
+        return slope
+
+
+class Signed(nn.Linear):
+    """Weights of plus and minus one."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.linear(x, Sign.apply(self.weight), self.bias)
+
+
+class Twofold(nn.Module):
+    """Gives a second output, which does not move."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        super().__init__()
+        self.layer = layer
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return self.layer(x), x.sum(1)
+
+
+WITHOUT_FORWARD_MODE = {
+    "spectral norm": lambda: spectral_norm(nn.Linear(5, 4)),  # with a step of its power iteration
+    "function of a user's": lambda: Signed(5, 4),
+}
+
+
+@pytest.mark.parametrize("name", WITHOUT_FORWARD_MODE)
+def test_what_has_no_forward_mode_in_pytorch_is_checked(name):
+    torch.manual_seed(0)
+    model = Twofold(nn.Sequential(WITHOUT_FORWARD_MODE[name](), nn.Dropout(0.3), nn.SiLU(), nn.Linear(4, 3)))
+    batch = torch.randn(4, 5, dtype=torch.float64), torch.tensor([0, 1, 2, 1])
+    method = methods.find("forward:structure=activity,tangents=2")
+    check_step(method, model.double(), lambda out, target: F.cross_entropy(out[0], target), batch, 0)
 
 
 # ---- projections, against dense algebra on the true gradient
