@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from fgbench.cli.choices import CheckFormat, Inconclusive
+from fgbench.cli.unused_options import check_used_by_check, not_default
 from fgbench.cli.values import share
 from fgbench.errors import UsageError
 from fgbench.plan.config import Config
@@ -25,6 +26,7 @@ PRECISION = 0.01  # the wanted half-width of a ratio's interval, so that a chang
 
 
 def check(
+    ctx: typer.Context,
     results: Annotated[
         Path | None, typer.Argument(help="The run to judge, or a folder that holds several.")
     ] = None,
@@ -97,6 +99,7 @@ def check(
 
     if (run and results is not None) or not (run or self_test or results is not None):
         raise UsageError("check needs either a folder of results or --run, which measures them.")
+    check_used_by_check(not_default(ctx))
     margin, slower = share("--tolerance", tolerance), share("--slowdown", slowdown)
     if self_test and slower <= margin:
         raise UsageError(f"--slowdown {slowdown}: must be more than the tolerance of {margin:.0%}.")

@@ -138,7 +138,7 @@ def run(
     )
     if like is not None:
         config = stored.like(like, config, given)
-    check_used(config, not_default(ctx, given))
+    check_used(config, not_default(ctx))
     cluster = cluster_of(on, slurm, slurm_file)
     if dry_run:
         _show_plan(config, repeat)

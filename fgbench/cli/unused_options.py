@@ -1,8 +1,7 @@
-"""Options of `fgbench run` that say nothing where what they are about is switched off."""
+"""Options that say nothing beside others: where what they are about is switched off, a line says so."""
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from typing import Any
 
 from fgbench.errors import UsageError
@@ -16,14 +15,13 @@ OF_TRAINING = (
 )
 
 
-def not_default(ctx: Any, given: Collection[str]) -> set[str]:
-    """Those of the given options of a command whose value is not their default."""
-    usual = {parameter.name: parameter.default for parameter in ctx.command.params}
-    return {name for name in given if ctx.params[name] != usual[name]}
+def not_default(ctx: Any) -> set[str]:
+    """The names of a command's options that were given another value than their default."""
+    return {p.name for p in ctx.command.params if p.name in ctx.params and ctx.params[p.name] != p.default}
 
 
-def check_used(config: Config, given: Collection[str]) -> None:
-    """Check that nothing was given that says nothing in this run.
+def check_used(config: Config, given: set[str]) -> None:
+    """Check that nothing was given to `fgbench run` that says nothing in this run.
 
     Args:
         config: of the run.
@@ -46,6 +44,34 @@ def check_used(config: Config, given: Collection[str]) -> None:
                 else f"leave it out, as the run that --like names was made with {_flag(only)}"
             )
             raise UsageError(f"{found[0]} {says}: {why}.")
+
+
+def check_used_by_check(given: set[str]) -> None:
+    """Check that nothing was given to `fgbench check` that says nothing there.
+
+    Args:
+        given: the names of the options that were given and are not at their defaults.
+
+    Raises:
+        UsageError: an option is about measuring where nothing is measured, about the self-test where there is
+            none, or about verdicts where the self-test prints its own table.
+    """
+    measured, tested = "run" in given, "self_test" in given
+    anew = "is for --run, which measures anew"
+    for unused, names, why in (
+        (not measured, ("max_measure_seconds",), anew),
+        (
+            not measured and not {"self_test", "out"} <= given,
+            ("device",),
+            "is for --run, which measures anew",
+        ),
+        (not measured and not tested, ("out",), "is for --run and --self-test, which store what they find"),
+        (not tested, ("slowdown",), "is for --self-test"),
+        (tested, ("format", "inconclusive", "allow_mismatch"), "is for verdicts, and --self-test gives none"),
+    ):
+        for name in names:
+            if unused and name in given:
+                raise UsageError(f"{_flag(name)} {why}: leave it out.")
 
 
 def _flag(name: str) -> str:

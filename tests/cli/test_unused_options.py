@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from fgbench.cli.run_options import TRAINING
-from fgbench.cli.unused_options import OF_TRAINING
+from fgbench.cli.unused_options import OF_TRAINING, check_used_by_check
 from tests.cli.test_commands import fgbench_says
 from tests.cli.test_run import SMALL, refused
 from tests.regression.test_entries import timed
@@ -52,6 +52,42 @@ def test_what_the_run_that_like_names_left_out_is_not_asked_of_it(tmp_path: Path
     )
     again = fgbench_says("run", "--like", str(run.path), "--dry-run", *SMALL)
     assert again.returncode == 0, again.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "line"),
+    [
+        (("results", "--device", "cuda"), "--device is for --run, which measures anew: leave it out."),
+        (
+            ("results", "--max-measure-seconds", "9"),
+            "--max-measure-seconds is for --run, which",
+        ),
+        (("results", "--out", "now"), "--out is for --run and --self-test, which store what they find"),
+        (("results", "--slowdown", "20%"), "--slowdown is for --self-test: leave it out."),
+        (("--run", "--slowdown", "20%"), "--slowdown is for --self-test: leave it out."),
+        (("--self-test", "--max-measure-seconds", "9"), "--max-measure-seconds is for --run"),
+        (("--self-test", "--format", "json"), "--format is for verdicts, and --self-test gives none"),
+        (("--self-test", "--run", "--inconclusive", "pass"), "--inconclusive is for verdicts"),
+        (("--self-test", "--allow-mismatch"), "--allow-mismatch is for verdicts"),
+    ],
+)
+def test_what_says_nothing_in_a_check_is_refused(options: tuple[str, ...], line: str) -> None:
+    done = fgbench_says("check", *options)
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"fgbench: {line}")
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"results", "format", "inconclusive", "allow_mismatch", "baseline", "tolerance"},
+        {"run", "out", "device", "max_measure_seconds", "format", "inconclusive"},
+        {"self_test", "out", "device", "slowdown"},
+        {"self_test", "run", "out", "device", "max_measure_seconds", "slowdown", "baseline", "tolerance"},
+    ],
+)
+def test_what_is_used_by_a_check_is_taken(options: set[str]) -> None:
+    check_used_by_check(options)
 
 
 def test_every_option_of_the_panel_on_training_is_known() -> None:
