@@ -46,6 +46,8 @@ def read_baseline(path: Path) -> list[Entry]:
         ResultsError: the file cannot be read, is not a baseline, or has a ratio twice, as a merge by git may
             leave it; the message names the line.
     """
+    if not path.exists():
+        raise ResultsError(f"there is no {path}: `fgbench baseline RESULTS --out {path}` writes one.")
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:

@@ -69,7 +69,7 @@ def _facts(folder: Path) -> tuple[str, str] | None:
         if not file.exists():
             continue
         try:
-            facts: dict[str, Any] = json.loads(file.read_text())
+            facts: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
             paper, scale = str(facts["paper"]), str(facts["scale"])
         except (ValueError, KeyError, TypeError):
             scale = ""

@@ -343,7 +343,7 @@ BAD_INPUTS = {
     "results folder without a run": (["plot", "{tmp}"], "holds no run"),
     "check of nothing": (["check"], "either a folder of results or --run"),
     "check of results and a run": (["check", "{tmp}", "--run"], "either a folder of results or --run"),
-    "baseline that is not there": (["check", "{tmp}", "--baseline", "{tmp}/b.csv"], "cannot be read"),
+    "baseline that is not there": (["check", "{tmp}", "--baseline", "{tmp}/b.csv"], "b.csv` writes one."),
     "tolerance that is no share": (["check", "{tmp}", "--tolerance", "five"], "5% or 0.05"),
     "slowdown that is no share": (["check", "--self-test", "--slowdown", "x"], "5% or 0.05"),
     "slowdown below the tolerance": (["check", "--self-test", "--slowdown", "5%"], "more than the tolerance"),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import dataclasses
+import re
 from pathlib import Path
 
 import pytest
@@ -51,8 +52,12 @@ def test_a_damaged_one_is_named_with_its_line(tmp_path, old, new, line):
 
 
 def test_one_that_is_not_there_or_cannot_be_written_is_one_line(tmp_path):
+    absent = tmp_path / "absent.csv"
+    line = f"there is no {absent}: `fgbench baseline RESULTS --out {absent}` writes one."
+    with pytest.raises(ResultsError, match=re.escape(line)):
+        read_baseline(absent)
     with pytest.raises(ResultsError, match="cannot be read"):
-        read_baseline(tmp_path / "absent.csv")
+        read_baseline(tmp_path)
     with pytest.raises(UsageError, match="--out"):
         write_baseline(tmp_path / "no" / "b.csv", [ENTRY])
 
