@@ -64,7 +64,8 @@ Like = Annotated[
 Resume = Annotated[
     Path | None,
     typer.Option(
-        help="Continue a run that was cut off, where it stopped; takes no other options. (default: none)",
+        help="Continue a run that was cut off, where it stopped; takes no other options than --json, "
+        "--verbose and --dry-run. (default: none)",
         rich_help_panel=OUTPUT,
     ),
 ]

@@ -87,7 +87,10 @@ def run(
     given = {name for name in ctx.params if ctx.get_parameter_source(name).name == "COMMANDLINE"}  # type: ignore[union-attr]
     if resume is not None:
         if given - {"resume", "json_", "verbose", "dry_run"}:
-            raise UsageError("--resume continues with the options that the run began with: give no others.")
+            raise UsageError(
+                "--resume continues with the options that the run began with: give no others than --json, "
+                "--verbose or --dry-run."
+            )
         _resume(resume, dry_run, as_json=json_, detail=verbose)
         return
     if repeat > 1 and json_:

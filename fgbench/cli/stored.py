@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from fgbench.plan import Config, Plan
     from fgbench.store.run_folder import RunFolder
 
+LISTED = 5  # so many runs are named where one is to be chosen
 # Fields of the config that an option of another name sets.
 FIELDS = {
     "arch": ("archs",),
@@ -36,14 +37,14 @@ def like(path: Path, asked: Config, given: set[str]) -> Config:
         given: names of the options in it that were given.
 
     Raises:
+        UsageError: several runs are there.
         ResultsError: no run, or one of options that this version does not have.
     """
     import dataclasses
 
     from fgbench.plan import Config
-    from fgbench.store.run_folder import RunFolder
 
-    facts = RunFolder.open(path).facts()
+    facts = the_run("--like", path).facts()
     stored = Config.from_facts(facts["config"])
     widths = {group["width"] for group in facts["groups"]}
     if stored.width is None and len(widths) == 1:  # the architecture's default may have changed since
@@ -53,11 +54,29 @@ def like(path: Path, asked: Config, given: set[str]) -> Config:
     return dataclasses.replace(stored, **{field: getattr(asked, field) for field in fields & known})
 
 
+def the_run(option: str, path: Path) -> RunFolder:
+    """The run that an option names by its folder, or by one that holds it alone.
+
+    Raises:
+        UsageError: several runs are there.
+        ResultsError: no run.
+    """
+    from fgbench.store.run_folder import RUN_FILE, RunFolder, find_runs
+
+    if (path / RUN_FILE).exists():
+        return RunFolder.open(path)
+    found = find_runs(path)
+    if len(found) > 1:
+        names = ", ".join(str(run.path) for run in reversed(found[-LISTED:]))
+        more = f" and {len(found) - LISTED} more" if len(found) > LISTED else ""
+        raise UsageError(f"{option} {path}: it holds {len(found)} runs, name one: {names}{more}.")
+    return found[0]
+
+
 def note_what_differs(path: Path, contracts: dict[str, str]) -> None:
     """Say which groups of the stored run are not measured as they were."""
-    from fgbench.store.run_folder import RunFolder
-
-    stored = {group["name"]: group["contract"] for group in RunFolder.open(path).facts()["groups"]}
+    facts = the_run("--like", path).facts()
+    stored = {group["name"]: group["contract"] for group in facts["groups"]}
     other = [name for name, contract in contracts.items() if contract != stored.get(name)]
     if other:
         print(
@@ -71,16 +90,17 @@ def resumed(path: Path) -> tuple[Plan, RunFolder, dict[str, str]]:
     """The plan, folder and contracts of a run that was cut off, if nothing that matters has changed.
 
     Raises:
-        UsageError: an older fgbench began it, or something that decides on figures is another now.
+        UsageError: several runs are there, an older fgbench began it, or something that decides on figures is
+            another now.
         ResultsError: no run.
     """
     from fgbench.plan import Config, make_plan
     from fgbench.running.start import contracts_of, what_changed
-    from fgbench.store.run_folder import RunFolder
     from fgbench.store.schema import SCHEMA_VERSION
     from fgbench.version import __version__
 
-    folder = RunFolder.open(path)
+    folder = the_run("--resume", path)
+    path = folder.path
     facts = folder.facts()
     if facts["schema_version"] != SCHEMA_VERSION:
         raise UsageError(f"--resume {path}: an older fgbench began it; start a new run with --like {path}.")

@@ -1,0 +1,52 @@
+"""Runs that begin from stored ones: the run is named by its folder, or by one that holds it alone."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from fgbench.cli.stored import LISTED, like, the_run
+from fgbench.errors import ResultsError, UsageError
+from fgbench.plan import Config
+from tests.builders import run_folder
+from tests.cli.test_commands import fgbench_says
+from tests.cli.test_run import SMALL, refused
+
+
+@pytest.fixture
+def main(tmp_path: Path) -> Path:
+    run_folder(tmp_path / "main")
+    return tmp_path / "main"
+
+
+def test_a_folder_that_holds_one_run_stands_for_it(main: Path) -> None:
+    (run,) = main.iterdir()
+    assert the_run("--resume", main).path == the_run("--resume", run).path == run
+    assert like(main, Config(seeds=9), {"seeds"}).seeds == 9
+    done = fgbench_says("run", "--dry-run", "--like", str(main), *SMALL)
+    assert done.returncode == 0, done.stderr
+
+
+def test_of_several_runs_none_is_guessed_and_they_are_listed(main: Path) -> None:
+    (run,) = main.iterdir()
+    for number in range(LISTED):
+        run_folder(main / str(number))
+    with pytest.raises(UsageError, match=f"--like {main}: it holds {LISTED + 1} runs, name one: ") as several:
+        the_run("--like", main)
+    assert str(several.value).endswith(" and 1 more.")
+    assert str(several.value).count("-test") == LISTED
+    assert the_run("--like", run).path == run
+    assert "it holds 6 runs, name one" in refused("--resume", str(main))
+
+
+def test_where_there_is_no_run_a_line_says_so(tmp_path: Path) -> None:
+    with pytest.raises(ResultsError, match="holds no run"):
+        the_run("--resume", tmp_path)
+    with pytest.raises(ResultsError, match="there is no such folder"):
+        the_run("--resume", tmp_path / "absent")
+
+
+def test_what_resume_takes_is_what_its_line_says(main: Path) -> None:
+    line = refused("--resume", str(main), "--seeds", "9")
+    assert "give no others than --json, --verbose or --dry-run" in line
