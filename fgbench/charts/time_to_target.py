@@ -82,7 +82,8 @@ def _draw_seeds(ax: Axes, targets: pd.DataFrame, place: float, look: Look) -> No
 
 def _figures(row: pd.Series) -> str:
     reached = f"{int(row['reached'])} of {int(row['runs'])} reached"
-    return f"{number(row['t'])} s\n{reached}" if math.isfinite(row["t"]) else reached
+    spent = f"{number(row['t'], row['t_low'], row['t_high'])} s\n"
+    return f"{spent}{reached}" if math.isfinite(row["t"]) else reached
 
 
 def _scale(ax: Axes, comparison: Comparison) -> None:

@@ -34,7 +34,7 @@ def describe_environment(device: str, threads: int) -> dict[str, Any]:
         "usable_cores": usable_cores(),
         "threads": threads,
         "governor": _read("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        "load_1min": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "load_1min": round(os.getloadavg()[0], 2) if hasattr(os, "getloadavg") else None,
         "platform": platform.platform(),
         "python": platform.python_version(),
         "libraries": {name: library_version(name) for name in LIBRARIES},

@@ -80,7 +80,8 @@ def _flat(facts: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str
         if isinstance(value, Mapping):
             yield from _flat(value, f"{before}{name} ")
         elif value is not None:
-            yield f"{before}{name}".replace("_", " "), str(value)
+            text = f"{value:.2f}" if isinstance(value, float) else str(value)
+            yield f"{before}{name}".replace("_", " "), text
 
 
 def samples_of(found: Found, comparison: Comparison) -> list[dict[str, Any]]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -111,9 +112,9 @@ def _row(row: pd.Series, ends: dict[str, Any]) -> dict[str, Any]:
             ("T", _time(row, ends)),
             ("T ratio", _figure(row, "t_ratio", ends)),
             ("peak memory", _memory(row)),
-            ("of floor", _plain(row["floor_share"], ".0%")),
-            ("cosine", _plain(row["cosine"], ".3g")),
-            ("variance ×", _plain(row["second_moment"], ".3g")),
+            ("of floor", _plain(row["floor_share"], "{:.0%}".format)),
+            ("cosine", _plain(row["cosine"])),
+            ("variance ×", _plain(row["second_moment"])),
         ],
     }
 
@@ -144,9 +145,9 @@ def _memory(row: pd.Series) -> Cell:
     return Cell(size(value), sort="" if missing(value) else repr(float(value)))
 
 
-def _plain(value: Any, digits: str) -> Cell:
+def _plain(value: Any, text: Callable[[Any], str] = number) -> Cell:
     """A figure without an interval."""
-    return Cell(number(None)) if missing(value) else Cell(f"{value:{digits}}", sort=repr(float(value)))
+    return Cell(number(None)) if missing(value) else Cell(text(value), sort=repr(float(value)))
 
 
 def _bar(value: float, low: Any, high: Any, least: float, most: float) -> Bar | None:

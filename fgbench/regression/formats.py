@@ -230,8 +230,14 @@ def _figure(name: str, value: Estimate) -> str:
 def _percent(change: Estimate) -> str:
     if math.isnan(change.value):
         return "–"
-    value, low, high = (f"{x - 1:+.1%}" for x in astuple(change))
+    value, low, high = (_signed(x - 1) for x in astuple(change))
     return f"{value} [{low}, {high}]" if change.has_interval else value
+
+
+def _signed(share: float) -> str:
+    """Per cent with a sign, but for what rounds to nothing: "-0.0%" is no change."""
+    text = f"{share:+.1%}"
+    return "0.0%" if text in ("+0.0%", "-0.0%") else text
 
 
 def _note(difference: Difference) -> str:
@@ -261,7 +267,7 @@ def _row(verdict: CheckedRatio) -> list[str]:
 
 
 def _share(smallest: float) -> str:
-    return "–" if math.isnan(smallest) else f"{smallest:+.1%}"
+    return "–" if math.isnan(smallest) else _signed(smallest)
 
 
 def _sentence(verdict: CheckedRatio) -> str:

@@ -17,7 +17,10 @@ def missing(value: Any) -> bool:
 
 
 def number(value: Any, low: Any = None, high: Any = None) -> str:
-    """A number with the digits that its interval supports, or three; for an infinite one, its lower bound."""
+    """A number with the digits that its interval supports, or three; for an infinite one, its lower bound.
+
+    Digits before the point that are not supported are 0.
+    """
     if missing(value):
         return NOTHING
     if math.isinf(value):
@@ -32,7 +35,7 @@ def interval(value: Any, low: Any, high: Any) -> str:
     if missing(low) or missing(high) or not high > low or math.isinf(high):
         return ""
     decimals = _supported_decimals(value, low, high)
-    return f"[{_fixed(low, decimals)}, {_fixed(high, decimals)}]"
+    return f"[{_end(low, decimals)}, {_end(high, decimals)}]"
 
 
 def json_ready(value: Any) -> Any:
@@ -101,11 +104,16 @@ def _supported_decimals(value: float, low: float, high: float) -> int:
 
 
 def _decimals(value: float, digits: int) -> int:
-    """Decimal places that show `digits` significant digits of the value."""
+    """Decimal places that show `digits` significant digits of the value; below 0, places before the point."""
     if value <= 0 or not math.isfinite(value):
         return 2
-    return min(max(digits - 1 - math.floor(math.log10(value)), 0), 6)
+    return min(digits - 1 - math.floor(math.log10(value)), 6)
+
+
+def _end(value: float, decimals: int) -> str:
+    """An interval's end; one that is far below its figure keeps two digits of its own."""
+    return _fixed(value, max(decimals, min(_decimals(abs(value), digits=2), 0)))
 
 
 def _fixed(value: float, decimals: int) -> str:
-    return f"{value:.{decimals}f}"
+    return f"{round(value, decimals):.0f}" if decimals < 0 else f"{value:.{decimals}f}"

@@ -110,7 +110,7 @@ def _near(claim: Claim, measured: Estimate) -> Said:
     reach = 1 + claim.tolerance
     least, most = sorted((claim.value / reach, claim.value * reach))
     if high < least or low > most:
-        return Verdict.NOT_REPRODUCED, f"beyond {claim.tolerance:.0%} of the paper's"
+        return Verdict.NOT_REPRODUCED, f"beyond {100 * claim.tolerance:g}% of the paper's"
     if low < least or high > most:
         return Verdict.NOT_COMPARABLE, "the interval is wider than the tolerance: measure longer"
     return Verdict.REPRODUCED, ""

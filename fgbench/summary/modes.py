@@ -32,8 +32,13 @@ class Choice:
     @property
     def sentence(self) -> str:
         """Which update was chosen, and by how much it is faster, in words."""
-        rivals = ", ".join(f"{name} takes {ratio:.3g} times as long" for name, ratio in self.rivals.items())
+        rivals = ", ".join(f"{name} takes {_as_long(ratio)}" for name, ratio in self.rivals.items())
         return f"its update is {self.update}, the fastest here" + f": {rivals}" * bool(rivals)
+
+
+def _as_long(ratio: float) -> str:
+    times = f"{ratio:.3g}"
+    return "as long" if times == "1" else f"{times} times as long"
 
 
 def choices(modes: pd.DataFrame) -> Iterator[Choice]:

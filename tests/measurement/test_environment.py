@@ -20,6 +20,7 @@ def test_environment_has_what_a_reader_needs_and_goes_into_json():
     assert facts["libraries"]["torch"]
     assert facts["device_name"]
     assert json.loads(json.dumps(facts)) == facts
+    assert facts["load_1min"] == round(facts["load_1min"], 2)
 
 
 def test_a_library_that_is_not_there_is_none():

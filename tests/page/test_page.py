@@ -16,7 +16,9 @@ from fgbench.charts import draw_all
 from fgbench.cli import app
 from fgbench.errors import ResultsError, UsageError
 from fgbench.page import write_markdown, write_page
+from fgbench.page.collecting import _flat
 from fgbench.page.drawing import inline
+from fgbench.page.template import _plain
 from fgbench.store.run_folder import RUN_FILE
 from tests.builders import run_folder
 from tests.page.made_up import METHODS, SCRIPT, results
@@ -73,6 +75,12 @@ def test_it_holds_a_row_a_method_and_group_the_charts_the_samples_and_the_comman
     assert "Timed blocks" in page and "fgbench run --method" in page
     assert "forward takes 2.00 times as long a step" in page
     assert {v for _, name, v in elements.attributes if name == "data-csv"} >= {"samples.csv", "curves.csv"}
+
+
+def test_a_figure_has_the_digits_of_the_table_in_the_terminal():
+    assert [_plain(value).text for value in (392888.0, 0.0123, None)] == ["393000", "0.0123", "–"]
+    facts = {"load_1min": 2.99755859375, "torch_build": {"mkl": True}, "cores": 4}
+    assert list(_flat(facts)) == [("load 1min", "3.00"), ("torch build mkl", "True"), ("cores", "4")]
 
 
 def test_a_packed_csv_is_there_as_one_that_is_not(tmp_path):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from xml.etree import ElementTree
 
 import pytest
@@ -38,6 +39,15 @@ def test_junit_is_xml_that_counts_failures_and_errors(verdicts):
     assert counts == {"tests": "6", "failures": "1", "errors": "1", "skipped": "2"}
     (failure,) = suite.iter("failure")
     assert "+20.0%" in str(failure.get("message"))
+
+
+def test_a_change_that_rounds_to_nothing_has_no_sign():
+    for factor in (0.9999, 1.0001):
+        (verdict,) = check([ENTRY], [scaled(factor)], TOLERANCE)
+        for name in ("table", "markdown"):
+            text = FORMATS[name]([verdict])
+            assert "0.0%" in text
+            assert not re.search(r"[+-]0\.0%", text), name
 
 
 def test_github_gets_an_error_for_what_fails_and_a_warning_for_what_is_not_clear(verdicts):

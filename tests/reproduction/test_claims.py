@@ -70,6 +70,12 @@ def test_near_needs_the_whole_interval_within_the_tolerance(measured, expected):
     assert verdict(claim("near", value=0.5), measured) is expected
 
 
+def test_a_tolerance_is_told_with_the_digits_that_it_has():
+    for tolerance, said in ((0.1, "beyond 10% of"), (0.001, "beyond 0.1% of"), (0.07, "beyond 7% of")):
+        own = claim("near", value=0.5, tolerance=tolerance)
+        assert said in judge(own, {own.figure: Estimate(3.27)}, "laptop").why
+
+
 @pytest.mark.parametrize(
     ("measured", "below"),
     [

@@ -30,6 +30,8 @@ def test_the_median_over_processes_decides_and_a_slow_process_weighs_no_more():
     (choice,) = choices(modes)
     assert "its update is fused" in choice.sentence
     assert "direct takes 1.1 times as long" in choice.sentence
+    (even,) = choices(updates({"fused": 1.0, "direct": 1.001}))
+    assert even.sentence.endswith("direct takes as long")
 
 
 def test_what_failed_in_a_process_is_out():
