@@ -31,7 +31,7 @@ def digest(start: Path) -> str:
             left += [found for found in _imported(file) if _is_local(found)]
     whole = hashlib.blake2b(digest_size=8)
     for name, file in sorted((os.path.relpath(file, start.parent), file) for file in files):
-        whole.update(f"{name}\0{file.stat().st_size}\0".encode())
+        whole.update(os.fsencode(f"{name}\0{file.stat().st_size}\0"))  # a name need not be UTF-8
         whole.update(file.read_bytes())
     return whole.hexdigest()
 

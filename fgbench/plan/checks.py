@@ -25,6 +25,7 @@ def check_config(config: Config) -> None:
         raise UsageError("--method: name at least one method.")
     if not config.time and not config.train:
         raise UsageError("--time-only and --train-only together leave nothing to do: give one of them.")
+    _check_texts(config)
     _check_numbers(config)
     if config.dtype not in DTYPES:
         raise UsageError(f"--dtype {config.dtype}: must be one of {', '.join(DTYPES)}.")
@@ -64,6 +65,16 @@ def at_least(option: str, value: int, least: int) -> None:
     """
     if value < least:
         raise UsageError(f"{option} {value}: must be at least {least}.")
+
+
+def _check_texts(config: Config) -> None:
+    """Check that workers can be told every path, as they are told in UTF-8."""
+    paths = {"--dataset": config.dataset, "--data-dir": config.data_dir, "--start": config.start}
+    for option, text in (*(("--arch", arch) for arch in config.archs), *paths.items()):
+        try:
+            text.encode()
+        except UnicodeEncodeError:
+            raise UsageError(f"{option} {text}: this is not UTF-8; give the file another name.") from None
 
 
 def _check_numbers(config: Config) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fgbench.methods import PLAIN, Conditions
 from fgbench.specs.options import OR
+from fgbench.store.schema import one_line
 
 ALL = "all"  # every parameter is trained
 
@@ -52,11 +53,11 @@ class Group:
 
     @property
     def name(self) -> str:
-        """A short name, unique within a run."""
+        """A short name, unique within a run, and the same in `run.json` as in the cells of a table."""
         source, _, function = self.arch.rpartition(":")
         stem = Path(source).stem if source.endswith(".py") else source
         arch = f"{stem}.{function}".replace(":", ".") if source else self.arch  # no file's name has a colon
-        return f"{arch}-d{self.depth}-w{self.width}-b{self.batch}"
+        return one_line(f"{arch}-d{self.depth}-w{self.width}-b{self.batch}")
 
     @property
     def sentence(self) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 import pandas as pd
 
 from fgbench.errors import ResultsError
-from fgbench.store.schema import TABLES, headers
+from fgbench.store.schema import TABLES, headers, one_line
 
 UNENCODABLE = "backslashreplace"  # a path that is not UTF-8 must not keep a row from being stored
 
@@ -191,7 +191,7 @@ def _cell(kind: str, value: Any) -> str:
         return str(int(value))
     if kind == "float":
         return repr(float(value))
-    return " ".join(str(value).split()) if kind == "str" else str(int(value))
+    return one_line(str(value)) if kind == "str" else str(int(value))
 
 
 def _line(cells: Iterable[str]) -> str:

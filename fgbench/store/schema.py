@@ -264,6 +264,11 @@ TABLES: dict[str, dict[str, str]] = {
 }
 
 
+def one_line(text: str) -> str:
+    """A text as a cell of type `str` holds it: in one line, with single blanks."""
+    return " ".join(text.split())
+
+
 def headers(table: str) -> list[list[str]]:
     """The headers that a table may have, this version's first."""
     found = [list(TABLES[table])]

@@ -17,6 +17,7 @@ from fgbench.plan import Config, Group, machine, make_plan
 from fgbench.plan.checks import check_device
 from fgbench.plan.contract import contract
 from fgbench.plan.machine import resolve_device, resolve_threads
+from fgbench.store.csv_table import table_of_rows
 from tests.builders import TINY_DATA, config, tiny_group
 
 ENVIRONMENT = {
@@ -223,6 +224,28 @@ class TestUsersOwnArchitecture:
             (tmp_path / folder).mkdir()
         specs = tuple(self.spec(tmp_path / folder, GOOD) for folder in ("a", "b"))
         assert "would both be called own.build-d1-w16-b8" in message(archs=specs)
+
+    def test_a_name_is_the_one_that_tables_give_back(self, tmp_path):
+        (group,) = make_plan(config(archs=(self.spec(tmp_path, GOOD, name="my  own\tnet.py"),))).groups
+        assert group.name == "my own net.build-d1-w16-b8"
+        assert table_of_rows("memory", [{"group": group.name}])["group"].tolist() == [group.name]
+        specs = tuple(self.spec(tmp_path, GOOD, name=name) for name in ("a b.py", "a  b.py"))
+        assert "would both be called a b.build-d1-w16-b8" in message(archs=specs)
+
+    def test_a_file_whose_name_is_not_utf_8_is_refused_in_one_line(self, tmp_path):
+        """A worker could not be told it."""
+        assert "this is not UTF-8" in message(archs=(self.spec(tmp_path, GOOD, name="m\udce9.py"),))
+        for option in ("data_dir", "start", "dataset"):
+            assert "this is not UTF-8" in message(**{option: "m\udce9"})
+
+    def test_a_file_in_a_folder_whose_name_is_not_utf_8_is_hashed(self, tmp_path, monkeypatch):
+        (tmp_path / "m\udce9").mkdir()
+        (tmp_path / "m\udce9" / "odd_inner.py").write_text("x = 1\n")
+        monkeypatch.syspath_prepend(str(tmp_path / "m\udce9"))
+        spec = self.spec(tmp_path, f"{GOOD}\nimport odd_inner\n")
+        before = architectures.source_digest(spec)
+        (tmp_path / "m\udce9" / "odd_inner.py").write_text("x = 2\n")
+        assert architectures.source_digest(spec) != before
 
     def test_checking_a_model_leaves_its_running_statistics(self, tmp_path):
         model = architectures.build(self.spec(tmp_path, GOOD), 1, 8, (1, 6, 6), 4)
