@@ -62,6 +62,7 @@ def pretrain(
         optimizer=optimizer,
     )
     model = begin(config, seed, steps)
+    _check_file(out)
     for point in model.points(lr):
         typer.echo(
             f"step {point.iteration} of {steps}: validation loss {point.validation_loss:.3f} nats, "
@@ -69,3 +70,16 @@ def pretrain(
             err=True,
         )
     typer.echo(f"{out}: weights {model.save(out)}; begin from them with fgbench run --start {out}")
+
+
+def _check_file(out: Path) -> None:
+    """Refuse a file that cannot be written before minutes are spent on training."""
+    from fgbench.store.csv_table import try_to_write
+
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        try_to_write(out)
+    except OSError as error:
+        raise UsageError(
+            f"{out}: cannot be written ({error.strerror}); name a file that can be written."
+        ) from error

@@ -5,10 +5,12 @@ The template, the style and the script are in this folder; Jinja2 escapes every 
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fgbench.errors import ResultsError, UsageError
-from fgbench.store.csv_table import replace_text
+from fgbench.store.csv_table import replace_text, try_to_write
 
 OURS = "<!-- Written by fgbench report --format markdown: changes made by hand are lost. -->"
 
@@ -57,18 +59,26 @@ def _check(source: Path, out: Path) -> None:
 
     Raises:
         ResultsError: the source is no folder.
-        UsageError: the file is a folder, or its folder does not exist.
+        UsageError: the file is a folder, its folder does not exist, or it cannot be written.
     """
     if not source.is_dir():
         raise ResultsError(f"{source}: there is no such folder; `fgbench run` makes one.")
     if out.is_dir() or not out.parent.is_dir():
         why = "this is a folder" if out.is_dir() else "its folder does not exist"
         raise UsageError(f"--out {out}: {why}; name a file in a folder that can be written.")
+    with _writing(out):
+        try_to_write(out)
 
 
 def _write(out: Path, text: str) -> None:
-    try:
+    with _writing(out):
         replace_text(out, text)
+
+
+@contextmanager
+def _writing(out: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise UsageError(
             f"--out {out}: cannot be written ({error.strerror}); name a file that can be written."

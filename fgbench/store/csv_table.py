@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import errno
 import io
 import math
 import os
@@ -70,6 +71,19 @@ def replace_bytes(path: Path, content: bytes) -> None:
     except BaseException:
         beside.unlink(missing_ok=True)
         raise
+
+
+def try_to_write(path: Path) -> None:
+    """Check that a file can be written there; what is there stays as it is.
+
+    Raises:
+        OSError: it cannot.
+    """
+    if path.is_dir():
+        raise IsADirectoryError(errno.EISDIR, "this is a folder", str(path))
+    beside = path.with_name(f".{path.name}.{os.getpid()}")
+    beside.touch()
+    beside.unlink()
 
 
 def read_table(path: Path) -> pd.DataFrame:

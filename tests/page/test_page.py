@@ -182,6 +182,7 @@ def test_markdown_has_a_table_for_each_question(tmp_path):
     ("arguments", "says"),
     [
         (["--format", "pdf"], "must be one of html, markdown"),
+        (["--out", "/proc/page.html"], "cannot be written"),
         (["--out", "nowhere/page.html"], "its folder does not exist"),
     ],
 )

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from fgbench.errors import ResultsError
 from fgbench.store import csv_table
-from fgbench.store.csv_table import append_rows, read_table, replace_rows, replace_text
+from fgbench.store.csv_table import append_rows, read_table, replace_rows, replace_text, try_to_write
 from fgbench.store.schema import ADDED, SCHEMA_VERSION, TABLES, headers
 
 CELLS = {
@@ -124,6 +124,16 @@ def test_cut_anywhere_every_whole_line_is_still_read(table, tmp_path):
         path.write_bytes(whole[:cut])
         lines = whole[:cut].count(b"\n")
         assert len(read_table(path)) == max(lines - 1, 0), cut
+
+
+def test_a_try_to_write_leaves_what_is_there(tmp_path):
+    (tmp_path / "there").write_text("mine")
+    try_to_write(tmp_path / "there")
+    try_to_write(tmp_path / "new")
+    assert [(file.name, file.read_text()) for file in tmp_path.iterdir()] == [("there", "mine")]
+    for path in (tmp_path, tmp_path / "absent" / "new"):
+        with pytest.raises(OSError):
+            try_to_write(path)
 
 
 def test_a_character_that_is_not_unicode_does_not_keep_a_row_from_being_stored(tmp_path):
