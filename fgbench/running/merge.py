@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fgbench.errors import UsageError
+from fgbench.measurement.environment import conditions
 from fgbench.plan import Config, Group, Plan
 from fgbench.running.group_run import GroupRun, Unit
 from fgbench.running.phases import find
@@ -19,7 +20,7 @@ from fgbench.running.watcher import Watcher
 from fgbench.specs.options import OR
 from fgbench.store.csv_table import records
 from fgbench.store.repeats import named, repeats
-from fgbench.store.run_folder import RunFolder
+from fgbench.store.run_folder import NAMES, RunFolder
 from fgbench.store.schema import DERIVED, TABLES
 from fgbench.summary.targets import chance_of
 
@@ -30,6 +31,7 @@ OWN = (
     *("precision", "max_measure_seconds"),
 )
 PROGRAM = ("execution", "optimizer", "update")  # jobs that differ in these take different steps
+UNNAMED = ("contract", "environment", "start", "chance_loss")  # of a group: others say what differs
 TRAINING = ("learning_rate", "evaluate_every", "evaluate_first")  # and in these are trained differently
 
 Row = dict[Any, Any]
@@ -61,7 +63,8 @@ def merge(runs: Sequence[RunFolder], out: Path, keep: str, watcher: Watcher) -> 
         watcher: is told what was refused.
 
     Raises:
-        UsageError: fewer than two, one of them twice, other options in one, or one that is still running.
+        UsageError: fewer than two, one of them twice, other options in one, one that is still running, or one
+            of which no group can be taken.
         ResultsError: a damaged run.
     """
     if len(runs) < 2:
@@ -77,6 +80,7 @@ def merge(runs: Sequence[RunFolder], out: Path, keep: str, watcher: Watcher) -> 
             groups[group["name"]] = {**_where(own), **group}
             holders.setdefault(group["name"], []).append(run)
     kept = {name: _kept(name, groups[name], own, keep, watcher) for name, own in holders.items()}
+    _check_taken(runs, kept)
     merged = RunFolder.create(
         out,
         "merged",
@@ -155,11 +159,30 @@ def _kept(name: str, group: Row, runs: Sequence[RunFolder], keep: str, watcher: 
         if own.get("contract") == group.get("contract"):
             joined.append(run)
         else:
-            watcher.note(f"{name} of {run.path} is refused: it has another contract than in {last.path}.")
+            why = _differs({**_where(run.facts()), **own}, group)
+            watcher.note(
+                f"{name} of {run.path} is refused: it has another contract than in {last.path}{why}."
+            )
     if len(joined) == 1:
         return [Kept(last)]
     joining = Joining(name, keep, watcher)
     return [joining.kept_of(run) for run in joined]
+
+
+def _differs(own: Row, kept: Row) -> str:
+    """What of a group is another in the run whose contract is kept, in words after a colon."""
+    own, kept = ({**group, **conditions(group["environment"])} for group in (own, kept))
+    names = [name for name in kept if name not in UNNAMED and own.get(name) != kept[name]]
+    pairs = (f"{NAMES.get(n, n)} {own.get(n) or 'none'} and not {kept[n] or 'none'}" for n in names)
+    return f": {', '.join(pairs)}" if names else ""
+
+
+def _check_taken(runs: Sequence[RunFolder], kept: Mapping[str, Sequence[Kept]]) -> None:
+    """Refuse a run of which no group has the contract that is kept; the watcher was told of each."""
+    taken = {own.run.path for holders in kept.values() for own in holders}
+    for run in runs:
+        if run.path not in taken:
+            raise UsageError(f"nothing of {run.path} can be merged with the others: leave it out.")
 
 
 @dataclass

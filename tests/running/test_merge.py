@@ -214,12 +214,31 @@ class TestTheSameGroup:
         folder, _ = merged(run("a", train=False, target_loss="50%"), trained)
         assert set(folder.read("targets")["target_loss"]) == set(trained.read("targets")["target_loss"])
 
-    def test_refuses_another_contract(self, run, merged):
+    def test_refuses_another_contract_and_says_what_is_another(self, run, tmp_path):
         first, second = run("a", contract="c1", train=False), run("b", train=False)
-        folder, notes = merged(first, second)
-        assert set(folder.read("ratios")["processes"]) == {3}
+        file = first.path / "run.json"
+        file.write_text(file.read_text().replace('"torch": "2.0.0"', '"torch": "1.9.0"'))
+        watcher = Recorder()
+        with pytest.raises(UsageError, match=f"nothing of {first.path} can be merged with the others"):
+            merge([RunFolder.open(first.path), second], tmp_path / "out", "all", watcher)
+        assert not (tmp_path / "out").exists()
+        (note,) = watcher.notes
+        assert str(first.path) in note
+        assert note.endswith(f"another contract than {second.path}: torch 1.9.0 and not 2.0.0.")
+
+    def test_takes_the_groups_of_a_run_that_have_the_contract_that_is_kept(self, run, merged, tmp_path):
+        first, second = run("a", contract="c1", train=False), run("b", train=False)
+        facts = first.facts()
+        more = {**facts["groups"][0], "name": "another"}
+        first._write({**facts, "groups": [*facts["groups"], more]})
+        folder, notes = merged(RunFolder.open(first.path), second)
         assert set(folder.read("jobs")["contract"]) == {"c0"}
-        assert any(str(first.path) in note and "another contract" in note for note in notes)
+        assert set(folder.read("ratios")["processes"]) == {3}
+        assert [group["name"] for group in folder.facts()["groups"]] == [
+            second.facts()["groups"][0]["name"],
+            "another",
+        ]
+        assert any("another contract" in note for note in notes)
 
     @pytest.mark.parametrize("timed_last", [False, True])
     def test_refuses_to_time_one_update_and_train_another(self, run, merged, timed_last):
