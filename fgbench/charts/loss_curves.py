@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from fgbench.charts import Chart
 from fgbench.charts.drawing.comparison import Comparison
-from fgbench.charts.drawing.parts import log_axis
+from fgbench.charts.drawing.parts import log_axis, other_targets
 from fgbench.charts.drawing.seeds import SeedCurves, seed_curves
 from fgbench.charts.drawing.style import INK, Look, add_legend, height_over_legend, new_figure
 from fgbench.measurement.statistics import expected_running_time
@@ -56,7 +56,8 @@ def _small_print(comparison: Comparison, curves: dict[str, SeedCurves]) -> str:
     seeds = comparison.tables["curves"]["seed"].nunique()
     spread = f"Median over {seeds} seeds, band from the lowest to the highest." if seeds > 1 else "One seed."
     diverged = ", ".join(f"{method} in {len(c.ends)} of {seeds}" for method, c in curves.items() if c.ends)
-    return f"{spread} Diverged (×): {diverged}." if diverged else spread
+    lost = f"Diverged (×): {diverged}." if diverged else ""
+    return " ".join(filter(None, (spread, lost, other_targets(comparison))))
 
 
 def _draw_curve(ax: Axes, curve: SeedCurves, look: Look, method: str, high: float) -> None:

@@ -8,7 +8,7 @@ from matplotlib.figure import Figure
 
 from fgbench.charts import Chart
 from fgbench.charts.drawing.comparison import Comparison
-from fgbench.charts.drawing.parts import log_axis
+from fgbench.charts.drawing.parts import log_axis, other_targets
 from fgbench.charts.drawing.style import add_legend, height_over_legend, new_figure
 from fgbench.measurement.statistics import survival
 from fgbench.report.figures import target_words
@@ -22,7 +22,10 @@ def _draw(comparison: Comparison) -> Figure | str:
     if targets.empty:
         return "no training" if comparison.tables["curves"].empty else "no target"
     seeds = targets["seed"].nunique()
-    lines = [comparison.sentence, f"{seeds} seed{'s' if seeds > 1 else ''}. {NOTE}"]
+    lines = [
+        comparison.sentence,
+        f"{seeds} seed{'s' if seeds > 1 else ''}. {NOTE} {other_targets(comparison)}",
+    ]
     title = f"Share of seeds that reached {target_words(targets.iloc[0])}"
     figure = new_figure(title, lines, height_over_legend(comparison.methods))
     ax = figure.subplots()

@@ -13,7 +13,7 @@ from matplotlib.lines import Line2D
 
 from fgbench.charts import Chart
 from fgbench.charts.drawing.comparison import Comparison
-from fgbench.charts.drawing.parts import ROW_INCHES, beside, log_axis, name_rows, point, reach
+from fgbench.charts.drawing.parts import ROW_INCHES, beside, log_axis, name_rows, other_targets, point, reach
 from fgbench.charts.drawing.style import GREY, Look, new_figure
 from fgbench.report.figures import missing, number, target_words
 from fgbench.summary.targets import CENSORED, DIVERGED, REACHED
@@ -35,7 +35,7 @@ def _draw(comparison: Comparison) -> Figure | str:
     title = f"Time to target T{' by depth' * (len(groups) > 1)}: expected training seconds"
     rows = [len(group.methods) for group in groups]
     height = 0.55 + sum(0.42 + 1.2 * ROW_INCHES * count for count in rows)
-    figure = new_figure(title, [comparison.sentence, NOTE], height)
+    figure = new_figure(title, [comparison.sentence, f"{NOTE} {other_targets(comparison)}"], height)
     panels = figure.subplots(len(groups), 1, sharex=True, squeeze=False, height_ratios=rows)[:, 0]
     for ax, group in zip(panels, groups, strict=True):
         _draw_group(ax, group)

@@ -11,9 +11,13 @@ import pandas as pd
 from fgbench.charts.drawing.comparison import Comparison
 from fgbench.page.collecting import Found
 from fgbench.page.experiments import EXPERIMENTS, Experiment
-from fgbench.report.figures import NOTHING, interval, missing, number, size, target_words
+from fgbench.report.figures import NOTHING, bound_words, interval, missing, number, size, target_words
 
 NEVER = "never"  # T of runs that all diverged
+TIMES = (
+    f"T: expected training seconds to the target; a run's other targets are in its targets.csv. "
+    f"{bound_words('the reference')}."
+)
 WORTH = (
     *("method", "depth", "ratio", "its floor", "of floor", "cosine", "variance ×"),
     *("steps ratio predicted", "steps ratio"),
@@ -27,7 +31,7 @@ def markdown(found: Found) -> str:
         ("Step time over the reference's, by depth", list(_by_depth(found, "ratio"))),
         ("Peak memory, by depth", list(_by_depth(found, "peak_bytes"))),
         ("What a step costs at the least, and what it is worth", list(_worth(found))),
-        ("Time to target", list(_targets(found))),
+        ("Time to target", [[TIMES], *of_targets] if (of_targets := list(_targets(found))) else []),
         ("The papers' claims", list(_claims(found))),
     ]
     lines = ["# What was measured", "", "Intervals are 95 %. Each table's folder holds its CSVs and charts."]

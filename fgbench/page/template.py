@@ -22,7 +22,16 @@ from fgbench.page.collecting import (
     samples_of,
 )
 from fgbench.page.drawing import Charts
-from fgbench.report.figures import device_words, interval, missing, number, seconds, size, target_words
+from fgbench.report.figures import (
+    bound_words,
+    device_words,
+    interval,
+    missing,
+    number,
+    seconds,
+    size,
+    target_words,
+)
 from fgbench.version import __version__
 
 HERE = Path(__file__).parent
@@ -64,6 +73,7 @@ def render(found: Found, charts: Charts) -> str:
         name=found.source.resolve().name,
         version=__version__,
         setups=setups,
+        bound=bound_words("the reference"),
         filters={
             name: (words, sorted({row[name] for row in every}, key=_natural))
             for name, words in FILTERS.items()

@@ -54,6 +54,11 @@ def target_words(row: Any) -> str:
     return "" if missing(row["target_accuracy"]) else f"validation accuracy {row['target_accuracy']:g}"
 
 
+def bound_words(reference: str) -> str:
+    """In words, what a ratio of times is where a method did not reach the target."""
+    return f"T ratio > x: the seconds spent without reaching it, over the upper end of {reference}'s T"
+
+
 def model_words(row: Any) -> str:
     """In words, n, the number of trained parameters, and what is trained from which weights, if unusual."""
     parts = [] if missing(row.get("parameters")) else [f"n = {int(row['parameters']):,}"]

@@ -16,6 +16,7 @@ from rich.table import Table
 from fgbench.plan.config import KNOWN_AS
 from fgbench.report.figures import (
     NOTHING,
+    bound_words,
     device_words,
     interval,
     joules,
@@ -246,6 +247,7 @@ def caption(row: pd.Series) -> str:
         )
     if not missing(row["runs"]):
         lines.append("T: expected training seconds to the target; T ratio ≈ ratio × steps ratio")
+        lines.append(bound_words(row["reference"]))
     if not missing(row["train_seconds"]):
         lines.append(f"{row['protocol']}; {row['optimizer']}; {_evaluation(row)}")
     return "\n".join(lines)
@@ -266,6 +268,7 @@ def legend(row: pd.Series) -> str:
             f"T: expected training seconds until it is held, over {count} seed{'s' * (count > 1)}; 0 of "
             f"{count}: none of them held it"
         )
+        lines.append(bound_words(row["reference"]))
     return "\n".join(lines)
 
 

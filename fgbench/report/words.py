@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Iterator, Sequence
 
 import pandas as pd
@@ -156,12 +157,15 @@ def _prediction(row: pd.Series) -> Iterator[str]:
         return
     measured, predicted = ([row[name] for name in half] for half in (names[:3], names[3:]))
     holds = predicted[1] <= measured[2] and measured[1] <= predicted[2]
+    never = math.isinf(measured[0])
+    taken = f"at least {number(measured[1])}" if never else number(*measured)
     clause = (
-        f"by the length of its estimates {row['method']} should take {number(*predicted)} times the steps"
+        f"by the length of its estimates {row['method']} should take {number(*predicted)} times the steps, "
+        f"and it takes {taken}"
     )
     if holds:
-        yield f"{clause}, which its {number(*measured)} times do not contradict."
+        yield f"{clause}: the two do not contradict each other."
         return
     more = predicted[0] > measured[0]
     why = "the loss is curved in few directions" if more else "its rate is not the best that is stable"
-    yield f"{clause} and takes {number(*measured)}: that does not predict it, as where {why}."
+    yield f"{clause}: that does not predict it, as where {why}."

@@ -203,6 +203,17 @@ def test_a_profile_of_few_targets_is_none(tmp_path: Path, draw: Draw) -> None:
     assert str(draw("performance_profile", made_up.run(tmp_path, [group(8)]))).startswith("fewer than 3")
 
 
+@pytest.mark.parametrize("name", ["time_to_target", "reached_by_time", "loss_curves"])
+def test_targets_that_are_not_drawn_are_said_to_be_elsewhere(name: str, tmp_path: Path, draw: Draw) -> None:
+    def said(number: int, *targets: float) -> str:
+        run = made_up.run(tmp_path / str(number), [group(8)], targets=targets)
+        return words(draw(name, run)).replace("\n", " ")
+
+    assert "targets.csv" not in said(1, TARGET)
+    assert "The other target, validation loss 2, is in targets.csv." in said(2, 2.0, TARGET)
+    assert "2 other targets are in targets.csv." in said(3, 2.0, TARGET, 0.001)
+
+
 def test_the_headline_target_is_the_one_drawn(tmp_path: Path, draw: Draw) -> None:
     run = made_up.run(tmp_path, [group(8)], targets=(2.0, 1.0, 0.001))
     assert "validation loss 1" in words(draw("time_to_target", run))

@@ -83,6 +83,14 @@ def test_a_figure_has_the_digits_of_the_table_in_the_terminal():
     assert list(_flat(facts)) == [("load 1min", "3.00"), ("torch build mkl", "True"), ("cores", "4")]
 
 
+def test_it_is_said_where_other_targets_are_and_what_the_bound_of_a_ratio_is(page, tmp_path):
+    results(tmp_path)
+    write_markdown(tmp_path, tmp_path / "README.md")
+    for text in (page, (tmp_path / "README.md").read_text()):
+        assert "other targets are in its targets.csv" in " ".join(text.split())
+        assert "over the upper end of the reference" in text
+
+
 def test_a_packed_csv_is_there_as_one_that_is_not(tmp_path):
     run = run_folder(tmp_path).path
     (run / "curve.csv.gz").write_bytes(gzip.compress(b"a,b\n1,2\n"))

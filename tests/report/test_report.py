@@ -13,7 +13,7 @@ from rich.table import Table
 from fgbench.plan.config import BEST_FORWARD
 from fgbench.report.figures import interval, number, seconds, size
 from fgbench.report.sparkline import sparklines
-from fgbench.report.table import caption, group_tables, targets_table
+from fgbench.report.table import caption, group_tables, legend, targets_table
 from fgbench.report.words import findings
 from tests.report.made_up import NO_AA, REFERENCE, group
 
@@ -120,6 +120,15 @@ def test_one_process_is_said_in_capitals() -> None:
     one = group(processes=1)
     assert "ONE process" in caption(one.iloc[1])
     assert "ONE process" not in caption(group().iloc[0])
+
+
+def test_what_the_bound_of_a_ratio_divides_by_is_said() -> None:
+    row = group().iloc[1]
+    for text in (caption(row), legend(row)):
+        assert (
+            "T ratio > x: the seconds spent without reaching it, over the upper end of backprop's T" in text
+        )
+    assert "T ratio >" not in legend(group(runs=None).iloc[1])
 
 
 def rendered(frame: pd.DataFrame, width: int, curves: dict[str, str] | None = None) -> str:
@@ -247,7 +256,10 @@ def predicted(measured: float, low: float, high: float, **changes: object) -> st
 
 def test_a_prediction_of_the_steps_is_said_to_hold_or_not() -> None:
     assert "by the length of its estimates" not in predicted(5.0, 4, 6, protocol="rate 0.1 for all")
-    assert "which its 5.00 times do not contradict" in predicted(5.0, 4, 6)
+    agreed = "should take 5.0 times the steps, and it takes 5.00: the two do not contradict each other."
+    assert agreed in predicted(5.0, 4, 6)
+    never = {"n_ratio": math.inf, "n_ratio_low": 1.11, "n_ratio_high": math.inf}
+    assert "takes at least 1.11: the two do not contradict each other." in predicted(5.0, 4, 6, **never)
     assert "takes 5.00: that does not predict it, as where the loss is curved in few directions" in predicted(
         5.0, 400, 600
     )

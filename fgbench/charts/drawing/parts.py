@@ -13,7 +13,8 @@ from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
 
 from fgbench.charts.drawing.comparison import Comparison
 from fgbench.charts.drawing.style import GREY, INK, Look, folded
-from fgbench.report.figures import interval, missing, number
+from fgbench.report.figures import interval, missing, number, target_words
+from fgbench.summary.targets import TARGET
 
 ROW_INCHES = 0.42  # height of a row where each method is a row
 AXIS_INCHES = 0.75  # height of the axis below the rows and of the names above them
@@ -213,6 +214,19 @@ def basis(comparison: Comparison) -> str:
     if high == 1:
         return "95 % intervals over the rounds of ONE process: the spread between processes is left out."
     return f"95 % intervals over {low if low == high else f'{low} to {high}'} processes."
+
+
+def other_targets(comparison: Comparison) -> str:
+    """A sentence on the targets that a chart of the headline target leaves out; empty if there are none."""
+    keys = ["run", "group", *TARGET]
+    every, drawn = (
+        {(row["run"], row["group"], target_words(row)) for _, row in rows.iterrows()}
+        for rows in (comparison.tables[name][keys].drop_duplicates() for name in ("every_target", "targets"))
+    )
+    left = sorted({words for *_, words in every - drawn})
+    if len(left) > 1:
+        return f"{len(left)} other targets are in targets.csv."
+    return f"The other target, {left[0]}, is in targets.csv." if left else ""
 
 
 def failures(comparison: Comparison, column: str) -> str:
