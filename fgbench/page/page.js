@@ -44,7 +44,7 @@ if (table) {
   table.classList.add("live");
   body.addEventListener("click", event => {
     const link = event.target.closest("tr")?.querySelector("a");
-    if (link && event.target !== link && !String(getSelection())) link.click();
+    if (link && !event.target.closest("a") && !String(getSelection())) link.click();
   });
 }
 

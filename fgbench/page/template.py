@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -64,7 +65,7 @@ def render(found: Found, charts: Charts) -> str:
     jinja = Environment(
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
-    jinja.filters |= {"size": size, "seconds": seconds}
+    jinja.filters |= {"size": size, "seconds": seconds, "breakable": breakable}
     rows = pd.concat([c.rows for c in found.comparisons], ignore_index=True) if found.comparisons else None
     ends = {} if rows is None else {name: extremes(rows, name) for name in BARS}
     setups = [_setup(found, c, number, charts, ends) for number, c in enumerate(found.comparisons)]
@@ -83,6 +84,12 @@ def render(found: Found, charts: Charts) -> str:
         style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
         script=Markup((HERE / "page.js").read_text(encoding="utf-8")),
     )
+
+
+def breakable(method: str) -> Markup:
+    """A method's name, which is broken after a colon or a comma alone."""
+    parts = (Markup("<span>{}</span>").format(part) for part in re.split(r"(?<=[,:])", method))
+    return Markup("<wbr>").join(parts)
 
 
 def _setup(

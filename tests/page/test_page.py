@@ -18,7 +18,7 @@ from fgbench.errors import ResultsError, UsageError
 from fgbench.page import write_markdown, write_page
 from fgbench.page.collecting import _flat
 from fgbench.page.drawing import inline
-from fgbench.page.template import _plain
+from fgbench.page.template import HERE, _plain, breakable
 from fgbench.store.run_folder import RUN_FILE
 from tests.builders import run_folder
 from tests.page.made_up import METHODS, SCRIPT, results
@@ -89,6 +89,13 @@ def test_it_is_said_where_other_targets_are_and_what_the_bound_of_a_ratio_is(pag
     for text in (page, (tmp_path / "README.md").read_text()):
         assert "other targets are in its targets.csv" in " ".join(text.split())
         assert "over the upper end of the reference" in text
+
+
+def test_a_methods_name_is_broken_after_a_colon_or_comma_alone():
+    made = breakable("forward:tangents=4,structure=<b>")
+    assert made == ("<span>forward:</span><wbr><span>tangents=4,</span><wbr><span>structure=&lt;b&gt;</span>")
+    assert breakable("backprop") == "<span>backprop</span>"
+    assert "tbody th span { white-space: nowrap; }" in (HERE / "page.css").read_text()
 
 
 def test_a_packed_csv_is_there_as_one_that_is_not(tmp_path):
