@@ -44,7 +44,10 @@ SHARED_NOISE = (
     *(f"forward:tangents=3,structure=activity,noise=batch{more}" for more in ("", ",combine=projection")),
 )
 PARTICULAR = ("local-losses", "local-guess", "dfa", "fdfa", *MICRO_BATCHES, *SHARED_NOISE)
-REFUSED_ALONE = ("forward:noise=batch",)
+REFUSED_ALONE = (
+    *("forward:noise=batch", "forward:entries=gaussian", "backprop:segments=sqrt"),
+    *(f"{name}:sampling={s}" for name in ("forward", "spsa") for s in ("uniform", "adaptive")),
+)
 
 # Options that mean something only together.
 TOGETHER = [
@@ -69,6 +72,7 @@ TOGETHER = [
     "forward:tangents=3,structure=activity,layers=one,sampling=adaptive",
     "spsa:layers=one",
     "spsa:structure=rademacher,layers=one,sampling=adaptive",
+    "spsa:layers=one,sampling=uniform",
     "forward:tangents=3,clip=0.01,layers=one,sampling=uniform",
     *(f"local-guess:guess={g},space={s}" for g in ("random", "ntk") for s in ("weight", "activation")),
     "local-guess:target=local,guess=fixed-ntk,space=activation",
