@@ -224,7 +224,7 @@ class TestTheSameGroup:
         assert not (tmp_path / "out").exists()
         (note,) = watcher.notes
         assert str(first.path) in note
-        assert note.endswith(f"another contract than {second.path}: torch 1.9.0 and not 2.0.0.")
+        assert note.endswith(f"another contract than in {second.path}: torch 1.9.0 and not 2.0.0.")
 
     def test_takes_the_groups_of_a_run_that_have_the_contract_that_is_kept(self, run, merged, tmp_path):
         first, second = run("a", contract="c1", train=False), run("b", train=False)
