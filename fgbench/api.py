@@ -49,7 +49,7 @@ def compare(
     model: nn.Module,
     loss: Callable[[Any, Tensor], Tensor] | None,
     batch: tuple[Tensor | Mapping[str, Any], Tensor] | Mapping[str, Any],
-    methods: Sequence[str] = (REFERENCE, PUBLISHED),
+    methods: Sequence[str] | str = (REFERENCE, PUBLISHED),
     *,
     reference: str | None = None,
     max_measure_seconds: float = 10.0,
@@ -73,7 +73,7 @@ def compare(
             itself computes from `labels`.
         batch: (input, target), where the input may be tensors by name; or all tensors by name, as
             {"input_ids": …, "attention_mask": …, "labels": …}, whose `labels` are the target.
-        methods: specs as in `fgbench run --method`.
+        methods: specs as in `fgbench run --method`; or a single one.
         reference: the method that ratios are formed over; by default backprop, or the first method if
             backprop is not among them.
         max_measure_seconds: about how long to time; processes take a few seconds each to start.
@@ -103,7 +103,7 @@ def compare(
     device = str(batch[0].device)
     registered.check_execution("execution", execution, device)
     optimizer = canonical_optimizer(optimizer)
-    specs = registered.canonical_specs(methods)
+    specs = registered.canonical_specs([methods] if isinstance(methods, str) else methods)
     if not specs:
         raise UsageError("methods: name at least one method.")
     if reference is not None:

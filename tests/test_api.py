@@ -207,6 +207,7 @@ def test_compare_without_backprop_is_over_the_first():
     [
         ({"methods": ["telepathy"]}, "no method 'telepathy'"),
         ({"methods": []}, "name at least one method"),
+        ({"methods": "telepathy"}, "no method 'telepathy'"),
         ({"methods": ["forward", "forward"]}, "given twice"),
         ({"reference": "telepathy"}, "no method 'telepathy'"),
         (
@@ -219,6 +220,19 @@ def test_compare_without_backprop_is_over_the_first():
 def test_compare_says_in_one_line_what_is_wrong(options, line):
     with pytest.raises(UsageError, match=line):
         compared(**options)
+
+
+def test_compare_takes_one_method_by_its_name():
+    table = here(methods="forward")
+    assert set(table.loc[table["role"] == "method", "method"]) == {"forward"}
+
+
+@pytest.mark.parametrize(
+    "batch", [torch.zeros(2, 4), (torch.zeros(2, 4),), None, [[1.0], torch.zeros(1)]], ids=str
+)
+def test_compare_says_what_a_batch_is(batch):
+    with pytest.raises(UsageError, match="batch: must be a pair of inputs and targets, or tensors by name"):
+        fgbench.compare(tiny_mlp(), cross_entropy, batch, max_measure_seconds=0.05)
 
 
 def test_compare_refuses_a_time_that_is_not_positive():

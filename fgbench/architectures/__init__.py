@@ -81,6 +81,8 @@ def find(name: str) -> Architecture:
     if name.startswith(HUGGING_FACE):
         build = partial(_huggingface_model, name)
         return Architecture(build, 1, 1, summary=f"Hugging Face's {name[3:]}", takes="")
+    if ":" not in name and name.endswith(".py"):
+        raise UsageError(f"--arch {name}: name the function in it that builds the model, as in {name}:build.")
     return _user_architecture(name) if ":" in name else registry.find("architectures", name)
 
 

@@ -86,8 +86,8 @@ def adapted(model: nn.Module, loss: Loss | None, batch: Any) -> tuple[nn.Module,
             including `labels`.
 
     Raises:
-        UsageError: there are no labels, the tensors differ in their number of samples, or the loss does not
-            take the model's output.
+        UsageError: the batch is no pair, there are no labels, the tensors differ in their number of samples,
+            or the loss does not take the model's output.
     """
     inputs, target = _inputs(batch, loss is None)
     if isinstance(inputs, Tensor):
@@ -113,6 +113,12 @@ def adapted(model: nn.Module, loss: Loss | None, batch: Any) -> tuple[nn.Module,
 def _inputs(batch: Any, labels_too: bool) -> tuple[Tensor | dict[str, Any], Tensor]:
     """What the model is given, and the target."""
     if not isinstance(batch, Mapping):
+        if (
+            not isinstance(batch, tuple | list)
+            or len(batch) != 2
+            or not isinstance(batch[0], Tensor | Mapping)
+        ):
+            raise UsageError("batch: must be a pair of inputs and targets, or tensors by name.")
         inputs, target = batch
         if not isinstance(inputs, Mapping):
             if labels_too:

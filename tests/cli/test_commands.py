@@ -355,6 +355,7 @@ BAD_INPUTS = {
     "unknown format of a check": (["check", "{tmp}", "--format", "xml"], "table, markdown, junit"),
     "no ratio for a baseline": (["baseline", "{tmp}"], "holds no run"),
     "user's file that is not there": (["run", "--arch", "{tmp}/absent.py:build"], "no file"),
+    "user's file without a function": (["run", "--arch", "own.py"], "as in own.py:build."),
     "user's build that raises": (["run", "--arch", "{user}:raises"], "own.py:raises"),
     "user's build that gives a number": (["run", "--arch", "{user}:number"], "own.py:number"),
     "user's model of another shape": (["run", "--arch", "{user}:wrong_shape"], "own.py:wrong_shape"),
