@@ -133,8 +133,8 @@ class Spent(Message):
 
 def fresh_copy(model: nn.Module) -> nn.Module:
     """A copy of a model, for a new step; on a GPU the memory of steps that were dropped is freed first."""
-    for device in {parameter.device for parameter in model.parameters()}:
-        free_dropped(device)
+    if any(parameter.is_cuda for parameter in model.parameters()):
+        free_dropped()
     own = copy.deepcopy(model)
     for module in own.modules():
         if isinstance(module, nn.RNNBase):
@@ -142,14 +142,13 @@ def fresh_copy(model: nn.Module) -> nn.Module:
     return own
 
 
-def free_dropped(device: torch.device) -> None:
+def free_dropped() -> None:
     """Free what steps that were dropped hold of a GPU's memory.
 
     Steps refer to themselves, so that only Python's collector frees them, with their copies and graphs. It
     does not know how much memory that is on a GPU, which a learning-rate search would fill.
     """
-    if device.type == "cuda":
-        gc.collect()
+    gc.collect()
 
 
 def base_arm(problem: Problem) -> Arm[ArmKey]:
@@ -201,7 +200,7 @@ def with_blocks(arms: Sequence[Arm[K]], problem: Problem, clock: Clock, seconds:
     """
     if problem.device.type == "cpu":
         return [with_block(arm, clock, BLOCK_SECONDS["cpu"], minimum=1) for arm in arms]
-    free_dropped(problem.device)
+    free_dropped()
     warm_up_round = WARM_UP_SHARE * seconds / (2 * WARM_UP_WINDOW)
     share = min(warm_up_round, (1 - WARM_UP_SHARE) * seconds / MINIMUM_ROUNDS) / max(len(arms), 1)
     tried = [with_block(arm, clock, TRIAL_BLOCK, minimum=1) for arm in arms]
