@@ -123,7 +123,7 @@ def _target(row: pd.Series, there: Collection[str]) -> Iterator[str]:
         return
     reached, runs = int(row["reached"]), int(row["runs"])
     seeds = f"seed{'s' if runs > 1 else ''}"
-    missed = _missed(row, f"{runs - reached} of {runs} {seeds}")
+    missed = _missed(row, seeds)
     if not reached:
         clause = f"{target_words(row)} {missed}"
         least = row["t_ratio_low"]
@@ -144,10 +144,13 @@ def _target(row: pd.Series, there: Collection[str]) -> Iterator[str]:
 
 
 def _missed(row: pd.Series, seeds: str) -> str:
-    """That some seeds did not reach the target in the time that the shortest of them had."""
-    if missing(row["missed_seconds"]):
-        return f"never reached by {seeds}, which diverged"
-    return f"not reached in {number(row['missed_seconds'])} s by {seeds}"
+    """That some seeds did not reach the target in the time that the shortest of them had, or diverged."""
+    runs, missed = int(row["runs"]), int(row["missed"])
+    diverged = runs - int(row["reached"]) - missed
+    if not missed:
+        return f"never reached by {diverged} of {runs} {seeds}, which diverged"
+    text = f"not reached in {number(row['missed_seconds'])} s by {missed} of {runs} {seeds}"
+    return f"{text} (and {diverged} diverged)" if diverged else text
 
 
 def _prediction(row: pd.Series) -> Iterator[str]:

@@ -65,7 +65,7 @@ def summarise(run: RunFolder) -> pd.DataFrame:
     - Training, of runs that got to their end or diverged: `t`* (expected seconds to the target), `t_ratio`*
       and `n_ratio`* (seconds and steps over the reference's), `target_loss` or `target_accuracy` (the
       headline target), `t_median` (Kaplan and Meier), `t_resolution` (distance of evaluations), `reached` and
-      `runs`, `missed_seconds` (the least that a run which ended before the target had spent),
+      `runs`, `missed` (runs that ended before the target), `missed_seconds` (the least that one had spent),
       `learning_rate`, `validation_loss`* at the end, `lowest_loss`* on the way there,
       `bits_per_byte`* (where bytes of a text are predicted), `validation_accuracy`, `rise`* (of the last loss
       above the lowest), `fall` (of the lowest below the first: 0 where training stood still),

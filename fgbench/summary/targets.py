@@ -30,7 +30,7 @@ OLDER_DATASETS = ("digits", "mnist", "fashion-mnist", "cifar10", "synthetic")
 OLDER_CLASSES = 10
 CELLS = [
     *TARGET,
-    *("reached", "runs", "missed_seconds", "t", "t_low", "t_high", "t_median", "t_resolution"),
+    *("reached", "runs", "missed", "missed_seconds", "t", "t_low", "t_high", "t_median", "t_resolution"),
     *("t_ratio", "t_ratio_low", "t_ratio_high", "n_ratio", "n_ratio_low", "n_ratio_high"),
 ]
 
@@ -179,12 +179,12 @@ def headline(targets: pd.DataFrame) -> pd.DataFrame:
 def target_cells(targets: pd.DataFrame, method: str, reference: str) -> dict[str, Any]:
     """A method's figures for one target; a figure that is unknown is None.
 
-    They are `target_loss` or `target_accuracy`; `reached` of `runs`; `missed_seconds`, the least that a run
-    which ended before the target had spent; `t`, the expected running time in training seconds; `t_median`
-    by Kaplan and Meier; `t_resolution`, the mean distance to the evaluation before; `t_ratio` and `n_ratio`,
-    seconds and steps over the reference's, runs paired by seed. Where no run reached the target, `t` is
-    infinite, and `t_low` is what each run spent without reaching it, which T exceeds; the low end of the
-    ratios is that over the highest T of the reference.
+    They are `target_loss` or `target_accuracy`; `reached` of `runs`; `missed`, how many ended before the
+    target without diverging, and `missed_seconds`, the least that one of them had spent; `t`, the expected
+    running time in training seconds; `t_median` by Kaplan and Meier; `t_resolution`, the mean distance to the
+    evaluation before; `t_ratio` and `n_ratio`, seconds and steps over the reference's, runs paired by seed.
+    Where no run reached the target, `t` is infinite, and `t_low` is what each run spent without reaching it,
+    which T exceeds; the low end of the ratios is that over the highest T of the reference.
 
     Args:
         targets: rows of `stored_targets` for that target.
@@ -201,6 +201,7 @@ def target_cells(targets: pd.DataFrame, method: str, reference: str) -> dict[str
         **{name: None if own.empty or own[name].isna().all() else own[name].iloc[0] for name in TARGET},
         "reached": sum(runs.reached) if len(own) else None,
         "runs": len(own) or None,
+        "missed": int((own["outcome"] == CENSORED).sum()) if len(own) else None,
         "missed_seconds": None if pd.isna(least := _least_censored(own)) else least,
         **cells("t", _time(own)),
         "t_median": median_time(list(own["seconds"].mask(never, math.inf)), runs.reached)

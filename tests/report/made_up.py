@@ -57,6 +57,7 @@ REFERENCE: dict[str, Any] = {
     "target_accuracy": None,
     "reached": 3,
     "runs": 3,
+    "missed": 0,
     "missed_seconds": 59.0,
     "t": 1.0,
     "t_low": 0.8,
@@ -86,7 +87,11 @@ NO_AA = pd.DataFrame(columns=["group", "ratio", "reference"])
 
 
 def group(**forward: Any) -> pd.DataFrame:
-    return pd.DataFrame([REFERENCE, {**REFERENCE, "method": "forward", **forward}])
+    """The reference, and forward as it but for what is given; what did not reach the target just ended."""
+    own = {**REFERENCE, "method": "forward", **forward}
+    if "missed" not in forward and own["runs"] is not None:
+        own["missed"] = own["runs"] - own["reached"]
+    return pd.DataFrame([REFERENCE, own])
 
 
 def samples(*blocks: dict[str, Any]) -> pd.DataFrame:

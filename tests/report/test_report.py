@@ -55,9 +55,11 @@ def test_runs_that_missed_the_target_are_said_beside_the_time() -> None:
 
 
 def test_runs_that_diverged_are_said_to_have() -> None:
-    never = {"reached": 0, "missed_seconds": None, "t": math.inf, "t_low": None, "t_high": None}
+    never = {"reached": 0, "missed": 0, "missed_seconds": None, "t": math.inf, "t_low": None, "t_high": None}
     (sentence,) = findings(group(**never, **NO_RATIO), NO_AA)
     assert sentence.endswith("validation loss 0.5 never reached by 3 of 3 seeds, which diverged.")
+    (some,) = findings(group(**never | {"missed": 2, "missed_seconds": 59.0}, **NO_RATIO), NO_AA)
+    assert some.endswith("validation loss 0.5 not reached in 59.0 s by 2 of 3 seeds (and 1 diverged).")
 
 
 def test_a_method_that_was_only_trained_is_named() -> None:
@@ -98,7 +100,7 @@ def test_a_method_that_stood_still_is_said_to() -> None:
     assert "never fell" not in moved
 
 
-NEVER = {"reached": 0, "t": math.inf, "t_low": 59.0, "t_high": math.inf}
+NEVER = {"missed": 3, "reached": 0, "t": math.inf, "t_low": 59.0, "t_high": math.inf}
 NO_RATIO = {"t_ratio": None, "t_ratio_low": None, "t_ratio_high": None}
 
 
