@@ -60,11 +60,7 @@ def check_used_by_check(given: set[str]) -> None:
     anew = "is for --run, which measures anew"
     for unused, names, why in (
         (not measured, ("max_measure_seconds",), anew),
-        (
-            not measured and not {"self_test", "out"} <= given,
-            ("device",),
-            "is for --run, which measures anew",
-        ),
+        (not measured and not {"self_test", "out"} <= given, ("device",), anew),
         (not measured and not tested, ("out",), "is for --run and --self-test, which store what they find"),
         (not tested, ("slowdown",), "is for --self-test"),
         (tested, ("format", "inconclusive", "allow_mismatch"), "is for verdicts, and --self-test gives none"),

@@ -91,7 +91,7 @@ def buffers_kept(model: nn.Module | None, wanted: bool = True, *, eager: bool = 
 
 @contextmanager
 def attributes_kept(
-    model: nn.Module, wanted: bool = True, *, where: Callable[[], bool] = lambda: True
+    model: nn.Module, *, where: Callable[[], bool] = lambda: True
 ) -> Iterator[dict[str, tuple[Any, Any]]]:
     """Set back at the end what a model holds in plain attributes: tensors, numbers, texts, None and tuples.
 
@@ -101,9 +101,9 @@ def attributes_kept(
         Filled at the end: by name, what attributes held at first and what was put in its place. What was
         written into a tensor itself is not in it.
     """
-    modules = model.named_modules() if wanted else ()
     lazy = nn.modules.lazy.LazyModuleMixin  # becomes another class at its first call
-    parts = [(f"{path}." if path else "", vars(m)) for path, m in modules if not isinstance(m, lazy)]
+    modules = ((path, m) for path, m in model.named_modules() if not isinstance(m, lazy))
+    parts = [(f"{path}." if path else "", vars(m)) for path, m in modules]
     held = [(path, own, set(own), {n: v for n, v in own.items() if _plain(v)}) for path, own in parts]
     tensors = {id(leaf): leaf for *_, values in held for leaf in tree_leaves(list(values.values()))}
     before = [(t, t.detach().clone(), t._version) for t in tensors.values() if _can_be_written(t)]

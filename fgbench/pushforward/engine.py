@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -75,8 +76,9 @@ class Pushforward:
         numpy = not self.settled or DRAWS in self.settled.values()  # where it may draw from that library
         for start in range(0, count, size):
             again = start + size < count
-            own = again and (not self.settled or bool(self.carrying))
-            attributes = attributes_kept(self.model, own, where=lambda: bool(self.carrying))
+            attributes: AbstractContextManager[Any] = nullcontext()
+            if again and (self.carrying or not self.settled):
+                attributes = attributes_kept(self.model, where=lambda: bool(self.carrying))
             kept = buffers_kept(self.model, again)
             with draws_again(batch[0].device, again, numpy=numpy), kept, attributes:
                 part = _part(by_id, start, min(start + size, count))
