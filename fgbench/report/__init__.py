@@ -18,7 +18,7 @@ from fgbench.report.doubts import doubts
 from fgbench.report.sparkline import sparklines
 from fgbench.report.table import caption, group_tables, legend, parts_table, targets_table, title
 from fgbench.report.words import findings, verdicts, where
-from fgbench.store.jobs import curves_to_the_end
+from fgbench.store.jobs import curves_to_the_end, within_budget
 from fgbench.store.run_folder import RunFolder
 from fgbench.summary.parts import split
 from fgbench.summary.table import aa_rows, summarise
@@ -65,7 +65,7 @@ def show(folder: RunFolder, *, as_json: bool = False, detail: bool = False) -> b
     """
     summary = summarise(folder)
     warnings = doubts(summary, folder.read("ratios"), folder.read("samples"))
-    curves = curves_to_the_end(folder.read("curves"), folder.read("jobs"))
+    curves = curves_to_the_end(within_budget(folder.read("curves")), folder.read("jobs"))
     found = aa_rows(folder), split(folder), by_target(folder), curves, variants_of(folder)
     result = _Result(summary, *found, folder.facts()["config"].get("memory_budget"), warnings)
     if as_json:

@@ -15,6 +15,7 @@ from fgbench.plan import Config, Group
 from fgbench.plan.config import REFERENCE
 from fgbench.plan.plan import groups_of
 from fgbench.specs.options import split_spec
+from fgbench.store.jobs import within_budget
 from fgbench.store.run_folder import RunFolder
 from fgbench.summary.ratios import Role
 
@@ -83,7 +84,7 @@ def _step(wanted: Group, method: str, timed: Sequence[_Timed]) -> tuple[float, s
 
 def _timed(run: RunFolder) -> list[_Timed]:
     facts, found = run.facts(), []
-    ratios, curves = run.read("ratios"), run.read("curves")
+    ratios, curves = run.read("ratios"), within_budget(run.read("curves"))
     for group in facts["groups"]:
         device = group.get("device_name", facts["environment"]["device_name"])
         threads = group["threads"]

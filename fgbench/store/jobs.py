@@ -34,6 +34,11 @@ def ended(jobs: pd.DataFrame) -> pd.Series:
     return ~(leaves_out(jobs) | cut_off(jobs))
 
 
+def within_budget(curves: pd.DataFrame) -> pd.DataFrame:
+    """The evaluations of a run's own budget; what follows it only shows whether a target was held."""
+    return curves[~curves["past_budget"].fillna(value=False).astype(bool)]
+
+
 def curves_to_the_end(curves: pd.DataFrame, jobs: pd.DataFrame) -> pd.DataFrame:
     """The curves of jobs that got to their end; one that is under way, or was killed, has no row yet."""
     return curves[curves["job"].isin(jobs["job"][ended(jobs)])]

@@ -28,11 +28,13 @@ DERIVED = ("ratios", "targets")  # tables that are made from others
 #    targets; `backprop` means the fastest update (jobs.update) and no longer `update=fused`.
 # 5: the table cost.
 # 6: the tables quality and variants.
-SCHEMA_VERSION = 6
+# 7: curves have evaluations past the budget.
+SCHEMA_VERSION = 7
 OLDEST_READABLE = 2
 
 # Columns that a version added to tables; in older files they read as missing.
 ADDED: dict[int, dict[str, tuple[str, ...]]] = {
+    7: {"curves": ("past_budget",)},
     6: {
         "jobs": ("node", "cpu", "gpu"),
         "cost": ("product_bytes", "other_bytes", "random_numbers", "random_per_second", "launch_seconds"),
@@ -246,6 +248,7 @@ TABLES: dict[str, dict[str, str]] = {
         "train_loss": "float",  # of the last minibatch
         "validation_loss": "float",
         "validation_accuracy": "float",
+        "past_budget": "bool",  # whether it only shows if a target was held that the budget sufficed to reach
     },
     # A training job and one target, a loss or an accuracy.
     "targets": {

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 
 from fgbench.measurement.statistics import Estimate, mean_interval
-from fgbench.store.jobs import curves_to_the_end, ended
+from fgbench.store.jobs import curves_to_the_end, ended, within_budget
 from fgbench.store.run_folder import RunFolder
 from fgbench.store.schema import Role
 from fgbench.summary.ratios import cells
@@ -81,7 +81,7 @@ def summarise(run: RunFolder) -> pd.DataFrame:
     tables = {name: run.read(name) for name in ("jobs", "ratios", "memory", "curves", "load", *MORE)}
     tables["targets"] = stored_targets(run)
     # A loss "at the end" of a run that failed or was cut off is none, as such a run has no T either.
-    tables["curves"] = curves_to_the_end(tables["curves"], tables["jobs"])
+    tables["curves"] = curves_to_the_end(within_budget(tables["curves"]), tables["jobs"])
     facts = run.facts()
     rows = [
         {

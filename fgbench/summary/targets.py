@@ -18,7 +18,7 @@ from fgbench.measurement.statistics import (
     median_time,
 )
 from fgbench.specs.options import split_spec
-from fgbench.store.jobs import cut_off, leaves_out
+from fgbench.store.jobs import cut_off, leaves_out, within_budget
 from fgbench.store.run_folder import RunFolder
 from fgbench.summary.ratios import cells
 from fgbench.training.target import Target, targets_asked
@@ -64,7 +64,7 @@ def target_rows(curves: pd.DataFrame, jobs: pd.DataFrame, targets: Sequence[Targ
             no row, as it tells nothing about the time to a target.
         targets: the targets.
     """
-    ends = endings(curves, jobs)
+    ends = endings(within_budget(curves), jobs)
     runs = [(job, run) for job, run in curves.groupby("job", sort=False) if job in ends]
     return [_row(job, run, target, ends[job]) for target in targets for job, run in runs]
 
@@ -93,7 +93,7 @@ def stored_targets(run: RunFolder) -> pd.DataFrame:
     Raises:
         ResultsError: a table is damaged.
     """
-    targets, curves, jobs = run.read("targets"), run.read("curves"), run.read("jobs")
+    targets, curves, jobs = run.read("targets"), within_budget(run.read("curves")), run.read("jobs")
     targets = targets[~targets["job"].isin(jobs["job"][leaves_out(jobs) | cut_off(jobs)])]
     ends = targets["job"].map(endings(curves, jobs))
     missed = (targets["outcome"] != REACHED) & ends.notna()
@@ -119,7 +119,8 @@ def stored_targets(run: RunFolder) -> pd.DataFrame:
 
 def _row(job: Any, run: pd.DataFrame, target: Target, ending: str) -> dict[str, Any]:
     columns = ("train_seconds", "iteration", "validation_loss", "validation_accuracy")
-    outcome = target.reached_by(*(list(run[name]) for name in columns))
+    further = len(run) - len(within_budget(run))
+    outcome = target.reached_by(*(list(run[name]) for name in columns), further=further)
     first = run.iloc[0]
     return {
         "job": job,

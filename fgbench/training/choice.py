@@ -23,7 +23,7 @@ class WholeRun:
         optimizer: the optimiser's spec.
         learning_rate: the learning rate at the first step.
         loss: validation loss at the end; infinite where the run diverged.
-        points: the evaluations.
+        points: the evaluations, those past the budget too.
     """
 
     optimizer: str
@@ -39,7 +39,8 @@ class WholeRun:
     def to(self, target: Target) -> TimeToTarget:
         """When it reached a target."""
         names = ("train_seconds", "iteration", "validation_loss", "validation_accuracy")
-        return target.reached_by(*([getattr(point, name) for point in self.points] for name in names))
+        columns = ([getattr(point, name) for point in self.points] for name in names)
+        return target.reached_by(*columns, further=sum(point.past_budget for point in self.points))
 
 
 @dataclass(frozen=True)

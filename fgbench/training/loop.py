@@ -23,7 +23,7 @@ from fgbench.training.randomness import OwnRandomness
 EVALUATION_BATCH = 1024  # most samples in a batch of an evaluation
 EVALUATION_PREDICTIONS = 8192  # most predictions in that batch; a sample of text has many
 # Attributes of a trainee, which say how far it has come; they are also the keys of a snapshot.
-PROGRESS = ("iteration", "train_seconds", "evaluation_seconds", "last_loss", "lowest", "lowest_at")
+PROGRESS = ("iteration", "train_seconds", "evaluation_seconds", "last_loss", "lowest", "lowest_at", "further")
 STRETCH = 16  # fewest steps between evaluations, because each evicts the next step's data from the caches
 CLOSENESS = 10  # the first evaluations are spaced a tenth of the steps taken so far
 WARM_UP_ROUNDS, WARM_UP_STEPS = 2, 2  # evaluations in a warm-up, and steps before each
@@ -41,6 +41,8 @@ class Point:
         train_loss: loss of the last minibatch, before its update; NaN before the first step.
         validation_loss: mean over the held-out set, in nats per sample, or per token for text.
         validation_accuracy: the share of its samples, or tokens, that are predicted correctly.
+        past_budget: whether the budget was spent at an evaluation before, so that this one only shows whether
+            a target that was reached by then was held.
     """
 
     iteration: int
@@ -49,6 +51,7 @@ class Point:
     train_loss: float
     validation_loss: float
     validation_accuracy: float
+    past_budget: bool = False
 
     @property
     def finite(self) -> bool:
@@ -148,7 +151,7 @@ class Trainee:
         self.model, self.step, self.loss, self.rate = model, step, loss, rate
         self.data, self.order, self.clock = data, order, clock
         self.most_steps, self.patience = most_steps, patience
-        self.iteration = self.lowest_at = 0
+        self.iteration = self.lowest_at = self.further = 0
         self.lowest = math.inf
         self.train_seconds = self.evaluation_seconds = 0.0
         self.last_loss: torch.Tensor | None = None
@@ -172,8 +175,11 @@ class Trainee:
         vars(self).update(before)
 
     def advance(self, steps: int) -> None:
-        """Take `steps` training steps, or as many as the budget has left; only they are timed."""
-        until = int(min(self.iteration + steps, self.most_steps))
+        """Take `steps` training steps, or as many as the budget has left; only they are timed.
+
+        All are taken where `further` is not 0, as the budget is spent then.
+        """
+        until = self.iteration + steps if self.further else int(min(self.iteration + steps, self.most_steps))
         while self.iteration < until:
             batches = self.order.batches(
                 self.data, self.iteration, min(STEPS_PER_READING, until - self.iteration)
@@ -195,7 +201,8 @@ class Trainee:
         self.evaluation_seconds += perf_counter() - start
         if loss < self.lowest:
             self.lowest, self.lowest_at = loss, self.iteration
-        return Point(self.iteration, self.train_seconds, self.evaluation_seconds, train_loss, loss, accuracy)
+        spent = self.train_seconds, self.evaluation_seconds
+        return Point(self.iteration, *spent, train_loss, loss, accuracy, self.further > 0)
 
     def state(self) -> dict[str, Any]:
         """Everything that the rest of the run depends on, as tensors and plain values."""
@@ -218,8 +225,8 @@ class Trainee:
         for generator, own in zip(self.step.generators(), state["generators"], strict=True):
             generator.set_state(own)
         self._randomness.restore(state["randomness"])
-        # A snapshot of an older fgbench has neither of these two.
-        progress = {"lowest": math.inf, "lowest_at": state["iteration"], **state}
+        # A snapshot of an older fgbench has none of these three.
+        progress = {"lowest": math.inf, "lowest_at": state["iteration"], "further": 0, **state}
         vars(self).update({name: progress[name] for name in PROGRESS})
 
 
@@ -240,10 +247,14 @@ def evaluate(model: nn.Module, loss: Loss, data: Dataset) -> tuple[float, float]
     return float(total) / count, int(right) / count
 
 
-def _ends(point: Point, trainee: Trainee, max_seconds: float) -> bool:
-    spent = point.train_seconds >= max_seconds or point.iteration >= trainee.most_steps
-    waited = point.iteration - trainee.lowest_at >= trainee.patience
-    return spent or waited or not point.finite
+def _ends(point: Point, trainee: Trainee, max_seconds: float, further: int) -> bool:
+    """Whether a trainee ends with this point; counts the evaluations since its budget was spent."""
+    waited = not point.past_budget and point.iteration - trainee.lowest_at >= trainee.patience
+    if waited or not point.finite:
+        return True
+    if point.train_seconds >= max_seconds or point.iteration >= trainee.most_steps:
+        trainee.further += 1
+    return trainee.further > further
 
 
 def take_turns(
@@ -252,6 +263,7 @@ def take_turns(
     max_seconds: float,
     rng: random.Random,
     *,
+    further: int = 0,
     begun: bool = False,
     after_turn: Callable[[Sequence[str]], None] = lambda alive: None,
 ) -> Iterator[tuple[str, Point | Exception]]:
@@ -267,6 +279,7 @@ def take_turns(
         grid: the steps at which all of them are evaluated.
         max_seconds: the training seconds of each.
         rng: decides the order within a turn.
+        further: how many evaluations follow the one at which the budget is spent (`Point.past_budget`).
         begun: whether the trainees have already been evaluated at the step where they stand.
         after_turn: is called after each turn with the names of the trainees that go on.
     """
@@ -281,7 +294,7 @@ def take_turns(
             except Exception as error:
                 outcome = error
             yield name, outcome
-            if isinstance(outcome, Exception) or _ends(outcome, alive[name], max_seconds):
+            if isinstance(outcome, Exception) or _ends(outcome, alive[name], max_seconds, further):
                 del alive[name]
         begun = True
         after_turn(list(alive))

@@ -10,6 +10,9 @@ from decimal import ROUND_CEILING, Decimal
 AUTO, REFERENCE_BEST = "auto", "backprop-best"
 WORDS = (AUTO, REFERENCE_BEST)
 HOLD = 3  # a target counts as reached when so many evaluations in a row are at or below it
+# Evaluations past a run's budget, so that a target can be reached up to its end. A slow method is evaluated
+# ten times within its budget: without these, it would lose a fifth of it.
+FURTHER = HOLD - 1
 
 
 @dataclass(frozen=True)
@@ -51,17 +54,26 @@ class Target:
         iterations: Sequence[int],
         losses: Sequence[float],
         accuracies: Sequence[float],
+        *,
+        further: int = 0,
     ) -> TimeToTarget:
-        """When a run reached it: training seconds, steps, loss and accuracy at each evaluation."""
+        """When a run reached it: training seconds, steps, loss and accuracy at each evaluation.
+
+        `further` is as for `against_target`.
+        """
         if self.loss is not None:
-            return against_target(seconds, iterations, losses, self.loss)
+            return against_target(seconds, iterations, losses, self.loss, further)
         assert self.accuracy is not None
         # A target is reached from above: an accuracy is compared with its sign reversed.
-        return against_target(seconds, iterations, [-a for a in accuracies], -self.accuracy)
+        return against_target(seconds, iterations, [-a for a in accuracies], -self.accuracy, further)
 
 
 def against_target(
-    seconds: Sequence[float], iterations: Sequence[int], losses: Sequence[float], target: float
+    seconds: Sequence[float],
+    iterations: Sequence[int],
+    losses: Sequence[float],
+    target: float,
+    further: int = 0,
 ) -> TimeToTarget:
     """When a run reached the target.
 
@@ -70,11 +82,14 @@ def against_target(
         iterations: steps at each evaluation.
         losses: validation loss at each evaluation.
         target: the loss to reach.
+        further: how many of the evaluations, the last ones, were past the budget: a target can be held there,
+            and not reached.
     """
-    below = [loss <= target for loss in losses]
-    first = next((i for i, hit in enumerate(below) if hit), None)
-    held = next((i for i in range(len(below) - HOLD + 1) if all(below[i : i + HOLD])), None)
-    at = len(losses) - 1 if held is None else held
+    below, within = [loss <= target for loss in losses], len(losses) - further
+    first = next((i for i in range(within) if below[i]), None)
+    holding = range(min(within, len(below) - HOLD + 1))
+    held = next((i for i in holding if all(below[i : i + HOLD])), None)
+    at = within - 1 if held is None else held
     return TimeToTarget(
         held is not None,
         seconds[at],
@@ -86,7 +101,10 @@ def against_target(
 
 
 def lowest_held(losses: Sequence[float]) -> float:
-    """The lowest loss that a run reached and held; infinite for a run too short to hold any."""
+    """The lowest loss that a run reached and held; infinite for a run too short to hold any.
+
+    With `FURTHER` evaluations past its budget, the run may have reached it with the last one in the budget.
+    """
     windows = (losses[i : i + HOLD] for i in range(len(losses) - HOLD + 1))
     return min((max(w) for w in windows if all(math.isfinite(x) for x in w)), default=math.inf)
 

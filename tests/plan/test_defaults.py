@@ -55,9 +55,11 @@ def soonest(curves: pd.DataFrame, asked: str) -> dict[str, float]:
     target = loss_asked(asked, [], reference, math.log(10))
     times = {}
     for method, own in curves.groupby("method"):
+        names = ("train_seconds", "iteration", "validation_loss")
         runs = [
-            against_target(*(list(run[n]) for n in ("train_seconds", "iteration", "validation_loss")), target)
+            against_target(*(list(run[name]) for name in names), target, int(further))
             for _, run in own.groupby("job")
+            for further in [run["past_budget"].sum() if "past_budget" in run else 0]
         ]
         times[method] = expected_running_time([r.seconds for r in runs], [r.reached for r in runs])
     return {method: time / times[REFERENCE] for method, time in times.items() if method != REFERENCE}

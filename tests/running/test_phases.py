@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -15,6 +16,7 @@ from fgbench.errors import LONGEST_DETAIL
 from fgbench.running.arms import MAXIMUM_ROUNDS, Problem, fresh_copy, timed_rounds
 from fgbench.running.choices import Choices
 from fgbench.running.messages import Message, decode, encode
+from fgbench.running.phases import tune as tune_phase
 from fgbench.running.phases.alone import time_alone
 from fgbench.running.phases.cost import measure_cost
 from fgbench.running.phases.memory import measure_memory
@@ -24,10 +26,12 @@ from fgbench.running.phases.train import train
 from fgbench.running.phases.tune import tune
 from fgbench.running.reporting import failures_reported, report_failure
 from fgbench.running.trainees import Protocol
+from fgbench.training import loop
 from fgbench.training.choice import Goal
-from fgbench.training.loop import STRETCH, Budget, Grid
+from fgbench.training.loop import STRETCH, Budget, Grid, Point, Trainee
 from fgbench.training.pacing import JUDGED_POINTS, LEAST_POINTS, POINTS, Pace, evaluation_grid, short_grid
 from fgbench.training.search import TRIAL_SHARE
+from fgbench.training.target import FURTHER
 from tests.builders import tiny_matched
 from tests.simulated_cuda import simulate
 
@@ -346,6 +350,20 @@ class TestTuning:
                 (t["method"], t["learning_rate"], t["full"]) for t in trials
             ]
 
+    def test_a_whole_run_may_reach_its_target_at_its_end_and_is_judged_by_its_loss_there(self, monkeypatch):
+        def points(matched, spec, rate, protocol, further):
+            losses = [3.0, 2.0, 1.0, *(0.5 for _ in range(further))]
+            return [Point(5 * i, float(i), 0.0, 1.0, loss, 0.5, i > 2) for i, loss in enumerate(losses)]
+
+        monkeypatch.setattr(tune_phase, "_points", points)
+        reports = Reports()
+        tune(tiny_matched(), ("backprop",), Protocol(Budget(0.03)), Goal("1.0"), reports)
+        assert {t["validation_loss"] for t in reports.of("Trial")} == {1.5}
+        assert {t["train_seconds"] for t in reports.of("Trial")} == {2}
+        assert {(s["targets_reached"], s["target_seconds"]) for s in reports.of("Tuned")[0]["scored"]} == {
+            (1, 2)
+        }
+
     def test_a_method_that_fails_is_reported_and_the_others_searched(self, breaking):
         breaking(ValueError("no"))
         reports = Reports()
@@ -423,7 +441,7 @@ class TestTraining:
     def test_equal_steps_or_equal_queries_end_every_run_where_they_should(self):
         def last(budget: Budget) -> dict[str, int]:
             reports = self.trained(("backprop", "forward", "forward:tangents=5", "spsa"), budget=budget)
-            return {f["method"]: f["iteration"] for f in reports.of("Evaluated")}
+            return {f["method"]: f["iteration"] for f in reports.of("Evaluated") if not f["past_budget"]}
 
         assert set(last(Budget(60.0, iterations=12)).values()) == {12}
         assert last(Budget(60.0, queries=24)) == {
@@ -442,8 +460,24 @@ class TestTraining:
             ]
             for _ in range(2)
         )
-        assert len(one) == 2 * 4
+        assert len(one) == 2 * (4 + FURTHER)
         assert one == other
+
+    def test_two_evaluations_follow_the_budget_and_what_is_not_finite_there_is_no_divergence(
+        self, monkeypatch
+    ):
+        losses = iter([3.0, 2.0, 1.0, 0.9, math.nan])
+        monkeypatch.setattr(loop, "evaluate", lambda *_: (next(losses), 0.5))
+        monkeypatch.setattr(Trainee, "warm_up", lambda self: None)
+        reports = self.trained(("backprop",), budget=Budget(60.0, iterations=10))
+        assert [(f["iteration"], f["past_budget"]) for f in reports.of("Evaluated")] == [
+            (0, False),
+            (5, False),
+            (10, False),
+            (15, True),
+            (20, True),
+        ]
+        assert reports.of("Failed") == []
 
     def test_a_run_whose_loss_is_not_finite_is_diverged(self):
         reports = self.trained(("backprop",), rate=1e38)

@@ -7,6 +7,7 @@ import math
 import pandas as pd
 import pytest
 
+from fgbench.store.csv_table import records
 from fgbench.store.run_folder import RunFolder
 from fgbench.summary.table import _rises, _share_of, aa_rows, summarise
 from fgbench.summary.targets import (
@@ -52,6 +53,35 @@ def curve(folder: RunFolder, method: str, seed: int, losses: list[float], pace: 
                 "validation_accuracy": 0.5,
             },
         )
+
+
+def test_what_follows_the_budget_shows_that_a_target_was_held_and_counts_for_nothing_else(tmp_path):
+    folder = run_folder(tmp_path, [GROUP])
+    for method in ("backprop", "forward"):
+        curve(folder, method, 1, [3.0, 2.0, 1.0, 0.9, 0.8])
+    rows = folder.read("curves")
+    past = (rows["method"] == "forward") & (rows["iteration"] > 20)
+    folder.replace("curves", records(rows.assign(past_budget=past.mask(rows["method"] != "forward"))))
+    with_targets(folder, "1.0,0.85")
+    cells = summarise(folder).set_index("method")
+    assert list(cells["validation_loss"]) == [0.8, 1.0]
+    assert list(cells["lowest_loss"]) == [0.8, 1.0]
+    assert list(cells["train_seconds"]) == [4.0, 2.0]
+    table = by_target(folder).set_index(["target_loss", "method"])
+    assert table.loc[(1.0, "forward"), ["reached", "t", "t_resolution"]].tolist() == [1, 2.0, 1.0]
+    assert table.loc[(0.85, "forward"), ["reached", "missed", "missed_seconds"]].tolist() == [0, 1, 2.0]
+    assert set(stored_targets(folder)["outcome"]) == {"reached", "censored"}
+
+
+def test_a_run_that_diverged_past_its_budget_did_not_diverge(tmp_path):
+    folder = run_folder(tmp_path, [GROUP])
+    curve(folder, "backprop", 1, [3.0, 2.0, 1.0, 0.9, math.nan])
+    rows = folder.read("curves")
+    folder.replace("curves", records(rows.assign(past_budget=rows["iteration"] > 20)))
+    folder.replace("jobs", records(folder.read("jobs").assign(status="ok")))
+    with_targets(folder, "0.95")
+    assert list(folder.read("targets")["outcome"]) == ["censored"]
+    assert list(stored_targets(folder)["outcome"]) == ["censored"]
 
 
 def with_targets(folder: RunFolder, asked: str = "auto", accuracy: str = "") -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 import random
@@ -184,6 +185,37 @@ def test_a_run_ends_at_its_last_step_with_an_evaluation_there():
     one = trainee()
     one.most_steps = 12
     assert [p.iteration for p in curves({"a": one}, seconds=math.inf)["a"]] == [0, 5, 10, 12]
+
+
+@pytest.mark.parametrize("most_steps", [math.inf, 12])
+def test_further_evaluations_follow_the_end_of_the_budget_and_are_marked(most_steps):
+    one = trainee()
+    one.most_steps = most_steps
+    turns = take_turns({"a": one}, Grid(5, 5), 2.5, random.Random(0), further=2)
+    found = [(point.iteration, point.past_budget) for _, point in turns]
+    end = min(15, most_steps)
+    assert found == [(0, False), (5, False), (10, False), (end, False), (end + 5, True), (end + 10, True)]
+
+
+def test_a_run_cut_off_past_its_budget_goes_on_to_as_many_further_evaluations():
+    one, other, states = trainee(), trainee(), []
+
+    def after_turn(_alive: object) -> None:
+        states.append(copy.deepcopy(one.state()))
+
+    turns = take_turns({"a": one}, Grid(5, 5), 1.5, random.Random(0), further=2, after_turn=after_turn)
+    assert [point.past_budget for _, point in turns] == [False, False, False, True, True]
+    other.restore(states[3])
+    rest = take_turns({"a": other}, Grid(5, 5), 1.5, random.Random(0), further=2, begun=True)
+    assert [(point.iteration, point.past_budget) for _, point in rest] == [(20, True)]
+
+
+def test_a_further_evaluation_does_not_wait_for_a_lower_loss(monkeypatch):
+    one = trainee()
+    one.most_steps, one.patience = 10, 10
+    losses_scripted(one, [3.0, 1.0, 2.0, 2.0, 2.0], monkeypatch)
+    turns = take_turns({"a": one}, Grid(5, 5), math.inf, random.Random(0), further=2)
+    assert [point.iteration for _, point in turns] == [0, 5, 10, 15, 20]
 
 
 def losses_scripted(one: Trainee, losses: list[float], monkeypatch) -> None:

@@ -8,7 +8,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from fgbench.training.target import HOLD, against_target, best_held, common_target, loss_asked, lowest_held
+from fgbench.training.target import (
+    FURTHER,
+    HOLD,
+    against_target,
+    best_held,
+    common_target,
+    loss_asked,
+    lowest_held,
+)
 
 losses = st.lists(st.floats(1e-3, 1e3), min_size=1, max_size=12)
 
@@ -28,6 +36,20 @@ def test_a_run_that_never_holds_it_is_censored_at_its_end():
     found = outcome([3.0, 1.0, 2.0, 1.0, 1.0], 1.0)
     assert (found.reached, found.seconds, found.iterations) == (False, 40.0, 400)
     assert found.first_hit_iterations == 100
+
+
+def test_a_target_reached_at_the_end_of_the_budget_is_held_by_the_evaluations_that_follow():
+    def found(values: list[float]):
+        steps = range(len(values))
+        seconds, iterations = [10.0 * i for i in steps], [100 * i for i in steps]
+        return against_target(seconds, iterations, values, 1.0, further=FURTHER)
+
+    last = found([3.0, 2.0, 1.0, 0.9, 0.9])
+    assert (last.reached, last.seconds, last.resolution) == (True, 20.0, 10.0)
+    late = found([3.0, 2.0, 1.1, 1.0, 0.9])
+    assert (late.reached, late.seconds, late.iterations, late.first_hit_seconds) == (False, 20.0, 200, None)
+    short = found([3.0, 2.0, 1.0, 0.9, math.nan])
+    assert (short.reached, short.seconds, short.first_hit_seconds) == (False, 20.0, 20.0)
 
 
 def test_a_run_that_never_hits_it_has_no_first_hit():

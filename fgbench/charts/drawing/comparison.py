@@ -15,6 +15,7 @@ import pandas as pd
 from fgbench.charts.drawing.style import Look, looks_of
 from fgbench.measurement.environment import conditions
 from fgbench.report.figures import device_words, model_words
+from fgbench.store.jobs import within_budget
 from fgbench.store.run_folder import RunFolder, environment_of
 from fgbench.summary.parts import split
 from fgbench.summary.table import GROUP_COLUMNS, summarise
@@ -191,7 +192,8 @@ def _summary(index: int, run: RunFolder) -> pd.DataFrame:
 
 
 def _table(runs: Iterable[RunFolder], name: str) -> pd.DataFrame:
-    read = stored_targets if name == "targets" else lambda run: run.read(name)
+    reads = {"targets": stored_targets, "curves": lambda run: within_budget(run.read("curves"))}
+    read = reads.get(name, lambda run: run.read(name))
     frames = [read(run).assign(run=index) for index, run in enumerate(runs)]
     return pd.concat(frames, ignore_index=True)
 

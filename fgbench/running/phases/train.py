@@ -22,6 +22,9 @@ from fgbench.running.weights import KeptWeights
 from fgbench.store.jobs import curves_to_the_end
 from fgbench.summary.targets import target_rows, targets_of
 from fgbench.training.loop import Point, take_turns
+from fgbench.training.target import FURTHER
+
+FURTHER_SHARE = 0.1  # what follows the budget is expected to take; a fifth of it for the slowest method
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,6 +55,7 @@ class Evaluated(Message):
     train_loss: float
     validation_loss: float
     validation_accuracy: float
+    past_budget: bool = False
 
     @classmethod
     def of(cls, method: str, point: Point) -> Evaluated:
@@ -79,9 +83,8 @@ class Train(Phase):
         return ("tune", "time", "alone", "load", "memory")
 
     def seconds(self, config: Config) -> float:
-        """The training of every method with every seed, evaluations included."""
-        run = config.max_train_seconds * (1 + EVALUATION_SHARE)
-        return config.seeds * len(config.methods) * run
+        """The training of every method with every seed, with its evaluations and what follows the budget."""
+        return config.seeds * len(config.methods) * _seconds_of_one(config.max_train_seconds)
 
     def run(self, group: GroupRun) -> None:
         """Ask a process for each seed, and at the end derive the times to the targets."""
@@ -102,7 +105,7 @@ class Train(Phase):
         protocol = Protocol.of(config, grid.every, grid.first)
         budget = protocol.budget
         text = f"training, seed {number + 1} of {config.seeds}"
-        group.begin(text, len(rates) * budget.seconds * (1 + EVALUATION_SHARE) + STARTUP_SECONDS)
+        group.begin(text, len(rates) * _seconds_of_one(budget.seconds) + STARTUP_SECONDS)
         spent = dict.fromkeys(rates, 0.0)
         snapshot = group.folder.snapshot(f"{group.group.name}-{seed}")
         asked = {
@@ -138,6 +141,11 @@ class Train(Phase):
         snapshot = Snapshot(Path(asked.snapshot), (Evaluated, Failed))
         weights = KeptWeights(Path(asked.weights) if asked.weights else None)
         train(matched, asked.learning_rates, asked.protocol, report, snapshot, weights)
+
+
+def _seconds_of_one(budget: float) -> float:
+    """How long one method is expected to train with one seed, for so many seconds of training."""
+    return budget * (1 + EVALUATION_SHARE + FURTHER_SHARE)
 
 
 def weights_folder(group: GroupRun) -> Path:
@@ -200,6 +208,7 @@ def train(
         protocol.grid,
         protocol.budget.seconds,
         rng,
+        further=FURTHER,
         begun=alive is not None,
         after_turn=after_turn,
     )
@@ -208,7 +217,7 @@ def train(
             report_failure(tell, spec, point)
             continue
         tell(Evaluated.of(spec, point))
-        if not point.finite:
+        if not point.finite and not point.past_budget:
             tell(Failed(spec, "diverged", "its loss is no longer finite"))
 
 

@@ -28,6 +28,7 @@ from fgbench.training.choice import Choice, Goal, WholeRun, choose
 from fgbench.training.loop import Grid, Point, take_turns
 from fgbench.training.pacing import JUDGED_POINTS, evaluation_grid, short_grid
 from fgbench.training.search import TRIAL_SHARE, TYPICAL_RUNS, search
+from fgbench.training.target import FURTHER
 
 EVALUATION_SHARE = 0.2  # evaluation is expected to take this share of training's seconds, in addition
 
@@ -278,9 +279,10 @@ def _search(
     runs: list[WholeRun] = []
 
     def trial(rate: float, full: bool) -> float:
-        points = _points(matched, spec, rate, protocol if full else brief)
-        end = points[-1]
-        loss = fmean(p.validation_loss for p in points[1:][-JUDGED_POINTS:]) if end.finite else math.inf
+        points = _points(matched, spec, rate, protocol if full else brief, FURTHER if full else 0)
+        within = [point for point in points if not point.past_budget]
+        end = within[-1]
+        loss = fmean(p.validation_loss for p in within[1:][-JUDGED_POINTS:]) if end.finite else math.inf
         status = "ok" if end.finite else "diverged"
         spent = (end.train_seconds, end.iteration)
         report(Trial(spec, matched.seed, optimizer, rate, full, *spent, loss, status))
@@ -292,11 +294,12 @@ def _search(
     return runs
 
 
-def _points(matched: Matched, spec: str, rate: float, protocol: Protocol) -> list[Point]:
+def _points(matched: Matched, spec: str, rate: float, protocol: Protocol, further: int) -> list[Point]:
     trained = trainee(matched, spec, rate, protocol)
     trained.warm_up()
     points = []
-    turns = take_turns({spec: trained}, protocol.grid, protocol.budget.seconds, random.Random(matched.seed))
+    rng = random.Random(matched.seed)
+    turns = take_turns({spec: trained}, protocol.grid, protocol.budget.seconds, rng, further=further)
     for _, point in turns:
         if isinstance(point, Exception):
             raise point
