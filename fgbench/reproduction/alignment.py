@@ -254,7 +254,7 @@ def _chart(frame: pd.DataFrame, claims: Mapping[str, float]) -> Figure:
         log_axis(by_step, "y", [*drawn, *claimed.values()])
     by_step.set(xlabel="Step", ylabel="Cosine with ∇f")
     by_block.set_xticks(range(len(blocks)), blocks)
-    by_block.set_xlabel("Block")
+    by_block.set_xlabel("Block, by its number in the model")
     add_legend(figure, by_step, specs)
     return figure
 
