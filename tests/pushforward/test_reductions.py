@@ -102,6 +102,12 @@ WRITTEN = {
     "parts of complex numbers": lambda h, x: (
         torch.real(_complex(h, x * h)) + torch.imag(_complex(h, x * h).conj()) + (+h).adjoint().mT
     ),
+    "written into entries at distances": lambda h, x: [
+        h.as_strided((2, 2), (5, 3)).mul_(x[0, :2, :2]),
+        torch.as_strided(h, (2, 2), (12, 4), storage_offset=3).add_(x[1, :2, :2]),
+        h[1:].as_strided((3,), (2,)).exp_(),
+        h,
+    ][3],
     "written into what is contiguous": lambda h, x: [h[:1].contiguous().mul_(x[:1]), h][1],
     "written into a copy": lambda h, x: [h.transpose(1, 2).contiguous().mul_(3), h][1],
     "written into what does not move": lambda h, x: x.clone().mul_(h),
@@ -120,6 +126,15 @@ def test_nothing_moves_where_a_norm_or_a_deviation_is_zero():
         return h + still.norm() + torch.linalg.vector_norm(still, dim=1, keepdim=True)
 
     ruled(Apply(function, nn.Linear(4, 4)), normal(2, 3, 4))
+
+
+def test_entries_at_distances_of_what_is_not_contiguous_go_by_stock_forward_mode():
+    def function(h, x):
+        turned = h.transpose(1, 2)
+        return turned.as_strided(turned.shape, turned.stride()) * x.mT
+
+    pushforward = check(Apply(function, nn.Linear(4, 4)), normal(2, 3, 4))
+    assert [f.split()[-1] for f in pushforward.fallbacks] == ["torch.func.jvp"]
 
 
 def test_what_has_no_rule_in_place_is_done_on_a_copy():

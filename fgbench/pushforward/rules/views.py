@@ -37,6 +37,17 @@ def unfold(context: Context, x: Dual, dimension: int, size: int, step: int) -> D
 RULES[Tensor.unfold] = unfold
 
 
+@rule("as_strided")
+def as_strided(context: Context, x: Dual, size: Any, stride: Any, storage_offset: int | None = None) -> Dual:
+    """Entries at given distances in memory, where each value of the stack has its own piece of it."""
+    whole = x.stack[0].numel() == x.stack.stride(0)
+    last = (storage_offset or 0) + sum((n - 1) * step for n, step in zip(size, stride, strict=True))
+    if not x.primal.is_contiguous() or last >= x.primal.numel() or (storage_offset and not whole):
+        raise NoRuleError("distances")
+    sizes, strides = (len(x.stack), *size), (x.stack.stride(0), *stride)
+    return Dual(x.stack.as_strided(sizes, strides, x.stack.storage_offset() + (storage_offset or 0)))
+
+
 @rule("ravel")
 def ravel(context: Context, x: Dual) -> Dual:
     """All entries in one dimension."""
