@@ -44,7 +44,8 @@ class Estimate:
 
     def exponentiated(self) -> Estimate:
         """The estimate of exp(x), if this is an estimate of x."""
-        return Estimate(*(float(np.exp(x)) for x in (self.value, self.low, self.high)))
+        with np.errstate(over="ignore"):  # infinite is what it is for all purposes
+            return Estimate(*(float(np.exp(x)) for x in (self.value, self.low, self.high)))
 
 
 NOTHING = Estimate(math.nan)

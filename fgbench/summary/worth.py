@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
-from fgbench.measurement.statistics import NORMAL
-from fgbench.measurement.steps_ratio import Mean, Worth, mean_of, steps_ratio
+from fgbench.measurement.statistics import NOTHING, Estimate
+from fgbench.measurement.steps_ratio import ONE, Mean, Worth, geometric_mean, steps_ratio
 from fgbench.summary.ratios import missing_if_nan
 
 ALL, START = "all", "start"  # values of the columns `layer` and `weights`
@@ -30,12 +29,11 @@ def worth_cells(quality: pd.DataFrame, method: str, reference: str) -> dict[str,
     points = at_reference(quality, reference)
     own, over = points[points["method"] == method], points[points["method"] == reference]
     ratio = _steps_ratio(own, over)
-    spread = math.exp(NORMAL * ratio.share) if ratio.value > 0 else math.nan
     return {
         **{name: missing_if_nan(float(own[name].mean())) for name in FIGURES},
         "n_predicted": missing_if_nan(ratio.value),
-        "n_predicted_low": missing_if_nan(ratio.value / spread),
-        "n_predicted_high": missing_if_nan(ratio.value * spread),
+        "n_predicted_low": missing_if_nan(ratio.low),
+        "n_predicted_high": missing_if_nan(ratio.high),
         "non_finite": _non_finite(quality[(quality["method"] == method) & (quality["layer"] == ALL)]),
     }
 
@@ -53,19 +51,16 @@ def at_reference(quality: pd.DataFrame, reference: str) -> pd.DataFrame:
     return quality[there]
 
 
-def _steps_ratio(own: pd.DataFrame, over: pd.DataFrame) -> Mean:
-    """The geometric mean of the points' steps ratios, and its error."""
+def _steps_ratio(own: pd.DataFrame, over: pd.DataFrame) -> Estimate:
+    """The geometric mean of the points' steps ratios."""
     at = ["weights", "iteration"]
     both = own.merge(over, on=at, suffixes=("", "_over"))
     if both.empty:
-        return Mean(math.nan)
+        return NOTHING
     if own["method"].iloc[0] == over["method"].iloc[0]:
-        return Mean(1.0, 0.0)
-    ratios = [steps_ratio(_worth(row), _worth(row, "_over")) for row in both.to_dict("records")]
-    if not all(ratio.value > 0 for ratio in ratios):
-        return Mean(math.nan)
-    logs = mean_of([Mean(math.log(ratio.value), ratio.share) for ratio in ratios])
-    return Mean(math.exp(logs.value), math.exp(logs.value) * logs.error)
+        return ONE.estimate()
+    rows = both.to_dict("records")
+    return geometric_mean([steps_ratio(_worth(row), _worth(row, "_over")) for row in rows]).estimate()
 
 
 def _worth(row: Mapping[Any, Any], suffix: str = "") -> Worth:
@@ -73,4 +68,4 @@ def _worth(row: Mapping[Any, Any], suffix: str = "") -> Worth:
         Mean(*(float(row[f"{name}{end}{suffix}"]) for end in ("", "_error")))
         for name in ("second_moment_large", "along_large")
     )
-    return Worth(moment, along, bool(row[f"unbiased{suffix}"]))
+    return Worth(moment, along, bool(row[f"unbiased{suffix}"]), int(row[f"draws{suffix}"]))

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 import pytest
 
+from fgbench.measurement.statistics import t_quantile
 from fgbench.store.run_folder import RunFolder
 from fgbench.summary.table import summarise
 from tests.builders import run_folder, tiny_group
@@ -51,9 +52,9 @@ def test_figures_are_means_along_the_references_training(folder):
     table = summarise(folder).set_index("method")
     assert table.loc["forward", ["cosine", "second_moment"]].tolist() == pytest.approx([0.0075, 150.0])
     assert table.loc["backprop", ["cosine", "second_moment", "n_predicted"]].tolist() == [1, 1, 1]
-    # Of 100 and 200, each with errors of a tenth on both sides, halved by their number.
-    ratio, share = math.sqrt(100 * 200), math.sqrt(2 * (0.1**2 + 0.1**2)) / 2
-    reach = math.exp(1.959964 * share)
+    # Of 100 and 200, each with errors of a tenth on both sides: four terms of 7 degrees of freedom each.
+    v = 0.1**2 / (1 - 0.1**2)
+    ratio, reach = math.sqrt(100 * 200), math.exp(t_quantile(4 * 7) * math.sqrt(v + v**2 / 2))
     found = table.loc["forward", ["n_predicted", "n_predicted_low", "n_predicted_high"]].tolist()
     assert found == pytest.approx([ratio, ratio / reach, ratio * reach], rel=1e-6)
 
@@ -62,7 +63,7 @@ def test_a_biased_method_is_judged_by_how_far_it_goes_along(folder):
     folder.append(
         "quality",
         row("backprop", "start", 1.0),
-        row("forward", "start", 4.0, along_large=2.0, unbiased=False),
+        row("forward", "start", 4.0, along_large=2.0, along_large_error=1.0, unbiased=False),
     )
     assert summarise(folder).set_index("method").loc["forward", "n_predicted"] == pytest.approx(1.0)
 
