@@ -13,7 +13,7 @@ from fgbench.charts import Chart
 from fgbench.charts.drawing.comparison import Comparison
 from fgbench.charts.drawing.parts import log_axis
 from fgbench.charts.drawing.style import add_legend, height_over_legend, new_figure
-from fgbench.measurement.statistics import NORMAL
+from fgbench.measurement.statistics import t_quantile
 from fgbench.summary.worth import ALL, START, at_reference
 
 LEAST = 1e-6  # the smallest cosine on a logarithmic axis
@@ -69,7 +69,7 @@ def _line(ax: Axes, comparison: Comparison, method: str, rows: pd.DataFrame, **s
     look = comparison.looks[method]
     plain = {"linestyle": look.line, "color": look.colour, "marker": look.marker}
     rows = rows.sort_values("iteration")
-    reach = NORMAL * rows["cosine_error"].fillna(0)
+    reach = (rows["draws"].sub(1).map(t_quantile) * rows["cosine_error"]).fillna(0)
     ax.errorbar(rows["iteration"].astype(int), rows["cosine"], reach, **{**plain, **style})
     yield from rows["cosine"].astype(float)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from tests.charts import made_up
@@ -25,6 +26,18 @@ def test_cosines_by_step_are_those_at_the_references_weights_and_dotted_at_the_o
     for method in METHODS:
         wanted = pytest.approx([made_up.cosine(method, place) for place in range(len(LAYERS))])
         assert any(values == wanted for values in drawn)
+
+
+def test_bars_of_cosines_are_t_intervals_over_the_draws(tmp_path: Path, draw: Draw) -> None:
+    run = made_up.run(tmp_path, [group(8)])
+    rows = run.read("quality")
+    rows["draws"], rows["cosine_error"] = 4, 0.01
+    rows.loc[rows["method"] == METHODS[0], ["draws", "cosine_error"]] = 1, None
+    run.replace("quality", rows.to_dict("records"))
+    by_step, _ = draw("cosine_along_training", run).axes
+    heights = [np.ptp(bar[:, 1]) for lines in by_step.collections for bar in lines.get_segments()]
+    assert heights == pytest.approx([0] * 3 + [2 * 3.1824 * 0.01] * (len(heights) - 3), rel=1e-4)
+    assert len(heights) > 6
 
 
 def test_layers_are_counted_and_the_first_and_last_named(tmp_path: Path, draw: Draw) -> None:
