@@ -27,7 +27,7 @@ def merge(
 
     The methods and the protocol of the runs must be equal. A group that was measured on another machine, with
     another update or at another learning rate than in the last run is refused, with a line that says so, and
-    so is a run of which that leaves no group. If several runs have the same seed, the last run's is kept.
+    so is a run of which that leaves nothing. If several runs have the same seed, the last run's is kept.
     """
     from fgbench.report import show
     from fgbench.running.merge import merge as merge_runs

@@ -25,6 +25,7 @@ from fgbench.store.schema import DERIVED, TABLES
 from fgbench.summary.targets import chance_of
 
 ALL, LAST = "all", "last"
+MODES = "modes"  # the phase that looks for the program, and measures nothing that figures are made of
 # Fields of the config that may differ between the runs.
 OWN = (
     *("shard", "data_dir", "archs", "depths", "seeds", "processes", "time", "train", "isolated"),
@@ -43,11 +44,18 @@ class Kept:
 
     Attributes:
         whole: whether the group is in no other run, so that its rows stay as they are.
+        refused: whether some units were measured otherwise than those that are kept.
     """
 
     run: RunFolder
     whole: bool = True
     units: dict[Unit, int | None] = field(default_factory=dict)
+    refused: bool = False
+
+    @property
+    def nothing(self) -> bool:
+        """Whether all that was measured is refused, but for what a later run has too."""
+        return self.refused and all(unit.phase == MODES for unit in self.units)
 
 
 def merge(runs: Sequence[RunFolder], out: Path, keep: str, watcher: Watcher) -> RunFolder:
@@ -64,7 +72,7 @@ def merge(runs: Sequence[RunFolder], out: Path, keep: str, watcher: Watcher) -> 
 
     Raises:
         UsageError: fewer than two, one of them twice, other options in one, one that is still running, or one
-            of which no group can be taken.
+            of which nothing can be taken.
         ResultsError: a damaged run.
     """
     if len(runs) < 2:
@@ -178,8 +186,8 @@ def _differs(own: Row, kept: Row) -> str:
 
 
 def _check_taken(runs: Sequence[RunFolder], kept: Mapping[str, Sequence[Kept]]) -> None:
-    """Refuse a run of which no group has the contract that is kept; the watcher was told of each."""
-    taken = {own.run.path for holders in kept.values() for own in holders}
+    """Refuse a run all of which was measured otherwise than what is kept; the watcher was told why."""
+    taken = {own.run.path for holders in kept.values() for own in holders if not own.nothing}
     for run in runs:
         if run.path not in taken:
             raise UsageError(f"nothing of {run.path} can be merged with the others: leave it out.")
@@ -212,6 +220,7 @@ class Joining:
             if unit not in done:
                 cut_short.append(name)
             elif why := self._other(unit.phase, jobs):
+                kept.refused = True
                 self.watcher.note(f"{unit.name} of {run.path} is refused: {why}.")
             elif (own := self._place(unit)) is not None:
                 self.taken.add(own)
@@ -234,7 +243,7 @@ class Joining:
 
     def _other(self, phase: str, jobs: Iterable[Row]) -> str:
         """Why a unit's figures cannot be combined with those that are kept; empty where they can."""
-        if phase == "modes":  # it looks for the program
+        if phase == MODES:
             return ""
         for job in jobs:
             if phase == "tune" and OR in job["optimizer"]:  # the method failed before one was chosen
