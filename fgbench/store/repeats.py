@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from fgbench.store.run_folder import RunFolder
+
+Part = Mapping[str, Any]  # what a merged run says of a run that is part of it
 
 
 def repeats(runs: Sequence[RunFolder]) -> dict[int, str]:
     """The places of the runs whose processes another one of them has too, each with why, in words.
 
     Of equal runs the first is no repeat. A merged run is one where all that it was merged from is there, as
-    these also show how runs differ; where some of that is missing, what is there of it is.
+    these also show how runs differ; where some of that is missing, what is there of it is. In place of a part
+    that was merged itself there may be all of its own parts.
 
     Raises:
         ResultsError: a run.json cannot be read.
@@ -21,13 +24,14 @@ def repeats(runs: Sequence[RunFolder]) -> dict[int, str]:
     facts = [run.facts() for run in runs]
     both = list(zip(runs, facts, strict=True))
     found: dict[int, str] = {}
-    parts: list[tuple[RunFolder, Any]] = []
+    parts: list[tuple[RunFolder, Part]] = []
     for place, (run, own) in enumerate(both):
         merged = own.get("merged", ())
-        if merged and all(any(_is(*other, part) for other in both) for part in merged):
+        if merged and all(_there(part, both) for part in merged):
             found[place] = "was merged from others that are here"
         else:
             parts += [(run, part) for part in merged]
+    parts += [(run, deeper) for run, part in parts for deeper in _below(part)]
     paths: set[Path] = set()
     ids: dict[str, RunFolder] = {}
     for place, (run, own) in enumerate(both):
@@ -45,12 +49,29 @@ def repeats(runs: Sequence[RunFolder]) -> dict[int, str]:
     return found
 
 
-def _is(run: RunFolder, facts: Mapping[str, Any], part: Mapping[str, Any]) -> bool:
+def _there(part: Part, runs: Sequence[tuple[RunFolder, Mapping[str, Any]]]) -> bool:
+    """Whether a part is among the runs, or all that it was merged from."""
+    own = part.get("merged", ())
+    return any(_is(*run, part) for run in runs) or (bool(own) and all(_there(deeper, runs) for deeper in own))
+
+
+def _below(part: Part) -> Iterator[Part]:
+    """What a part was merged from, however deep."""
+    for deeper in part.get("merged", ()):
+        yield deeper
+        yield from _below(deeper)
+
+
+def _is(run: RunFolder, facts: Mapping[str, Any], part: Part) -> bool:
     """Whether a run is what a merged run names as its part; older runs have no `id`."""
-    return bool(facts["id"] == part["id"] if "id" in facts and "id" in part else named(run, facts) == part)
+    if "id" in facts and "id" in part:
+        return bool(facts["id"] == part["id"])
+    both = (named(run, facts), part)
+    own, other = ({key: value for key, value in one.items() if key != "merged"} for one in both)
+    return own == other
 
 
-def named(run: RunFolder, facts: Mapping[str, Any]) -> dict[str, Any]:
-    """What a merged run says of each run that is part of it."""
-    known = ("id", "command", "environment")
+def named(run: RunFolder, facts: Mapping[str, Any]) -> Part:
+    """What a merged run says of each run that is part of it, with what that was merged from itself."""
+    known = ("id", "command", "environment", "merged")
     return {"name": run.path.name, **{key: facts[key] for key in known if key in facts}}

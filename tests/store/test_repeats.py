@@ -33,6 +33,17 @@ def test_the_parts_of_a_merged_run_stay_if_all_are_there_and_else_it_does(tmp_pa
     assert repeats([second, first, two, one, other]) == {0: of_parts, 1: of_parts}
 
 
+def test_parts_of_a_part_are_known_where_that_is_gone(tmp_path):
+    one, two, other = (run_folder(tmp_path) for _ in range(3))
+    first = merged(tmp_path, one, two)
+    second = merged(tmp_path, merged(tmp_path, first), other)
+    shutil.rmtree(first.path)
+    of_second = f"was merged into {second.path} before"
+    assert repeats([second, two]) == {1: of_second}
+    assert repeats([one, second, other]) == {0: of_second, 2: of_second}
+    assert repeats([one, second, two, other]) == {1: "was merged from others that are here"}
+
+
 def test_of_equal_runs_the_first_one_stays(tmp_path):
     run = run_folder(tmp_path)
     copy = copied(run, tmp_path / "renamed")
@@ -46,4 +57,8 @@ def test_older_runs_without_an_id_are_known_by_their_name_command_and_environmen
     for run in runs:
         run._write({key: value for key, value in run.facts().items() if key != "id"})
     assert repeats(runs) == {}
-    assert list(repeats([*runs, merged(tmp_path, runs[1])])) == [2]
+    joined = merged(tmp_path, runs[1])
+    assert list(repeats([*runs, joined])) == [2]
+    joined._write({key: value for key, value in joined.facts().items() if key != "id"})
+    whole = merged(tmp_path, joined, run_folder(tmp_path))
+    assert list(repeats([joined, whole])) == [0]
