@@ -156,7 +156,7 @@ class Sweep:
             if record and record.wave:
                 self.outbox.count(name, record.wave)
             if self.ledger.file(name).exists():
-                self._ended(own, "")
+                self._ended(own)
             elif record and record.state == OPEN:
                 self.open[name] = Open(own, record.job, record.wave)
             else:
@@ -168,8 +168,7 @@ class Sweep:
         """Take the answers that arrived, and give up on units whose tasks ended without one."""
         there = {file.stem for file in self.ledger.units.iterdir() if file.suffix == ".jsonl"}
         for name in [name for name in self.open if name in there]:
-            own = self.open.pop(name)
-            self._ended(own.asked, own.job)
+            self._ended(self._closed(name).asked)
         if self.open and monotonic() - self.asked_at >= self.engine.seconds_between:
             found = self.engine.seen([own.job for own in self.open.values()])
             self.asked_at = monotonic()
@@ -187,7 +186,7 @@ class Sweep:
         patient = not seen.failed and monotonic() - own.missing_since < self.engine.patience
         if patient or self.ledger.file(name).exists():
             return
-        del self.open[name]
+        self._closed(name)
         said = why_it_failed(self.ledger.jobs(own.wave), own.job)
         why = ": ".join(filter(None, (seen.word or "its task is gone", said)))
         if seen.word.startswith("PREEMPTED"):  # this is not the unit's own failure
@@ -197,7 +196,12 @@ class Sweep:
         else:
             self._failed(own.asked, why, seen.node)
 
-    def _ended(self, asked: Asked, job: str) -> None:
+    def _closed(self, name: str) -> Open:
+        """Take a unit from those under way; however it ended, the scheduler has room for another."""
+        self.outbox.full = False
+        return self.open.pop(name)
+
+    def _ended(self, asked: Asked) -> None:
         """Take a unit's events, which may come from another kind of machine, or from a worker that died."""
         file = self.ledger.file(asked.unit.name)
         built, died = ends_of(file)
@@ -233,7 +237,6 @@ class Sweep:
         """Store the rows of every phase whose units have all come, and ask the group for its next units."""
         while self.came:
             asked, answer = self.came.popleft()
-            self.outbox.full = False
             walk = self.walks[asked.unit.group]
             collected, more = walk.take(asked.unit, answer)
             if collected:

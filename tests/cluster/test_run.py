@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,7 +11,10 @@ from typing import Any
 import pytest
 
 from fgbench.cluster import run as cluster_run
+from fgbench.cluster.engines import ENDED, RUNNING, NoRoomError, Seen, Wave
 from fgbench.cluster.ledger import Ledger
+from fgbench.cluster.node import NodeTask
+from fgbench.cluster.outbox import Open, Outbox
 from fgbench.cluster.run import run_on
 from fgbench.errors import UsageError
 from fgbench.plan import Plan
@@ -286,6 +290,31 @@ class TestTheScheduler:
         go(folder, engine)
         assert max(len(names) for _, names in engine.waves) == 2
         assert rows(folder, *MANY) == here
+
+    def test_that_has_room_for_one_takes_another_also_after_one_that_failed(self, tmp_path, monkeypatch):
+        class Narrow(Scripted):
+            def submit(self, tasks: Sequence[NodeTask], wave: Wave) -> list[str]:
+                if any(seen.state == RUNNING for seen in self.known.values()):
+                    raise NoRoomError("QOSMaxSubmitJobPerUserLimit")
+                return super().submit(tasks, wave)
+
+            def seen(self, jobs: Sequence[str]) -> dict[str, Seen]:
+                failed = Seen(ENDED, "n1", "NODE_FAIL")
+                self.known = {j: failed if s.state == RUNNING else s for j, s in self.known.items()}
+                return self.known
+
+        def looked(outbox: Outbox, open_now: int) -> dict[str, Open]:
+            rounds.append(open_now)
+            assert len(rounds) < 100, "without end"
+            return submit(outbox, open_now)
+
+        rounds: list[int] = []
+        submit = Outbox.submit
+        plan = Plan(config(methods=("forward", "spsa"), time=False, seeds=2), PLAN.groups[:1])
+        monkeypatch.setattr(Outbox, "submit", looked)
+        folder = new_folder(tmp_path, plan)
+        go(folder, Narrow(most=1, fate=lambda _name, number: "never" if number == 1 else "ok"), plan)
+        assert folder.facts()["status"] == "done"
 
     def test_that_takes_nothing_is_one_line(self, tmp_path):
         with pytest.raises(UsageError, match="does not accept any task: QOSMaxSubmit"):
