@@ -102,7 +102,11 @@ class Engine(ABC):
 
     @abstractmethod
     def cancel(self, jobs: Sequence[str]) -> None:
-        """End these jobs, and with Slurm all others of the run."""
+        """End these jobs, and with Slurm all others of the run.
+
+        Raises:
+            UsageError: the scheduler does not answer, so that they may go on.
+        """
 
 
 def engine_for(cluster: Mapping[str, Any]) -> Engine:
@@ -208,7 +212,14 @@ class Slurm(Engine):
 
     def cancel(self, jobs: Sequence[str]) -> None:
         """Cancel all jobs that bear the run's name."""
-        _output("scancel", "--me", f"--name={self.name}")
+        command = ("scancel", "--me", f"--name={self.name}")
+        try:
+            _output(*command)
+        except (OSError, subprocess.SubprocessError) as error:
+            raise UsageError(
+                f"tasks may go on, as Slurm does not end them ({_line_of(error)}): try again later, or with "
+                f"{' '.join(command)}"
+            ) from error
 
 
 def _seen(line: str) -> Seen:
@@ -224,8 +235,9 @@ def _output(*command: str) -> str:
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True).stdout
 
 
-def _line_of(error: subprocess.SubprocessError) -> str:
-    return _last_line(getattr(error, "stderr", None) or str(error))
+def _line_of(error: Exception) -> str:
+    said = getattr(error, "stderr", None) or str(error)
+    return _last_line(said.decode(errors="replace") if isinstance(said, bytes) else said)  # after a time-out
 
 
 def _last_line(text: str) -> str:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Mapping
-from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,7 +120,7 @@ def cancel(run: Path, facts: Mapping[str, Any]) -> int:
     """End all tasks of a run, and its runner; gives how many were under way.
 
     Raises:
-        UsageError: the scheduler is not here, or the folder cannot be written.
+        UsageError: the scheduler is not here or does not answer, or the folder cannot be written.
     """
     ledger = Ledger(run.absolute())
     try:
@@ -134,6 +133,5 @@ def cancel(run: Path, facts: Mapping[str, Any]) -> int:
         for name, record in units.items()
         if record.state == OPEN and not ledger.file(name).exists()
     ]
-    with suppress(OSError):
-        engine_for(facts["cluster"]).cancel(jobs)
+    engine_for(facts["cluster"]).cancel(jobs)
     return len(jobs)

@@ -85,8 +85,16 @@ def survey(
         return _plan_in(file, task)
     finally:
         if jobs:
-            engine.cancel(jobs)
+            _end(engine, jobs, watcher)
         shutil.rmtree(folder, ignore_errors=True)
+
+
+def _end(engine: Engine, jobs: list[str], watcher: Watcher) -> None:
+    """End a task that nobody waits for any more; if that fails, what ended the waiting is still told."""
+    try:
+        engine.cancel(jobs)
+    except UsageError as error:
+        watcher.note(str(error))
 
 
 def _plan_in(file: Path, task: Survey) -> tuple[Plan, dict[str, Any]]:

@@ -1,0 +1,79 @@
+"""Slurm's programs, played by scripts that fail: what fgbench says, and that it goes on where it can."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from fgbench.cluster import engines, survey
+from fgbench.cluster.engines import Slurm
+from fgbench.cluster.ledger import Ledger
+from fgbench.errors import UsageError
+from fgbench.store.run_folder import RunFolder
+from tests.builders import Recorder, config, run_folder, tiny_group
+from tests.cli.test_commands import fgbench_says
+
+DOWN = "echo slurm_load_jobs error: Unable to contact slurm controller. >&2; exit 1"
+CLUSTER = {"on": "slurm", "name": "a-run", "options": {}, "setup": [], "units": {"time": [3, 60.0]}}
+Programs = Callable[..., None]
+
+
+@pytest.fixture
+def programs(tmp_path, monkeypatch) -> Programs:
+    """Puts scripts in place of Slurm's programs; one that is not given does nothing."""
+    folder = tmp_path / "bin"
+    folder.mkdir()
+    monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
+
+    def put(**scripts: str) -> None:
+        for name in ("sbatch", "scancel", "scontrol", "squeue"):
+            file = folder / name
+            file.write_text(f"#!/bin/sh\n{scripts.get(name, 'exit 0')}\n")
+            file.chmod(0o755)
+
+    return put
+
+
+def handed_out(root: Path) -> RunFolder:
+    """A run of which one unit is under way."""
+    folder = run_folder(root, [tiny_group()], cluster=CLUSTER)
+    ledger = Ledger(folder.path)
+    ledger.begin()
+    ledger.tell("submit", wave="wave-1", units={"a.time.0": 60.0})
+    ledger.tell("submitted", wave="wave-1", jobs=["5_0"])
+    return folder
+
+
+class TestTasksThatCannotBeEnded:
+    def test_are_one_line_and_not_said_to_have_ended(self, programs, tmp_path):
+        programs(scancel=DOWN)
+        said = fgbench_says("cancel", str(handed_out(tmp_path).path))
+        assert said.returncode == 2
+        assert said.stdout == ""
+        assert "Unable to contact slurm controller" in said.stderr
+        assert "tasks may go on" in said.stderr
+        assert "scancel --me --name=a-run" in said.stderr
+
+    def test_do_not_hide_why_a_survey_ended(self, programs, tmp_path, monkeypatch):
+        def interrupted(*_: object) -> None:
+            raise KeyboardInterrupt
+
+        programs(scancel=DOWN)
+        monkeypatch.setattr(Slurm, "submit", lambda *_: ["5_0"])
+        monkeypatch.setattr(survey, "_wait_for", interrupted)
+        watcher = Recorder()
+        with pytest.raises(KeyboardInterrupt):
+            survey.survey(config(), CLUSTER, tmp_path / "out", watcher)
+        assert any("scancel --me --name=a-run" in note for note in watcher.notes)
+        assert not list((tmp_path / "out").iterdir())
+
+
+def test_a_program_that_hangs_is_one_line(programs, monkeypatch):
+    run = engines.subprocess.run
+    monkeypatch.setattr(engines.subprocess, "run", lambda *a, **k: run(*a, **{**k, "timeout": 0.5}))
+    programs(scontrol="echo retrying >&2; exec sleep 60")
+    with pytest.raises(UsageError, match="Slurm does not answer"):
+        Slurm("a-run")
