@@ -63,28 +63,26 @@ class Outbox:
             self.without.setdefault(asked.unit.name, set()).add(node)
         self.waiting.append(asked)
 
-    def submit(self, open_now: int) -> dict[str, Open]:
-        """Hand out as many units as there is room for; gives them by their names.
+    def submit(self, under_way: dict[str, Open]) -> None:
+        """Hand out as many units as there is room for.
 
         Args:
-            open_now: how many are under way.
+            under_way: by name, the units that are; those that are handed out are put there at once.
 
         Raises:
             UsageError: the scheduler takes none.
         """
-        handed: dict[str, Open] = {}
         while self.waiting and not self.full:
             room, most = self.engine.at_once, self.engine.open_at_most
             if most is not None:
-                room = min(room, most - open_now - len(handed))
+                room = min(room, most - len(under_way))
             if room <= 0:
                 break
             asked = self._alike(room)
             try:
-                handed |= self._hand_out(asked)
+                under_way.update(self._hand_out(asked))
             except NoRoomError as error:
-                self._no_room(asked, open_now + len(handed), error)
-        return handed
+                self._no_room(asked, len(under_way), error)
 
     def count(self, unit: str, wave: str) -> None:
         """Count a unit as part of a wave."""

@@ -14,6 +14,7 @@ from fgbench.cluster.ledger import AGAIN, CANCELLED, DONE, FAILED, OPEN, Ledger,
 from fgbench.cluster.node import PART
 from fgbench.cluster.outbox import Open, Outbox
 from fgbench.cluster.units import Asked, Collector, Walk
+from fgbench.errors import UsageError
 from fgbench.plan import Plan
 from fgbench.running.phases import in_order
 from fgbench.running.recovery import recover
@@ -55,11 +56,10 @@ def run_on(
                 watcher.note(f"not all was measured: go on with fgbench run --resume {folder.path}")
         except KeyboardInterrupt:
             status = "interrupted"
-            if sweep.open and not sweep.ledger.stop.exists():
-                watcher.note(
-                    f"{len(sweep.open)} tasks go on without this process, and --resume finds what they "
-                    f"leave; to stop them: fgbench cancel {folder.path}"
-                )
+            sweep.leave()
+            raise
+        except UsageError:
+            sweep.leave()
             raise
         finally:
             folder.finish(status)
@@ -115,7 +115,7 @@ class Sweep:
         while self.outbox.waiting or self.open or self.came:
             if self.ledger.stop.exists():
                 raise KeyboardInterrupt("by fgbench cancel")
-            self.open |= self.outbox.submit(len(self.open))
+            self.outbox.submit(self.open)
             self._look()
             self._collect()
             if self.open:
@@ -123,6 +123,18 @@ class Sweep:
                 sleep(min(PAUSE, self.engine.seconds_between))
         for torn in self.ledger.units.glob(f"*{PART}*"):
             torn.unlink(missing_ok=True)
+
+    def leave(self) -> None:
+        """Say that tasks go on; where the user has cancelled them, end those that were handed out since."""
+        if not self.open:
+            return
+        if self.ledger.stop.exists():
+            self.engine.cancel([own.job for own in self.open.values()])
+            return
+        self.watcher.note(
+            f"{len(self.open)} tasks go on without this process, and --resume finds what they leave; to stop "
+            f"them: fgbench cancel {self.folder.path}"
+        )
 
     # ---- handing out
 

@@ -276,6 +276,31 @@ class TestStopping:
             go(folder, engine)
         assert len(engine.waves) == 1
 
+    def test_fgbench_cancel_also_ends_what_is_handed_out_at_that_moment(self, tmp_path):
+        class Late(Scripted):
+            def submit(self, tasks: Sequence[NodeTask], wave: Wave) -> list[str]:
+                Ledger(folder.path).stop.touch()
+                self.cancel([])  # as `fgbench cancel` does, of what it finds
+                return super().submit(tasks, wave)
+
+        folder, engine = new_folder(tmp_path), Late(fate=lambda _name, _try: "never")
+        with pytest.raises(KeyboardInterrupt):
+            go(folder, engine)
+        assert {seen.word for seen in engine.known.values()} == {"CANCELLED"}
+
+    def test_by_a_scheduler_that_refuses_says_that_tasks_go_on(self, tmp_path):
+        class Refusing(Scripted):
+            def submit(self, tasks: Sequence[NodeTask], wave: Wave) -> list[str]:
+                if self.waves:
+                    raise UsageError("--on slurm: sbatch does not take the tasks: no such partition.")
+                return super().submit(tasks, wave)
+
+        folder, watcher = new_folder(tmp_path), Recorder()
+        engine = Refusing(at_once=1, fate=lambda _name, _try: "never")
+        with pytest.raises(UsageError, match="no such partition"):
+            run_on(engine, PLAN, folder, contracts(), watcher)
+        assert any(f"fgbench cancel {folder.path}" in note for note in watcher.notes)
+
 
 def finish(engine: Scripted, folder: RunFolder, names: list[str]) -> None:
     """What tasks that were under way leave at last."""
@@ -303,10 +328,10 @@ class TestTheScheduler:
                 self.known = {j: failed if s.state == RUNNING else s for j, s in self.known.items()}
                 return self.known
 
-        def looked(outbox: Outbox, open_now: int) -> dict[str, Open]:
-            rounds.append(open_now)
+        def looked(outbox: Outbox, under_way: dict[str, Open]) -> None:
+            rounds.append(len(under_way))
             assert len(rounds) < 100, "without end"
-            return submit(outbox, open_now)
+            submit(outbox, under_way)
 
         rounds: list[int] = []
         submit = Outbox.submit
