@@ -27,6 +27,10 @@ LIMITS = ("submit limit", "submitjob", "temporarily", "policy")  # words of sbat
 OWN_GPU = ("gres", "gpus", "gpus-per-node", "gpus-per-task")
 
 
+class NoAnswerError(UsageError):
+    """The scheduler does not answer now."""
+
+
 class NoRoomError(Exception):
     """The scheduler takes no more tasks for now."""
 
@@ -114,6 +118,7 @@ def engine_for(cluster: Mapping[str, Any]) -> Engine:
 
     Raises:
         UsageError: it is not installed here.
+        NoAnswerError: it does not answer.
     """
     try:
         import submitit  # noqa: F401
@@ -166,7 +171,7 @@ class Slurm(Engine):
         try:
             said = _output("scontrol", "show", "config")
         except subprocess.SubprocessError as error:
-            raise UsageError(f"--on slurm: Slurm does not answer ({_line_of(error)}).") from error
+            raise NoAnswerError(f"--on slurm: Slurm does not answer ({_line_of(error)}).") from error
         found = re.search(r"MaxArraySize\s*=\s*(\d+)", said)
         return max(1, int(found.group(1)) - 1) if found else 1000
 

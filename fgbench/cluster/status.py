@@ -9,11 +9,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fgbench.cluster.engines import ENDED, QUEUED, RUNNING, Engine, engine_for
+from fgbench.cluster.engines import ENDED, QUEUED, RUNNING, NoAnswerError, engine_for
 from fgbench.cluster.ledger import AGAIN, CANCELLED, DONE, FAILED, OPEN, Ledger, Record
 from fgbench.errors import ResultsError, UsageError
 
 TO_COME = "to come"  # not handed out yet, as it waits for earlier units
+UNKNOWN = "handed out (the scheduler does not answer)"
+WORDS = (DONE, RUNNING, QUEUED, UNKNOWN, TO_COME, ENDED, CANCELLED, FAILED)
 
 
 @dataclass(frozen=True)
@@ -63,11 +65,11 @@ def status_of(run: Path, facts: Mapping[str, Any]) -> Status:
     ledger = Ledger(run.absolute())
     units = ledger.standing().units
     there = {file.stem for file in ledger.units.glob("*.jsonl")}
-    seen = _seen(engine_for(facts["cluster"]), units) if facts["status"] != "done" else {}
+    seen = _seen(facts, units)
     words: dict[str, str] = {}
     nodes: Counter[str] = Counter()
     for name, record in units.items():
-        state, node = seen.get(record.job, ("", ""))
+        state, node = (UNKNOWN, "") if seen is None else seen.get(record.job, (ENDED, ""))
         words[name] = _word(record, name in there, state)
         nodes[node] += words[name] == RUNNING
     counts = Counter(words.values())
@@ -80,7 +82,7 @@ def status_of(run: Path, facts: Mapping[str, Any]) -> Status:
     return Status(
         run,
         facts["status"],
-        {word: counts[word] for word in (DONE, RUNNING, QUEUED, TO_COME, ENDED, CANCELLED, FAILED)},
+        {word: counts[word] for word in WORDS},
         {n: r.why for n, r in units.items() if r.state in (AGAIN, FAILED, CANCELLED)},
         {node: count for node, count in sorted(nodes.items()) if node and count},
         left / counts[RUNNING] if counts[RUNNING] else None,
@@ -101,10 +103,16 @@ def _planned(facts: Mapping[str, Any]) -> list[tuple[int, float]]:
     return [(groups * count, seconds) for count, seconds in facts["cluster"]["units"].values()]
 
 
-def _seen(engine: Engine, units: Mapping[str, Record]) -> dict[str, tuple[str, str]]:
+def _seen(facts: Mapping[str, Any], units: Mapping[str, Record]) -> dict[str, tuple[str, str]] | None:
+    """State and node of jobs that are under way; None where the scheduler does not answer."""
     open_jobs = [record.job for record in units.values() if record.state == OPEN]
-    found = engine.seen(open_jobs) if open_jobs else {}
-    return {job: (seen.state, seen.node) for job, seen in (found or {}).items()}
+    if not open_jobs or facts["status"] == "done":
+        return {}
+    try:
+        found = engine_for(facts["cluster"]).seen(open_jobs)
+    except NoAnswerError:
+        return None
+    return None if found is None else {job: (seen.state, seen.node) for job, seen in found.items()}
 
 
 def _word(record: Record, there: bool, state: str) -> str:
@@ -113,7 +121,7 @@ def _word(record: Record, there: bool, state: str) -> str:
         return QUEUED
     if record.state != OPEN:
         return record.state
-    return DONE if there else (state or ENDED)
+    return DONE if there else state
 
 
 def cancel(run: Path, facts: Mapping[str, Any]) -> int:

@@ -71,6 +71,15 @@ class TestTasksThatCannotBeEnded:
         assert not list((tmp_path / "out").iterdir())
 
 
+@pytest.mark.parametrize("silent", [{"squeue": DOWN}, {"squeue": DOWN, "scontrol": DOWN}])
+def test_status_tells_what_the_ledger_knows_while_slurm_is_down(programs, tmp_path, silent):
+    folder = handed_out(tmp_path)
+    programs(**silent)
+    said = fgbench_says("status", str(folder.path))
+    line = f"{folder.path}: running; 1 handed out (the scheduler does not answer), 2 to come"
+    assert (said.returncode, said.stdout.splitlines()[0]) == (0, line)
+
+
 def test_a_program_that_hangs_is_one_line(programs, monkeypatch):
     run = engines.subprocess.run
     monkeypatch.setattr(engines.subprocess, "run", lambda *a, **k: run(*a, **{**k, "timeout": 0.5}))
