@@ -24,6 +24,7 @@ WAITING_WORDS = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_H
 RUNNING_WORDS = ("RUNNING", "COMPLETING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED")
 NEVER_STARTS = "launch failed"  # Slurm holds a task for this reason, and will never start it
 LIMITS = ("submit limit", "submitjob", "temporarily", "policy")  # words of sbatch if there is no room
+SILENT = "unable to contact slurm controller"  # words of sbatch if nothing was handed over
 OWN_GPU = ("gres", "gpus", "gpus-per-node", "gpus-per-task")
 
 
@@ -97,6 +98,7 @@ class Engine(ABC):
 
         Raises:
             NoRoomError: not so many, now.
+            NoAnswerError: it took none, as it does not answer now.
             UsageError: the scheduler does not take them, in its own words.
         """
 
@@ -198,6 +200,8 @@ class Slurm(Engine):
             said = _last_line(str(error))
             if any(word in said.lower() for word in LIMITS):
                 raise NoRoomError(said) from error
+            if SILENT in said.lower():
+                raise NoAnswerError(f"--on slurm: Slurm does not answer ({said}).") from error
             raise UsageError(f"--on slurm: sbatch does not take the tasks: {said}.") from error
 
     def _where(self, wave: Wave) -> dict[str, Any]:

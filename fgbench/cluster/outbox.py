@@ -7,7 +7,7 @@ import shutil
 from collections import Counter, deque
 from dataclasses import dataclass, field, replace
 
-from fgbench.cluster.engines import Engine, NoRoomError, Wave
+from fgbench.cluster.engines import Engine, NoAnswerError, NoRoomError, Wave
 from fgbench.cluster.ledger import Ledger
 from fgbench.cluster.node import NodeTask
 from fgbench.cluster.units import Asked
@@ -40,6 +40,7 @@ class Outbox:
     Attributes:
         waves: how many waves were handed out.
         full: whether the engine had no room even for one task; this holds until a task has ended.
+        silent: whether the engine did not answer when tasks were last handed to it.
         without: by unit, the nodes that it must not run on again.
         odd: the nodes that are other machines than the run is for.
         wave_of: by unit, the wave in which it was handed out.
@@ -51,6 +52,7 @@ class Outbox:
     ledger: Ledger
     waves: int = 0
     full: bool = False
+    silent: bool = False
     waiting: deque[Asked] = field(default_factory=deque)
     without: dict[str, set[str]] = field(default_factory=dict)
     odd: set[str] = field(default_factory=set)
@@ -64,7 +66,7 @@ class Outbox:
         self.waiting.append(asked)
 
     def submit(self, under_way: dict[str, Open]) -> None:
-        """Hand out as many units as there is room for.
+        """Hand out as many units as there is room for, or none while the engine does not answer.
 
         Args:
             under_way: by name, the units that are; those that are handed out are put there at once.
@@ -83,6 +85,11 @@ class Outbox:
                 under_way.update(self._hand_out(asked))
             except NoRoomError as error:
                 self._no_room(asked, len(under_way), error)
+            except NoAnswerError:
+                self.waiting.extendleft(reversed(asked))
+                self.silent = True
+                return
+        self.silent = False
 
     def count(self, unit: str, wave: str) -> None:
         """Count a unit as part of a wave."""
@@ -125,7 +132,7 @@ class Outbox:
         self.ledger.tell("submit", wave=name, units={own.unit.name: own.seconds for own in asked})
         try:
             jobs = self._submitted(tasks, wave)
-        except NoRoomError:
+        except (NoRoomError, NoAnswerError):
             self.ledger.tell("refused", wave=name)
             raise
         self.ledger.tell("submitted", wave=name, jobs=jobs)
@@ -136,6 +143,8 @@ class Outbox:
     def _submitted(self, tasks: list[NodeTask], wave: Wave) -> list[str]:
         try:
             return self.engine.submit(tasks, wave)
+        except NoAnswerError:
+            raise
         except UsageError:
             if not wave.without:
                 raise

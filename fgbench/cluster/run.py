@@ -118,7 +118,7 @@ class Sweep:
             self.outbox.submit(self.open)
             self._look()
             self._collect()
-            if self.open:
+            if self.open or self.outbox.silent:
                 self._show()
                 sleep(min(PAUSE, self.engine.seconds_between))
         for torn in self.ledger.units.glob(f"*{PART}*"):
@@ -269,7 +269,8 @@ class Sweep:
     def _show(self) -> None:
         running = sum(self.seen.get(own.job, Seen("")).state == RUNNING for own in self.open.values())
         queued = len(self.open) - running + len(self.outbox.waiting)
-        self.watcher.progress(0.0, f"{running} tasks are running, {queued} are waiting")
+        silent = " for the scheduler, which does not answer" * self.outbox.silent
+        self.watcher.progress(0.0, f"{running} tasks are running, {queued} are waiting{silent}")
 
 
 def _place(job: str) -> tuple[int, ...]:

@@ -9,8 +9,9 @@ from pathlib import Path
 import pytest
 
 from fgbench.cluster import engines, survey
-from fgbench.cluster.engines import Slurm
+from fgbench.cluster.engines import NoAnswerError, NoRoomError, Slurm, Wave
 from fgbench.cluster.ledger import Ledger
+from fgbench.cluster.node import NodeTask
 from fgbench.errors import UsageError
 from fgbench.store.run_folder import RunFolder
 from tests.builders import Recorder, config, run_folder, tiny_group
@@ -86,3 +87,19 @@ def test_a_program_that_hangs_is_one_line(programs, monkeypatch):
     programs(scontrol="echo retrying >&2; exec sleep 60")
     with pytest.raises(UsageError, match="Slurm does not answer"):
         Slurm("a-run")
+
+
+@pytest.mark.parametrize(
+    ("said", "kind"),
+    [
+        ("Batch job submission failed: Unable to contact slurm controller (connect failure)", NoAnswerError),
+        ("Batch job submission failed: Job violates accounting/QOS policy (job submit limit)", NoRoomError),
+        ("Batch job submission failed: Requested node configuration is not available", UsageError),
+    ],
+)
+def test_why_sbatch_takes_no_tasks_is_told_apart(programs, tmp_path, said, kind):
+    programs(sbatch=f"echo 'sbatch: error: {said}' >&2; exit 1")
+    with pytest.raises(kind) as raised:
+        Slurm("a-run").submit([NodeTask(tmp_path / "a.jsonl", ())], Wave("w", tmp_path, 1.0, False, 1))
+    assert type(raised.value) is kind
+    assert said in str(raised.value)

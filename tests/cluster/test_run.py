@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fgbench.cluster import run as cluster_run
-from fgbench.cluster.engines import ENDED, RUNNING, NoRoomError, Seen, Wave
+from fgbench.cluster.engines import ENDED, RUNNING, NoAnswerError, NoRoomError, Seen, Wave
 from fgbench.cluster.ledger import Ledger
 from fgbench.cluster.node import NodeTask
 from fgbench.cluster.outbox import Open, Outbox
@@ -340,6 +340,21 @@ class TestTheScheduler:
         folder = new_folder(tmp_path, plan)
         go(folder, Narrow(most=1, fate=lambda _name, number: "never" if number == 1 else "ok"), plan)
         assert folder.facts()["status"] == "done"
+
+    def test_that_does_not_answer_gets_the_tasks_when_it_does(self, here, tmp_path):
+        class Silent(Scripted):
+            asked = 0
+
+            def submit(self, tasks: Sequence[NodeTask], wave: Wave) -> list[str]:
+                self.asked += 1
+                if self.asked in (1, 3, 4):
+                    raise NoAnswerError("Unable to contact slurm controller")
+                return super().submit(tasks, wave)
+
+        folder, engine = new_folder(tmp_path), Silent()
+        go(folder, engine)
+        assert rows(folder, *MANY) == here
+        assert max(engine.tries.values()) == 1
 
     def test_that_takes_nothing_is_one_line(self, tmp_path):
         with pytest.raises(UsageError, match="does not accept any task: QOSMaxSubmit"):
