@@ -16,13 +16,13 @@ from rich.padding import Padding
 from fgbench.report.budget import budget_findings, budget_table
 from fgbench.report.doubts import doubts
 from fgbench.report.sparkline import sparklines
-from fgbench.report.table import caption, group_tables, legend, parts_table, targets_table, title
+from fgbench.report.table import FEW_TARGETS, caption, group_tables, legend, parts_table, targets_table, title
 from fgbench.report.words import findings, verdicts, where
 from fgbench.store.jobs import curves_to_the_end, within_budget
 from fgbench.store.run_folder import RunFolder
 from fgbench.summary.parts import split
 from fgbench.summary.table import aa_rows, summarise
-from fgbench.summary.targets import by_target
+from fgbench.summary.targets import TARGET, by_target
 from fgbench.summary.variants import variants_of
 
 NOTES = 3  # so many warnings are shown; --verbose shows all
@@ -123,7 +123,16 @@ def _print_group(console: Console, result: _Result, group: pd.DataFrame, detail:
         tables += budget_table(result.variants[result.variants["group"] == name], result.budget)
     for table in [*tables, *(parts_table(result.parts, group) if detail else ())]:
         console.print(table)
-    console.print(f"[dim]{escape(caption(group.iloc[0]) if detail else legend(group.iloc[0]))}[/dim]\n")
+    below = caption(group.iloc[0]) if detail else legend(group.iloc[0]) + _left_out(targets)
+    console.print(f"[dim]{escape(below)}[/dim]\n")
+
+
+def _left_out(targets: pd.DataFrame) -> str:
+    """A line on the targets that tables without details leave out, if there are any."""
+    count = len(targets[TARGET].drop_duplicates())
+    if count <= FEW_TARGETS:
+        return ""
+    return f"\nT is that of the main target: {count - 1} more are in targets.csv, and --verbose prints them"
 
 
 def _has_figures(summary: pd.DataFrame) -> bool:

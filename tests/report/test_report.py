@@ -11,10 +11,12 @@ from rich.console import Console
 from rich.table import Table
 
 from fgbench.plan.config import BEST_FORWARD
+from fgbench.report import show
 from fgbench.report.figures import interval, number, seconds, size
 from fgbench.report.sparkline import sparklines
 from fgbench.report.table import caption, group_tables, legend, targets_table
 from fgbench.report.words import findings
+from tests.charts import made_up
 from tests.report.made_up import NO_AA, REFERENCE, group
 
 
@@ -188,6 +190,20 @@ def test_two_targets_are_told_in_the_sentence_and_of_more_the_headline() -> None
     (one,) = findings(frame, NO_AA, pd.DataFrame([*aims, {**aims[-1], "target_loss": 0.1}]))
     assert one.count("validation loss") == 1
     assert "to validation loss 0.5 it takes 3.0 times" in one
+
+
+@pytest.mark.parametrize(("count", "line"), [(1, ""), (2, ""), (3, "2 more are in targets.csv")])
+def test_targets_that_are_left_out_are_said_to_be_elsewhere(tmp_path, capsys, count: int, line: str) -> None:
+    run = made_up.run(tmp_path, [made_up.group(8)])
+    rows = run.read("targets")
+    rows = rows[rows["target_loss"] == rows["target_loss"].iloc[0]]
+    aims = [rows.assign(target_loss=rows["target_loss"] - place / 100) for place in range(count)]
+    run.replace("targets", pd.concat(aims).to_dict("records"))
+    show(run)
+    said = " ".join(capsys.readouterr().out.split())
+    assert (line in said) if line else ("more are in" not in said)
+    show(run, detail=True)
+    assert "more are in" not in capsys.readouterr().out
 
 
 def test_a_sparkline_is_the_median_curve_between_the_lowest_loss_and_the_first() -> None:
