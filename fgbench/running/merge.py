@@ -25,13 +25,13 @@ from fgbench.store.schema import DERIVED, TABLES
 from fgbench.summary.targets import chance_of
 
 ALL, LAST = "all", "last"
-MODES = "modes"  # the phase that looks for the program, and measures nothing that figures are made of
+LOOKING = ("modes", "budget")  # phases that look for the program: what they measure is no figure's
 # Fields of the config that may differ between the runs.
 OWN = (
     *("shard", "data_dir", "archs", "depths", "seeds", "processes", "time", "train", "isolated"),
     *("precision", "max_measure_seconds"),
 )
-PROGRAM = ("execution", "optimizer", "update")  # jobs that differ in these take different steps
+PROGRAM = ("execution", "optimizer", "update", "variant")  # jobs that differ in these take different steps
 UNNAMED = ("contract", "environment", "start", "chance_loss")  # of a group: others say what differs
 TRAINING = ("learning_rate", "evaluate_every", "evaluate_first")  # and in these are trained differently
 
@@ -55,7 +55,7 @@ class Kept:
     @property
     def nothing(self) -> bool:
         """Whether all that was measured is refused, but for what a later run has too."""
-        return self.refused and all(unit.phase == MODES for unit in self.units)
+        return self.refused and all(unit.phase in LOOKING for unit in self.units)
 
 
 def merge(runs: Sequence[RunFolder], out: Path, keep: str, watcher: Watcher) -> RunFolder:
@@ -215,11 +215,12 @@ class Joining:
         """The units of a run that are kept beside those of later runs."""
         kept, twice, cut_short = Kept(run, whole=False), [], []
         units, done = _units(run, self.group)
+        variants = _variants(run, self.group)
         for unit, jobs in units.items():
             name = unit.name.removeprefix(f"{self.group}.")
             if unit not in done:
                 cut_short.append(name)
-            elif why := self._other(unit.phase, jobs):
+            elif why := self._other(unit.phase, jobs, variants):
                 kept.refused = True
                 self.watcher.note(f"{unit.name} of {run.path} is refused: {why}.")
             elif (own := self._place(unit)) is not None:
@@ -241,11 +242,11 @@ class Joining:
             return Unit(unit.group, unit.phase, number)
         return None
 
-    def _other(self, phase: str, jobs: Iterable[Row]) -> str:
+    def _other(self, phase: str, jobs: Iterable[Row], variants: Mapping[str, str]) -> str:
         """Why a unit's figures cannot be combined with those that are kept; empty where they can."""
-        if phase == MODES:
+        if phase in LOOKING:
             return ""
-        for job in jobs:
+        for job in ({**job, "variant": variants.get(job["method"], "none")} for job in jobs):
             if phase == "tune" and OR in job["optimizer"]:  # the method failed before one was chosen
                 continue
             known = self.known.setdefault(job["method"], {})
@@ -262,6 +263,13 @@ def _units(run: RunFolder, group: str) -> tuple[dict[Unit, list[Row]], set[Unit]
     for row in records(jobs):
         units.setdefault(unit_of("jobs", row), []).append(row)
     return units, finished(jobs, run.facts()["config"]["methods"])
+
+
+def _variants(run: RunFolder, group: str) -> dict[str, str]:
+    """By method, the variant that a memory budget chose; empty without a budget."""
+    rows = run.read_group("variants", group)
+    chosen = rows[rows["chosen"].fillna(value=False).astype(bool)]
+    return dict(zip(chosen["method"], chosen["variant"], strict=True))
 
 
 def _rows(kept: Kept, table: str, group: str) -> Iterator[Row]:

@@ -264,6 +264,22 @@ class TestTheSameGroup:
             (note,) = (note for note in watcher.notes if f".{name} of {first.path}" in note)
             assert "update fused, and direct" in note
 
+    def test_refuses_processes_of_another_variant_under_a_memory_budget(self, run, tmp_path):
+        def budget(request):
+            for method in request["methods"]:
+                for variant, r in ((method, 4.0), (f"{method}:accumulate=2", 3.0)):
+                    facts = {"peak_bytes": 9, "beyond_bytes": 8, "seconds": r, "r": r}
+                    yield event("Variant", method=method, variant=variant, **facts)
+
+        asked = {"memory_budget": 2000, "train": False}
+        first, second = run("a", **asked), run("b", **asked, script=Script(budget=budget))
+        watcher = Recorder()
+        with pytest.raises(UsageError, match=f"nothing of {first.path} can be merged"):
+            merge([first, second], tmp_path / "out", "all", watcher)
+        (note,) = (note for note in watcher.notes if ".time.0" in note)
+        assert "backprop has variant backprop, and backprop:accumulate=2 where it is kept" in note
+        merge([first, run("c", **asked)], tmp_path / "out", "all", Recorder())
+
     def test_takes_a_method_that_failed_in_the_last_run_before_its_optimiser_was_chosen(self, run, merged):
         class Fails(Script):
             def tune(self, request):
