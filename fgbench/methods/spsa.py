@@ -30,7 +30,7 @@ from fgbench.methods.steps.options import (
 )
 from fgbench.methods.steps.theory import of_independent, of_one_layer
 from fgbench.methods.steps.update import Update
-from fgbench.pushforward.context import buffers_kept, draws_again
+from fgbench.pushforward.context import attributes_kept, buffers_kept, draws_again, state_kept
 from fgbench.pushforward.structures import Drawer, Tangents
 from fgbench.specs.options import option
 
@@ -101,7 +101,7 @@ class SpsaStep(Step):
         self.parameters = list(self.by_name.values())
         self.sampler = Sampler(units_of(model), 1, options, seed) if options.layers == "one" else None
         self.cycle = self.sampler.cycle if self.sampler else 1
-        self.ready = False
+        self.ready = self.carrying = False  # carrying: a pass changes what the model holds in attributes
         self.drawer = Drawer(self.by_name, 1, options.structure, seed, keep=False)
         self.evaluate = compiled(lambda x, y: loss(model(x), y), conditions)
         self.update = Update(self.parameters, conditions)
@@ -113,10 +113,20 @@ class SpsaStep(Step):
         return {"forward": lambda: self._forward(batch), "update": lambda: self._update(learning_rate)}
 
     def get_ready(self, batch: Batch) -> None:
-        """Count what each layer costs, for adaptive sampling."""
-        if self.sampler and self.sampler.adaptive and not self.ready:
-            self.sampler.costs = costs(self.model, batch[0], self.sampler.units)
+        """See whether passes change the model's attributes; for adaptive sampling, what each layer costs."""
+        if not self.ready:
+            self.carrying = self._carries(batch)
+            if self.sampler and self.sampler.adaptive:
+                self.sampler.costs = costs(self.model, batch[0], self.sampler.units)
         self.ready = True
+
+    def _carries(self, batch: Batch) -> bool:
+        """Whether a second pass, as the first one may set the model up, changes the model's attributes."""
+        with torch.no_grad(), draws_again(batch[0].device, numpy=True), state_kept(self.model):
+            self._mean(batch)
+            with attributes_kept(self.model) as changed:
+                self._mean(batch)
+        return bool(changed)
 
     def _draw(self) -> None:
         """Draw the z of this step, for all parameters or for one layer's."""
@@ -133,11 +143,11 @@ class SpsaStep(Step):
         self.get_ready(batch)
         self._draw()
         self._move(self.epsilon * self.one)
-        with draws_again(batch[0].device):
+        kept = state_kept if self.carrying else buffers_kept  # so that both passes begin alike
+        with draws_again(batch[0].device), kept(self.model):
             above = self._mean(batch)
         self._move(-2 * self.epsilon * self.one)
-        with buffers_kept(self.model):
-            below = self._mean(batch)
+        below = self._mean(batch)
         self.value = (above + below) / 2
         self.measured = self.directional_derivative = (above - below) / (2 * self.epsilon)
 

@@ -515,11 +515,17 @@ def test_what_a_model_holds_in_its_attributes_is_not_frozen(name):
 
 
 @pytest.mark.parametrize("name", CARRYING)
-@pytest.mark.parametrize("options", ["tangents=3,chunk=1", "structure=activity", "layers=one"])
-def test_a_step_changes_a_models_attributes_once(options, name):
+@pytest.mark.parametrize(
+    "spec",
+    [
+        *(f"forward:{options}" for options in ("tangents=3,chunk=1", "structure=activity", "layers=one")),
+        *(f"spsa:epsilon=1e-6{options}" for options in ("", ",layers=one")),
+    ],
+)
+def test_a_step_changes_a_models_attributes_once(spec, name):
     torch.manual_seed(0)
     plain = CARRYING[name][0]().double()
-    method, batch = methods.find(f"forward:{options}"), (rows(), rows_target())
+    method, batch = methods.find(spec), (rows(), rows_target())
     step = method.prepare(copy.deepcopy(plain), cross_entropy, 0)
     for _ in range(5):
         value = step(batch, 0.0)
