@@ -72,6 +72,11 @@ class Seen:
         return self.state == ENDED and self.word not in ("", "COMPLETED")
 
     @property
+    def held(self) -> bool:
+        """Whether it will never start, and is in the queue all the same."""
+        return self.state == ENDED and self.word.startswith(WAITING_WORDS)
+
+    @property
     def cancelled(self) -> bool:
         """Whether somebody cancelled it."""
         return self.word.startswith("CANCELLED")
@@ -113,6 +118,9 @@ class Engine(ABC):
         Raises:
             UsageError: the scheduler does not answer, so that they may go on.
         """
+
+    def drop(self, job: str) -> None:  # noqa: B027 - most have no queue
+        """Take a job that will never start out of the queue."""
 
 
 def engine_for(cluster: Mapping[str, Any]) -> Engine:
@@ -229,6 +237,11 @@ class Slurm(Engine):
                 f"tasks may go on, as Slurm does not end them ({_line_of(error)}): try again later, or with "
                 f"{' '.join(command)}"
             ) from error
+
+    def drop(self, job: str) -> None:
+        """Cancel this job alone; if that fails, it waits for a user's own scancel."""
+        with suppress(OSError, subprocess.SubprocessError):
+            _output("scancel", job)
 
 
 def _seen(line: str) -> Seen:

@@ -199,6 +199,8 @@ class Sweep:
         if patient or self.ledger.file(name).exists():
             return
         self._closed(name)
+        if seen.held:
+            self.engine.drop(own.job)
         said = why_it_failed(self.ledger.jobs(own.wave), own.job)
         why = ": ".join(filter(None, (seen.word or "its task is gone", said)))
         if seen.word.startswith("PREEMPTED"):  # this is not the unit's own failure

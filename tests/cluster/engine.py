@@ -37,6 +37,7 @@ class Scripted(Engine):
     known: dict[str, Seen] = field(default_factory=dict)
     under_way: list[NodeTask] = field(default_factory=list)
     answers: bool = True
+    dropped: list[str] = field(default_factory=list)
 
     def submit(self, tasks: Sequence[NodeTask], wave: Wave) -> list[str]:
         if len(tasks) > self.most:
@@ -77,3 +78,6 @@ class Scripted(Engine):
 
     def cancel(self, jobs: Sequence[str]) -> None:
         self.known |= {job: Seen(ENDED, "", "CANCELLED") for job in self.known}
+
+    def drop(self, job: str) -> None:
+        self.dropped.append(job)

@@ -103,3 +103,16 @@ def test_why_sbatch_takes_no_tasks_is_told_apart(programs, tmp_path, said, kind)
         Slurm("a-run").submit([NodeTask(tmp_path / "a.jsonl", ())], Wave("w", tmp_path, 1.0, False, 1))
     assert type(raised.value) is kind
     assert said in str(raised.value)
+
+
+def test_a_job_whose_launch_failed_is_held_and_leaves_the_queue_alone(programs, tmp_path):
+    told = tmp_path / "told"
+    line = "5_{0}|PENDING|{1}|wave-1|{2}"
+    lines = [line.format(0, "n1", "launch failed requeued held"), line.format(1, "", "Priority")]
+    programs(squeue=f"printf '%s\\n' '{lines[0]}' '{lines[1]}'", scancel=f'echo "$@" >> {told}')
+    engine = Slurm("a-run")
+    seen = engine.seen(["5_0", "5_1"])
+    assert seen is not None
+    assert [seen[job].held for job in ("5_0", "5_1")] == [True, False]
+    engine.drop("5_0")
+    assert told.read_text() == "5_0\n"

@@ -206,6 +206,15 @@ class TestTasksThatFail:
         assert set(folder.read("jobs").query("phase == 'memory'")["status"]) == {"oom"}
         assert folder.facts()["status"] == "done"
 
+    def test_that_are_held_in_the_queue_for_ever_are_taken_out_of_it(self, here, tmp_path):
+        held, unit = "PENDING, launch failed requeued held", f"{PLAN.groups[0].name}.time.1"
+        engine = Scripted(fate=lambda name, number: held if name == unit and number == 1 else "ok")
+        folder = new_folder(tmp_path)
+        go(folder, engine)
+        wave, (_, names) = next((n, w) for n, w in enumerate(engine.waves, 1) if unit in w[1])
+        assert engine.dropped == [f"{wave}_{names.index(unit)}"], "an administrator's release would start it"
+        assert rows(folder, *MANY) == here
+
     def test_a_node_of_another_kind_is_refused_and_not_asked_again(self, tmp_path):
         def machine(node: str) -> dict[str, Any]:
             return {"cpu": "odd" if node == "n2" else "plain"}
