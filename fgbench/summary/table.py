@@ -7,12 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from fgbench.measurement.statistics import Estimate, mean_interval
 from fgbench.store.jobs import curves_to_the_end, ended, within_budget
 from fgbench.store.run_folder import RunFolder
 from fgbench.store.schema import Role
+from fgbench.summary.endings import LOSSES, endings
 from fgbench.summary.ratios import cells
 from fgbench.summary.targets import chance_of, headline, stored_targets, target_cells
 from fgbench.summary.worth import worth_cells
@@ -197,20 +199,22 @@ def _step_cells(jobs: pd.DataFrame) -> dict[str, Any]:
 
 
 def _final_cells(curves: pd.DataFrame, jobs: pd.DataFrame, *, of_bytes: bool) -> dict[str, Any]:
-    last = curves.groupby("job", sort=False).tail(1)
-    losses = [x for x in last["validation_loss"] if math.isfinite(x)]
-    complete = len(losses) == len(last)  # a mean over the other runs alone would look too good
-    bits = [loss / math.log(2) for loss in losses] if complete and of_bytes else []
+    last = endings(curves)
+    finite = last[np.isfinite(last["validation_loss"])]
+    complete = len(finite) == len(last)  # a mean over the other runs alone would look too good
+    whole = {name: list(finite[name]) if complete else [] for name in LOSSES}
+    bits = [loss / math.log(2) for loss in whole["validation_loss"] if of_bytes]
+    accuracies = curves.groupby("job", sort=False).tail(1)["validation_accuracy"]
     runs = jobs[jobs["phase"] == "train"]
     return {
         "learning_rate": _first(runs, "learning_rate"),
-        **cells("validation_loss", _mean_of_losses(losses if complete else [])),
+        **cells("validation_loss", _mean_of_losses(whole["validation_loss"])),
         **cells("bits_per_byte", _mean_of_losses(bits)),
-        **cells("lowest_loss", _mean_of_losses(_lowest(curves) if complete else [])),
+        **cells("lowest_loss", _mean_of_losses(whole["lowest_loss"])),
         "fall": _fall(curves),
-        **cells("rise", mean_interval(_rises(curves)).not_below(0.0)),
+        **cells("rise", mean_interval(list(finite["rise"])).not_below(0.0)),
         "diverged_share": _share_of(runs[ended(runs)], "diverged"),
-        "validation_accuracy": float(last["validation_accuracy"].mean()) if len(last) else None,
+        "validation_accuracy": float(accuracies.mean()) if len(accuracies) else None,
     }
 
 
@@ -220,20 +224,10 @@ def _mean_of_losses(losses: list[float]) -> Estimate:
     return found.not_below(0.0) if min(losses, default=0.0) >= 0 else found
 
 
-def _rises(curves: pd.DataFrame) -> list[float]:
-    """How far the last loss of each run is above its lowest, for runs that stayed finite."""
-    runs = [own["validation_loss"] for _, own in curves.groupby("job", sort=False)]
-    return [float(losses.iloc[-1] - losses.min()) for losses in runs if math.isfinite(losses.iloc[-1])]
-
-
 def _fall(curves: pd.DataFrame) -> float | None:
     """How far the lowest loss of a run is below its first, over all seeds; None without training."""
     losses = curves.groupby("job", sort=False)["validation_loss"]
     return float((losses.first() - losses.min()).mean()) if curves["iteration"].any() else None
-
-
-def _lowest(curves: pd.DataFrame) -> list[float]:
-    return [float(loss) for loss in curves.groupby("job", sort=False)["validation_loss"].min()]
 
 
 def _share_of(jobs: pd.DataFrame, status: str) -> float | None:

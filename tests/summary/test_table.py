@@ -9,7 +9,7 @@ import pytest
 
 from fgbench.store.csv_table import records
 from fgbench.store.run_folder import RunFolder
-from fgbench.summary.table import _rises, _share_of, aa_rows, summarise
+from fgbench.summary.table import _share_of, aa_rows, summarise
 from fgbench.summary.targets import (
     by_target,
     chance_of,
@@ -498,11 +498,7 @@ def test_without_a_floor_there_is_none(tmp_path):
     assert table["floor_share"].isna().all()
 
 
-def test_a_rise_is_the_loss_at_the_end_above_the_lowest_of_runs_that_stayed_finite():
-    curves = pd.DataFrame(
-        {"job": list("aaabbbcc"), "validation_loss": [3.0, 1.0, 1.5, 3.0, 2.0, 1.0, 3.0, float("nan")]}
-    )
-    assert _rises(curves) == [0.5, 0.0]
+def test_the_share_of_runs_that_diverged_is_none_without_runs():
     jobs = pd.DataFrame({"status": ["ok", "diverged", "ok", "ok"]})
     assert _share_of(jobs, "diverged") == 0.25
     assert _share_of(jobs[:0], "diverged") is None
