@@ -154,9 +154,15 @@ def _measure(experiment: Experiment, scale: str, folder: Path) -> None:
 def _judged(experiment: Experiment, scale: str, folder: Path) -> list[JudgedClaim]:
     from fgbench.reproduction.claims import judge, out_of_reach
 
-    figures = experiment.by.figures(folder)
+    figures, by_seed = experiment.by.figures(folder), experiment.by_seed(folder)
     return [
-        judge(claim, figures, scale, experiment.takes(claim, folder) if out_of_reach(claim, scale) else "")
+        judge(
+            claim,
+            figures,
+            scale,
+            experiment.takes(claim, folder) if out_of_reach(claim, scale) else "",
+            by_seed,
+        )
         for claim in experiment.claims
     ]
 

@@ -127,19 +127,27 @@ def figures(folder: Path) -> dict[str, Estimate]:
     estimate is the gradient, and would hide the others. How well an auxiliary loss's own gradient is
     aligned is the `inner` of `local-losses`.
     """
+    found = {key: mean_interval(list(values.values())) for key, values in by_seed(folder).items()}
     frame = _read(folder)
     whole = frame[frame["block"] == ALL]
-    late = _late(whole).groupby(["method", "seed"])["cosine"].mean().dropna()
     last = whole.groupby(["method", "seed"]).tail(1).set_index("method")["loss"]
-    found = {}
     for method in whole["method"].unique():
-        aligned = late[late.index.get_level_values("method") == method]
-        found[f"{method}/alignment"] = mean_interval(list(aligned))
-        if inner := _inner(frame[frame["method"] == method]):
-            found[f"{method}/inner"] = mean_interval(inner)
         losses = list(last[last.index == method])
         finite = all(math.isfinite(loss) for loss in losses)
         found[f"{method}/loss"] = mean_interval(losses) if finite else Estimate(math.inf)
+    return found
+
+
+def by_seed(folder: Path) -> dict[str, dict[int, float]]:
+    """`METHOD/alignment` and `METHOD/inner` of each seed, whose runs share weights and batches."""
+    frame = _read(folder)
+    found: dict[str, dict[int, float]] = {}
+    late = _late(frame[frame["block"] == ALL])
+    for method, own in frame.groupby("method", sort=False):
+        aligned = late[late["method"] == method].groupby("seed")["cosine"].mean()
+        found[f"{method}/alignment"] = dict(aligned.dropna())
+        if inner := _inner(own):
+            found[f"{method}/inner"] = inner
     return found
 
 
@@ -220,12 +228,12 @@ def _read(folder: Path) -> pd.DataFrame:
     return pd.read_csv(folder / TABLE, dtype={"method": str, "block": str})
 
 
-def _inner(frame: pd.DataFrame) -> list[float]:
+def _inner(frame: pd.DataFrame) -> dict[int, float]:
     """By seed, the mean cosine over late steps, without blocks whose estimate is always the gradient."""
     blocks = frame[frame["block"] != ALL]
     lowest = blocks.groupby("block")["cosine"].transform("min")
     late = _late(blocks[~(lowest > SAME)])
-    return list(late.groupby("seed")["cosine"].mean().dropna())
+    return dict(late.groupby("seed")["cosine"].mean().dropna())
 
 
 def _late(frame: pd.DataFrame) -> pd.DataFrame:

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 
-from fgbench.measurement.statistics import NOTHING, Estimate
+from fgbench.measurement.statistics import NOTHING, Estimate, mean_interval
 from fgbench.reproduction.scale import SCALES, SMOKE
 from fgbench.reproduction.suite import Claim
 
@@ -30,6 +30,7 @@ class JudgedClaim:
         verdict: the outcome.
         why: the reason for the verdict; empty where the claim is reproduced.
         against: the second figure, for a claim that compares two.
+        difference: the first less the second, seed by seed, where both are of runs that are matched by seed.
     """
 
     claim: Claim
@@ -37,8 +38,11 @@ class JudgedClaim:
     verdict: Verdict
     why: str
     against: Estimate = NOTHING
+    difference: Estimate = NOTHING
 
 
+BySeed = Mapping[str, Mapping[int, float]]
+"""Figures of runs that are matched by seed: by key, and then by seed."""
 Said = tuple[Verdict, str]  # a verdict and the reason for it
 # Figures of trained jobs that have no interval where a single seed decides them, and what is said then.
 ONE_DECIDES = {
@@ -52,8 +56,14 @@ ONE_DECIDES = {
 }
 
 
-def judge(claim: Claim, figures: Mapping[str, Estimate], scale: str, takes: str = "") -> JudgedClaim:
+def judge(
+    claim: Claim, figures: Mapping[str, Estimate], scale: str, takes: str = "", by_seed: BySeed | None = None
+) -> JudgedClaim:
     """Judge a claim by what was measured; `takes` is what a scale that can decide it would take.
+
+    Two figures that are both in `by_seed` are compared by the mean of their differences, seed by seed, with
+    its t-interval: runs of a seed share weights and batches, whose effect on both cancels. Any other two are
+    compared by their own intervals.
 
     An interval that contains the claimed bound decides nothing. A time that no run was long enough for has a
     lower end, what the runs lasted, which decides where a value or a bound is below it. A figure without an
@@ -61,6 +71,7 @@ def judge(claim: Claim, figures: Mapping[str, Estimate], scale: str, takes: str 
     numbers. A time, a loss or an accuracy of trained jobs without one decides nothing.
     """
     measured, against = (figures.get(name, NOTHING) for name in (claim.figure, claim.than))
+    difference = _difference(claim, by_seed or {})
     if why := _not_comparable(claim, measured, against, scale, takes):
         said = (Verdict.NOT_COMPARABLE, why)
     elif _diverged(measured) and claim.test != "above":
@@ -69,9 +80,11 @@ def judge(claim: Claim, figures: Mapping[str, Estimate], scale: str, takes: str 
         said = (Verdict.NOT_COMPARABLE, "every run here diverged")
     elif claim.test == "near":
         said = _near(claim, measured)
+    elif difference is not None:
+        said = _seed_by_seed(claim, difference)
     else:
         said = _beyond(claim, measured, against if claim.than else Estimate(claim.bound))
-    return JudgedClaim(claim, measured, *said, against)
+    return JudgedClaim(claim, measured, *said, against, difference or NOTHING)
 
 
 def out_of_reach(claim: Claim, scale: str) -> bool:
@@ -128,6 +141,24 @@ def _beyond(claim: Claim, measured: Estimate, bound: Estimate) -> Said:
     if low >= most:
         return Verdict.NOT_REPRODUCED, "the other way round" if low > most else "it is exactly that"
     return Verdict.NOT_COMPARABLE, "the intervals overlap: measure longer"
+
+
+def _difference(claim: Claim, by_seed: BySeed) -> Estimate | None:
+    """The claim's figure less the other, over the seeds that both have; None where they are not matched."""
+    if not (claim.figure in by_seed and claim.than in by_seed):
+        return None
+    own, other = by_seed[claim.figure], by_seed[claim.than]
+    return mean_interval([value - other[seed] for seed, value in own.items() if seed in other])
+
+
+def _seed_by_seed(claim: Claim, difference: Estimate) -> Said:
+    """Whether the whole interval of the difference is on the claimed side of 0."""
+    if not difference.has_interval:
+        return Verdict.NOT_COMPARABLE, "a single seed has both, and decides nothing: it takes more of them"
+    verdict, why = _beyond(claim, difference, Estimate(0.0))
+    if verdict is Verdict.NOT_COMPARABLE:
+        why = "seeds differ too much to tell which is lower: it takes more of them"
+    return verdict, why
 
 
 def _ends(estimate: Estimate) -> tuple[float, float]:

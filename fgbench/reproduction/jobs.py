@@ -8,6 +8,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from fgbench.errors import UsageError
@@ -24,7 +25,9 @@ from fgbench.running.duration import expected_seconds, seconds_of
 from fgbench.running.pretraining import begin
 from fgbench.running.run import run_plan
 from fgbench.running.start import contracts_of, new_run
+from fgbench.store.jobs import curves_to_the_end
 from fgbench.store.run_folder import RunFolder, find_runs
+from fgbench.summary.endings import LOSSES, endings
 from fgbench.summary.table import summarise
 
 FIGURES = ("ratio", "r", "t_ratio", "n_ratio", "t", "validation_loss", "lowest_loss", "rise")
@@ -196,6 +199,18 @@ def figures(folder: Path) -> dict[str, Estimate]:
                 cells = [math.nan if pd.isna(row[end]) else float(row[end]) for end in ends]
                 if not math.isnan(cells[0]):
                     found[f"{stem}/{figure}"] = Estimate(*cells)
+    return found
+
+
+def by_seed(folder: Path) -> dict[str, dict[int, float]]:
+    """Losses by the keys of `figures` and by seed, of methods none of whose runs diverged."""
+    found: dict[str, dict[int, float]] = {}
+    for name, run in _runs(folder):
+        curves = curves_to_the_end(run.read("curves"), run.read("jobs"))
+        for (group, method), own in curves.groupby(["group", "method"], sort=False):
+            last = endings(own).set_index("seed")[list(LOSSES)]
+            if np.isfinite(last["validation_loss"]).all():
+                found |= {f"{name}/{group}/{method}/{figure}": dict(last[figure]) for figure in LOSSES}
     return found
 
 

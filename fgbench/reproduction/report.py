@@ -31,6 +31,7 @@ SHADES_OF_DOTS = {
     Verdict.NOT_REPRODUCED: COLOURS[0],
     Verdict.NOT_COMPARABLE: GREY,
 }
+BY_SEED = "Difference by seed: the first figure less the second, of runs with the same seed."
 HEADINGS = ("claim", "in the paper", "measured here", "verdict")
 Found = Mapping[str, Sequence[JudgedClaim]]
 """Judged claims by the experiment's name."""
@@ -44,10 +45,19 @@ def rows_of(judged: Sequence[JudgedClaim]) -> list[tuple[str, str, str, str]]:
         value = "" if claim.value is None else f"{claim.value:g} "
         mark = f" [{claim.mark}]" if claim.mark else ""
         verdict = outcome.verdict.value + (f": {outcome.why}" if outcome.why else "")
-        figures = [measured_text(figure) for figure in (outcome.measured, outcome.against)]
-        measured = " against ".join(figures if claim.than else figures[:1])
-        rows.append((claim.text, f"{value}({claim.where}){mark}", measured, verdict))
+        rows.append((claim.text, f"{value}({claim.where}){mark}", _found_text(outcome), verdict))
     return rows
+
+
+def _found_text(outcome: JudgedClaim) -> str:
+    """What was measured; for a claim that compares two figures both, and their difference by seed."""
+    text = measured_text(outcome.measured)
+    if outcome.claim.than:
+        text += f" against {measured_text(outcome.against)}"
+    if not math.isnan(outcome.difference.value):
+        ends = astuple(outcome.difference)
+        text += f"; difference by seed {' '.join(filter(None, (number(*ends), interval(*ends))))}"
+    return text
 
 
 def measured_text(measured: Estimate) -> str:
@@ -74,6 +84,8 @@ def show(suite: Suite, found: Found, scale: str, console: Console) -> None:
     console.print(table)
     marks = "; ".join(f"\\[{mark}] {text}" for mark, text in MARKS.items())
     console.print(f"[dim]{marks}. Intervals: 95 %.[/dim]")
+    if any(not math.isnan(outcome.difference.value) for judged in found.values() for outcome in judged):
+        console.print(f"[dim]{BY_SEED}[/dim]")
     console.print(summary_line(found))
 
 
@@ -100,6 +112,7 @@ def store(folder: Path, suite: Suite, found: Found, facts: Mapping[str, Any]) ->
             **vars(outcome.claim),
             "measured": list(astuple(outcome.measured)),
             "against": list(astuple(outcome.against)),
+            "difference": list(astuple(outcome.difference)),
             "verdict": outcome.verdict.value,
             "reason": outcome.why,
         }

@@ -133,6 +133,12 @@ class Experiment:
         )
         return str(told)
 
+    def by_seed(self, folder: Path) -> Mapping[str, Mapping[int, float]]:
+        """Those figures that are of runs matched by seed, by key and by seed; a kind may have none."""
+        by = importlib.import_module(f"fgbench.reproduction.{self.kind}")
+        found: Mapping[str, Mapping[int, float]] = getattr(by, "by_seed", lambda folder: {})(folder)
+        return found
+
     @property
     def by(self) -> Kind:
         """The module that measures it."""

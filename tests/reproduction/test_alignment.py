@@ -159,4 +159,5 @@ def test_inner_leaves_out_the_blocks_that_have_the_gradient_itself(tmp_path):
     pd.DataFrame(rows).to_csv(tmp_path / alignment.TABLE, index=False)
     found = alignment.figures(tmp_path)
     assert found["m/inner"].value == pytest.approx(0.25)
+    assert alignment.by_seed(tmp_path)["m/inner"] == pytest.approx({0: 0.2, 1: 0.3})
     assert found["m/alignment"].value == pytest.approx(0.9)

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
-from fgbench.measurement.statistics import Estimate
+from fgbench.measurement.statistics import Estimate, mean_interval
 from fgbench.reproduction.claims import Verdict, judge
 from fgbench.reproduction.report import draw_claims, rows_of
 from fgbench.reproduction.suite import Claim, Experiment
@@ -144,3 +145,32 @@ def test_numbers_that_cannot_be_compared_are_not_drawn_one_over_the_other(tmp_pa
         for one in asked
     ]
     assert [len(paths) for paths in drawn] == [0, 1]
+
+
+PAIRED = Claim("a claim", "a table", "a", "below", than="b")
+
+
+def test_figures_of_matched_runs_are_compared_seed_by_seed():
+    """Seeds differ by more than the methods, and that cancels."""
+    own, other = {0: 0.50, 1: 0.70, 2: 0.90}, {0: 0.60, 1: 0.81, 2: 0.99}
+    figures = {"a": mean_interval(list(own.values())), "b": mean_interval(list(other.values()))}
+    assert judge(PAIRED, figures, "laptop").verdict is OPEN
+    found = judge(PAIRED, figures, "laptop", by_seed={"a": own, "b": other})
+    assert found.verdict is YES
+    assert found.difference == mean_interval([own[seed] - other[seed] for seed in own])
+    assert rows_of([found])[0][2].endswith("; difference by seed -0.100 [-0.125, -0.075]")
+    turned = judge(replace(PAIRED, test="above"), figures, "laptop", by_seed={"a": own, "b": other})
+    assert (turned.verdict, turned.why) == (NO, "the other way round")
+
+
+def test_seeds_that_contradict_each_other_decide_nothing():
+    """Although the means lie beyond each other's intervals, and whichever seeds a method lacks."""
+    own, other = {0: 0.5, 1: 0.5, 2: 0.5}, {0: 0.9, 1: 0.6, 2: 0.45}
+    figures = {"a": Estimate(0.5, 0.4, 0.6), "b": Estimate(0.65, 0.61, 0.7)}
+    found = judge(PAIRED, figures, "laptop", by_seed={"a": own, "b": other})
+    assert found.verdict is OPEN
+    assert "seeds differ too much" in found.why
+    alone = judge(PAIRED, figures, "laptop", by_seed={"a": own, "b": {2: 0.45, 3: 0.5}})
+    assert alone.verdict is OPEN
+    assert "a single seed has both" in alone.why
+    assert judge(PAIRED, figures, "laptop", by_seed={"a": own}).verdict is YES, "one that has no seeds"

@@ -43,6 +43,19 @@ def test_the_figures_are_the_summary_s_by_run_group_and_method(tmp_path):
     assert (peak.value, peak.has_interval) == (made_up.peak_bytes(METHODS[0], 8), False)
 
 
+def test_losses_are_told_by_seed_of_methods_that_never_diverged(tmp_path):
+    made_up.run(tmp_path / "one", [group(8)])
+    found, figures = jobs.by_seed(tmp_path), jobs.figures(tmp_path)
+    stem = f"one/{group(8).name}"
+    assert not any(key.startswith(f"{stem}/{made_up.DIVERGED[0]}/") for key in found)
+    for name in ("validation_loss", "lowest_loss", "rise"):
+        own = found[f"{stem}/{METHODS[0]}/{name}"]
+        assert tuple(own) == made_up.SEEDS
+        assert figures[f"{stem}/{METHODS[0]}/{name}"].value == pytest.approx(sum(own.values()) / len(own))
+    last = made_up.loss(METHODS[2], 2, made_up.EVALUATIONS)
+    assert found[f"{stem}/{METHODS[2]}/validation_loss"][2] == pytest.approx(last)
+
+
 def test_a_run_is_measured_once_and_tells_how_far_it_is(tmp_path):
     settings = {
         "dataset": "synthetic:shape=1x6x6,classes=4,samples=64",
