@@ -25,7 +25,7 @@ from fgbench.running.duration import expected_seconds, seconds_of
 from fgbench.running.pretraining import begin
 from fgbench.running.run import run_plan
 from fgbench.running.start import contracts_of, new_run
-from fgbench.store.jobs import curves_to_the_end
+from fgbench.store.jobs import curves_to_the_end, within_budget
 from fgbench.store.run_folder import RunFolder, find_runs
 from fgbench.summary.endings import LOSSES, endings
 from fgbench.summary.table import summarise
@@ -206,7 +206,7 @@ def by_seed(folder: Path) -> dict[str, dict[int, float]]:
     """Losses by the keys of `figures` and by seed, of methods none of whose runs diverged."""
     found: dict[str, dict[int, float]] = {}
     for name, run in _runs(folder):
-        curves = curves_to_the_end(run.read("curves"), run.read("jobs"))
+        curves = curves_to_the_end(within_budget(run.read("curves")), run.read("jobs"))
         for (group, method), own in curves.groupby(["group", "method"], sort=False):
             last = endings(own).set_index("seed")[list(LOSSES)]
             if np.isfinite(last["validation_loss"]).all():
