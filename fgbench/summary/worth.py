@@ -13,13 +13,16 @@ from fgbench.summary.ratios import missing_if_nan
 
 ALL, START = "all", "start"  # values of the columns `layer` and `weights`
 FIGURES = ("cosine", "second_moment")
+AT = ["weights", "iteration"]
 
 
 def worth_cells(quality: pd.DataFrame, method: str, reference: str) -> dict[str, Any]:
     """Cosine and second moment of a method, the steps ratio that they predict, and what is not finite.
 
     The first three are means over the start and the points of the reference's run, where all methods are
-    judged at the same weights; the share that is not finite is over the points of its own run too.
+    judged at the same weights, and missing where the method has no figure at one of these: a mean over the
+    others could not stand beside those of other methods. The share that is not finite is over the points of
+    its own run too.
 
     Args:
         quality: rows of quality.csv of one group.
@@ -28,9 +31,10 @@ def worth_cells(quality: pd.DataFrame, method: str, reference: str) -> dict[str,
     """
     points = at_reference(quality, reference)
     own, over = points[points["method"] == method], points[points["method"] == reference]
-    ratio = _steps_ratio(own, over)
+    whole = len(own) == len(points[AT].drop_duplicates())
+    ratio = _steps_ratio(own, over) if whole else NOTHING
     return {
-        **{name: missing_if_nan(float(own[name].mean())) for name in FIGURES},
+        **{name: missing_if_nan(float(own[name].mean(skipna=False))) if whole else None for name in FIGURES},
         "n_predicted": missing_if_nan(ratio.value),
         "n_predicted_low": missing_if_nan(ratio.low),
         "n_predicted_high": missing_if_nan(ratio.high),
@@ -53,8 +57,7 @@ def at_reference(quality: pd.DataFrame, reference: str) -> pd.DataFrame:
 
 def _steps_ratio(own: pd.DataFrame, over: pd.DataFrame) -> Estimate:
     """The geometric mean of the points' steps ratios."""
-    at = ["weights", "iteration"]
-    both = own.merge(over, on=at, suffixes=("", "_over"))
+    both = own.merge(over, on=AT, suffixes=("", "_over"))
     if both.empty:
         return NOTHING
     if own["method"].iloc[0] == over["method"].iloc[0]:

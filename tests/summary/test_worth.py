@@ -59,6 +59,21 @@ def test_figures_are_means_along_the_references_training(folder):
     assert found == pytest.approx([ratio, ratio / reach, ratio * reach], rel=1e-6)
 
 
+@pytest.mark.parametrize("lacks", ["the row", "the figures"])
+def test_a_method_that_lacks_a_point_has_no_mean_to_stand_beside_the_others(folder, lacks):
+    nothing = dict.fromkeys(("cosine", "second_moment", "second_moment_large"))
+    folder.append(
+        "quality",
+        *(row("backprop", weights, 1.0) for weights in ("start", "backprop")),
+        row("forward", "start", 100.0),
+        *([row("forward", "backprop", 1.0, **nothing)] if lacks == "the figures" else []),
+    )
+    table = summarise(folder).set_index("method")
+    names = ["cosine", "second_moment", "n_predicted", "n_predicted_low", "n_predicted_high"]
+    assert table.loc["forward", names].isna().all()
+    assert table.loc["backprop", names].notna().all()
+
+
 def test_a_biased_method_is_judged_by_how_far_it_goes_along(folder):
     folder.append(
         "quality",
