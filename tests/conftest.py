@@ -40,7 +40,10 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
         return (yield)
     alone = item.get_closest_marker("real_time")
     with (TURNS / f"fgbench-tests-{session}").open("w") as turn:
-        fcntl.flock(turn, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        with (TURNS / f"fgbench-tests-{session}-queue").open("w") as queue:
+            # Whoever came first goes first: others' short turns would leave no moment for one alone.
+            fcntl.flock(queue, fcntl.LOCK_EX)
+            fcntl.flock(turn, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
         return (yield)
 
 
