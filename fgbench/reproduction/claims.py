@@ -10,6 +10,7 @@ from enum import Enum
 from fgbench.measurement.statistics import NOTHING, Estimate, mean_interval
 from fgbench.reproduction.scale import SCALES, SMOKE
 from fgbench.reproduction.suite import Claim
+from fgbench.summary.endings import LOSSES
 
 
 class Verdict(Enum):
@@ -72,7 +73,7 @@ def judge(
     """
     measured, against = (figures.get(name, NOTHING) for name in (claim.figure, claim.than))
     difference = _difference(claim, by_seed or {})
-    if why := _not_comparable(claim, measured, against, scale, takes):
+    if why := _not_comparable(claim, figures, scale, takes):
         said = (Verdict.NOT_COMPARABLE, why)
     elif _diverged(measured) and claim.test != "above":
         said = (Verdict.NOT_REPRODUCED, "no run here reached it")
@@ -92,8 +93,9 @@ def out_of_reach(claim: Claim, scale: str) -> bool:
     return claim.test != "none" and SCALES.index(scale) < SCALES.index(claim.needs)
 
 
-def _not_comparable(claim: Claim, measured: Estimate, against: Estimate, scale: str, takes: str) -> str:
+def _not_comparable(claim: Claim, figures: Mapping[str, Estimate], scale: str, takes: str) -> str:
     """Why the claim cannot be judged, whatever was measured; empty where it can."""
+    measured, against = (figures.get(name, NOTHING) for name in (claim.figure, claim.than))
     if scale == SMOKE:
         return "the scale smoke only shows that the experiment runs"
     if claim.test == "none":
@@ -101,8 +103,19 @@ def _not_comparable(claim: Claim, measured: Estimate, against: Estimate, scale: 
     if out_of_reach(claim, scale):
         return (claim.why or f"needs --scale {claim.needs}") + (takes and f": {takes}")
     if math.isnan(measured.value):
-        return "nothing was measured for it"
+        return _absent("it", claim.figure, figures)
+    if claim.than and math.isnan(against.value):
+        return _absent(claim.than, claim.than, figures)
     return _of_one_seed(claim.figure, measured) or _of_one_seed(claim.than, against)
+
+
+def _absent(name: str, figure: str, figures: Mapping[str, Estimate]) -> str:
+    """Why there is no figure: its runs diverged, some or all, so that there is no mean, or there are none."""
+    stem, _, last = figure.rpartition("/")
+    share = figures.get(f"{stem}/diverged_share", NOTHING).value
+    if last in LOSSES and share > 0:
+        return f"{share:.0%} of the runs diverged: {name} has no mean over all of them"
+    return f"nothing was measured for {name}"
 
 
 def _of_one_seed(figure: str, found: Estimate) -> str:
@@ -131,8 +144,6 @@ def _near(claim: Claim, measured: Estimate) -> Said:
 
 def _beyond(claim: Claim, measured: Estimate, bound: Estimate) -> Said:
     """Whether the whole interval is on the claimed side of a bound, which may have an interval too."""
-    if math.isnan(bound.value):
-        return Verdict.NOT_COMPARABLE, f"nothing was measured for {claim.than}"
     (low, high), (least, most) = _ends(measured), _ends(bound)
     if claim.test == "above":
         low, high, least, most = -high, -low, -most, -least
@@ -140,7 +151,8 @@ def _beyond(claim: Claim, measured: Estimate, bound: Estimate) -> Said:
         return Verdict.REPRODUCED, ""
     if low >= most:
         return Verdict.NOT_REPRODUCED, "the other way round" if low > most else "it is exactly that"
-    return Verdict.NOT_COMPARABLE, "the intervals overlap: measure longer"
+    why = "the intervals overlap" if claim.than else f"the interval contains {claim.bound:g}"
+    return Verdict.NOT_COMPARABLE, f"{why}: measure longer"
 
 
 def _difference(claim: Claim, by_seed: BySeed) -> Estimate | None:

@@ -91,6 +91,15 @@ def test_a_bound_needs_the_whole_interval_on_one_side(measured, below):
     assert verdict(claim("above"), measured) is {YES: NO, NO: YES, OPEN: OPEN}[below]
 
 
+def test_what_is_undecided_says_what_it_was_compared_with():
+    wide = Estimate(0.9, 0.8, 1.1)
+    assert judge(claim("below", bound=1.0), {"figure": wide}, "laptop").why.startswith(
+        "the interval contains 1"
+    )
+    both = {"figure": wide, "other": Estimate(1, 0.9, 1.2)}
+    assert judge(claim("below", than="other"), both, "laptop").why.startswith("the intervals overlap")
+
+
 def test_a_figure_that_is_exactly_the_bound_is_not_beyond_it():
     never = judge(claim("above", bound=0.0), {"figure": Estimate(0.0, 0.0, 0.0)}, "laptop")
     assert (never.verdict, never.why) == (NO, "it is exactly that")
@@ -145,6 +154,19 @@ def test_numbers_that_cannot_be_compared_are_not_drawn_one_over_the_other(tmp_pa
         for one in asked
     ]
     assert [len(paths) for paths in drawn] == [0, 1]
+
+
+def test_a_loss_of_which_runs_diverged_was_measured_and_has_no_mean():
+    one, other = (f"run/group/{method}/validation_loss" for method in ("forward", "backprop"))
+    figures = {other: Estimate(0.5, 0.4, 0.6), "run/group/forward/diverged_share": Estimate(1 / 3)}
+    for asked, named in (
+        (Claim("a claim", "a table", one, "below", than=other), "it"),
+        (Claim("a claim", "a table", other, "below", than=one), one),
+    ):
+        found = judge(asked, figures, "laptop")
+        assert found.verdict is OPEN
+        assert found.why == f"33% of the runs diverged: {named} has no mean over all of them"
+        assert judge(asked, {other: figures[other]}, "laptop").why == f"nothing was measured for {named}"
 
 
 PAIRED = Claim("a claim", "a table", "a", "below", than="b")
