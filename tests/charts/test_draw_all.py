@@ -180,6 +180,16 @@ def test_a_method_has_one_colour_in_every_chart(tmp_path: Path, draw: Draw) -> N
     assert colour(drawn["runtimes"].axes[0], METHODS[0]) == BLUE.lower()
 
 
+def test_methods_that_share_a_figure_differ_in_more_than_their_marker_whatever_else_is_drawn() -> None:
+    """Curves have no markers, and the runs of a folder have more methods than there are colours and lines."""
+    many = [f"forward:tangents={k}" for k in range(2, 80)]
+    figures = [[*many[:40:8], "spsa"], [*many[1:40:21], "forward"]]
+    looks = looks_of([*many, "spsa", "forward"], figures)
+    for own in figures:
+        assert len({(looks[m].colour, looks[m].line) for m in own}) == len(own)
+    assert looks == looks_of([*reversed(many), "forward", "spsa"], figures)
+
+
 def test_looks_depend_on_names_alone_and_differ(tmp_path: Path) -> None:
     methods = ["backprop", *(f"forward:tangents={k}" for k in range(2, 14))]
     looks = looks_of(methods)

@@ -144,14 +144,15 @@ def comparisons(
     tables["parts"] = pd.concat(splits, ignore_index=True)
     tables["every_target"] = tables["targets"]
     tables["targets"] = _headlines(tables["targets"])
-    whole = Comparison(rows, tables, looks_of(rows["method"].unique()))
+    whole = Comparison(rows, tables, looks={})
     found = [
         part
         for _, setup in rows.groupby(list(SETUP), sort=False, dropna=False)
         for part in _once(whole, setup)
     ]
     found.sort(key=lambda comparison: int(comparison.rows["run"].min()))
-    return _told_apart(found)
+    looks = looks_of(rows["method"].unique(), [comparison.methods for comparison in found])
+    return [replace(comparison, looks=looks) for comparison in _told_apart(found)]
 
 
 def _once(whole: Comparison, setup: pd.DataFrame) -> Iterable[Comparison]:

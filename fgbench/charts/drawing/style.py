@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import matplotlib
@@ -69,12 +70,24 @@ class Look:
     line: tuple[float, tuple[float, ...]] | str
 
 
-def looks_of(methods: Iterable[str]) -> dict[str, Look]:
-    """A look for each method: backprop's own, the others' by their place in the sorted list."""
+def looks_of(methods: Iterable[str], together: Sequence[Iterable[str]] = ()) -> dict[str, Look]:
+    """A look for each method: backprop's own, the others' by their place in the sorted list.
+
+    Args:
+        methods: all that are drawn.
+        together: the methods of each figure; where given, only those that share a figure have to differ, as
+            there are fewer colours and lines than methods in many runs.
+    """
     others = sorted(set(methods) - {REFERENCE})
+    figures = [set(own) for own in together or [others]]
+    places: dict[str, int] = {}
+    for method in others:
+        beside = set[str]().union(*(own for own in figures if method in own))
+        taken = {places[other] for other in beside if other in places}
+        places[method] = next(place for place in count() if place not in taken)
     looks = {
         method: Look(COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)], LINES[i % len(LINES)])
-        for i, method in enumerate(others)
+        for method, i in places.items()
     }
     return {REFERENCE: Look(BLUE, "o", "-"), **looks}
 
