@@ -116,7 +116,9 @@ def _decimals(value: float, digits: int) -> int:
 
 
 def _end(value: float, decimals: int) -> str:
-    """An interval's end; one that is far below its figure keeps two digits of its own."""
+    """An interval's end; one far below its figure has digits of its own: what is not 0 is not shown as 0."""
+    if value > 0 and round(value, decimals) == 0:
+        decimals = _decimals(value, digits=1)
     return _fixed(value, max(decimals, min(_decimals(abs(value), digits=2), 0)))
 
 
