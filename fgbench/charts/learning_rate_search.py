@@ -18,6 +18,7 @@ NOTE = (
     "Small marks on the line: short trials; large: whole runs; ringed: chosen. At the upper edge: diverged "
     "or above the start."
 )
+FAINT = " Fainter: with another optimiser than was chosen."
 WHOLE, RING = "whole run", "chosen"
 
 
@@ -31,7 +32,7 @@ def _draw(comparison: Comparison) -> Figure | str:
     top = float(start if math.isfinite(start) else finite.max()) * 1.1
     figure = new_figure(
         "Validation loss at the end of a trial, by learning rate",
-        [comparison.sentence, NOTE],
+        [comparison.sentence, NOTE + FAINT * _several(search)],
         height_over_legend(comparison.methods),
     )
     ax = figure.subplots()
@@ -45,6 +46,11 @@ def _draw(comparison: Comparison) -> Figure | str:
     ax.grid(axis="y")
     add_legend(figure, ax, comparison.methods)
     return figure
+
+
+def _several(search: pd.DataFrame) -> bool:
+    """Whether a method was tried with more than one optimiser."""
+    return bool((search.groupby("method")["optimizer"].nunique() > 1).any())
 
 
 def _draw_trials(ax: Axes, trials: pd.DataFrame, look: Look, method: str, top: float) -> None:

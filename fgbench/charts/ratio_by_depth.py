@@ -11,9 +11,9 @@ from fgbench.charts.drawing.parts import (
     basis,
     depth_axis,
     failures,
+    labels_with_figures,
     lines_by_depth,
     log_axis,
-    name_points,
     paper_line,
     reference_line,
     rows_height,
@@ -34,21 +34,22 @@ def _draw(comparison: Comparison) -> Figure | str:
     with_paper = baydin.applies(comparison)
     by_depth = len(comparison.depths) > 1 or with_paper
     lines = [comparison.sentence, f"{basis(comparison)} {failures(comparison, 'ratio')}"]
-    height = height_over_legend if by_depth else rows_height
-    figure = new_figure(_title(comparison), lines, height(methods))
+    labels = {m: m for m in methods}
+    if len(comparison.depths) == 1:
+        labels = labels_with_figures(comparison, "ratio", methods)
+    height = height_over_legend(list(labels.values())) if by_depth else rows_height(methods)
+    figure = new_figure(_title(comparison), lines, height)
     ax = figure.subplots()
     values = [*spread_of(others, "ratio"), 1.0, *(baydin.RATIO if with_paper else ())]
     label = f"Step time / {reference}'s"
     if by_depth:
-        lines_by_depth(ax, comparison, "ratio", methods)
-        if len(comparison.depths) == 1:
-            name_points(ax, comparison, "ratio", methods)
+        lines_by_depth(ax, comparison, "ratio", methods, labels=labels)
         if with_paper:
             paper_line(ax, baydin.DEPTHS, baydin.RATIO, f"forward, {baydin.SOURCE}")
         depth_axis(ax, [*comparison.depths, *(baydin.DEPTHS if with_paper else ())])
         log_axis(ax, "y", values)
         ax.set_ylabel(label)
-        add_legend(figure, ax, methods)
+        add_legend(figure, ax, list(labels.values()))
     else:
         rows_of_methods(ax, comparison, "ratio", methods)
         log_axis(ax, "x", values)

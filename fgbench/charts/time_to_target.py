@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
@@ -13,13 +14,23 @@ from matplotlib.lines import Line2D
 
 from fgbench.charts import Chart
 from fgbench.charts.drawing.comparison import Comparison
-from fgbench.charts.drawing.parts import ROW_INCHES, beside, log_axis, name_rows, other_targets, point, reach
+from fgbench.charts.drawing.parts import (
+    ROW_INCHES,
+    beside,
+    log_axis,
+    name_rows,
+    other_targets,
+    point,
+    reach,
+    row_inches,
+)
 from fgbench.charts.drawing.style import GREY, Look, new_figure
 from fgbench.report.figures import missing, number, target_words
 from fgbench.summary.targets import CENSORED, DIVERGED, REACHED
 
 LOG_SPAN = 10
 SEEDS_BELOW = 0.3  # seeds are drawn this share of a row lower, so that they do not hide the estimate
+CUT = "One without an end mark goes on beyond the edge. "
 INTERVAL_REACH = 4  # an interval that extends beyond all figures by this factor is cut off at the edge
 ARROW_POINTS = 18  # length of the arrow at a censored seed
 NOTE = (
@@ -34,15 +45,18 @@ def _draw(comparison: Comparison) -> Figure | str:
     groups = [group for group in comparison.by_depth if not group.tables["targets"].empty]
     title = f"Time to target T{' by depth' * (len(groups) > 1)}: expected training seconds"
     rows = [len(group.methods) for group in groups]
-    height = 0.55 + sum(0.42 + 1.2 * ROW_INCHES * count for count in rows)
-    figure = new_figure(title, [comparison.sentence, f"{NOTE} {other_targets(comparison)}"], height)
+    row = max([1.2 * ROW_INCHES, *(row_inches(group.methods) for group in groups)])
+    height = 0.55 + sum(0.42 + row * count for count in rows)
+    span = _Span.of(comparison)
+    note = f"{NOTE} {CUT * span.cut}{other_targets(comparison)}"
+    figure = new_figure(title, [comparison.sentence, note], height)
     panels = figure.subplots(len(groups), 1, sharex=True, squeeze=False, height_ratios=rows)[:, 0]
     for ax, group in zip(panels, groups, strict=True):
         _draw_group(ax, group)
         depth = f"depth {group.depths[0]}, " if len(groups) > 1 else ""
         target = target_words(group.tables["targets"].iloc[0])
         ax.set_title(f"{depth}to {target}", loc="left", size=8.5)
-    _scale(panels[-1], comparison)
+    span.scale(panels[-1])
     panels[-1].set_xlabel("Training seconds (evaluation excluded)")
     figure.legend(handles=_keys(), loc="outside lower center", ncols=3)
     return figure
@@ -86,16 +100,41 @@ def _figures(row: pd.Series) -> str:
     return f"{spent}{reached}" if math.isfinite(row["t"]) else reached
 
 
-def _scale(ax: Axes, comparison: Comparison) -> None:
-    seeds = [float(x) for x in comparison.tables["targets"]["seconds"].dropna()]
-    values = [*seeds, *(t for t in comparison.rows["t"].dropna() if math.isfinite(t))]
-    low, high = min(values), max(values)
-    ends = comparison.rows[["t_low", "t_high"]].to_numpy().ravel()
-    kept = [x for x in ends if low / INTERVAL_REACH <= x <= high * INTERVAL_REACH]
-    if low > 0 and high / low > LOG_SPAN:
-        log_axis(ax, "x", [*values, *kept])
-    else:
-        ax.set_xlim(0, max([*values, *kept]) * 1.08 or 1)
+@dataclass(frozen=True)
+class _Span:
+    """What the axis has to show: all times, and the intervals' ends that are not too far from them."""
+
+    times: Sequence[float]
+    ends: Sequence[float]
+
+    @classmethod
+    def of(cls, comparison: Comparison) -> _Span:
+        seeds = [float(x) for x in comparison.tables["targets"]["seconds"].dropna()]
+        ends = comparison.rows[["t_low", "t_high"]].to_numpy().ravel()
+        times = [*seeds, *(t for t in comparison.rows["t"].dropna() if math.isfinite(t))]
+        return cls(times, [float(x) for x in ends if math.isfinite(x)])
+
+    @property
+    def logarithmic(self) -> bool:
+        return 0 < min(self.times) * LOG_SPAN < max(self.times)
+
+    @property
+    def drawn(self) -> list[float]:
+        """The values that the axis reaches to."""
+        low, high = min(self.times) / INTERVAL_REACH, max(self.times) * INTERVAL_REACH
+        return [*self.times, *(x for x in self.ends if low <= x <= high)]
+
+    @property
+    def cut(self) -> bool:
+        """Whether an interval goes on beyond the edge."""
+        ends = [x for x in self.ends if self.logarithmic or x > max(self.times)]
+        return any(x not in self.drawn for x in ends)
+
+    def scale(self, ax: Axes) -> None:
+        if self.logarithmic:
+            log_axis(ax, "x", self.drawn)
+        else:
+            ax.set_xlim(0, max(self.drawn) * 1.08 or 1)
 
 
 def _keys() -> Sequence[Line2D]:

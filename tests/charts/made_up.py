@@ -196,18 +196,28 @@ def search_rows(group: Group, method: str) -> Iterator[dict[str, Any]]:
     """A short trial of each rate, of which the largest diverges, and a whole run of the chosen one."""
     rates = [(rate, False) for rate in RATES] + [(CHOSEN[method], True)]
     for rate, full in rates:
-        yield {
-            "group": group.name,
-            "method": method,
-            "seed": 0,
-            "learning_rate": rate,
-            "full": full,
-            "train_seconds": 1.0,
-            "iterations": 10,
-            "validation_loss": math.inf if rate == RATES[-1] else 1.5 - full,
-            "status": "ok",
-            "chosen": full,
-        }
+        row = search_row(group, method, rate)
+        yield {**row, "full": full, "validation_loss": row["validation_loss"] - full, "chosen": full}
+
+
+def search_row(group: Group, method: str, rate: float) -> dict[str, Any]:
+    """A short trial of a rate."""
+    return {
+        "group": group.name,
+        "method": method,
+        "seed": 0,
+        "learning_rate": rate,
+        "full": False,
+        "train_seconds": 1.0,
+        "iterations": 10,
+        "validation_loss": _lost(rate),
+        "status": "ok",
+        "chosen": False,
+    }
+
+
+def _lost(rate: float) -> float:
+    return math.inf if rate == RATES[-1] else 1.5
 
 
 def target_row(group: Group, method: str, seed: int, target: float = TARGET) -> dict[str, Any]:

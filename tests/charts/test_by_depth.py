@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from fgbench.charts.drawing import baydin
+from fgbench.charts.drawing.parts import NAME_LINE_INCHES, ROW_INCHES, row_inches
 from tests.charts import made_up
 from tests.charts.conftest import Draw
 from tests.charts.made_up import METHODS, group
@@ -89,6 +90,24 @@ def test_a_single_depth_is_rows_with_their_figures(
         assert x(ax, method) == pytest.approx([value(method, 8)])  # type: ignore[operator]
     assert vertical_lines(ax) == [line]
     assert "forward\nstructure=rank-one" in words(figure)
+
+
+def test_figures_of_one_depth_beside_the_paper_s_curve_are_in_the_legend(tmp_path: Path, draw: Draw) -> None:
+    """Beside the points they would lie on each other where two methods take about as long."""
+    (ax,) = draw("ratio_by_depth", made_up.run(tmp_path, [group(8, width=1024)])).axes
+    for method in OTHERS:
+        (label,) = [t for t in ax.get_legend_handles_labels()[1] if t.startswith(f"{method}  ")]
+        assert f"  {made_up.ratio(method, 8):.2f}" in label
+        assert x(ax, label) == [8]
+    assert [text.get_text() for text in ax.texts] == ["as fast as\nbackprop"]
+
+
+def test_names_of_many_lines_do_not_run_into_each_other() -> None:
+    long = "local-guess:target=local,guess=fixed-ntk,space=activation"
+    assert row_inches(["backprop", "forward"]) == ROW_INCHES
+    for methods in (["backprop", long, long], ["backprop", long]):
+        assert row_inches(methods) >= 4 * NAME_LINE_INCHES
+    assert row_inches(["backprop", long, "forward"]) == ROW_INCHES, "there is room to both sides"
 
 
 def test_memory_of_a_single_depth_is_bars_from_zero(tmp_path: Path, draw: Draw) -> None:

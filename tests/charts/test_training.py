@@ -128,6 +128,13 @@ def test_it_is_said_what_the_interval_is_over(times: Figure) -> None:
     assert "95 % interval over seeds and where their evaluations fell" in words(times).replace("\n", " ")
 
 
+def test_an_interval_that_goes_on_beyond_the_edge_is_told(tmp_path: Path, draw: Draw, times: Figure) -> None:
+    """With few seeds, of which one never reached it, an interval may be hundreds of times as long."""
+    assert "without an end mark goes on beyond the edge" in words(times).replace("\n", " ")
+    alone = draw("time_to_target", made_up.run(tmp_path / "alone", [group(8)], methods=[BACKPROP]))
+    assert "beyond the edge" not in words(alone)
+
+
 def test_a_method_that_never_reached_it_has_no_expected_time(tmp_path: Path, draw: Draw) -> None:
     run = made_up.run(tmp_path, [group(8)])
     rows = run.read("targets")
@@ -181,6 +188,14 @@ def test_every_trial_is_drawn_and_the_chosen_one_ringed(tmp_path: Path, draw: Dr
         losses = y(ax, method)
         assert losses[:2] == [1.5, 1.5]
         assert losses[2] == pytest.approx(1.1 * made_up.loss(BACKPROP, 1, 0)), "diverged: at the upper edge"
+
+
+def test_what_fainter_trials_are_is_said_where_there_are_any(tmp_path: Path, draw: Draw) -> None:
+    run = made_up.run(tmp_path, [group(8)])
+    assert "Fainter" not in words(draw("learning_rate_search", run))
+    run.replace("search", run.read("search").assign(optimizer="sgd").to_dict("records"))
+    run.append("search", {**made_up.search_row(group(8), FORWARD, 0.1), "optimizer": "adam"})
+    assert "Fainter: with another optimiser" in words(draw("learning_rate_search", run)).replace("\n", " ")
 
 
 def test_a_profile_is_the_share_of_targets_within_a_factor_of_the_fastest(tmp_path: Path, draw: Draw) -> None:

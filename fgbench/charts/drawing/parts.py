@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from itertools import pairwise
 from typing import Any
 
 import pandas as pd
@@ -17,15 +18,24 @@ from fgbench.report.figures import interval, missing, number, target_words
 from fgbench.summary.targets import TARGET
 
 ROW_INCHES = 0.42  # height of a row where each method is a row
+NAME_LINE_INCHES = 0.155  # height of a line of a row's name, with what keeps two names apart
 AXIS_INCHES = 0.75  # height of the axis below the rows and of the names above them
 NICE = (1, 1.5, 2, 3, 4, 5, 7)  # where ticks may be within a power of ten
 MOST_TICKS = 9
 
 
 def lines_by_depth(
-    ax: Axes, comparison: Comparison, column: str, methods: Sequence[str], unit: float = 1
+    ax: Axes,
+    comparison: Comparison,
+    column: str,
+    methods: Sequence[str],
+    unit: float = 1,
+    labels: Mapping[str, str] | None = None,
 ) -> None:
-    """Draw a line for each method over depth, in `unit`s, with the interval of `column` where it has one."""
+    """Draw a line for each method over depth, in `unit`s, with the interval of `column` where it has one.
+
+    A method is called by its name in the legend, or as `labels` says.
+    """
     for method in methods:
         own = comparison.rows[comparison.rows["method"] == method].dropna(subset=[column])
         if own.empty:
@@ -40,14 +50,21 @@ def lines_by_depth(
             linestyle=look.line if len(own) > 1 else "none",
             markeredgecolor="white",
             markeredgewidth=0.6,
-            label=method,
+            label=(labels or {}).get(method, method),
             zorder=3,
         )
 
 
 def rows_height(methods: Sequence[str]) -> float:
     """The height in inches of a figure whose rows are methods, with options on lines of their own."""
-    return AXIS_INCHES + ROW_INCHES * sum(max(1, 0.45 * (folded(m).count("\n") + 1)) for m in methods)
+    return AXIS_INCHES + row_inches(methods) * len(methods)
+
+
+def row_inches(methods: Sequence[str]) -> float:
+    """The height of each row, at which no name of several lines runs into the next one or into the axis."""
+    lines = [folded(method).count("\n") + 1 for method in methods]
+    neighbours = [(one + other) / 2 for one, other in pairwise(lines)]
+    return max([ROW_INCHES, *(NAME_LINE_INCHES * most for most in (*neighbours, lines[0], lines[-1]))])
 
 
 def paper_line(
@@ -57,14 +74,14 @@ def paper_line(
     ax.plot(depths, values, color=GREY, linewidth=1.1, linestyle=":" if dots else "--", label=label, zorder=2)
 
 
-def name_points(ax: Axes, comparison: Comparison, column: str, methods: Sequence[str]) -> None:
-    """Write the figures of a single group beside its points on an axis of depth."""
-    for row in (comparison.row(method) for method in methods):
-        if missing(row[column]):
-            continue
-        cells = row[column], row[f"{column}_low"], row[f"{column}_high"]
-        text = f"{number(*cells)} {interval(*cells)}"
-        ax.annotate(text, (row["depth"], row[column]), xytext=(8, 0), textcoords="offset points", va="center")
+def labels_with_figures(comparison: Comparison, column: str, methods: Sequence[str]) -> dict[str, str]:
+    """Each method of a single group with its figure, for a legend: points of one depth lie on each other."""
+    return {m: f"{m}  {_figure(comparison.row(m), column)}" for m in methods}
+
+
+def _figure(row: pd.Series, column: str) -> str:
+    cells = row[column], row[f"{column}_low"], row[f"{column}_high"]
+    return f"{number(*cells)} {interval(*cells)}"
 
 
 def rows_of_methods(ax: Axes, comparison: Comparison, column: str, methods: Sequence[str]) -> None:
@@ -75,8 +92,7 @@ def rows_of_methods(ax: Axes, comparison: Comparison, column: str, methods: Sequ
             beside(ax, place, "not measured")
             continue
         point(ax, row[column], place, reach(row.to_frame().T, column), comparison.looks[method], method)
-        cells = row[column], row[f"{column}_low"], row[f"{column}_high"]
-        beside(ax, place, f"{number(*cells)} {interval(*cells)}")
+        beside(ax, place, _figure(row, column))
     name_rows(ax, methods)
 
 
