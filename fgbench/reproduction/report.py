@@ -26,6 +26,7 @@ from fgbench.store.csv_table import replace_text
 SHADES = {Verdict.REPRODUCED: "green", Verdict.NOT_REPRODUCED: "red", Verdict.NOT_COMPARABLE: "yellow"}
 PLAIN = (0.01, 1000)  # numbers between these are written without an exponent
 WIDE = 3  # an axis is logarithmic if the largest figure is more than so many times the smallest
+MOST_TICKS = 6  # between long texts at both sides the axis may be an inch wide
 SHADES_OF_DOTS = {
     Verdict.REPRODUCED: BLUE,
     Verdict.NOT_REPRODUCED: COLOURS[0],
@@ -155,7 +156,7 @@ def _figure(experiment: Experiment, judged: Sequence[JudgedClaim], source: str) 
         beside(ax, place, f"{outcome.measured.value:.3g} / {value:.3g}  {outcome.verdict.value}")
     name_rows(ax, [outcome.claim.text for outcome in judged])
     if max(ends) > WIDE * min(ends) > 0:
-        log_axis(ax, "x", ends)
+        log_axis(ax, "x", ends, MOST_TICKS)
     reference_line(ax, 1.0, "as claimed", vertical=True)
     ax.set_xlabel("Measured here / claimed")
     return figure

@@ -8,6 +8,7 @@ from dataclasses import replace
 import pytest
 
 from fgbench.measurement.statistics import Estimate, mean_interval
+from fgbench.reproduction import report
 from fgbench.reproduction.claims import Verdict, judge
 from fgbench.reproduction.report import draw_claims, rows_of
 from fgbench.reproduction.suite import Claim, Experiment
@@ -196,3 +197,12 @@ def test_seeds_that_contradict_each_other_decide_nothing():
     assert alone.verdict is OPEN
     assert "a single seed has both" in alone.why
     assert judge(PAIRED, figures, "laptop", by_seed={"a": own}).verdict is YES, "one that has no seeds"
+
+
+def test_ticks_of_a_narrow_axis_of_claims_are_few():
+    """Texts at both sides may leave an inch of width: from 0.3 to 4 nine ticks would lie on each other."""
+    long = claim("near", value=1.0)
+    own = [replace(long, text="peak memory at depth 100, forward gradient, bytes", figure=f) for f in "ab"]
+    judged = [judge(one, {"a": Estimate(0.3), "b": Estimate(4.0)}, "laptop") for one in own]
+    figure = report._figure(Experiment("wide", "Far apart", "jobs", {}, ()), judged, "a paper")
+    assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["0.5", "1", "2"]

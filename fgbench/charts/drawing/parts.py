@@ -195,15 +195,15 @@ def depth_axis(ax: Axes, depths: Sequence[int]) -> None:
     ax.grid(axis="y")
 
 
-def log_axis(ax: Axes, which: str, values: Sequence[float]) -> None:
-    """Make an axis logarithmic, with room around the values and plain numbers as labels."""
+def log_axis(ax: Axes, which: str, values: Sequence[float], most: int = MOST_TICKS) -> None:
+    """Make an axis logarithmic, with room around the values and plain numbers as labels, at most so many."""
     low, high = min(values), max(values)
     room = max((high / low) ** 0.08, 1.08)
     low, high = low / room, high * room
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     nice = [n * 10.0**power for power in powers for n in NICE if low <= n * 10.0**power <= high]
     for kept in ((1, 2, 5), (1,)):
-        if len(nice) > MOST_TICKS:
+        if len(nice) > most:
             nice = [t for t in nice if round(t / 10 ** math.floor(math.log10(t) + 1e-9), 6) in kept]
     getattr(ax, f"set_{which}scale")("log")
     getattr(ax, f"set_{which}lim")(low, high)
