@@ -58,6 +58,12 @@ FLUEGEL = {
 }
 
 
+def test_no_claim_says_more_than_is_tested():
+    """Whether a figure is below another says nothing of how far."""
+    sides = [c for _, e in EXPERIMENTS for c in e.claims if c.test in ("below", "above")]
+    assert not [c.text for c in sides if {"far", "much", "drastically"} & set(c.text.split())]
+
+
 def test_the_multi_tangent_paper_is_followed_at_its_rates_for_its_epochs():
     (fc,) = load("fluegel2024").only(["fc"])
     for scale, widths in (("full", (256, 1024, 4096)), ("paper", (256, 1024))):
