@@ -130,15 +130,16 @@ def _diverged(measured: Estimate) -> bool:
 
 
 def _near(claim: Claim, measured: Estimate) -> Said:
-    """Whether the whole interval is within the tolerance of the paper's value."""
+    """Whether the whole interval is within the tolerance of the claimed value."""
     assert claim.value is not None
     low, high = _ends(measured)
     reach = 1 + claim.tolerance
     least, most = sorted((claim.value / reach, claim.value * reach))
     if high < least or low > most:
-        return Verdict.NOT_REPRODUCED, f"beyond {100 * claim.tolerance:g}% of the paper's"
+        whose = "the paper's" if claim.of_the_paper else "the computed value"
+        return Verdict.NOT_REPRODUCED, f"beyond {100 * claim.tolerance:g}% of {whose}"
     if low < least or high > most:
-        return Verdict.NOT_COMPARABLE, "the interval is wider than the tolerance: measure longer"
+        return Verdict.NOT_COMPARABLE, "the interval reaches beyond the tolerance: measure longer"
     return Verdict.REPRODUCED, ""
 
 

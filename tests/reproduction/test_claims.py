@@ -72,6 +72,16 @@ def test_near_needs_the_whole_interval_within_the_tolerance(measured, expected):
     assert verdict(claim("near", value=0.5), measured) is expected
 
 
+def test_what_is_near_is_told_of_whom_and_of_which_end():
+    """A value that we computed is not the paper's, and a narrow interval may lie across the end."""
+    own = claim("near", value=0.5)
+    for mark, whose in (("R", "the paper's"), ("C", "the computed value")):
+        found = judge(replace(own, mark=mark), {"figure": Estimate(3.27)}, "laptop")
+        assert found.why == f"beyond 10% of {whose}"
+    across = judge(own, {"figure": Estimate(0.55, 0.549, 0.551)}, "laptop")
+    assert (across.verdict, across.why) == (OPEN, "the interval reaches beyond the tolerance: measure longer")
+
+
 def test_a_tolerance_is_told_with_the_digits_that_it_has():
     for tolerance, said in ((0.1, "beyond 10% of"), (0.001, "beyond 0.1% of"), (0.07, "beyond 7% of")):
         own = claim("near", value=0.5, tolerance=tolerance)
