@@ -103,8 +103,12 @@ def _print(folder: RunFolder, result: _Result, detail: bool) -> None:
     for warning in result.warnings[: None if detail else NOTES]:
         console.print(f"[yellow]note[/yellow] {escape(warning)}")
     if not detail and len(result.warnings) > NOTES:
-        console.print(f"[yellow]note[/yellow] There are {len(result.warnings) - NOTES} more: {MORE}.")
+        console.print(f"[yellow]note[/yellow] {_rest(len(result.warnings) - NOTES)}: {MORE}.")
     console.print(f"[dim]results in[/dim] {folder.path}", soft_wrap=True)
+
+
+def _rest(count: int) -> str:
+    return "There is one more" if count == 1 else f"There are {count} more"
 
 
 def _print_group(console: Console, result: _Result, group: pd.DataFrame, detail: bool) -> None:

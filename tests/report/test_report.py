@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from fgbench.plan.config import BEST_FORWARD
-from fgbench.report import show
+from fgbench.report import _rest, show
 from fgbench.report.figures import interval, number, seconds, size
 from fgbench.report.sparkline import sparklines
 from fgbench.report.table import caption, group_tables, legend, targets_table
@@ -333,3 +333,7 @@ def test_what_a_step_is_worth_has_columns_of_its_own() -> None:
     for figure in ("0.0123", "412", "380", "[300, 460]"):
         assert figure in text
     assert "variance" not in rendered(group(), 200)
+
+
+def test_one_note_more_is_told_as_one() -> None:
+    assert [_rest(count) for count in (1, 2)] == ["There is one more", "There are 2 more"]
