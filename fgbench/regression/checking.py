@@ -66,15 +66,13 @@ def check(
         tolerance: the share by which a ratio may grow.
         allow_mismatch: compare results of different conditions, and say so, instead of refusing to.
     """
-    left = list(measured)
-    verdicts = []
-    for entry in baseline:
-        now = _partner(entry, left)
-        if now is None:
-            verdicts.append(CheckedRatio(Answer.INVALID, entry, why="missing: nothing was measured for it"))
-            continue
-        left.remove(now)
-        verdicts.append(_judged(entry, now, tolerance, allow_mismatch))
+    partners, left = _partners(baseline, measured)
+    verdicts = [
+        CheckedRatio(Answer.INVALID, entry, why="missing: nothing was measured for it")
+        if now is None
+        else _judged(entry, now, tolerance, allow_mismatch)
+        for entry, now in zip(baseline, partners, strict=True)
+    ]
     return [*verdicts, *(CheckedRatio(Answer.NEW, entry, entry, why=entry.fault) for entry in left)]
 
 
@@ -95,11 +93,23 @@ def exit_code(verdicts: Sequence[CheckedRatio], *, inconclusive_passes: bool = F
     return 3 if Answer.INCONCLUSIVE in answers and not inconclusive_passes else 0
 
 
-def _partner(entry: Entry, measured: Sequence[Entry]) -> Entry | None:
-    """The measured entry of the same conditions, or else the first of the same identity."""
-    same = [other for other in measured if other.identity == entry.identity]
-    alike = [other for other in same if not differing(entry, other)]
-    return next(iter([*alike, *same]), None)
+def _partners(baseline: Sequence[Entry], measured: Sequence[Entry]) -> tuple[list[Entry | None], list[Entry]]:
+    """For each entry of a baseline the measured one of the same identity, and those that are left over.
+
+    Those of the same conditions find each other first: a baseline may hold a ratio for several machines.
+    """
+    left = list(measured)
+    partners: list[Entry | None] = [None] * len(baseline)
+    for alike in (True, False):
+        for place, entry in enumerate(baseline):
+            if partners[place] is not None:
+                continue
+            same = (other for other in left if other.identity == entry.identity)
+            found = next((other for other in same if not (alike and differing(entry, other))), None)
+            if found is not None:
+                left.remove(found)
+                partners[place] = found
+    return partners, left
 
 
 def _judged(entry: Entry, now: Entry, tolerance: float, allow_mismatch: bool) -> CheckedRatio:

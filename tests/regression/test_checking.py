@@ -195,6 +195,14 @@ def test_the_partner_is_the_one_of_the_same_conditions():
     assert (new.answer, new.entry) == (Answer.NEW, compiled)
 
 
+@pytest.mark.parametrize("here", ["one", "other"])
+def test_the_partner_of_one_machine_is_not_given_to_another(here):
+    held = [dataclasses.replace(ENTRY, device=device) for device in ("one", "other")]
+    verdicts = check(held, [dataclasses.replace(ENTRY, device=here)], TOLERANCE)
+    assert {v.entry.device: v.answer for v in verdicts}[here] is Answer.PASS
+    assert sorted(v.answer.value for v in verdicts) == ["INVALID", "PASS"]
+
+
 def test_a_fault_and_a_missing_row_are_invalid_and_a_new_row_is_listed():
     faulty = dataclasses.replace(ENTRY, fault="A/A failed", ratio=math.nan, low=math.nan, high=math.nan)
     assert answer(faulty) is Answer.INVALID
