@@ -23,10 +23,10 @@ def configs_of(entries: Iterable[Entry], like: Config) -> list[Config]:
         entries: the baseline's entries.
         like: gives everything else, such as processes, seconds, precision, validation samples and device.
     """
-    methods: dict[tuple[object, ...], dict[int, list[str]]] = {}
+    methods: dict[tuple[object, ...], dict[int, set[str]]] = {}  # of a ratio on two machines, one
     for entry in entries:
         shared = tuple(getattr(entry, name) for name in SHARED)
-        methods.setdefault(shared, {}).setdefault(entry.depth, []).append(entry.method)
+        methods.setdefault(shared, {}).setdefault(entry.depth, set()).add(entry.method)
     runs: dict[tuple[Any, ...], list[int]] = {}
     for shared, by_depth in methods.items():
         for depth, own in by_depth.items():

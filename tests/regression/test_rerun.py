@@ -41,3 +41,8 @@ def test_what_differs_in_more_than_depth_is_a_run_of_its_own():
         (c.archs[0], d, c.batch, c.execution, m) for c in found for d in c.depths for m in c.methods[1:]
     }
     assert listed == {(c.arch, c.depth, c.batch, c.execution, c.method) for c in entries}
+
+
+def test_a_ratio_that_a_baseline_holds_for_two_machines_is_measured_once():
+    (found,) = configs_of([ENTRY, dataclasses.replace(ENTRY, device="another", torch="2.0")], LIKE)
+    assert found.methods == ("backprop", "forward")
