@@ -66,7 +66,9 @@ def read_baseline(path: Path) -> list[Entry]:
             sound = (
                 0 < entry.low <= entry.ratio <= entry.high < math.inf and min(entry.degrees, entry.runs) >= 1
             )
-            sound = sound and min(entry.spread, entry.within, entry.floor) >= 0
+            sound = sound and all(
+                share >= 0 for share in (entry.spread, entry.within, entry.floor)
+            )  # not NaN
         except (TypeError, ValueError):
             sound = False
         if not sound or None in row or None in row.values():  # a cell too many, or too few

@@ -40,6 +40,8 @@ def test_the_same_cells_are_the_same_bytes(tmp_path):
         ("1.98", "x", ":2: not a row"),
         (",4,5,", ",0,5,", ":2: not a row"),
         ("0.008", "-1", ":2: not a row"),
+        ("0.004", "nan", ":2: not a row"),
+        (",0.01,", ",nan,", ":2: not a row"),
         (",c0,", ",", ":2: not a row"),
     ],
 )
