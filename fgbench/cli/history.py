@@ -24,7 +24,8 @@ def history(
 ) -> None:
     """Draw every ratio against time and commit, and mark where it changed for good.
 
-    A change needs three runs on either side; one in a hundred series without a change is marked falsely.
+    A change needs three runs on either side and eleven in all; one in a hundred series without a change is
+    marked falsely.
     """
     import re
 

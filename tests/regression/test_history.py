@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 
+from fgbench import cli
 from fgbench.regression.history import FALSE_ALARMS, LEAST, change_points, histories
 from tests.charts import made_up
 from tests.charts.made_up import METHODS
@@ -42,6 +43,14 @@ def test_every_step_of_several_is_found_and_too_small_a_one_is_not_marked():
 def test_too_few_runs_say_nothing():
     assert change_points([0.0] * LEAST + [9.0] * (LEAST - 1)) == []
     assert change_points([1.0] * 30) == [], "nor do equal ones"
+
+
+def test_the_plainest_step_takes_the_eleven_runs_that_the_help_names():
+    """With so few, shuffling separates them as well too often, and the help must not promise more."""
+    assert "three runs on either side and eleven in all" in " ".join(str(cli.history.__doc__).split())
+    assert LEAST == 3
+    steps = {runs: [0.0, 0.01, 0.02, *(1 + at / 100 for at in range(runs - 3))] for runs in (9, 11)}
+    assert {runs: change_points(values) for runs, values in steps.items()} == {9: [], 11: [3]}
 
 
 def test_what_is_there_twice_is_one_point(tmp_path, capsys):
