@@ -5,10 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from statistics import fmean, median, stdev
 from typing import Any
 
 from fgbench.measurement.statistics import NOTHING, Estimate, t_quantile
+from fgbench.methods import PLAIN
+from fgbench.plan.config import REFERENCE
 from fgbench.plan.group import ALL
 from fgbench.store.run_folder import NAMES
 
@@ -96,9 +99,16 @@ class Entry:
 
     @property
     def label(self) -> str:
-        """Its name in tables and messages."""
-        only = f", training {self.trained}" if self.trained != ALL else ""
-        return f"{self.arch}-d{self.depth}-w{self.width}-b{self.batch} {self.method}{only}"
+        """Its name in tables and messages; what is as usual of the group is left out, and the dataset."""
+        unusual = (
+            self.trained != ALL and f"training {self.trained}",
+            self.optimizer != PLAIN.optimizer and f"with {self.optimizer}",
+            self.reference != REFERENCE and f"over {self.reference}",
+            self.start and f"from {Path(self.start).name}",
+            self.memory_budget and f"within {int(self.memory_budget) / 2**20:.4g} MiB",
+        )
+        name = f"{self.arch}-d{self.depth}-w{self.width}-b{self.batch} {self.method}"
+        return ", ".join([name, *filter(None, unusual)])
 
 
 def differing(then: Entry, now: Entry) -> list[tuple[str, str, str]]:

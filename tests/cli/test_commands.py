@@ -250,6 +250,16 @@ def test_a_run_is_held_against_a_baseline_and_the_exit_code_is_the_answer(
     assert fgbench_says("check", str(results), *asked, "--inconclusive", "pass").returncode == code % 3
 
 
+def test_series_that_differ_in_the_optimiser_alone_have_charts_of_their_own(tmp_path: Path) -> None:
+    runs = [timed(tmp_path / name) for name in ("1", "2")]
+    facts = runs[1].facts()
+    runs[1]._write({**facts, "groups": [{**g, "optimizer": "adam"} for g in facts["groups"]]})
+    said = fgbench_says("history", str(tmp_path), "--out", str(tmp_path / "charts"))
+    drawn = [line for line in said.stdout.splitlines() if line.startswith("drawn ")]
+    assert len(drawn) == len(set(drawn)) == 4
+    assert len([path for path in (tmp_path / "charts").iterdir() if "with-adam" in path.name]) == 2
+
+
 @pytest.mark.parametrize("variables", [ASCII, {"PYTHONIOENCODING": "ascii"}])
 def test_a_verdict_does_not_depend_on_what_the_terminal_can_show(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]

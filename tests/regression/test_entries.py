@@ -110,7 +110,7 @@ def test_what_is_trained_from_where_and_within_what_is_part_of_what_a_ratio_is(t
     part._write({**facts, "groups": [{**g, **own} for g in facts["groups"]]})
     then, now = entries_of([whole])[0], entries_of([part])[0]
     assert then.identity != now.identity
-    assert now.label.endswith(", training lora:rank=8")
+    assert now.label.endswith(", training lora:rank=8, from start.pt, within 1 MiB")
     write_baseline(tmp_path / "b.csv", [now])
     (read,) = read_baseline(tmp_path / "b.csv")
     assert read.identity == now.identity
