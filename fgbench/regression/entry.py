@@ -101,11 +101,11 @@ class Entry:
     def label(self) -> str:
         """Its name in tables and messages; what is as usual of the group is left out, and the dataset."""
         unusual = (
-            self.trained != ALL and f"training {self.trained}",
-            self.optimizer != PLAIN.optimizer and f"with {self.optimizer}",
-            self.reference != REFERENCE and f"over {self.reference}",
-            self.start and f"from {Path(self.start).name}",
-            self.memory_budget and f"within {int(self.memory_budget) / 2**20:.4g} MiB",
+            f"training {self.trained}" if self.trained != ALL else "",
+            f"with {self.optimizer}" if self.optimizer != PLAIN.optimizer else "",
+            f"over {self.reference}" if self.reference != REFERENCE else "",
+            f"from {Path(self.start).name}" if self.start else "",
+            f"within {int(self.memory_budget) / 2**20:.4g} MiB" if self.memory_budget else "",
         )
         name = f"{self.arch}-d{self.depth}-w{self.width}-b{self.batch} {self.method}"
         return ", ".join([name, *filter(None, unusual)])
