@@ -16,7 +16,7 @@ from fgbench.store.csv_table import replace_text
 FIGURES = ("ratio", "low", "high", "spread", "within", "floor")  # written with five digits
 COLUMNS = tuple(f.name for f in fields(Entry) if f.name not in ("fault", "aa"))
 OLDER_COLUMNS = COLUMNS[: COLUMNS.index("cuda")]  # older baselines also have only torch's minor version
-READ = (COLUMNS, COLUMNS[: COLUMNS.index("trained")], OLDER_COLUMNS)
+READ = (COLUMNS, *(COLUMNS[: COLUMNS.index(name)] for name in ("validation_size", "trained")), OLDER_COLUMNS)
 
 
 def write_baseline(path: Path, entries: Sequence[Entry]) -> None:
@@ -66,9 +66,8 @@ def read_baseline(path: Path) -> list[Entry]:
             sound = (
                 0 < entry.low <= entry.ratio <= entry.high < math.inf and min(entry.degrees, entry.runs) >= 1
             )
-            sound = sound and all(
-                share >= 0 for share in (entry.spread, entry.within, entry.floor)
-            )  # not NaN
+            shares = (entry.spread, entry.within, entry.floor)
+            sound = sound and all(share >= 0 for share in shares)  # nor NaN
         except (TypeError, ValueError):
             sound = False
         if not sound or None in row or None in row.values():  # a cell too many, or too few

@@ -100,6 +100,7 @@ def entries_of_run(run: RunFolder, role: str = Role.METHOD) -> list[Entry]:
                 trained=row["trained"],
                 start=group.get("start", ""),
                 memory_budget=str(group.get("memory_budget") or ""),
+                validation_size=str(group.get("validation_size") or ""),
                 ratio=ratio,
                 low=low,
                 high=high,

@@ -46,6 +46,7 @@ class Entry:
         chosen: what `best` or the search chose for the method and for the reference, if they had a choice.
         trained, start, memory_budget: which parameters are trained, the file of weights that all begin from,
             and the budget in bytes; the last two are empty where there is none.
+        validation_size: most samples that are held out; empty in older baselines.
         fault: why there is no ratio to compare; never stored in a baseline.
         aa: the A/A repeat of one run; never stored in a baseline.
     """
@@ -84,6 +85,7 @@ class Entry:
     trained: str = ALL
     start: str = ""
     memory_budget: str = ""
+    validation_size: str = ""
     fault: str = ""
     aa: Estimate = field(default=NOTHING, compare=False)
 
@@ -109,6 +111,12 @@ class Entry:
         )
         name = f"{self.arch}-d{self.depth}-w{self.width}-b{self.batch} {self.method}"
         return ", ".join([name, *filter(None, unusual)])
+
+    @property
+    def where(self) -> str:
+        """What its label leaves out: the data, the machine, and how it was used."""
+        threads = self.threads and f"{self.threads} thread{'s' * (self.threads != '1')}"
+        return ", ".join(filter(None, (self.dataset, self.device, threads, self.dtype, self.execution)))
 
 
 def differing(then: Entry, now: Entry) -> list[tuple[str, str, str]]:

@@ -134,9 +134,8 @@ def as_junit(verdicts: Sequence[CheckedRatio]) -> str:
         skipped=str(count["skipped"]),
     )
     for verdict in verdicts:
-        case = ElementTree.SubElement(
-            suite, "testcase", classname=verdict.entry.device, name=verdict.entry.label
-        )
+        own = verdict.entry
+        case = ElementTree.SubElement(suite, "testcase", classname=own.where, name=own.label)
         if kind := kinds.get(verdict.answer):
             ElementTree.SubElement(case, kind, message=f"{verdict.answer.value}: {_sentence(verdict)}")
     return ElementTree.tostring(suite, encoding="unicode", xml_declaration=True)

@@ -12,7 +12,7 @@ from fgbench.regression.entry import Entry
 # Entries have to share these to be measured in one run; their depths may differ.
 SHARED = (
     *("arch", "dataset", "width", "batch", "optimizer", "reference", "dtype", "threads", "execution"),
-    *("trained", "start", "memory_budget"),
+    *("trained", "start", "memory_budget", "validation_size"),
 )
 
 
@@ -21,7 +21,7 @@ def configs_of(entries: Iterable[Entry], like: Config) -> list[Config]:
 
     Args:
         entries: the baseline's entries.
-        like: gives everything else, such as processes, seconds, precision, validation samples and device.
+        like: gives everything else, such as processes, seconds, precision and device.
     """
     methods: dict[tuple[object, ...], dict[int, set[str]]] = {}  # of a ratio on two machines, one
     for entry in entries:
@@ -36,7 +36,7 @@ def configs_of(entries: Iterable[Entry], like: Config) -> list[Config]:
 
 def _config(key: tuple[Any, ...], depths: list[int], like: Config) -> Config:
     shared: dict[str, Any] = dict(zip(SHARED, key, strict=False))
-    threads, budget = str(shared["threads"]), str(shared["memory_budget"])
+    whole = {name: int(shared[name] or 0) for name in ("threads", "memory_budget", "validation_size")}
     return dataclasses.replace(
         like,
         archs=(shared["arch"],),
@@ -49,8 +49,9 @@ def _config(key: tuple[Any, ...], depths: list[int], like: Config) -> Config:
         execution=shared["execution"],
         trained=shared["trained"],
         start=shared["start"],
-        memory_budget=int(budget) if budget else None,
-        threads=int(threads) if threads else None,
+        memory_budget=whole["memory_budget"] or None,
+        validation_size=whole["validation_size"] or like.validation_size,
+        threads=whole["threads"] or None,
         methods=(shared["reference"], *key[len(SHARED) :]),
         time=True,
         train=False,

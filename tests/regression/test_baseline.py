@@ -81,10 +81,13 @@ def test_a_ratio_that_is_there_twice_is_named_with_both_lines(tmp_path):
         read_baseline(path)
 
 
-def test_a_baseline_of_a_version_before_they_were_is_read(tmp_path):
+@pytest.mark.parametrize("first_missing", ["trained", "validation_size"])
+def test_a_baseline_of_a_version_before_they_were_is_read(tmp_path, first_missing):
     write_baseline(tmp_path / "b.csv", [ENTRY])
     rows = list(csv.reader((tmp_path / "b.csv").open()))
-    (tmp_path / "b.csv").write_text("".join(",".join(row[: COLUMNS.index("trained")]) + "\n" for row in rows))
+    (tmp_path / "b.csv").write_text(
+        "".join(",".join(row[: COLUMNS.index(first_missing)]) + "\n" for row in rows)
+    )
     assert read_baseline(tmp_path / "b.csv") == [ENTRY]
 
 

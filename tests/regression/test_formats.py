@@ -41,6 +41,12 @@ def test_junit_is_xml_that_counts_failures_and_errors(verdicts):
     assert "+20.0%" in str(failure.get("message"))
 
 
+def test_a_ratio_on_other_data_is_another_case_of_junit():
+    entries = [dataclasses.replace(ENTRY, dataset=dataset) for dataset in ("digits", "mnist")]
+    suite = ElementTree.fromstring(FORMATS["junit"](check(entries, entries, TOLERANCE)))
+    assert len({(case.get("classname"), case.get("name")) for case in suite.iter("testcase")}) == 2
+
+
 def test_a_change_that_rounds_to_nothing_has_no_sign():
     for factor in (0.9999, 1.0001):
         (verdict,) = check([ENTRY], [scaled(factor)], TOLERANCE)

@@ -43,6 +43,12 @@ def test_what_differs_in_more_than_depth_is_a_run_of_its_own():
     assert listed == {(c.arch, c.depth, c.batch, c.execution, c.method) for c in entries}
 
 
+def test_as_many_samples_are_held_out_as_in_the_baseline():
+    """They are part of the contract: with others, what is measured could never be compared with it."""
+    quick, older = dataclasses.replace(ENTRY, validation_size="200"), dataclasses.replace(ENTRY, batch=8)
+    assert [c.validation_size for c in configs_of([quick, older], LIKE)] == [200, LIKE.validation_size]
+
+
 def test_a_ratio_that_a_baseline_holds_for_two_machines_is_measured_once():
     (found,) = configs_of([ENTRY, dataclasses.replace(ENTRY, device="another", torch="2.0")], LIKE)
     assert found.methods == ("backprop", "forward")
