@@ -39,6 +39,21 @@ def cluster_of(on: Where | None, options: Sequence[str], file: Path | None) -> d
     return {"on": on.value, "options": found, "setup": setup}
 
 
+def cluster_resumed(cluster: dict[str, Any] | None, options: Sequence[str]) -> dict[str, Any] | None:
+    """The facts about the cluster of a run that goes on, with the options that are others now.
+
+    Raises:
+        UsageError: as for `cluster_of`.
+    """
+    from fgbench.cluster.options import given_options
+
+    if not options:
+        return cluster
+    if cluster is None or cluster["on"] != Where.SLURM.value:
+        raise UsageError("--slurm: the run was not begun with --on slurm: leave it out.")
+    return {**cluster, "options": {**cluster["options"], **given_options(options)}}
+
+
 def planned(config: Config, cluster: dict[str, Any], out: Path) -> tuple[Plan, dict[str, Any]]:
     """The plan, made on a node of the cluster, and the node's environment.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -86,12 +87,12 @@ def run(
         raise UsageError("--dry-run prints a plan and --json a result: leave one of them out.")
     given = {name for name in ctx.params if ctx.get_parameter_source(name).name == "COMMANDLINE"}  # type: ignore[union-attr]
     if resume is not None:
-        if given - {"resume", "json_", "verbose", "dry_run"}:
+        if given - {"resume", "slurm", "json_", "verbose", "dry_run"}:
             raise UsageError(
-                "--resume continues with the options that the run began with: give no others than --json, "
-                "--verbose or --dry-run."
+                "--resume continues with the options that the run began with: give no others than --slurm, "
+                "--json, --verbose or --dry-run."
             )
-        _resume(resume, dry_run, as_json=json_, detail=verbose)
+        _resume(resume, slurm, dry_run, as_json=json_, detail=verbose)
         return
     if repeat > 1 and json_:
         raise UsageError("--json prints one object for one run: leave --repeat out.")
@@ -181,11 +182,14 @@ def _learning_rate(asked: str) -> float | tuple[float, ...] | None:
     return rates if len(rates) > 1 else next(iter(rates), None)
 
 
-def _resume(path: Path, dry_run: bool, **shown: bool) -> None:
-    plan, folder, contracts = stored.resumed(path)
+def _resume(path: Path, slurm: Sequence[str], dry_run: bool, **shown: bool) -> None:
+    plan, folder, contracts, cluster = stored.resumed(path, slurm)
     if dry_run:
         _show_plan(plan.config)
         return
+    if slurm:
+        with folder.held():
+            folder.note(cluster=cluster)
     _run(plan, folder, contracts, **shown)
 
 

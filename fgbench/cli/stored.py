@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from fgbench.cli.cluster import planned
+from fgbench.cli.cluster import cluster_resumed, planned
 from fgbench.cli.presets import QUICK
 from fgbench.errors import UsageError
 
@@ -86,12 +87,18 @@ def note_what_differs(path: Path, contracts: dict[str, str]) -> None:
         )
 
 
-def resumed(path: Path) -> tuple[Plan, RunFolder, dict[str, str]]:
-    """The plan, folder and contracts of a run that was cut off, if nothing that matters has changed.
+def resumed(
+    path: Path, slurm: Sequence[str] = ()
+) -> tuple[Plan, RunFolder, dict[str, str], dict[str, Any] | None]:
+    """The plan, folder, contracts and cluster of a run that was cut off, if nothing that matters has changed.
+
+    Args:
+        path: of the run, or of a folder that holds it alone.
+        slurm: options of sbatch that are to be others than at its beginning, as a time limit.
 
     Raises:
-        UsageError: several runs are there, an older fgbench began it, or something that decides on figures is
-            another now.
+        UsageError: an option is not valid, several runs are there, an older fgbench began it, or something
+            that decides on figures is another now.
         ResultsError: no run.
     """
     from fgbench.plan import Config, make_plan
@@ -110,13 +117,14 @@ def resumed(path: Path) -> tuple[Plan, RunFolder, dict[str, str]]:
             f"with that version, or start a new run with --like {path}."
         )
     config, environment = Config.from_facts(facts["config"]), None
-    if "cluster" in facts:
-        plan, environment = planned(config, facts["cluster"], path.parent)
-    else:
+    cluster = cluster_resumed(facts.get("cluster"), slurm)
+    if cluster is None:
         plan = make_plan(config)
+    else:
+        plan, environment = planned(config, {**cluster}, path.parent)
     if changed := what_changed(facts, plan, environment):
         raise UsageError(
             f"--resume {path}: it would not be the same run any more ({changed}); start a new run with "
             f"--like {path}."
         )
-    return plan, folder, contracts_of(plan, environment)
+    return plan, folder, contracts_of(plan, environment), cluster

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,17 +47,33 @@ def slurm_options(file: Path | None, given: Sequence[str]) -> tuple[dict[str, An
     setup = found.pop(SETUP, [])
     if not isinstance(setup, list) or not all(isinstance(line, str) for line in setup):
         raise UsageError(f"--slurm-file: the key {SETUP} must be a list of lines.")
-    for pair in given:
+    found |= given_options(given)
+    _check(found)
+    return found, setup
+
+
+def given_options(pairs: Sequence[str]) -> dict[str, Any]:
+    """The options that `--slurm` gives, `key=value` each.
+
+    Raises:
+        UsageError: one is not, or a key is no option or fgbench's own.
+    """
+    found: dict[str, Any] = {}
+    for pair in pairs:
         key, equals, value = pair.partition("=")
         if not equals or not value:
             raise UsageError(f"--slurm {pair}: must be key=value, as in partition=gpu.")
         found[key.strip().replace("_", "-")] = value.strip()
+    _check(found)
+    return found
+
+
+def _check(found: Mapping[str, Any]) -> None:
     for key in found:
         if not re.fullmatch(r"[a-z][a-z0-9-]*", key):
             raise UsageError(f"--slurm {key}: this is not the name of an option of sbatch, as partition is.")
         if key in OURS:
             raise UsageError(f"--slurm {key}: fgbench sets this option itself: {OURS[key]}.")
-    return found, setup
 
 
 def _read(file: Path) -> dict[str, Any]:

@@ -120,6 +120,14 @@ class RunFolder:
         ended = datetime.now(UTC).isoformat(timespec="seconds")
         self._write({**self.facts(), "status": status, "ended": ended})
 
+    def note(self, **facts: Any) -> None:
+        """Put facts into run.json, in place of what they were; the caller must hold the run.
+
+        Raises:
+            ResultsError: it cannot be written.
+        """
+        self._write({**self.facts(), **facts})
+
     def append(self, table: str, *rows: Mapping[str, Any]) -> None:
         """Append rows to a table; they are on their way to the disk when this returns."""
         with _writing(self._file(table)) as file:

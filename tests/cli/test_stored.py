@@ -49,4 +49,4 @@ def test_where_there_is_no_run_a_line_says_so(tmp_path: Path) -> None:
 
 def test_what_resume_takes_is_what_its_line_says(main: Path) -> None:
     line = refused("--resume", str(main), "--seeds", "9")
-    assert "give no others than --json, --verbose or --dry-run" in line
+    assert "give no others than --slurm, --json, --verbose or --dry-run" in line

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from fgbench.cli.cluster import cluster_resumed
 from fgbench.cluster.engines import Slurm, Wave
 from fgbench.cluster.options import slurm_options
 from fgbench.errors import UsageError
@@ -27,6 +28,18 @@ def test_the_command_line_has_the_last_word_over_the_file_and_that_over_the_defa
     assert found == {"partition": "b", "account": "mine", "time": "60", "cpus-per-gpu": 4, "gres": "gpu:1"}
     assert setup == ["module load python"]
     assert slurm_options(None, []) == ({"partition": "a", "account": "mine", "time": 5}, [])
+
+
+def test_a_run_that_goes_on_keeps_its_options_but_those_that_are_given(no_defaults):
+    no_defaults.write_text('partition = "other"\n')
+    begun = {"on": "slurm", "options": {"partition": "a", "time": "5"}, "setup": [], "name": "fgbench-1"}
+    assert cluster_resumed(begun, ["time=60"]) == {**begun, "options": {"partition": "a", "time": "60"}}
+    assert cluster_resumed(begun, []) == begun
+    with pytest.raises(UsageError, match="must be key=value"):
+        cluster_resumed(begun, ["time"])
+    for other in (None, {"on": "local", "options": {}}):
+        with pytest.raises(UsageError, match="not begun with --on slurm"):
+            cluster_resumed(other, ["time=60"])
 
 
 @pytest.mark.parametrize(

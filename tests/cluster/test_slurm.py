@@ -308,10 +308,11 @@ def test_a_grid_of_four_groups_has_the_curves_of_a_run_on_one_machine(slurm, tmp
         assert said.returncode == 0, said.stderr
         (there,) = find_runs(tmp_path / "there")
         told = Ledger(there.path)._file.read_text()
-        again = fgbench_says("run", "--resume", str(there.path))
+        again = fgbench_says("run", "--resume", str(there.path), "--slurm", "time=30")
     assert again.returncode == 0
     assert again.stdout.splitlines()[:-1] == said.stdout.splitlines()[:-1], "all but where it is"
     assert Ledger(there.path)._file.read_text().count("submit") == told.count("submit")
+    assert there.facts()["cluster"]["options"] == {"time": "30"}, "later tasks may take longer"
     (there,), (here,) = find_runs(tmp_path / "there"), find_runs(tmp_path / "here")
     columns = ["job", "iteration", "train_loss", "validation_loss", "validation_accuracy"]
     curves = [sorted_rows(run, "curves", columns) for run in (there, here)]
