@@ -10,7 +10,7 @@ from enum import Enum
 from fgbench.measurement.statistics import NOTHING, Estimate, mean_interval
 from fgbench.reproduction.scale import SCALES, SMOKE
 from fgbench.reproduction.suite import Claim
-from fgbench.summary.endings import LOSSES
+from fgbench.summary.endings import LEVELS, LOSSES
 
 
 class Verdict(Enum):
@@ -106,7 +106,11 @@ def _not_comparable(claim: Claim, figures: Mapping[str, Estimate], scale: str, t
         return _absent("it", claim.figure, figures)
     if claim.than and math.isnan(against.value):
         return _absent(claim.than, claim.than, figures)
-    return _of_one_seed(claim.figure, measured) or _of_one_seed(claim.than, against)
+    return (
+        _of_one_seed(claim.figure, measured)
+        or _of_one_seed(claim.than, against)
+        or _no_better_than_chance(claim, figures)
+    )
 
 
 def _absent(name: str, figure: str, figures: Mapping[str, Estimate]) -> str:
@@ -116,6 +120,16 @@ def _absent(name: str, figure: str, figures: Mapping[str, Estimate]) -> str:
     if last in LOSSES and share > 0:
         return f"{share:.0%} of the runs diverged: {name} has no mean over all of them"
     return f"nothing was measured for {name}"
+
+
+def _no_better_than_chance(claim: Claim, figures: Mapping[str, Estimate]) -> str:
+    """Why two losses decide nothing; empty where one is below that of a model that learned nothing."""
+    stem, _, last = claim.figure.rpartition("/")
+    chance = figures.get(f"{stem}/chance_loss", NOTHING).value
+    if not claim.than or last not in LEVELS or math.isnan(chance):
+        return ""
+    best = min(figures[name].value for name in (claim.figure, claim.than))
+    return f"nothing was learned: no loss is below chance, {chance:.3g}" if best >= chance else ""
 
 
 def _of_one_seed(figure: str, found: Estimate) -> str:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pandas as pd
 
-LOSSES = ("validation_loss", "lowest_loss", "rise")
+LEVELS = ("validation_loss", "lowest_loss")
+LOSSES = (*LEVELS, "rise")
 
 
 def endings(curves: pd.DataFrame) -> pd.DataFrame:

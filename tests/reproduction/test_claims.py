@@ -167,6 +167,22 @@ def test_numbers_that_cannot_be_compared_are_not_drawn_one_over_the_other(tmp_pa
     assert [len(paths) for paths in drawn] == [0, 1]
 
 
+def test_losses_no_better_than_chance_decide_nothing():
+    stem, than = "run/group/forward", "run/group/backprop/validation_loss"
+    own = Claim("a claim", "a table", f"{stem}/validation_loss", "below", than=than)
+
+    def found(loss: float, other: float, asked: Claim = own):
+        figures = {own.figure: mean_interval([loss, loss + 0.01]), than: mean_interval([other, other + 0.01])}
+        return judge(asked, {**figures, f"{stem}/chance_loss": Estimate(2.303)}, "laptop")
+
+    nothing = found(2.31, 2.41)
+    assert nothing.verdict is OPEN
+    assert "no loss is below chance, 2.3" in nothing.why
+    assert found(2.2, 2.41).verdict is YES
+    assert found(2.41, 2.2).verdict is NO
+    assert found(2.31, 2.41, replace(own, than="", bound=2.5)).verdict is YES, "a bound is no other run's"
+
+
 def test_a_loss_of_which_runs_diverged_was_measured_and_has_no_mean():
     one, other = (f"run/group/{method}/validation_loss" for method in ("forward", "backprop"))
     figures = {other: Estimate(0.5, 0.4, 0.6), "run/group/forward/diverged_share": Estimate(1 / 3)}
