@@ -127,11 +127,12 @@ def _judge(held: list[Entry], margin: float, allow_mismatch: bool, asked: _Asked
     """Judge stored runs, or measure what the baseline lists, again and again while answers are not clear."""
     from fgbench.regression.checking import check as judge
     from fgbench.regression.checking import settled
-    from fgbench.regression.entries import entries_of
+    from fgbench.regression.entries import apart_from, entries_of
     from fgbench.store.run_folder import find_runs
 
     if asked.results is not None:
-        return judge(held, entries_of(find_runs(asked.results)), margin, allow_mismatch=allow_mismatch)
+        measured = entries_of(apart_from(held, find_runs(asked.results)))
+        return judge(held, measured, margin, allow_mismatch=allow_mismatch)
     runs: list[RunFolder] = []
     left, looks = held, 0
     while left:

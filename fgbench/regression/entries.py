@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import astuple
 from typing import Any
 
@@ -22,6 +22,7 @@ from fgbench.summary.ratios import estimate
 from fgbench.summary.soundness import AA_SHARE, THROTTLED_SHARE, aa_off, throttled_share
 from fgbench.summary.table import summarise
 
+ID_DIGITS = 8
 WORTH = 0.05  # baselines should be able to show such a change; the A/A repeat has to be good enough for it
 
 
@@ -53,6 +54,26 @@ def independent(runs: Iterable[RunFolder]) -> list[RunFolder]:
         reasons = "; ".join(f"{every[place].path} {why}" for place, why in out.items())
         print(f"fgbench: left out, as other runs have the same processes: {reasons}", file=sys.stderr)
     return [run for place, run in enumerate(every) if place not in out]
+
+
+def apart_from(baseline: Iterable[Entry], runs: Sequence[RunFolder]) -> Sequence[RunFolder]:
+    """The runs that a baseline was not made from, as these would hide a change; all, if it was made from all.
+
+    Raises:
+        ResultsError: a run.json cannot be read.
+    """
+    known = {id for entry in baseline for id in entry.ids.split()}
+    own = [run for run in runs if _short(run.facts()) in known]
+    if not 0 < len(own) < len(runs):
+        return runs
+    names = ", ".join(str(run.path) for run in own)
+    print(f"fgbench: left out, as the baseline was made from them: {names}", file=sys.stderr)
+    return [run for run in runs if run not in own]
+
+
+def _short(facts: Mapping[str, Any]) -> str:
+    """The beginning of a run's id, of a length to be read; empty for an older run, which has none."""
+    return str(facts.get("id", ""))[:ID_DIGITS]
 
 
 def entries_of_run(run: RunFolder, role: str = Role.METHOD) -> list[Entry]:
@@ -101,6 +122,7 @@ def entries_of_run(run: RunFolder, role: str = Role.METHOD) -> list[Entry]:
                 start=group.get("start", ""),
                 memory_budget=str(group.get("memory_budget") or ""),
                 validation_size=str(group.get("validation_size") or ""),
+                ids=_short(facts),
                 ratio=ratio,
                 low=low,
                 high=high,

@@ -47,6 +47,7 @@ class Entry:
         trained, start, memory_budget: which parameters are trained, the file of weights that all begin from,
             and the budget in bytes; the last two are empty where there is none.
         validation_size: most samples that are held out; empty in older baselines.
+        ids: the beginnings of the runs' ids, with blanks between; empty where they have none.
         fault: why there is no ratio to compare; never stored in a baseline.
         aa: the A/A repeat of one run; never stored in a baseline.
     """
@@ -86,6 +87,7 @@ class Entry:
     start: str = ""
     memory_budget: str = ""
     validation_size: str = ""
+    ids: str = ""
     fault: str = ""
     aa: Estimate = field(default=NOTHING, compare=False)
 
@@ -173,6 +175,7 @@ def pooled(entries: Sequence[Entry]) -> Entry:
         within=within,
         floor=_pooled_floor(sound),
         aa=NOTHING,
+        ids=" ".join(entry.ids for entry in sound if entry.ids),
         rounds=sum(entry.rounds for entry in sound),
     )
 

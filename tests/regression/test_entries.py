@@ -10,7 +10,7 @@ import pytest
 
 from fgbench.regression.baseline import read_baseline, write_baseline
 from fgbench.regression.difference import differences
-from fgbench.regression.entries import entries_of, entries_of_run
+from fgbench.regression.entries import apart_from, entries_of, entries_of_run
 from fgbench.regression.entry import pooled
 from fgbench.regression.history import histories
 from fgbench.regression.rerun import configs_of
@@ -81,6 +81,20 @@ def test_copies_and_what_was_merged_of_others_are_left_out_with_a_line_that_says
     assert found == entries_of(own)
     assert {entry.runs for entry in found} == {3}
     assert not capsys.readouterr().err
+
+
+def test_runs_that_a_baseline_was_made_from_are_not_judged_beside_later_ones(tmp_path, capsys):
+    """A later run that is slower would be one of six, and the mean of all hardly slower."""
+    runs = [timed(tmp_path / name) for name in "123"]
+    write_baseline(tmp_path / "b.csv", entries_of(runs[:2]))
+    baseline = read_baseline(tmp_path / "b.csv")
+    assert apart_from(baseline, runs) == runs[2:]
+    said = capsys.readouterr().err
+    assert "as the baseline was made from them" in said
+    assert all((str(run.path) in said) == (run in runs[:2]) for run in runs)
+    assert apart_from(baseline, runs[:2]) == runs[:2], "judged by itself: nothing else was measured"
+    assert apart_from([dataclasses.replace(entry, ids="") for entry in baseline], runs) == runs
+    assert capsys.readouterr().err == ""
 
 
 def test_pooling_takes_means_of_logarithms_leaves_faults_out_and_heeds_the_latest_contract():
