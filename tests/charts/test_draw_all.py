@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from fgbench import charts
 from fgbench.charts.drawing.comparison import comparisons
-from fgbench.charts.drawing.style import BLUE, looks_of
+from fgbench.charts.drawing.style import BLUE, LETTERS_A_LINE, looks_of, new_figure
 from fgbench.errors import ResultsError, UsageError
 from fgbench.store.run_folder import RunFolder
 from tests.charts import made_up
@@ -224,3 +224,9 @@ def test_the_command_says_what_it_drew_and_what_not(tmp_path: Path, monkeypatch:
     assert result.exit_code == 0, result.output
     assert f"drawn {tmp_path / 'charts' / 'runtimes_mlp-d8-w512-b64'}" in result.output
     assert "left out loss_curves: no training in these runs" in result.output
+
+
+def test_a_subtitle_is_wrapped_between_its_items():
+    fits = "x" * (LETTERS_A_LINE - len(" · torch 2"))
+    title, *lines = [text.get_text() for text in new_figure("t", [f"{fits} · torch 2.14"], 1.0).texts]
+    assert (title, lines) == ("t", [f"{fits} ·", "torch 2.14"])

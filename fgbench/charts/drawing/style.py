@@ -30,6 +30,7 @@ WIDTH = 7.0  # inches: a page's text
 DPI = 200
 LINE_INCHES, MARGIN_INCHES = 0.165, 0.12
 LETTERS_A_LINE = 100  # of the subtitle, over the width
+NO_BREAK, SHORT_ITEM = "\xa0", 20  # letters of an item that stays in one piece
 HEADING_SIZE, TEXT_SIZE = 11.0, 8.5
 
 RC = {
@@ -97,6 +98,12 @@ def print_style() -> AbstractContextManager[None]:
     return matplotlib.rc_context(RC)  # type: ignore[arg-type]
 
 
+def _wrapped(line: str) -> list[str]:
+    """A line in pieces that fit; a short item between dots is not broken, as "torch 2.14"."""
+    items = [item.replace(" ", NO_BREAK) if len(item) < SHORT_ITEM else item for item in line.split(" · ")]
+    return [piece.replace(NO_BREAK, " ") for piece in textwrap.wrap(" · ".join(items), LETTERS_A_LINE)]
+
+
 def new_figure(title: str, lines: Iterable[str], height: float) -> Figure:
     """A figure of the page's width, with a title and lines of small print above it.
 
@@ -105,7 +112,7 @@ def new_figure(title: str, lines: Iterable[str], height: float) -> Figure:
         lines: what was compared on what, and how sure the figures are; empty ones are left out.
         height: inches, the heading not counted.
     """
-    small = [part for line in lines if line for part in textwrap.wrap(line, LETTERS_A_LINE)]
+    small = [part for line in lines if line for part in _wrapped(line)]
     heading = MARGIN_INCHES + LINE_INCHES * (len(small) + 1.6)
     total = height + heading
     figure = Figure(figsize=(WIDTH, total), layout="constrained", dpi=DPI)
