@@ -16,7 +16,8 @@ def repeats(runs: Sequence[RunFolder]) -> dict[int, str]:
 
     Of equal runs the first is no repeat. A merged run is one where all that it was merged from is there, as
     these also show how runs differ; where some of that is missing, what is there of it is. In place of a part
-    that was merged itself there may be all of its own parts.
+    that was merged itself there may be all of its own parts. Of two merged runs that have a part in common,
+    the second is one.
 
     Raises:
         ResultsError: a run.json cannot be read.
@@ -34,6 +35,7 @@ def repeats(runs: Sequence[RunFolder]) -> dict[int, str]:
     parts += [(run, deeper) for run, part in parts for deeper in _below(part)]
     paths: set[Path] = set()
     ids: dict[str, RunFolder] = {}
+    joined: dict[str, RunFolder] = {}  # by the id of a part, the merged run that it counts in
     for place, (run, own) in enumerate(both):
         path, known = run.path.resolve(), own.get("id")
         whole = next((other for other, part in parts if _is(run, own, part)), None)
@@ -43,6 +45,12 @@ def repeats(runs: Sequence[RunFolder]) -> dict[int, str]:
             found[place] = f"is a copy of {ids[known].path}"
         elif whole and place not in found:
             found[place] = f"was merged into {whole.path} before"
+        elif place not in found:
+            own_parts = [part["id"] for part in _below(own) if "id" in part]
+            if twice := next((id for id in own_parts if id in joined), None):
+                found[place] = f"has a part in common with {joined[twice].path}"
+            else:
+                joined |= dict.fromkeys(own_parts, run)
         paths.add(path)
         if known:
             ids.setdefault(known, run)

@@ -44,6 +44,15 @@ def test_parts_of_a_part_are_known_where_that_is_gone(tmp_path):
     assert repeats([one, second, two, other]) == {1: "was merged from others that are here"}
 
 
+def test_of_merged_runs_with_a_part_in_common_the_first_one_stays(tmp_path):
+    one, two, three, other = (run_folder(tmp_path) for _ in range(4))
+    first, second, third = (merged(tmp_path, *own) for own in ((one, two), (two, three), (other, three)))
+    in_common = f"has a part in common with {first.path}"
+    assert repeats([first, second]) == {1: in_common}
+    assert repeats([first, second, third]) == {1: in_common}, "what is left out holds nobody up"
+    assert repeats([merged(tmp_path, first), merged(tmp_path, second)]).keys() == {1}
+
+
 def test_of_equal_runs_the_first_one_stays(tmp_path):
     run = run_folder(tmp_path)
     copy = copied(run, tmp_path / "renamed")
