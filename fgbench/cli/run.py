@@ -217,7 +217,7 @@ def _show_plan(config: Config, repeat: int = 1) -> None:
     console.print(
         f"{groups} group{'s' * (groups > 1)} × {len(methods)} method{'s' * (len(methods) > 1)} "
         f"({', '.join(methods)}){f' × {repeat} runs' * (repeat > 1)}: "
-        f"{' and '.join(phases)}, about {span(seconds)} at most. Nothing was measured or written."
+        f"{' and '.join(phases)}, about {span(seconds)}. Nothing was measured or written."
     )
 
 
