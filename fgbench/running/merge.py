@@ -71,8 +71,8 @@ def merge(runs: Sequence[RunFolder], out: Path, keep: str, watcher: Watcher) -> 
         watcher: is told what was refused.
 
     Raises:
-        UsageError: fewer than two, one of them twice, other options in one, one that is still running, or one
-            of which nothing can be taken.
+        UsageError: fewer than two, one of them twice, other options or tables of another version in one, one
+            that is still running, or one of which nothing can be taken.
         ResultsError: a damaged run.
     """
     if len(runs) < 2:
@@ -127,7 +127,7 @@ def _check(run: RunFolder, own: Row, last: RunFolder, others: Row) -> None:
 
 def _shared(facts: Row) -> Row:
     own = {key: value for key, value in facts["config"].items() if key not in OWN}
-    return {**own, "reference": facts["reference"]}
+    return {**own, "reference": facts["reference"], "the version of their tables": facts["schema_version"]}
 
 
 def _where(facts: Row) -> Row:

@@ -16,6 +16,7 @@ from fgbench.running.run import run_plan
 from fgbench.store.csv_table import records
 from fgbench.store.jobs import ENDED_EARLY
 from fgbench.store.run_folder import RunFolder, environment_of
+from fgbench.store.schema import SCHEMA_VERSION
 from tests.builders import Recorder, config, run_folder, tiny_group
 from tests.scripted import Script, event
 
@@ -75,6 +76,14 @@ def test_what_does_not_fit_together_is_refused_and_nothing_is_written(tmp_path, 
     with pytest.raises(UsageError, match=line):
         merge([first, shard(tmp_path / "b", **other)], tmp_path / "out", "all", Recorder())
     assert not (tmp_path / "out").exists()
+
+
+def test_runs_whose_tables_follow_other_rules_are_refused(tmp_path):
+    """As those of version 6, where no evaluations follow the budget: a late target counts otherwise."""
+    first, second = (shard(tmp_path / name, number) for number, name in ((1, "a"), (2, "b")))
+    first._write({**first.facts(), "schema_version": SCHEMA_VERSION - 1})
+    with pytest.raises(UsageError, match="differ in the version of their tables"):
+        merge([first, second], tmp_path / "out", "all", Recorder())
 
 
 def test_a_run_counts_once_by_whatever_path_and_in_whatever_it_was_merged_into(tmp_path):
