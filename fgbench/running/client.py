@@ -7,8 +7,8 @@ import signal
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
 from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import IO, NamedTuple
@@ -101,7 +101,9 @@ def work(task: Task, request: Message) -> Iterator[Message]:
     Raises:
         WorkerDiedError: it ended before it was done, or reported what is no event of its task.
     """
-    return events_of(lines_of(Order.of(task, request)), task)
+    # Closed here and not when it is forgotten, where Python would ignore a Ctrl-C.
+    with closing(lines_of(Order.of(task, request))) as lines:
+        yield from events_of(lines, task)
 
 
 def events_of(lines: Iterable[str], task: Task) -> Iterator[Message]:
@@ -117,7 +119,7 @@ def events_of(lines: Iterable[str], task: Task) -> Iterator[Message]:
         yield event
 
 
-def lines_of(order: Order, worker: str = WORKER) -> Iterator[str]:
+def lines_of(order: Order, worker: str = WORKER) -> Generator[str, None, None]:
     """Start a worker, send it an order and give its whole lines; it ends with this generator.
 
     Args:

@@ -44,6 +44,20 @@ def request(group: Group | None = None, **changes: object) -> OfGroup:
     return OfGroup(group=group or tiny_group(), **{**plain, **changes})
 
 
+def test_a_ctrl_c_while_a_worker_is_ended_is_not_lost(program, monkeypatch):
+    """A generator that is forgotten would be closed all the same, and Python ignore what is raised there."""
+    really = client._end
+
+    def interrupted(worker: client.Started) -> None:
+        really(worker)
+        raise KeyboardInterrupt
+
+    program('print(\'{"kind": "Done", "facts": {}}\')')
+    monkeypatch.setattr(client, "_end", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        list(work(TASK, request()))
+
+
 def test_events_come_as_they_are_sent_until_done(program):
     program("""
         import sys, json
