@@ -45,15 +45,7 @@ def history(
         with print_style():
             for series in found:
                 entry = series.points[-1].entry
-                where = (
-                    entry.label,
-                    entry.dataset,
-                    entry.device,
-                    entry.threads,
-                    entry.dtype,
-                    entry.execution,
-                )
-                slug = re.sub(r"[^a-z0-9.]+", "-", "-".join(where).lower()).strip("-")
+                slug = re.sub(r"[^a-z0-9.]+", "-", f"{entry.label} {entry.where}".lower()).strip("-")
                 path = folder / f"history_{slug}.png"
                 save(draw_history(series), path)
                 if format is TableFormat.TABLE:

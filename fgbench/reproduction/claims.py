@@ -10,7 +10,7 @@ from enum import Enum
 from fgbench.measurement.statistics import NOTHING, Estimate, mean_interval
 from fgbench.reproduction.scale import SCALES, SMOKE
 from fgbench.reproduction.suite import Claim
-from fgbench.summary.endings import LEVELS, LOSSES
+from fgbench.summary.losses import LEVELS, LOSSES
 
 
 class Verdict(Enum):

@@ -27,7 +27,7 @@ from fgbench.running.run import run_plan
 from fgbench.running.start import contracts_of, new_run
 from fgbench.store.jobs import curves_to_the_end, within_budget
 from fgbench.store.run_folder import RunFolder, find_runs
-from fgbench.summary.endings import LOSSES, endings
+from fgbench.summary.losses import LOSSES, losses_of_runs
 from fgbench.summary.table import summarise
 
 FIGURES = ("ratio", "r", "t_ratio", "n_ratio", "t", "validation_loss", "lowest_loss", "rise")
@@ -208,7 +208,7 @@ def by_seed(folder: Path) -> dict[str, dict[int, float]]:
     for name, run in _runs(folder):
         curves = curves_to_the_end(within_budget(run.read("curves")), run.read("jobs"))
         for (group, method), own in curves.groupby(["group", "method"], sort=False):
-            last = endings(own).set_index("seed")[list(LOSSES)]
+            last = losses_of_runs(own).set_index("seed")[list(LOSSES)]
             if np.isfinite(last["validation_loss"]).all():
                 found |= {f"{name}/{group}/{method}/{figure}": dict(last[figure]) for figure in LOSSES}
     return found

@@ -14,7 +14,7 @@ from fgbench.measurement.statistics import Estimate, mean_interval
 from fgbench.store.jobs import curves_to_the_end, ended, within_budget
 from fgbench.store.run_folder import RunFolder
 from fgbench.store.schema import Role
-from fgbench.summary.endings import LOSSES, endings
+from fgbench.summary.losses import LOSSES, losses_of_runs
 from fgbench.summary.ratios import cells
 from fgbench.summary.targets import chance_of, headline, stored_targets, target_cells
 from fgbench.summary.worth import worth_cells
@@ -199,12 +199,11 @@ def _step_cells(jobs: pd.DataFrame) -> dict[str, Any]:
 
 
 def _final_cells(curves: pd.DataFrame, jobs: pd.DataFrame, *, of_bytes: bool) -> dict[str, Any]:
-    last = endings(curves)
+    last = losses_of_runs(curves)
     finite = last[np.isfinite(last["validation_loss"])]
     complete = len(finite) == len(last)  # a mean over the other runs alone would look too good
     whole = {name: list(finite[name]) if complete else [] for name in LOSSES}
     bits = [loss / math.log(2) for loss in whole["validation_loss"] if of_bytes]
-    accuracies = curves.groupby("job", sort=False).tail(1)["validation_accuracy"]
     runs = jobs[jobs["phase"] == "train"]
     return {
         "learning_rate": _first(runs, "learning_rate"),
@@ -214,7 +213,7 @@ def _final_cells(curves: pd.DataFrame, jobs: pd.DataFrame, *, of_bytes: bool) ->
         "fall": _fall(curves),
         **cells("rise", mean_interval(list(finite["rise"])).not_below(0.0)),
         "diverged_share": _share_of(runs[ended(runs)], "diverged"),
-        "validation_accuracy": float(accuracies.mean()) if len(accuracies) else None,
+        "validation_accuracy": float(last["validation_accuracy"].mean()) if len(last) else None,
     }
 
 
