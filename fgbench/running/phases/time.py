@@ -48,7 +48,7 @@ from fgbench.store.schema import Role
 from fgbench.summary.live import LiveRatios
 from fgbench.summary.ratios import log_ratio_medians, ratios, rounds_of
 
-PILOT_SHARE = 2 / 3  # of the timing budget, for the processes whose number is fixed beforehand
+PILOT_SHARE = 1 / 2  # of the timing budget, for the processes whose number is fixed beforehand
 PARTS_SHARE = 0.1  # of a process's time, for timing the parts of steps
 WHOLE = "whole"  # stands among the parts of a step for the whole step
 
