@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import subprocess
 import tempfile
@@ -30,6 +31,12 @@ os.environ["OMP_NUM_THREADS"] = os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """One process more than cores: some tests wait for Slurm, a browser or a runner of their own."""
     return usable_cores() + 1
+
+
+def pytest_collection_finish() -> None:
+    """What is imported by now stays; the garbage collector needs half a second to go through it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.hookimpl(wrapper=True)

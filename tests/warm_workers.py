@@ -6,6 +6,7 @@ to import torch are not. Tests of the process itself, in `running/test_lifeline.
 
 from __future__ import annotations
 
+import gc
 import multiprocessing
 import os
 import subprocess
@@ -75,6 +76,7 @@ def start(command: list[str], *, stderr: IO[str], env: dict[str, str], **options
 def _work(pipes: tuple[int, int, int], env: dict[str, str], folder: str) -> None:
     from fgbench.running import worker
 
+    gc.freeze()  # what was imported stays: no pass of the garbage collector has to go through it
     os.setsid()
     for standard, given in enumerate(pipes):
         os.dup2(given, standard)
