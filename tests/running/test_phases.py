@@ -16,6 +16,7 @@ from fgbench.errors import LONGEST_DETAIL
 from fgbench.running.arms import MAXIMUM_ROUNDS, Problem, fresh_copy, timed_rounds
 from fgbench.running.choices import Choices
 from fgbench.running.messages import Message, decode, encode
+from fgbench.running.phases import cost
 from fgbench.running.phases import tune as tune_phase
 from fgbench.running.phases.alone import time_alone
 from fgbench.running.phases.cost import measure_cost
@@ -322,6 +323,26 @@ class TestCost:
                 facts["flops"] / facts["flops_per_second"], facts["bytes"] / facts["bytes_per_second"]
             ), spec
         assert found["base"]["operations"] < found["backprop"]["operations"]
+
+    def test_rates_of_a_moment_in_which_the_machine_was_slow_are_measured_again(self, monkeypatch):
+        rates = iter([1e9, 4e9, 2e9, 1.0])  # the fourth would be one too many
+        monkeypatch.setattr(cost, "product_rate", lambda *_: next(rates))
+        monkeypatch.setattr(cost, "byte_rate", lambda *_: 1e15)
+        matched, reports = tiny_matched(depth=2, width=512, batch=32), Reports()
+        flops = 2 * 32 * (36 * 512 + 512 * 512 + 512 * 4)
+        measure_cost(matched.problem(), (), reports, {"base": flops / 3e9})
+        (base,) = reports.of("Counted")
+        assert base["flops_per_second"] == 4e9, "the second attempt left the floor below the step"
+        assert next(rates) == 2e9
+
+    def test_rates_that_stay_too_low_are_reported_after_some_attempts(self, monkeypatch):
+        rates = iter(range(1, cost.ATTEMPTS + 1))
+        monkeypatch.setattr(cost, "product_rate", lambda *_: float(next(rates)))
+        monkeypatch.setattr(cost, "byte_rate", lambda *_: 1e15)
+        reports = Reports()
+        measure_cost(problem(), (), reports, {"base": 1e-9})
+        (base,) = reports.of("Counted")
+        assert base["flops_per_second"] == cost.ATTEMPTS
 
     def test_a_method_that_fails_is_reported_and_the_others_counted(self, breaking):
         breaking(ValueError("no such luck"))
