@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -47,9 +47,7 @@ def slurm_options(file: Path | None, given: Sequence[str]) -> tuple[dict[str, An
     setup = found.pop(SETUP, [])
     if not isinstance(setup, list) or not all(isinstance(line, str) for line in setup):
         raise UsageError(f"--slurm-file: the key {SETUP} must be a list of lines.")
-    found |= given_options(given)
-    _check(found)
-    return found, setup
+    return found | given_options(given), setup
 
 
 def given_options(pairs: Sequence[str]) -> dict[str, Any]:
@@ -63,17 +61,18 @@ def given_options(pairs: Sequence[str]) -> dict[str, Any]:
         key, equals, value = pair.partition("=")
         if not equals or not value:
             raise UsageError(f"--slurm {pair}: must be key=value, as in partition=gpu.")
-        found[key.strip().replace("_", "-")] = value.strip()
-    _check(found)
+        found[_name("--slurm", key.strip())] = value.strip()
     return found
 
 
-def _check(found: Mapping[str, Any]) -> None:
-    for key in found:
-        if not re.fullmatch(r"[a-z][a-z0-9-]*", key):
-            raise UsageError(f"--slurm {key}: this is not the name of an option of sbatch, as partition is.")
-        if key in OURS:
-            raise UsageError(f"--slurm {key}: fgbench sets this option itself: {OURS[key]}.")
+def _name(source: str, key: str) -> str:
+    """The name of an option, as sbatch has it; `source` is what gives it."""
+    name = key.replace("_", "-")
+    if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
+        raise UsageError(f"{source} {name}: this is not the name of an option of sbatch, as partition is.")
+    if name in OURS:
+        raise UsageError(f"{source} {name}: fgbench sets this option itself: {OURS[name]}.")
+    return name
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -86,4 +85,4 @@ def _read(file: Path) -> dict[str, Any]:
     for key, value in found.items():
         if key != SETUP and not isinstance(value, str | int | float | bool):
             raise UsageError(f"--slurm-file {file}: {key} must be one value.")
-    return {key if key == SETUP else key.replace("_", "-"): value for key, value in found.items()}
+    return {_name(f"--slurm-file {file}:", key): value for key, value in found.items()}

@@ -63,6 +63,7 @@ def test_what_is_no_option_is_one_line(given, line):
         ("partition =", "is not TOML"),
         ('[timing]\npartition = "a"', "timing must be one value"),
         ('setup = "module load"', "must be a list of lines"),
+        ('array = "0-9"', r"--slurm-file .*cluster.toml: array: fgbench sets this option itself"),
     ],
 )
 def test_a_file_that_is_wrong_is_one_line(tmp_path, text, line):
