@@ -14,8 +14,7 @@ from fgbench.running.client import WorkerDiedError
 from fgbench.running.messages import Built, Message, decode
 
 DIED = '{"kind": "Died"'  # the last line of a worker that died begins like this
-BUILT = b'{"kind": "Built"'
-LOOKED_AT = 4096  # how many bytes are read at either end of a unit's events
+BUILT = '{"kind": "Built"'
 
 
 @dataclass(frozen=True)
@@ -59,13 +58,12 @@ def until_death(lines: Iterable[str]) -> Iterator[str]:
 
 
 def ends_of(file: Path) -> tuple[Built | None, Died | None]:
-    """Where a unit ran, and how its last worker died, if it did; only the file's two ends are read."""
-    with file.open("rb") as events:
-        head = events.read(LOOKED_AT)
-        events.seek(max(0, file.stat().st_size - LOOKED_AT))
-        last = events.read().rstrip(b"\n").rpartition(b"\n")[2].decode(errors="replace")
-    first = next((line for line in head.split(b"\n")[:-1] if line.startswith(BUILT)), None)
-    built = decode(first.decode(), (Built,)) if first else None
+    """Where a unit ran, and how its last worker died, if it did."""
+    first = last = ""
+    with file.open(encoding="utf-8") as events:
+        for last in events:
+            first = first or (last if last.startswith(BUILT) else "")
+    built = decode(first, (Built,)) if first else None
     died = decode(last, (Died,)) if last.startswith(DIED) else None
     return built if isinstance(built, Built) else None, died if isinstance(died, Died) else None
 
