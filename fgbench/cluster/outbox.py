@@ -39,7 +39,8 @@ class Outbox:
 
     Attributes:
         waves: how many waves were handed out.
-        full: whether the engine had no room even for one task; this holds until a task has ended.
+        room: how many tasks the engine takes in one submission, as far as is known: fewer once it had no
+            room for so many, and one more with every task that ends.
         silent: whether the engine did not answer when tasks were last handed to it.
         without: by unit, the nodes that it must not run on again.
         odd: the nodes that are other machines than the run is for.
@@ -51,13 +52,19 @@ class Outbox:
     plan: Plan
     ledger: Ledger
     waves: int = 0
-    full: bool = False
     silent: bool = False
     waiting: deque[Asked] = field(default_factory=deque)
     without: dict[str, set[str]] = field(default_factory=dict)
     odd: set[str] = field(default_factory=set)
     wave_of: dict[str, str] = field(default_factory=dict)
     left: Counter[str] = field(default_factory=Counter)
+
+    def __post_init__(self) -> None:
+        self.room = self.engine.at_once
+
+    def ended(self) -> None:
+        """Note that a task has ended, however it did: the scheduler has room for another."""
+        self.room = min(self.room + 1, self.engine.at_once)
 
     def again(self, asked: Asked, node: str) -> None:
         """Queue a unit again, and keep it off the given node."""
@@ -74,8 +81,8 @@ class Outbox:
         Raises:
             UsageError: the scheduler takes none.
         """
-        while self.waiting and not self.full:
-            room, most = self.engine.at_once, self.engine.open_at_most
+        while self.waiting:
+            room, most = self.room, self.engine.open_at_most
             if most is not None:
                 room = min(room, most - len(under_way))
             if room <= 0:
@@ -155,11 +162,8 @@ class Outbox:
     def _no_room(self, asked: list[Asked], open_now: int, error: NoRoomError) -> None:
         """Put the units back, to try fewer of them now, or all later when something has ended."""
         self.waiting.extendleft(reversed(asked))
-        if len(asked) > 1:
-            self.engine.at_once = len(asked) // 2
-        elif open_now:
-            self.full = True
-        else:
+        self.room = len(asked) // 2
+        if not (self.room or open_now):
             raise UsageError(f"the scheduler does not accept any task: {error}.") from error
 
     def _task(self, asked: Asked) -> NodeTask:

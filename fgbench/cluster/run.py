@@ -211,8 +211,8 @@ class Sweep:
             self._failed(own.asked, why, seen.node)
 
     def _closed(self, name: str) -> Open:
-        """Take a unit from those under way; however it ended, the scheduler has room for another."""
-        self.outbox.full = False
+        """Take a unit from those under way."""
+        self.outbox.ended()
         return self.open.pop(name)
 
     def _ended(self, asked: Asked) -> None:

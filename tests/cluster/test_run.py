@@ -350,6 +350,18 @@ class TestTheScheduler:
         go(folder, Narrow(most=1, fate=lambda _name, number: "never" if number == 1 else "ok"), plan)
         assert folder.facts()["status"] == "done"
 
+    def test_that_had_no_room_for_a_while_takes_whole_waves_again(self, here, tmp_path):
+        class Crowded(Scripted):
+            def submit(self, tasks: Sequence[NodeTask], wave: Wave) -> list[str]:
+                self.most = 1 if len(self.waves) < 8 else 1000
+                return super().submit(tasks, wave)
+
+        folder, engine = new_folder(tmp_path), Crowded()
+        go(folder, engine)
+        sizes = [len(names) for _, names in engine.waves]
+        assert (sizes[:8], sizes[-2:]) == ([1] * 8, [6, 2]), "training, and the quality of each group"
+        assert rows(folder, *MANY) == here
+
     def test_that_does_not_answer_gets_the_tasks_when_it_does(self, here, tmp_path):
         class Silent(Scripted):
             asked = 0
