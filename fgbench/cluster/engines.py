@@ -24,7 +24,7 @@ WAITING_WORDS = ("PENDING", "CONFIGURING", "REQUEUED", "REQUEUE_FED", "REQUEUE_H
 RUNNING_WORDS = ("RUNNING", "COMPLETING", "RESIZING", "SIGNALING", "STAGE_OUT", "STOPPED", "SUSPENDED")
 NEVER_STARTS = "launch failed"  # Slurm holds a task for this reason, and will never start it
 LIMITS = ("submit limit", "submitjob", "temporarily", "policy")  # words of sbatch if there is no room
-SILENT = "unable to contact slurm controller"  # words of sbatch if nothing was handed over
+SILENT = ("unable to contact slurm controller", "socket timed out")  # words of sbatch without an answer
 OWN_GPU = ("gres", "gpus", "gpus-per-node", "gpus-per-task")
 
 
@@ -103,7 +103,7 @@ class Engine(ABC):
 
         Raises:
             NoRoomError: not so many, now.
-            NoAnswerError: it took none, as it does not answer now.
+            NoAnswerError: it does not answer now. If it took them all the same, they find no work and fail.
             UsageError: the scheduler does not take them, in its own words.
         """
 
@@ -120,7 +120,7 @@ class Engine(ABC):
         """
 
     def drop(self, job: str) -> None:  # noqa: B027 - most have no queue
-        """Take a job that will never start out of the queue."""
+        """Take a job, or all tasks of an array, out of the queue."""
 
 
 def engine_for(cluster: Mapping[str, Any]) -> Engine:
@@ -208,7 +208,7 @@ class Slurm(Engine):
             said = _last_line(str(error))
             if any(word in said.lower() for word in LIMITS):
                 raise NoRoomError(said) from error
-            if SILENT in said.lower():
+            if any(word in said.lower() for word in SILENT):
                 raise NoAnswerError(f"--on slurm: Slurm does not answer ({said}).") from error
             raise UsageError(f"--on slurm: sbatch does not take the tasks: {said}.") from error
 
@@ -239,7 +239,7 @@ class Slurm(Engine):
             ) from error
 
     def drop(self, job: str) -> None:
-        """Cancel this job alone; if that fails, it waits for a user's own scancel."""
+        """Cancel this job or array alone; if that fails, it waits for a user's own scancel."""
         with suppress(OSError, subprocess.SubprocessError):
             _output("scancel", job)
 

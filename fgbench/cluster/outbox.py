@@ -7,7 +7,7 @@ import shutil
 from collections import Counter, deque
 from dataclasses import dataclass, field, replace
 
-from fgbench.cluster.engines import Engine, NoAnswerError, NoRoomError, Wave
+from fgbench.cluster.engines import ENDED, Engine, NoAnswerError, NoRoomError, Wave
 from fgbench.cluster.ledger import Ledger
 from fgbench.cluster.node import NodeTask
 from fgbench.cluster.units import Asked
@@ -42,6 +42,7 @@ class Outbox:
         room: how many tasks the engine takes in one submission, as far as is known: fewer once it had no
             room for so many, and one more with every task that ends.
         silent: whether the engine did not answer when tasks were last handed to it.
+        unanswered: the waves that were handed to it then; their units go out again in other waves.
         without: by unit, the nodes that it must not run on again.
         odd: the nodes that are other machines than the run is for.
         wave_of: by unit, the wave in which it was handed out.
@@ -53,6 +54,7 @@ class Outbox:
     ledger: Ledger
     waves: int = 0
     silent: bool = False
+    unanswered: set[str] = field(default_factory=set)
     waiting: deque[Asked] = field(default_factory=deque)
     without: dict[str, set[str]] = field(default_factory=dict)
     odd: set[str] = field(default_factory=set)
@@ -81,6 +83,8 @@ class Outbox:
         Raises:
             UsageError: the scheduler takes none.
         """
+        if self.silent and not self._answers():
+            return
         while self.waiting:
             room, most = self.room, self.engine.open_at_most
             if most is not None:
@@ -109,6 +113,16 @@ class Outbox:
         self.left[wave] -= 1
         if wave and not self.left[wave]:
             shutil.rmtree(self.ledger.jobs(wave), ignore_errors=True)
+
+    def _answers(self) -> bool:
+        """Whether the engine answers again; what it took without saying so is ended first."""
+        found = self.engine.seen([])
+        if found is None:
+            return False
+        taken = {job for job, seen in found.items() if seen.wave in self.unanswered and seen.state != ENDED}
+        for array in {job.partition("_")[0] for job in taken}:
+            self.engine.drop(array)
+        return True
 
     def _alike(self, room: int) -> list[Asked]:
         """Take the next units that can go in one wave, as many as there is room for."""
@@ -139,8 +153,10 @@ class Outbox:
         self.ledger.tell("submit", wave=name, units={own.unit.name: own.seconds for own in asked})
         try:
             jobs = self._submitted(tasks, wave)
-        except (NoRoomError, NoAnswerError):
+        except (NoRoomError, NoAnswerError) as error:
             self.ledger.tell("refused", wave=name)
+            if isinstance(error, NoAnswerError):
+                self.unanswered.add(name)
             raise
         self.ledger.tell("submitted", wave=name, jobs=jobs)
         for own in asked:

@@ -93,6 +93,7 @@ def test_a_program_that_hangs_is_one_line(programs, monkeypatch):
     ("said", "kind"),
     [
         ("Batch job submission failed: Unable to contact slurm controller (connect failure)", NoAnswerError),
+        ("Batch job submission failed: Socket timed out on send/recv operation", NoAnswerError),
         ("Batch job submission failed: Job violates accounting/QOS policy (job submit limit)", NoRoomError),
         ("Batch job submission failed: Requested node configuration is not available", UsageError),
     ],

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from fgbench.cluster import run as cluster_run
-from fgbench.cluster.engines import ENDED, RUNNING, NoAnswerError, NoRoomError, Seen, Wave
+from fgbench.cluster.engines import ENDED, QUEUED, RUNNING, NoAnswerError, NoRoomError, Seen, Wave
 from fgbench.cluster.ledger import Ledger
 from fgbench.cluster.node import NodeTask
 from fgbench.cluster.outbox import Open, Outbox
@@ -376,6 +376,21 @@ class TestTheScheduler:
         go(folder, engine)
         assert rows(folder, *MANY) == here
         assert max(engine.tries.values()) == 1
+
+    def test_that_took_tasks_without_an_answer_gets_them_again_and_the_first_are_ended(self, here, tmp_path):
+        class Late(Scripted):
+            def submit(self, tasks: Sequence[NodeTask], wave: Wave) -> list[str]:
+                if not self.known:  # Slurm's array, whose work submitit has not put in place
+                    self.known = {f"7_{place}": Seen(QUEUED, wave=wave.name) for place in range(len(tasks))}
+                    raise NoAnswerError("Socket timed out on send/recv operation")
+                assert self.dropped == ["7"], "before anything else is handed out"
+                return super().submit(tasks, wave)
+
+        folder, engine = new_folder(tmp_path), Late()
+        go(folder, engine)
+        assert engine.dropped == ["7"]
+        assert max(engine.tries.values()) == 1
+        assert rows(folder, *MANY) == here
 
     def test_that_takes_nothing_is_one_line(self, tmp_path):
         with pytest.raises(UsageError, match="does not accept any task: QOSMaxSubmit"):
