@@ -39,6 +39,8 @@ def _text(status: Status) -> str:
     lines = [f"{status.run}: {status.state}; {counts or 'no task was handed out'}"]
     if status.nodes:
         lines.append("running on " + ", ".join(f"{node} ({count})" for node, count in status.nodes.items()))
+    if status.reasons:
+        lines.append("queued for " + ", ".join(f"{why} ({count})" for why, count in status.reasons.items()))
     if status.state != "done" and status.seconds_left is not None:
         lines.append(
             f"at most about {status.seconds_left / 60:.0f} min left, if as many tasks run at once as now"

@@ -67,6 +67,11 @@ class Seen:
     wave: str = ""
 
     @property
+    def reason(self) -> str:
+        """Why it does not run yet; empty where the scheduler does not say."""
+        return self.word if self.state == QUEUED and self.word != "None" else ""
+
+    @property
     def failed(self) -> bool:
         """Whether the scheduler says so; of one that ended otherwise, its file may come late."""
         return self.state == ENDED and self.word not in ("", "COMPLETED")

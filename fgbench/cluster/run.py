@@ -71,6 +71,7 @@ class Sweep:
 
     Attributes:
         came: units whose answers have come, but have not been written as rows yet.
+        told: the scheduler's reasons for which no task ran, as far as they were told.
         failures: by unit, why each of its tries failed.
     """
 
@@ -82,6 +83,7 @@ class Sweep:
     open: dict[str, Open] = field(default_factory=dict)
     came: deque[tuple[Asked, Answer]] = field(default_factory=deque)
     failures: dict[str, list[str]] = field(default_factory=dict)
+    told: set[str] = field(default_factory=set)
     asked_at: float = float("-inf")
 
     def __post_init__(self) -> None:
@@ -269,10 +271,17 @@ class Sweep:
             self.outbox.tidy(name)
 
     def _show(self) -> None:
-        running = sum(self.seen.get(own.job, Seen("")).state == RUNNING for own in self.open.values())
+        seen = [self.seen.get(own.job, Seen("")) for own in self.open.values()]
+        running = sum(own.state == RUNNING for own in seen)
         queued = len(self.open) - running + len(self.outbox.waiting)
-        silent = " for the scheduler, which does not answer" * self.outbox.silent
-        self.watcher.progress(0.0, f"{running} tasks are running, {queued} are waiting{silent}")
+        reasons = "; ".join(sorted({own.reason for own in seen if own.reason}))
+        if reasons and not running and reasons not in self.told:
+            self.told.add(reasons)
+            self.watcher.note(f"no task runs, all wait for a node ({reasons}).")
+        why = f" ({reasons})" if reasons else ""
+        if self.outbox.silent:
+            why = " for the scheduler, which does not answer"
+        self.watcher.progress(0.0, f"{running} tasks are running, {queued} are waiting{why}")
 
 
 def _place(job: str) -> tuple[int, ...]:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from fgbench.cluster.engines import ENDED, QUEUED, RUNNING, NoAnswerError, engine_for
+from fgbench.cluster.engines import ENDED, QUEUED, RUNNING, NoAnswerError, Seen, engine_for
 from fgbench.cluster.ledger import AGAIN, CANCELLED, DONE, FAILED, OPEN, Ledger, Record
 from fgbench.errors import ResultsError, UsageError
 
@@ -28,6 +28,7 @@ class Status:
         units: how many units are in each state; the states are named in words.
         failures: by unit, why it failed; units that failed once and are tried again are among them.
         nodes: by node, how many tasks run on it.
+        reasons: by the scheduler's reason, how many tasks wait in its queue.
         seconds_left: the time left at the pace of the tasks that run now; None where no task runs.
     """
 
@@ -36,6 +37,7 @@ class Status:
     units: dict[str, int]
     failures: dict[str, str]
     nodes: dict[str, int]
+    reasons: dict[str, int]
     seconds_left: float | None
 
 
@@ -68,10 +70,12 @@ def status_of(run: Path, facts: Mapping[str, Any]) -> Status:
     seen = _seen(facts, units)
     words: dict[str, str] = {}
     nodes: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
     for name, record in units.items():
-        state, node = (UNKNOWN, "") if seen is None else seen.get(record.job, (ENDED, ""))
-        words[name] = _word(record, name in there, state)
-        nodes[node] += words[name] == RUNNING
+        own = Seen(UNKNOWN) if seen is None else seen.get(record.job, Seen(ENDED))
+        words[name] = _word(record, name in there, own.state)
+        nodes[own.node] += words[name] == RUNNING
+        reasons[own.reason] += words[name] == QUEUED
     counts = Counter(words.values())
     planned = _planned(facts)
     counts[TO_COME] = max(0, sum(count for count, _ in planned) - len(units))
@@ -85,6 +89,7 @@ def status_of(run: Path, facts: Mapping[str, Any]) -> Status:
         {word: counts[word] for word in WORDS},
         {n: r.why for n, r in units.items() if r.state in (AGAIN, FAILED, CANCELLED)},
         {node: count for node, count in sorted(nodes.items()) if node and count},
+        {reason: count for reason, count in reasons.most_common() if reason and count},
         left / counts[RUNNING] if counts[RUNNING] else None,
     )
 
@@ -103,16 +108,15 @@ def _planned(facts: Mapping[str, Any]) -> list[tuple[int, float]]:
     return [(groups * count, seconds) for count, seconds in facts["cluster"]["units"].values()]
 
 
-def _seen(facts: Mapping[str, Any], units: Mapping[str, Record]) -> dict[str, tuple[str, str]] | None:
-    """State and node of jobs that are under way; None where the scheduler does not answer."""
+def _seen(facts: Mapping[str, Any], units: Mapping[str, Record]) -> dict[str, Seen] | None:
+    """What is known of jobs that are under way; None where the scheduler does not answer."""
     open_jobs = [record.job for record in units.values() if record.state == OPEN]
     if not open_jobs or facts["status"] == "done":
         return {}
     try:
-        found = engine_for(facts["cluster"]).seen(open_jobs)
+        return engine_for(facts["cluster"]).seen(open_jobs)
     except NoAnswerError:
         return None
-    return None if found is None else {job: (seen.state, seen.node) for job, seen in found.items()}
 
 
 def _word(record: Record, there: bool, state: str) -> str:

@@ -11,7 +11,7 @@ from time import monotonic, sleep
 from typing import Any
 
 from fgbench.cluster.answers import DIED
-from fgbench.cluster.engines import ENDED, QUEUED, Engine, Seen, Wave, engine_for, why_it_failed
+from fgbench.cluster.engines import ENDED, Engine, Seen, Wave, engine_for, why_it_failed
 from fgbench.cluster.node import PART, NodeTask
 from fgbench.errors import UsageError
 from fgbench.plan import Config, Plan, make_plan
@@ -119,8 +119,8 @@ def _wait_for(file: Path, engine: Engine, job: str, wave: Wave, watcher: Watcher
         asked_at = monotonic()
         found = engine.seen([job])
         seen = None if found is None else found.get(job, Seen(ENDED))
-        if seen and seen.state == QUEUED and seen.word not in ("", "None", told):
-            told = seen.word
+        if seen and seen.reason not in ("", told):
+            told = seen.reason
             watcher.note(f"waiting for a node ({told}).")
         if seen is None or seen.state != ENDED:
             ended_at = None

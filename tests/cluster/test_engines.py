@@ -81,6 +81,15 @@ def test_status_tells_what_the_ledger_knows_while_slurm_is_down(programs, tmp_pa
     assert (said.returncode, said.stdout.splitlines()[0]) == (0, line)
 
 
+def test_status_tells_why_tasks_wait_in_slurms_words(programs, tmp_path):
+    folder = handed_out(tmp_path)
+    programs(squeue="echo '5_0|PENDING||wave-1|QOSMaxJobsPerUserLimit'")
+    said = fgbench_says("status", str(folder.path))
+    assert said.stdout.splitlines()[1] == "queued for QOSMaxJobsPerUserLimit (1)"
+    programs(squeue="echo '5_0|PENDING||wave-1|None'")
+    assert "queued for" not in fgbench_says("status", str(folder.path)).stdout
+
+
 def test_a_program_that_hangs_is_one_line(programs, monkeypatch):
     run = engines.subprocess.run
     monkeypatch.setattr(engines.subprocess, "run", lambda *a, **k: run(*a, **{**k, "timeout": 0.5}))

@@ -396,6 +396,22 @@ class TestTheScheduler:
         with pytest.raises(UsageError, match="does not accept any task: QOSMaxSubmit"):
             go(new_folder(tmp_path), Scripted(most=0))
 
+    def test_that_starts_no_task_is_quoted_once_for_each_reason(self, tmp_path, monkeypatch):
+        folder, watcher = new_folder(tmp_path), Recorder()
+        engine = Scripted(fate=lambda _name, _try: "never")
+        reasons = ["None", "Priority", "Priority", "JobHeldUser"]
+
+        def look(_seconds: float) -> None:
+            if not reasons:
+                raise KeyboardInterrupt
+            engine.known = dict.fromkeys(engine.known, Seen(QUEUED, "", reasons.pop(0)))
+
+        monkeypatch.setattr(cluster_run, "sleep", look)
+        with pytest.raises(KeyboardInterrupt):
+            run_on(engine, PLAN, folder, contracts(), watcher)
+        told = [note for note in watcher.notes if "wait for a node" in note]
+        assert told == [f"no task runs, all wait for a node ({why})." for why in ("Priority", "JobHeldUser")]
+
     def test_that_is_down_is_waited_for(self, tmp_path, monkeypatch):
         folder = new_folder(tmp_path)
         unit = f"{PLAN.groups[0].name}.time.1"
