@@ -45,6 +45,10 @@ def _text(status: Status) -> str:
         lines.append(
             f"at most about {status.seconds_left / 60:.0f} min left, if as many tasks run at once as now"
         )
+    if status.state == "killed":
+        lines.append(
+            f"its runner is gone, and tasks go on: fgbench run --resume {status.run} takes them over"
+        )
     failures = list(status.failures.items())
     lines += [f"{unit}: {why}" for unit, why in failures[:SHOWN]]
     if len(failures) > SHOWN:

@@ -7,6 +7,7 @@ which has to answer at once: nothing here imports torch or pandas.
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -45,11 +46,13 @@ class Standing:
         units: the records of the units, by the unit's name.
         unanswered: the units of the last wave, if the runner ended before the scheduler had answered.
         waves: how many waves were submitted.
+        host: the machine of the latest runner; empty if an older fgbench began it.
     """
 
     units: dict[str, Record] = field(default_factory=dict)
     unanswered: dict[str, dict[str, float]] = field(default_factory=dict)
     waves: int = 0
+    host: str = ""
 
     def count(self, *states: str) -> int:
         """How many units are in one of these states."""
@@ -90,7 +93,7 @@ class Ledger:
         self.units.mkdir(parents=True, exist_ok=True)
         self.stop.unlink(missing_ok=True)
         standing = self.standing()
-        self.tell("begin")
+        self.tell("begin", host=socket.gethostname())
         return standing
 
     def tell(self, what: str, **facts: Any) -> None:
@@ -125,6 +128,7 @@ class Ledger:
 def _take(standing: Standing, line: dict[str, Any]) -> None:
     match line["what"]:
         case "begin":  # what failed before is tried anew
+            standing.host = line.get("host", "")
             for name in [n for n, r in standing.units.items() if r.state not in (OPEN, DONE)]:
                 del standing.units[name]
         case "submit":

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from filelock import FileLock, Timeout
+
 from fgbench.cluster.engines import ENDED, QUEUED, RUNNING, NoAnswerError, Seen, engine_for
 from fgbench.cluster.ledger import AGAIN, CANCELLED, DONE, FAILED, OPEN, Ledger, Record
 from fgbench.errors import ResultsError, UsageError
+from fgbench.store.schema import LOCK_FILE
 
 TO_COME = "to come"  # not handed out yet, as it waits for earlier units
+KILLED = "killed"  # the state of a run whose runner is gone and could not say so
 UNKNOWN = "handed out (the scheduler does not answer)"
 WORDS = (DONE, RUNNING, QUEUED, UNKNOWN, TO_COME, ENDED, CANCELLED, FAILED)
 
@@ -24,7 +29,8 @@ class Status:
 
     Attributes:
         run: the folder of the run.
-        state: the state of the run as its run.json gives it: `running`, `done`, `interrupted`, ….
+        state: the state of the run as its run.json gives it: `running`, `done`, `interrupted`, …; `killed`
+            where that says `running` and its runner is gone.
         units: how many units are in each state; the states are named in words.
         failures: by unit, why it failed; units that failed once and are tried again are among them.
         nodes: by node, how many tasks run on it.
@@ -65,7 +71,8 @@ def status_of(run: Path, facts: Mapping[str, Any]) -> Status:
         UsageError: its scheduler is not installed here.
     """
     ledger = Ledger(run.absolute())
-    units = ledger.standing().units
+    standing = ledger.standing()
+    units = standing.units
     there = {file.stem for file in ledger.units.glob("*.jsonl")}
     seen = _seen(facts, units)
     words: dict[str, str] = {}
@@ -85,13 +92,24 @@ def status_of(run: Path, facts: Mapping[str, Any]) -> Status:
     left = max(0.0, sum(count * seconds for count, seconds in planned) - done)
     return Status(
         run,
-        facts["status"],
+        KILLED if facts["status"] == RUNNING and _is_gone(run, standing.host) else facts["status"],
         {word: counts[word] for word in WORDS},
         {n: r.why for n, r in units.items() if r.state in (AGAIN, FAILED, CANCELLED)},
         {node: count for node, count in sorted(nodes.items()) if node and count},
         {reason: count for reason, count in reasons.most_common() if reason and count},
         left / counts[RUNNING] if counts[RUNNING] else None,
     )
+
+
+def _is_gone(run: Path, host: str) -> bool:
+    """Whether the runner has ended; known on its own machine alone, as not all file systems share locks."""
+    if host != socket.gethostname():
+        return False
+    try:
+        with FileLock(run / LOCK_FILE, timeout=0):
+            return True
+    except (OSError, Timeout):
+        return False
 
 
 def _facts(file: Path) -> dict[str, Any]:

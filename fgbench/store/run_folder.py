@@ -28,11 +28,10 @@ from fgbench.store.csv_table import (
     replace_text,
     table_of,
 )
-from fgbench.store.schema import OLDEST_READABLE, SCHEMA_VERSION, TABLES
+from fgbench.store.schema import LOCK_FILE, OLDEST_READABLE, SCHEMA_VERSION, TABLES
 from fgbench.version import __version__
 
 RUN_FILE = "run.json"
-LOCK_FILE = ".lock"
 # Words for conditions whose name in a file is not the word for them.
 NAMES = {"source": "the model's code", "data": "the data's contents", "power_limit": "power limit"}
 REQUIRED_FACTS = ("config", "environment", "groups", "reference")

@@ -6,6 +6,8 @@ A missing value is an empty cell, never 0. Types are `str`, `int`, `float` (inf 
 
 from enum import StrEnum
 
+LOCK_FILE = ".lock"  # in a run's folder: whoever writes to the run holds it
+
 
 class Role(StrEnum):
     """What a timed arm stands for in its matched group; stored in the column `role`."""

@@ -76,7 +76,8 @@ class TestTasksThatCannotBeEnded:
 def test_status_tells_what_the_ledger_knows_while_slurm_is_down(programs, tmp_path, silent):
     folder = handed_out(tmp_path)
     programs(**silent)
-    said = fgbench_says("status", str(folder.path))
+    with folder.held():
+        said = fgbench_says("status", str(folder.path))
     line = f"{folder.path}: running; 1 handed out (the scheduler does not answer), 2 to come"
     assert (said.returncode, said.stdout.splitlines()[0]) == (0, line)
 

@@ -118,6 +118,22 @@ class TestStatus:
         ledger.tell("ended", units=list(units), state="done")
         assert ledger.standing().count("done") == 2, "a line after a torn one is whole"
 
+    def test_of_a_run_whose_runner_was_killed_says_so_and_is_not_watched_for_ever(self, folder, monkeypatch):
+        def again(_seconds: float) -> None:
+            raise AssertionError("it is watched on")
+
+        monkeypatch.setattr("time.sleep", again)
+        ledger = Ledger(folder.path)
+        ledger.begin()
+        said = fgbench_says("status", "--watch", str(folder.path))
+        assert said.returncode == 0, said.stderr
+        assert said.stdout.startswith(f"{folder.path}: killed; ")
+        assert f"fgbench run --resume {folder.path}" in said.stdout
+        with folder.held():
+            assert status_of(folder.path, folder.facts()).state == "running"
+        ledger.tell("begin", host="another")
+        assert status_of(folder.path, folder.facts()).state == "running", "its locks may not be seen here"
+
     def test_of_a_run_without_tasks_is_one_line(self, tmp_path):
         plain = run_folder(tmp_path, PLAN.groups)
         with pytest.raises(UsageError, match="was not made with --on"):
