@@ -19,4 +19,4 @@ def measure(plan: Plan, folder: RunFolder, contracts: dict[str, str]) -> None:
             from fgbench.cluster.engines import engine_for
             from fgbench.cluster.run import run_on
 
-            run_on(engine_for(cluster), plan, folder, contracts, display)
+            run_on(engine_for(cluster, folder.path), plan, folder, contracts, display)

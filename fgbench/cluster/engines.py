@@ -128,8 +128,12 @@ class Engine(ABC):
         """Take a job, or all tasks of an array, out of the queue."""
 
 
-def engine_for(cluster: Mapping[str, Any]) -> Engine:
-    """The engine of a run, by what its `run.json` holds under `cluster`.
+def engine_for(cluster: Mapping[str, Any], folder: Path) -> Engine:
+    """The engine of a run.
+
+    Args:
+        cluster: what its `run.json` holds under this key.
+        folder: the folder that its tasks write to.
 
     Raises:
         UsageError: it is not installed here.
@@ -141,9 +145,9 @@ def engine_for(cluster: Mapping[str, Any]) -> Engine:
         raise UsageError(
             f"--on {cluster['on']} needs submitit, which is not installed: pip install 'fgbench[slurm]'."
         ) from None
-    return (
-        Slurm(cluster["name"], cluster["options"], cluster["setup"]) if cluster["on"] == "slurm" else Local()
-    )
+    if cluster["on"] == "slurm":
+        return Slurm(cluster["name"], cluster["options"], cluster["setup"])
+    return Local(folder)
 
 
 def why_it_failed(folder: Path, job: str) -> str:
@@ -277,8 +281,14 @@ def _last_line(text: str) -> str:
 
 @dataclass
 class Local(Engine):
-    """This machine, with one task after the other, as two at once would disturb each other."""
+    """This machine, with one task after the other, as two at once would disturb each other.
 
+    Attributes:
+        folder: the folder that tasks write to, by which an earlier runner's are known.
+        mine: the tasks of this runner.
+    """
+
+    folder: Path
     at_once: int = 1
     open_at_most: int | None = 1
     seconds_between: float = 0.1
@@ -303,18 +313,20 @@ class Local(Engine):
     def _runs(self, job: str) -> bool:
         if job in self.mine:
             return not self.mine[job].done()
-        return _is_submitit(int(job))
+        return self._is_task(int(job))
 
     def cancel(self, jobs: Sequence[str]) -> None:
         """End the jobs that are still running."""
         for job in map(int, jobs):
-            if _is_submitit(job):
+            if self._is_task(job):
                 with suppress(OSError):
                     os.kill(job, signal.SIGTERM)
 
-
-def _is_submitit(process: int) -> bool:
-    """Whether a process is one of submitit's, as the numbers of processes are used again."""
-    with suppress(OSError):
-        return b"submitit" in Path(f"/proc/{process}/cmdline").read_bytes()
-    return False
+    def _is_task(self, process: int) -> bool:
+        """Whether a process is a task of this run, as the numbers of processes are used again."""
+        with suppress(OSError, ValueError):  # there is none, or its command has fewer words
+            words = os.fsdecode(Path(f"/proc/{process}/cmdline").read_bytes()).split("\0")
+            *_, module, folder, _ = words
+            own = self.folder.resolve()
+            return module == "submitit.local._local" and Path(folder).resolve().is_relative_to(own)
+        return False

@@ -74,7 +74,7 @@ def status_of(run: Path, facts: Mapping[str, Any]) -> Status:
     standing = ledger.standing()
     units = standing.units
     there = {file.stem for file in ledger.units.glob("*.jsonl")}
-    seen = _seen(facts, units)
+    seen = _seen(run, facts, units)
     words: dict[str, str] = {}
     nodes: Counter[str] = Counter()
     reasons: Counter[str] = Counter()
@@ -126,13 +126,13 @@ def _planned(facts: Mapping[str, Any]) -> list[tuple[int, float]]:
     return [(groups * count, seconds) for count, seconds in facts["cluster"]["units"].values()]
 
 
-def _seen(facts: Mapping[str, Any], units: Mapping[str, Record]) -> dict[str, Seen] | None:
+def _seen(run: Path, facts: Mapping[str, Any], units: Mapping[str, Record]) -> dict[str, Seen] | None:
     """What is known of jobs that are under way; None where the scheduler does not answer."""
     open_jobs = [record.job for record in units.values() if record.state == OPEN]
     if not open_jobs or facts["status"] == "done":
         return {}
     try:
-        return engine_for(facts["cluster"]).seen(open_jobs)
+        return engine_for(facts["cluster"], run).seen(open_jobs)
     except NoAnswerError:
         return None
 
@@ -163,5 +163,5 @@ def cancel(run: Path, facts: Mapping[str, Any]) -> int:
         for name, record in units.items()
         if record.state == OPEN and not ledger.file(name).exists()
     ]
-    engine_for(facts["cluster"]).cancel(jobs)
+    engine_for(facts["cluster"], run).cancel(jobs)
     return len(jobs)

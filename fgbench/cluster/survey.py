@@ -68,7 +68,7 @@ def survey(
         UsageError: what a plan is refused for, a folder that cannot be written or that nodes do not share, or
             a scheduler that does not take the task.
     """
-    engine, task = engine_for(cluster), Survey()
+    engine, task = engine_for(cluster, out), Survey()
     try:
         out.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(dir=out, prefix=".survey-")).absolute()

@@ -49,7 +49,7 @@ def test_leaves_the_tables_of_a_run_without_tasks(folder, tmp_path, monkeypatch)
             seen[status.units["running"]] += 1
             assert sum(status.units.values()) == 4
 
-    run_on(Local(), PLAN, folder, contracts(PLAN), Watched())
+    run_on(Local(folder.path), PLAN, folder, contracts(PLAN), Watched())
     assert rows(folder, "node") == rows(here, "node")
     assert max(seen) == 1, "one at a time: two would measure each other"
     assert not list(folder.path.glob("cluster/jobs/*")), "what submitit kept is gone"
@@ -57,18 +57,27 @@ def test_leaves_the_tables_of_a_run_without_tasks(folder, tmp_path, monkeypatch)
     assert (said.returncode, said.stdout) == (0, f"{folder.path}: done; 4 done\n")
 
 
-def test_a_process_of_another_runner_is_known_by_what_it_is():
-    engine = Local()
-    task = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)", "submitit"])
+def test_a_process_of_another_runner_is_known_by_its_run(tmp_path):
+    """A number of a process may have gone to a task of another run since, which is not ours to end."""
+    code = "import time; time.sleep(60)"
+    tasks = [
+        subprocess.Popen([sys.executable, "-c", code, "submitit.local._local", str(tmp_path / run / "jobs")])
+        for run in ("own", "other")
+    ]
+    engine, jobs = Local(tmp_path / "own"), [str(task.pid) for task in tasks]
     try:
-        wait_until(Path(f"/proc/{task.pid}/cmdline").read_bytes, "a process to be its own program")
-        seen = engine.seen([str(task.pid), str(os.getpid())])
+        for task in tasks:
+            wait_until(Path(f"/proc/{task.pid}/cmdline").read_bytes, "a process to be its own program")
+        seen = engine.seen([*jobs, str(os.getpid())])
         assert seen is not None
-        assert [seen[str(pid)].state for pid in (task.pid, os.getpid())] == [RUNNING, ENDED]
-        engine.cancel([str(task.pid), str(os.getpid())])
-        assert task.wait(10) == -15
+        assert [own.state for own in seen.values()] == [RUNNING, ENDED, ENDED]
+        engine.cancel([*jobs, str(os.getpid())])
+        assert tasks[0].wait(10) == -15
+        assert tasks[1].poll() is None
     finally:
-        task.kill()
+        for task in tasks:
+            task.kill()
+            task.wait()
 
 
 def test_from_the_command_line_a_node_makes_the_plan_and_real_workers_train(tmp_path, monkeypatch):
