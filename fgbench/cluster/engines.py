@@ -82,6 +82,11 @@ class Seen:
         return self.state == ENDED and self.word.startswith(WAITING_WORDS)
 
     @property
+    def out_of_time(self) -> bool:
+        """Whether it was ended at its time limit."""
+        return self.word.startswith("TIMEOUT")
+
+    @property
     def cancelled(self) -> bool:
         """Whether somebody cancelled it."""
         return self.word.startswith("CANCELLED")

@@ -16,7 +16,7 @@ from fgbench.cluster.outbox import Open, Outbox
 from fgbench.cluster.units import Asked, Collector, Walk
 from fgbench.errors import UsageError
 from fgbench.plan import Plan
-from fgbench.running.phases import in_order
+from fgbench.running.phases import find, in_order
 from fgbench.running.recovery import recover
 from fgbench.running.watcher import NotesAlone, Watcher
 from fgbench.store.run_folder import RunFolder, environment_of
@@ -209,6 +209,8 @@ class Sweep:
             self.outbox.again(own.asked, "")
         elif seen.cancelled:
             self._give_up(own.asked, CANCELLED, "its task was cancelled")
+        elif seen.out_of_time and not find(own.asked.unit.phase).goes_on:
+            self._out_of_time(own.asked)
         else:
             self._failed(own.asked, why, seen.node)
 
@@ -244,6 +246,15 @@ class Sweep:
             self.outbox.again(asked, node)
             return
         self._give_up(asked, FAILED, f"it failed {TRIES} times, {'; then '.join(failures)}")
+
+    def _out_of_time(self, asked: Asked) -> None:
+        """Give up a unit that reached its time limit, as it would again."""
+        why = (
+            "it reached its time limit, as it would again: give it more minutes with "
+            f"fgbench run --resume {self.folder.path} --slurm time=…"
+        )
+        self.watcher.note(f"{asked.unit.name}: {why}.")
+        self._give_up(asked, FAILED, why)
 
     def _give_up(self, asked: Asked, state: str, why: str) -> None:
         self.ledger.tell("ended", units=[asked.unit.name], state=state, why=why)

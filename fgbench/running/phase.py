@@ -65,6 +65,7 @@ class Phase(Task):
             run does the unit again, because later phases would build on incomplete rows.
         may_share: whether it may run beside other jobs on a node of a cluster, as it times no steps, or as
             its methods take turns, so that what else runs there slows all of them alike.
+        goes_on: whether a unit that is tried again goes on from the state that the try before it stored.
     """
 
     name: ClassVar[str]
@@ -72,6 +73,7 @@ class Phase(Task):
     tables: ClassVar[Tables] = {}
     stands_after_death: ClassVar[bool] = True
     may_share: ClassVar[bool] = False
+    goes_on: ClassVar[bool] = False
 
     @abstractmethod
     def asked(self, config: Config) -> bool:

@@ -206,6 +206,21 @@ class TestTasksThatFail:
         assert set(folder.read("jobs").query("phase == 'memory'")["status"]) == {"oom"}
         assert folder.facts()["status"] == "done"
 
+    def test_of_their_time_limit_are_tried_again_only_where_they_would_go_on(self, tmp_path):
+        timed, trained = (f"{PLAN.groups[i].name}.{unit}" for i, unit in ((0, "time.1"), (1, "train.2")))
+        folder = new_folder(tmp_path)
+        engine = Scripted(
+            fate=lambda name, number: (
+                "TIMEOUT, TimeLimit" if name in (timed, trained) and number == 1 else "ok"
+            )
+        )
+        watcher = go(folder, engine)
+        assert (engine.tries[timed], engine.tries[trained]) == (1, 2)
+        (note,) = [note for note in watcher.notes if timed in note]
+        assert f"fgbench run --resume {folder.path} --slurm time=" in note
+        lost = folder.read("jobs").query("status == 'interrupted'")
+        assert lost["detail"].str.contains("it reached its time limit, as it would again").all()
+
     def test_that_are_held_in_the_queue_for_ever_are_taken_out_of_it(self, here, tmp_path):
         held, unit = "PENDING, launch failed requeued held", f"{PLAN.groups[0].name}.time.1"
         engine = Scripted(fate=lambda name, number: held if name == unit and number == 1 else "ok")

@@ -73,6 +73,7 @@ class Train(Phase):
     tables: ClassVar[Tables] = {"curves": every_row}
     stands_after_death = False
     may_share = True
+    goes_on = True
 
     def asked(self, config: Config) -> bool:
         """Unless only timing is asked for."""
