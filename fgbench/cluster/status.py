@@ -106,8 +106,8 @@ def _is_gone(run: Path, host: str) -> bool:
     if host != socket.gethostname():
         return False
     try:
-        with FileLock(run / LOCK_FILE, timeout=0):
-            return True
+        with FileLock(run / LOCK_FILE, timeout=0):  # the runner may have ended in order since facts were read
+            return bool(_facts(run / "run.json")["status"] == RUNNING)
     except (OSError, Timeout):
         return False
 

@@ -140,6 +140,10 @@ class TestStatus:
         assert f"fgbench run --resume {folder.path}" in said.stdout
         with folder.held():
             assert status_of(folder.path, folder.facts()).state == "running"
+        facts = folder.facts()
+        folder.finish("done")
+        assert status_of(folder.path, facts).state == "running", "it ended after the facts were read"
+        folder.begin()
         ledger.tell("begin", host="another")
         assert status_of(folder.path, folder.facts()).state == "running", "its locks may not be seen here"
 
