@@ -10,13 +10,13 @@ from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
-from fgbench.cluster.answers import DIED
+from fgbench.cluster.answers import until_death
 from fgbench.cluster.engines import ENDED, Engine, Seen, Wave, engine_for, why_it_failed
 from fgbench.cluster.node import PART, NodeTask
 from fgbench.errors import UsageError
 from fgbench.plan import Config, Plan, make_plan
 from fgbench.running import client
-from fgbench.running.client import Order, events_of
+from fgbench.running.client import Order, WorkerDiedError, events_of
 from fgbench.running.messages import Message, Refused, Report
 from fgbench.running.start import environment_for
 from fgbench.running.task import Task
@@ -98,14 +98,15 @@ def _end(engine: Engine, jobs: list[str], watcher: Watcher) -> None:
 
 
 def _plan_in(file: Path, task: Survey) -> tuple[Plan, dict[str, Any]]:
-    lines = file.read_text(encoding="utf-8").splitlines(keepends=True)
-    if lines and lines[-1].startswith(DIED):
-        raise UsageError(f"a node cannot make the plan: {lines[-1]}")
-    for event in events_of(lines, task):
-        if isinstance(event, Refused):
-            raise UsageError(event.message)
-        if isinstance(event, Surveyed):
-            return event.plan, event.environment
+    with file.open(encoding="utf-8") as lines:
+        try:
+            for event in events_of(until_death(lines), task):
+                if isinstance(event, Refused):
+                    raise UsageError(event.message)
+                if isinstance(event, Surveyed):
+                    return event.plan, event.environment
+        except WorkerDiedError as died:
+            raise UsageError(f"a node cannot make the plan: {died}") from died
     raise UsageError("the node's task ended without a plan.")
 
 

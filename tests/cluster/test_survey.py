@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import pytest
+
+from fgbench.cluster.node import Died
 from fgbench.cluster.survey import Survey, SurveyRequest, _plan_in
+from fgbench.errors import UsageError
 from fgbench.plan import make_plan
 from fgbench.running.messages import encode
 from tests.builders import config
@@ -15,3 +19,11 @@ def test_all_of_the_plan_comes_back(tmp_path):
     plan, environment = _plan_in(file, Survey())
     assert plan == make_plan(asked)
     assert environment["device_name"]
+
+
+def test_why_a_node_cannot_make_it_is_told_in_plain_words(tmp_path):
+    file = tmp_path / "survey.jsonl"
+    file.write_text(encode(Died("error", "ImportError: no torch here")))
+    with pytest.raises(UsageError) as raised:
+        _plan_in(file, Survey())
+    assert str(raised.value) == "a node cannot make the plan: ImportError: no torch here"
