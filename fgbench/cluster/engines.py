@@ -25,6 +25,7 @@ RUNNING_WORDS = ("RUNNING", "COMPLETING", "RESIZING", "SIGNALING", "STAGE_OUT", 
 NEVER_STARTS = "launch failed"  # Slurm holds a task for this reason, and will never start it
 LIMITS = ("submit limit", "submitjob", "temporarily", "policy")  # words of sbatch if there is no room
 SILENT = ("unable to contact slurm controller", "socket timed out")  # words of sbatch without an answer
+NO_ANSWER = (OSError, subprocess.SubprocessError)  # a program of Slurm fails, or cannot even be started
 OWN_GPU = ("gres", "gpus", "gpus-per-node", "gpus-per-task")
 
 
@@ -194,7 +195,7 @@ class Slurm(Engine):
     def _largest_array(self) -> int:
         try:
             said = _output("scontrol", "show", "config")
-        except subprocess.SubprocessError as error:
+        except NO_ANSWER as error:
             raise NoAnswerError(f"--on slurm: Slurm does not answer ({_line_of(error)}).") from error
         found = re.search(r"MaxArraySize\s*=\s*(\d+)", said)
         return max(1, int(found.group(1)) - 1) if found else 1000
@@ -237,7 +238,7 @@ class Slurm(Engine):
         form = "%i|%T|%N|%k|%r"
         try:
             said = _output("squeue", "--me", f"--name={self.name}", "-t", "all", "-r", "-h", "-o", form)
-        except subprocess.SubprocessError:
+        except NO_ANSWER:
             return None
         return {line.split("|")[0]: _seen(line) for line in said.splitlines() if line.count("|") >= 4}
 
@@ -246,7 +247,7 @@ class Slurm(Engine):
         command = ("scancel", "--me", f"--name={self.name}")
         try:
             _output(*command)
-        except (OSError, subprocess.SubprocessError) as error:
+        except NO_ANSWER as error:
             raise UsageError(
                 f"tasks may go on, as Slurm does not end them ({_line_of(error)}): try again later, or with "
                 f"{' '.join(command)}"
@@ -254,7 +255,7 @@ class Slurm(Engine):
 
     def drop(self, job: str) -> None:
         """Cancel this job or array alone; if that fails, it waits for a user's own scancel."""
-        with suppress(OSError, subprocess.SubprocessError):
+        with suppress(*NO_ANSWER):
             _output("scancel", job)
 
 

@@ -14,7 +14,7 @@ from fgbench.cluster.ledger import AGAIN, CANCELLED, DONE, FAILED, OPEN, Ledger,
 from fgbench.cluster.node import PART
 from fgbench.cluster.outbox import Open, Outbox
 from fgbench.cluster.units import Asked, Collector, Walk
-from fgbench.errors import UsageError
+from fgbench.errors import ResultsError, UsageError
 from fgbench.plan import Plan
 from fgbench.running.phases import find, in_order
 from fgbench.running.recovery import recover
@@ -61,6 +61,9 @@ def run_on(
         except UsageError:
             sweep.leave()
             raise
+        except OSError as error:
+            sweep.leave()
+            raise ResultsError(f"{folder.path}: {error}; what was stored before is whole.") from error
         finally:
             folder.finish(status)
 

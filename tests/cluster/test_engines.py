@@ -99,6 +99,18 @@ def test_a_program_that_hangs_is_one_line(programs, monkeypatch):
         Slurm("a-run")
 
 
+def test_a_program_that_this_machine_cannot_start_now_is_no_answer(programs, monkeypatch):
+    def full(*_: object, **__: object) -> None:
+        raise BlockingIOError(11, "Resource temporarily unavailable")  # too many processes
+
+    programs()
+    engine = Slurm("a-run")
+    monkeypatch.setattr(engines.subprocess, "run", full)
+    assert engine.seen([]) is None
+    with pytest.raises(NoAnswerError, match="Resource temporarily unavailable"):
+        Slurm("a-run")
+
+
 @pytest.mark.parametrize(
     ("said", "kind"),
     [

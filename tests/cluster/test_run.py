@@ -16,7 +16,7 @@ from fgbench.cluster.ledger import Ledger
 from fgbench.cluster.node import NodeTask
 from fgbench.cluster.outbox import Open, Outbox
 from fgbench.cluster.run import run_on
-from fgbench.errors import UsageError
+from fgbench.errors import ResultsError, UsageError
 from fgbench.plan import Plan
 from fgbench.running import group_run
 from fgbench.running.run import run_plan
@@ -323,6 +323,16 @@ class TestStopping:
         engine = Refusing(at_once=1, fate=lambda _name, _try: "never")
         with pytest.raises(UsageError, match="no such partition"):
             run_on(engine, PLAN, folder, contracts(), watcher)
+        assert any(f"fgbench cancel {folder.path}" in note for note in watcher.notes)
+
+    def test_by_a_full_disk_is_one_line_and_says_that_tasks_go_on(self, tmp_path, monkeypatch):
+        def looked(_seconds: float) -> None:
+            raise OSError(28, "No space left on device")
+
+        monkeypatch.setattr(cluster_run, "sleep", looked)
+        folder, watcher = new_folder(tmp_path), Recorder()
+        with pytest.raises(ResultsError, match="No space left on device; what was stored before is whole"):
+            run_on(Scripted(fate=lambda _name, _try: "never"), PLAN, folder, contracts(), watcher)
         assert any(f"fgbench cancel {folder.path}" in note for note in watcher.notes)
 
 
