@@ -209,6 +209,7 @@ class Sweep:
         said = why_it_failed(self.ledger.jobs(own.wave), own.job)
         why = ": ".join(filter(None, (seen.word or "its task is gone", said)))
         if seen.word.startswith("PREEMPTED"):  # this is not the unit's own failure
+            self.ledger.tell("ended", units=[name], state=AGAIN, why="its task was preempted")
             self.outbox.again(own.asked, "")
         elif seen.cancelled:
             self._give_up(own.asked, CANCELLED, "its task was cancelled")

@@ -221,6 +221,14 @@ class TestTasksThatFail:
         lost = folder.read("jobs").query("status == 'interrupted'")
         assert lost["detail"].str.contains("it reached its time limit, as it would again").all()
 
+    def test_by_preemption_wait_again_in_the_status_too(self, here, tmp_path):
+        unit = f"{PLAN.groups[0].name}.time.1"
+        folder = new_folder(tmp_path)
+        go(folder, Scripted(fate=lambda name, n: "PREEMPTED" if name == unit and n < 4 else "ok"))
+        told = [line for line in Ledger(folder.path)._lines() if line.get("state") == "again"]
+        assert [(line["units"], line["why"]) for line in told] == [([unit], "its task was preempted")] * 3
+        assert rows(folder, *MANY) == here
+
     def test_that_are_held_in_the_queue_for_ever_are_taken_out_of_it(self, here, tmp_path):
         held, unit = "PENDING, launch failed requeued held", f"{PLAN.groups[0].name}.time.1"
         engine = Scripted(fate=lambda name, number: held if name == unit and number == 1 else "ok")
