@@ -157,6 +157,8 @@ class Outbox:
             self.ledger.tell("refused", wave=name)
             if isinstance(error, NoAnswerError):
                 self.unanswered.add(name)
+            else:
+                shutil.rmtree(wave.folder, ignore_errors=True)
             raise
         self.ledger.tell("submitted", wave=name, jobs=jobs)
         for own in asked:

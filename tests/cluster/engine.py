@@ -40,6 +40,7 @@ class Scripted(Engine):
     dropped: list[str] = field(default_factory=list)
 
     def submit(self, tasks: Sequence[NodeTask], wave: Wave) -> list[str]:
+        wave.folder.mkdir(parents=True, exist_ok=True)  # as submitit does, before it asks the scheduler
         if len(tasks) > self.most:
             raise NoRoomError("QOSMaxSubmitJobPerUserLimit")
         names = [task.file.stem for task in tasks]

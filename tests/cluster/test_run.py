@@ -356,6 +356,7 @@ class TestTheScheduler:
         folder, engine = new_folder(tmp_path), Scripted(most=2)
         go(folder, engine)
         assert max(len(names) for _, names in engine.waves) == 2
+        assert not list(Ledger(folder.path).folder.glob("jobs/*")), "nothing is left of refused waves either"
         assert rows(folder, *MANY) == here
 
     def test_that_has_room_for_one_takes_another_also_after_one_that_failed(self, tmp_path, monkeypatch):
