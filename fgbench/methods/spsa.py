@@ -208,7 +208,7 @@ class SpsaStep(Step):
         for shift in (self.epsilon, -self.epsilon):
             moved = {n: p.detach() for n, p in trainable(model).items()}
             moved |= {name: moved[name] + shift * v for name, v in z.items()}
-            with draws_again(x.device), buffers_kept(model):
+            with draws_again(x.device), state_kept(model):
                 losses.append(self.loss(call(moved, x), y).detach())
         slope = (losses[0] - losses[1]) / (2 * self.epsilon)
         weighed = slope if self.sampler is None else slope / self.drawn.probabilities[0]

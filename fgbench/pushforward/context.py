@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,9 @@ from torch.utils._pytree import tree_leaves
 from fgbench.pushforward.dual import dual_of
 from fgbench.pushforward.generators import set_states, states
 from fgbench.pushforward.tangents import Tangent
+
+# What every module has: its parameters, buffers, parts and hooks, which are kept by other means.
+OF_TORCH = vars(nn.Module()).keys() - {"training"}
 
 
 class Context:
@@ -93,37 +97,56 @@ def buffers_kept(model: nn.Module | None, wanted: bool = True, *, eager: bool = 
 def attributes_kept(
     model: nn.Module, *, where: Callable[[], bool] = lambda: True
 ) -> Iterator[dict[str, tuple[Any, Any]]]:
-    """Set back at the end what a model holds in plain attributes: tensors, numbers, texts, None and tuples.
+    """Set back at the end what a model holds in plain attributes: tensors, numbers, texts, None, containers.
 
-    Attributes that are new are taken away. All stays as it is if `where` says no at the end.
+    Containers are set back with all that they hold. Attributes that are new are taken away. All stays as it
+    is if `where` says no at the end.
 
     Yields:
-        Filled at the end: by name, what attributes held at first and what was put in its place. What was
-        written into a tensor itself is not in it.
+        Filled at the end: by name, what an attribute, or a container in it, held at first and what it held
+        then. What was written into a tensor itself is not in it.
     """
     lazy = nn.modules.lazy.LazyModuleMixin  # becomes another class at its first call
     modules = ((path, m) for path, m in model.named_modules() if not isinstance(m, lazy))
     parts = [(f"{path}." if path else "", vars(m)) for path, m in modules]
-    held = [(path, own, set(own), {n: v for n, v in own.items() if _plain(v)}) for path, own in parts]
-    tensors = {id(leaf): leaf for *_, values in held for leaf in tree_leaves(list(values.values()))}
-    before = [(t, t.detach().clone(), t._version) for t in tensors.values() if _can_be_written(t)]
+    held = [(path, own, set(own), _attributes(own)) for path, own in parts]
+    named = [(path + name, value) for path, *_, values in held for name, value in values.items()]
+    filled = [(name, c, _contents(c)) for name, value in named for c in _containers(value)]
+    leaves = {id(leaf): (name, leaf) for name, value in named for leaf in tree_leaves(value)}
+    written = [(n, t, t.detach().clone(), t._version) for n, t in leaves.values() if _can_be_written(t)]
     changed: dict[str, tuple[Any, Any]] = {}
     try:
         yield changed
     finally:
         if not where():
-            held, before = [], []
+            held, filled, written = [], [], []
+        for name, container, before in filled:
+            if not _same(before, now := _contents(container)):
+                changed[name] = (before, now)
+                container.clear()
+                getattr(container, "extend" if isinstance(before, list) else "update")(before)
         for path, own, names, values in held:
-            for name in own.keys() - names:
-                changed[path + name] = (None, own.pop(name))
-            for name, value in values.items():
-                if not _same(value, own.get(name)):
-                    changed[path + name] = (value, own.get(name))
-                    own[name] = value
+            _put_back(path, own, names, values, changed)
         with torch.no_grad():
-            for tensor, value, version in before:
+            for _, tensor, value, version in written:
                 if tensor._version != version:
                     tensor.copy_(value)
+
+
+def _put_back(
+    path: str,
+    own: dict[str, Any],
+    names: set[str],
+    values: dict[str, Any],
+    changed: dict[str, tuple[Any, Any]],
+) -> None:
+    """Set a module's attributes, `own`, back to the values that they had, and note those that changed."""
+    for name in own.keys() - names:
+        changed[path + name] = (None, own.pop(name))
+    for name, value in values.items():
+        if not _same(value, own.get(name)):
+            changed[path + name] = (value, own.get(name))
+            own[name] = value
 
 
 @contextmanager
@@ -133,10 +156,33 @@ def state_kept(model: nn.Module) -> Iterator[None]:
         yield
 
 
+def _attributes(own: dict[str, Any]) -> dict[str, Any]:
+    """Of a module's `vars`, what its class put there; of torch's own dictionaries none."""
+    return {name: v for name, v in own.items() if (_plain(v) or _holds(v)) and name not in OF_TORCH}
+
+
 def _plain(value: Any) -> bool:
     if isinstance(value, tuple):
-        return all(map(_plain, value))
+        return all(_plain(part) or _holds(part) for part in value)
     return value is None or isinstance(value, (Tensor, int, float, str))
+
+
+def _holds(value: Any) -> bool:
+    return isinstance(value, (list, dict, set, deque))
+
+
+def _contents(container: Any) -> Any:
+    kind = dict if isinstance(container, dict) else set if isinstance(container, set) else list
+    return kind(container)
+
+
+def _containers(value: Any, met: tuple[int, ...] = ()) -> Iterator[Any]:
+    """The containers in a value, itself among them, each before those that it holds."""
+    if isinstance(value, tuple) or (_holds(value) and id(value) not in met):
+        if _holds(value):
+            yield value
+        for part in value.values() if isinstance(value, dict) else value:
+            yield from _containers(part, (*met, id(value)))
 
 
 def _can_be_written(leaf: Any) -> bool:
@@ -144,8 +190,12 @@ def _can_be_written(leaf: Any) -> bool:
 
 
 def _same(one: Any, other: Any) -> bool:
+    if one is other:
+        return True
     if type(one) is not type(other):
         return False
-    if isinstance(one, tuple):
+    if isinstance(one, tuple | list | deque):
         return len(one) == len(other) and all(map(_same, one, other))
-    return one is other or (not isinstance(one, Tensor) and bool(one == other))
+    if isinstance(one, dict):
+        return one.keys() == other.keys() and all(_same(part, other[key]) for key, part in one.items())
+    return isinstance(one, int | float | str | set) and bool(one == other)

@@ -111,8 +111,8 @@ class Record:
         """
         given = {id(leaf) for i in self.instructions for leaf in _leaves((i.arguments, i.options))}
         for name, (before, after) in self.changed.items():
-            held = _leaves(before)
-            stored = all(isinstance(leaf, Tensor) for leaf in [*held, *_leaves(after)])
+            held, tensors = _leaves(before), _over(_is_tensor, before)
+            stored = all(_leaves(tensors)) and tensors == _over(_is_tensor, after)
             if not stored or any(id(getattr(leaf, "dual", leaf)) in given for leaf in held):
                 return f"it changes its own attribute ({name!r})"
         return ""
@@ -207,6 +207,10 @@ def _over(change: Callable[[Any], Any], tree: Any) -> Any:
     if type(tree) is dict:
         return {key: _over(change, leaf) for key, leaf in tree.items()}
     return change(tree)
+
+
+def _is_tensor(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor)
 
 
 def _leaves(tree: Any) -> list[Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import random
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
@@ -479,6 +480,38 @@ class Carries(nn.Module):
         return self.head(h if before is None else h + before)
 
 
+class Remembers(nn.Module):
+    """Adds what it keeps of its calls, by `keep`, in a container or a tensor of its own."""
+
+    def __init__(self, state: Any, keep: Callable[[Any, Tensor], Tensor]) -> None:
+        super().__init__()
+        self.inner, self.head, self.state, self.keep = nn.Linear(6, 6), nn.Linear(6, CLASSES), state, keep
+
+    def forward(self, x):
+        h = self.inner(x)
+        return self.head(h + self.keep(self.state, h.detach().mean(0)))
+
+
+def in_a_list(state: Any, now: Tensor) -> Tensor:
+    state.append(now)
+    return sum(state[:-1], torch.zeros(6, dtype=torch.float64))
+
+
+def in_a_queue(state: Any, now: Tensor) -> Tensor:
+    state.append(now)
+    return state[0]
+
+
+def in_a_dictionary(state: Any, now: Tensor) -> Tensor:
+    before, state["last"] = state["last"], now
+    return before
+
+
+def by_counting(state: Any, now: Tensor) -> Tensor:
+    state["calls"][0] += 1
+    return now * state["calls"][0]
+
+
 class Stores(nn.Module):
     """Leaves a value for its owner to look at, counts classes at its first call, and makes a mask."""
 
@@ -499,6 +532,10 @@ CARRYING = {
     "none": (lambda: Carries(None), "state"),
     "tensor": (lambda: Carries(torch.zeros(6, dtype=torch.float64)), "state"),
     "tuple": (lambda: Carries((torch.zeros(6, dtype=torch.float64),)), "state"),
+    "list": (lambda: Remembers([], in_a_list), "state"),
+    "queue": (lambda: Remembers(deque(maxlen=2), in_a_queue), "state"),
+    "dictionary": (lambda: Remembers({"last": torch.zeros(6).double()}, in_a_dictionary), "state"),
+    "nested": (lambda: Remembers({"calls": [0]}, by_counting), "state"),
 }
 
 
@@ -518,6 +555,7 @@ def test_what_a_model_holds_in_its_attributes_is_not_frozen(name):
 @pytest.mark.parametrize(
     "spec",
     [
+        "forward",
         *(f"forward:{options}" for options in ("tangents=3,chunk=1", "structure=activity", "layers=one")),
         *(f"spsa:epsilon=1e-6{options}" for options in ("", ",layers=one")),
     ],
