@@ -104,7 +104,7 @@ def attributes_kept(
 
     Yields:
         Filled at the end: by name, what an attribute, or a container in it, held at first and what it held
-        then. What was written into a tensor itself is not in it.
+        then. Of a tensor that was written into, it is the tensor itself, twice.
     """
     lazy = nn.modules.lazy.LazyModuleMixin  # becomes another class at its first call
     modules = ((path, m) for path, m in model.named_modules() if not isinstance(m, lazy))
@@ -128,8 +128,9 @@ def attributes_kept(
         for path, own, names, values in held:
             _put_back(path, own, names, values, changed)
         with torch.no_grad():
-            for _, tensor, value, version in written:
+            for name, tensor, value, version in written:
                 if tensor._version != version:
+                    changed.setdefault(name, (tensor, tensor))
                     tensor.copy_(value)
 
 

@@ -113,7 +113,7 @@ class Pushforward:
         program = self.programs.get(self._key(context, batch))
         if not callable(program) or len(program.__code__.co_code) > LONGEST_FLAT:
             return None
-        with torch.no_grad(), draws_again(batch[0].device), buffers_kept(self.model):
+        with torch.no_grad(), draws_again(batch[0].device), state_kept(self.model):
             try:
                 return flat(lambda *batch: _along(context.count, program(context, *batch)), *batch)
             except Exception:  # as where an operation looks at values to check them: the program remains
@@ -163,7 +163,7 @@ class Pushforward:
             if why is None:
                 return value
             self.settled[kind] = why
-            if why and first.changed:
+            if first.writes() or (why and first.changed):
                 self.carrying.add(kind)
         output = record.known(value)
         why = self.settled[kind] or record.refused

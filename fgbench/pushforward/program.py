@@ -107,15 +107,22 @@ class Record:
     def carried(self) -> str:
         """Why the next course may be another: an attribute by which this one may tell it something.
 
-        Empty if there is none. A tensor tells it nothing that took another's place which was not read.
+        Empty if there is none. A tensor tells it nothing that took another's place which was not read; and
+        what writes into a tensor does so in a program too.
         """
         given = {id(leaf) for i in self.instructions for leaf in _leaves((i.arguments, i.options))}
         for name, (before, after) in self.changed.items():
+            if before is after:
+                continue
             held, tensors = _leaves(before), _over(_is_tensor, before)
             stored = all(_leaves(tensors)) and tensors == _over(_is_tensor, after)
             if not stored or any(id(getattr(leaf, "dual", leaf)) in given for leaf in held):
                 return f"it changes its own attribute ({name!r})"
         return ""
+
+    def writes(self) -> bool:
+        """Whether the course writes into a tensor that a module holds in a plain attribute."""
+        return any(before is after for before, after in self.changed.values())
 
     def same_as(self, other: Record) -> bool:
         """Whether both records hold the same operations on the same values."""

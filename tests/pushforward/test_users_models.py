@@ -512,6 +512,14 @@ def by_counting(state: Any, now: Tensor) -> Tensor:
     return now * state["calls"][0]
 
 
+def in_a_tensor(state: Any, now: Tensor) -> Tensor:
+    return state.mul_(0.9).add_(now, alpha=0.1).clone()
+
+
+def in_a_held_tensor(state: Any, now: Tensor) -> Tensor:
+    return in_a_tensor(state["mean"], now)
+
+
 class Stores(nn.Module):
     """Leaves a value for its owner to look at, counts classes at its first call, and makes a mask."""
 
@@ -537,6 +545,10 @@ CARRYING = {
     "dictionary": (lambda: Remembers({"last": torch.zeros(6).double()}, in_a_dictionary), "state"),
     "nested": (lambda: Remembers({"calls": [0]}, by_counting), "state"),
 }
+WRITTEN = {
+    "tensor": lambda: Remembers(torch.zeros(6).double(), in_a_tensor),
+    "tensor in a dictionary": lambda: Remembers({"mean": torch.zeros(6).double()}, in_a_held_tensor),
+}
 
 
 @pytest.mark.parametrize("name", CARRYING)
@@ -551,7 +563,7 @@ def test_what_a_model_holds_in_its_attributes_is_not_frozen(name):
     assert list(engine.settled.values()) == [f"it changes its own attribute ({attribute!r})"]
 
 
-@pytest.mark.parametrize("name", CARRYING)
+@pytest.mark.parametrize("name", [*CARRYING, *WRITTEN])
 @pytest.mark.parametrize(
     "spec",
     [
@@ -562,12 +574,20 @@ def test_what_a_model_holds_in_its_attributes_is_not_frozen(name):
 )
 def test_a_step_changes_a_models_attributes_once(spec, name):
     torch.manual_seed(0)
-    plain = CARRYING[name][0]().double()
+    plain = (WRITTEN[name] if name in WRITTEN else CARRYING[name][0])().double()
     method, batch = methods.find(spec), (rows(), rows_target())
     step = method.prepare(copy.deepcopy(plain), cross_entropy, 0)
     for _ in range(5):
         value = step(batch, 0.0)
         assert float(value) == pytest.approx(float(cross_entropy(plain(batch[0]), batch[1]).detach()))
+
+
+@pytest.mark.parametrize("name", WRITTEN)
+def test_what_is_written_into_a_tensor_of_its_own_is_part_of_a_program(name):
+    engine = Pushforward(WRITTEN[name]().double(), cross_entropy)
+    for _ in range(2):
+        derivatives(engine, drawn(engine.model, 2), (rows(), rows_target()))
+    assert any(map(callable, engine.programs.values()))
 
 
 @pytest.mark.parametrize("chunk", [0, 1])

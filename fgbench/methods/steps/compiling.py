@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from fgbench.methods import Conditions
-from fgbench.pushforward.context import buffers_kept, draws_again
+from fgbench.pushforward.context import draws_again, state_kept
 from fgbench.pushforward.tangents import Tangent
 
 
@@ -41,7 +41,7 @@ class OneGraph:
     """
 
     def __init__(self, function: Callable[..., Any], model: nn.Module | None = None) -> None:
-        """`model` is the model whose buffers the function updates, if there is one."""
+        """`model` is the model whose state the function changes, if there is one."""
         self.function, self.model = function, nn.Identity() if model is None else model
         self.graphs: dict[Any, Callable[..., Any]] = {}
 
@@ -56,7 +56,7 @@ class OneGraph:
     def _compile(self, tensors: Sequence[Tensor]) -> Callable[..., Any]:
         # Tracing runs the function; on copies, so that it writes into the real tensors only once.
         copies = [t.detach().clone() for t in tensors]
-        with draws_again(tensors[0].device), buffers_kept(self.model):
+        with draws_again(tensors[0].device), state_kept(self.model):
             graph = make_fx(self.function)(*copies)
         _keep_random_numbers()
         return torch._inductor.compile(graph, [t.detach() for t in tensors])  # type: ignore[no-any-return]
