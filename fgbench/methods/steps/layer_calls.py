@@ -6,6 +6,7 @@ from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
@@ -30,7 +31,9 @@ class Layers(TorchFunctionMode):
         if body is not None:
             with self:
                 return body(*args, **(kwargs or {}))
-        return self.layer(func, args, kwargs or {}) if func in LAYERS else func(*args, **(kwargs or {}))
+        if func in LAYERS and torch.is_grad_enabled():
+            return self.layer(func, args, kwargs or {})
+        return func(*args, **(kwargs or {}))
 
     def layer(self, func: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run in place of the operation `func` of a layer; gives its output."""

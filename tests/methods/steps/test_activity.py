@@ -550,3 +550,22 @@ def test_a_layer_that_no_pass_met_before_does_not_stay_without_noise():
     model.times = 2
     with pytest.raises(NotImplementedError, match="runs other layers in other passes"):
         step((batch[0][:8], batch[1][:8]), 0.1)
+
+
+class LooksAhead(nn.Module):
+    """A layer whose output comes once with gradients, and once without, as in an equilibrium's last step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer, self.head = nn.Linear(16, 16), nn.Linear(16, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            h = torch.tanh(self.layer(x.flatten(1)))
+        return self.head(torch.tanh(self.layer(h)))
+
+
+@pytest.mark.parametrize("options", ["", ",tangents=3", ",layers=one"])
+def test_what_a_model_computes_without_gradients_is_not_perturbed(options):
+    method = methods.find(f"forward:structure=activity{options}")
+    check_step(method, LooksAhead().double(), cross_entropy, tiny_batch(), 0)
