@@ -204,11 +204,12 @@ class ActivityStep(Step):
     def expected(self, gradient: Sequence[Tensor], model: nn.Module, batch: Batch) -> list[Tensor]:
         """What this step's estimate should be: the same noise, weighed by reverse mode's ∂f/∂z."""
         again = draws_again(batch[0].device, bool(self.free))
+        buffers = {name: b.clone() for name, b in model.named_buffers()} if self.free else {}
         with again, plain_checkpoints(), Calls(self._perturbed()) as calls:
             output = model(batch[0])
         value, outputs = self.pushforward.loss(output, batch[1]), [c.output for c in calls.calls]
         slopes = torch.autograd.grad(value, outputs, materialize_grads=True) if outputs else ()
-        by_sample = self._by_sample(model, batch, slopes)
+        by_sample = self._by_sample(model, batch, slopes, buffers)
         weights = self._weigh(by_sample)
         named = trainable(model)
         names_of = {id(p): name for name, p in named.items()}
@@ -225,10 +226,12 @@ class ActivityStep(Step):
         """The numbers of the operations that this step perturbs; None for all."""
         return self.layouts if self.wanted is None else self.wanted
 
-    def _by_sample(self, model: nn.Module, batch: Batch, slopes: Sequence[Tensor]) -> Tensor:
+    def _by_sample(
+        self, model: nn.Module, batch: Batch, slopes: Sequence[Tensor], buffers: dict[str, Tensor]
+    ) -> Tensor:
         """⟨∂f/∂z, ε⟩ of each sample, [k, B], or of the whole batch, [k, 1], if it has one derivative.
 
-        It is summed over all layers and free parameters.
+        It is summed over all layers and free parameters; `buffers` are the model's at the step's begin.
         """
         by_sample = torch.zeros_like(self.by_sample if self.layouts else self.by_sample[:, :1])
         samples = by_sample.shape[1]
@@ -248,8 +251,8 @@ class ActivityStep(Step):
             own = {id(tensor): held[name] for name, tensor in free.items()}
             # Layers are perturbed at their outputs.
             with plain_checkpoints(), Still(own, trained | own.keys(), self.layouts):
-                buffers = {name: buffer.clone() for name, buffer in model.named_buffers()}
-                output = call({**held, **buffers, **free}, batch[0])
+                own_buffers = {name: buffer.clone() for name, buffer in buffers.items()}
+                output = call({**held, **own_buffers, **free}, batch[0])
             rest[:] = tree_flatten(output)
             return tuple(filter(_floating, rest[0]))
 

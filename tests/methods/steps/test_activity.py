@@ -569,3 +569,12 @@ class LooksAhead(nn.Module):
 def test_what_a_model_computes_without_gradients_is_not_perturbed(options):
     method = methods.find(f"forward:structure=activity{options}")
     check_step(method, LooksAhead().double(), cross_entropy, tiny_batch(), 0)
+
+
+@pytest.mark.parametrize("options", ["", ",tangents=2"])
+def test_a_weight_computed_from_what_each_pass_changes_is_checked(options):
+    """Spectral norm goes on with its power iteration at every pass."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), spectral_norm(nn.Linear(16, 8)), nn.Tanh(), nn.Linear(8, 3)).double()
+    method = methods.find(f"forward:structure=activity{options}")
+    check_step(method, model, cross_entropy, tiny_batch(), 0)
