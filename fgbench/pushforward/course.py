@@ -22,6 +22,7 @@ from fgbench.pushforward.kinds import OF_ITSELF, READS, STILL, SWITCHES, TURNED,
 from fgbench.pushforward.rules import RAW, NoRuleError, by_position, read_all, takes
 from fgbench.pushforward.rules.activations import into
 from fgbench.pushforward.watch import Watch
+from fgbench.pushforward.written import Written
 
 _NOTHING = torch.empty(0)
 AUGMENTED = {f"__i{name}__" for name in ("add", "sub", "mul", "div", "truediv", "floordiv", "mod", "pow")}
@@ -74,7 +75,7 @@ class Course(TorchFunctionMode):
         self.fallbacks = set() if fallbacks is None else fallbacks
         self.record, self.watch = record, Watch(Face) if watched or record is not None else None
         self.rules = read_all()
-        self.became: dict[int, tuple[Tensor, Dual]] = {}
+        self.written = Written(context, record)
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Run one function of torch, by its rule where something moves."""
@@ -108,6 +109,8 @@ class Course(TorchFunctionMode):
         if not moves or func in STILL:
             how = _still_of(func)
             return self._shown(func, how, True, args, given, named, how(self.context, *given, **named))
+        if _in_place(func) and given and getattr(given[0], "_base", None) is not None:
+            given = (self.written.opened(given[0]), *given[1:])
         how, given, named, out = self._by_rule(func, given, named)
         return self._shown(func, how, True, args, given, named, out)
 
@@ -166,7 +169,7 @@ class Course(TorchFunctionMode):
                 if out is args[0].dual:
                     return args[0]
             elif _in_place(func):
-                self._becomes(args[0], out)
+                self.written.become(args[0], out)
                 return args[0]
         return _map(_face, out)
 
@@ -182,15 +185,6 @@ class Course(TorchFunctionMode):
             return "it draws from a generator that it may seed each time"
         return "it sets a tensor's attribute" if _name(func) == "__set__" else ""  # as of `data`
 
-    def _becomes(self, tensor: Tensor, dual: Dual) -> None:
-        """From now on `dual` stands for a plain tensor, into which something that moves was written."""
-        if self.record is not None:
-            self.record.refuse("writes what moves into what does not")
-        if tensor._base is not None:
-            raise NotImplementedError("what moves is written into a view of what does not")
-        dual.spare = False  # the model may read it more than once
-        self.became[id(tensor)] = (tensor, dual)
-
     def _bare(self, tree: Any) -> Any:
         """The arguments, with each `Face` replaced by its `Dual`."""
         kind = type(tree)
@@ -202,9 +196,7 @@ class Course(TorchFunctionMode):
             return {key: self._bare(leaf) for key, leaf in tree.items()}
         if isinstance(tree, tuple) and kind is not torch.Size:
             return tuple(self._bare(leaf) for leaf in tree)
-        if self.became and id(tree) in self.became:
-            return self.became[id(tree)][1]
-        return tree
+        return self.written.now(tree) if self.written.duals else tree
 
     def _moves(self, tree: Any) -> bool:
         kind = type(tree)

@@ -126,8 +126,10 @@ def masked_fill_(context: Context, x: Any, mask: Tensor, value: Any) -> Dual:
 
 
 @rule("zero_", "fill_")
-def fill_(context: Context, x: Dual, value: Any = 0) -> Dual:
-    """Fill with a number in place: the tangents become zero."""
+def fill_(context: Context, x: Any, value: Any = 0) -> Dual:
+    """Fill in place: with a number, the tangents become zero."""
+    if isinstance(value, Dual):
+        return setitem(context, x, ..., value)  # type: ignore[no-any-return]
     x.stack.zero_()
     x.stack[0].fill_(value)
     return x
