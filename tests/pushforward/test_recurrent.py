@@ -66,6 +66,34 @@ def test_relu_and_a_state_of_the_users_own():
     assert check(Given(), normal(3, 2, 4)).fallbacks == []
 
 
+CELLS = {
+    "lstm": lambda **options: nn.LSTMCell(4, 3, **options),
+    "gru": lambda **options: nn.GRUCell(4, 3, **options),
+    "rnn": lambda **options: nn.RNNCell(4, 3, **options),
+    "rnn with relu": lambda **options: nn.RNNCell(4, 3, nonlinearity="relu", **options),
+}
+
+
+@pytest.mark.parametrize("options", [{}, {"bias": False}], ids=["with biases", "without"])
+@pytest.mark.parametrize("inner", [True, False])
+@pytest.mark.parametrize("name", CELLS)
+def test_a_cell_that_a_loop_calls(name, inner, options):
+    class Loop(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.inner, self.cell = nn.Linear(4, 4) if inner else nn.Identity(), CELLS[name](**options)
+
+        def forward(self, x):
+            state, found = None, []
+            for part in self.inner(x):
+                state = self.cell(part, state)
+                found.append(state[0] if name == "lstm" else state)
+            return torch.stack(found)
+
+    torch.manual_seed(0)
+    assert check(Loop(), normal(3, 2, 4)).fallbacks == []
+
+
 def test_steps_of_an_lstm_in_single_precision_are_right():
     """Torch's own kernel for it on a CPU has no forward mode."""
     torch.manual_seed(0)

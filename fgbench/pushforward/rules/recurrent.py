@@ -106,16 +106,7 @@ def _pass(
     context: Context, cell: Cell, x: Any, weights: Any, state: State, *, backwards: bool
 ) -> tuple[Any, State]:
     """Run one layer in one direction; gives its hidden states [time, B, features] and its last state."""
-    of_input, of_hidden, *biases = weights
-    shift, own_shift = biases or (None, None)
-    product = _still_linear if not _moves(context, x, of_input, shift) else linear
-    given = product(context, x, of_input, shift)
-    recurrent = _moves(context, of_hidden, own_shift)
-
-    def again(hidden: Any) -> Any:
-        ruled = recurrent or isinstance(hidden, Dual)
-        return (linear if ruled else _still_linear)(context, hidden, of_hidden, own_shift)
-
+    given, again = _products(context, x, *weights)
     times = range(primal_of(given).shape[0])
     found: list[Any] = []
     for time in reversed(times) if backwards else times:
@@ -125,6 +116,37 @@ def _pass(
             part.spare = False  # the next step reads it too
         found.append(state[0])
     return stack(context, found[::-1] if backwards else found), state
+
+
+def _products(
+    context: Context, x: Any, of_input: Any, of_hidden: Any, shift: Any = None, own_shift: Any = None
+) -> tuple[Any, Callable[[Any], Any]]:
+    """The input's part of the gates, and the function from a hidden state to its part."""
+    given = (linear if _moves(context, x, of_input, shift) else _still_linear)(context, x, of_input, shift)
+    recurrent = _moves(context, of_hidden, own_shift)
+
+    def again(hidden: Any) -> Any:
+        ruled = recurrent or isinstance(hidden, Dual)
+        return (linear if ruled else _still_linear)(context, hidden, of_hidden, own_shift)
+
+    return given, again
+
+
+def _one_step(name: str) -> None:
+    cell = CELLS[name]
+
+    def along(context: Context, x: Any, state: Any, *weights: Any) -> Any:
+        """[B, features] and the last state → the next state."""
+        begins = state if isinstance(state, tuple | list) else (state,)
+        given, again = _products(context, context.dual(x), *weights)
+        ends = cell(context, moving(given, context.count), again, tuple(map(context.dual, begins)))
+        return ends if name == "lstm" else ends[0]
+
+    rule(f"{name}_cell", raw=True)(along)
+
+
+for _name in CELLS:
+    _one_step(_name)
 
 
 def _still_linear(context: Context, x: Tensor, weight: Tensor, bias: Any) -> Tensor:
