@@ -276,6 +276,23 @@ def test_batch_norm(training, running, affine, first):
     ruled(nn.Sequential(*layers).train(training), 3 + 2 * normal(4, 3, 2, 2))
 
 
+@pytest.mark.parametrize("first", [False, True], ids=["after a layer", "on the input"])
+@pytest.mark.parametrize("running", [True, False])
+@pytest.mark.parametrize("training", [True, False])
+def test_instance_norm(training, running, first):
+    torch.manual_seed(0)
+    norm = nn.InstanceNorm2d(3, affine=running, track_running_stats=running)
+    for p in norm.parameters():
+        nn.init.normal_(p)
+    layers = [norm, nn.Conv2d(3, 2, 1)] if first else [nn.Conv2d(3, 3, 1), norm, nn.Tanh()]
+    model = nn.Sequential(*layers).double().train(training)
+    plain = copy.deepcopy(model)
+    ruled(model, 3 + 2 * normal(4, 3, 2, 3), count=3, structures=("gaussian",))
+    plain(3 + 2 * normal(4, 3, 2, 3))
+    for moved, wanted in zip(model.buffers(), plain.buffers(), strict=True):
+        assert torch.allclose(moved, wanted, rtol=1e-12), "once a step, however many tangents"
+
+
 @pytest.mark.parametrize("momentum", [0.1, None])
 @pytest.mark.parametrize("chunk", [0, 1])
 def test_batch_norm_moves_its_statistics_as_the_module_does(momentum, chunk):
@@ -588,10 +605,10 @@ def test_results_keep_their_names_without_a_rule():
 @pytest.mark.parametrize(
     ("layer", "function"),
     [
-        (nn.InstanceNorm1d(2, affine=True), "instance_norm"),
+        (nn.Unfold((1, 2)), "im2col"),
         (Apply(lambda h, x: h[0], nn.LSTM(4, 3, proj_size=2)), "lstm"),
     ],
-    ids=["InstanceNorm", "LSTM that projects"],
+    ids=["Unfold", "LSTM that projects"],
 )
 def test_a_layer_without_a_rule_falls_back_by_name(layer, function):
     model = layer if isinstance(layer, Apply) else nn.Sequential(nn.Linear(4, 4), layer)

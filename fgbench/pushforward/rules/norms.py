@@ -132,6 +132,34 @@ def group_norm(
     return _scaled(context, out, weight, bias)
 
 
+@rule("instance_norm", raw=True)
+def instance_norm(
+    context: Context,
+    x: Any,
+    running_mean: Any = None,
+    running_var: Any = None,
+    weight: Any = None,
+    bias: Any = None,
+    use_input_stats: bool = True,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> Dual:
+    """A batch norm whose channels are those of every sample, then the channels' own weights and biases."""
+    _no_duals(weight, bias)
+    x = context.dual(x)
+    primal = primal_of(x)
+    kept = [] if running_mean is None else [running_mean, running_var]
+    own = [statistic.repeat(len(primal)) for statistic in kept]
+    stack = x.stack if isinstance(x, Dual) else primal.unsqueeze(0)
+    merged = stack.reshape(len(stack), 1, -1, *primal.shape[2:])
+    moves = Dual(merged) if isinstance(x, Dual) else merged[0]
+    mean, variance = own or (None, None)
+    out = batch_norm(context, moves, mean, variance, None, None, use_input_stats, momentum, eps)
+    for statistic, found in zip(kept, own, strict=True) if use_input_stats and context.first else ():
+        statistic.copy_(found.view(len(primal), -1).mean(0))
+    return _scaled(context, Dual(out.stack.view(len(out.stack), *primal.shape)), weight, bias)
+
+
 def _scaled(context: Context, normal: Dual, weight: Any, bias: Any) -> Dual:
     """n w + b of each channel, and ṅ w + n ẇ + ḃ, in the memory of n and ṅ."""
     by_channel = (-1, *[1] * (normal.primal.dim() - 2))
