@@ -6,7 +6,7 @@ What has no forward mode, as a user's own `torch.autograd.Function` may, is run 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from types import BuiltinMethodType, MethodType
 from typing import Any
 
@@ -74,7 +74,8 @@ def _by_forward(context: Context, function: Callable[..., Any], arguments: Any, 
 def by_backward(context: Context, apply: Any, arguments: tuple[Any, ...], options: Any) -> Any:
     """Run a function on duals by its backward pass.
 
-    That gives Jᵀu, which is linear in u, so that its derivative with respect to u, along ẋ, is J ẋ.
+    That gives Jᵀu, which is linear in u, so that its derivative with respect to u, along ẋ, is J ẋ. Of a
+    single number, as a loss is, Jᵀ is its gradient, so that nothing is differentiated twice.
 
     Raises:
         NotImplementedError: the backward pass cannot be differentiated.
@@ -90,12 +91,16 @@ def by_backward(context: Context, apply: Any, arguments: tuple[Any, ...], option
         outputs = [o for o in (found if isinstance(found, tuple) else (found,)) if _depends(o)]
         if not outputs:
             return found
-        slopes = [torch.ones_like(o).requires_grad_() for o in outputs]
-        pulled = torch.autograd.grad(outputs, inputs, slopes, create_graph=True, allow_unused=True)
         moved = [o.new_zeros(context.count, *o.shape) for o in outputs]
-        for part, dual in zip(pulled, duals, strict=True):
-            if part is not None and not _added(part, slopes, dual.tangents, moved):
-                raise NotImplementedError(_no_way(apply))
+        if sum(o.numel() for o in outputs) == 1 and not any(i.is_complex() for i in inputs):
+            pulled = torch.autograd.grad(outputs, inputs, allow_unused=True)
+            _add_along(moved[0], pulled, duals)
+        else:
+            slopes = [torch.ones_like(o).requires_grad_() for o in outputs]
+            pulled = torch.autograd.grad(outputs, inputs, slopes, create_graph=True, allow_unused=True)
+            for part, dual in zip(pulled, duals, strict=True):
+                if part is not None and not _added(part, slopes, dual.tangents, moved):
+                    raise NotImplementedError(_no_way(apply))
     tangents = iter(moved)
 
     def stacked(output: Any) -> Any:
@@ -106,6 +111,13 @@ def by_backward(context: Context, apply: Any, arguments: tuple[Any, ...], option
         return out if written is None else into(written, out)
 
     return tuple(map(stacked, found)) if isinstance(found, tuple) else stacked(found)
+
+
+def _add_along(moved: Tensor, gradients: Sequence[Any], duals: list[Dual]) -> None:
+    """Add to `moved`, the k tangents of a single number, what its gradients say that the duals cause."""
+    for gradient, dual in zip(gradients, duals, strict=True):
+        if gradient is not None:
+            moved += (dual.tangents * gradient).reshape(len(moved), -1).sum(1).view_as(moved)
 
 
 def _added(part: Tensor, slopes: list[Tensor], tangents: Tensor, moved: list[Tensor]) -> bool:

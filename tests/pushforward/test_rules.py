@@ -586,6 +586,22 @@ def test_what_has_no_forward_mode_runs_by_its_backward_pass(function, count):
     check(Apply(function, nn.Linear(4, 4)), normal(2, 3, 4), count=count)
 
 
+LOSSES = {
+    "multi_margin": lambda z, y: F.multi_margin_loss(z[0], y),
+    "ctc": lambda z, y: F.ctc_loss(
+        z.log_softmax(-1), 1 + y[:, None], torch.tensor([3, 2]), torch.ones(2).long()
+    ),
+}
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("name", LOSSES)
+def test_a_loss_that_can_be_differentiated_once_alone(name, count):
+    """Torch's for margins and for sequences: plain training needs no more."""
+    torch.manual_seed(0)
+    check(nn.Linear(4, 4), normal(3, 2, 4), loss=LOSSES[name], target=torch.tensor([0, 2]), count=count)
+
+
 def differentiable_twice(function):
     x, h = normal(2, 3, 4), normal(2, 3, 4).requires_grad_()
     out = function(h * 1, x)
