@@ -160,6 +160,10 @@ def scripted(h: Tensor) -> Tensor:
 
 REFUSED = {
     "a backward pass of its own": (lambda model, h, x: Once.apply(h), "Once, a torch.autograd.Function"),
+    "gradients of its own": (
+        lambda model, h, x: torch.autograd.grad(h.tanh().sum(), h, create_graph=True)[0] * h,
+        "gradients by reverse mode",
+    ),
     "vmap": (lambda model, h, x: torch.func.vmap(lambda r: r.tanh() * r.sum())(h), "would lose them"),
     "grad": (lambda model, h, x: torch.func.grad(lambda r: r.tanh().sum())(h), "would lose them"),
     "a script": (lambda model, h, x: scripted(h), "would lose them"),
