@@ -185,6 +185,10 @@ class Course(TorchFunctionMode):
             return "it draws from a generator that it may seed each time"
         return "it sets a tensor's attribute" if _name(func) == "__set__" else ""  # as of `data`
 
+    def hide(self, value: Any) -> Any:
+        """The inverse of `show`: what stands for each leaf of a tree."""
+        return tree_map(self._bare, value)
+
     def _bare(self, tree: Any) -> Any:
         """The arguments, with each `Face` replaced by its `Dual`."""
         kind = type(tree)
@@ -228,11 +232,6 @@ def _face(value: Any) -> Any:
 def show(value: Any) -> Any:
     """A tree of duals as a model's own Python sees it."""
     return tree_map(_face, value)
-
-
-def hide(value: Any) -> Any:
-    """The inverse of `show`: each `Face` in a tree replaced by its `Dual`."""
-    return tree_map(lambda leaf: leaf.dual if isinstance(leaf, Face) else leaf, value)
 
 
 def _attribute(func: Any, x: Any) -> Any:

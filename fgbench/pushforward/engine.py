@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from fgbench.pushforward.activity import ActivityContext
 from fgbench.pushforward.beyond import COMPILED, is_compiled, refuse_scripts, running
 from fgbench.pushforward.context import Context, attributes_kept, buffers_kept, draws_again, state_kept
-from fgbench.pushforward.course import Course, hide, show
+from fgbench.pushforward.course import Course, show
 from fgbench.pushforward.dual import Dual, Rows
 from fgbench.pushforward.flat import flat
 from fgbench.pushforward.generators import is_generator, seedings, states
@@ -144,8 +144,9 @@ class Pushforward:
             inputs = (batch[0].detach(), batch[1].detach())  # the same memory, to be marked
             for value in inputs:
                 record.slot(value)
-        with running(Course(context, self._fallbacks, record)):
-            return hide(self.loss(self.model(inputs[0]), inputs[1]))
+        course = Course(context, self._fallbacks, record)
+        with running(course):
+            return course.hide(self.loss(self.model(inputs[0]), inputs[1]))
 
     def _settled(self, key: Any, context: Context, batch: Batch) -> Any:
         """The loss, with its tangents; keeps the course as a program if two runs took the same one."""
@@ -203,15 +204,17 @@ class Pushforward:
         """
         kept = buffers_kept(self.model, not context.first, eager=True)
         watched, self._pushed = not self._pushed, True
-        with kept, running(Course(context, self._fallbacks, watched=watched)):
-            return hide(self.model(show(x)))
+        course = Course(context, self._fallbacks, watched=watched)
+        with kept, running(course):
+            return course.hide(self.model(show(x)))
 
     @torch.no_grad()
     def derivatives(self, context: Context, output: Any, target: Tensor) -> tuple[Tensor, Tensor]:
         """The loss [] of a model's output, and its derivatives, in the shapes that `run` gives."""
-        with running(Course(context, self._fallbacks)):
-            value = self.loss(show(output), target)
-        return _derivatives(context, hide(value))
+        course = Course(context, self._fallbacks)
+        with running(course):
+            value = course.hide(self.loss(show(output), target))
+        return _derivatives(context, value)
 
     def layouts(self, x: Tensor) -> dict[int, Layout] | None:
         """Where samples are in each layer's output; None if a sample's output depends on other samples."""

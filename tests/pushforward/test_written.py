@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tests.builders import cross_entropy
-from tests.pushforward.checks import check
+from tests.pushforward.checks import check, steps_are_right
 from tests.pushforward.test_users_models import OfFunction, rows, rows_target
 
 
@@ -67,6 +67,31 @@ def test_it_is_what_reverse_mode_says_and_part_of_a_program(function, count):
     engine = check(OfFunction(function), rows(), loss=cross_entropy, target=rows_target(), count=count)
     assert not engine.fallbacks
     assert list(engine.settled.values()) == [""]
+
+
+class Fills(nn.Module):
+    """Gives what it has filled."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out = torch.zeros(len(x), 4, dtype=x.dtype)
+        out[:, 1:] = torch.tanh(self.inner(x))[:, :3]
+        return out
+
+
+def added_up(output: Tensor, target: Tensor) -> Tensor:
+    return torch.zeros((), dtype=output.dtype).add_(cross_entropy(output, target))
+
+
+@pytest.mark.parametrize("loss", [cross_entropy, added_up])
+@pytest.mark.parametrize("spec", ["forward:structure=rank-one", "forward:structure=activity"])
+def test_a_models_output_and_its_loss_may_be_such_tensors(spec, loss):
+    torch.manual_seed(0)
+    step = steps_are_right(spec, Fills().double(), loss, given=[(rows(), rows_target())] * 3)
+    assert loss is added_up or not step.notes(), "each sample has a derivative of its own"
 
 
 def by_columns(h: Tensor, x: Tensor) -> Tensor:
