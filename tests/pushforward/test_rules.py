@@ -417,6 +417,21 @@ def test_a_query_that_may_see_no_key_attends_to_nothing(kind, dropped):
     ruled(model, normal(3, 5, 8))
 
 
+@pytest.mark.parametrize("still", ["nothing", "queries and keys", "values"])
+@pytest.mark.parametrize("dropped", [0.0, 0.5])
+def test_attention_with_a_bias_that_moves(still, dropped):
+    """As those of T5 and Swin; some of its keys are hidden, and all of them from one query."""
+    seen = torch.ones(5, 5, dtype=torch.bool).tril()
+    seen[0] = False
+
+    def attend(h, x):
+        bias = (h[0] @ h[1].t()).masked_fill(~seen, -torch.inf)
+        q, v = (x if still == "queries and keys" else h), (x if still == "values" else h)
+        return F.scaled_dot_product_attention(q, 0.5 * q, v, attn_mask=bias, dropout_p=dropped)
+
+    ruled(Apply(attend, nn.Linear(4, 4)), normal(2, 5, 4), count=3)
+
+
 def test_attention_of_heads_that_share_keys_by_broadcasting():
     def attend(h, x):
         return F.scaled_dot_product_attention(h, x[:1, :1], h[:, :1] + 1)

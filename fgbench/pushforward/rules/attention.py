@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 
 from fgbench.pushforward.context import Context
-from fgbench.pushforward.dual import Dual, primal_of
-from fgbench.pushforward.rules import NoRuleError, rule
-from fgbench.pushforward.rules.arithmetic import matmul
+from fgbench.pushforward.dual import Dual, moving, primal_of
+from fgbench.pushforward.rules import rule
+from fgbench.pushforward.rules.activations import softmax
+from fgbench.pushforward.rules.arithmetic import add, matmul, mul
 from fgbench.pushforward.rules.dropout import dropout
+from fgbench.pushforward.rules.indexing import masked_fill
 
 # Causal attention runs in blocks of queries, each without the keys that none of its queries may see.
 FEWEST_QUERIES, MOST_BLOCKS = 64, 4
@@ -33,11 +35,11 @@ def attention(
     enable_gqa: bool = False,
 ) -> Dual:
     """softmax(q kᵀ · scale + mask) v; q, k, v: […, length, features], with or without tangents."""
-    if isinstance(attn_mask, Dual):
-        raise NoRuleError("a mask that moves")
     if enable_gqa:
         key, value = (_for_each_head(x, primal_of(query).shape[-3]) for x in (key, value))
     scale = 1 / math.sqrt(primal_of(query).shape[-1]) if scale is None else scale
+    if isinstance(attn_mask, Dual):
+        return _biased(context, query, key, value, attn_mask, dropout_p, scale)
     lead = torch.broadcast_shapes(*(primal_of(x).shape[:-2] for x in (query, key, value)))
     mask = _causal(query, key) if is_causal else attn_mask
     q, k, v = _stack(query, lead), _matrices(key, lead).transpose(-2, -1), _matrices(value, lead)
@@ -52,6 +54,17 @@ def attention(
         mixed = _attended(weights, v[:, :, :keys])
         out.stack[..., start:stop, :] = mixed.view(*lead, *mixed.shape[1:]).movedim(-3, 0)
     return out
+
+
+def _biased(
+    context: Context, query: Any, key: Any, value: Any, bias: Dual, dropped: float, scale: float
+) -> Any:
+    """Attention with a mask that moves, as a learned bias by relative position does."""
+    hidden = bias.primal == -math.inf
+    turned = _over(lambda s: s.transpose(-2, -1), key)
+    scores = mul(context, matmul(context, moving(query, context.count), turned), scale)
+    weights = masked_fill(context, softmax(context, add(context, scores, bias), -1), hidden, 0)
+    return matmul(context, dropout(context, weights, dropped), value)
 
 
 def _blocks(length: int, keys: int, is_causal: bool) -> Iterator[tuple[int, int, int]]:
