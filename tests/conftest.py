@@ -6,6 +6,7 @@ import fcntl
 import gc
 import os
 import subprocess
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -22,6 +23,7 @@ from tests import warm_workers
 settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")
 torch.set_num_threads(1)
+sys.tracebacklimit = 4  # torch keeps the stack of each seed and fake tensor, and pytest's stacks are deep
 TURNS = Path(tempfile.gettempdir())  # before any test: the processes of a session share it
 # And one for each process that a test starts; the compiler's too, which are slow to start.
 os.environ["OMP_NUM_THREADS"] = os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
