@@ -35,7 +35,7 @@ def interval(value: Any, low: Any, high: Any) -> str:
     if missing(low) or missing(high) or not high > low or math.isinf(high):
         return ""
     decimals = _supported_decimals(value, low, high)
-    return f"[{_end(low, decimals)}, {_end(high, decimals)}]"
+    return f"[{_end(low, value - low, decimals)}, {_end(high, high - value, decimals)}]"
 
 
 def json_ready(value: Any) -> Any:
@@ -115,8 +115,12 @@ def _decimals(value: float, digits: int) -> int:
     return min(digits - 1 - math.floor(math.log10(value)), 6)
 
 
-def _end(value: float, decimals: int) -> str:
-    """An interval's end; one far below its figure has digits of its own: what is not 0 is not shown as 0."""
+def _end(value: float, distance: float, decimals: int) -> str:
+    """An interval's end, which has the figure's decimals unless it is more than twice as far as the other.
+
+    Then it has two digits of half its distance; and what is not 0 is not shown as 0.
+    """
+    decimals = min(decimals, _decimals(distance / 2, digits=2))
     if value > 0 and round(value, decimals) == 0:
         decimals = _decimals(value, digits=1)
     return _fixed(value, max(decimals, min(_decimals(abs(value), digits=2), 0)))
