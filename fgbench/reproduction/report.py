@@ -32,6 +32,8 @@ SHADES_OF_DOTS = {
     Verdict.NOT_REPRODUCED: COLOURS[0],
     Verdict.NOT_COMPARABLE: GREY,
 }
+DOTS = "Dots: what was measured here over the value that was claimed, with 95 % intervals."
+LONGER = " Triangles: it is more than that."
 BY_SEED = "Difference by seed: the first figure less the second, of runs with the same seed."
 HEADINGS = ("claim", "in the paper", "measured here", "verdict")
 Found = Mapping[str, Sequence[JudgedClaim]]
@@ -65,10 +67,14 @@ def measured_text(measured: Estimate) -> str:
     """A figure with its interval, to five digits where it is tiny or large; – where it was not measured."""
     if math.isnan(measured.value):
         return "–"
-    if PLAIN[0] <= abs(measured.value) < PLAIN[1] or math.isinf(measured.value):
+    if _is_plain(measured):
         return " ".join(filter(None, (number(*astuple(measured)), interval(*astuple(measured)))))
     ends = f" [{measured.low:.5g}, {measured.high:.5g}]" if measured.has_interval else ""
     return f"{measured.value:.5g}{ends}"
+
+
+def _is_plain(measured: Estimate) -> bool:
+    return PLAIN[0] <= abs(measured.value) < PLAIN[1] or math.isinf(measured.value)
 
 
 def show(suite: Suite, found: Found, scale: str, console: Console) -> None:
@@ -129,10 +135,11 @@ def store(folder: Path, suite: Suite, found: Found, facts: Mapping[str, Any]) ->
 def draw_claims(experiment: Experiment, judged: Sequence[JudgedClaim], source: str, out: Path) -> list[Path]:
     """Draw the measured number over the paper's, a row for each claim that has both.
 
-    A claim that nothing measured here can decide has none: the two may be of different kinds.
+    A claim that nothing measured here can decide has none: the two may be of different kinds. A time that no
+    run was long enough for is drawn from its lower end.
     """
     own = [o for o in judged if o.claim.value and o.claim.test != "none"]
-    both = [o for o in own if o.measured.value > 0 and math.isfinite(o.measured.value)]
+    both = [o for o in own if o.measured.value > 0]
     if not both:
         return []
     with print_style():
@@ -141,19 +148,27 @@ def draw_claims(experiment: Experiment, judged: Sequence[JudgedClaim], source: s
     return [path]
 
 
+def _short(measured: Estimate) -> str:
+    return number(*astuple(measured)) if _is_plain(measured) else f"{measured.value:.3g}"
+
+
 def _figure(experiment: Experiment, judged: Sequence[JudgedClaim], source: str) -> Figure:
-    lines = [source, "Dots: what was measured here over the value that was claimed, with 95 % intervals."]
+    lines = [source, DOTS + LONGER * any(math.isinf(o.measured.value) for o in judged)]
     figure = new_figure(experiment.title, lines, 1.1 + ROW_INCHES * len(judged))
     ax = figure.subplots()
     ends = [1.0]
     for place, outcome in enumerate(judged):
         value = outcome.claim.value
         assert value is not None
-        over, *interval = (end / value for end in astuple(outcome.measured))
-        reach = [[over - interval[0]], [interval[1] - over]] if outcome.measured.has_interval else None
-        ends += [over, *(end for end in interval if not math.isnan(end))]
-        ax.errorbar([over], [place], xerr=reach, color=SHADES_OF_DOTS[outcome.verdict], marker="o", zorder=3)
-        beside(ax, place, f"{outcome.measured.value:.3g} / {value:.3g}  {outcome.verdict.value}")
+        over, low, high = (end / value for end in astuple(outcome.measured))
+        never = math.isinf(over)
+        at, marker = (low, ">") if never else (over, "o")
+        reach = [[over - low], [high - over]] if outcome.measured.has_interval and not never else None
+        if not math.isnan(at):
+            shade = SHADES_OF_DOTS[outcome.verdict]
+            ax.errorbar([at], [place], xerr=reach, color=shade, marker=marker, zorder=3)
+        ends += [end for end in (over, low, high) if math.isfinite(end)]
+        beside(ax, place, f"{_short(outcome.measured)} / {value:.3g}  {outcome.verdict.value}")
     name_rows(ax, [outcome.claim.text for outcome in judged])
     if max(ends) > WIDE * min(ends) > 0:
         log_axis(ax, "x", ends, MOST_TICKS)

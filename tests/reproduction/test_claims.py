@@ -10,7 +10,7 @@ import pytest
 from fgbench.measurement.statistics import Estimate, mean_interval
 from fgbench.reproduction import report
 from fgbench.reproduction.claims import Verdict, judge
-from fgbench.reproduction.report import draw_claims, rows_of
+from fgbench.reproduction.report import _figure, draw_claims, rows_of
 from fgbench.reproduction.suite import Claim, Experiment
 
 YES, NO, OPEN = Verdict.REPRODUCED, Verdict.NOT_REPRODUCED, Verdict.NOT_COMPARABLE
@@ -165,6 +165,22 @@ def test_numbers_that_cannot_be_compared_are_not_drawn_one_over_the_other(tmp_pa
         for one in asked
     ]
     assert [len(paths) for paths in drawn] == [0, 1]
+
+
+@pytest.mark.parametrize(
+    ("found", "dots", "said"),
+    [
+        (Estimate(6.0, 5.0, 7.0), [2.0], "6.0 / 3  not reproduced"),
+        (Estimate(math.inf, 9.0, math.inf), [3.0], "> 9.00 / 3  not reproduced"),
+        (Estimate(math.inf), [], "∞ / 3  not reproduced"),
+    ],
+)
+def test_a_figure_that_no_run_was_long_enough_for_is_drawn_from_its_lower_end(found, dots, said):
+    outcome = judge(claim("near", value=3.0), {"figure": found}, "laptop")
+    (ax,) = _figure(Experiment("apart", "A time", "jobs", {}, ()), [outcome], "a paper").axes
+    marks = [x for line in ax.lines if line.get_marker() in ("o", ">") for x in line.get_xdata()]
+    assert marks == dots
+    assert said in [text.get_text() for text in ax.texts]
 
 
 def test_losses_no_better_than_chance_decide_nothing():
