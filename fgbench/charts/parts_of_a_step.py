@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from fgbench.charts import Chart
@@ -17,7 +18,8 @@ SHADES = dict(zip(ORDER, ("#9a6b1f", "#1f5a8a", "#4d4b7a", "#7a3b69", "#94617f",
 
 def _draw(comparison: Comparison) -> Figure | str:
     parts = comparison.tables["parts"]
-    if parts.empty or parts["r"].isna().all():
+    parts = parts[np.isfinite(parts["r"].astype(float))]
+    if parts.empty:
         return "no timing of parts"
     methods = [m for m in comparison.methods if m in set(parts["method"])]
     off = parts.drop_duplicates("method")["off"].abs().max()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
@@ -34,6 +35,17 @@ def test_legend_names_the_parts_that_there_are(tmp_path: Path, draw: Draw) -> No
 
 def test_a_run_without_parts_has_no_such_chart(tmp_path: Path, draw: Draw) -> None:
     assert draw("parts_of_a_step", made_up.run(tmp_path, [group(8)], timed=False)) == "no timing of parts"
+
+
+def test_a_method_whose_r_is_not_finite_has_no_bar(tmp_path: Path, draw: Draw) -> None:
+    run = made_up.run(tmp_path, [group(8)])
+    for lost, left in ((METHODS[:1], METHODS[1:]), (METHODS, ())):
+        rows = run.read("ratios").astype(object)
+        rows.loc[rows["method"].isin(lost), "r"] = math.inf
+        run.replace("ratios", rows.where(rows.notna(), None).to_dict("records"))
+        figure = draw("parts_of_a_step", run)
+        drawn = [] if isinstance(figure, str) else [t.get_text() for t in figure.axes[0].get_yticklabels()]
+        assert [name.replace("\n", ":") for name in drawn] == list(left)
 
 
 def test_bars_of_memory_are_its_kinds_and_add_up_to_the_peak(tmp_path: Path, draw: Draw) -> None:
