@@ -164,9 +164,9 @@ def _taken(row: pd.Series) -> str:
 
 
 def _floor(aa: pd.DataFrame) -> float:
-    """How far the A/A ratio's interval extends from 1."""
+    """How far the A/A ratio's interval extends from 1; infinite without one, as nobody knows how far."""
     ends = [float(x) for x in aa[["ratio_low", "ratio_high"]].to_numpy().ravel() if not pd.isna(x)]
-    return max((abs(end - 1) for end in ends), default=0.0)
+    return max((abs(end - 1) for end in ends), default=math.inf)
 
 
 def _fault(row: pd.Series, figure: pd.Series, aa: pd.DataFrame, steady: pd.DataFrame, *, known: bool) -> str:
@@ -174,10 +174,12 @@ def _fault(row: pd.Series, figure: pd.Series, aa: pd.DataFrame, steady: pd.DataF
         return f"not measured: {row['status']}"
     if pd.isna(row["ratio"]):
         return "not measured"
-    if not known and figure["processes"] > 1:
-        return "damaged: ratios.csv has no positive ratio within an interval"
     if not known:
-        return "one process gives no interval to judge by: leave --quick out"
+        damaged = figure["processes"] > 1
+        single = "one process gives no interval to judge by: leave --quick out"
+        return "damaged: ratios.csv has no positive ratio within an interval" if damaged else single
+    if math.isinf(_floor(aa)):
+        return "no interval of the A/A repeat: how noisy the machine was is unknown"
     off = max((aa_off(estimate(repeat, "ratio")) for _, repeat in aa.iterrows()), default=0.0)
     if off > AA_SHARE * math.log1p(WORTH):
         return f"A/A failed: {row['reference']} differed from itself by {math.expm1(off):.1%} at least"

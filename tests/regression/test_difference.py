@@ -24,6 +24,8 @@ from tests.regression.test_entries import timed, with_repeats
 def complete(root, of, **more):
     """A run of one group, timed and trained."""
     run = made_up.run(root, [of], **more)
+    aa = {"group": of.name, "method": METHODS[0], "role": "aa", "reference": METHODS[0], "processes": 5}
+    run.append("ratios", {**aa, "ratio": 1.0, "ratio_low": 0.99, "ratio_high": 1.01})
     facts = run.facts()
     facts["config"]["processes"] = 5
     run._write(facts)

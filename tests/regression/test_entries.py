@@ -9,7 +9,8 @@ import shutil
 import pytest
 
 from fgbench.regression.baseline import read_baseline, write_baseline
-from fgbench.regression.difference import differences
+from fgbench.regression.checking import Answer, check
+from fgbench.regression.difference import RUNTIME, differences
 from fgbench.regression.entries import apart_from, entries_of, entries_of_run
 from fgbench.regression.entry import pooled
 from fgbench.regression.history import histories
@@ -154,6 +155,20 @@ def test_what_cannot_be_judged_has_a_fault(tmp_path):
     assert {c.fault for c in entries_of([timed(tmp_path / "wide", ratio=1.2, ratio_high=1.5)])} == {""}
     none = made_up.run(tmp_path / "none", [group(8)], timed=False)
     assert {c.fault for c in entries_of([none])} >= {"not measured"}
+
+
+def test_without_an_interval_of_the_a_a_repeat_the_noise_floor_is_unknown(tmp_path):
+    then, none = entries_of([timed(tmp_path / "then")]), timed(tmp_path / "none")
+    table = none.read("ratios")
+    table = table[table["role"] != Role.AA].astype(object)
+    none.replace("ratios", table.where(table.notna(), None).to_dict("records"))
+    for run in (none, timed(tmp_path / "wide", ratio_low=None, ratio_high=None)):
+        entries = entries_of([run])
+        assert {entry.fault for entry in entries} == {
+            "no interval of the A/A repeat: how noisy the machine was is unknown"
+        }
+        assert {verdict.answer for verdict in check(then, entries, 0.05)} == {Answer.INVALID}
+        assert {d.words for d in differences([run], [run]) if d.figure == RUNTIME} == {"not comparable"}
 
 
 @pytest.mark.parametrize("ends", [(math.inf,) * 3, (0.0,) * 3, (-1.0, -2.0, 1.0), (1.0, None, None)])
