@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+from matplotlib.figure import Figure
 
 from fgbench.charts.drawing import baydin
-from fgbench.charts.drawing.parts import NAME_LINE_INCHES, ROW_INCHES, row_inches
+from fgbench.charts.drawing.parts import MOST_TICKS, NAME_LINE_INCHES, ROW_INCHES, log_axis, row_inches
 from tests.charts import made_up
 from tests.charts.conftest import Draw
 from tests.charts.made_up import METHODS, group
@@ -100,6 +101,14 @@ def test_figures_of_one_depth_beside_the_paper_s_curve_are_in_the_legend(tmp_pat
         assert f"  {made_up.ratio(method, 8):.2f}" in label
         assert x(ax, label) == [8]
     assert [text.get_text() for text in ax.texts] == ["as fast as\nbackprop"]
+
+
+@pytest.mark.parametrize("values", [(22.0, 27.0), (0.92, 1.15), (1.0, 1.3), (0.02, 0.03), (1.0, 900.0)])
+def test_a_logarithmic_axis_has_numbers_to_read_it_by_however_short_it_is(values: tuple[float, ...]) -> None:
+    ax = Figure().subplots()
+    log_axis(ax, "x", values)
+    low, high = ax.get_xlim()
+    assert 3 <= sum(low <= tick <= high for tick in ax.get_xticks()) <= MOST_TICKS
 
 
 def test_names_of_many_lines_do_not_run_into_each_other() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import FixedLocator, FuncFormatter, NullLocator
+from matplotlib.ticker import FixedLocator, FuncFormatter, MaxNLocator, NullLocator
 
 from fgbench.charts.drawing.comparison import Comparison
 from fgbench.charts.drawing.style import GREY, INK, Look, folded
@@ -21,7 +21,7 @@ ROW_INCHES = 0.42  # height of a row where each method is a row
 NAME_LINE_INCHES = 0.155  # height of a line of a row's name, with what keeps two names apart
 AXIS_INCHES = 0.75  # height of the axis below the rows and of the names above them
 NICE = (1, 1.5, 2, 3, 4, 5, 7)  # where ticks may be within a power of ten
-MOST_TICKS = 9
+FEWEST_TICKS, MOST_EVEN_TICKS, MOST_TICKS = 3, 6, 9
 
 
 def lines_by_depth(
@@ -202,6 +202,9 @@ def log_axis(ax: Axes, which: str, values: Sequence[float], most: int = MOST_TIC
     low, high = low / room, high * room
     powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)) + 1)
     nice = [n * 10.0**power for power in powers for n in NICE if low <= n * 10.0**power <= high]
+    if len(nice) < FEWEST_TICKS:  # so short an axis is nearly linear
+        even = MaxNLocator(MOST_EVEN_TICKS, steps=[1, 2, 2.5, 5, 10]).tick_values(low, high)
+        nice = [tick for tick in even if low <= tick <= high]
     for kept in ((1, 2, 5), (1,)):
         if len(nice) > most:
             nice = [t for t in nice if round(t / 10 ** math.floor(math.log10(t) + 1e-9), 6) in kept]
