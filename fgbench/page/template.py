@@ -154,7 +154,7 @@ def _time(row: pd.Series, ends: dict[str, Any]) -> Cell:
         return Cell("never", reached, "1e999")
     cell = _figure(row, "t", ends)
     bar = cell.bar and replace(cell.bar, one=None)  # 1 second means nothing, unlike a ratio of 1
-    return Cell(f"{cell.text} s", " ".join(filter(None, (cell.small, reached))), cell.sort, bar)
+    return Cell(f"{cell.text} s", "; ".join(filter(None, (cell.small, reached))), cell.sort, bar)
 
 
 def _memory(row: pd.Series) -> Cell:

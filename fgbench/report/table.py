@@ -265,8 +265,8 @@ def legend(row: pd.Series) -> str:
     if not missing(row["runs"]):
         count = int(row["runs"])
         lines.append(
-            f"T: expected training seconds until it is held, over {count} seed{'s' * (count > 1)}; 0 of "
-            f"{count}: none of them held it"
+            f"T: expected training seconds until the target is reached and held, over {count} "
+            f"seed{'s' * (count > 1)}; 0 of {count}: none of them got there"
         )
         lines.append(bound_words(row["reference"]))
     return "\n".join(lines)

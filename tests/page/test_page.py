@@ -18,10 +18,11 @@ from fgbench.errors import ResultsError, UsageError
 from fgbench.page import write_markdown, write_page
 from fgbench.page.collecting import _flat
 from fgbench.page.drawing import inline
-from fgbench.page.template import HERE, _plain, breakable
+from fgbench.page.template import HERE, _plain, _time, breakable
 from fgbench.store.run_folder import RUN_FILE
 from tests.builders import run_folder
 from tests.page.made_up import METHODS, SCRIPT, results
+from tests.report.made_up import group
 
 
 class Elements(HTMLParser):
@@ -81,6 +82,11 @@ def test_a_figure_has_the_digits_of_the_table_in_the_terminal():
     assert [_plain(value).text for value in (392888.0, 0.0123, None)] == ["393000", "0.0123", "–"]
     facts = {"load_1min": 2.99755859375, "torch_build": {"mkl": True}, "cores": 4}
     assert list(_flat(facts)) == [("load 1min", "3.00"), ("torch build mkl", "True"), ("cores", "4")]
+
+
+def test_a_times_interval_does_not_run_into_how_many_reached_it():
+    row = group(t=0.12, t_low=0.01, t_high=0.84).iloc[1]
+    assert _time(row, {"t": (0.01, 2.0)}).small == "[0.01, 0.84]; 3 of 3 reached validation loss 0.5"
 
 
 def test_it_is_said_where_other_targets_are_and_what_the_bound_of_a_ratio_is(page, tmp_path):

@@ -133,6 +133,7 @@ def test_what_the_bound_of_a_ratio_divides_by_is_said() -> None:
             "T ratio > x: the seconds spent without reaching it, over the upper end of backprop's T" in text
         )
     assert "T ratio >" not in legend(group(runs=None).iloc[1])
+    assert "seconds until the target is reached and held, over 3 seeds; 0 of 3: none of them" in legend(row)
 
 
 def rendered(frame: pd.DataFrame, width: int, curves: dict[str, str] | None = None) -> str:
