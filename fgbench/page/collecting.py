@@ -34,11 +34,12 @@ class Found:
 
     def sentences(self, comparison: Comparison) -> list[str]:
         """The verdicts of a comparison's matched groups."""
+        runs = {place: self.runs[place] for place in comparison.rows["run"].unique()}
+        known = {place: (aa_rows(run), by_target(run)) for place, run in runs.items()}
         return [
             sentence
-            for _, group in comparison.rows.groupby(["run", "group"], sort=False)
-            for run in [self.runs[group["run"].iloc[0]]]
-            for sentence in findings(group, aa_rows(run), by_target(run))
+            for (place, _), group in comparison.rows.groupby(["run", "group"], sort=False)
+            for sentence in findings(group, *known[place])
         ]
 
     def runs_of(self, comparison: Comparison) -> list[RunFolder]:
@@ -87,10 +88,10 @@ def _flat(facts: Mapping[str, Any], before: str = "") -> Iterator[tuple[str, str
 def samples_of(found: Found, comparison: Comparison) -> list[dict[str, Any]]:
     """For each method and depth, how many blocks were timed in how many processes, and their quartiles."""
     rows = []
-    for _, own in comparison.rows.groupby(["run", "group"], sort=False):
-        timed = found.runs[own["run"].iloc[0]].read("samples")
-        timed = timed[(timed["group"] == own["group"].iloc[0]) & (timed["role"] == Role.METHOD)]
-        timed = timed[~timed["warm_up"].astype(bool)]
+    samples = {place: found.runs[place].read("samples") for place in comparison.rows["run"].unique()}
+    for (place, group), own in comparison.rows.groupby(["run", "group"], sort=False):
+        timed = samples[place][samples[place]["group"] == group]
+        timed = timed[(timed["role"] == Role.METHOD) & ~timed["warm_up"].astype(bool)]
         for method, blocks in timed.groupby("method", sort=False):
             quartiles = blocks["seconds"].quantile([0.25, 0.5, 0.75])
             rows.append(

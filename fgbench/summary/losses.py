@@ -9,12 +9,13 @@ LOSSES = (*LEVELS, "rise")
 
 
 def losses_of_runs(curves: pd.DataFrame) -> pd.DataFrame:
-    """The method, the seed and the losses of each run, by job, and its `validation_accuracy` at the end.
+    """The last evaluation of each run, by job, with its losses on the way there.
 
-    `validation_loss` is the one at the end, `lowest_loss` the lowest on the way there, and `rise` how far
-    the one is above the other. Of a run that diverged the first and the last are not finite.
+    `lowest_loss` is the lowest, `rise` how far the one at the end is above it, and `fall` how far it is below
+    the first. Of a run that diverged the loss at the end and the rise are not finite.
     """
     runs = curves.groupby("job", sort=False)
-    found = runs.tail(1).set_index("job")[["method", "seed", "validation_loss", "validation_accuracy"]]
-    lowest = runs["validation_loss"].min()
-    return found.assign(lowest_loss=lowest, rise=found["validation_loss"] - lowest)
+    found, losses = runs.tail(1).set_index("job"), runs["validation_loss"]
+    lowest = losses.min()
+    rise, fall = found["validation_loss"] - lowest, losses.first() - lowest
+    return found.assign(lowest_loss=lowest, rise=rise, fall=fall)

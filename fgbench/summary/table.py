@@ -16,8 +16,8 @@ from fgbench.store.run_folder import RunFolder
 from fgbench.store.schema import Role
 from fgbench.summary.losses import LOSSES, losses_of_runs
 from fgbench.summary.ratios import cells
-from fgbench.summary.targets import chance_of, headline, stored_targets, target_cells
-from fgbench.summary.worth import worth_cells
+from fgbench.summary.targets import chance_of, headline, target_cells, with_endings
+from fgbench.summary.worth import ALL, worth_cells
 
 GROUP_COLUMNS = (
     "arch",
@@ -39,7 +39,15 @@ ACTIVATIONS = "peak_activations_and_temporaries"
 HOST, DEVICE, UNKNOWN = "host", "device", "unknown"  # what bounds the time of a step
 LAUNCH_BOUND = 0.8  # a step is launch-bound if the GPU works in less than this share of its time
 
-MORE = ("cost", "quality", "variants")
+TABLES = ("jobs", "ratios", "memory", "curves", "targets", "load", "cost", "quality", "variants")
+OF_METHODS = (
+    "jobs",
+    "ratios",
+    "memory",
+    "ends",
+    "load",
+    "variants",
+)  # tables of which a method's own rows do
 RATIO_COLUMNS = (
     *("seconds", "r", "r_low", "r_high", "r_alone", "r_alone_low", "r_alone_high"),
     *("ratio", "ratio_low", "ratio_high", "ratio_within_low", "ratio_within_high"),
@@ -80,10 +88,12 @@ def summarise(run: RunFolder) -> pd.DataFrame:
     Raises:
         ResultsError: a table is damaged.
     """
-    tables = {name: run.read(name) for name in ("jobs", "ratios", "memory", "curves", "load", *MORE)}
-    tables["targets"] = stored_targets(run)
+    tables = {name: run.read(name) for name in TABLES}
+    curves, jobs, quality = tables.pop("curves"), tables["jobs"], tables["quality"]
     # A loss "at the end" of a run that failed or was cut off is none, as such a run has no T either.
-    tables["curves"] = curves_to_the_end(within_budget(tables["curves"]), tables["jobs"])
+    tables["ends"] = losses_of_runs(curves_to_the_end(within_budget(curves), jobs))
+    tables["targets"] = with_endings(tables["targets"], curves, jobs)
+    tables["quality"] = quality[quality["layer"] == ALL]  # most rows are of single layers
     facts = run.facts()
     rows = [
         {
@@ -103,10 +113,16 @@ def summarise(run: RunFolder) -> pd.DataFrame:
             ),
         }
         for group in facts["groups"]
-        for own in [{name: t[t["group"] == group["name"]] for name, t in tables.items()}]
+        for own in [_of_group(tables, group["name"])]
         for method in facts["config"]["methods"]
     ]
     return pd.DataFrame(rows)
+
+
+def _of_group(tables: Mapping[str, pd.DataFrame], group: str) -> dict[str, pd.DataFrame]:
+    """A group's rows; of its targets those of the headline."""
+    own = {name: table[table["group"] == group] for name, table in tables.items()}
+    return {**own, "targets": headline(own["targets"])}
 
 
 def protocol(config: Mapping[str, Any]) -> str:
@@ -142,7 +158,7 @@ def aa_rows(run: RunFolder) -> pd.DataFrame:
 def _cells_of(
     tables: dict[str, pd.DataFrame], method: str, reference: str, *, of_bytes: bool
 ) -> dict[str, Any]:
-    own = {name: table[table["method"] == method] for name, table in tables.items()}
+    own = {name: tables[name][tables[name]["method"] == method] for name in OF_METHODS}
     timed = own["ratios"][own["ratios"]["role"] == Role.METHOD]  # without its repeats
     return {
         **{column: _first(timed, column) for column in RATIO_COLUMNS},
@@ -155,10 +171,10 @@ def _cells_of(
         "variant": _first(
             own["variants"][own["variants"]["chosen"].fillna(value=False).astype(bool)], "variant"
         ),
-        **target_cells(headline(tables["targets"]), method, reference),
+        **target_cells(tables["targets"], method, reference),
         "parameters": _first(tables["jobs"].dropna(subset=["parameters"]), "parameters"),
-        **_final_cells(own["curves"], own["jobs"], of_bytes=of_bytes),
-        **_evaluation_cells(own["curves"]),
+        **_final_cells(own["ends"], own["jobs"], of_bytes=of_bytes),
+        **_evaluation_cells(own["ends"]),
         "status": _status(own["jobs"]),
     }
 
@@ -198,8 +214,7 @@ def _step_cells(jobs: pd.DataFrame) -> dict[str, Any]:
     }
 
 
-def _final_cells(curves: pd.DataFrame, jobs: pd.DataFrame, *, of_bytes: bool) -> dict[str, Any]:
-    last = losses_of_runs(curves)
+def _final_cells(last: pd.DataFrame, jobs: pd.DataFrame, *, of_bytes: bool) -> dict[str, Any]:
     finite = last[np.isfinite(last["validation_loss"])]
     complete = len(finite) == len(last)  # a mean over the other runs alone would look too good
     whole = {name: list(finite[name]) if complete else [] for name in LOSSES}
@@ -210,7 +225,7 @@ def _final_cells(curves: pd.DataFrame, jobs: pd.DataFrame, *, of_bytes: bool) ->
         **cells("validation_loss", _mean_of_losses(whole["validation_loss"])),
         **cells("bits_per_byte", _mean_of_losses(bits)),
         **cells("lowest_loss", _mean_of_losses(whole["lowest_loss"])),
-        "fall": _fall(curves),
+        "fall": float(last["fall"].mean()) if last["iteration"].any() else None,
         **cells("rise", mean_interval(list(finite["rise"])).not_below(0.0)),
         "diverged_share": _share_of(runs[ended(runs)], "diverged"),
         "validation_accuracy": float(last["validation_accuracy"].mean()) if len(last) else None,
@@ -223,22 +238,15 @@ def _mean_of_losses(losses: list[float]) -> Estimate:
     return found.not_below(0.0) if min(losses, default=0.0) >= 0 else found
 
 
-def _fall(curves: pd.DataFrame) -> float | None:
-    """How far the lowest loss of a run is below its first, over all seeds; None without training."""
-    losses = curves.groupby("job", sort=False)["validation_loss"]
-    return float((losses.first() - losses.min()).mean()) if curves["iteration"].any() else None
-
-
 def _share_of(jobs: pd.DataFrame, status: str) -> float | None:
     return float((jobs["status"] == status).mean()) if len(jobs) else None
 
 
-def _evaluation_cells(curves: pd.DataFrame) -> dict[str, Any]:
+def _evaluation_cells(last: pd.DataFrame) -> dict[str, Any]:
     """The share of time that evaluations took, and the training seconds of the longest and shortest runs.
 
     A run that diverged is the shortest only where all did.
     """
-    last = curves.groupby("job", sort=False).tail(1)
     spent = last["train_seconds"].sum()
     finite = last[[math.isfinite(loss) for loss in last["validation_loss"]]]
     whole = finite if len(finite) else last
@@ -255,4 +263,5 @@ def _status(jobs: pd.DataFrame) -> str:
 
 
 def _first(frame: pd.DataFrame, column: str) -> Any:
-    return None if frame.empty or pd.isna(frame[column].iloc[0]) else frame[column].iloc[0]
+    value = None if frame.empty else frame[column].iloc[0]
+    return None if pd.isna(value) else value

@@ -83,17 +83,23 @@ def endings(curves: pd.DataFrame, jobs: pd.DataFrame) -> dict[Any, str]:
 
 
 def stored_targets(run: RunFolder) -> pd.DataFrame:
+    """What `with_endings` says of a run.
+
+    Raises:
+        ResultsError: a table is damaged.
+    """
+    return with_endings(*(run.read(table) for table in ("targets", "curves", "jobs")))
+
+
+def with_endings(targets: pd.DataFrame, curves: pd.DataFrame, jobs: pd.DataFrame) -> pd.DataFrame:
     """The rows of targets.csv, with how each run ended, and the earliest that it can have reached the target.
 
     An `outcome` that an older file calls censored becomes diverged if curves and jobs say so, and runs that
     ended in an error or were cut off are left out. `earliest_seconds` and `earliest_iterations` are one step
     after the last evaluation that did not show the target reached. Where there is none, or the target was
     not reached, they are `seconds` and `iterations`.
-
-    Raises:
-        ResultsError: a table is damaged.
     """
-    targets, curves, jobs = run.read("targets"), within_budget(run.read("curves")), run.read("jobs")
+    curves = within_budget(curves)
     targets = targets[~targets["job"].isin(jobs["job"][leaves_out(jobs) | cut_off(jobs)])]
     ends = targets["job"].map(endings(curves, jobs))
     missed = (targets["outcome"] != REACHED) & ends.notna()

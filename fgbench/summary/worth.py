@@ -14,6 +14,10 @@ from fgbench.summary.ratios import missing_if_nan
 ALL, START = "all", "start"  # values of the columns `layer` and `weights`
 FIGURES = ("cosine", "second_moment")
 AT = ["weights", "iteration"]
+OF_STEPS = [  # the columns that a steps ratio is predicted from
+    *(*AT, "unbiased", "draws", "second_moment_large", "second_moment_large_error"),
+    *("along_large", "along_large_error"),
+]
 
 
 def worth_cells(quality: pd.DataFrame, method: str, reference: str) -> dict[str, Any]:
@@ -57,18 +61,20 @@ def at_reference(quality: pd.DataFrame, reference: str) -> pd.DataFrame:
 
 def _steps_ratio(own: pd.DataFrame, over: pd.DataFrame) -> Estimate:
     """The geometric mean of the points' steps ratios."""
-    both = own.merge(over, on=AT, suffixes=("", "_over"))
-    if both.empty:
+    points, others = (
+        {tuple(row[name] for name in AT): row for row in rows[OF_STEPS].to_dict("records")}
+        for rows in (own, over)
+    )
+    both = [(row, others[at]) for at, row in points.items() if at in others]
+    if not both:
         return NOTHING
     if own["method"].iloc[0] == over["method"].iloc[0]:
         return ONE.estimate()
-    rows = both.to_dict("records")
-    return geometric_mean([steps_ratio(_worth(row), _worth(row, "_over")) for row in rows]).estimate()
+    return geometric_mean([steps_ratio(_worth(row), _worth(other)) for row, other in both]).estimate()
 
 
-def _worth(row: Mapping[Any, Any], suffix: str = "") -> Worth:
+def _worth(row: Mapping[Any, Any]) -> Worth:
     moment, along = (
-        Mean(*(float(row[f"{name}{end}{suffix}"]) for end in ("", "_error")))
-        for name in ("second_moment_large", "along_large")
+        Mean(float(row[name]), float(row[f"{name}_error"])) for name in ("second_moment_large", "along_large")
     )
-    return Worth(moment, along, bool(row[f"unbiased{suffix}"]), int(row[f"draws{suffix}"]))
+    return Worth(moment, along, bool(row["unbiased"]), int(row["draws"]))

@@ -25,8 +25,8 @@ def test_each_run_has_its_losses_and_its_seed_wherever_its_rows_stand():
         for at, loss in enumerate(own)
     ]
     found = losses_of_runs(pd.DataFrame(rows).sort_values(["at", "job"]))
-    assert found.loc["a/1"].tolist() == ["a", 1, 1.5, 0.2, 1.0, 0.5]
-    assert found.loc["b/1"].tolist() == ["b", 1, 2.0, 0.1, 2.0, 0.0]
+    assert found.loc["a/1"].tolist() == ["a", 1, 2, 1.5, 0.2, 1.0, 0.5, 2.0]
+    assert found.loc["b/1"].tolist() == ["b", 1, 1, 2.0, 0.1, 2.0, 0.0, 1.0]
     diverged = found.loc["a/2", ["validation_loss", "rise"]]
     assert diverged.isna().all()
 

@@ -20,6 +20,7 @@ from fgbench.summary.targets import (
 )
 from fgbench.training.target import Target
 from tests.builders import run_folder, tiny_group
+from tests.charts import made_up
 
 GROUP = tiny_group()
 
@@ -502,3 +503,10 @@ def test_the_share_of_runs_that_diverged_is_none_without_runs():
     jobs = pd.DataFrame({"status": ["ok", "diverged", "ok", "ok"]})
     assert _share_of(jobs, "diverged") == 0.25
     assert _share_of(jobs[:0], "diverged") is None
+
+
+def test_no_table_is_read_twice_for_a_summary(tmp_path, monkeypatch):
+    run, read, really = made_up.run(tmp_path, [made_up.group(8)]), [], RunFolder.read
+    monkeypatch.setattr(RunFolder, "read", lambda self, table: read.append(table) or really(self, table))
+    assert len(summarise(run)) == len(made_up.METHODS)
+    assert len(read) == len(set(read)) > 0

@@ -19,7 +19,7 @@ from fgbench.store.jobs import within_budget
 from fgbench.store.run_folder import RunFolder, environment_of
 from fgbench.summary.parts import split
 from fgbench.summary.table import GROUP_COLUMNS, summarise
-from fgbench.summary.targets import headline, stored_targets
+from fgbench.summary.targets import headline, with_endings
 
 SETUP = (
     *(column for column in GROUP_COLUMNS if column != "depth"),
@@ -135,7 +135,7 @@ def comparisons(
     if not runs:
         return []
     summaries = each(_summary, range(len(runs)), runs)  # other processes make them while tables are read here
-    tables = {name: _table(runs, name) for name in TABLES}
+    tables = _tables(runs)
     parts = [part for part in summaries if not part.empty]
     if not parts:
         return []
@@ -192,11 +192,16 @@ def _summary(index: int, run: RunFolder) -> pd.DataFrame:
     )
 
 
-def _table(runs: Iterable[RunFolder], name: str) -> pd.DataFrame:
-    reads = {"targets": stored_targets, "curves": lambda run: within_budget(run.read("curves"))}
-    read = reads.get(name, lambda run: run.read(name))
-    frames = [read(run).assign(run=index) for index, run in enumerate(runs)]
-    return pd.concat(frames, ignore_index=True)
+def _tables(runs: Iterable[RunFolder]) -> dict[str, pd.DataFrame]:
+    """Each of `TABLES` of all runs, with the run's index."""
+    frames: dict[str, list[pd.DataFrame]] = {name: [] for name in TABLES}
+    for index, run in enumerate(runs):
+        own = {name: run.read(name) for name in TABLES}
+        own["targets"] = with_endings(own["targets"], own["curves"], own["jobs"])
+        own["curves"] = within_budget(own["curves"])
+        for name, table in own.items():
+            frames[name].append(table.assign(run=index))
+    return {name: pd.concat(own, ignore_index=True) for name, own in frames.items()}
 
 
 def _headlines(targets: pd.DataFrame) -> pd.DataFrame:
