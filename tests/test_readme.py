@@ -10,6 +10,7 @@ import pytest
 from typer.main import get_command
 
 from fgbench.cli import app
+from fgbench.store.csv_table import read_table
 
 README = Path(__file__).parent.parent / "README.md"
 BLOCKS = "".join(re.findall(r"^```\w*\n(.*?)^```", README.read_text(), re.MULTILINE | re.DOTALL))
@@ -24,6 +25,17 @@ def test_a_command_of_the_readme_exists_with_its_options(line):
     known = {option for parameter in commands[name].params for option in parameter.opts}
     given = {a.partition("=")[0] for a in arguments if a.startswith("--")}
     assert given <= known
+
+
+def test_by_how_much_noise_forces_rates_down_is_what_was_searched():
+    ratios = []
+    for width in (256, 1024):
+        jobs = read_table(README.parent / f"results/reference-mnist-{width}/jobs.csv")
+        rates = jobs[jobs["phase"] == "train"].groupby("method")["learning_rate"].first()
+        ratios += list(rates["backprop"] / rates.drop("backprop"))
+    said = re.search(r"noise forces theirs down, (\d+) to\s+(\d+)\s+times on MNIST", README.read_text())
+    assert said is not None
+    assert [round(min(ratios)), round(max(ratios))] == [int(end) for end in said.groups()]
 
 
 def test_there_are_some():

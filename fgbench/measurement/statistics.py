@@ -222,13 +222,13 @@ def survival(spent: Sequence[float], reached: Sequence[bool]) -> tuple[list[floa
         The points where the share falls or a run ended, ascending, and the share at each.
     """
     both = list(zip(spent, reached, strict=True))
-    times = sorted({float(s) for s in spent if math.isfinite(s)})
-    left, share = 1.0, []
-    for time in times:
-        hits = sum(hit for s, hit in both if s == time)
-        left *= 1 - hits / sum(s >= time for s in spent)
-        share.append(left)
-    return times, share
+    after_all = 1 + max((s for s in spent if math.isfinite(s)), default=0)
+    sample = scipy.stats.CensoredData(
+        uncensored=[s for s, hit in both if hit], right=[min(s, after_all) for s, hit in both if not hit]
+    )
+    left = scipy.stats.ecdf(sample).sf
+    known = left.quantiles < after_all
+    return [float(q) for q in left.quantiles[known]], [float(p) for p in left.probabilities[known]]
 
 
 def median_time(spent: Sequence[float], reached: Sequence[bool]) -> float:

@@ -40,14 +40,8 @@ HOST, DEVICE, UNKNOWN = "host", "device", "unknown"  # what bounds the time of a
 LAUNCH_BOUND = 0.8  # a step is launch-bound if the GPU works in less than this share of its time
 
 TABLES = ("jobs", "ratios", "memory", "curves", "targets", "load", "cost", "quality", "variants")
-OF_METHODS = (
-    "jobs",
-    "ratios",
-    "memory",
-    "ends",
-    "load",
-    "variants",
-)  # tables of which a method's own rows do
+# Tables of which a method's own rows are looked at alone.
+OF_METHODS = ("jobs", "ratios", "memory", "ends", "load", "variants")
 RATIO_COLUMNS = (
     *("seconds", "r", "r_low", "r_high", "r_alone", "r_alone_low", "r_alone_high"),
     *("ratio", "ratio_low", "ratio_high", "ratio_within_low", "ratio_within_high"),
