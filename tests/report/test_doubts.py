@@ -112,9 +112,15 @@ def test_time_over_steps_has_to_be_the_ratio_of_the_steps(t_ratio: float, agrees
         assert f"{t_ratio / 4:.3g}" in found[0]
 
 
-def test_a_job_that_failed_is_a_warning() -> None:
-    (doubt,) = said(group(status="2 diverged"))
-    assert "2 diverged" in doubt
+@pytest.mark.parametrize("status", ["2 failed", "1 diverged, 1 out of memory"])
+def test_a_job_that_failed_is_a_warning(status: str) -> None:
+    (doubt,) = said(group(status=status))
+    assert status in doubt
+
+
+def test_a_seed_that_diverged_is_a_result_and_no_warning() -> None:
+    """The table has it in the place of the loss, and the sentence beside the time to the target."""
+    assert said(group(status="2 diverged")) == []
 
 
 def test_the_least_precise_ratio_speaks_for_a_group_whose_time_ran_out() -> None:

@@ -232,6 +232,7 @@ def test_what_was_not_measured_is_a_dash_and_not_a_number() -> None:
     nothing = dict.fromkeys(("t", "t_low", "t_high", "t_ratio", "n_ratio", "validation_loss"), None)
     text = rendered(group(**nothing, status="1 diverged"), 160)
     assert "–" in text
+    assert "1 diverged" in text
     assert "nan" not in text
 
 
