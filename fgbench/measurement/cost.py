@@ -1,15 +1,10 @@
-"""Count what a piece of work costs on any machine: FLOPs, bytes that have to move, operations started.
-
-With a machine's rates these bound the time from below (the roofline): the work takes at least its FLOPs at
-the rate of the machine's best matrix product, and at least its bytes at the bandwidth of its memory.
-"""
+"""Count what a piece of work costs on any machine: FLOPs, bytes that have to move, operations started."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from typing import Any
 
 import torch
@@ -19,20 +14,35 @@ from torch.utils._pytree import tree_leaves
 from torch.utils.flop_counter import FlopCounterMode, flop_registry
 from torch.utils.module_tracker import ModuleTracker
 
-from fgbench.measurement.clock import Clock
-from fgbench.measurement.interleave import repeat
-
 # These operations make a tensor without writing to it, and so start nothing on the device.
 FREE = ("empty", "empty_like", "empty_strided", "new_empty", "detach", "alias", "lift_fresh")
 PRODUCTS = ("mm", "addmm", "addmm_", "bmm", "baddbmm", "baddbmm_", "addbmm", "addbmm_")
 COUNTS = ("flops", "bytes", "operations", "product_bytes", "other_bytes", "random_numbers")
 # These operations write a tensor without reading what is in it.
 FILLS = ("normal_", "uniform_", "random_", "bernoulli_", "zero_", "fill_", "copy_")
-SQUARE = (1024, 1024, 1024)  # a product that every machine computes at a good rate
-MEASURED_SECONDS = 0.02  # each reading of a rate takes at least so long
-READINGS = 5  # the best of so many readings is the rate
 
 Shape = tuple[int, int, int]
+
+
+@dataclass(frozen=True, order=True)
+class Convolution:
+    """One that a piece of work does.
+
+    Attributes:
+        inputs: the shape of a sample, without the batch.
+        weight: the shape of the weights.
+        options: stride, padding, dilation, whether it is transposed, output padding, groups.
+    """
+
+    inputs: tuple[int, ...]
+    weight: tuple[int, ...]
+    options: tuple[Any, ...]
+
+    @classmethod
+    def of(cls, inputs: Tensor, weight: Tensor, _bias: Tensor | None, *options: Any) -> Convolution:
+        """That of the arguments of aten's `convolution`."""
+        fixed = tuple(tuple(option) if isinstance(option, list) else option for option in options)
+        return cls(tuple(inputs.shape[1:]), tuple(weight.shape), fixed)
 
 
 @dataclass(frozen=True)
@@ -45,6 +55,7 @@ class Work:
             such tensor that is written, once. Tensors made on the way might stay in a cache.
         operations: how many were started one by one; views and empty tensors do not count.
         products: the shapes (rows, inner, columns) of its matrix products.
+        convolutions: those that it does forward, each with the largest batch among its uses.
         product_bytes: what products, convolutions and attention read and write, summed over operations.
         other_bytes: the same for all other operations; all of it moves if there is no cache or fusion.
         random_numbers: how many were drawn.
@@ -54,21 +65,10 @@ class Work:
     bytes: int
     operations: int
     products: frozenset[Shape]
+    convolutions: Mapping[Convolution, int] = field(default_factory=dict)
     product_bytes: int = 0
     other_bytes: int = 0
     random_numbers: int = 0
-
-
-@dataclass(frozen=True)
-class Rates:
-    """A machine's best rates: FLOPs a second, and bytes a second."""
-
-    flops: float
-    bytes: float
-
-    def floor(self, work: Work) -> float:
-        """The least seconds in which the work can be done, by the roofline."""
-        return max(work.flops / self.flops, work.bytes / self.bytes)
 
 
 def _added_product(_into: Any, a: Any, b: Any, **_options: Any) -> int:
@@ -127,6 +127,7 @@ def count(run: Callable[[], object]) -> Work:
         moved,
         counter.operations,
         frozenset(counter.products),
+        counter.convolutions,
         counter.product_bytes,
         counter.other_bytes,
         counter.random_numbers,
@@ -136,7 +137,21 @@ def count(run: Callable[[], object]) -> Work:
 def mean_work(works: Sequence[Work]) -> Work:
     """The mean counts of steps that differ in kind, with the shapes of all their products."""
     amounts = {name: round(sum(getattr(work, name) for work in works) / len(works)) for name in COUNTS}
-    return Work(**amounts, products=frozenset().union(*(work.products for work in works)))
+    return Work(**amounts, products=all_products(works), convolutions=all_convolutions(works))
+
+
+def all_products(works: Iterable[Work]) -> frozenset[Shape]:
+    """The shapes of the matrix products of all of these."""
+    return frozenset().union(*(work.products for work in works))
+
+
+def all_convolutions(works: Iterable[Work]) -> dict[Convolution, int]:
+    """The convolutions of all of these, each with its largest batch."""
+    found: dict[Convolution, int] = {}
+    for work in works:
+        for convolution, batch in work.convolutions.items():
+            found[convolution] = max(batch, found.get(convolution, 0))
+    return found
 
 
 @dataclass
@@ -153,6 +168,7 @@ class _Counter(TorchDispatchMode):
     written: dict[int, int] = field(default_factory=dict)
     made: set[int] = field(default_factory=set)
     products: set[Shape] = field(default_factory=set)
+    convolutions: dict[Convolution, int] = field(default_factory=dict)
     product_bytes: int = 0
     other_bytes: int = 0
     random_numbers: int = 0
@@ -176,6 +192,9 @@ class _Counter(TorchDispatchMode):
         self.operations += 1
         if name in PRODUCTS:
             self.products.add(_shape(args))
+        if name == "convolution":
+            done = Convolution.of(*args)
+            self.convolutions[done] = max(len(args[0]), self.convolutions.get(done, 0))
         only_written = changed if name in FILLS or func._overloadname == "out" else set()
         read = [t for address, t in inputs.items() if address not in only_written]
         written = [t for address, t in (inputs | outputs).items() if address in fresh | changed]
@@ -219,48 +238,3 @@ def _changed(func: Any, args: Any, kwargs: Any) -> Iterator[Tensor]:
 def _shape(args: Any) -> Shape:
     a, b = [t for t in args if isinstance(t, Tensor)][-2:]
     return int(a.shape[-2]), int(a.shape[-1]), int(b.shape[-1])
-
-
-def product_rate(shapes: frozenset[Shape], device: torch.device, dtype: torch.dtype, clock: Clock) -> float:
-    """FLOPs a second of the fastest matrix product among these shapes and a square one."""
-    return max(_product_rate(shape, device, dtype, clock) for shape in (SQUARE, *sorted(shapes)))
-
-
-def _product_rate(shape: Shape, device: torch.device, dtype: torch.dtype, clock: Clock) -> float:
-    rows, inner, columns = shape
-    a = torch.ones(rows, inner, device=device, dtype=dtype)
-    b = torch.ones(inner, columns, device=device, dtype=dtype)
-    out = torch.empty(rows, columns, device=device, dtype=dtype)
-    return 2 * rows * inner * columns / _best_seconds(lambda: torch.mm(a, b, out=out), clock)
-
-
-def byte_rate(working_set: int, device: torch.device, clock: Clock) -> float:
-    """Bytes a second of STREAM's triad, a = b + s·c, on three arrays of `working_set` bytes together.
-
-    `working_set` is what a step touches, so that the arrays stay in a cache just where the step's data do.
-    """
-    length = max(working_set // 12, 1024)
-    a, b, c = (torch.ones(length, device=device) for _ in range(3))
-    return 12 * length / _best_seconds(lambda: torch.add(b, c, alpha=3.0, out=a), clock)
-
-
-def random_rate(device: torch.device, dtype: torch.dtype, clock: Clock) -> float:
-    """Normal random numbers a second, drawn into a tensor of a million."""
-    into = torch.empty(SQUARE[0] * SQUARE[1], device=device, dtype=dtype)
-    generator = torch.Generator(device).manual_seed(0)
-    return into.numel() / _best_seconds(lambda: into.normal_(generator=generator), clock)
-
-
-def launch_seconds(device: torch.device, clock: Clock) -> float:
-    """Seconds that the host needs to start an operation; measured by one that has hardly anything to do."""
-    into = torch.zeros(1, device=device)
-    return _best_seconds(lambda: into.add_(1.0), clock)
-
-
-def _best_seconds(run: Callable[[], object], clock: Clock) -> float:
-    """Seconds of one call, the best of several readings of blocks that are long enough for the clock."""
-    times = 1
-    while (seconds := clock.time(partial(repeat, run, times)).seconds) < MEASURED_SECONDS:
-        times *= 2
-    readings = [seconds, *(clock.time(partial(repeat, run, times)).seconds for _ in range(READINGS - 1))]
-    return min(readings) / times

@@ -96,4 +96,4 @@ def predicted(run: RunFolder, device: Device) -> pd.DataFrame:
 
 
 def _work(row: Mapping[Any, Any]) -> Work:
-    return Work(**{name: int(row[name]) for name in COUNTS}, products=frozenset())
+    return Work(**{name: int(row[name]) for name in COUNTS}, products=frozenset(), convolutions={})

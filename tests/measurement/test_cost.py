@@ -1,4 +1,4 @@
-"""Counts of work against counts by hand, and rates on a scripted clock."""
+"""Counts of work against counts by hand."""
 
 from __future__ import annotations
 
@@ -7,8 +7,7 @@ import torch
 from torch import nn
 
 from fgbench import methods
-from fgbench.measurement.clock import Reading
-from fgbench.measurement.cost import Rates, Work, byte_rate, count, product_rate
+from fgbench.measurement.cost import Convolution, Work, count, mean_work
 
 ROWS, INNER, COLUMNS = 3, 5, 7
 
@@ -153,39 +152,18 @@ def test_rank_one_tangents_need_two_products_a_layer():
     assert 3 * layer <= count(lambda: step(batch, 0.1)).flops <= 3.1 * layer
 
 
-def test_the_floor_is_the_dearer_of_flops_and_bytes():
-    rates = Rates(flops=100.0, bytes=10.0)
-    assert rates.floor(Work(200, 10, 1, frozenset())) == 2.0
-    assert rates.floor(Work(200, 50, 1, frozenset())) == 5.0
+def test_convolutions_are_kept_with_their_largest_batch():
+    layer = nn.Conv2d(2, 3, 3, stride=2, padding=1)
 
+    def run() -> None:
+        for batch in (4, 8, 2):
+            layer(torch.ones(batch, 2, 8, 8)).sum().backward()
 
-class Steady:
-    """A clock by which every call of a block's work takes so long; the first readings are disturbed."""
-
-    def __init__(self, seconds: float) -> None:
-        self.seconds, self.readings = seconds, 0
-
-    def time(self, block) -> Reading:
-        calls = 0
-
-        def counted(*_arguments, **_options):
-            nonlocal calls
-            calls += 1
-
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(torch, "mm", counted)
-            patch.setattr(torch, "add", counted)
-            block()
-        self.readings += 1
-        return Reading(calls * self.seconds * (3.0 if self.readings % 2 else 1.0))
-
-
-def test_rates_are_of_the_best_reading():
-    cpu = torch.device("cpu")
-    shape = (10, 20, 30)
-    found = product_rate(frozenset([shape]), cpu, torch.float32, Steady(1e-3))
-    assert found == pytest.approx(2 * 1024**3 / 1e-3), "the square one is the best where all take as long"
-    assert byte_rate(12_000_000, cpu, Steady(1e-3)) == pytest.approx(12_000_000 / 1e-3)
+    alike = Convolution((2, 8, 8), (3, 2, 3, 3), ((2, 2), (1, 1), (1, 1), False, (0, 0), 1))
+    assert count(run).convolutions == {alike: 8}
+    other = Convolution((2, 8), (3, 2, 3), ((1,), (0,), (1,), False, (0,), 1))
+    works = [Work(1, 1, 1, frozenset(), {alike: 8, other: 1}), Work(3, 1, 1, frozenset(), {alike: 16})]
+    assert mean_work(works).convolutions == {alike: 16, other: 1}
 
 
 @pytest.mark.parametrize("causal", [True, False])

@@ -10,17 +10,8 @@ from typing import ClassVar
 
 import torch
 
-from fgbench.measurement.cost import (
-    COUNTS,
-    Rates,
-    Work,
-    byte_rate,
-    count,
-    launch_seconds,
-    mean_work,
-    product_rate,
-    random_rate,
-)
+from fgbench.measurement.cost import COUNTS, Work, all_convolutions, all_products, count, mean_work
+from fgbench.measurement.rates import Rates, byte_rate, launch_seconds, product_rate, random_rate
 from fgbench.methods import Conditions
 from fgbench.plan import Config
 from fgbench.running.arms import LEARNING_RATE, Problem, base_step, method_step
@@ -145,10 +136,10 @@ def measure_cost(
 
 def _rates(problem: Problem, works: Mapping[str, Work], timed: Mapping[str, float]) -> dict[str, Rates]:
     """The best rates for each work, of as many attempts as it takes until no floor is wrong."""
-    shapes = frozenset(shape for work in works.values() for shape in work.products)
+    products, convolutions = all_products(works.values()), all_convolutions(works.values())
     best = {spec: Rates(0.0, 0.0) for spec in works}
     for _ in range(ATTEMPTS):
-        flops = product_rate(shapes, problem.device, _dtype(problem), problem.clock)
+        flops = product_rate(products, convolutions, problem.device, _dtype(problem), problem.clock)
         for spec, work in works.items():
             own = byte_rate(work.bytes, problem.device, problem.clock)
             best[spec] = Rates(max(flops, best[spec].flops), max(own, best[spec].bytes))
