@@ -6,7 +6,8 @@ given labels, a loss.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from fgbench.errors import UsageError, in_one_line
-from fgbench.methods import Batch, Loss
-from fgbench.pushforward.context import draws_again, state_kept
+from fgbench.methods import Batch, Loss, trainable
+from fgbench.pushforward.context import attributes_kept, buffers_kept, draws_again, state_kept
 
 LABELS = "labels"
+STATE = (
+    "compare: the loss has {what}, which all methods would share: make it a part of the model, whose forward "
+    "takes 'labels' and returns {{'loss': …}}, and give a batch by name and no loss."
+)
 
 
 @dataclass(frozen=True)
@@ -87,7 +92,7 @@ def adapted(model: nn.Module, loss: Loss | None, batch: Any) -> tuple[nn.Module,
 
     Raises:
         UsageError: the batch is no pair, there are no labels, the tensors differ in their number of samples,
-            or the loss does not take the model's output.
+            the loss does not take the model's output, or it learns or remembers.
     """
     inputs, target = _inputs(batch, loss is None)
     if isinstance(inputs, Tensor):
@@ -99,7 +104,7 @@ def adapted(model: nn.Module, loss: Loss | None, batch: Any) -> tuple[nn.Module,
         loss = ItsOwnLoss()
     batch = x, target
     try:
-        with torch.no_grad(), draws_again(x.device), state_kept(model):
+        with torch.no_grad(), draws_again(x.device), state_kept(model), _no_state(loss):
             output = model(x)
             return model, _fitting(loss, output, target), batch
     except UsageError:
@@ -179,6 +184,23 @@ def _fitting(loss: Loss, output: Any, target: Tensor) -> Loss:
             return one
         said.append("it does not return a scalar")
     raise UsageError(f"compare: the loss takes neither the model's output nor its logits, {said[-1]}")
+
+
+@contextmanager
+def _no_state(loss: Loss) -> Iterator[None]:
+    """Refuse a loss that learns, or that remembers what it is given inside: methods would share its state."""
+    if not isinstance(loss, nn.Module):
+        yield
+        return
+    if learned := list(trainable(loss)):
+        raise UsageError(STATE.format(what=f"parameters to train, as {learned[0]}"))
+    buffers = [(name, buffer, buffer._version) for name, buffer in loss.named_buffers()]
+    with buffers_kept(loss), attributes_kept(loss) as changed:
+        yield
+        own = dict(loss.named_buffers())
+        moved = [name for name, b, version in buffers if own.get(name) is not b or b._version != version]
+    if moved := [*moved, *changed]:
+        raise UsageError(STATE.format(what=f"state that each call changes, as {moved[0]}"))
 
 
 def _part(output: Any, name: str) -> Tensor:

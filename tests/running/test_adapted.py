@@ -98,6 +98,75 @@ def test_what_does_not_fit_is_said_in_a_line(loss, batch, line):
     assert "\n" not in str(caught.value)
 
 
+class Remembers(nn.Module):
+    """Cross-entropy over its own running mean, which is kept in a buffer or in a plain attribute."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        self.where, self.mean = where, torch.ones((), dtype=torch.float64)
+        if where == "buffer":
+            del self.mean
+            self.register_buffer("mean", torch.ones((), dtype=torch.float64))
+
+    def forward(self, output, target):
+        loss = F.cross_entropy(output, target)
+        if self.where == "buffer":
+            self.mean.lerp_(loss.detach(), 0.1)
+        else:
+            self.mean = self.mean.lerp(loss.detach(), 0.1)
+        return loss / self.mean
+
+
+class Learns(nn.Module):
+    """Cross-entropy of logits that it scales."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.ones(()))
+
+    def forward(self, output, target):
+        return F.cross_entropy(self.scale * output, target)
+
+
+@pytest.mark.parametrize(
+    ("loss", "what"),
+    [
+        (Learns(), "parameters to train, as scale"),
+        (Remembers("buffer"), "state that each call changes, as mean"),
+        (Remembers("attribute"), "state that each call changes, as mean"),
+    ],
+)
+def test_a_loss_whose_state_methods_would_share_is_refused(loss, what):
+    with pytest.raises(UsageError, match=f"the loss has {what}.*a part of the model"):
+        adapted(*tiny_model_and(loss))
+    assert float(getattr(loss, "mean", 1)) == 1, "it is left as it was"
+
+
+def test_a_loss_may_have_weights_that_stay():
+    model, loss, batch = tiny_model_and(nn.CrossEntropyLoss(torch.rand(4)))
+    assert adapted(model, loss, batch)[1] is loss
+
+
+def test_such_a_loss_can_be_a_part_of_the_model():
+    """As the line of the refusal says."""
+
+    class Whole(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.body, self.loss = nn.Linear(3, 4), Learns()
+
+        def forward(self, x, labels):
+            return {"loss": self.loss(self.body(x), labels)}
+
+    model, loss, batch = adapted(Whole(), None, {"x": torch.randn(5, 3), "labels": LABELS})
+    assert len(methods.trainable(model)) == 3
+    check_step(methods.find("forward"), model, loss, batch, seed=0)
+
+
+def tiny_model_and(loss: nn.Module) -> tuple[nn.Module, nn.Module, tuple[torch.Tensor, torch.Tensor]]:
+    return tiny_mlp(), loss, tiny_batch()
+
+
 # ---- Hugging Face's
 
 SMALL = {"vocab_size": 40, "bos_token_id": None, "eos_token_id": None}
