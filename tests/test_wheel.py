@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -44,11 +43,11 @@ def installed(tmp_path_factory) -> Path:
     """A folder that the wheel was unpacked into, without what it depends on."""
     wheels, target = tmp_path_factory.mktemp("wheels"), tmp_path_factory.mktemp("installed")
     pip = [sys.executable, "-m", "pip", "--quiet", "--disable-pip-version-check"]
-    # The build backend is fetched from the index where the environment has none.
-    alone = ["--no-build-isolation"] if find_spec("hatchling") else []
-    subprocess.run([*pip, "wheel", "--no-deps", *alone, "--wheel-dir", wheels, ROOT], check=True)
+    build = [*pip, "wheel", "--no-deps", "--no-build-isolation", "--wheel-dir", wheels, ROOT]
+    subprocess.run(build, check=True)
     (wheel,) = wheels.glob("fgbench-*.whl")
-    subprocess.run([*pip, "install", "--no-deps", "--no-index", "--target", target, wheel], check=True)
+    unpack = [*pip, "install", "--no-deps", "--no-index", "--no-compile", "--target", target, wheel]
+    subprocess.run(unpack, check=True)
     return target
 
 

@@ -14,7 +14,7 @@ from fgbench.cli import finetune_options as finetune
 from fgbench.cli import output_options as output
 from fgbench.cli import run_options as ask
 from fgbench.cli import stored
-from fgbench.cli.cluster import cluster_of, planned
+from fgbench.cli.cluster import cluster_of, cluster_resumed, planned
 from fgbench.cli.presets import QUICK
 from fgbench.cli.unused_options import check_used, not_default
 from fgbench.cli.values import share, size, span
@@ -183,9 +183,14 @@ def _learning_rate(asked: str) -> float | tuple[float, ...] | None:
 
 
 def _resume(path: Path, slurm: Sequence[str], dry_run: bool, **shown: bool) -> None:
-    plan, folder, contracts, cluster = stored.resumed(path, slurm)
+    folder, config = stored.begun(path)
+    if dry_run and "cluster" in folder.facts():  # whose plan is made by a task of the cluster
+        cluster_resumed(folder.facts()["cluster"], slurm)
+        _show_plan(config)
+        return
+    plan, contracts, cluster = stored.resumed(folder, config, slurm)
     if dry_run:
-        _show_plan(plan.config)
+        _show_plan(config)
         return
     if slurm:
         with folder.held():

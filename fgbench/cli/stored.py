@@ -87,22 +87,17 @@ def note_what_differs(path: Path, contracts: dict[str, str]) -> None:
         )
 
 
-def resumed(
-    path: Path, slurm: Sequence[str] = ()
-) -> tuple[Plan, RunFolder, dict[str, str], dict[str, Any] | None]:
-    """The plan, folder, contracts and cluster of a run that was cut off, if nothing that matters has changed.
+def begun(path: Path) -> tuple[RunFolder, Config]:
+    """A run that was cut off and its config, if this fgbench can go on with it.
 
     Args:
         path: of the run, or of a folder that holds it alone.
-        slurm: options of sbatch that are to be others than at its beginning, as a time limit.
 
     Raises:
-        UsageError: an option is not valid, several runs are there, an older fgbench began it, or something
-            that decides on figures is another now.
+        UsageError: several runs are there, or an older fgbench began it.
         ResultsError: no run.
     """
-    from fgbench.plan import Config, make_plan
-    from fgbench.running.start import contracts_of, what_changed
+    from fgbench.plan import Config
     from fgbench.store.schema import SCHEMA_VERSION
     from fgbench.version import __version__
 
@@ -116,15 +111,36 @@ def resumed(
             f"--resume {path}: fgbench {facts['fgbench_version']} began it, and this is {__version__}; go on "
             f"with that version, or start a new run with --like {path}."
         )
-    config, environment = Config.from_facts(facts["config"]), None
+    return folder, Config.from_facts(facts["config"])
+
+
+def resumed(
+    folder: RunFolder, config: Config, slurm: Sequence[str] = ()
+) -> tuple[Plan, dict[str, str], dict[str, Any] | None]:
+    """The plan, contracts and cluster of a run that was cut off, if nothing that matters has changed.
+
+    For a run on a cluster a task is sent there, which looks at a node.
+
+    Args:
+        folder: of the run.
+        config: of the run.
+        slurm: options of sbatch that are to be others than at its beginning, as a time limit.
+
+    Raises:
+        UsageError: an option is not valid, or something that decides on figures is another now.
+    """
+    from fgbench.plan import make_plan
+    from fgbench.running.start import contracts_of, what_changed
+
+    environment, facts = None, folder.facts()
     cluster = cluster_resumed(facts.get("cluster"), slurm)
     if cluster is None:
         plan = make_plan(config)
     else:
-        plan, environment = planned(config, {**cluster}, path.parent)
+        plan, environment = planned(config, {**cluster}, folder.path.parent)
     if changed := what_changed(facts, plan, environment):
         raise UsageError(
-            f"--resume {path}: it would not be the same run any more ({changed}); start a new run with "
-            f"--like {path}."
+            f"--resume {folder.path}: it would not be the same run any more ({changed}); start a new run "
+            f"with --like {folder.path}."
         )
-    return plan, folder, contracts_of(plan, environment), cluster
+    return plan, contracts_of(plan, environment), cluster

@@ -9,6 +9,7 @@ import pytest
 from fgbench.cli.stored import LISTED, like, the_run
 from fgbench.errors import ResultsError, UsageError
 from fgbench.plan import Config
+from fgbench.store.run_folder import find_runs
 from tests.builders import run_folder
 from tests.cli.test_commands import fgbench_says
 from tests.cli.test_run import SMALL, refused
@@ -50,3 +51,16 @@ def test_where_there_is_no_run_a_line_says_so(tmp_path: Path) -> None:
 def test_what_resume_takes_is_what_its_line_says(main: Path) -> None:
     line = refused("--resume", str(main), "--seeds", "9")
     assert "give no others than --slurm, --json, --verbose or --dry-run" in line
+
+
+def test_a_dry_run_of_a_resume_sends_no_task_to_the_cluster(main: Path, monkeypatch) -> None:
+    def sent(*_arguments: object) -> None:
+        raise AssertionError("a node is asked")
+
+    monkeypatch.setattr("fgbench.cluster.survey.survey", sent)
+    (run,) = find_runs(main)
+    run.note(cluster={"on": "slurm", "options": {}, "setup": []})
+    done = fgbench_says("run", "--resume", str(main), "--dry-run", "--slurm", "time=60")
+    assert done.returncode == 0, done.stderr
+    assert "Nothing was measured or written" in done.stdout
+    assert "--slurm time" in refused("--resume", str(main), "--dry-run", "--slurm", "time")
