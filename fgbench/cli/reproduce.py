@@ -152,19 +152,16 @@ def _measure(experiment: Experiment, scale: str, folder: Path) -> None:
 
 
 def _judged(experiment: Experiment, scale: str, folder: Path) -> list[JudgedClaim]:
-    from fgbench.reproduction.claims import judge, out_of_reach
+    from fgbench.reproduction.claims import judge, lacking
+    from fgbench.reproduction.scale import larger
 
     figures, by_seed = experiment.by.figures(folder), experiment.by_seed(folder)
-    return [
-        judge(
-            claim,
-            figures,
-            scale,
-            experiment.takes(claim, folder) if out_of_reach(claim, scale) else "",
-            by_seed,
-        )
-        for claim in experiment.claims
-    ]
+    found = []
+    for claim in experiment.claims:
+        figure = lacking(claim, figures, scale)
+        takes = experiment.takes(figure, larger(scale, claim.needs), folder) if figure else ""
+        found.append(judge(claim, figures, scale, takes, by_seed))
+    return found
 
 
 def _say_hours(experiments: Iterable[Experiment], scale: str, console: Console) -> None:

@@ -60,7 +60,7 @@ ONE_DECIDES = {
 def judge(
     claim: Claim, figures: Mapping[str, Estimate], scale: str, takes: str = "", by_seed: BySeed | None = None
 ) -> JudgedClaim:
-    """Judge a claim by what was measured; `takes` is what a scale that can decide it would take.
+    """Judge a claim by what was measured; `takes` is what it would take to measure what it lacks.
 
     Two figures that are both in `by_seed` are compared by the mean of their differences, seed by seed, with
     its t-interval: runs of a seed share weights and batches, whose effect on both cancels. Any other two are
@@ -93,6 +93,14 @@ def out_of_reach(claim: Claim, scale: str) -> bool:
     return claim.test != "none" and SCALES.index(scale) < SCALES.index(claim.needs)
 
 
+def lacking(claim: Claim, figures: Mapping[str, Estimate], scale: str) -> str:
+    """The figure that the claim lacks: one that only a larger scale gives, or that was not measured."""
+    if out_of_reach(claim, scale):
+        return claim.figure
+    named = [name for name in (claim.figure, claim.than) if name and claim.test != "none"]
+    return next((name for name in named if math.isnan(figures.get(name, NOTHING).value)), "")
+
+
 def _not_comparable(claim: Claim, figures: Mapping[str, Estimate], scale: str, takes: str) -> str:
     """Why the claim cannot be judged, whatever was measured; empty where it can."""
     measured, against = (figures.get(name, NOTHING) for name in (claim.figure, claim.than))
@@ -103,9 +111,9 @@ def _not_comparable(claim: Claim, figures: Mapping[str, Estimate], scale: str, t
     if out_of_reach(claim, scale):
         return (claim.why or f"needs --scale {claim.needs}") + (takes and f": {takes}")
     if math.isnan(measured.value):
-        return _absent("it", claim.figure, figures)
+        return _absent("it", claim.figure, figures, takes)
     if claim.than and math.isnan(against.value):
-        return _absent(claim.than, claim.than, figures)
+        return _absent(claim.than, claim.than, figures, takes)
     return (
         _of_one_seed(claim.figure, measured)
         or _of_one_seed(claim.than, against)
@@ -113,13 +121,13 @@ def _not_comparable(claim: Claim, figures: Mapping[str, Estimate], scale: str, t
     )
 
 
-def _absent(name: str, figure: str, figures: Mapping[str, Estimate]) -> str:
+def _absent(name: str, figure: str, figures: Mapping[str, Estimate], takes: str) -> str:
     """Why there is no figure: its runs diverged, some or all, so that there is no mean, or there are none."""
     stem, _, last = figure.rpartition("/")
     share = figures.get(f"{stem}/diverged_share", NOTHING).value
     if last in LOSSES and share > 0:
         return f"{share:.0%} of the runs diverged: {name} has no mean over all of them"
-    return f"nothing was measured for {name}"
+    return f"nothing was measured for {name}" + (takes and f": {takes}")
 
 
 def _no_better_than_chance(claim: Claim, figures: Mapping[str, Estimate]) -> str:

@@ -218,7 +218,9 @@ def takes(figure: str, settings: Mapping[str, Any], folder: Path) -> str:
     """How long a figure with these settings would take, by the steps that were timed; empty if not known."""
     name, group, method, _ = figure.split("/")
     config = configs(settings).get(name)
-    return hours_of(config, group, method, [run for _, run in _runs(folder)]) if config else ""
+    if config is None or method not in canonical_specs(config.methods):
+        return ""
+    return hours_of(config, group, method, [run for _, run in _runs(folder)])
 
 
 def draw(folder: Path, out: Path, claims: Mapping[str, float]) -> list[Path]:

@@ -16,3 +16,8 @@ class Scale(StrEnum):
 
 SMOKE, LAPTOP, PAPER, FULL = (scale.value for scale in Scale)
 SCALES = tuple(scale.value for scale in Scale)
+
+
+def larger(one: str, other: str) -> str:
+    """The larger of two scales."""
+    return max(one, other, key=SCALES.index)

@@ -125,12 +125,10 @@ class Experiment:
         by = importlib.import_module(f"fgbench.reproduction.{self.kind}")
         return float(getattr(by, "seconds_here", by.seconds)(self.settings(scale)))
 
-    def takes(self, claim: Claim, folder: Path) -> str:
-        """What a claim out of reach would take, by what is measured in the folder; empty if not known."""
+    def takes(self, figure: str, scale: str, folder: Path) -> str:
+        """What a figure would take at a scale, by what is measured in the folder; empty if not known."""
         by = importlib.import_module(f"fgbench.reproduction.{self.kind}")
-        told = getattr(by, "takes", lambda figure, settings, folder: "")(
-            claim.figure, self.scales[claim.needs], folder
-        )
+        told = getattr(by, "takes", lambda figure, settings, folder: "")(figure, self.scales[scale], folder)
         return str(told)
 
     def by_seed(self, folder: Path) -> Mapping[str, Mapping[int, float]]:

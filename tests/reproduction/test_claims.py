@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
-from fgbench.measurement.statistics import Estimate, mean_interval
+from fgbench.measurement.statistics import NOTHING, Estimate, mean_interval
 from fgbench.reproduction import report
-from fgbench.reproduction.claims import Verdict, judge
+from fgbench.reproduction.claims import Verdict, judge, lacking
 from fgbench.reproduction.report import _figure, draw_claims, rows_of
 from fgbench.reproduction.suite import Claim, Experiment
 
@@ -213,6 +213,18 @@ def test_a_loss_of_which_runs_diverged_was_measured_and_has_no_mean():
 
 
 PAIRED = Claim("a claim", "a table", "a", "below", than="b")
+
+
+def test_what_a_claim_lacks_is_named_with_what_it_would_take():
+    both = {"a": Estimate(1.0), "b": Estimate(2.0)}
+    for figures, lacks in ((both, ""), ({}, "a"), ({"a": both["a"]}, "b"), ({**both, "a": NOTHING}, "a")):
+        assert lacking(PAIRED, figures, "paper") == lacks
+    assert lacking(replace(PAIRED, needs="full"), both, "paper") == "a", (
+        "whatever a smaller scale gave for it"
+    )
+    assert lacking(replace(PAIRED, test="none"), {}, "paper") == "", "nothing can decide it"
+    found = judge(PAIRED, {"a": both["a"]}, "paper", "about 3 h on 1 thread of a machine")
+    assert found.why == "nothing was measured for b: about 3 h on 1 thread of a machine"
 
 
 def test_figures_of_matched_runs_are_compared_seed_by_seed():

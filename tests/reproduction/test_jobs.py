@@ -23,6 +23,21 @@ def test_what_a_run_says_itself_goes_before_what_all_share():
         jobs.configs({"runs": {"one": {"colour": 1}}})
 
 
+def test_a_figure_that_is_missing_takes_the_hours_of_a_method_that_the_scale_has(tmp_path):
+    own = group(8)
+    made_up.run(tmp_path / "deep", [own])
+    settings = {
+        **{"archs": ["mlp"], "depths": [8], "width": own.width, "batch": own.batch},
+        **{"dataset": own.dataset, "methods": list(METHODS), "max_iterations": 10**6},
+        "runs": {"deep": {}},
+    }
+    assert jobs.takes(f"deep/{own.name}/{METHODS[1]}/validation_loss", settings, tmp_path).startswith(
+        "about "
+    )
+    for run, method in (("deep", "spsa:layers=one"), ("wide", METHODS[1])):
+        assert jobs.takes(f"{run}/{own.name}/{method}/validation_loss", settings, tmp_path) == ""
+
+
 def test_rates_may_be_given_by_method_and_a_search_put_in_the_place_of_one():
     rates = {"backprop": 0.1, "forward:tangents=2": 1e-3}
     found = jobs.configs({"learning_rate": 0.5, "runs": {"a": {"learning_rates": rates}, "b": {}}})
