@@ -26,14 +26,11 @@ def test_what_a_run_says_itself_goes_before_what_all_share():
 def test_a_figure_that_is_missing_takes_the_hours_of_a_method_that_the_scale_has(tmp_path):
     own = group(8)
     made_up.run(tmp_path / "deep", [own])
-    settings = {
-        **{"archs": ["mlp"], "depths": [8], "width": own.width, "batch": own.batch},
-        **{"dataset": own.dataset, "methods": list(METHODS), "max_iterations": 10**6},
-        "runs": {"deep": {}},
-    }
-    assert jobs.takes(f"deep/{own.name}/{METHODS[1]}/validation_loss", settings, tmp_path).startswith(
-        "about "
-    )
+    shape = {"archs": ["mlp"], "depths": [8], "width": own.width, "batch": own.batch}
+    asked = {"dataset": own.dataset, "methods": list(METHODS), "max_iterations": 10**6}
+    settings = {**shape, **asked, "runs": {"deep": {}}}
+    found = jobs.takes(f"deep/{own.name}/{METHODS[1]}/validation_loss", settings, tmp_path)
+    assert found.startswith("about ")
     for run, method in (("deep", "spsa:layers=one"), ("wide", METHODS[1])):
         assert jobs.takes(f"{run}/{own.name}/{method}/validation_loss", settings, tmp_path) == ""
 
