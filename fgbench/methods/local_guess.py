@@ -242,26 +242,6 @@ class LocalGuessStep(BlockwiseStep):
         return [*super().notes(), *[MEET] * meet, *sorted(fallen)]
 
 
-def alignment(
-    step: LocalGuessStep, gradient: Sequence[Tensor], model: nn.Module, batch: Batch
-) -> list[float]:
-    """The cosine of guess and target for each block but the last, in the space that is perturbed.
-
-    Args:
-        step: the step, which has just been taken.
-        gradient: the end-to-end loss's gradient by reverse mode, at the weights before the step.
-        model: a model with those weights.
-        batch: the batch of the step.
-    """
-
-    def product(one: Guess, other: Guess) -> float:
-        return float(step.space.inner(one, other).detach().double().sum())
-
-    _, targets, _ = step.targets(gradient, model, batch)
-    pairs = list(zip(targets, step.guesses, strict=True))
-    return [product(t, g) / (product(t, t) * product(g, g)) ** 0.5 for t, g in pairs]
-
-
 def _joined(earlier: Dual, own: Dual) -> Dual:
     """Append the block's own tangent to those of earlier blocks."""
     return Dual(torch.cat([earlier.stack, own.tangents]))

@@ -12,7 +12,7 @@ from torch.func import functional_call
 from fgbench import methods
 from fgbench.errors import UsageError
 from fgbench.methods import Batch, Conditions
-from fgbench.methods.local_guess import STILL, TRAINED, alignment
+from fgbench.methods.local_guess import STILL, TRAINED
 from fgbench.methods.steps import oracle
 from tests.builders import cross_entropy, flat, reverse_gradient, updates
 from tests.methods.blockwise import (
@@ -225,6 +225,17 @@ def test_which_auxiliary_networks_change_from_batch_to_batch(guess, changes):
         step(small_batch(), 0.1)
         seen.append({r: flat(list(a.networks.parameters())) for r, a in step.auxiliaries.items()})
     assert {role: not torch.equal(seen[0][role], seen[1][role]) for role in seen[0]} == changes
+
+
+def alignment(step, gradient: list[Tensor], model: nn.Module, batch: Batch) -> list[float]:
+    """The cosine of guess and target for each block but the last, in the space that is perturbed."""
+
+    def product(one, other) -> float:
+        return float(step.space.inner(one, other).detach().double().sum())
+
+    _, targets, _ = step.targets(gradient, model, batch)
+    pairs = list(zip(targets, step.guesses, strict=True))
+    return [product(t, g) / (product(t, t) * product(g, g)) ** 0.5 for t, g in pairs]
 
 
 def test_local_guesses_point_with_the_gradient_and_random_ones_do_not():
