@@ -505,21 +505,21 @@ def test_a_run_of_an_older_version_is_not_resumed(tmp_path: Path) -> None:
     ],
 )
 def test_a_run_of_another_fgbench_or_machine_is_not_resumed(tmp_path, changes, environment, line) -> None:
-    from fgbench.cli.stored import resumed
+    from fgbench.cli.stored import begun, resumed
     from fgbench.errors import UsageError
     from fgbench.plan import make_plan
     from fgbench.running.start import new_run
     from tests.builders import config
 
     run, _ = new_run(make_plan(config()), tmp_path)
-    resumed(run.path)
+    resumed(*begun(run.path))
     facts = run.facts() | changes
     facts["environment"] |= environment
     if environment:
         facts["groups"][0]["contract"] = "what it was there"
     run._write(facts)
     with pytest.raises(UsageError, match=re.escape(line)) as refused:
-        resumed(run.path)
+        resumed(*begun(run.path))
     assert "\n" not in str(refused.value)
 
 
