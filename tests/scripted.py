@@ -12,7 +12,6 @@ from typing import Any
 
 from fgbench.running.client import WorkerDiedError
 from fgbench.running.messages import MalformedMessageError, Message, decode, to_json
-from fgbench.running.phases.quality import Estimated
 from fgbench.running.task import Task
 
 Events = Iterator[dict[str, Any]]
@@ -104,6 +103,8 @@ def tuned(method: str, optimizer: str, rate: float, *others: float) -> dict[str,
 def estimated(method: str, **changes: Any) -> dict[str, Any]:
     """What a method's estimates are worth: backprop's all, any other's a little."""
     exact = method == "backprop"
+    from fgbench.running.phases.quality import Estimated  # with torch, which many workers do without
+
     facts = dict.fromkeys((field.name for field in fields(Estimated)), None) | {
         "method": method,
         "layer": "all",

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
@@ -33,6 +35,7 @@ PLAN = Plan(
 )
 pytestmark = pytest.mark.filterwarnings("ignore:Precision loss")  # scripted seconds are all alike
 MANY = ("node", "cpu", "gpu")
+ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(autouse=True)
@@ -461,3 +464,9 @@ class TestTheScheduler:
         go(folder, engine)
         assert len(rounds) > 3
         assert folder.facts()["status"] == "done"
+
+
+def test_scripted_workers_start_at_once():
+    """A real Slurm starts dozens of them, and torch would take two seconds in each."""
+    light = "import sys, tests.cluster.worker; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", light], cwd=ROOT, check=False).returncode == 0
