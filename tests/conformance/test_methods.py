@@ -157,8 +157,11 @@ def suits(request, spec: str) -> None:
 
 
 # Options of a step once it has its derivatives, of how entries are drawn, of how much is passed at once: no
-# layer sees them.
-UNSEEN = re.compile(r"\b(combine|scale|clip|entries|store|angle|bound|update|sampling|chunk|accumulate)=")
+# layer sees them. Nor can it tell a full tangent from a Gaussian one.
+UNSEEN = re.compile(
+    r"\b(combine|scale|clip|entries|store|angle|bound|update|sampling|chunk|accumulate)="
+    r"|\b(structure|guess)=(rademacher|sphere|orthonormal|fixed-angle|fixed-ntk)\b"
+)
 DEEP = ("resnet", "vit", "transformer")  # a second a step in float64
 
 
