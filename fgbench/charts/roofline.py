@@ -37,8 +37,8 @@ def _draw(comparison: Comparison) -> Figure | str:
     peak, bandwidth = cost["flops_per_second"].max() / GIGA, cost["bytes_per_second"].max() / GIGA
     lines = [
         comparison.sentence,
-        f"Roof: the best product at these shapes, {peak:.3g} GFLOP/s, and the triad, {bandwidth:.3g} GB/s. "
-        "Bytes are those from outside a step, each once.",
+        f"Roof: the best product or convolution at these shapes, {peak:.3g} GFLOP/s, and the triad, "
+        f"{bandwidth:.3g} GB/s. Bytes are those from outside a step, each once.",
     ]
     figure = new_figure("Roofline of a training step", lines, height_over_legend(list(spots)) + 0.4)
     ax = figure.subplots()

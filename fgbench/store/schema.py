@@ -188,7 +188,7 @@ TABLES: dict[str, dict[str, str]] = {
         "product_bytes": "int",  # read and written by products, convolutions and attention
         "other_bytes": "int",  # read and written by all other operations
         "random_numbers": "int",  # how many are drawn
-        "flops_per_second": "float",  # of the best matrix product at the run's shapes
+        "flops_per_second": "float",  # of the best product or convolution at the run's shapes
         "bytes_per_second": "float",  # of STREAM's triad on as many bytes
         "random_per_second": "float",  # normal random numbers a second
         "launch_seconds": "float",  # that the host needs to start an operation
