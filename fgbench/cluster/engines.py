@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import redirect_stderr, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from fgbench.cluster.node import NodeTask
 from fgbench.errors import UsageError
@@ -104,9 +104,9 @@ class Engine(ABC):
     """
 
     at_once: int
-    open_at_most: int | None = None
-    seconds_between: float
-    patience: float
+    open_at_most: ClassVar[int | None] = None
+    seconds_between: ClassVar[float]
+    patience: ClassVar[float]
 
     @abstractmethod
     def submit(self, tasks: Sequence[NodeTask], wave: Wave) -> list[str]:
@@ -182,8 +182,8 @@ class Slurm(Engine):
     name: str
     options: Mapping[str, Any] = field(default_factory=dict)
     setup: Sequence[str] = ()
-    seconds_between: float = 10.0
-    patience: float = 90.0  # a shared file system may show a new file a minute late
+    seconds_between: ClassVar[float] = 10.0
+    patience: ClassVar[float] = 90.0  # a shared file system may show a new file a minute late
 
     def __post_init__(self) -> None:
         if shutil.which("sbatch") is None:
@@ -296,9 +296,9 @@ class Local(Engine):
 
     folder: Path
     at_once: int = 1
-    open_at_most: int | None = 1
-    seconds_between: float = 0.1
-    patience: float = 1.0
+    open_at_most: ClassVar[int | None] = 1
+    seconds_between: ClassVar[float] = 0.1
+    patience: ClassVar[float] = 1.0
     mine: dict[str, Any] = field(default_factory=dict)
 
     def submit(self, tasks: Sequence[NodeTask], wave: Wave) -> list[str]:

@@ -43,6 +43,7 @@ JobAcctGatherType=jobacct_gather/none
 AccountingStorageType=accounting_storage/none
 MaxArraySize=17
 KillWait=1
+MessageTimeout=5
 SlurmdTimeout=30
 ReturnToService=0
 MinJobAge=300
