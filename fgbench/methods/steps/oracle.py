@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from fgbench.methods import PLAIN, Batch, Conditions, Loss, Method, Step, prepare, trainable
 from fgbench.methods.steps.masks import masks_by_index
 from fgbench.methods.steps.optimizer import PLAIN_SGD, make_optimizer, optimize
+from fgbench.pushforward.context import state_kept
 from fgbench.pushforward.precision import PrecisionsMet
 from fgbench.training.randomness import OwnRandomness
 
@@ -120,11 +121,13 @@ def _error_of_step(
     size, slope = norm(before), norm(gradient)
     learning_rate = size / slope if size > 0 and slope > 0 else 1.0
     update, errors, estimates = _Update(before, conditions), [], []
-    for _ in range(REPLAYS if conditions.captured else step.cycle):
+    count = REPLAYS if conditions.captured else step.cycle
+    for _ in range(count):
         with torch.no_grad():
             for parameter, value in zip(step.parameters, before, strict=True):
                 parameter.copy_(value)
-        with _same_masks(seed, batch, model, by_index):
+        kept = state_kept(trained) if count > 1 else nullcontext()  # so that all begin as reverse mode did
+        with kept, _same_masks(seed, batch, model, by_index):
             value = step(batch, learning_rate)
         with _same_masks(seed, batch, model, by_index):
             estimate = step.expected(gradient, copy.deepcopy(model), batch)

@@ -181,6 +181,29 @@ def test_a_model_that_is_partly_computed_again_passes():
         check_step(methods.find(spec), Recomputed().double(), cross_entropy, tiny_batch(), 0)
 
 
+class Balancing(nn.Module):
+    """Adds a bias that each forward moves, as routers of mixtures of experts do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner, self.head = nn.Linear(6, 6), nn.Linear(6, 4)
+        self.register_buffer("bias", torch.zeros(6))
+
+    def forward(self, x):
+        h = torch.sigmoid(self.inner(x) + self.bias)
+        self.bias += 0.5 * (0.5 - h.detach().mean(0)).sign()
+        return self.head(h)
+
+
+@pytest.mark.parametrize("structure", ["rank-one", "activity"])
+def test_each_step_of_a_cycle_begins_with_the_buffers_that_reverse_mode_began_with(structure):
+    torch.manual_seed(0)
+    model, batch = Balancing().double(), (torch.randn(5, 6).double(), torch.arange(5) % 4)
+    check_step(
+        methods.find(f"forward:structure={structure},layers=one"), model, F.cross_entropy, batch, seed=0
+    )
+
+
 class Dropping(nn.Module):
     """Dropout twice, in a transformer's layer and between layers."""
 
