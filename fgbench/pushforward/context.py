@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from fgbench.pushforward.dual import dual_of
+from fgbench.pushforward.frozen import frozen_kept
 from fgbench.pushforward.generators import set_states, states
 from fgbench.pushforward.tangents import Tangent
 
@@ -75,7 +76,7 @@ def draws_again(device: torch.device, wanted: bool = True, *, numpy: bool = Fals
 def buffers_kept(model: nn.Module | None, wanted: bool = True, *, eager: bool = False) -> Iterator[None]:
     """Set a model's buffers (running statistics) back at the end, also where others were put in their place.
 
-    Nothing happens without a model.
+    Frozen parameters that a pass writes into are set back like buffers. Nothing happens without a model.
 
     With `eager` only the buffers that were written are set back, as reverse mode may need the others
     untouched. Compiled code does not tell which buffers it writes, so that there all are set back.
@@ -84,7 +85,8 @@ def buffers_kept(model: nn.Module | None, wanted: bool = True, *, eager: bool = 
     held = [(m._buffers, name, b) for m in modules for name, b in m._buffers.items() if b is not None]
     before = [(b.clone(), b._version) for _, _, b in held]
     try:
-        yield
+        with frozen_kept(model) if model is not None and wanted else nullcontext():
+            yield
     finally:
         for (buffers, name, buffer), (value, version) in zip(held, before, strict=True):
             if buffers.get(name) is not buffer:

@@ -1,0 +1,105 @@
+"""Frozen parameters that a model's forward writes into, as into a slow copy of a network in MoCo or BYOL."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, nullcontext
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
+
+_WRITTEN: WeakKeyDictionary[nn.Module, list[Tensor]] = WeakKeyDictionary()
+
+
+@contextmanager
+def frozen_kept(model: nn.Module) -> Iterator[None]:
+    """Set frozen parameters that are written into back at the end.
+
+    Which these are is found out at the first pass, as few models write into any, and a copy of all of them
+    would take as much memory as the model. What is written later only is not set back.
+    """
+    if model not in _WRITTEN:
+        with _found(model) as found:
+            yield
+        _WRITTEN[model] = found
+        return
+    before = [(p, p.data, p.detach().clone()) for p in _WRITTEN[model]]
+    try:
+        yield
+    finally:
+        for parameter, place, value in before:
+            _put_back(parameter, place, value)
+
+
+@contextmanager
+def _found(model: nn.Module) -> Iterator[list[Tensor]]:
+    """Set frozen parameters that are written into back at the end, and list them."""
+    frozen = [p for p in model.parameters() if not p.requires_grad and _can_be_written(p)]
+    places, writes = [p.data for p in frozen], _Writes(frozen)
+    found: list[Tensor] = []
+    try:
+        with writes if frozen else nullcontext():
+            yield found
+    finally:
+        for parameter, place in zip(frozen, places, strict=True):
+            value = writes.before.get(id(parameter))
+            if value is not None or _memory(parameter) != _memory(place):
+                _put_back(parameter, place, value)
+                found.append(parameter)
+
+
+def _put_back(parameter: Tensor, place: Tensor, value: Tensor | None) -> None:
+    """Give a parameter its memory of before, as `data` may be set, and the value that was there."""
+    if _memory(parameter) != _memory(place):
+        parameter.data = place
+    if value is not None:
+        place.copy_(value)  # unlike the parameter, this does not count as a write that reverse mode refuses
+
+
+class _Writes(TorchDispatchMode):
+    """While in force, keeps what parameters held before they are written into.
+
+    Attributes:
+        before: by the id of a parameter that was written into, its value before the first such write.
+    """
+
+    supports_higher_order_operators = True
+
+    def __init__(self, parameters: Sequence[Tensor]) -> None:
+        super().__init__()
+        self.by_memory = {_memory(p): p for p in parameters}
+        self.before: dict[int, Tensor] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        """Run the operation, and keep before what it writes into."""
+        schema = getattr(func, "_schema", None)
+        if schema is not None and schema.is_mutable:
+            for leaf in tree_leaves(_written(schema, args, kwargs or {})):
+                self._keep(leaf)
+        return func(*args, **(kwargs or {}))
+
+    def _keep(self, leaf: Any) -> None:
+        parameter = self.by_memory.get(_memory(leaf)) if _can_be_written(leaf) else None
+        if parameter is not None and id(parameter) not in self.before:
+            self.before[id(parameter)] = parameter.detach().clone()
+
+
+def _written(schema: Any, args: Any, kwargs: Any) -> list[Any]:
+    """The arguments that an operation writes into."""
+    written = [a.alias_info is not None and a.alias_info.is_write for a in schema.arguments]
+    names = {a.name for a, writes in zip(schema.arguments, written, strict=True) if writes}
+    placed = [arg for arg, writes in zip(args, written, strict=False) if writes]
+    return [*placed, *(value for name, value in kwargs.items() if name in names)]
+
+
+def _can_be_written(leaf: Any) -> bool:
+    plain = isinstance(leaf, Tensor) and type(leaf) in (Tensor, nn.Parameter)
+    return plain and leaf.layout == torch.strided
+
+
+def _memory(tensor: Tensor) -> int:
+    return tensor.untyped_storage()._cdata
