@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
@@ -194,22 +196,26 @@ class SpsaStep(Step):
         return self.drawer.generators
 
     def expected(self, gradient: Sequence[Tensor], model: nn.Module, batch: Batch) -> list[Tensor]:
-        """The difference quotient in float64 times z; in its own dtypes for a model of several, which casts.
+        """The difference quotient in float64 times z; in its own dtypes for a model that casts to one.
 
-        ⟨∇f, z⟩ z would not do: with ReLU it is off by tens of percent where z is nearly orthogonal to ∇f.
+        A model of several dtypes casts as well. ⟨∇f, z⟩ z would not do: with ReLU it is off by tens of
+        percent where z is nearly orthogonal to ∇f.
         """
-        x, y = batch
         z = {name: t.full()[0] for name, t in self.z.by_name.items()}
         if len({p.dtype for p in self.parameters}) == 1:
-            model = model.double()
             x, y = (t.double() if t.is_floating_point() else t for t in batch)
-            z = {name: own.double() for name, own in z.items()}
+            finer = {name: own.double() for name, own in z.items()}
+            with suppress(RuntimeError):  # it multiplies what it cast by weights in float64
+                return self._expected(copy.deepcopy(model).double(), (x, y), finer)
+        return self._expected(model, batch, z)
+
+    def _expected(self, model: nn.Module, batch: Batch, z: dict[str, Tensor]) -> list[Tensor]:
         losses, call = [], CallWith(model)
         for shift in (self.epsilon, -self.epsilon):
             moved = {n: p.detach() for n, p in trainable(model).items()}
             moved |= {name: moved[name] + shift * v for name, v in z.items()}
-            with draws_again(x.device), state_kept(model):
-                losses.append(self.loss(call(moved, x), y).detach())
+            with draws_again(batch[0].device), state_kept(model):
+                losses.append(self.loss(call(moved, batch[0]), batch[1]).detach())
         slope = (losses[0] - losses[1]) / (2 * self.epsilon)
         weighed = slope if self.sampler is None else slope / self.drawn.probabilities[0]
         return [weighed * z[name] if name in z else torch.zeros_like(p) for name, p in moved.items()]

@@ -738,5 +738,5 @@ class Autocasting(nn.Module):
 def test_autocast_is_not_lost_in_a_trace():
     torch.manual_seed(0)
     model, batch = Autocasting(), (rows().float(), rows_target())
-    for spec in ("forward", "forward:structure=rank-one,tangents=3"):
+    for spec in ("forward", "forward:structure=rank-one,tangents=3", "spsa"):
         check_step(methods.find(spec), model, cross_entropy, batch, 0)
