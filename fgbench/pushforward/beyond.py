@@ -13,12 +13,14 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._functorch import apis
 from torch.autograd import Function
-from torch.overrides import handle_torch_function, has_torch_function
+from torch.overrides import _get_current_function_mode, handle_torch_function, has_torch_function
 from torch.utils import checkpoint
 from torch.utils.hooks import BackwardHook
 
 from fgbench.pushforward.course import Course
+from fgbench.pushforward.watch import LOST
 
 COMPILED = "what torch.compile made in the model: its own Python"
 
@@ -35,6 +37,7 @@ def running(course: Course) -> Iterator[None]:
             torch.enable_grad(),
             _uncompiled(),
             _own_functions_met(),
+            _vmap_keeps(course),
             plain_checkpoints(),
             _no_backward_hooks(),
             watch or nullcontext(),
@@ -64,6 +67,31 @@ def _own_functions_met() -> Iterator[None]:
         yield
     finally:
         Function.apply = before  # type: ignore[method-assign]
+
+
+@contextmanager
+def _vmap_keeps(course: Course) -> Iterator[None]:
+    """Inside, a vmap of the model's own is refused where it would lose tangents.
+
+    What it hands to its function is another tensor, so that a parameter is not known there.
+    """
+
+    def vmapped(*given: Any, **named: Any) -> Any:
+        if _get_current_function_mode() is not course:  # it is the engine's own
+            return before(*given, **named)
+        if course.moves((given, named)):
+            raise NotImplementedError(LOST.format(operation="vmap"))
+        try:
+            return before(*given, **named)
+        except Exception as error:  # as where its function returns what moves
+            raise NotImplementedError(LOST.format(operation="vmap")) from error
+
+    before = apis.vmap_impl
+    apis.vmap_impl = vmapped
+    try:
+        yield
+    finally:
+        apis.vmap_impl = before
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from functools import cache
 from typing import Any
 
 import torch
-from torch import Generator, Tensor
+from torch import Generator, Tensor, nn
 from torch.overrides import TorchFunctionMode
 from torch.utils._pytree import tree_leaves, tree_map
 
@@ -201,6 +201,13 @@ class Course(TorchFunctionMode):
         if isinstance(tree, tuple) and kind is not torch.Size:
             return tuple(self._bare(leaf) for leaf in tree)
         return self.written.now(tree) if self.written.duals else tree
+
+    def moves(self, tree: Any) -> bool:
+        """Whether what the model's own Python gives to a function has tangents, or is trained by noise."""
+        trained = self.context.noisy and any(
+            isinstance(leaf, nn.Parameter) and leaf.requires_grad for leaf in tree_leaves(tree)
+        )
+        return trained or any(map(self._moves, tree_leaves(self.hide(tree))))
 
     def _moves(self, tree: Any) -> bool:
         kind = type(tree)

@@ -165,6 +165,18 @@ REFUSED = {
         "gradients by reverse mode",
     ),
     "vmap": (lambda model, h, x: torch.func.vmap(lambda r: r.tanh() * r.sum())(h), "would lose them"),
+    "vmap of a weight": (
+        lambda model, h, x: torch.func.vmap(lambda w: h.detach() @ w, out_dims=1)(model.other.weight),
+        "would lose them in vmap",
+    ),
+    "vmap of a computed weight": (
+        lambda model, h, x: torch.func.vmap(lambda w: x @ w)(2 * model.inner.weight).t(),
+        "would lose them in vmap",
+    ),
+    "vmap of a layer": (
+        lambda model, h, x: torch.func.vmap(model.inner)(x),
+        "would lose them",
+    ),
     "grad": (lambda model, h, x: torch.func.grad(lambda r: r.tanh().sum())(h), "would lose them"),
     "a script": (lambda model, h, x: scripted(h), "would lose them"),
 }
