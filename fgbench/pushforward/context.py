@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from types import FunctionType, MethodType, ModuleType
 from typing import Any
 
 import torch
@@ -18,6 +19,16 @@ from fgbench.pushforward.tangents import Tangent
 
 # What every module has: its parameters, buffers, parts and hooks, which are kept by other means.
 OF_TORCH = vars(nn.Module()).keys() - {"training"}
+
+NO_OBJECTS = (type, FunctionType, MethodType, ModuleType, nn.Module, Tensor, tuple, list, dict, set, deque)
+OF_LIBRARIES = {
+    "builtins",
+    "torch",
+    "numpy",
+    "logging",
+    "threading",
+    "functools",
+}  # these keep their own state
 
 
 class Context:
@@ -101,8 +112,8 @@ def attributes_kept(
 ) -> Iterator[dict[str, tuple[Any, Any]]]:
     """Set back at the end what a model holds in plain attributes: tensors, numbers, texts, None, containers.
 
-    Containers are set back with all that they hold. Attributes that are new are taken away. All stays as it
-    is if `where` says no at the end.
+    Containers are set back with all that they hold, and so are the attributes of plain objects that a module
+    holds. Attributes that are new are taken away. All stays as it is if `where` says no at the end.
 
     Yields:
         Filled at the end: by name, what an attribute, or a container in it, held at first and what it held
@@ -111,6 +122,7 @@ def attributes_kept(
     lazy = nn.modules.lazy.LazyModuleMixin  # becomes another class at its first call
     modules = ((path, m) for path, m in model.named_modules() if not isinstance(m, lazy))
     parts = [(f"{path}." if path else "", vars(m)) for path, m in modules]
+    parts += _objects(parts)
     held = [(path, own, set(own), _attributes(own)) for path, own in parts]
     named = [(path + name, value) for path, *_, values in held for name, value in values.items()]
     filled = [(name, c, _contents(c)) for name, value in named for c in _containers(value)]
@@ -162,6 +174,22 @@ def state_kept(model: nn.Module) -> Iterator[None]:
 def _attributes(own: dict[str, Any]) -> dict[str, Any]:
     """Of a module's `vars`, what its class put there; of torch's own dictionaries none."""
     return {name: v for name, v in own.items() if (_plain(v) or _holds(v)) and name not in OF_TORCH}
+
+
+def _objects(parts: list[tuple[str, dict[str, Any]]]) -> list[tuple[str, dict[str, Any]]]:
+    """The plain objects in modules' `vars`, as settings that count steps, each once: path and `vars`."""
+    named = {
+        id(value): (f"{path}{name}.", vars(value))
+        for path, own in reversed(parts)
+        for name, value in own.items()
+        if name not in OF_TORCH and _is_object(value)
+    }
+    return list(named.values())
+
+
+def _is_object(value: Any) -> bool:
+    own = not isinstance(value, NO_OBJECTS) and isinstance(getattr(value, "__dict__", None), dict)
+    return own and type(value).__module__.partition(".")[0] not in OF_LIBRARIES
 
 
 def _plain(value: Any) -> bool:

@@ -6,6 +6,7 @@ import copy
 import random
 from collections import deque
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -512,6 +513,11 @@ def by_counting(state: Any, now: Tensor) -> Tensor:
     return now * state["calls"][0]
 
 
+def in_an_object(state: Any, now: Tensor) -> Tensor:
+    state.step += 1
+    return now * state.step
+
+
 def in_a_tensor(state: Any, now: Tensor) -> Tensor:
     return state.mul_(0.9).add_(now, alpha=0.1).clone()
 
@@ -544,6 +550,7 @@ CARRYING = {
     "queue": (lambda: Remembers(deque(maxlen=2), in_a_queue), "state"),
     "dictionary": (lambda: Remembers({"last": torch.zeros(6).double()}, in_a_dictionary), "state"),
     "nested": (lambda: Remembers({"calls": [0]}, by_counting), "state"),
+    "object": (lambda: Remembers(SimpleNamespace(step=0), in_an_object), "state.step"),
 }
 WRITTEN = {
     "tensor": lambda: Remembers(torch.zeros(6).double(), in_a_tensor),
