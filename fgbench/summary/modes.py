@@ -54,7 +54,7 @@ def choices(modes: pd.DataFrame) -> Iterator[Choice]:
     seconds = _seconds(modes)
     for method, by_candidate in seconds.items():
         whole = set().union(*by_candidate.values())
-        timed = {candidate: own for candidate, own in by_candidate.items() if own.keys() == whole}
+        timed = {key: own for key, own in by_candidate.items() if own and own.keys() == whole}
         means = {process: mean(own[process] for own in timed.values()) for process in whole if timed}
         relative = {key: median(s / means[p] for p, s in own.items()) for key, own in timed.items()}
         mode: str | None = None
@@ -71,7 +71,7 @@ def choices(modes: pd.DataFrame) -> Iterator[Choice]:
 def _seconds(modes: pd.DataFrame) -> dict[str, dict[tuple[str, str, str], dict[int, float]]]:
     """The seconds of each method's candidates, by process; without those that failed there."""
     found: dict[str, dict[tuple[str, str, str], dict[int, float]]] = {}
-    rows = modes.fillna({"optimizer": "", "update": "", "process": 0})
+    rows = modes.fillna({"optimizer": "", "update": "", "process": 0}).astype({"seconds": float})
     for method, *candidate, process, seconds in zip(
         *(rows[column] for column in ("method", *CANDIDATE, "process", "seconds")), strict=True
     ):

@@ -39,6 +39,11 @@ def test_what_failed_in_a_process_is_out():
     assert found(modes) == [("backprop", "sgd", "eager", "fused")]
 
 
+def test_where_all_failed_nothing_is_chosen():
+    modes = updates({"fused": None, "direct": None}).astype({"seconds": object})
+    assert found(modes) == []
+
+
 def test_modes_and_updates_are_chosen_together_and_an_update_for_each_optimiser_in_that_mode():
     seconds = {
         ("sgd", "eager", "fused"): 4.0,
