@@ -6,6 +6,7 @@ given labels, a loss.
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -13,10 +14,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from fgbench.errors import UsageError, in_one_line
 from fgbench.methods import Batch, Loss, trainable
-from fgbench.pushforward.context import attributes_kept, buffers_kept, draws_again, state_kept
+from fgbench.pushforward.context import OF_TORCH, attributes_kept, buffers_kept, draws_again, state_kept
 
 LABELS = "labels"
 STATE = (
@@ -95,6 +97,7 @@ def adapted(model: nn.Module, loss: Loss | None, batch: Any) -> tuple[nn.Module,
             the loss does not take the model's output, or it learns or remembers.
     """
     inputs, target = _inputs(batch, loss is None)
+    model = _without_history(model)
     if isinstance(inputs, Tensor):
         x = inputs
     else:
@@ -113,6 +116,17 @@ def adapted(model: nn.Module, loss: Loss | None, batch: Any) -> tuple[nn.Module,
         if isinstance(inputs, Tensor):
             return model, loss, batch  # each method says what is wrong
         raise UsageError(f"compare: the model does not take this batch, {in_one_line(error)}") from error
+
+
+def _without_history(model: nn.Module) -> nn.Module:
+    """The model; a copy if it holds what an earlier pass computed, as a loss of its own: that is detached.
+
+    PyTorch refuses to copy it with its history.
+    """
+    names = OF_TORCH - {"_buffers"}
+    values = [value for m in model.modules() for name, value in vars(m).items() if name not in names]
+    computed = [t for t in tree_leaves(values) if isinstance(t, Tensor) and t.grad_fn is not None]
+    return copy.deepcopy(model, {id(t): t.detach().clone() for t in computed}) if computed else model
 
 
 def _inputs(batch: Any, labels_too: bool) -> tuple[Tensor | dict[str, Any], Tensor]:

@@ -48,6 +48,29 @@ def test_a_plain_model_stays_as_it_is():
     assert y is batch[1]
 
 
+class Keeps(nn.Module):
+    """Leaves a part of its loss for its owner, as vector quantisers and mixtures of experts do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head, self.kept = nn.Linear(6, 3), {"aux": torch.zeros(())}
+
+    def forward(self, x):
+        self.kept["aux"] = self.head.weight.square().sum()
+        return self.head(x)
+
+
+def test_a_model_that_was_called_before_can_be_copied():
+    torch.manual_seed(0)
+    model, batch = Keeps(), (torch.randn(5, 6), LABELS)
+    cross_entropy(model(batch[0]), batch[1]).backward()
+    kept = model.kept["aux"]
+    found, _, _ = adapted(model, cross_entropy, batch)
+    check_step(methods.find("backprop"), found, cross_entropy, batch, 0)
+    assert model.kept["aux"] is kept
+    assert kept.grad_fn is not None
+
+
 @pytest.mark.parametrize("way", ["by name", "a pair"])
 def test_tensors_by_name_stand_side_by_side_in_one(way):
     torch.manual_seed(1)
