@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pandas as pd
 
 from fgbench.summary.modes import choices, marked
@@ -42,6 +44,13 @@ def test_what_failed_in_a_process_is_out():
 def test_where_all_failed_nothing_is_chosen():
     modes = updates({"fused": None, "direct": None}).astype({"seconds": object})
     assert found(modes) == []
+
+
+def test_a_method_of_which_every_candidate_failed_has_no_choice_and_the_others_have_theirs():
+    failed = rows(*((p, "forward", "sgd", "eager", u, math.nan) for p in (0, 1) for u in ("fused", "direct")))
+    modes = pd.concat([failed, updates({"fused": 1.0, "direct": 2.0})], ignore_index=True)
+    assert found(modes) == [("backprop", "sgd", "eager", "fused")]
+    assert not any(marked(failed)["chosen"])
 
 
 def test_modes_and_updates_are_chosen_together_and_an_update_for_each_optimiser_in_that_mode():
