@@ -115,6 +115,7 @@ def _error_of_step(
             _without_dropout(module)
     with PrecisionsMet() as precisions:
         true_loss, gradient = _reverse_mode(copy.deepcopy(model), loss, batch, seed, by_index)
+    _check_finite(true_loss, gradient)
     step.get_ready(batch)  # now the length of its cycle is known
     before = [p.detach().clone() for p in step.parameters]
     # The update is as large as the weights, so that rounding is a small share of it.
@@ -140,6 +141,14 @@ def _error_of_step(
     if conditions.captured and error <= tolerance:
         _check_draws(step, estimates)
     return error, tolerance
+
+
+def _check_finite(true_loss: float, gradient: Sequence[Tensor]) -> None:
+    """Check that there is something to compare a step with: a model's own defect is not the step's."""
+    if not math.isfinite(true_loss):
+        raise WrongStepError(f"the model's loss is {true_loss} before any step. It was not timed.")
+    if not math.isfinite(norm(gradient)):
+        raise WrongStepError("the loss's gradient by reverse mode is not finite. It was not timed.")
 
 
 def _without_dropout(module: nn.Module) -> None:

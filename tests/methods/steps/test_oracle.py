@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
 import weakref
@@ -387,3 +388,18 @@ def test_masks_by_index_are_torchs_own_for_what_is_contiguous(inplace):
     assert found[0].equal(found[1])
     with MasksByIndex():
         assert module.eval()(x) is x
+
+
+@pytest.mark.parametrize(
+    ("defect", "said"),
+    [
+        (lambda value: value * math.nan, "the model's loss is nan before any step"),
+        (lambda value: value + (value - value.detach()).sqrt(), "the loss's gradient .* is not finite"),
+    ],
+)
+def test_a_model_whose_own_loss_or_gradient_is_not_finite_is_said_to_be_so(defect, said):
+    def loss(output: Tensor, labels: Tensor) -> Tensor:
+        return defect(cross_entropy(output, labels))
+
+    with pytest.raises(WrongStepError, match=said):
+        check_step(methods.find("backprop"), tiny_mlp(), loss, tiny_batch(), 0)
