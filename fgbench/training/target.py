@@ -13,6 +13,7 @@ HOLD = 3  # a target counts as reached when so many evaluations in a row are at 
 # Evaluations past a run's budget, so that a target can be reached up to its end. A slow method is evaluated
 # ten times within its budget: without these, it would lose a fifth of it.
 FURTHER = HOLD - 1
+ROUNDING = 0.05  # the most of the way to a target that is given up by rounding it
 
 
 @dataclass(frozen=True)
@@ -124,16 +125,16 @@ def common_target(runs: Sequence[Sequence[float]]) -> float | None:
 
 
 def best_held(runs: Sequence[Sequence[float]]) -> float | None:
-    """The median over runs of the lowest loss that each held, rounded up to three digits."""
+    """The median over runs of the lowest loss that each held, rounded up as by `_rounded_on_way`."""
     if not runs:
         return None
-    ordered = sorted(lowest_held(losses) for losses in runs)
-    middle = ordered[len(ordered) // 2]  # the upper median: a target that most runs reached
-    return _rounded_up(middle) if math.isfinite(middle) else None
+    ordered = sorted((lowest_held(losses), losses[0]) for losses in runs)
+    middle, first = ordered[len(ordered) // 2]  # the upper median: a target that most runs reached
+    return _rounded_on_way(middle, first - middle) if math.isfinite(middle) else None
 
 
 def on_the_way(runs: Sequence[Sequence[float]], share: float, chance: float = math.inf) -> float | None:
-    """The median over runs of the loss at which each has made a share of its way, rounded up to three digits.
+    """The median over runs of the loss at which each has made a share of its way, rounded up.
 
     The way goes from the first loss, or from chance if that is lower, to the lowest loss that the run held,
     so that every target on it is better than chance. None where the median run did not get below its start.
@@ -141,11 +142,11 @@ def on_the_way(runs: Sequence[Sequence[float]], share: float, chance: float = ma
     places = []
     for losses in runs:
         start, best = min(losses[0], chance), lowest_held(losses)
-        places.append(share * best + (1 - share) * start if best < start else math.inf)
-    middle = sorted(places)[len(places) // 2] if places else math.inf  # the upper median, as above
-    return (
-        _rounded_up(round(middle, 12)) if math.isfinite(middle) else None
-    )  # rounding errors of binary fractions are not digits
+        made = share * (start - best)
+        places.append((start - made, made) if best < start else (math.inf, 0.0))
+    middle, made = sorted(places)[len(places) // 2] if places else (math.inf, 0.0)  # the upper median
+    # Rounding errors of binary fractions are not digits.
+    return _rounded_on_way(round(middle, 12), made) if math.isfinite(middle) else None
 
 
 def share_asked(asked: str) -> float | None:
@@ -198,6 +199,12 @@ def targets_asked(
         *(Target(loss=loss) for loss in found if loss is not None),
         *(Target(accuracy=float(asked)) for asked in dict.fromkeys(accuracies.split(",")) if asked),
     ]
+
+
+def _rounded_on_way(value: float, way: float) -> float:
+    """Rounded up to three digits, or to as many more as it takes to give up little of the way to it."""
+    rounded = (_rounded_up(value, digits) for digits in range(3, 12))
+    return next((r for r in rounded if way <= 0 or r - value <= ROUNDING * way), value)
 
 
 def _rounded_up(value: float, digits: int = 3) -> float:

@@ -146,3 +146,16 @@ def test_a_reference_that_stayed_above_chance_has_gone_no_way():
     assert loss_asked("50%", [], [[30.0, *[2.4] * HOLD]] * 3, chance=2.3) is None
     learned = [30.0, *[0.3] * HOLD]
     assert loss_asked("50%", [], [learned, learned, [30.0] * 4], chance=2.3) == 1.3
+
+
+@given(st.floats(0.5, 20), st.floats(1e-4, 0.9), st.sampled_from([1, 10, 50, 90, 100]))
+def test_rounding_gives_up_little_of_the_way_to_a_target_however_short_it_is(start, progress, percent):
+    """A model that has hardly learned would otherwise reach a target above its first loss, in no time."""
+    best = start * (1 - progress)
+    target = loss_asked(f"{percent}%", [], [[start, *[best] * HOLD]])
+    assert target is not None
+    made = (start - target) / (start - best)
+    assert 0.94 * percent <= 100 * made <= percent * (1 + 1e-6)
+    reference = loss_asked("backprop-best", [], [[start, *[best] * HOLD]])
+    assert reference is not None
+    assert best <= reference <= best + 0.06 * (start - best)
