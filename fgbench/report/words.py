@@ -51,8 +51,7 @@ def verdicts(group: pd.DataFrame, aa: pd.DataFrame, targets: pd.DataFrame | None
         aims = [
             clause for aim in _aims(row, targets) for clause in _nothing_learned(aim) or _target(aim, there)
         ]
-        if not missing(row["fall"]) and row["fall"] == 0:
-            aims.append("its loss never fell below the first")
+        aims += _without_progress(row)
         if speed or aims:
             named = "" if speed else f"{row['method']}: "
             sentences.append(f"{named}{'; '.join(dict.fromkeys([*speed, *aims]))}.")
@@ -115,6 +114,15 @@ def _nothing_learned(row: pd.Series) -> list[str]:
         return []
     verdict = "no verdict" if learned else "nothing was learned"
     return [f"{verdict}: {target_words(row)} is no better than chance, {number(chance)}"]
+
+
+def _without_progress(row: pd.Series) -> Iterator[str]:
+    """A clause where no target tells that runs diverged, and one where the loss never fell."""
+    share = row["diverged_share"]
+    if missing(row["runs"]) and not missing(share) and share > 0:
+        yield "training diverged with " + ("every seed" if share == 1 else f"{share:.0%} of seeds")
+    if not missing(row["fall"]) and row["fall"] == 0:
+        yield "its loss never fell below the first"
 
 
 def _target(row: pd.Series, there: Collection[str]) -> Iterator[str]:

@@ -75,6 +75,7 @@ REFERENCE: dict[str, Any] = {
     "validation_accuracy": 0.95,
     "lowest_loss": 0.2,
     "fall": 2.1,
+    "diverged_share": 0.0,
     "protocol": "learning rate 0.1 for all; 60 s a run",
     "evaluation_share": 0.1,
     "t_resolution": 0.02,

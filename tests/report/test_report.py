@@ -102,6 +102,12 @@ def test_a_method_that_stood_still_is_said_to() -> None:
     assert "never fell" not in moved
 
 
+def test_where_there_is_no_target_runs_that_diverged_are_said_to_have_all_the_same() -> None:
+    cells = {"runs": None, "reached": None, "target_loss": None, "diverged_share": 1.0, "fall": 0.0}
+    assert "; training diverged with every seed; its loss never" in findings(group(**cells), NO_AA)[0]
+    assert "; training diverged with 33%" in findings(group(**cells | {"diverged_share": 1 / 3}), NO_AA)[0]
+
+
 NEVER = {"missed": 3, "reached": 0, "t": math.inf, "t_low": 59.0, "t_high": math.inf}
 NO_RATIO = {"t_ratio": None, "t_ratio_low": None, "t_ratio_high": None}
 

@@ -431,7 +431,18 @@ class TestFailures:
 
         done = ran(Script(train=train), time=False)
         assert not done.rows("targets")
-        assert any("no target" in note for note in done.watcher.notes)
+        assert any("no target" in note and "--max-train-seconds" in note for note in done.watcher.notes)
+
+    def test_where_the_reference_diverged_a_lower_rate_is_advised_not_more_time(self, ran):
+        def train(request: dict[str, Any]) -> Events:
+            for number in range(4):
+                yield point("backprop", 10 * number, 3.0 if number < 3 else float("inf"))
+                yield point("forward", 10 * number, 3.0)
+            yield event("Failed", method="backprop", status="diverged", detail="no longer finite")
+
+        done = ran(Script(train=train), time=False, target_loss="50%")
+        (note,) = (note for note in done.watcher.notes if "no target" in note)
+        assert "every run of backprop diverged; give a lower --lr" in note
 
 
 class TestCtrlC:

@@ -8,6 +8,8 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import ClassVar
 
+import pandas as pd
+
 from fgbench import methods
 from fgbench.plan import Config
 from fgbench.running.group_run import FIRST_SEED, GroupRun, worker_died
@@ -20,7 +22,7 @@ from fgbench.running.snapshot import Snapshot, Unreadable
 from fgbench.running.trainees import Protocol, trainee
 from fgbench.running.weights import KeptWeights
 from fgbench.store.jobs import curves_to_the_end
-from fgbench.summary.targets import target_rows, targets_of
+from fgbench.summary.targets import DIVERGED, endings, target_rows, targets_of
 from fgbench.training.loop import Point, take_turns
 from fgbench.training.target import FURTHER
 
@@ -168,9 +170,17 @@ def store_targets(group: GroupRun) -> None:
     asked = config.target_loss, config.target_accuracy, group.plan.reference, group.plan.chance
     targets = targets_of(curves, *asked)
     if not targets:
-        why = "no validation loss stayed below the first one, or chance; raise --max-train-seconds"
+        why = _no_target(endings(curves, jobs), curves, group.plan.reference)
         group.watcher.note(f"{group.group.name}: no target: {why}.")
     group.replace("targets", target_rows(curves, jobs, targets))
+
+
+def _no_target(ends: Mapping[str, str], curves: pd.DataFrame, reference: str) -> str:
+    """Why no target follows from the curves, and what would help."""
+    own = curves["job"][curves["method"] == reference]
+    if {ends.get(job) for job in own} == {DIVERGED}:
+        return f"every run of {reference} diverged; give a lower --lr"
+    return "no validation loss stayed below the first one, or chance; raise --max-train-seconds"
 
 
 # ---- in the worker
