@@ -47,16 +47,18 @@ def summary_line(verdicts: Sequence[CheckedRatio]) -> str:
 
 def as_table(verdicts: Sequence[CheckedRatio]) -> str:
     """The verdicts as a table for a terminal."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False)
+    table = Table(box=SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("verdict", no_wrap=True)
     for heading in HEADINGS:
-        table.add_column(heading, overflow="fold", justify="left" if not heading else "right")
+        narrow = heading.replace("could have ", "could have\n")
+        table.add_column(narrow, overflow="fold", justify="left" if not heading else "right")
     for verdict in verdicts:
         answer = f"[{COLOURS[verdict.answer]}]{verdict.answer.value}[/]"
         label, *figures = _row(verdict)
-        text = _folded(f"{label}\n{verdict.why}" if verdict.why else label)
-        table.add_row(answer, escape(text), *map(escape, figures))
-    return _printed(table, summary_line(verdicts))
+        cells = (figure.replace(" [", "\n[") for figure in figures)  # narrow, so that labels stay whole
+        table.add_row(answer, escape(_folded(label)), *map(escape, cells))
+    reasons = [f"{v.entry.label}: {v.why}" for v in verdicts if v.why]  # whole lines are easier to read
+    return _printed(table, "\n".join([*map(escape, reasons), summary_line(verdicts)]))
 
 
 def self_test_table(probes: Sequence[Probe]) -> str:

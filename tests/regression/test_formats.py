@@ -84,3 +84,12 @@ def test_the_options_of_a_long_spec_are_not_broken_in_a_word(monkeypatch):
     lines = FORMATS["table"](check([entry], [scaled(1.0, entry)], TOLERANCE)).splitlines()
     assert sum("structure=activity," in line for line in lines) == 1
     assert sum("combine=projection" in line for line in lines) == 1
+
+
+def test_in_a_terminal_of_usual_width_a_group_s_name_is_whole_and_reasons_are_lines_of_their_own(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    (verdict,) = check([ENTRY], [scaled(1.05)], TOLERANCE)
+    verdict = dataclasses.replace(verdict, why="longer or more runs would help")
+    lines = [line.strip() for line in FORMATS["table"]([verdict]).splitlines()]
+    assert any(f"{ENTRY.label.split()[0]} " in line for line in lines if "INCONCLUSIVE" in line)
+    assert f"{ENTRY.label}: longer or more runs would help" in lines
