@@ -303,6 +303,17 @@ class TestUpdates:
         assert rows == [(p, u, u == "direct") for p in range(3) for u in ("fused", "direct")]
         assert any("its update is direct" in line for line in done.watcher.notes)
 
+    def test_of_several_optimisers_the_note_says_for_which_one_an_update_is_the_fastest(self, ran):
+        def modes(request: dict[str, Any]) -> Events:
+            for optimizer, updates in (("sgd", ("direct", "fused")), ("adam", ("fused", "foreach"))):
+                for seconds, update in enumerate(updates, 1):
+                    own = {"execution": "eager", "optimizer": optimizer, "update": update}
+                    yield event("Mode", method="backprop", **own, seconds=float(seconds))
+
+        notes = ran(Script(modes=modes), train=False, optimizer="sgd|adam").watcher.notes
+        for optimizer, update in (("sgd", "direct"), ("adam", "fused")):
+            assert any(f"with {optimizer} its update is {update}, the fastest" in note for note in notes)
+
     def test_a_quick_run_takes_one_process(self, ran):
         assert len(ran(processes=1).script.of_phase("modes")) == 1
 

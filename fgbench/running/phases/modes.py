@@ -133,7 +133,9 @@ def _choose(group: GroupRun) -> None:
             executions[choice.method] = choice.execution
         if choice.update:
             updates.setdefault(choice.method, {})[choice.optimizer] = choice.update
-            group.note(f"{choice.sentence}.", choice.method)
+            several = OR in group.plan.config.optimizer  # each has an update of its own
+            under = f"with {choice.optimizer} " * several
+            group.note(f"{under}{choice.sentence}.", choice.method)
     group.choices = replace(own, executions=executions, updates=updates)
 
 
