@@ -32,9 +32,9 @@ def least_over(variants: pd.DataFrame, budget: int) -> dict[str, str]:
         elif measured["peak_bytes"].min() > budget:
             least = measured.sort_values("peak_bytes", kind="stable").iloc[0]
             over = int(least["peak_bytes"]) - budget
+            needed, above, most = _sizes(int(least["peak_bytes"]), over, budget)
             found[str(method)] = (
-                f"needs at least {_mebibytes(least['peak_bytes'])}, as {least['variant']}: "
-                f"{_mebibytes(over)} above the budget of {_mebibytes(budget)}"
+                f"needs at least {needed}, as {least['variant']}: {above} above the budget of {most}"
             )
     return found
 
@@ -55,5 +55,8 @@ def variants_of(run: RunFolder) -> pd.DataFrame:
     return rows[rows["r"].notna()][COLUMNS].reset_index(drop=True)
 
 
-def _mebibytes(value: float) -> str:
-    return f"{value / 2**20:.3g} MiB"
+def _sizes(*sizes: int) -> list[str]:
+    """Sizes in words, all in the unit that suits the last."""
+    units = (("GiB", 2**30), ("MiB", 2**20), ("KiB", 2**10), ("B", 1))
+    unit, one = next((unit, one) for unit, one in units if sizes[-1] >= one)
+    return [f"{size / one:.{max(len(str(size // one)), 3)}g} {unit}" for size in sizes]

@@ -67,7 +67,8 @@ def test_who_does_not_fit_is_a_row_that_says_by_how_much_and_the_others_go_on(tm
     assert list(lost["status"]) == ["over budget"]
     detail = lost["detail"].iloc[0]
     assert "as forward:accumulate=2" in detail
-    assert "above the budget" in detail
+    assert detail.startswith("needs at least 1000 B")
+    assert detail.endswith(": 400 B above the budget of 600 B"), "in the unit of the budget, as in the table"
     assert any(detail in note for note in watcher.notes)
     assert all(r["methods"] == ["backprop"] for r in script.requests if r["phase"] == "time")
     show(folder)
