@@ -1,4 +1,4 @@
-"""`fgbench doctor`: show what this machine is, how noisy it is, and what is missing."""
+"""`fgbench doctor`: show what this machine is, how noisy it is, and what is amiss."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def doctor(
         typer.Option(help="The folder of downloaded data. (default: $FGBENCH_DATA, or ~/.cache/fgbench)"),
     ] = None,
 ) -> None:
-    """Show versions, devices, the noise floor of this machine, and what is missing."""
+    """Show versions, devices, the noise floor of this machine, and what is amiss."""
     from rich.console import Console
 
     from fgbench.measurement.environment import describe_environment
@@ -70,8 +70,8 @@ def doctor(
     resolved = resolve_device(device)
     environment = describe_environment(resolved, resolve_threads(threads))
     _show_environment(console, environment)
-    for line in _missing(Path(data_dir or default_data_dir()).expanduser(), environment):
-        console.print(f"[yellow]missing[/yellow] {line}")
+    for line in _notes(Path(data_dir or default_data_dir()).expanduser(), environment):
+        console.print(f"[yellow]note[/yellow] {line}")
     console.print(_empty_step())
     if noise:
         command = shlex.join(["fgbench", *sys.argv[1:]])
@@ -96,7 +96,7 @@ def _show_environment(console: Any, environment: dict[str, Any]) -> None:
     console.print(table)
 
 
-def _missing(data_dir: Path, environment: dict[str, Any]) -> list[str]:
+def _notes(data_dir: Path, environment: dict[str, Any]) -> list[str]:
     import torch
 
     lines = []
