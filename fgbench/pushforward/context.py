@@ -19,16 +19,9 @@ from fgbench.pushforward.tangents import Tangent
 
 # What every module has: its parameters, buffers, parts and hooks, which are kept by other means.
 OF_TORCH = vars(nn.Module()).keys() - {"training"}
-
+# What is no object of a model's own, and the libraries whose objects keep their state themselves.
 NO_OBJECTS = (type, FunctionType, MethodType, ModuleType, nn.Module, Tensor, tuple, list, dict, set, deque)
-OF_LIBRARIES = {
-    "builtins",
-    "torch",
-    "numpy",
-    "logging",
-    "threading",
-    "functools",
-}  # these keep their own state
+OF_LIBRARIES = {"builtins", "torch", "numpy", "logging", "threading", "functools"}
 
 
 class Context:
