@@ -33,6 +33,12 @@ COLOURS = {
     Answer.INVALID: "red",
     Answer.NEW: "dim",
 }
+# What helps where a self-test finds the check wrong.
+MISSED = (
+    "to find such a slowdown, store a baseline of more runs (--repeat 5 or more) or of longer ones "
+    "(--max-measure-seconds), or give a lower --tolerance"
+)
+FALSE_ALARM = "runs differ by more than the baseline's do: store one of more runs (--repeat), hours apart"
 SOURCES = {"data": "copies", "run": "runs"}
 LABEL_WIDTH = 40
 HEADINGS = ("", "baseline", "now", "change", "could have caught")
@@ -81,13 +87,11 @@ def self_test_table(probes: Sequence[Probe]) -> str:
             _share(_middle(t.smallest for t in own)),
             works,
         )
-    wrong = sum(not finding.works for finding in found)
-    line = (
-        f"{wrong} of {len(found)} are not as they should be"
-        if wrong
-        else "the check can fail, and fails where it should"
-    )
-    return _printed(table, line)
+    wrong = [finding for finding in found if not finding.works]
+    if not wrong:
+        return _printed(table, "the check can fail, and fails where it should")
+    helps = dict.fromkeys(MISSED if finding.slowed else FALSE_ALARM for finding in wrong)
+    return _printed(table, "\n".join([f"{len(wrong)} of {len(found)} are not as they should be", *helps]))
 
 
 def _middle(values: Iterable[float]) -> float:

@@ -94,6 +94,17 @@ def test_an_invalid_trial_does_not_touch_the_others_figures_in_the_table():
         assert self_test_table(probes).count(f"{sound[0].smallest:+.1%}") == 2
 
 
+def test_what_is_not_as_it_should_be_has_a_line_that_says_what_helps():
+    (unchanged, slowed) = on_data([ENTRY], 0.10, TOLERANCE)
+    right = self_test_table([unchanged, slowed])
+    assert "store" not in right
+    missed = self_test_table([unchanged, dataclasses.replace(slowed, answer="INCONCLUSIVE")])
+    assert "1 of 2 are not as they should be" in missed
+    assert "to find such a slowdown, store a baseline of more runs (--repeat" in missed
+    alarm = self_test_table([dataclasses.replace(unchanged, answer="REGRESSED"), slowed])
+    assert "runs differ by more than the baseline's do" in alarm
+
+
 def test_with_one_run_each_there_is_no_smallest_regression_and_none_is_shown():
     table = self_test_table(on_data([dataclasses.replace(ENTRY, runs=1, spread=0.0)], 0.10, TOLERANCE))
     assert "INCONCLUSIVE" in table
