@@ -49,24 +49,39 @@ def inline(svg: str, prefix: str) -> str:
         prefix: is put before every name in it, as names have to be unique in a page.
     """
     svg = svg[svg.index("<svg") :]
-    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<defs>\s*</defs>", "", svg, flags=re.DOTALL)
+    svg = re.sub(r"<metadata>.*?</metadata>|<style.*?</style>|<!--.*?-->", "", svg, flags=re.DOTALL)
     svg = _slim(re.sub(r'<g id="[^"]*"', "<g", svg))  # nothing refers to a group
-    svg = re.sub(r'<(\w+) id="', rf'<\1 id="{prefix}', svg)
-    svg = svg.replace('href="#', f'href="#{prefix}').replace("url(#", f"url(#{prefix}")
+    names = {name: f"{prefix}{i}" for i, name in enumerate(re.findall(r'<\w+ id="([^"]*)"', svg))}
+    svg = re.sub(r'(<\w+ id="|href="#|url\(#)([^")]*)', lambda found: found[1] + names[found[2]], svg)
+    svg = svg.replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "").replace("xlink:href", "href")
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*" height="[^"]*"', r'\1 aria-hidden="true"', svg, count=1)
     return re.sub(r"((?:fill|stroke): )(#[0-9a-f]{6})", _shade, svg)
+
+
+def with_shared_styles(charts: Charts) -> tuple[Charts, str]:
+    """The same charts with a class in the place of each style, and the classes' rules for the page."""
+    classes: dict[str, str] = {}
+
+    def shared(found: re.Match[str]) -> str:
+        return f' class="{classes.setdefault(found[1], f"s{len(classes)}")}"'
+
+    slim = {
+        slug: [(name, re.sub(r' style="([^"]*)"', shared, svg)) for name, svg in own]
+        for slug, own in charts.items()
+    }
+    return slim, "\n".join(f".{name} {{ {style} }}" for style, name in classes.items())
 
 
 def _slim(svg: str) -> str:
     """Make an SVG smaller without a visible change, so that the page opens sooner.
 
-    Empty groups, rotations by 0, the font (which is the page's), white space, and digits far below a pixel
-    are removed.
+    Empty groups, rotations by 0, the font (which is the page's), white space, digits far below a pixel, and
+    points of a line that are then the same are removed.
     """
     svg = re.sub(r"font-family: [^;\"]*;? ?| transform=\"rotate\(-?0 [^\"]*\"", "", svg)
     svg = re.sub(r' (?:d|x|y|transform)="[^"]*"', lambda found: _rounded(found[0]), svg)
     kept, open_groups = [], []
-    svg = re.sub(r"<g */>", "", re.sub(r">\s+<", "><", svg))
+    svg = re.sub(r"<g */>|<defs></defs>", "", re.sub(r">\s+<", "><", svg))
     for piece in re.split(r"(<g(?: [^>]*)?>|</g>)", svg):
         if piece.startswith("<g") and not piece.endswith("/>"):
             open_groups.append(piece)
@@ -76,8 +91,11 @@ def _slim(svg: str) -> str:
 
 
 def _rounded(numbers: str) -> str:
-    short = re.sub(r"-?\d+\.\d{3,}", lambda found: f"{float(found[0]):.2f}".rstrip("0").rstrip("."), numbers)
-    return re.sub(r"\s+", " ", short)
+    short = re.sub(r"-?\d+\.\d{2,}", lambda found: f"{float(found[0]):.1f}".removesuffix(".0"), numbers)
+    if not short.startswith(" d="):
+        return short
+    path = re.sub(r"\s*([MLCQz\"])\s*", r"\1", re.sub(r"\s+", " ", short[1:]))
+    return " " + re.sub(r"(L[^A-Za-z\"]*)\1+", r"\1", path)  # points that fall on each other
 
 
 def _shade(found: re.Match[str]) -> str:

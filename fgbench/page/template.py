@@ -22,7 +22,7 @@ from fgbench.page.collecting import (
     files_of,
     samples_of,
 )
-from fgbench.page.drawing import Charts
+from fgbench.page.drawing import Charts, with_shared_styles
 from fgbench.report.figures import (
     bound_words,
     device_words,
@@ -66,6 +66,7 @@ def render(found: Found, charts: Charts) -> str:
         loader=FileSystemLoader(HERE), autoescape=True, undefined=StrictUndefined, trim_blocks=True
     )
     jinja.filters |= {"size": size, "seconds": seconds, "breakable": breakable}
+    charts, of_charts = with_shared_styles(charts)
     rows = pd.concat([c.rows for c in found.comparisons], ignore_index=True) if found.comparisons else None
     ends = {} if rows is None else {name: extremes(rows, name) for name in BARS}
     setups = [_setup(found, c, number, charts, ends) for number, c in enumerate(found.comparisons)]
@@ -81,7 +82,7 @@ def render(found: Found, charts: Charts) -> str:
         },
         papers=[(found.name_of(paper.folder), paper) for paper in found.papers],
         files=files_of(found),
-        style=Markup((HERE / "page.css").read_text(encoding="utf-8")),
+        style=Markup((HERE / "page.css").read_text(encoding="utf-8") + of_charts),
         script=Markup((HERE / "page.js").read_text(encoding="utf-8")),
     )
 
