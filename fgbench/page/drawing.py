@@ -53,7 +53,7 @@ def inline(svg: str, prefix: str) -> str:
     svg = _slim(re.sub(r'<g id="[^"]*"', "<g", svg))  # nothing refers to a group
     names = {name: f"{prefix}{i}" for i, name in enumerate(re.findall(r'<\w+ id="([^"]*)"', svg))}
     svg = re.sub(r'(<\w+ id="|href="#|url\(#)([^")]*)', lambda found: found[1] + names[found[2]], svg)
-    svg = svg.replace(' xmlns:xlink="http://www.w3.org/1999/xlink"', "").replace("xlink:href", "href")
+    svg = re.sub(r' (?:xmlns(?::xlink)?|version)="[^"]*"', "", svg).replace("xlink:href", "href")
     svg = re.sub(r'(<svg[^>]*?) width="[^"]*" height="[^"]*"', r'\1 aria-hidden="true"', svg, count=1)
     return re.sub(r"((?:fill|stroke): )(#[0-9a-f]{6})", _shade, svg)
 
