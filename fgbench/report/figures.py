@@ -112,7 +112,8 @@ def _decimals(value: float, digits: int) -> int:
     """Decimal places that show `digits` significant digits of the value; below 0, places before the point."""
     if value <= 0 or not math.isfinite(value):
         return 2
-    return min(digits - 1 - math.floor(math.log10(value)), 6)
+    exponent = int(f"{value:.{digits - 1}e}".partition("e")[2])  # of the rounded value: 0.9999 is 1.00
+    return min(digits - 1 - exponent, 6)
 
 
 def _end(value: float, distance: float, decimals: int) -> str:

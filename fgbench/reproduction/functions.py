@@ -269,8 +269,8 @@ def _run(case: Case, spec: str, seed: int, dtype: torch.dtype) -> Iterator[dict[
             "seed": seed,
             "iteration": done,
             "seconds": f"{spent:.6g}",
-            "value": f"{float(value):.15g}" if finite else "inf",
-            "best": f"{best:.15g}",
+            "value": f"{float(value):.9g}" if finite else "inf",
+            "best": f"{best:.9g}",
             **{f"x{i}": f"{c:.6g}" for i, c in enumerate(x)},
         }
         if not finite:

@@ -139,7 +139,7 @@ def _array(kind: str, cells: list[str]) -> Any:
     """A column's cells in its type; an empty cell is missing."""
     text = np.array(cells, dtype=object)
     given = text != ""
-    if kind == "float":
+    if kind in ("float", "exact"):
         values = np.full(len(cells), math.nan)
         values[given] = text[given].astype(float)
         return values
@@ -204,6 +204,8 @@ def _cell(kind: str, value: Any) -> str:
     if kind == "bool":
         return str(int(value))
     if kind == "float":
+        return f"{float(value):.9g}"
+    if kind == "exact":
         return repr(float(value))
     return one_line(str(value)) if kind == "str" else str(int(value))
 

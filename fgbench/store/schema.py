@@ -1,7 +1,8 @@
 """The schema of the CSVs: every table with its columns and their types; units are in the columns' names.
 
-A missing value is an empty cell, never 0. Types are `str`, `int`, `float` (inf and nan are allowed) and
-`bool` (0 or 1).
+A missing value is an empty cell, never 0. Types are `str`, `int`, `bool` (0 or 1), `float`, which is measured
+and has nine significant digits, as many as tell float32 numbers apart, and `exact`, a float that was given or
+chosen and keeps all its digits. Both may be inf or nan.
 """
 
 from enum import StrEnum
@@ -83,7 +84,7 @@ TABLES: dict[str, dict[str, str]] = {
         "update": "str",  # the update found fastest, for a method that leaves it open
         "seed": "int",
         "process": "int",
-        "learning_rate": "float",  # at the first step
+        "learning_rate": "exact",  # at the first step
         "evaluate_every": "int",  # most steps between evaluations, for tune and train
         "evaluate_first": "int",  # fewest steps between evaluations, as at the start
         "queries": "int",  # evaluations of the model that a step counts as
@@ -228,7 +229,7 @@ TABLES: dict[str, dict[str, str]] = {
         **_GROUP,
         "seed": "int",
         "optimizer": "str",
-        "learning_rate": "float",
+        "learning_rate": "exact",
         "full": "bool",  # whether the trial had the seconds of a measured run
         "train_seconds": "float",
         "iterations": "int",
@@ -257,8 +258,8 @@ TABLES: dict[str, dict[str, str]] = {
         "job": "str",
         **_GROUP,
         "seed": "int",
-        "target_loss": "float",
-        "target_accuracy": "float",
+        "target_loss": "exact",
+        "target_accuracy": "exact",
         "outcome": "str",  # reached | censored | diverged
         "seconds": "float",  # until it was reached and held, or until the run ended
         "iterations": "int",

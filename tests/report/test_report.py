@@ -263,6 +263,8 @@ def test_a_method_without_a_curve_has_a_dash_beside_those_that_have_one() -> Non
         ((772288.0, 12.3, 5e7), "770000", "[12, 50000000]"),
         ((392888.0, math.nan, math.nan), "393000", ""),
         ((1.0, 1.0, 1.0), "1.00", ""),
+        ((1 - 1e-16, 1.0, 1.0), "1.00", ""),
+        ((99.98, math.nan, math.nan), "100", ""),
         ((0.5, math.nan, math.nan), "0.500", ""),
         ((math.nan, math.nan, math.nan), "–", ""),
         ((math.inf, None, None), "∞", ""),
