@@ -29,30 +29,30 @@ def predict(
     from rich.console import Console
     from rich.table import Table
 
-    from fgbench.report.figures import number, seconds
+    from fgbench.report.figures import folded, folded_width, number, seconds
     from fgbench.store.run_folder import find_runs
     from fgbench.summary.prediction import parse_device, predicted
 
     machine = parse_device(device)
-    rows = pd.concat([predicted(run, machine) for run in find_runs(results)])
+    runs = find_runs(results)
+    rows = pd.concat([predicted(run, machine).assign(run=str(run.path)) for run in runs])
     console = Console(highlight=False)
-    for group, own in rows.groupby("group", sort=False):
+    for (run, group), own in rows.groupby(["run", "group"], sort=False):
         table = Table(box=SIMPLE_HEAD, pad_edge=False)
-        table.add_column("method", style="bold", overflow="fold")
-        for heading in (
-            "step\npredicted",
-            "R\npredicted",
-            "ratio\npredicted",
-            "most of it",
-            "ratio\nmeasured",
-        ):
+        table.add_column("method", style="bold", min_width=folded_width(own["method"]))
+        for heading in ("\nstep", "\nR", "\nratio", "most\nof it", "ratio\nmeasured"):
             table.add_column(heading, justify="right", no_wrap=True)
         for row in own.to_dict("records"):
             figures = (number(row[name]) for name in ("r", "ratio"))
             table.add_row(
-                row["method"], seconds(row["seconds"]), *figures, row["bound_by"], number(row["measured"])
+                folded(row["method"]),
+                seconds(row["seconds"]),
+                *figures,
+                row["bound_by"],
+                number(row["measured"]),
             )
-        console.print(f"[bold]{group}, PREDICTED for {device}[/bold]")
+        of = f" of {run}" * (len(runs) > 1)
+        console.print(f"[bold]{group}{of}, PREDICTED for {device}[/bold]")
         console.print(table)
     console.print(
         "Nothing was measured on that machine. Predicted: eager steps, one operation after the other at "

@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import json
 import math
-import re
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
@@ -23,7 +22,7 @@ from fgbench.regression.checking import Answer, CheckedRatio
 from fgbench.regression.difference import MEMORY, Difference
 from fgbench.regression.history import Series
 from fgbench.regression.self_test import Probe, findings
-from fgbench.report.figures import interval, json_ready, number, size
+from fgbench.report.figures import folded, interval, json_ready, number, size
 
 COLOURS = {
     Answer.PASS: "green",
@@ -62,7 +61,7 @@ def as_table(verdicts: Sequence[CheckedRatio]) -> str:
         answer = f"[{COLOURS[verdict.answer]}]{verdict.answer.value}[/]"
         label, *figures = _row(verdict)
         cells = (figure.replace(" [", "\n[") for figure in figures)  # narrow, so that labels stay whole
-        table.add_row(answer, escape(_folded(label)), *map(escape, cells))
+        table.add_row(answer, escape(folded(label, LABEL_WIDTH)), *map(escape, cells))
     reasons = [f"{v.entry.label}: {v.why}" for v in verdicts if v.why]  # whole lines are easier to read
     return _printed(table, "\n".join([*map(escape, reasons), summary_line(verdicts)]))
 
@@ -212,13 +211,10 @@ def _rows_as(
     for heading in headings:
         table.add_column(heading, overflow="fold")
     for label, *cells in rows:
-        table.add_row(escape(_folded(label)), *(escape(cell.replace(" [", "\n[")) for cell in cells))
+        table.add_row(
+            escape(folded(label, LABEL_WIDTH)), *(escape(cell.replace(" [", "\n[")) for cell in cells)
+        )
     return _printed(table, "\n".join(map(escape, lines)))
-
-
-def _folded(text: str) -> str:
-    """A text of a method; the options of a long spec are on lines of their own, and not broken in a word."""
-    return text if len(text.split("\n")[0]) <= LABEL_WIDTH else re.sub(r",(?=\S)", ",\n  ", text)
 
 
 def _line(cells: Sequence[str]) -> str:

@@ -8,7 +8,7 @@ import pandas as pd
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
-from fgbench.report.figures import NOTHING, missing, number, size, target_words
+from fgbench.report.figures import NOTHING, folded, folded_width, missing, number, size, target_words
 
 
 def budget_table(variants: pd.DataFrame, budget: int) -> list[Table]:
@@ -23,16 +23,16 @@ def budget_table(variants: pd.DataFrame, budget: int) -> list[Table]:
     if variants.empty:
         return []
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column(f"within {size(budget)}", style="bold", overflow="fold")
+    table.add_column(f"within {size(budget)}", style="bold", min_width=folded_width(variants["method"]))
     for name in ("as", "peak", "R", "fit"):
         table.add_column(name, justify="left" if name == "as" else "right", overflow="fold")
     for method, own in variants.groupby("method", sort=False):
         taken = own[_chosen(own)]
         row = (own.sort_values("peak_bytes") if taken.empty else taken).iloc[0]
         over = f"\n{size(row['peak_bytes'] - budget)} over" if taken.empty else ""
-        options = str(row["variant"]).partition(":")[2] or "it is"
+        options = str(row["variant"]).partition(":")[2].replace(",", ",\n") or "it is"
         share = f"{int(own['fits'].sum())} of {len(own)}"
-        table.add_row(str(method), options, size(row["peak_bytes"]) + over, number(row["r"]), share)
+        table.add_row(folded(str(method)), options, size(row["peak_bytes"]) + over, number(row["r"]), share)
     return [table]
 
 

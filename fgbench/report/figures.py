@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+import re
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import pandas as pd
 
 NOTHING = "–"
+SPEC_WIDTH = 28  # a longer spec is folded
 
 
 def missing(value: Any) -> bool:
@@ -57,6 +59,16 @@ def target_words(row: Any) -> str:
 def bound_words(reference: str) -> str:
     """In words, what a ratio of times is where a method did not reach the target."""
     return f"T ratio > x: the seconds spent without reaching it, over the upper end of {reference}'s T"
+
+
+def folded(text: str, width: int = SPEC_WIDTH) -> str:
+    """A spec, or a text of one; if its first line is longer, options are on lines of their own."""
+    return text if len(text.split("\n")[0]) <= width else re.sub(r",(?=\S)", ",\n  ", text)
+
+
+def folded_width(texts: Iterable[str], width: int = SPEC_WIDTH) -> int:
+    """How wide a column of folded texts is so that no word is broken, or `width` if that is less."""
+    return min(max(len(line) for text in texts for line in folded(text, width).split("\n")), width)
 
 
 def model_words(row: Any) -> str:

@@ -18,6 +18,8 @@ from fgbench.report.figures import (
     NOTHING,
     bound_words,
     device_words,
+    folded,
+    folded_width,
     interval,
     joules,
     missing,
@@ -40,9 +42,6 @@ WORTH = (
     "the reference's training\nsteps ratio predicted: by SGD at its best rate, were the loss equally curved "
     "in all directions"
 )
-METHOD_WIDTH = 28  # a longer spec is folded
-
-
 DETAILS = ("by rounds\nalone", "of\nfloor", "first\ncall", "\nlr")  # what --verbose shows
 
 
@@ -88,23 +87,13 @@ def _table(group: pd.DataFrame, parts: Sequence[Part], detail: bool) -> Table:
     if not detail:
         columns = {k: v for k, v in columns.items() if v not in (_time, _t_ratio, _n_ratio)}
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("method", style="bold", overflow="fold", min_width=_width(group["method"]))
+    table.add_column("method", style="bold", overflow="fold", min_width=folded_width(group["method"]))
     for name in columns:
         table.add_column(name, justify="right", no_wrap=True)
     for _, row in group.iterrows():
-        name = _two_lines(_folded(row["method"]), KNOWN_AS.get(row["method"], ""))
+        name = _two_lines(folded(row["method"]), KNOWN_AS.get(row["method"], ""))
         table.add_row(name, *(figure(row) for figure in columns.values()))
     return table
-
-
-def _folded(method: str) -> str:
-    """A spec; the options of a long one are on lines of their own."""
-    return method if len(method) <= METHOD_WIDTH else method.replace(",", ",\n  ")
-
-
-def _width(methods: pd.Series) -> int:
-    longest = max(len(line) for method in methods for line in _folded(method).split("\n"))
-    return min(longest, METHOD_WIDTH)
 
 
 def _shown(group: pd.DataFrame) -> pd.Series:
@@ -203,14 +192,14 @@ def parts_table(parts: pd.DataFrame, group: pd.DataFrame) -> list[Table]:
     if own.empty:
         return []
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
-    table.add_column("R split", style="bold", overflow="fold", min_width=_width(own["method"]))
+    table.add_column("R split", style="bold", overflow="fold", min_width=folded_width(own["method"]))
     present = [name for name in ORDER if name in set(own["part"])]
     for name in (*present, "sum off by"):
         table.add_column(name.replace(" and ", "\nand "), justify="right")
     for method, rows in own.groupby("method", sort=False):
         r = rows.set_index("part")["r"]
         table.add_row(
-            _folded(method), *(number(r.get(name)) for name in present), f"{rows['off'].iloc[0]:+.1%}"
+            folded(method), *(number(r.get(name)) for name in present), f"{rows['off'].iloc[0]:+.1%}"
         )
     return [table]
 
@@ -303,7 +292,7 @@ def _targets_table(targets: pd.DataFrame, detail: bool, between: str) -> Table:
     """The table, with `between` a figure and its interval."""
     table = Table(box=SIMPLE_HEAD, pad_edge=False)
     table.add_column("to", overflow="fold")
-    table.add_column("method", style="bold", overflow="fold", min_width=_width(targets["method"]))
+    table.add_column("method", style="bold", overflow="fold", min_width=folded_width(targets["method"]))
     for name in ("T", "median", "T ratio", "steps ratio") if detail else ("T", "T ratio", "steps ratio"):
         table.add_column(name.replace(" ", between), justify="right", no_wrap=True)
     for _, rows in targets.groupby(TARGET, sort=False, dropna=False):
@@ -312,7 +301,7 @@ def _targets_table(targets: pd.DataFrame, detail: bool, between: str) -> Table:
             name = "" if place else target_words(row).removeprefix("validation ")
             steps = number(row["n_ratio"], row["n_ratio_low"])  # a bound where none reached it
             cells = (_time(row), *([median] if detail else ()), _t_ratio(row), steps)
-            table.add_row(name, _folded(row["method"]), *(cell.replace("\n", between) for cell in cells))
+            table.add_row(name, folded(row["method"]), *(cell.replace("\n", between) for cell in cells))
         table.add_section()
     return table
 

@@ -12,6 +12,7 @@ from rich.table import Table
 
 from fgbench.plan.config import BEST_FORWARD
 from fgbench.report import _rest, show
+from fgbench.report.budget import budget_table
 from fgbench.report.figures import interval, number, seconds, size
 from fgbench.report.sparkline import sparklines
 from fgbench.report.table import caption, group_tables, legend, targets_table
@@ -350,3 +351,13 @@ def test_what_a_step_is_worth_has_columns_of_its_own() -> None:
 
 def test_one_note_more_is_told_as_one() -> None:
     assert [_rest(count) for count in (1, 2)] == ["There is one more", "There are 2 more"]
+
+
+def test_names_of_a_budgets_table_are_not_broken_in_a_word() -> None:
+    spec = "forward:tangents=16,structure=activity,combine=projection"
+    row = {"variant": f"{spec},accumulate=4,store=seed", "peak_bytes": 9 << 20, "r": 3.5}
+    variants = pd.DataFrame([{"method": spec, **row, "fits": True, "chosen": True}])
+    console = Console(width=80, record=True, file=io.StringIO())
+    console.print(*budget_table(variants, 64 << 20))
+    text = console.export_text()
+    assert all(text.count(word) >= 1 for word in ("combine=projection", "store=seed", "9 MiB", "3.50")), text

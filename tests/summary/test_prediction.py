@@ -79,3 +79,16 @@ def test_the_command_marks_what_it_says_as_predicted_and_stores_nothing(run):
     assert f"PREDICTED for {RATES}" in said.output
     assert "Nothing was measured on that machine." in said.output
     assert {file: file.read_bytes() for file in run.path.rglob("*") if file.is_file()} == before
+
+
+def test_runs_with_a_group_of_the_same_name_have_tables_of_their_own_and_no_word_is_broken(tmp_path):
+    spec = "forward:tangents=16,structure=activity,combine=projection"
+    for name in ("one", "two"):
+        folder = run_folder(tmp_path / name, [GROUP])
+        for method in ("base", "backprop", spec):
+            counts = {"flops": 100, "bytes": 1, "operations": 1, "product_bytes": 0, "other_bytes": 0}
+            folder.append("cost", {"group": GROUP.name, "method": method, **counts, "random_numbers": 0})
+    said = CliRunner().invoke(app, ["predict", str(tmp_path), "--device", RATES], env={"COLUMNS": "80"})
+    lines = said.output.splitlines()
+    assert sum(line.startswith(f"{GROUP.name} of ") for line in lines) == 2, said.output
+    assert sum(line.startswith("   structure=activity,") for line in lines) == 2, said.output
