@@ -242,8 +242,13 @@ def caption(row: pd.Series) -> str:
     return "\n".join(lines)
 
 
-def legend(row: pd.Series) -> str:
-    """A legend that explains the figures of the tables without details."""
+def legend(row: pd.Series, missed: bool) -> str:
+    """A legend that explains the figures of the tables without details.
+
+    Args:
+        row: of any method of the group.
+        missed: whether some method reached some target with none of its seeds.
+    """
     lines = []
     if not missing(row["processes"]):
         count = int(row["processes"])
@@ -255,9 +260,10 @@ def legend(row: pd.Series) -> str:
         count = int(row["runs"])
         lines.append(
             f"T: expected training seconds until the target is reached and held, over {count} "
-            f"seed{'s' * (count > 1)}; 0 of {count}: none of them got there"
+            f"seed{'s' * (count > 1)}{f'; 0 of {count}: none of them got there' * missed}"
         )
-        lines.append(bound_words(row["reference"]))
+        if missed:
+            lines.append(bound_words(row["reference"]))
     return "\n".join(lines)
 
 

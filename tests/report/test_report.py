@@ -135,12 +135,14 @@ def test_one_process_is_said_in_capitals() -> None:
 
 def test_what_the_bound_of_a_ratio_divides_by_is_said() -> None:
     row = group().iloc[1]
-    for text in (caption(row), legend(row)):
+    for text in (caption(row), legend(row, missed=True)):
         assert (
             "T ratio > x: the seconds spent without reaching it, over the upper end of backprop's T" in text
         )
-    assert "T ratio >" not in legend(group(runs=None).iloc[1])
-    assert "seconds until the target is reached and held, over 3 seeds; 0 of 3: none of them" in legend(row)
+    assert "T ratio >" not in legend(group(runs=None).iloc[1], missed=True)
+    held = "seconds until the target is reached and held, over 3 seeds"
+    assert f"{held}; 0 of 3: none of them got there\n" in legend(row, missed=True)
+    assert legend(row, missed=False).endswith(held)
 
 
 def rendered(frame: pd.DataFrame, width: int, curves: dict[str, str] | None = None) -> str:
