@@ -61,16 +61,15 @@ def compare(
 
     The steps are timed in up to five fresh processes, which keep freed pages, compute float32 in full
     precision and use as many threads as the caller. Before that, backprop's fastest update is found in up to
-    three processes. A model, loss or batch that cannot be pickled, or that is defined in the caller's own
-    script, is timed in the calling process, and a warning says what that leaves out. The model is copied for
-    each method; neither it nor the caller's settings are changed.
+    three processes. Models and losses that a script or a notebook defines are sent to them whole. What cannot
+    be pickled is timed in the calling process, and a warning says what that leaves out. The model is copied
+    for each method; neither it nor the caller's settings are changed.
 
     Args:
         model: in training mode, on the batch's device; Hugging Face's models can be given as they are.
-        loss: (output, target) → scalar; a function that a module defines, such as torch's, can be pickled.
-            If the output is no tensor, torch's own losses are applied to its `logits`; if the targets are
-            tokens, to those of each token (nothing is shifted). None stands for the loss that the model
-            itself computes from `labels`.
+        loss: (output, target) → scalar. If the output is no tensor, torch's own losses are applied to its
+            `logits`; if the targets are tokens, to those of each token (nothing is shifted). None stands for
+            the loss that the model itself computes from `labels`.
         batch: (input, target), where the input may be tensors by name; or all tensors by name, as
             {"input_ids": …, "attention_mask": …, "labels": …}, whose `labels` are the target.
         methods: specs as in `fgbench run --method`; or a single one.
@@ -82,11 +81,12 @@ def compare(
         optimizer: an optimiser of torch.optim for all methods, as in `fgbench run --optimizer`.
 
     Returns:
-        A row for each method, the base and the A/A repeat (`role` method, base, aa), with the `seconds` of a
-        step, `r` and `ratio`, each with `_low` and `_high`, `processes`, `rounds`, and the `update` that was
-        found fastest, if the method leaves it open. Methods also have `flops`, `floor_ratio`, `floor_share`,
-        the `cosine` of their estimates with the batch's gradient, and the estimates' `second_moment` divided
-        by that gradient's square. A method that failed has a row with `status` and `detail`.
+        A row for the base, each method as given, and the A/A repeat (`role` base, method, aa), with the
+        `seconds` of a step, `r` and `ratio`, each with `_low` and `_high`, `processes`, `rounds`, and the
+        `update` that was found fastest, if the method leaves it open. Methods also have `flops`,
+        `floor_ratio`, `floor_share`, the `cosine` of their estimates with the batch's gradient, and the
+        estimates' `second_moment` divided by that gradient's square. A method that failed has a row with
+        `status` and `detail`.
         `attrs["left_out"]` says what the measurement leaves out; it is empty if it leaves out nothing.
 
     Raises:
@@ -136,10 +136,12 @@ class _NotElsewhereError(Exception):
 
 
 def _store(comparison: Comparison, file: Path) -> None:
+    import cloudpickle  # which stores classes and functions of the caller's own script by value
     import torch
 
+    compared = (comparison.model, comparison.loss, comparison.batch)
     try:
-        torch.save((comparison.model, comparison.loss, comparison.batch), file)
+        torch.save(compared, file, pickle_module=cloudpickle)
     except Exception as error:  # pickle raises whatever the objects do
         raise _NotElsewhereError(f"what is compared cannot be pickled, {in_one_line(error)}") from error
 
@@ -252,8 +254,11 @@ class _Told:
             job(WORTH, left, updates, WORTH_SHARE * seconds, count, self)
         self.failed = failed  # methods that failed only here were timed, and keep their times
         found = ratios(pd.DataFrame(self.samples), self.over, pilot=count) if self.samples else []
-        rows = [{**r.row(), "status": "ok", **self._more(r)} for r in found]
-        frame = pd.DataFrame([*rows, *self.failed.values()])
+        rows = [{**r.row(), "status": "ok", "detail": "", **self._more(r)} for r in found]
+        place = {spec: number for number, spec in enumerate(specs)}  # and the base before them
+        rows = [*rows, *self.failed.values()]
+        rows.sort(key=lambda row: (row["role"] == Role.AA, place.get(row["method"], -1)))
+        frame = pd.DataFrame(rows)
         frame["update"] = frame["method"].map(updates)
         frame.attrs["left_out"] = ""
         return frame
