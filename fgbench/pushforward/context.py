@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from fgbench.pushforward.dual import dual_of
-from fgbench.pushforward.frozen import frozen_kept
+from fgbench.pushforward.frozen import frozen_kept, written_frozen
 from fgbench.pushforward.generators import set_states, states
 from fgbench.pushforward.tangents import Tangent
 
@@ -162,6 +162,18 @@ def state_kept(model: nn.Module) -> Iterator[None]:
     """Set back at the end a model's buffers, and what it holds in plain attributes."""
     with buffers_kept(model), attributes_kept(model):
         yield
+
+
+def writes_frozen(model: nn.Module, x: Tensor) -> bool:
+    """Whether a forward writes into frozen parameters, as MoCo's does into its slow copy.
+
+    `torch.func.jvp` refuses that, and where `data` is set, as MoCo's own code does, it ends the process. If
+    it is not known yet, a pass finds it out, and leaves the model as it was.
+    """
+    if written_frozen(model) is None:
+        with torch.no_grad(), draws_again(x.device), state_kept(model):
+            model(x)
+    return bool(written_frozen(model))
 
 
 def _attributes(own: dict[str, Any]) -> dict[str, Any]:

@@ -35,6 +35,13 @@ def frozen_kept(model: nn.Module) -> Iterator[None]:
             _put_back(parameter, place, value)
 
 
+def written_frozen(model: nn.Module) -> list[Tensor] | None:
+    """The frozen parameters that a forward writes into; None if no pass within `frozen_kept` was made yet."""
+    if all(p.requires_grad for p in model.parameters()):
+        return []
+    return _WRITTEN.get(model)
+
+
 @contextmanager
 def _found(model: nn.Module) -> Iterator[list[Tensor]]:
     """Set frozen parameters that are written into back at the end, and list them."""

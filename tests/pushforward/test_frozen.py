@@ -10,6 +10,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import nn
 
 from fgbench import methods
+from fgbench.errors import UsageError
 from fgbench.methods.steps.oracle import check_step
 from fgbench.pushforward import frozen
 from fgbench.pushforward.context import buffers_kept
@@ -34,18 +35,19 @@ def by_other_data(teacher, student):
 class Teacher(nn.Module):
     """A layer, and a slow copy of it that each forward moves, as momentum encoders do."""
 
-    def __init__(self, move) -> None:
+    def __init__(self, move, *, free: bool = False) -> None:
         super().__init__()
         self.student, self.head, self.move = nn.Linear(6, 6), nn.Linear(6, CLASSES), move
         self.teacher = nn.Linear(6, 6).requires_grad_(False)
         self.still = nn.Linear(6, 6).requires_grad_(False)
+        self.token = nn.Parameter(torch.ones(6), requires_grad=free)  # of no layer
 
     def forward(self, x):
         for teacher, student in zip(self.teacher.parameters(), self.student.parameters(), strict=True):
             self.move(teacher, student)
         with torch.no_grad():
             wanted = self.teacher(x)
-        found = self.student(self.still(x))
+        found = self.student(self.still(x)) * self.token
         return self.head(found) - F.cosine_similarity(found, wanted)[:, None] * torch.arange(CLASSES)
 
 
@@ -59,7 +61,7 @@ def batch():
 )
 def test_a_slow_copy_moves_once_a_step(spec, move):
     torch.manual_seed(0)
-    model = Teacher(move).double()
+    model = Teacher(move, free=True).double()
     check_step(methods.find(spec), model, cross_entropy, batch(), 0)
     step = methods.find(spec).prepare(model, cross_entropy, 0)
     for _ in range(3):
@@ -68,6 +70,18 @@ def test_a_slow_copy_moves_once_a_step(spec, move):
         assert float(step(batch(), 1e-3)) == pytest.approx(wanted, rel=1e-3 if spec == "spsa" else 1e-9)
         for moved, wanted in zip(model.teacher.parameters(), plain.teacher.parameters(), strict=True):
             assert torch.allclose(moved, wanted, atol=1e-3 if spec == "spsa" else 1e-12)
+
+
+@pytest.mark.parametrize("move", [in_place, by_other_data])
+def test_pytorchs_forward_mode_is_refused_where_it_may_end_the_process(move):
+    model = Teacher(move).double()
+    before = copy.deepcopy(model.state_dict())
+    step = methods.find("forward:engine=stock").prepare(model, cross_entropy, 0)
+    with pytest.raises(
+        UsageError, match="a forward that writes into frozen parameters: leave engine=stock out"
+    ):
+        step(batch(), 1e-3)
+    assert all(torch.equal(own, before[name]) for name, own in model.state_dict().items())
 
 
 def test_what_no_pass_writes_into_is_not_copied():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
+from contextlib import nullcontext
 from functools import partial, reduce
 from typing import Any
 
@@ -21,9 +22,10 @@ from fgbench.pushforward.activity import ActivityContext, Site
 from fgbench.pushforward.additions import Outer, additions
 from fgbench.pushforward.beyond import plain_checkpoints
 from fgbench.pushforward.combine import onto_spans
-from fgbench.pushforward.context import draws_again
+from fgbench.pushforward.context import draws_again, writes_frozen
 from fgbench.pushforward.engine import Pushforward, by_samples
 from fgbench.pushforward.fallback import PaddingStill
+from fgbench.pushforward.frozen import frozen_kept
 from fgbench.pushforward.samples import Layout
 from fgbench.pushforward.structures import Drawer, Fill
 from fgbench.pushforward.tangents import Tangent
@@ -205,7 +207,8 @@ class ActivityStep(Step):
         """What this step's estimate should be: the same noise, weighed by reverse mode's ∂f/∂z."""
         again = draws_again(batch[0].device, bool(self.free))
         buffers = {name: b.clone() for name, b in model.named_buffers()} if self.free else {}
-        with again, plain_checkpoints(), Calls(self._perturbed()) as calls:
+        kept = frozen_kept(model) if self.free else nullcontext()  # for the passes of `_by_sample`
+        with again, kept, plain_checkpoints(), Calls(self._perturbed()) as calls:
             output = model(batch[0])
         value, outputs = self.pushforward.loss(output, batch[1]), [c.output for c in calls.calls]
         slopes = torch.autograd.grad(value, outputs, materialize_grads=True) if outputs else ()
@@ -240,14 +243,13 @@ class ActivityStep(Step):
         if not self.free:
             return by_sample
         # Free parameters add ⟨∂f/∂output, the output's tangent⟩ to each sample's derivative.
-        held = {n: p.detach() for n, p in model.named_parameters()}
-        trained = {id(held[n]) for n in trainable(model)}
-        moved = {n: held[n] for n in self.free}
-
+        moved = {n: p.detach() for n, p in model.named_parameters() if n in self.free}
         rest: list[Any] = []
         call = CallWith(model)
 
         def output_of(free: dict[str, Tensor]) -> tuple[Tensor, ...]:
+            held = {n: p.detach() for n, p in model.named_parameters()}
+            trained = {id(held[n]) for n in trainable(model)}
             own = {id(tensor): held[name] for name, tensor in free.items()}
             # Layers are perturbed at their outputs.
             with plain_checkpoints(), Still(own, trained | own.keys(), self.layouts):
@@ -258,12 +260,9 @@ class ActivityStep(Step):
 
         for index in range(self.options.tangents):
             tangents = {n: t.full()[index] for n, t in self.free.items()}
-            try:
-                with sdpa_kernel(SDPBackend.MATH), PaddingStill(), draws_again(batch[0].device):
-                    values, moves = torch.func.jvp(output_of, (moved,), (tangents,))  # type: ignore[misc]
-            except RuntimeError:  # something has no forward mode in PyTorch
-                with sdpa_kernel(SDPBackend.MATH), draws_again(batch[0].device):
-                    values, moves = _by_backward(output_of, moved, tangents)
+            way = _by_backward if writes_frozen(model, batch[0]) else _by_jvp
+            with sdpa_kernel(SDPBackend.MATH), draws_again(batch[0].device), frozen_kept(model):
+                values, moves = way(output_of, moved, tangents)
             values = [v.detach().requires_grad_() for v in values]
             supply = iter(values)
             output = tree_unflatten([next(supply) if _floating(v) else v for v in rest[0]], rest[1])
@@ -282,6 +281,20 @@ class ActivityStep(Step):
         """The functions that the engine had no rule for, and a note if samples depend on each other."""
         meet = self.ready and self.layouts is None
         return [TOGETHER, *self.pushforward.fallbacks] if meet else self.pushforward.fallbacks
+
+
+def _by_jvp(
+    function: Callable[[dict[str, Tensor]], tuple[Tensor, ...]],
+    given: dict[str, Tensor],
+    tangents: dict[str, Tensor],
+) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
+    """`torch.func.jvp`, or by the backward pass where something has no forward mode in PyTorch."""
+    try:
+        with PaddingStill(), draws_again(next(iter(given.values())).device):
+            values, moves = torch.func.jvp(function, (given,), (tangents,))  # type: ignore[misc]
+        return values, moves
+    except RuntimeError:
+        return _by_backward(function, given, tangents)
 
 
 def _by_backward(

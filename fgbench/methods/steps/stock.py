@@ -9,10 +9,12 @@ import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from fgbench.methods import PLAIN, Batch, Conditions, Loss, trainable
+from fgbench.errors import UsageError
+from fgbench.methods import PLAIN, Batch, Conditions, Loss, Part, trainable
 from fgbench.methods.steps.call_with import CallWith
 from fgbench.methods.steps.compiling import compiled
 from fgbench.methods.steps.update import ForwardStep, Update
+from fgbench.pushforward.context import writes_frozen
 from fgbench.pushforward.structures import Drawer, Tangents
 
 
@@ -24,7 +26,8 @@ class StockStep(ForwardStep):
     def __init__(
         self, model: nn.Module, loss: Loss, seed: int, structure: str, conditions: Conditions = PLAIN
     ) -> None:
-        self.call, self.loss = CallWith(model), loss
+        self.model, self.call, self.loss = model, CallWith(model), loss
+        self.ready = False
         by_name = trainable(model)
         self.parameters = list(by_name.values())
         # Each tangent is a tensor of its own, not a view: dual numbers copy one whose memory is not laid
@@ -36,6 +39,24 @@ class StockStep(ForwardStep):
         self.update = Update(self.parameters, conditions)
         self.optimizer = self.update.optimizer
         self.jvp = compiled(self._jvp, conditions)
+
+    def get_ready(self, batch: Batch) -> None:
+        """Refuse a model that `torch.func.jvp` cannot run, as it may end the process.
+
+        Raises:
+            UsageError: the model's forward writes into frozen parameters.
+        """
+        if not self.ready and writes_frozen(self.model, batch[0]):
+            raise UsageError(
+                "engine=stock is torch.func.jvp, which cannot run a forward that writes into frozen "
+                "parameters: leave engine=stock out."
+            )
+        self.ready = True
+
+    def parts(self, batch: Batch, learning_rate: float) -> dict[str, Part]:
+        """As of any forward gradient, of a model that can be run."""
+        self.get_ready(batch)
+        return super().parts(batch, learning_rate)
 
     def draw(self) -> None:
         """Draw the tangent of this step."""
