@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -10,11 +11,22 @@ import tempfile
 from collections.abc import Generator, Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import IO, NamedTuple
 
 from fgbench.errors import says_out_of_memory
-from fgbench.running.messages import READY, Done, MalformedMessageError, Message, decode, to_json
+from fgbench.running.messages import (
+    EVERYWHERE,
+    READY,
+    Began,
+    Done,
+    Failed,
+    MalformedMessageError,
+    Message,
+    decode,
+    encode,
+    to_json,
+)
 from fgbench.running.task import Task
 
 WORKER = "fgbench.running.worker"
@@ -47,6 +59,12 @@ class Order:
     def of(cls, task: Task, request: Message) -> Order:
         """The order for a task's request."""
         return cls(task.address, to_json(request), task.compiles_afresh(request))
+
+    def without(self, method: str) -> Order | None:
+        """The order for the other methods; None if there is no other."""
+        request = json.loads(self.request)
+        rest = [name for name in request["methods"] if name != method]
+        return replace(self, request=json.dumps({**request, "methods": rest})) if rest else None
 
 
 class Started(NamedTuple):
@@ -122,6 +140,9 @@ def events_of(lines: Iterable[str], task: Task) -> Iterator[Message]:
 def lines_of(order: Order, worker: str = WORKER) -> Generator[str, None, None]:
     """Start a worker, send it an order and give its whole lines; it ends with this generator.
 
+    If it ends while it makes a method ready, before it has found anything, the method has failed, and another
+    worker does the others.
+
     Args:
         order: what it is to do.
         worker: the module that it runs.
@@ -129,6 +150,38 @@ def lines_of(order: Order, worker: str = WORKER) -> Generator[str, None, None]:
     Raises:
         WorkerDiedError: its output ended.
     """
+    while True:
+        seen = Seen()
+        try:
+            with closing(_lines_of_one(order, worker)) as lines:
+                for line in lines:
+                    seen.note(line)
+                    yield line
+        except WorkerDiedError as died:
+            rest = order.without(seen.method) if seen.method and not seen.found else None
+            if rest is None:
+                raise
+            yield encode(Failed(seen.method, died.status, f"it ended its process: {died}"))
+            order = rest
+
+
+class Seen:
+    """What a worker's lines tell: which method it makes ready, and whether it has found anything yet."""
+
+    def __init__(self) -> None:
+        self.method, self.found = "", False
+
+    def note(self, line: str) -> None:
+        """Take account of a line; only those before the first finding matter."""
+        if not self.found:
+            with suppress(MalformedMessageError):  # whoever reads the line says so
+                event = decode(line, EVERYWHERE)
+                self.method = event.method if isinstance(event, Began) else self.method
+                return
+            self.found = True
+
+
+def _lines_of_one(order: Order, worker: str) -> Generator[str, None, None]:
     waiting = _waiting.get()
     if waiting and worker == WORKER and not order.cold:
         yield from _lines(order, waiting.take())

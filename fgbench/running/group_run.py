@@ -13,7 +13,7 @@ import pandas as pd
 from fgbench.plan import Group, Plan
 from fgbench.running.choices import Choices
 from fgbench.running.client import WorkerDiedError, work
-from fgbench.running.messages import Built, Failed, FirstCall, Message, Noted, Refused
+from fgbench.running.messages import Began, Built, Failed, FirstCall, Message, Noted, Refused
 from fgbench.running.task import Task
 from fgbench.running.watcher import Watcher
 from fgbench.store.jobs import BESIDE, ENDED_EARLY, leaves_out
@@ -177,6 +177,8 @@ class GroupRun:
                         job |= asdict(event)
                 case Refused():
                     raise WorkerDiedError("error", event.message)
+                case Began():
+                    pass
                 case FirstCall() if event.method in jobs:
                     jobs[event.method]["first_call_seconds"] = event.seconds
                 case Noted() if event.method in jobs:

@@ -45,6 +45,13 @@ class Built(Message):
 
 
 @dataclass(frozen=True)
+class Began(Message):
+    """A method is made ready: if the worker ends now, it ended of this method. Of none if it is empty."""
+
+    method: str
+
+
+@dataclass(frozen=True)
 class FirstCall(Message):
     """How long a method's first step took, compilation and autotuning included."""
 
@@ -84,7 +91,7 @@ class Done(Message):
 READY = "ready\n"
 """A worker's first line: it has imported what it needs, and waits for its request."""
 
-EVERYWHERE: tuple[type[Message], ...] = (Built, FirstCall, Noted, Failed, Refused, Done)
+EVERYWHERE: tuple[type[Message], ...] = (Built, Began, FirstCall, Noted, Failed, Refused, Done)
 """Events that any worker may report."""
 
 M = TypeVar("M", bound=Message)

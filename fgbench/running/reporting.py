@@ -8,7 +8,17 @@ from contextlib import contextmanager
 import torch
 
 from fgbench.errors import in_one_line, says_out_of_memory
-from fgbench.running.messages import Failed, Report
+from fgbench.running.messages import Began, Failed, Report
+
+
+@contextmanager
+def blamed(report: Report, method: str) -> Iterator[None]:
+    """If the worker ends inside, it ended of this method, and the others are done without it."""
+    report(Began(method))
+    try:
+        yield
+    finally:
+        report(Began(""))
 
 
 @contextmanager

@@ -13,7 +13,7 @@ from fgbench.plan import Group
 from fgbench.running import client
 from fgbench.running.choices import Choices
 from fgbench.running.client import KILLED, Order, WorkerDiedError, lines_of, started_ahead, work
-from fgbench.running.messages import Built, FirstCall, Refused
+from fgbench.running.messages import Began, Built, Failed, FirstCall, Refused
 from fgbench.running.phase import OfGroup
 from fgbench.running.phases import find
 from tests.builders import ASCII, tiny_group
@@ -118,6 +118,52 @@ def test_a_worker_that_ends_before_it_is_done_is_said_with_its_last_words(progra
     with pytest.raises(WorkerDiedError) as died:
         seen.extend(work(TASK, request()))
     assert (died.value.status, died.value.detail) == (status, detail)
+
+
+METHODS = ("first", "deadly", "last")
+MAKES_READY = """
+    import sys, os, json
+
+    def say(event, /, **facts):
+        print(json.dumps({"kind": event, "facts": facts}), flush=True)
+
+    for method in json.loads(sys.stdin.readline())["request"]["methods"]:
+        say("Began", method=method)
+        if method == "deadly":
+            os.kill(os.getpid(), 11)
+        say("FirstCall", method=method, seconds=1.0)
+        say("Began", method="")
+        AFTER
+    say("Done")
+"""
+
+
+def test_a_method_that_ends_its_worker_has_failed_and_another_worker_does_the_others(program):
+    started = program(MAKES_READY.replace("AFTER", ""))
+    events = [e for e in work(TASK, request(methods=METHODS)) if not isinstance(e, Began)]
+    assert len(started) == 2
+    assert events == [
+        FirstCall("first", 1.0),
+        Failed("deadly", "error", "it ended its process: exit code -11"),
+        FirstCall("first", 1.0),
+        FirstCall("last", 1.0),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("methods", "after"),
+    [
+        (("deadly",), ""),
+        (METHODS, 'say("PeakFound", method=method, kind="parameters", bytes=1)'),
+        (("first",), "os.kill(os.getpid(), 11)"),
+    ],
+    ids=["the only method", "something was found", "none is made ready"],
+)
+def test_otherwise_all_of_its_methods_end_with_the_worker(program, methods, after):
+    started = program(MAKES_READY.replace("AFTER", after))
+    with pytest.raises(WorkerDiedError, match="exit code -11"):
+        list(work(TASK, request(methods=methods)))
+    assert len(started) == 1
 
 
 def test_a_worker_that_never_reads_its_request_is_one_that_died(program):

@@ -356,7 +356,7 @@ class TestTuning:
     def test_a_given_rate_needs_pacing_only(self):
         reports = Reports()
         tune(tiny_matched(), SPECS, Protocol(Budget(0.05)), None, reports)
-        assert [name for name, _ in reports.events] == ["GridFound"]
+        assert [name for name, _ in reports.events if name != "Began"] == ["GridFound"]
 
     def test_every_method_is_searched_on_the_same_grid_and_its_choice_had_a_whole_run(self):
         reports = Reports()
@@ -408,7 +408,7 @@ class TestTuning:
         breaking(ValueError("no"))
         reports = Reports()
         tune(tiny_matched(), ("broken",), Protocol(Budget(0.02)), Goal(), reports)
-        assert [name for name, _ in reports.events] == ["Failed"]
+        assert [name for name, _ in reports.events if name != "Began"] == ["Failed"]
 
     def test_grid_is_smooth_for_the_quickest(self):
         assert evaluation_grid([Pace(0.001, 0.0), Pace(0.002, 0.0)], 6.0) == Grid(6000 // POINTS, STRETCH)

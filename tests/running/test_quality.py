@@ -15,7 +15,7 @@ from fgbench.running import group_run
 from fgbench.running.arms import Problem
 from fgbench.running.choices import Choices
 from fgbench.running.judging import START, Judge, Reader, WeightsPoint
-from fgbench.running.messages import Failed, Message
+from fgbench.running.messages import Began, Failed, Message
 from fgbench.running.phases import quality
 from fgbench.running.phases.quality import Estimated, QualityRequest, TooSlow, measure_quality, phase
 from fgbench.running.phases.train import Evaluated, train
@@ -76,7 +76,7 @@ def asked(folder: Path, *methods: str, seconds: float = 60.0) -> QualityRequest:
 def answered(request: QualityRequest) -> list[Message]:
     found: list[Message] = []
     phase.measure(tiny_matched(1), request, found.append)
-    return found
+    return [event for event in found if not isinstance(event, Began)]
 
 
 def whole(events: list[Message]) -> Iterator[Estimated]:

@@ -19,7 +19,7 @@ from fgbench.running.group_run import GroupRun
 from fgbench.running.matched import Matched
 from fgbench.running.messages import Message, Report
 from fgbench.running.phase import STARTUP_SECONDS, OfGroup, Phase, Tables, every_row
-from fgbench.running.reporting import failures_reported
+from fgbench.running.reporting import blamed, failures_reported
 from fgbench.store.schema import BASE, Role
 
 BELOW = 0.97  # a step timed below this share of its floor shows that the floor is wrong
@@ -114,7 +114,7 @@ def measure_cost(
     problem = replace(problem, conditions_of=_eagerly(problem.conditions_of))
     works: dict[str, Work] = {}
     for spec in (BASE, *specs):
-        with failures_reported(report, spec):
+        with failures_reported(report, spec), blamed(report, spec):
             works[spec] = _count(problem, spec)
     rates = _rates(problem, works, timed or {})
     dtype = _dtype(problem)

@@ -25,7 +25,7 @@ from fgbench.running.messages import Message, Report
 from fgbench.running.phase import STARTUP_SECONDS, OfGroup, Phase, Tables, every_row
 from fgbench.running.phases import in_order
 from fgbench.running.phases.train import weights_folder
-from fgbench.running.reporting import failures_reported
+from fgbench.running.reporting import blamed, failures_reported
 from fgbench.running.weights import KeptWeights, load_weights
 
 SHARE = 0.05  # the phase takes at most this share of the seconds of all other phases
@@ -186,7 +186,7 @@ def measure_quality(problem: Problem, points: Sequence[WeightsPoint], seconds: f
     judge = Judge(problem)
     readers, taken = {}, {}
     for spec in points[0].methods:
-        with failures_reported(report, spec):
+        with failures_reported(report, spec), blamed(report, spec):
             reader = Reader(problem, spec)
             taken[spec] = _seconds(partial(judge.rehearse, reader, points[0]))
             readers[spec] = reader

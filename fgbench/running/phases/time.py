@@ -42,7 +42,7 @@ from fgbench.running.group_run import GroupRun
 from fgbench.running.matched import Matched
 from fgbench.running.messages import Failed, FirstCall, Message, Noted, Report
 from fgbench.running.phase import STARTUP_SECONDS, OfGroup, Phase, Row, Tables, every_row
-from fgbench.running.reporting import failures_reported
+from fgbench.running.reporting import blamed, failures_reported
 from fgbench.specs.options import OR
 from fgbench.store.schema import Role
 from fgbench.summary.live import LiveRatios
@@ -250,7 +250,7 @@ def time_methods(
         ) from error
     steps: dict[str, Step] = {}
     for spec in specs:
-        with failures_reported(report, spec):
+        with failures_reported(report, spec), blamed(report, spec):
             step = _checked_step(problem, spec, process, report)
             own = {Role.METHOD: step}
             if spec == reference:

@@ -19,7 +19,7 @@ from fgbench.running.group_run import GroupRun, Jobs
 from fgbench.running.matched import Matched
 from fgbench.running.messages import Message, Report
 from fgbench.running.phase import STARTUP_SECONDS, OfGroup, Phase, Tables, every_row
-from fgbench.running.reporting import failures_reported
+from fgbench.running.reporting import blamed, failures_reported
 from fgbench.running.trainees import Protocol, pace, trainee
 from fgbench.specs.options import OR
 from fgbench.store.csv_table import records
@@ -230,7 +230,7 @@ def tune(
     """
     paces = {}
     for spec in specs:
-        with failures_reported(report, spec):
+        with failures_reported(report, spec), blamed(report, spec):
             paces[spec] = pace(matched, spec, protocol)
     if not paces:
         return
