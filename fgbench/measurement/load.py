@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from fgbench.measurement.clock import Clock, Reading
 from fgbench.measurement.interleave import Arm, K, repeat
@@ -16,6 +16,7 @@ QUEUED_STEPS = 32  # at most so many steps are queued behind a sleep; fewer if t
 REPEATS = 3  # how often steps are queued behind a sleep
 
 
+@runtime_checkable
 class DeviceClock(Clock, Protocol):
     """A clock that tells the device's time from the host's."""
 
@@ -66,7 +67,12 @@ def under_load(arm: Arm[K], clock: DeviceClock, seconds: float) -> Load:
     return Load(
         steps,
         spent / steps,
-        _busy_seconds(arm, clock, window),
+        queued_seconds(
+            arm.step,
+            min(arm.steps, QUEUED_STEPS),
+            clock,
+            median((r.enqueue_seconds or r.seconds) / arm.steps for r in window),
+        ),
         _median([state.sm_clock_mhz for state in states]),
         _median([state.power_watts for state in states]),
         _median([state.temperature_celsius for state in states]),
@@ -75,17 +81,28 @@ def under_load(arm: Arm[K], clock: DeviceClock, seconds: float) -> Load:
     )
 
 
-def _busy_seconds(arm: Arm[K], clock: DeviceClock, window: Sequence[Reading]) -> float | None:
-    """Device seconds per step, of as many steps as the launch queue holds; their number is halved to fit."""
-    enqueue = median((r.enqueue_seconds or r.seconds) / arm.steps for r in window)
-    steps = min(arm.steps, QUEUED_STEPS)
-    while steps:
-        block = partial(repeat, arm.step, steps)
-        found = [clock.busy_seconds(block, steps * enqueue) for _ in range(REPEATS)]
+def queued_seconds(
+    run: Callable[[], object], most: int, clock: DeviceClock, enqueue_seconds: float
+) -> float | None:
+    """Device seconds of one call, of as many behind a sleep as the launch queue holds.
+
+    Args:
+        run: what is called.
+        most: how many calls are queued; their number is halved until they fit.
+        clock: the device's.
+        enqueue_seconds: about how long the host takes to queue one call.
+
+    Returns:
+        The seconds; None where not even one call fits.
+    """
+    times = most
+    while times:
+        block = partial(repeat, run, times)
+        found = [clock.busy_seconds(block, times * enqueue_seconds) for _ in range(REPEATS)]
         fitting = [seconds for seconds in found if seconds is not None]
         if len(fitting) > REPEATS // 2:  # a minority may fail because the host was late, not for the queue
-            return median(fitting) / steps
-        steps //= 2
+            return median(fitting) / times
+        times //= 2
     return None
 
 

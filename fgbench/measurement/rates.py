@@ -18,10 +18,12 @@ from torch import Tensor
 from fgbench.measurement.clock import Clock
 from fgbench.measurement.cost import Convolution, Shape, Work
 from fgbench.measurement.interleave import repeat
+from fgbench.measurement.load import DeviceClock, queued_seconds
 
 SQUARE = (1024, 1024, 1024)  # a product that every machine computes at a good rate
 MEASURED_SECONDS = 0.02  # each reading of a rate takes at least so long
 READINGS = 5  # the best of so many readings is the rate
+QUEUED_CALLS = 256  # at most so many are queued behind a GPU's sleep: half a millisecond of short kernels
 
 
 @dataclass(frozen=True)
@@ -92,13 +94,26 @@ def random_rate(device: torch.device, dtype: torch.dtype, clock: Clock) -> float
 def launch_seconds(device: torch.device, clock: Clock) -> float:
     """Seconds that the host needs to start an operation; measured by one that has hardly anything to do."""
     into = torch.zeros(1, device=device)
-    return _best_seconds(lambda: into.add_(1.0), clock)
+    return _best_reading(lambda: into.add_(1.0), clock)[0]
 
 
 def _best_seconds(run: Callable[[], object], clock: Clock) -> float:
-    """Seconds of one call, the best of several readings of blocks that are long enough for the clock."""
+    """Seconds of one call, the best of several readings.
+
+    A GPU may finish a call sooner than the host can start the next one. Its rate is then that of calls which
+    were queued beforehand, as those of a CUDA graph are.
+    """
+    seconds, times = _best_reading(run, clock)
+    if not isinstance(clock, DeviceClock):
+        return seconds
+    queued = queued_seconds(run, min(times, QUEUED_CALLS), clock, seconds)
+    return seconds if queued is None else min(seconds, queued)
+
+
+def _best_reading(run: Callable[[], object], clock: Clock) -> tuple[float, int]:
+    """The least seconds of one call, from blocks that are long enough for the clock; and a block's calls."""
     times = 1
     while (seconds := clock.time(partial(repeat, run, times)).seconds) < MEASURED_SECONDS:
         times *= 2
     readings = [seconds, *(clock.time(partial(repeat, run, times)).seconds for _ in range(READINGS - 1))]
-    return min(readings) / times
+    return min(readings) / times, times

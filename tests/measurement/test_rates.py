@@ -6,9 +6,11 @@ import pytest
 import torch
 from torch import nn
 
-from fgbench.measurement.clock import Reading
+from fgbench.measurement.clock import CudaClock, Reading
 from fgbench.measurement.cost import Work, count
-from fgbench.measurement.rates import Rates, byte_rate, product_rate
+from fgbench.measurement.gauge import Blind
+from fgbench.measurement.rates import Rates, byte_rate, launch_seconds, product_rate, random_rate
+from tests.simulated_queue import SimulatedQueue
 
 
 def test_the_floor_is_the_dearer_of_flops_and_bytes():
@@ -62,3 +64,32 @@ def test_a_convolution_has_its_own_rate(layer, sizes):
     work = count(lambda: layer(torch.ones(32, 64, *sizes)))
     found = product_rate(frozenset(), work.convolutions, torch.device("cpu"), torch.float32, Steady(1e-3))
     assert found == pytest.approx(max(work.flops, 2 * 1024**3) / 1e-3)
+
+
+class TestOnAGpu:
+    """A kernel of two microseconds, which the host takes ten to start."""
+
+    KERNEL, HOST = 2e-6, 10e-6
+
+    @pytest.fixture
+    def clock(self, monkeypatch) -> CudaClock:
+        queue = SimulatedQueue()
+        queue.install(monkeypatch)
+
+        def launches(*_arguments, **_options):
+            queue.launch(self.KERNEL, self.HOST)
+
+        for place, name in ((torch, "mm"), (torch, "add"), (torch.Tensor, "normal_"), (torch.Tensor, "add_")):
+            monkeypatch.setattr(place, name, launches)
+        return CudaClock(torch.device("cuda:0"), Blind())
+
+    def test_rates_are_the_devices_and_not_those_of_starting_kernels(self, clock):
+        """A captured step's floor would else lie above the time that it takes."""
+        cpu, shape = torch.device("cpu"), (2048, 2048, 2048)
+        found = product_rate(frozenset([shape]), {}, cpu, torch.float32, clock)
+        assert found == pytest.approx(2 * 2048**3 / self.KERNEL, rel=0.05)
+        assert byte_rate(12_000_000, cpu, clock) == pytest.approx(12_000_000 / self.KERNEL, rel=0.05)
+        assert random_rate(cpu, torch.float32, clock) == pytest.approx(1024**2 / self.KERNEL, rel=0.05)
+
+    def test_starting_an_operation_takes_the_hosts_time(self, clock):
+        assert launch_seconds(torch.device("cpu"), clock) == pytest.approx(self.HOST, rel=0.05)
