@@ -20,7 +20,8 @@ from fgbench.measurement.cost import Convolution, Shape, Work
 from fgbench.measurement.interleave import repeat
 from fgbench.measurement.load import DeviceClock, queued_seconds
 
-SQUARE = (1024, 1024, 1024)  # a product that every machine computes at a good rate
+# A square product of this side is computed at a good rate: on a large GPU one of 1024 leaves cores idle.
+SIDE = {"cpu": 1024, "cuda": 4096}
 MEASURED_SECONDS = 0.02  # each reading of a rate takes at least so long
 READINGS = 5  # the best of so many readings is the rate
 QUEUED_CALLS = 256  # at most so many are queued behind a GPU's sleep: half a millisecond of short kernels
@@ -46,7 +47,8 @@ def product_rate(
     clock: Clock,
 ) -> float:
     """FLOPs a second of the fastest among these products and convolutions, and a square product."""
-    found = [_matrix_rate(shape, device, dtype, clock) for shape in (SQUARE, *sorted(products))]
+    square = (SIDE[device.type],) * 3
+    found = [_matrix_rate(shape, device, dtype, clock) for shape in (square, *sorted(products))]
     found += [_convolution_rate(*each, device, dtype, clock) for each in sorted(convolutions.items())]
     return max(found)
 
@@ -85,8 +87,8 @@ def byte_rate(working_set: int, device: torch.device, clock: Clock) -> float:
 
 
 def random_rate(device: torch.device, dtype: torch.dtype, clock: Clock) -> float:
-    """Normal random numbers a second, drawn into a tensor of a million."""
-    into = torch.empty(SQUARE[0] * SQUARE[1], device=device, dtype=dtype)
+    """Normal random numbers a second, drawn into a tensor as large as a square product's."""
+    into = torch.empty(SIDE[device.type] ** 2, device=device, dtype=dtype)
     generator = torch.Generator(device).manual_seed(0)
     return into.numel() / _best_seconds(lambda: into.normal_(generator=generator), clock)
 
