@@ -20,14 +20,17 @@ def slowed(
 ) -> Callable[[], Tensor]:
     """A step that waits afterwards, for a share of the time that it took.
 
+    On a GPU both wait: the device, whose wait is put into its queue, and the host, as the device's alone
+    would pass unseen in a step for which it waits for the host.
+
     Args:
         step: one training step.
         share: 0.1 makes it take 1.1 times as long.
-        clock: the device's clock. A GPU's step is timed beforehand, and the wait is put into its queue.
+        clock: the device's clock, by which a GPU's step is timed beforehand.
         device: where the step runs.
     """
     if device.type == "cuda":
-        return _slowed_in_queue(step, share, clock)
+        step = _sleeping(step, share, clock)
 
     def run() -> Tensor:
         start = perf_counter()
@@ -41,7 +44,9 @@ def slowed(
     return run
 
 
-def _slowed_in_queue(step: Callable[[], Tensor], share: float, clock: Clock) -> Callable[[], Tensor]:
+def _sleeping(step: Callable[[], Tensor], share: float, clock: Clock) -> Callable[[], Tensor]:
+    """A GPU's step with a sleep of the device after it."""
+
     def sleep(cycles: int) -> None:
         torch.cuda._sleep(cycles)  # type: ignore[no-untyped-call]
 
