@@ -147,7 +147,7 @@ def _peak_on_cuda(prepare: Callable[[], Callable[[], object]], device: torch.dev
 
     _make_workspaces(device)
     torch.cuda.empty_cache()
-    before = torch.cuda.memory_allocated(device)
+    before = _requested(device, "current")
     reserved_before = torch.cuda.memory_reserved(device)
     with suppress(Exception):  # a private interface; without it the kinds are unknown
         torch.cuda.memory._record_memory_history(context=None)
@@ -164,10 +164,20 @@ def _peak_on_cuda(prepare: Callable[[], Callable[[], object]], device: torch.dev
     torch.cuda.synchronize(device)
     traced = _traced_on_cuda(device, warm_at)
     return Peak(
-        torch.cuda.max_memory_allocated(device) - before,
+        _requested(device, "peak") - before,
         torch.cuda.max_memory_reserved(device) - reserved_before,
         *((traced.kept, traced.made, traced.passing) if traced else ()),
     )
+
+
+def _requested(device: torch.device, when: str) -> int:
+    """Bytes in tensors, `current` or at their `peak`, as they were asked for.
+
+    `memory_allocated` counts blocks, which are up to a megabyte larger, depending on what was freed before.
+    """
+    import torch
+
+    return int(torch.cuda.memory_stats(device)[f"requested_bytes.all.{when}"])
 
 
 def _make_workspaces(device: torch.device) -> None:

@@ -167,12 +167,16 @@ class TestPeakOfChanges:
 
 
 class ScriptedMemory(TorchDispatchMode):
-    """CUDA's allocator on a CPU: what is told to be allocated, and cuBLAS's workspaces at first products."""
+    """CUDA's allocator on a CPU: what is told to be allocated, and cuBLAS's workspaces at first products.
+
+    A block may be larger than what was asked for; `recording` is whether a history is kept.
+    """
 
     WORKSPACE = 32 * KB * KB
 
-    def __init__(self) -> None:
+    def __init__(self, beyond: int = 0) -> None:
         super().__init__()
+        self.beyond, self.recording = beyond, False
         self.allocated = self.highest = 0
         self.workspaces: set[bool] = set()  # of the thread that goes forward, and of the one that goes back
 
@@ -190,11 +194,20 @@ class ScriptedMemory(TorchDispatchMode):
     def reset(self, device: object) -> None:
         self.highest = self.allocated
 
+    def stats(self, device: object) -> dict[str, int]:
+        asked = {"current": self.allocated, "peak": self.highest}
+        return {f"requested_bytes.all.{when}": size for when, size in asked.items()}
+
+    def record(self, enabled: str | None = "all", context: str | None = "all") -> None:
+        self.recording = enabled is not None
+
     def install(self, monkeypatch: pytest.MonkeyPatch) -> None:
         for name in ("memory_allocated", "memory_reserved"):
             monkeypatch.setattr(torch.cuda, name, lambda device: self.allocated)
         for name in ("max_memory_allocated", "max_memory_reserved"):
-            monkeypatch.setattr(torch.cuda, name, lambda device: self.highest)
+            monkeypatch.setattr(torch.cuda, name, lambda device: self.highest + self.beyond)
+        monkeypatch.setattr(torch.cuda, "memory_stats", self.stats)
+        monkeypatch.setattr(torch.cuda.memory, "_record_memory_history", self.record)
         monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", self.reset)
         for name in ("empty_cache", "synchronize"):
             monkeypatch.setattr(torch.cuda, name, lambda device=None: None)
@@ -218,10 +231,31 @@ def test_cublas_workspaces_are_no_steps(monkeypatch):
     assert first.reserved == KB
 
 
+def test_the_peak_is_of_tensors_and_not_of_the_blocks_that_hold_them(monkeypatch):
+    """Blocks are larger by what the allocator did not split off, and the kinds would not add up to them."""
+    memory = ScriptedMemory(beyond=700 * KB)
+    memory.install(monkeypatch)
+
+    def step() -> None:
+        memory.allocate(2048 * KB)
+        memory.allocate(-2048 * KB)
+
+    with memory:
+        assert _peak_on_cuda(lambda: step, CPU).allocated == 2048 * KB
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_peak_on_a_gpu_is_that_of_the_tensors():
     device = torch.device("cuda:0")
-    found = peak_of_step(lambda: lambda: torch.zeros(2**20, dtype=torch.uint8, device=device), device)
-    assert found.allocated == 2**20
+    size = 3 * 2**20 + 1  # in a block that is larger
+
+    def step() -> None:
+        freed = torch.zeros(size + 300 * KB, dtype=torch.uint8, device=device)
+        del freed
+        torch.zeros(size, dtype=torch.uint8, device=device)
+
+    found = peak_of_step(lambda: step, device)
+    assert found.allocated == size + 300 * KB
+    assert (found.kept, found.made, found.passing) == (0, 0, size + 300 * KB)
     assert found.reserved is not None
-    assert found.reserved >= 2**20
+    assert found.reserved >= found.allocated
