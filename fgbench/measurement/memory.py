@@ -5,7 +5,7 @@ from __future__ import annotations
 import gc
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -149,20 +149,19 @@ def _peak_on_cuda(prepare: Callable[[], Callable[[], object]], device: torch.dev
     torch.cuda.empty_cache()
     before = _requested(device, "current")
     reserved_before = torch.cuda.memory_reserved(device)
-    with suppress(Exception):  # a private interface; without it the kinds are unknown
-        torch.cuda.memory._record_memory_history(context=None)
-    step = prepare()
-    for _ in range(WARM_UP_STEPS):
-        step()
-    torch.cuda.synchronize(device)
-    torch.cuda.empty_cache()  # before the reset: the order changes the reserved peak
-    torch.cuda.reset_peak_memory_stats(device)
-    warm_at = time.time_ns() // 1000
-    _edges.clear()
-    for _ in range(MEASURED_STEPS):
-        step()
-    torch.cuda.synchronize(device)
-    traced = _traced_on_cuda(device, warm_at)
+    with _history_recorded():
+        step = prepare()
+        for _ in range(WARM_UP_STEPS):
+            step()
+        torch.cuda.synchronize(device)
+        torch.cuda.empty_cache()  # before the reset: the order changes the reserved peak
+        torch.cuda.reset_peak_memory_stats(device)
+        warm_at = time.time_ns() // 1000
+        _edges.clear()
+        for _ in range(MEASURED_STEPS):
+            step()
+        torch.cuda.synchronize(device)
+        traced = _traced_on_cuda(device, warm_at)
     return Peak(
         _requested(device, "peak") - before,
         torch.cuda.max_memory_reserved(device) - reserved_before,
@@ -194,12 +193,25 @@ def _make_workspaces(device: torch.device) -> None:
     torch.cuda.synchronize(device)
 
 
+@contextmanager
+def _history_recorded() -> Iterator[None]:
+    """Record allocations, by a private interface, without which the kinds are unknown; never for longer."""
+    import torch
+
+    with suppress(Exception):
+        torch.cuda.memory._record_memory_history(context=None)
+    try:
+        yield
+    finally:
+        with suppress(Exception):
+            torch.cuda.memory._record_memory_history(enabled=None)
+
+
 def _traced_on_cuda(device: torch.device, warm_at: int) -> Peak | None:
     import torch
 
     with suppress(Exception):
         trace = torch.cuda.memory._snapshot(device)["device_traces"][device.index or 0]
-        torch.cuda.memory._record_memory_history(enabled=None)
         signs = {"alloc": 1, "free_requested": -1}
         changes = [
             Change(e["time_us"], e["addr"], signs[e["action"]] * e["size"])

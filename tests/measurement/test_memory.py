@@ -244,6 +244,20 @@ def test_the_peak_is_of_tensors_and_not_of_the_blocks_that_hold_them(monkeypatch
         assert _peak_on_cuda(lambda: step, CPU).allocated == 2048 * KB
 
 
+def test_no_history_is_kept_after_a_step_for_which_memory_was_too_little(monkeypatch):
+    """It would slow the steps that are timed after it in this process."""
+    memory = ScriptedMemory()
+    memory.install(monkeypatch)
+
+    def prepare() -> Callable[[], object]:
+        assert memory.recording
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with memory, pytest.raises(torch.OutOfMemoryError):
+        _peak_on_cuda(prepare, CPU)
+    assert not memory.recording
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_peak_on_a_gpu_is_that_of_the_tensors():
     device = torch.device("cuda:0")
