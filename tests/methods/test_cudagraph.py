@@ -130,10 +130,19 @@ class TestACapturedStep:
             found.append(flat(list(model.parameters())).detach())
         torch.testing.assert_close(*found, rtol=1e-6, atol=1e-9)
 
-    def test_dampening_is_refused_in_a_line(self):
-        conditions = Conditions("cudagraph", "sgd:momentum=0.9,dampening=0.5")
-        with pytest.raises(UsageError, match="dampening"):
-            methods.prepare(methods.find("backprop"), tiny_mlp(), cross_entropy, 3, conditions)
+    @pytest.mark.parametrize(
+        ("optimizer", "said"),
+        [
+            ("sgd:momentum=0.9,dampening=0.5", "dampening"),
+            ("adagrad:lr_decay=1e-4", "adagrad with lr_decay: it counts its steps on the host"),
+            ("adafactor", "adafactor: it counts its steps on the host"),
+        ],
+    )
+    def test_an_optimiser_whose_steps_the_host_tells_apart_is_refused_in_a_line(self, optimizer, said):
+        """A replay would repeat the first step's rate, which the oracle's two replays hardly show."""
+        spec, conditions = methods.find("backprop:update=foreach"), Conditions("cudagraph", optimizer)
+        with pytest.raises(UsageError, match=said):
+            methods.prepare(spec, tiny_mlp(), cross_entropy, 3, conditions)
 
     def test_the_stream_of_the_caller_is_current_again_where_a_capture_raises(self, cuda):
         def waits(x: torch.Tensor) -> float:

@@ -20,13 +20,11 @@ class OptimizerState:
         """Follow an optimiser that has not taken a step yet.
 
         Raises:
-            UsageError: its first step differs from all others, so that one graph cannot do both.
+            UsageError: its steps differ from each other by what the host does, so that one graph cannot do
+                all of them.
         """
-        if optimizer.defaults.get("dampening"):
-            raise UsageError(
-                "--optimizer sgd with dampening: its first step leaves dampening out, which a CUDA graph "
-                "that repeats one step cannot; leave dampening or --exec cudagraph out."
-            )
+        if why := _why_not_captured(optimizer):
+            raise UsageError(why)
         self.optimizer = optimizer
         self.tensors: dict[Tensor, dict[str, Tensor]] = {}
         self.first: dict[Tensor, dict[str, float]] = {}
@@ -65,6 +63,25 @@ class OptimizerState:
             for key, tensor in own.items():
                 tensor.copy_(given[key]) if key in given else tensor.fill_(self.first[parameter][key])
             self.optimizer.state[parameter] = plain | own
+
+
+def _why_not_captured(optimizer: torch.optim.Optimizer) -> str:
+    """Why a CUDA graph, which repeats one step, cannot do what the optimiser does; empty if it can."""
+    own = optimizer.defaults
+    if own.get("dampening"):
+        return (
+            "--optimizer sgd with dampening: its first step leaves dampening out, which a CUDA graph that "
+            "repeats one step cannot; leave dampening or --exec cudagraph out."
+        )
+    # Other optimisers count steps on the device; Adagrad needs the count for its decay alone.
+    counts = isinstance(optimizer, torch.optim.Adagrad) and own["lr_decay"] and not own["fused"]
+    if counts or not ("capturable" in own or isinstance(optimizer, torch.optim.SGD | torch.optim.Adagrad)):
+        name = type(optimizer).__name__.lower()
+        return (
+            f"--optimizer {name}{' with lr_decay' * bool(counts)}: it counts its steps on the host, where a "
+            "CUDA graph cannot count; leave --exec cudagraph out."
+        )
+    return ""
 
 
 class _Watched(dict[str, Any]):
