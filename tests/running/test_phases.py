@@ -13,6 +13,7 @@ from torch import nn
 
 from fgbench import methods
 from fgbench.errors import LONGEST_DETAIL
+from fgbench.methods.steps.cudagraph import Graph
 from fgbench.running.arms import MAXIMUM_ROUNDS, Problem, fresh_copy, timed_rounds
 from fgbench.running.choices import Choices
 from fgbench.running.messages import Message, decode, encode
@@ -471,6 +472,27 @@ class TestTraining:
             "forward:tangents=5": 24 // 6,
             "spsa": 24 // 2,
         }
+
+    def test_no_step_is_captured_after_another_method_is_warm(self, monkeypatch):
+        """A capture empties the allocator's cache, which others would fill again within their timed steps."""
+        simulate(monkeypatch)
+        happened: list[str] = []
+        warm_up, capture = Trainee.warm_up, Graph._capture
+
+        def warming(trainee: Trainee) -> None:
+            warm_up(trainee)
+            happened.append("warm")
+
+        def capturing(graph: Graph, tensors: Any) -> Any:
+            happened.append("capture")
+            return capture(graph, tensors)
+
+        monkeypatch.setattr(Trainee, "warm_up", warming)
+        monkeypatch.setattr(Graph, "_capture", capturing)
+        matched = replace(tiny_matched(1), choices=Choices(executions={"forward": "cudagraph"}))
+        rates = dict.fromkeys(("backprop", "forward", "spsa"), 0.05)
+        train(matched, rates, Protocol(Budget(60.0, iterations=2), every=2, first=2), Reports())
+        assert happened == ["capture", "warm", "warm", "warm"]
 
     def test_a_run_of_steps_alone_is_the_same_bit_for_bit(self):
         one, other = (
