@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
@@ -48,8 +48,12 @@ class Survey(Task):
     reports = (Surveyed,)
 
     def work(self, asked: SurveyRequest, report: Report) -> None:
-        """Check and expand the config, and describe the machine."""
+        """Check and expand the config, and describe the machine.
+
+        The plan names the node's device, as `auto` would be another one where the runner is.
+        """
         plan = make_plan(asked.config)
+        plan = replace(plan, config=replace(plan.config, device=plan.groups[0].device))
         report(Surveyed(plan, environment_for(plan)))
 
 
