@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import subprocess
 import sys
+from collections.abc import Callable
+from functools import partial
 from statistics import median
 
 import pytest
@@ -13,10 +15,16 @@ from torch import nn
 
 from fgbench import methods
 from fgbench.errors import UsageError
-from fgbench.measurement.clock import clock_for
+from fgbench.measurement.clock import CudaClock, clock_for
+from fgbench.measurement.gauge import Blind
+from fgbench.measurement.interleave import Arm, repeat
+from fgbench.measurement.load import under_load
+from fgbench.measurement.memory import peak_of_step
+from fgbench.measurement.rates import byte_rate, launch_seconds
 from fgbench.measurement.slowed import slowed
 from fgbench.methods import Conditions
 from fgbench.methods.steps import oracle
+from fgbench.methods.steps.activity import TOGETHER
 from fgbench.running.matched import float32_precision
 from fgbench.specs import registry
 from fgbench.store.run_folder import find_runs
@@ -118,7 +126,7 @@ def test_a_step_under_adam_is_what_reverse_mode_says(spec, execution):
     check(spec, "mlp", conditions=Conditions(execution, "adam"))
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("optimizer", ["sgd", "adam", "adagrad"])
 def test_a_captured_step_trains_as_an_eager_one(optimizer):
     batch, one = batch_of(), model_of("mlp", width=64)
     other = copy.deepcopy(one)
@@ -130,6 +138,84 @@ def test_a_captured_step_trains_as_an_eager_one(optimizer):
         torch.testing.assert_close(graph(batch, 0.01), eager(batch, 0.01))
     for a, b in zip(one.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(a, b)
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("arch", ["mlp", "cnn", "transformer"])
+def test_samples_are_as_much_apart_as_on_a_cpu(arch, precision):
+    """A kernel that adds up in another order at each call would seem to mix them."""
+    dtype, products = PRECISIONS[precision]
+    float32_precision(products)
+    spec = methods.find("forward:structure=activity")
+    step = methods.prepare(spec, model_of(arch, dtype), loss_for(arch), 0)
+    step(batch_of(dtype, arch), 1e-6)
+    assert TOGETHER not in step.notes()
+
+
+@pytest.mark.parametrize("spec", ["backprop", "forward:structure=rank-one"])
+def test_replays_are_queued_behind_a_sleep_as_steps_are(spec):
+    """Otherwise whether they are launch-bound would stay unknown."""
+    model, batch, device = model_of("mlp", width=512), batch_of(arch="mlp"), torch.device("cuda:0")
+    step = methods.prepare(methods.find(spec), model, cross_entropy, 0, Conditions("cudagraph"))
+    step(batch, 1e-6)
+    load = under_load(Arm("step", lambda: step(batch, 1e-6), steps=100), CudaClock(device, Blind()), 0.5)
+    assert load.busy_seconds is not None
+    assert 0 < load.busy_seconds <= 1.05 * load.seconds, load
+
+
+def test_a_short_kernel_has_its_own_rate_and_not_that_of_its_start():
+    device = torch.device("cuda:0")
+    clock = CudaClock(device, Blind())
+    rate = byte_rate(3 * 2**20, device, clock)
+    assert 3 * 2**20 / rate < launch_seconds(device, clock), "it is sooner done than the next one is started"
+
+
+def test_peaks_do_not_depend_on_what_was_measured_before():
+    """Neither cuBLAS's workspaces nor blocks that are larger than what was asked for are any method's."""
+    problem, device = model_of("mlp", width=512), torch.device("cuda:0")
+    batch = batch_of(arch="mlp")
+
+    def prepared(spec: str) -> Callable[[], object]:
+        step = methods.prepare(methods.find(spec), copy.deepcopy(problem), cross_entropy, 0)
+        return lambda: step(batch, 1e-6)
+
+    specs = ["backprop", "forward", "forward:structure=rank-one"]
+    one, other = (
+        {spec: peak_of_step(partial(prepared, spec), device) for spec in order}
+        for order in (specs, specs[::-1])
+    )
+    for spec in specs:
+        assert one[spec].allocated == other[spec].allocated, spec
+        assert one[spec].kept is not None, "a history of allocations is kept"
+        assert sum(vars(one[spec])[kind] for kind in ("kept", "made", "passing")) == one[spec].allocated
+
+
+def test_a_runner_describes_a_gpu_without_a_context_on_it():
+    """It would take memory, and the whole GPU where each is for a single process."""
+    code = (
+        "import torch; from fgbench.measurement import environment, lock;"
+        "environment.describe_environment('cuda:0', 1); lock.lock_file('cuda:0');"
+        "print(torch._C._cuda_hasPrimaryContext(0))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert done.stdout.strip() == "False", done.stderr
+
+
+@pytest.mark.parametrize("size", [16, 4096], ids=["launch-bound", "not"])
+def test_a_slowed_step_takes_its_share_longer_whoever_waits_for_whom(size):
+    device = torch.device("cuda:0")
+    clock, x = clock_for(device), torch.randn(size, size, device=device)
+
+    def step() -> torch.Tensor:
+        for _ in range(50):
+            x @ x
+        return x
+
+    slower = slowed(step, 0.5, clock, device)
+    plain, slow = (
+        median(clock.time(partial(repeat, run, 10)).seconds for _ in range(20)) for run in (step, slower)
+    )
+    assert 1.35 < slow / plain < 1.7
 
 
 def test_a_slowed_step_waits_in_the_queue_for_its_share():
