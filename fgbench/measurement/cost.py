@@ -89,7 +89,24 @@ def _attention_backward(_slope: Any, query: Any, key: Any, value: Any, *_more: A
     return int(2 * math.prod(batches) * rows * key[-2] * (3 * features + 2 * value[-1]))
 
 
-# Formulas that torch's own counter lacks: products added in place or over a batch, and a CPU's attention.
+def _recurrent(inputs: Any, weights: Any, *_more: Any, **_options: Any) -> int:
+    """The products of a recurrent network's matrices with all of its steps, [time, batch, features]."""
+    *steps, _features = inputs
+    return int(2 * math.prod(steps) * sum(math.prod(w) for w in weights if len(w) == 2))
+
+
+def _recurrent_layer(inputs: Any, of_input: Any, of_hidden: Any, *_more: Any, **_options: Any) -> int:
+    """The same for one layer in one direction, whose matrices are arguments of their own."""
+    return _recurrent(inputs, (of_input, of_hidden))
+
+
+def _twice(formula: Callable[..., int]) -> Callable[..., int]:
+    """The formula of a backward pass: a product for the slope of each factor."""
+    return lambda *shapes, **options: 2 * formula(*shapes, **options)
+
+
+# Formulas that torch's own counter lacks: products added in place or over a batch, a CPU's attention, and
+# recurrent networks as cuDNN and a CPU's oneDNN compute them.
 FORMULAS = {
     torch.ops.aten.addmm_: _added_product,
     torch.ops.aten.baddbmm_: _added_product,
@@ -97,6 +114,10 @@ FORMULAS = {
     torch.ops.aten.addbmm_: _added_product,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention,
     torch.ops.aten._scaled_dot_product_flash_attention_for_cpu_backward: _attention_backward,
+    torch.ops.aten._cudnn_rnn: _recurrent,
+    torch.ops.aten._cudnn_rnn_backward: _twice(_recurrent),
+    torch.ops.aten.mkldnn_rnn_layer: _recurrent_layer,
+    torch.ops.aten.mkldnn_rnn_layer_backward: _twice(_recurrent_layer),
     torch.ops.aten.mv: lambda a, _b, **_options: 2 * a[0] * a[1],
     torch.ops.aten.addmv: lambda _into, a, _b, **_options: 2 * a[0] * a[1],
     torch.ops.aten.addmv_: lambda _into, a, _b, **_options: 2 * a[0] * a[1],

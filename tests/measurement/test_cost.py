@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from fgbench import methods
-from fgbench.measurement.cost import Convolution, Work, count, mean_work
+from fgbench.measurement.cost import FORMULAS, Convolution, Work, count, mean_work
 
 ROWS, INNER, COLUMNS = 3, 5, 7
 
@@ -178,3 +178,19 @@ def test_attention_is_counted_by_its_products(causal):
     out = attend()
     assert count(attend).flops == 2 * product
     assert count(lambda: out.sum().backward()).flops == 5 * product
+
+
+@pytest.mark.parametrize("kind", [nn.LSTM, nn.GRU])
+def test_a_recurrent_network_is_counted_by_its_products_whatever_computes_it(kind):
+    """A library's kernel for all steps is one operation, in which torch's own counter sees none."""
+    time, batch, features, hidden = 5, 4, 8, 16
+    model, x = kind(features, hidden, batch_first=True), torch.randn(batch, time, features)
+    gates = len(model.weight_hh_l0)
+    evaluation = 2 * time * batch * gates * (features + hidden)
+    assert count(lambda: model(x)).flops == evaluation
+    x.requires_grad_()
+    # A product of the first hidden state's slope may be left out.
+    assert count(lambda: model(x)[0].sum().backward()).flops == pytest.approx(3 * evaluation, rel=0.05)
+    cudnn = FORMULAS[torch.ops.aten._cudnn_rnn], FORMULAS[torch.ops.aten._cudnn_rnn_backward]
+    shapes = [tuple(weight.shape) for weight in model.parameters()]
+    assert [formula(tuple(x.shape), shapes, 4) for formula in cudnn] == [evaluation, 2 * evaluation]
