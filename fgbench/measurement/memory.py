@@ -173,10 +173,12 @@ def _requested(device: torch.device, when: str) -> int:
     """Bytes in tensors, `current` or at their `peak`, as they were asked for.
 
     `memory_allocated` counts blocks, which are up to a megabyte larger, depending on what was freed before.
+    CUDA's own allocator, cudaMallocAsync, tells no more than that.
     """
     import torch
 
-    return int(torch.cuda.memory_stats(device)[f"requested_bytes.all.{when}"])
+    counted = "requested" if torch.cuda.get_allocator_backend() == "native" else "allocated"
+    return int(torch.cuda.memory_stats(device)[f"{counted}_bytes.all.{when}"])
 
 
 def _make_workspaces(device: torch.device) -> None:
