@@ -220,5 +220,5 @@ def _traced_on_cuda(device: torch.device, warm_at: int) -> Peak | None:
             for e in trace
             if e["action"] in signs
         ]
-        return peak_of_changes(changes, warm_at, _edges)
+        return peak_of_changes(changes, warm_at, _edges) if changes else None
     return None

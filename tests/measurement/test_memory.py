@@ -251,6 +251,16 @@ def test_the_peak_is_of_tensors_and_not_of_the_blocks_that_hold_them(monkeypatch
         assert _peak_on_cuda(lambda: step, CPU).allocated == 2048 * KB + beyond
 
 
+@pytest.mark.parametrize("answers", [{"device_traces": [[]]}, None], ids=["no history", "no such interface"])
+def test_without_a_history_the_kinds_are_unknown_and_not_nothing(monkeypatch, answers):
+    memory = ScriptedMemory()
+    memory.install(monkeypatch)
+    monkeypatch.setattr(torch.cuda.memory, "_snapshot", lambda device: answers)
+    with memory:
+        found = _peak_on_cuda(lambda: lambda: None, CPU)
+    assert (found.kept, found.made, found.passing) == (None, None, None)
+
+
 def test_no_history_is_kept_after_a_step_for_which_memory_was_too_little(monkeypatch):
     """It would slow the steps that are timed after it in this process."""
     memory = ScriptedMemory()
