@@ -30,6 +30,7 @@ from fgbench.running.messages import (
 from fgbench.running.task import Task
 
 WORKER = "fgbench.running.worker"
+TRACEBACK = "Traceback (most recent call last):"
 KILLED = "killed (signal 9), as the kernel does when memory runs out"
 
 
@@ -259,6 +260,17 @@ def _death(code: int, errors: IO[str]) -> WorkerDiedError:
     if code == -9:
         return WorkerDiedError("oom", KILLED)
     errors.seek(0)
-    lines = [line.strip() for line in errors.read().splitlines() if line.strip()]
-    detail = lines[-1] if lines else f"exit code {code}"
+    detail = _last_words(errors.read()) or f"exit code {code}"
     return WorkerDiedError("oom" if says_out_of_memory(detail) else "error", detail)
+
+
+def _last_words(errors: str) -> str:
+    """Of what a worker wrote on standard error, the first line of the exception that ended it, or the last.
+
+    After its first line an error of CUDA's has others, which advise how to look for its cause.
+    """
+    _, traceback, last = errors.rpartition(TRACEBACK)
+    lines = [line.rstrip() for line in last.splitlines() if line.strip()]
+    if traceback:
+        lines = [line for line in lines if not line.startswith(" ")][:1]
+    return lines[-1].strip() if lines else ""

@@ -102,6 +102,11 @@ def test_an_event_that_is_unknown_or_malformed_ends_the_worker_and_is_named(prog
         ("raise ValueError('no')", "error", "ValueError: no"),
         ("sys.exit(7)", "error", "exit code 7"),
         ("raise RuntimeError('CUDA out of memory.')", "oom", "RuntimeError: CUDA out of memory."),
+        (
+            "raise RuntimeError('CUDA error: out of memory\\nCompile with `TORCH_USE_CUDA_DSA`.\\n')",
+            "oom",
+            "RuntimeError: CUDA error: out of memory",
+        ),
         ("os.kill(os.getpid(), 9)", "oom", KILLED),
         ("os.kill(os.getpid(), 11)", "error", "exit code -11"),
         ('sys.stdout.write(\'{"event": "tor\'); sys.stdout.flush(); os.kill(os.getpid(), 9)', "oom", KILLED),
