@@ -102,6 +102,9 @@ def _notes(data_dir: Path, environment: dict[str, Any]) -> list[str]:
     lines = []
     if not torch.cuda.is_available():
         lines.append("no CUDA device: jobs run on the CPU.")
+    gpu = environment["gpu"]
+    if gpu and gpu["power_limit_watts"] is None:
+        lines.append("NVML does not tell this GPU's state: its clocks, throttling and energy stay unknown.")
     try:
         import torchvision  # noqa: F401
     except Exception as error:

@@ -20,7 +20,7 @@ import pytest
 import fgbench
 import fgbench.errors
 from fgbench import api, cli
-from fgbench.cli.doctor import _noise
+from fgbench.cli.doctor import _noise, _notes
 from fgbench.plan.config import BEST_FORWARD
 from fgbench.regression.baseline import write_baseline
 from fgbench.store.run_folder import find_runs
@@ -168,6 +168,14 @@ def test_doctor_says_what_is_here_and_measures_the_noise() -> None:
     said = fgbench_says("doctor", "--device", "cpu", "--threads", "1", "--seconds", "1").stdout
     assert re.search(r"backprop against itself: \d\.\d+ \[", said), said
     assert "torch" in said
+
+
+@pytest.mark.parametrize(("watts", "blind"), [(None, True), (700.0, False)])
+def test_doctor_says_that_a_gpus_throttling_cannot_be_seen(tmp_path, watts, blind) -> None:
+    """No run would say so: a GPU that tells nothing looks like one that is never throttled."""
+    environment = {"gpu": {"power_limit_watts": watts}, "governor": None, "load_1min": 0.0}
+    assert any("NVML does not tell" in line for line in _notes(tmp_path, environment)) == blind
+    assert not any("NVML" in line for line in _notes(tmp_path, {**environment, "gpu": None}))
 
 
 @pytest.mark.parametrize(("processes", "said"), [(1, "in one process;"), (3, "in 3 processes;")])
