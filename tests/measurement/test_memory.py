@@ -290,3 +290,23 @@ def test_peak_on_a_gpu_is_that_of_the_tensors():
     assert (found.kept, found.made, found.passing) == (0, 0, size + 300 * KB)
     assert found.reserved is not None
     assert found.reserved >= found.allocated
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_kinds_on_a_gpu_are_told_apart_by_the_hosts_clock():
+    """The allocator's own clock has to agree with it within what a few lines of Python take."""
+    device, megabyte = torch.device("cuda:0"), 2**20
+
+    def prepare() -> Callable[[], object]:
+        kept = torch.zeros(2 * megabyte, dtype=torch.uint8, device=device)
+
+        def step() -> None:
+            made = torch.zeros(3 * megabyte, dtype=torch.uint8, device=device)
+            edge()
+            passing = torch.zeros(5 * megabyte, dtype=torch.uint8, device=device)
+            del made, passing
+
+        return lambda: (step(), kept)
+
+    found = peak_of_step(prepare, device)
+    assert (found.kept, found.made, found.passing) == (2 * megabyte, 3 * megabyte, 5 * megabyte)
