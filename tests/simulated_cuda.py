@@ -87,9 +87,11 @@ class SimulatedCuda:
     def __init__(self) -> None:
         self.calls: list[str] = []
         self.stream_now = "main"
+        self.streams = 0
 
     def Stream(self, device: torch.device) -> Any:  # noqa: N802 - torch's name
-        return Stream(self, "aside")
+        self.streams += 1
+        return Stream(self, f"aside {self.streams}")
 
     def current_stream(self, device: object = None) -> Any:
         return Stream(self, self.stream_now)
@@ -150,7 +152,7 @@ def simulate(monkeypatch: pytest.MonkeyPatch) -> SimulatedCuda:
     for name in ("get_rng_state", "set_rng_state"):
         monkeypatch.setattr(cudagraph.torch.cuda, name, getattr(cuda, name))
     monkeypatch.setattr(cudagraph.torch.cuda, "default_generators", {None: torch.default_generator})
-    cudagraph._aside.cache_clear()
+    cudagraph._asides.clear()
     on_any: Callable[..., list[str]] = lambda **_options: ["cpu", "cuda"]  # noqa: E731
     for name, module in list(sys.modules.items()):
         if name.startswith("torch.optim.") and hasattr(module, "_get_capturable_supported_devices"):

@@ -25,6 +25,7 @@ from fgbench.measurement.slowed import slowed
 from fgbench.methods import Conditions
 from fgbench.methods.steps import oracle
 from fgbench.methods.steps.activity import TOGETHER
+from fgbench.methods.steps.cudagraph import Graph
 from fgbench.running.matched import float32_precision
 from fgbench.specs import registry
 from fgbench.store.run_folder import find_runs
@@ -138,6 +139,23 @@ def test_a_captured_step_trains_as_an_eager_one(optimizer):
         torch.testing.assert_close(graph(batch, 0.01), eager(batch, 0.01))
     for a, b in zip(one.parameters(), other.parameters(), strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_a_replay_is_right_after_other_graphs_were_destroyed():
+    """torch frees the workspace of a destroyed graph's stream; products with a long sum write to one."""
+    left, right = (torch.randn(size, device=DEVICE) for size in ((64, 2**17), (2**17, 64)))
+
+    def product(a: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.linear(a, b.t(), b[0]) + a @ b
+
+    kept = Graph(product, list)
+    wanted = kept(left, right).clone()
+    for _ in range(3):
+        Graph(product, list)(left, right)  # and dropped
+        torch.cuda.empty_cache()
+        others = [torch.full((2**20,), 7.0, device=DEVICE) for _ in range(64)]
+        assert torch.equal(kept(left, right), wanted)
+        assert all(bool((other == 7.0).all()) for other in others), "a replay wrote where others are"
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)

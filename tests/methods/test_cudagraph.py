@@ -201,17 +201,25 @@ class TestACapturedStep:
             Graph(lambda x: float(x.sum()), list)(torch.ones(3))
         assert given == ["copy"]
 
-    def test_it_warms_up_and_captures_on_one_stream_for_all(self, cuda):
+    def test_a_living_graph_has_its_stream_to_itself_and_a_dropped_ones_is_used_again(self, cuda):
+        """Where a graph is destroyed, torch frees the workspace that cuBLAS has for its stream."""
         on: list[str] = []
 
         def doubled(x: torch.Tensor) -> torch.Tensor:
             on.append(cuda.stream_now)
             return 2 * x
 
-        for graph in (Graph(doubled, list), Graph(doubled, list)):
+        def captured() -> Graph:
+            graph = Graph(doubled, list)
             torch.testing.assert_close(graph(torch.ones(3)), torch.full((3,), 2.0))
-        assert on == ["aside"] * 2 * (WARM_UP_CALLS + 1)
-        assert cuda.calls == 2 * ["aside waits for main", "main waits for aside"]
+            return graph
+
+        first, _second = captured(), captured()
+        del first
+        _third = captured()
+        assert on == [name for name in ("aside 1", "aside 2", "aside 1") for _ in range(WARM_UP_CALLS + 1)]
+        waits = ("aside {} waits for main", "main waits for aside {}")
+        assert cuda.calls == [wait.format(number) for number in (1, 2, 1) for wait in waits]
 
 
 class Stuck(SimulatedGraph):

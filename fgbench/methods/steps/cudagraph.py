@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
-from functools import cache, partial
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -56,9 +58,11 @@ class Graph:
     def _capture(self, tensors: Sequence[Tensor]) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Any]:
         inputs = [t.detach().clone() for t in tensors]
         device = inputs[0].device
-        current, aside = torch.cuda.current_stream(device), _aside(device)
+        current, own = torch.cuda.current_stream(device), _aside(device)
+        aside = own.stream
         self._warm_up(inputs, current, aside)
         graph, pool = torch.cuda.CUDAGraph(), torch.cuda.graph_pool_handle()
+        own.graph = weakref.ref(graph)
         for generator in self.generators:
             graph.register_generator_state(generator)
         try:
@@ -92,10 +96,28 @@ class Graph:
         torch.cuda.set_rng_state(drawn[1], device)
 
 
-@cache
-def _aside(device: torch.device) -> Any:
-    """The stream of all warm-ups and captures; only one, as cuBLAS keeps a workspace for each stream."""
-    return torch.cuda.Stream(device)
+@dataclass
+class _Aside:
+    """A stream for a warm-up and a capture, and the graph that was captured on it last."""
+
+    stream: Any
+    graph: weakref.ref[Any] | None = None
+
+
+_asides: dict[torch.device, list[_Aside]] = {}
+
+
+def _aside(device: torch.device) -> _Aside:
+    """A stream on which no living graph was captured; one that was used before, if there is one.
+
+    cuBLAS keeps a workspace for each stream. When a graph is destroyed torch frees that of its stream, and
+    any other graph that was captured there would go on to write to it.
+    """
+    made = _asides.setdefault(device, [])
+    free = next((own for own in made if own.graph is None or own.graph() is None), None)
+    if free is None:
+        made.append(free := _Aside(torch.cuda.Stream(device)))
+    return free
 
 
 def _end_capture(device: torch.device, pool: Any) -> None:
