@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import gc
+import weakref
 from contextlib import contextmanager
 from types import SimpleNamespace
 
@@ -220,6 +222,27 @@ class TestACapturedStep:
         assert on == [name for name in ("aside 1", "aside 2", "aside 1") for _ in range(WARM_UP_CALLS + 1)]
         waits = ("aside {} waits for main", "main waits for aside {}")
         assert cuda.calls == [wait.format(number) for number in (1, 2, 1) for wait in waits]
+
+    def test_what_was_dropped_is_destroyed_before_a_capture_and_not_within(self, cuda):
+        """Steps that were dropped refer to themselves, and torch destroys no graph while it captures one."""
+
+        class Dropped:
+            def __init__(self) -> None:
+                self.itself = self
+
+        seen: list[object] = []
+
+        def doubled(x: torch.Tensor) -> torch.Tensor:
+            seen.append(dropped())
+            return 2 * x
+
+        gc.disable()
+        try:
+            dropped = weakref.ref(Dropped())
+            Graph(doubled, list)(torch.ones(3))
+        finally:
+            gc.enable()
+        assert seen == [None] * (WARM_UP_CALLS + 1)
 
 
 class Stuck(SimulatedGraph):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import weakref
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack, suppress
@@ -58,6 +59,7 @@ class Graph:
     def _capture(self, tensors: Sequence[Tensor]) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Any]:
         inputs = [t.detach().clone() for t in tensors]
         device = inputs[0].device
+        gc.collect()  # no graph that was dropped may be destroyed while another one is captured
         current, own = torch.cuda.current_stream(device), _aside(device)
         aside = own.stream
         self._warm_up(inputs, current, aside)
