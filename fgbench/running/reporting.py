@@ -11,14 +11,35 @@ from fgbench.errors import in_one_line, says_out_of_memory
 from fgbench.running.messages import Began, Failed, Report
 
 
+class UnusableDeviceError(BaseException):
+    """After a fault in a kernel, as a failed assert, all that this process asks of its GPU fails."""
+
+
 @contextmanager
 def blamed(report: Report, method: str) -> Iterator[None]:
-    """If the worker ends inside, it ended of this method, and the others are done without it."""
+    """If the worker ends inside, it ended of this method, and the others are done without it.
+
+    Raises:
+        UnusableDeviceError: what was raised inside has left a GPU on which nothing runs any more.
+    """
     report(Began(method))
     try:
         yield
-    finally:
+    except Exception as error:
+        if not _device_answers():
+            raise UnusableDeviceError(in_one_line(error)) from error
         report(Began(""))
+        raise
+    report(Began(""))
+
+
+def _device_answers() -> bool:
+    try:
+        if torch.cuda.is_initialized():
+            torch.cuda.synchronize()
+    except RuntimeError:
+        return False
+    return True
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from typing import Any
@@ -26,7 +27,7 @@ from fgbench.running.phases.modes import find_modes
 from fgbench.running.phases.time import MINIMUM_ROUNDS, time_methods
 from fgbench.running.phases.train import train
 from fgbench.running.phases.tune import tune
-from fgbench.running.reporting import failures_reported, report_failure
+from fgbench.running.reporting import UnusableDeviceError, blamed, failures_reported, report_failure
 from fgbench.running.trainees import Protocol
 from fgbench.training import loop
 from fgbench.training.choice import Goal
@@ -562,6 +563,25 @@ class TestReporting:
     def test_ctrl_c_is_not_a_failure(self):
         with pytest.raises(KeyboardInterrupt), failures_reported(Reports(), "m"):
             raise KeyboardInterrupt
+
+    @pytest.mark.parametrize("lost", [False, True])
+    def test_a_gpu_on_which_nothing_runs_any_more_ends_the_worker(self, lost, monkeypatch):
+        """Otherwise the methods that follow would fail for a fault of this one's."""
+
+        def synchronize() -> None:
+            if lost:
+                raise RuntimeError("CUDA error: device-side assert triggered")
+
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+        reports = Reports()
+        ends = (
+            pytest.raises(UnusableDeviceError, match="IndexError: out of bounds") if lost else nullcontext()
+        )
+        with ends, failures_reported(reports, "m"), blamed(reports, "m"):
+            raise IndexError("out of bounds")
+        blames = [event["method"] for event in reports.of("Began")]
+        assert (blames, len(reports.of("Failed"))) == ((["m"], 0) if lost else (["m", ""], 1))
 
 
 def test_a_copys_recurrent_weights_lie_together_as_cudnn_wants_them(monkeypatch):
