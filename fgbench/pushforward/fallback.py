@@ -78,7 +78,7 @@ def by_backward(context: Context, apply: Any, arguments: tuple[Any, ...], option
     single number, as a loss is, Jᵀ is its gradient, so that nothing is differentiated twice.
 
     Raises:
-        NotImplementedError: the backward pass cannot be differentiated.
+        NotImplementedError: the backward pass cannot be differentiated, or an output is a nested tensor.
     """
     everything = (arguments, options)
     duals = duals_in(everything)
@@ -91,6 +91,8 @@ def by_backward(context: Context, apply: Any, arguments: tuple[Any, ...], option
         outputs = [o for o in (found if isinstance(found, tuple) else (found,)) if _depends(o)]
         if not outputs:
             return found
+        if any(o.is_nested for o in outputs):
+            raise NotImplementedError("nested tensors have no tangents here: pad them instead.")
         moved = [o.new_zeros(context.count, *o.shape) for o in outputs]
         if sum(o.numel() for o in outputs) == 1 and not any(i.is_complex() for i in inputs):
             pulled = torch.autograd.grad(outputs, inputs, allow_unused=True)
