@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import fcntl
 import gc
+import importlib
 import os
 import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
-import torch
 from hypothesis import settings
 
 from fgbench.measurement.environment import usable_cores
@@ -22,17 +23,33 @@ from tests import warm_workers
 
 settings.register_profile("steady", deadline=None, derandomize=True)
 settings.load_profile("steady")
-torch.set_num_threads(1)
 sys.tracebacklimit = 4  # torch keeps the stack of each seed and fake tensor, and pytest's stacks are deep
 TURNS = Path(tempfile.gettempdir())  # before any test: the processes of a session share it
-# And one for each process that a test starts; the compiler's too, which are slow to start.
+# One thread for this process, which imports torch after this, and for each that a test starts; the compiler's
+# too, which are slow to start.
 os.environ["OMP_NUM_THREADS"] = os.environ["TORCHINDUCTOR_COMPILE_THREADS"] = "1"
+# Bytecode is kept whatever the environment says: each of dozens of processes would compile fgbench again.
+sys.dont_write_bytecode = False
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
     """One process more than cores: some tests wait for Slurm, a browser or a runner of their own."""
     return usable_cores() + 1
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Side by side, each process begins with other files: what one has compiled, the next one reads."""
+    worker = getattr(session.config, "workerinput", None)
+    if worker is None:  # the only process, or the one that starts the others
+        return
+    here = Path(__file__).parent
+    files = sorted(here.rglob("test_*.py"))
+    first = int(worker["workerid"].removeprefix("gw")) * len(files) // worker["workercount"]
+    for file in files[first:] + files[:first]:
+        with suppress(Exception, pytest.skip.Exception):  # which collection meets again, and tells
+            importlib.import_module(".".join(file.relative_to(here.parent).with_suffix("").parts))
 
 
 def pytest_collection_finish() -> None:
@@ -59,6 +76,8 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
 @pytest.fixture(autouse=True)
 def one_thread():
     """What is tested may set the number of threads; the next test starts with one again."""
+    import torch  # here, as the process that only hands out tests has no use for it
+
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(1)
