@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -56,10 +57,16 @@ def curve(
     return found
 
 
+@cache
+def uncut(optimizer: str = "sgd") -> list[tuple[str, dict[str, Any]]]:
+    """The curve of a training that nothing cut off."""
+    return curve(None, optimizer=optimizer)
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adam", "sgd:momentum=0.9,nesterov=true"])
 @pytest.mark.parametrize("stop_after", [1, 48, 140])  # the last is past the budget
 def test_it_goes_on_bit_for_bit(tmp_path, optimizer, stop_after):
-    whole = curve(None, optimizer=optimizer)
+    whole = uncut(optimizer)
     with pytest.raises(StoppedError):
         curve(tmp_path / "state.pt", stop_after, optimizer=optimizer)
     assert curve(tmp_path / "state.pt", optimizer=optimizer) == whole
@@ -104,11 +111,11 @@ def test_times_go_on_too(tmp_path):
 
 def test_a_disk_that_is_full_costs_the_checkpoint_alone(tmp_path):
     (tmp_path / "file").touch()
-    assert curve(tmp_path / "file" / "state.pt") == curve(None)
+    assert curve(tmp_path / "file" / "state.pt") == uncut()
 
 
 def test_a_disk_that_fills_up_costs_the_state_alone_and_nothing_torn_is_left(tmp_path):
-    whole, path = curve(None), tmp_path / "snapshots" / "state.pt"
+    whole, path = uncut(), tmp_path / "snapshots" / "state.pt"
     with room_for(900):
         assert curve(path) == whole
     assert list(path.parent.iterdir()) == []
