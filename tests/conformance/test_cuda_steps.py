@@ -40,6 +40,7 @@ MORE_THAN_LINEAR = (
     "transformer",
     "vit",
 )  # layers whose own chain rule, of activity, is reverse mode's
+ONE_BLOCK = {"transformer": 1, "vit": 1}  # as many operations of every kind to wait as in two
 HARDLY_ROOM = ("forward:tangents=3,structure=rank-one,combine=projection", "logreg")
 GENERATOR = torch.Generator
 
@@ -122,7 +123,7 @@ def test_a_step_never_waits_for_the_device(monkeypatch, spec, arch):
         pytest.skip("so few numbers that tangents may depend on each other: looked at, as it says")
     if "sampling=adaptive" in spec:
         pytest.skip("copies what it learns from without waiting, behind an event that only a GPU has")
-    model = small_model(arch, torch.float32)
+    model = small_model(arch, torch.float32, ONE_BLOCK.get(arch))
     try:
         if has_reverse_mode(spec, arch):
             value = step_on_the_cpu(spec, model, arch)

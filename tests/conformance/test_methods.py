@@ -98,9 +98,9 @@ def every_spec() -> list[str]:
     return list(methods.canonical_specs(sorted(found)))
 
 
-def small_model(arch: str, dtype: torch.dtype) -> torch.nn.Module:
+def small_model(arch: str, dtype: torch.dtype, depth: int | None = None) -> torch.nn.Module:
     torch.manual_seed(1)
-    return built_model(arch, None, 8, IN_SHAPE, CLASSES).to(dtype).train()
+    return built_model(arch, depth, 8, IN_SHAPE, CLASSES).to(dtype).train()
 
 
 def small_batch(dtype: torch.dtype, arch: str = "cnn") -> methods.Batch:
