@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import atexit
+import gc
 import os
 import signal
 import sys
@@ -83,6 +85,7 @@ def main() -> None:
     """
     if isinstance(sys.stdout, TextIOWrapper):  # what a terminal cannot show must not end a command
         sys.stdout.reconfigure(errors="replace")  # standard error never fails for it
+    atexit.register(gc.freeze)  # or Python would look for garbage in all of torch before it ends
     stop = OrderlyStop()
     try:
         with stop:
