@@ -14,7 +14,7 @@ import pytest
 
 from fgbench.running.messages import READY
 from fgbench.store.run_folder import find_runs
-from tests.cli.test_commands import fgbench_says
+from tests.cli.test_commands import fgbench_says, one_by_one
 
 pytestmark = pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="looks processes up in /proc")
 
@@ -61,16 +61,14 @@ class Hanging:
         arguments = [
             *("run", "--arch", f"{folder}/own.py:build", "--device", "cpu", "--threads", "1", "--time-only"),
             *("--processes", "2", "--max-measure-seconds", "1", "--method", "backprop"),
+            *("--dataset", "synthetic:shape=1x28x28,classes=4,samples=512"),
             *("--out", str(self.out)),
         ]
         pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "start_new_session": True}
-        self.runner = subprocess.Popen(self.command(*arguments), **{**pipes, **options}, text=True)
+        self.runner = subprocess.Popen(one_by_one(*arguments), **{**pipes, **options}, text=True)
         assert until((folder / "pids").exists, 240), self.runner.poll()
         self.worker, self.child = map(int, (folder / "pids").read_text().split())
         assert alive(self.worker) and alive(self.child)
-
-    def command(self, *arguments: str) -> list[str]:
-        return [sys.executable, "-m", "fgbench", *arguments]
 
     def nothing_is_left(self) -> bool:
         return until(lambda: not (alive(self.worker) or alive(self.child)), SECONDS)
