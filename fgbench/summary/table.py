@@ -84,6 +84,7 @@ def summarise(run: RunFolder) -> pd.DataFrame:
     """
     tables = {name: run.read(name) for name in TABLES}
     curves, jobs, quality = tables.pop("curves"), tables["jobs"], tables["quality"]
+    tables["jobs"] = jobs.assign(ended=ended(jobs))
     # A loss "at the end" of a run that failed or was cut off is none, as such a run has no T either.
     tables["ends"] = losses_of_runs(curves_to_the_end(within_budget(curves), jobs))
     tables["targets"] = with_endings(tables["targets"], curves, jobs)
@@ -166,7 +167,7 @@ def _cells_of(
             own["variants"][own["variants"]["chosen"].fillna(value=False).astype(bool)], "variant"
         ),
         **target_cells(tables["targets"], method, reference),
-        "parameters": _first(tables["jobs"].dropna(subset=["parameters"]), "parameters"),
+        "parameters": next(iter(tables["jobs"]["parameters"].dropna()), None),
         **_final_cells(own["ends"], own["jobs"], of_bytes=of_bytes),
         **_evaluation_cells(own["ends"]),
         "status": _status(own["jobs"]),
@@ -221,7 +222,7 @@ def _final_cells(last: pd.DataFrame, jobs: pd.DataFrame, *, of_bytes: bool) -> d
         **cells("lowest_loss", _mean_of_losses(whole["lowest_loss"])),
         "fall": float(last["fall"].mean()) if last["iteration"].any() else None,
         **cells("rise", mean_interval(list(finite["rise"])).not_below(0.0)),
-        "diverged_share": _share_of(runs[ended(runs)], "diverged"),
+        "diverged_share": _share_of(runs[runs["ended"]], "diverged"),
         "validation_accuracy": float(last["validation_accuracy"].mean()) if len(last) else None,
     }
 
@@ -252,7 +253,7 @@ def _evaluation_cells(last: pd.DataFrame) -> dict[str, Any]:
 
 
 def _status(jobs: pd.DataFrame) -> str:
-    odd = jobs[jobs["status"] != "ok"]["status"]
+    odd = jobs["status"][jobs["status"] != "ok"]
     return "ok" if odd.empty else ", ".join(f"{count} {name}" for name, count in odd.value_counts().items())
 
 

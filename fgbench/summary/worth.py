@@ -48,9 +48,9 @@ def worth_cells(quality: pd.DataFrame, method: str, reference: str) -> dict[str,
 
 def _non_finite(own: pd.DataFrame) -> float | None:
     """The share of all derivatives drawn at any weights; each point counts by its draws."""
-    known = own.dropna(subset=["non_finite"])
-    draws = known["draws"].astype("float64")
-    return missing_if_nan(float((known["non_finite"] * draws).sum() / draws.sum())) if draws.sum() else None
+    known = own["non_finite"].notna()
+    shares, draws = own["non_finite"][known], own["draws"][known].astype("float64")
+    return missing_if_nan(float((shares * draws).sum() / draws.sum())) if draws.sum() else None
 
 
 def at_reference(quality: pd.DataFrame, reference: str) -> pd.DataFrame:
