@@ -62,10 +62,12 @@ class Order:
         return cls(task.address, to_json(request), task.compiles_afresh(request))
 
     def without(self, method: str) -> Order | None:
-        """The order for the other methods; None if there is no other."""
+        """The order for the other methods; None if there is none, or if, as the base, it is no method."""
         request = json.loads(self.request)
         rest = [name for name in request["methods"] if name != method]
-        return replace(self, request=json.dumps({**request, "methods": rest})) if rest else None
+        if not rest or method not in request["methods"]:
+            return None
+        return replace(self, request=json.dumps({**request, "methods": rest}))
 
 
 class Started(NamedTuple):

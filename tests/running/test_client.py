@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 import textwrap
+from itertools import islice
 from typing import Any
 
 import pytest
@@ -168,6 +169,18 @@ def test_otherwise_all_of_its_methods_end_with_the_worker(program, methods, afte
     started = program(MAKES_READY.replace("AFTER", after))
     with pytest.raises(WorkerDiedError, match="exit code -11"):
         list(work(TASK, request(methods=methods)))
+    assert len(started) == 1
+
+
+def test_a_worker_that_ends_of_the_base_is_not_started_again(program):
+    started = program("""
+        import sys, os
+        sys.stdin.readline()
+        print('{"kind": "Began", "facts": {"method": "base"}}', flush=True)
+        os.kill(os.getpid(), 11)
+    """)
+    with pytest.raises(WorkerDiedError, match="exit code -11"):
+        list(islice(work(TASK, request(methods=("first",))), 20))
     assert len(started) == 1
 
 
