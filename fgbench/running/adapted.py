@@ -94,7 +94,7 @@ def adapted(model: nn.Module, loss: Loss | None, batch: Any) -> tuple[nn.Module,
 
     Raises:
         UsageError: the batch is no pair, there are no labels, the tensors differ in their number of samples,
-            the loss does not take the model's output, or it learns or remembers.
+            the loss does not take the model's output, or it learns, remembers or takes parameters besides.
     """
     inputs, target = _inputs(batch, loss is None)
     model = _without_history(model)
@@ -109,7 +109,9 @@ def adapted(model: nn.Module, loss: Loss | None, batch: Any) -> tuple[nn.Module,
     try:
         with torch.no_grad(), draws_again(x.device), state_kept(model), _no_state(loss):
             output = model(x)
-            return model, _fitting(loss, output, target), batch
+            loss = _fitting(loss, output, target)
+            _no_other_way(loss, output, target)
+            return model, loss, batch
     except UsageError:
         raise
     except Exception as error:
@@ -215,6 +217,19 @@ def _no_state(loss: Loss) -> Iterator[None]:
         moved = [name for name, b, version in buffers if own.get(name) is not b or b._version != version]
     if moved := [*moved, *changed]:
         raise UsageError(STATE.format(what=f"state that each call changes, as {moved[0]}"))
+
+
+def _no_other_way(loss: Loss, output: Any, target: Tensor) -> None:
+    """Refuse a loss of parameters that it does not get in the output, as a penalty on the caller's weights.
+
+    The methods train copies of the model, which such a loss does not reach: it would be another one for them.
+    """
+    if any(isinstance(part, Tensor) and part.requires_grad for part in tree_leaves(output)):
+        return  # the output holds a parameter itself
+    with torch.enable_grad():
+        value = loss(output, target)
+    if value.requires_grad:
+        raise UsageError(STATE.format(what="parameters to train that it does not get in the model's output"))
 
 
 def _part(output: Any, name: str) -> Tensor:

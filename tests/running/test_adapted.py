@@ -165,6 +165,20 @@ def test_a_loss_whose_state_methods_would_share_is_refused(loss, what):
     assert float(getattr(loss, "mean", 1)) == 1, "it is left as it was"
 
 
+def test_a_loss_that_reaches_weights_by_another_way_than_the_output_is_refused():
+    """As a script's penalty on the weights of its model, of which each method trains a copy."""
+    model, _, batch = tiny_model_and(cross_entropy)
+
+    def penalised(output, target):
+        return cross_entropy(output, target) + sum(p.square().sum() for p in model.parameters())
+
+    with pytest.raises(UsageError, match=r"parameters to train that it does not get .*a part of the model"):
+        adapted(model, penalised, batch)
+    for parameter in model.parameters():
+        parameter.requires_grad_(False)
+    assert adapted(tiny_mlp(), penalised, batch)[1] is penalised
+
+
 def test_a_loss_may_have_weights_that_stay():
     model, loss, batch = tiny_model_and(nn.CrossEntropyLoss(torch.rand(4)))
     assert adapted(model, loss, batch)[1] is loss
