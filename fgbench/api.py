@@ -19,7 +19,7 @@ from fgbench.errors import UsageError, in_one_line
 from fgbench.measurement.lock import timing_lock
 from fgbench.plan.config import PUBLISHED, REFERENCE, Config
 from fgbench.running.client import WorkerDiedError, work
-from fgbench.running.messages import Failed, Message, Refused
+from fgbench.running.messages import Failed, Message, Noted, Refused
 from fgbench.store.run_folder import find_runs, read_runs
 from fgbench.store.schema import TABLES, Role
 from fgbench.summary.modes import choices
@@ -86,7 +86,7 @@ def compare(
         `update` that was found fastest, if the method leaves it open. Methods also have `flops`,
         `floor_ratio`, `floor_share`, the `cosine` of their estimates with the batch's gradient, and the
         estimates' `second_moment` divided by that gradient's square. A method that failed has a row with
-        `status` and `detail`.
+        `status` and `detail`; of one that was timed, `detail` names functions without a rule, for example.
         `attrs["left_out"]` says what the measurement leaves out; it is empty if it leaves out nothing.
 
     Raises:
@@ -200,6 +200,7 @@ class _Told:
         self.modes: list[dict[str, Any]] = []
         self.samples: list[dict[str, Any]] = []
         self.failed: dict[str, dict[str, Any]] = {}
+        self.notes: dict[str, str] = {}
         self.costs: list[dict[str, Any]] = []
         self.worth: list[dict[str, Any]] = []
         self.process = 0
@@ -215,6 +216,8 @@ class _Told:
                 self.modes.append({"process": self.process, **asdict(event)})
             case Failed():
                 self.failed.setdefault(event.method, {"role": Role.METHOD, **asdict(event)})
+            case Noted():
+                self.notes[event.method] = "; ".join(event.notes)
             case Counted():
                 self.costs.append(asdict(event))
             case Estimated():
@@ -254,7 +257,7 @@ class _Told:
             job(WORTH, left, updates, WORTH_SHARE * seconds, count, self)
         self.failed = failed  # methods that failed only here were timed, and keep their times
         found = ratios(pd.DataFrame(self.samples), self.over, pilot=count) if self.samples else []
-        rows = [{**r.row(), "status": "ok", "detail": "", **self._more(r)} for r in found]
+        rows = [{**r.row(), "status": "ok", **self._more(r)} for r in found]
         place = {spec: number for number, spec in enumerate(specs)}  # and the base before them
         rows = [*rows, *self.failed.values()]
         rows.sort(key=lambda row: (row["role"] == Role.AA, place.get(row["method"], -1)))
@@ -264,12 +267,13 @@ class _Told:
         return frame
 
     def _more(self, ratio: Ratio) -> dict[str, Any]:
-        """The cost of a step and the quality of its estimates; only a method's own row has them."""
+        """Notes, the cost of a step and the quality of its estimates; only a method's own row has them."""
         if ratio.role != Role.METHOD:
-            return {}
+            return {"detail": ""}
         cost = pd.DataFrame(self.costs, columns=list(TABLES["cost"]))
         quality = pd.DataFrame(self.worth, columns=list(TABLES["quality"]))
         return {
+            "detail": self.notes.get(ratio.method, ""),
             **cost_cells(cost, ratio.seconds, ratio.method, self.over),
             **worth_cells(quality, ratio.method, self.over),
         }

@@ -270,6 +270,13 @@ def test_compare_gives_a_row_for_a_method_that_fails(monkeypatch):
     assert "not timed" in row["detail"]
 
 
+def test_compare_says_what_a_reader_should_know_of_a_methods_step():
+    table = here(methods=["backprop", "local-losses"])
+    said = table.set_index(["role", "method"])["detail"]
+    assert "blocks" in said["method", "local-losses"]
+    assert said["aa", "backprop"] == said["method", "backprop"] == ""
+
+
 class TestLoad:
     def test_every_table_of_all_runs_with_the_runs_name(self, tmp_path):
         runs = [run_folder(tmp_path, [tiny_group()]) for _ in range(2)]
