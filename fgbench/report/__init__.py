@@ -127,8 +127,7 @@ def _print_group(console: Console, result: _Result, group: pd.DataFrame, detail:
         tables += budget_table(result.variants[result.variants["group"] == name], result.budget)
     for table in [*tables, *(parts_table(result.parts, group) if detail else ())]:
         console.print(table)
-    missed = bool((targets["reached"] == 0).any())
-    below = caption(group.iloc[0]) if detail else legend(group.iloc[0], missed) + _left_out(targets)
+    below = caption(group.iloc[0]) if detail else legend(group.iloc[0], targets) + _left_out(targets)
     console.print(f"[dim]{escape(below)}[/dim]\n")
 
 

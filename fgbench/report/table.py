@@ -242,14 +242,15 @@ def caption(row: pd.Series) -> str:
     return "\n".join(lines)
 
 
-def legend(row: pd.Series, missed: bool) -> str:
+def legend(row: pd.Series, targets: pd.DataFrame) -> str:
     """A legend that explains the figures of the tables without details.
 
     Args:
         row: of any method of the group.
-        missed: whether some method reached some target with none of its seeds.
+        targets: a row for each target and method of the group; what was reached decides what is explained.
     """
     lines = []
+    missed = targets["reached"] == 0
     if not missing(row["processes"]):
         count = int(row["processes"])
         lines.append(
@@ -260,9 +261,9 @@ def legend(row: pd.Series, missed: bool) -> str:
         count = int(row["runs"])
         lines.append(
             f"T: expected training seconds until the target is reached and held, over {count} "
-            f"seed{'s' * (count > 1)}{f'; 0 of {count}: none of them got there' * missed}"
+            f"seed{'s' * (count > 1)}{f'; 0 of {count}: none of them got there' * bool(missed.any())}"
         )
-        if missed:
+        if targets["t_ratio_low"][missed].notna().any():
             lines.append(bound_words(row["reference"]))
     return "\n".join(lines)
 

@@ -134,15 +134,17 @@ def test_one_process_is_said_in_capitals() -> None:
 
 
 def test_what_the_bound_of_a_ratio_divides_by_is_said() -> None:
-    row = group().iloc[1]
-    for text in (caption(row), legend(row, missed=True)):
+    row, missed = group().iloc[1], group(reached=0, t_ratio=math.inf, t_ratio_low=20.0)
+    for text in (caption(row), legend(row, missed)):
         assert (
             "T ratio > x: the seconds spent without reaching it, over the upper end of backprop's T" in text
         )
-    assert "T ratio >" not in legend(group(runs=None).iloc[1], missed=True)
+    assert "T ratio >" not in legend(group(runs=None).iloc[1], missed)
     held = "seconds until the target is reached and held, over 3 seeds"
-    assert f"{held}; 0 of 3: none of them got there\n" in legend(row, missed=True)
-    assert legend(row, missed=False).endswith(held)
+    assert f"{held}; 0 of 3: none of them got there\n" in legend(row, missed)
+    assert legend(row, group()).endswith(held)
+    # Where backprop missed the target too, there is nothing to divide by.
+    assert legend(row, group(reached=0, **NO_RATIO)).endswith("none of them got there")
 
 
 def rendered(frame: pd.DataFrame, width: int, curves: dict[str, str] | None = None) -> str:
