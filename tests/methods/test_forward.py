@@ -12,7 +12,7 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from fgbench import methods
 from fgbench.measurement.memory import peak_of_step
-from fgbench.methods.steps import oracle
+from fgbench.methods.steps import oracle, update
 from fgbench.pushforward.course import Face
 from fgbench.pushforward.dual import Dual
 from fgbench.running.matched import weights_hash
@@ -228,6 +228,34 @@ def test_a_model_whose_parameters_get_other_memory_is_the_one_that_is_trained(op
         assert torch.allclose(step((x, y), 0.0), wanted)
     step((x, y), 1e-3)
     assert not torch.equal(parameters_to_vector(model.parameters()), before)
+
+
+class GivesOtherMemory(nn.Module):
+    """Sets `data` in its forward: of a trained weight, as to clip it, or of a frozen one, as MoCo's code."""
+
+    def __init__(self, frozen: bool) -> None:
+        super().__init__()
+        self.body, self.given = tiny_mlp(), nn.Parameter(torch.ones(3), requires_grad=not frozen)
+
+    def forward(self, x):
+        with torch.no_grad():
+            self.given.data = self.given.data.clamp(-9, 9)
+        return self.given * self.body(x)
+
+
+@pytest.mark.parametrize("frozen", [False, True])
+def test_a_forward_may_give_parameters_other_memory_at_each_step(monkeypatch, frozen):
+    """Each update arrives, and straight-line code is not made at each step, as it takes as long as many."""
+    traces, trace = [], update.flat
+    monkeypatch.setattr(update, "flat", lambda *given: traces.append(given) or trace(*given))
+    model = GivesOtherMemory(frozen)
+    step = methods.find("forward").prepare(model, cross_entropy, 0)
+    for _ in range(8):
+        before = parameters_to_vector(step.parameters).clone()
+        step(tiny_batch(), 1e-3)
+        moved = parameters_to_vector(step.parameters) != before
+        assert moved.all()
+    assert len(traces) == (1 if frozen else 2)
 
 
 @pytest.mark.parametrize("spec", [*SPECS, *OTHERS])

@@ -73,8 +73,8 @@ class PushforwardStep(ForwardStep):
 
     def _eagerly(self, batch: Batch, tangents: Sequence[Tangent]) -> tuple[Tensor, Tensor]:
         x, y = batch
-        if self.straight and self.places != self._places():  # as after vector_to_parameters
-            self.straight, self.update.straight = {}, None
+        if any(self.straight.values()) and self.places != self._places():  # as after vector_to_parameters
+            self.straight = {}
         kind = x.shape, x.stride(), x.dtype, y.shape, y.dtype, self.pushforward.model.training
         straight = self.straight.get(kind)
         if straight is not None and self.tangents.by_name is self.drawer.kept:

@@ -17,6 +17,8 @@ from fgbench.methods.steps.optimizer import PLAIN_SGD, make_optimizer, optimize
 from fgbench.pushforward.flat import flat
 from fgbench.pushforward.tangents import Tangent
 
+MOST_TRACES = 2
+
 
 class ForwardStep(Step):
     """A step with tangents of parameters: draw them, run one pass with them, update."""
@@ -53,6 +55,8 @@ class Update:
         self.compiled = conditions.compiled
         self.graph = OneGraph(self._add_tensors)
         self.straight: Callable[..., Any] | None = None
+        self.places: list[int] = []  # in memory, of the parameters, where straight-line code writes
+        self.traces = 0
 
     @torch.no_grad()
     def __call__(
@@ -81,15 +85,26 @@ class Update:
 
     @torch.no_grad()
     def in_place(self, tangents: Mapping[str, Tangent], coefficients: Tensor, learning_rate: float) -> None:
-        """Update all parameters by tangents that are at the same place in memory at every step."""
+        """Update all parameters by tangents that are at the same place in memory at every step.
+
+        Parameters may get other memory, as by `vector_to_parameters`; where they do again and again, as in a
+        forward that sets `data`, no straight-line code is made any more.
+        """
         if self.optimizer is not None:
             self(tangents, coefficients, learning_rate)
             return
         scaled = coefficients * -learning_rate
+        places = [p.data_ptr() for p in self.parameters]
+        if places != self.places:
+            self.places, self.straight = places, None
+            if self.traces < MOST_TRACES:
+                self.traces += 1
+                add = partial(self._add, self.parameters, list(tangents.values()))
+                self.straight = flat(add, torch.zeros_like(scaled))  # which runs it once
         if self.straight is None:
-            add = partial(self._add, self.parameters, list(tangents.values()))
-            self.straight = flat(add, torch.zeros_like(scaled))  # which runs it once
-        self.straight(None, scaled)
+            self._add(self.parameters, list(tangents.values()), scaled)
+        else:
+            self.straight(None, scaled)
 
     @torch.no_grad()
     def get_ready(self, tangents: Mapping[str, Tangent], parameters: Sequence[Tensor]) -> None:
