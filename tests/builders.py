@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 import pytest
@@ -33,6 +34,18 @@ from fgbench.store.run_folder import RunFolder
 from fgbench.training.losses import over_tokens
 
 cross_entropy = nn.functional.cross_entropy
+
+
+def only_here(loss: Callable[..., Any] = cross_entropy) -> Callable[..., Any]:
+    """The loss as one that cannot be pickled: `compare` measures in this process, and starts none."""
+    lock = Lock()
+
+    def locked(output: Any, target: Any) -> Any:
+        with lock:
+            return loss(output, target)
+
+    return locked
+
 
 TINY_DATA = "synthetic:shape=1x6x6,classes=4,samples=64"
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from contextlib import nullcontext
-from threading import Lock
 from typing import Any
 
 import pandas as pd
@@ -19,7 +18,7 @@ from fgbench.running.client import WorkerDiedError
 from fgbench.running.comparison import ComparisonRequest
 from fgbench.running.messages import Failed
 from fgbench.store.schema import TABLES
-from tests.builders import cross_entropy, run_folder, tiny_batch, tiny_group, tiny_mlp
+from tests.builders import cross_entropy, only_here, run_folder, tiny_batch, tiny_group, tiny_mlp
 
 HERE = "ignore:fgbench.compare. measured in the calling process"
 pytestmark = [pytest.mark.usefixtures("short_blocks"), pytest.mark.filterwarnings(HERE)]
@@ -32,18 +31,7 @@ def compared(loss: Any = cross_entropy, model: Any = None, **options: object) ->
 
 
 def here(**options: object) -> pd.DataFrame:
-    """In this process, since a lock cannot be pickled."""
-    return compared(loss=locked(), **options)
-
-
-def locked() -> Any:
-    lock = Lock()
-
-    def loss(output, target):
-        with lock:
-            return cross_entropy(output, target)
-
-    return loss
+    return compared(loss=only_here(), **options)
 
 
 def only_in(process: int) -> torch.nn.Module:
@@ -162,7 +150,7 @@ class TestInThisProcess:
     @pytest.mark.parametrize(
         ("given", "why"),
         [
-            ({"loss": locked()}, "cannot be pickled"),
+            ({"loss": only_here()}, "cannot be pickled"),
             ({"model": OnlyHere()}, "another process cannot load it"),
         ],
         ids=["lock", "other process"],
@@ -205,7 +193,7 @@ def test_compare_gives_the_base_every_method_and_the_a_a_repeat():
 def test_compare_leaves_the_model_as_it_is():
     model = tiny_mlp(dtype=torch.float32)
     before = [p.detach().clone() for p in model.parameters()]
-    fgbench.compare(model, cross_entropy, tiny_batch(torch.float32), max_measure_seconds=0.02)
+    fgbench.compare(model, only_here(), tiny_batch(torch.float32), max_measure_seconds=0.02)
     assert all(torch.equal(a, b) for a, b in zip(before, model.parameters(), strict=True))
     assert all(p.grad is None and not p._backward_hooks for p in model.parameters())
 

@@ -14,6 +14,7 @@ import fgbench
 from fgbench import methods
 from fgbench.methods.steps.oracle import check_step
 from fgbench.pushforward.engine import Pushforward
+from tests.builders import only_here
 from tests.pushforward.checks import drawn, steps_are_right
 from tests.pushforward.test_course import SPECS, Of, batches
 
@@ -217,12 +218,13 @@ def test_a_compiled_part_runs_as_its_own_python(spec):
     assert "force_eager" not in str(torch._dynamo.eval_frame._stance)
 
 
+@pytest.mark.filterwarnings("ignore:fgbench.compare. measured in the calling process")
 def test_a_compiled_model_is_compared():
     torch.manual_seed(0)
     model = torch.compile(nn.Linear(6, 3), backend="eager")
     batch = torch.randn(8, 6), torch.randint(3, (8,))
     found: pd.DataFrame = fgbench.compare(
-        model, F.cross_entropy, batch, methods=["backprop", "forward"], max_measure_seconds=0.1
+        model, only_here(), batch, methods=["backprop", "forward"], max_measure_seconds=0.1
     )
     assert set(found["status"]) == {"ok"}
 

@@ -15,7 +15,7 @@ from fgbench import methods
 from fgbench.errors import UsageError
 from fgbench.methods.steps.oracle import check_step
 from fgbench.running.adapted import adapted
-from tests.builders import cross_entropy, tiny_batch, tiny_mlp
+from tests.builders import cross_entropy, only_here, tiny_batch, tiny_mlp
 
 
 class TwoByName(nn.Module):
@@ -290,6 +290,6 @@ def test_compare_takes_a_model_of_hugging_faces():
     def loss(output, target):
         return cross_entropy(output.logits, target)
 
-    table = fgbench.compare(model.train(), loss, batch, max_measure_seconds=0.05)
+    table = fgbench.compare(model.train(), only_here(loss), batch, max_measure_seconds=0.05)
     assert set(table["status"]) == {"ok"}, table.get("detail")
     assert {"backprop", "forward"} <= set(table["method"])
