@@ -14,7 +14,7 @@ bench-engine: $(INSTALLED)
 	$(VENV)/bin/python -m fgbench.experiments.engine
 	$(VENV)/bin/fgbench plot results/engine
 
-# A process more than cores, and a file of tests in one of them: what a file's tests share is made once. In the
+# Two processes more than cores, and a file of tests in one of them: what a file's tests share is made once. In the
 # files' own order, as xdist would leave those with few tests, which are long ones, to the end.
 test: lint
 	$(VENV)/bin/python -m pytest --numprocesses auto --maxprocesses 8 --dist loadfile --no-loadscope-reorder

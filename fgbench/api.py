@@ -112,8 +112,9 @@ def compare(
             raise UsageError(f"reference {reference}: must be among the methods, {', '.join(specs)}.")
     over = reference or (REFERENCE if REFERENCE in specs else specs[0])
     conditions = registered.Conditions(execution, optimizer)
+    note = partial(warnings.warn, stacklevel=4)  # the line that called this
     comparison = Comparison(model, loss, batch, over, seed, conditions)
-    with timing_lock(device, warnings.warn), tempfile.TemporaryDirectory(prefix="fgbench-") as folder:
+    with timing_lock(device, note), tempfile.TemporaryDirectory(prefix="fgbench-") as folder:
         return _compared(comparison, specs, max_measure_seconds, Path(folder) / "compared.pt")
 
 

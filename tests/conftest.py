@@ -46,8 +46,8 @@ FIRST = (
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config: pytest.Config) -> int:
-    """One process more than cores: some tests wait for Slurm, a browser or a runner of their own."""
-    return usable_cores() + 1
+    """Two processes more than cores: many tests wait for Slurm, a browser or a runner of their own."""
+    return usable_cores() + 2
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:

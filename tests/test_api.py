@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import pandas as pd
@@ -144,6 +144,17 @@ class TestWorth:
         table = here()
         assert set(table["status"]) == {"ok"}
         assert table["cosine"].isna().all()
+
+    def test_a_wait_for_another_one_is_told_at_the_line_that_called(self, monkeypatch):
+        def another(device, note):
+            note(f"another fgbench is timing on {device}")
+            raise KeyboardInterrupt
+            yield
+
+        monkeypatch.setattr(api, "timing_lock", contextmanager(another))
+        with pytest.warns(UserWarning, match="another fgbench") as told, pytest.raises(KeyboardInterrupt):
+            fgbench.compare(tiny_mlp(), cross_entropy, tiny_batch())
+        assert told[0].filename == __file__
 
 
 class TestInThisProcess:

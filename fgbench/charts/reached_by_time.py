@@ -21,6 +21,8 @@ def _draw(comparison: Comparison) -> Figure | str:
     targets = comparison.tables["targets"]
     if targets.empty:
         return "no training" if comparison.tables["curves"].empty else "no target"
+    if not (targets["outcome"] == REACHED).any():
+        return "no seed reached the target"
     seeds = targets["seed"].nunique()
     lines = [
         comparison.sentence,

@@ -262,8 +262,12 @@ def _death(code: int, errors: IO[str]) -> WorkerDiedError:
     if code == -9:
         return WorkerDiedError("oom", KILLED)
     errors.seek(0)
-    detail = _last_words(errors.read()) or f"exit code {code}"
+    detail = _last_words(errors.read()) or _ending(code)
     return WorkerDiedError("oom" if says_out_of_memory(detail) else "error", detail)
+
+
+def _ending(code: int) -> str:
+    return f"killed (signal {-code}, {signal.strsignal(-code)})" if code < 0 else f"exit code {code}"
 
 
 def _last_words(errors: str) -> str:

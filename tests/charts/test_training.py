@@ -180,6 +180,12 @@ def test_a_diverged_run_never_reaches_it_and_is_a_cross_where_it_ended(tmp_path:
     assert x(ax, f"_ended {method}") == []
 
 
+def test_where_no_seed_reached_it_there_is_no_chart_of_who_did(tmp_path: Path, draw: Draw) -> None:
+    run = made_up.run(tmp_path, [group(8)])
+    run.replace("targets", run.read("targets").assign(outcome="censored").to_dict("records"))
+    assert draw("reached_by_time", run) == "no seed reached the target"
+
+
 def test_every_trial_is_drawn_and_the_chosen_one_ringed(tmp_path: Path, draw: Draw) -> None:
     (ax,) = draw("learning_rate_search", made_up.run(tmp_path, [group(8)])).axes
     for method in METHODS:

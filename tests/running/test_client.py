@@ -109,7 +109,7 @@ def test_an_event_that_is_unknown_or_malformed_ends_the_worker_and_is_named(prog
             "RuntimeError: CUDA error: out of memory",
         ),
         ("os.kill(os.getpid(), 9)", "oom", KILLED),
-        ("os.kill(os.getpid(), 11)", "error", "exit code -11"),
+        ("os.kill(os.getpid(), 11)", "error", "killed (signal 11, Segmentation fault)"),
         ('sys.stdout.write(\'{"event": "tor\'); sys.stdout.flush(); os.kill(os.getpid(), 9)', "oom", KILLED),
     ],
 )
@@ -150,7 +150,7 @@ def test_a_method_that_ends_its_worker_has_failed_and_another_worker_does_the_ot
     assert len(started) == 2
     assert events == [
         FirstCall("first", 1.0),
-        Failed("deadly", "error", "it ended its process: exit code -11"),
+        Failed("deadly", "error", "it ended its process: killed (signal 11, Segmentation fault)"),
         FirstCall("first", 1.0),
         FirstCall("last", 1.0),
     ]
@@ -167,7 +167,7 @@ def test_a_method_that_ends_its_worker_has_failed_and_another_worker_does_the_ot
 )
 def test_otherwise_all_of_its_methods_end_with_the_worker(program, methods, after):
     started = program(MAKES_READY.replace("AFTER", after))
-    with pytest.raises(WorkerDiedError, match="exit code -11"):
+    with pytest.raises(WorkerDiedError, match="signal 11, Segmentation fault"):
         list(work(TASK, request(methods=methods)))
     assert len(started) == 1
 
@@ -179,7 +179,7 @@ def test_a_worker_that_ends_of_the_base_is_not_started_again(program):
         print('{"kind": "Began", "facts": {"method": "base"}}', flush=True)
         os.kill(os.getpid(), 11)
     """)
-    with pytest.raises(WorkerDiedError, match="exit code -11"):
+    with pytest.raises(WorkerDiedError, match="signal 11, Segmentation fault"):
         list(islice(work(TASK, request(methods=("first",))), 20))
     assert len(started) == 1
 
