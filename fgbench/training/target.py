@@ -166,18 +166,21 @@ def loss_asked(
 ) -> float | None:
     """The loss that one `--target-loss` stands for; None where it cannot be computed.
 
+    A computed loss that is no better than chance is none, as it would be reached without learning.
+
     Args:
         asked: a number, one of `WORDS`, or a share as in `50%`.
         runs: the losses at the evaluations of every run.
         reference: the same for the runs of the reference alone.
         chance: the loss of a model that has learned nothing.
     """
-    if asked == AUTO:
-        return common_target(runs) if runs else None
-    if asked == REFERENCE_BEST:
-        return best_held(reference)
     share = share_asked(asked)
-    return float(asked) if share is None else on_the_way(reference, share, chance)
+    if share is not None:
+        return on_the_way(reference, share, chance)
+    if asked not in WORDS:
+        return float(asked)
+    found = common_target(runs) if asked == AUTO else best_held(reference)
+    return None if found is None or found >= chance else found
 
 
 def targets_asked(

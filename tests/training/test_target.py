@@ -117,6 +117,14 @@ def test_there_is_no_common_target_without_progress(runs):
     assert common_target(runs) is None
 
 
+@pytest.mark.parametrize("asked", ["auto", "backprop-best"])
+def test_a_computed_target_that_is_no_better_than_chance_is_none(asked):
+    runs = [[2.5, 2.41, 2.41, 2.41]]
+    assert loss_asked(asked, runs, runs) == 2.41
+    assert loss_asked(asked, runs, runs, chance=2.303) is None
+    assert loss_asked("2.41", runs, runs, chance=2.303) == 2.41, "one that was given stays"
+
+
 def test_best_held_is_a_loss_that_most_runs_reached():
     runs = [[3.0] * 3, [2.0] * 3, [1.0] * 3, [0.5] * 3]
     assert best_held(runs) == 2.0
