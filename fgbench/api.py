@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import sys
 import tempfile
@@ -42,6 +43,10 @@ UPDATES_SHARE = 0.2  # this share of the seconds is added to find backprop's fas
 HERE = (
     "measured in the calling process ({why}): its intervals leave out the spread between processes, freed "
     "pages are not kept, and float32 precision and threads are the caller's"
+)
+SLOW = (
+    "estimates were not compared with the gradient, which would take {seconds:.1f} s: give "
+    "max_measure_seconds={enough}"
 )
 
 
@@ -128,7 +133,7 @@ def _compared(comparison: Comparison, specs: Sequence[str], seconds: float, stor
         left_out = HERE.format(why=error)
     warnings.warn(f"fgbench.compare: {left_out}.", stacklevel=4)
     frame = _Told(comparison.over).measure(specs, seconds, comparison, comparison.do, most=1)
-    frame.attrs["left_out"] = left_out
+    frame.attrs["left_out"] = "; ".join(filter(None, (left_out, frame.attrs["left_out"])))
     return frame
 
 
@@ -204,13 +209,14 @@ class _Told:
         self.notes: dict[str, str] = {}
         self.costs: list[dict[str, Any]] = []
         self.worth: list[dict[str, Any]] = []
+        self.left_out = ""
         self.process = 0
 
     def __call__(self, event: Message) -> None:
         from fgbench.running.arms import Samples
         from fgbench.running.phases.cost import Counted
         from fgbench.running.phases.modes import Mode
-        from fgbench.running.phases.quality import Estimated
+        from fgbench.running.phases.quality import Estimated, TooSlow
 
         match event:
             case Mode():
@@ -223,6 +229,10 @@ class _Told:
                 self.costs.append(asdict(event))
             case Estimated():
                 self.worth.append(asdict(event))
+            case TooSlow():
+                self.left_out = SLOW.format(
+                    seconds=event.seconds, enough=math.ceil(event.seconds / WORTH_SHARE)
+                )
             case Samples():
                 self.samples += [{"process": self.process, **asdict(sample)} for sample in event.samples]
 
@@ -264,7 +274,7 @@ class _Told:
         rows.sort(key=lambda row: (row["role"] == Role.AA, place.get(row["method"], -1)))
         frame = pd.DataFrame(rows)
         frame["update"] = frame["method"].map(updates)
-        frame.attrs["left_out"] = ""
+        frame.attrs["left_out"] = self.left_out
         return frame
 
     def _more(self, ratio: Ratio) -> dict[str, Any]:

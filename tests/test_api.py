@@ -17,6 +17,7 @@ from fgbench.running import comparison
 from fgbench.running.client import WorkerDiedError
 from fgbench.running.comparison import ComparisonRequest
 from fgbench.running.messages import Failed
+from fgbench.running.phases.quality import TooSlow
 from fgbench.store.schema import TABLES
 from tests.builders import cross_entropy, only_here, run_folder, tiny_batch, tiny_group, tiny_mlp
 
@@ -88,7 +89,7 @@ class TestInFreshProcesses:
         ]
         assert set(table["status"]) == {"ok"}
         assert set(table["processes"]) == {2}
-        assert table.attrs["left_out"] == ""
+        assert "calling process" not in table.attrs["left_out"]
         updates = table.set_index(["role", "method"])["update"]
         assert updates["method", "backprop"] in ("fused", "foreach", "direct", "in-backward")
         assert pd.isna(updates["method", "forward"])
@@ -140,10 +141,11 @@ class TestWorth:
             report(Failed("forward", "error", "not judged"))
 
         monkeypatch.setattr(comparison, "measure_cost", failing)
-        monkeypatch.setattr(comparison, "measure_quality", lambda *_: None)
+        monkeypatch.setattr(comparison, "measure_quality", lambda *given: given[-1](TooSlow(2.0)))
         table = here()
         assert set(table["status"]) == {"ok"}
         assert table["cosine"].isna().all()
+        assert "would take 2.0 s: give max_measure_seconds=20" in table.attrs["left_out"]
 
     def test_a_wait_for_another_one_is_told_at_the_line_that_called(self, monkeypatch):
         def another(device, note):
