@@ -52,7 +52,8 @@ class Difference:
         if not self.change.has_interval and self.figure != MEMORY:
             return "no interval to judge by"
         if not self.change.has_interval:
-            return "the same" if self.change.value == 1 else "less" if self.change.value < 1 else "more"
+            beyond = round(self.change.value - 1, 3)  # what is shown as 0.0 % is the same
+            return "the same" if beyond == 0 else "less" if beyond < 0 else "more"
         if self.change.low > 1:
             return "more"
         return "less" if self.change.high < 1 else "no difference seen"

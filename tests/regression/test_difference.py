@@ -79,9 +79,10 @@ def test_words_follow_the_interval(change, words):
     assert Difference("a", RUNTIME, Estimate(1.0), Estimate(1.0), change).words == words
 
 
-def test_memory_has_no_interval_and_is_exact():
-    figures = [Difference("a", MEMORY, Estimate(1.0), Estimate(x), Estimate(x)) for x in (1.0, 1.1, 0.9)]
-    assert [d.words for d in figures] == ["the same", "more", "less"]
+def test_memory_has_no_interval_and_what_is_shown_as_no_change_is_none():
+    changes = (1.0, 1.0004, 0.9996, 1.001, 0.9)
+    figures = [Difference("a", MEMORY, Estimate(1.0), Estimate(x), Estimate(x)) for x in changes]
+    assert [d.words for d in figures] == ["the same", "the same", "the same", "more", "less"]
 
 
 def by_figure(a, b, figure):
