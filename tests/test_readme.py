@@ -47,5 +47,14 @@ def test_how_much_sooner_backprop_is_at_the_second_papers_protocol_is_what_was_m
     assert [round(min(ratios)), round(max(ratios))] == [int(end) for end in said.groups()]
 
 
+def test_at_equal_memory_forward_modes_step_is_the_shorter_one_as_measured():
+    found = load(README.parent / "results/reference-panchal2025/memory", "ratios")
+    budgets = load(README.parent / "results/reference-panchal2025/memory", "variants")["run"].unique()
+    own = found[found["run"].isin(budgets) & (found["method"] == "forward")]
+    assert len(own) == len(budgets) == 2
+    said = re.search(r"within equal memory forward mode's step is the shorter one", README.read_text())
+    assert bool(said) == bool((own["ratio_high"] < 1).all())
+
+
 def test_there_are_some():
     assert len(COMMANDS) > 20
