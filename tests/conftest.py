@@ -61,6 +61,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
     for file in files[first:] + files[:first]:
         with suppress(Exception, pytest.skip.Exception):  # which collection meets again, and tells
             importlib.import_module(".".join(file.relative_to(here.parent).with_suffix("").parts))
+    importlib.import_module("torch._dynamo")  # as the first optimiser would, within a test
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -93,6 +94,13 @@ def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
             fcntl.flock(queue, fcntl.LOCK_EX)
             fcntl.flock(turn, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
         return (yield)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def garbage_of_one_file():
+    """Whatever asks for a collection goes through what this file has made, and not through all before it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(autouse=True)
