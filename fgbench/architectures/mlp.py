@@ -24,6 +24,15 @@ def build(depth: int, width: int, in_shape: Shape, classes: int) -> nn.Module:
     return nn.Sequential(*layers, nn.Linear(inputs, classes))
 
 
+def default_initialised(depth: int, width: int, in_shape: Shape, classes: int) -> nn.Module:
+    """The same with PyTorch's own initial weights, as in the code of Flügel et al. 2024."""
+    model = build(depth, width, in_shape, classes)
+    for layer in model.children():
+        if isinstance(layer, nn.Linear):
+            layer.reset_parameters()
+    return model
+
+
 def he_initialised(layer: Layer) -> Layer:
     """The layer with weights of variance 2 / fan-in and zero biases (He et al. 2015)."""
     nn.init.kaiming_uniform_(layer.weight, nonlinearity="relu")

@@ -22,7 +22,7 @@ class Forward(ForwardOptions):
     )
     costs: ClassVar[str] = (
         "1 + 2k products a layer, k tangents of full size; 1 + k with rank-one; 2 + k with activity, 1 + k + "
-        "k/batch with its noise=batch; with layers=one only from the drawn layer on"
+        "k/batch with its noise=batch, 3 + k at=block; with layers=one only from the drawn layer on"
     )
     worth: ClassVar[str] = (
         "variance ×: gaussian (n + k + 1)/k; rademacher, sphere and rank-one (n + k − 1)/k; orthonormal "
@@ -56,6 +56,10 @@ class Forward(ForwardOptions):
 
 def _kind_of_step(options: ForwardOptions) -> Callable[..., Step]:
     one = options.layers == "one"
+    if options.at == "block":
+        from fgbench.methods.steps.block_activity import BlockActivityStep
+
+        return BlockActivityStep
     if options.structure == "activity":
         from fgbench.methods.steps.activity import ActivityStep
         from fgbench.methods.steps.one_layer_activity import OneLayerActivityStep

@@ -43,9 +43,16 @@ SHARED_NOISE = (
     "forward:structure=activity,noise=batch",
     *(f"forward:tangents=3,structure=activity,noise=batch{more}" for more in ("", ",combine=projection")),
 )
-PARTICULAR = ("local-losses", "local-guess", "dfa", "fdfa", *MICRO_BATCHES, *SHARED_NOISE)
+AT_BLOCKS = (
+    "forward:structure=activity,at=block",
+    *(
+        f"forward:tangents=3,structure=activity,{more}at=block,combine=projection"
+        for more in ("", "noise=batch,")
+    ),
+)
+PARTICULAR = ("local-losses", "local-guess", "dfa", "fdfa", *MICRO_BATCHES, *SHARED_NOISE, *AT_BLOCKS)
 REFUSED_ALONE = (
-    *("forward:noise=batch", "forward:entries=gaussian", "backprop:segments=sqrt"),
+    *("forward:noise=batch", "forward:at=block", "forward:entries=gaussian", "backprop:segments=sqrt"),
     *(f"{name}:sampling={s}" for name in ("forward", "spsa") for s in ("uniform", "adaptive")),
 )
 
@@ -81,6 +88,7 @@ TOGETHER = [
     "backprop:checkpoint=true,update=in-backward",
     *MICRO_BATCHES,
     *SHARED_NOISE,
+    *AT_BLOCKS,
     "forward:structure=activity,entries=gaussian,noise=batch,layers=one",  # three equal signs move no softmax
     "forward:structure=activity,combine=projection",
     "forward:tangents=3,structure=activity,entries=gaussian,combine=projection",

@@ -185,11 +185,7 @@ class ActivityStep(Step):
         if self.layouts is None:
             by_sample = by_sample.sum(1, keepdim=True)
         self.measured = by_sample
-        if self.options.clip:
-            by_sample = by_sample.clamp(-self.options.clip, self.options.clip)
-        if self.projected:
-            return onto_spans(by_sample, self.gram)
-        return by_sample / (self.options.tangents if self.options.combine == "mean" else 1)
+        return weights_of(self.options, by_sample, self.gram if self.projected else None)
 
     def _weigh_whole(self, by_sample: Tensor) -> Tensor:
         """The same for parameters that were perturbed for the whole batch at once, [k]."""
@@ -281,6 +277,21 @@ class ActivityStep(Step):
         """The functions that the engine had no rule for, and a note if samples depend on each other."""
         meet = self.ready and self.layouts is None
         return [TOGETHER, *self.pushforward.fallbacks] if meet else self.pushforward.fallbacks
+
+
+def weights_of(options: ForwardOptions, by_sample: Tensor, gram: Tensor | None) -> Tensor:
+    """The weights of the noise in the estimate, of the derivatives' shape, [k, B] or [k, 1].
+
+    Args:
+        options: how they are combined, and whether they are clipped.
+        by_sample: the derivatives of each sample, or of all.
+        gram: inner products of the tangents, as `onto_spans` takes them, for a projection.
+    """
+    if options.clip:
+        by_sample = by_sample.clamp(-options.clip, options.clip)
+    if gram is not None:
+        return onto_spans(by_sample, gram)
+    return by_sample / (options.tangents if options.combine == "mean" else 1)
 
 
 def _by_jvp(

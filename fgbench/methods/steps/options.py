@@ -106,6 +106,13 @@ class ForwardOptions(Method):
         "samples have the same, as in Flügel et al. 2024, and each still has its own derivatives along it",
         choices=("sample", "batch"),
     )
+    at: str = option(
+        "layer",
+        "where structure=activity adds its noise. layer: to each layer's output; block: to each block's, a "
+        "layer with the activation function and what else follows it, as in Flügel et al. 2024: units that "
+        "the function has switched off are not moved. Reverse mode goes back through each block by itself",
+        choices=("layer", "block"),
+    )
     angle: float = option(45.0, "degrees to the first tangent, for structure=fixed-angle", minimum=1)
     combine: str = option(
         "mean",
@@ -174,6 +181,7 @@ class ForwardOptions(Method):
                 "structure=orthonormal and structure=fixed-angle out",
             ),
             (one and self.scale == "variance", "scale=variance needs layers=all"),
+            (one and self.at == "block", "layers=one draws a layer: leave at=block out"),
         ]
 
     def _of_tangents(self) -> list[tuple[bool, str]]:
@@ -221,6 +229,7 @@ class ForwardOptions(Method):
         """Options that would change nothing: the same method would be measured under another name."""
         return [
             (self.noise == "batch" and self.structure != "activity", "noise=batch is of structure=activity"),
+            (self.at == "block" and self.structure != "activity", "at=block is of structure=activity"),
             (
                 self.entries == "gaussian" and self.structure not in ("rank-one", "activity"),
                 "entries=gaussian is of structure=rank-one and structure=activity",
