@@ -111,7 +111,7 @@ def fake_batch(arch: str) -> methods.Batch:
 def has_reverse_mode(spec: str, arch: str) -> bool:
     """Whether reverse mode belongs into its step: a call of it anywhere else is a fault, and found."""
     through_layers = "structure=activity" in spec and arch in MORE_THAN_LINEAR
-    return spec.split(":")[0] in WITH_REVERSE or through_layers
+    return spec.split(":")[0] in WITH_REVERSE or through_layers or "at=block" in spec
 
 
 @pytest.mark.parametrize(

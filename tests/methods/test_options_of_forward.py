@@ -22,6 +22,8 @@ from tests.builders import cross_entropy, flat, reverse_gradient, tiny_batch, ti
         ("engine=stock,structure=rank-one", "one tangent"),
         ("engine=stock,clip=1", "no combine"),
         ("noise=batch", "is of structure=activity"),
+        ("at=block", "is of structure=activity"),
+        ("structure=activity,layers=one,at=block", "leave at=block out"),
         ("structure=activity,chunk=2", "leave chunk out"),
         ("structure=rank-one,store=seed", "leave store=seed out"),
         ("structure=fixed-angle,scale=variance", "a known second moment"),

@@ -22,6 +22,7 @@ SPECS = (
     "backprop",
     "forward",
     "forward:structure=activity",
+    "forward:structure=activity,at=block",
     "forward:tangents=2,structure=activity,noise=batch,combine=projection",
     "forward:store=seed",
     "forward:structure=rank-one,layers=one,sampling=adaptive",

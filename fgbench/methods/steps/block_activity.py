@@ -47,7 +47,7 @@ class BlockActivityStep(BlockwiseStep):
 
     @torch.no_grad()
     def get_ready(self, batch: Batch) -> None:
-        """Make room for the noise of a batch of this shape, and find out whether samples depend on each other."""
+        """Make room for the noise, and find out whether samples depend on each other; once for each shape."""
         x = batch[0]
         if x.shape in self.noise:
             return

@@ -275,11 +275,12 @@ def test_more_tangents_than_units_give_the_gradient_itself():
 # ---- what the authors of the multi-tangent paper simulate, on the same tangents
 
 
-def simulated(weights: list, biases: list, x, y, tangents: list, way: str) -> list:
+def simulated(weights: list, biases: list, x, y, tangents: list, way: str, at: str) -> list:
     """Their update of a ReLU network on the tangents of each layer, [k, units]; in NumPy, by backprop.
 
     The gradient by the activities of each sample is replaced by what k derivatives along shared tangents
-    say of it, over all layers together, and goes on to weights and biases through each layer's inputs.
+    say of it, over all layers together, and goes on to weights and biases through each layer's inputs. Their
+    activities are at=block, behind the ReLU.
     """
     inputs, before = [x], []
     for layer, (weight, bias) in enumerate(zip(weights, biases, strict=True)):
@@ -288,9 +289,11 @@ def simulated(weights: list, biases: list, x, y, tangents: list, way: str) -> li
     shifted = np.exp(before[-1] - before[-1].max(1, keepdims=True))
     slope = shifted / shifted.sum(1, keepdims=True)
     slope[np.arange(len(y)), y] -= 1
-    slopes = [slope / len(y)]
+    on = [b > 0 for b in before[:-1]] + [np.ones_like(slope)]  # units that the ReLU leaves on
+    behind = [slope / len(y)]
     for layer in range(len(weights) - 1, 0, -1):
-        slopes.insert(0, (slopes[0] @ weights[layer]) * (before[layer - 1] > 0))
+        behind.insert(0, (behind[0] * on[layer]) @ weights[layer])
+    slopes = behind if at == "block" else [s * o for s, o in zip(behind, on, strict=True)]
     whole, directions = np.concatenate(slopes, 1), np.concatenate(tangents, 1)
     along = whole @ directions.T
     if way == "mean":
@@ -298,29 +301,33 @@ def simulated(weights: list, biases: list, x, y, tangents: list, way: str) -> li
     else:
         estimate = np.stack([np.linalg.lstsq(directions.T, s, rcond=None)[0] @ directions for s in whole])
     pieces = np.split(estimate, np.cumsum([s.shape[1] for s in slopes])[:-1], 1)
+    if at == "block":
+        pieces = [piece * o for piece, o in zip(pieces, on, strict=True)]
     return [part for piece, h in zip(pieces, inputs, strict=False) for part in (piece.T @ h, piece.sum(0))]
 
 
 @pytest.mark.parametrize("way", ["mean", "projection"])
 @pytest.mark.parametrize("count", [1, 4, 16])
 @pytest.mark.parametrize("samples", [2, 12])
-def test_it_is_the_update_that_the_papers_authors_simulate(way, count, samples):
+@pytest.mark.parametrize("at", ["layer", "block"])
+def test_it_is_the_update_that_the_papers_authors_simulate(way, count, samples, at):
     torch.manual_seed(0)
     model = nn.Sequential(
         nn.Flatten(), nn.Linear(9, 20), nn.ReLU(), nn.Linear(20, 15), nn.ReLU(), nn.Linear(15, 4)
     )
     model.double()
     x, y = torch.randn(samples, 1, 3, 3).double(), torch.randint(0, 4, (samples,))
-    spec = f"forward:tangents={count},structure=activity,entries=gaussian,noise=batch,combine={way}"
+    spec = f"forward:tangents={count},structure=activity,entries=gaussian,noise=batch,at={at},combine={way}"
     step = methods.find(spec).prepare(model, cross_entropy, 2)
     weights, biases = ([p.detach().numpy().copy() for p in model.parameters()][i::2] for i in (0, 1))
     (estimate,) = updates(step, (x, y), 1)
-    tangents = [site.noise[:, 0].numpy() for site in step.sites]
-    wanted = simulated(weights, biases, x.flatten(1).numpy(), y.numpy(), tangents, way)
+    drawn = step.drawn if at == "block" else [site.noise[:, 0] for site in step.sites]
+    wanted = simulated(weights, biases, x.flatten(1).numpy(), y.numpy(), [d.numpy() for d in drawn], way, at)
     wanted = torch.cat([torch.from_numpy(part).flatten() for part in wanted])
     assert float((estimate - wanted).norm() / wanted.norm()) < 1e-9
-    outers = [a for _, a in additions(step.sites, step._weigh(step.by_sample)) if isinstance(a, Outer)]
-    assert {len(outer.left) for outer in outers} == {min(count, samples)}, "its factors are as few as can be"
+    if at == "layer":
+        outers = [a for _, a in additions(step.sites, step._weigh(step.by_sample)) if isinstance(a, Outer)]
+        assert {len(outer.left) for outer in outers} == {min(count, samples)}, "as few factors as can be"
 
 
 # ---- losses that are not one row for each sample

@@ -1,0 +1,81 @@
+"""Noise on blocks' outputs: what is moved, what samples share, and which models can be cut."""
+
+import pytest
+import torch
+from torch import nn
+
+from fgbench import methods
+from fgbench.errors import UsageError
+from fgbench.methods.steps.activity import TOGETHER
+from tests.builders import cross_entropy, flat, tiny_batch, updates
+
+
+def net(*more: nn.Module) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Flatten(), nn.Linear(16, 12), *more, nn.ReLU(), nn.Linear(12, 3)).double()
+
+
+@pytest.mark.parametrize("noise", ["sample", "batch"])
+def test_units_that_are_off_for_every_sample_are_not_moved(noise):
+    model = net()
+    with torch.no_grad():
+        model[1].bias[:5] = -100
+    moved = {}
+    for at in ("layer", "block"):
+        step = methods.find(f"forward:structure=activity,noise={noise},at={at}").prepare(
+            model, cross_entropy, 0
+        )
+        (estimate,) = updates(step, tiny_batch(), 1)
+        moved[at] = estimate[: 12 * 16].view(12, 16).any(1).tolist()
+    assert moved == {"layer": [True] * 12, "block": [False] * 5 + [True] * 7}
+
+
+def test_noise_of_more_tangents_than_numbers_gives_the_gradient_itself():
+    model, batch = net(), tiny_batch()
+    spec = "forward:tangents=15,structure=activity,entries=gaussian,at=block,combine=projection"
+    (estimate,) = updates(methods.find(spec).prepare(model, cross_entropy, 1), batch, 1)
+    value = cross_entropy(model(batch[0]), batch[1])
+    wanted = flat(torch.autograd.grad(value, list(model.parameters())))
+    assert float((estimate - wanted).norm() / wanted.norm()) < 1e-6
+
+
+def test_samples_that_meet_behind_a_block_share_a_derivative_and_those_within_one_do_not():
+    within, behind = (
+        net(nn.BatchNorm1d(12)),
+        nn.Sequential(*net(), nn.Linear(3, 3), nn.BatchNorm1d(3)).double(),
+    )
+    for model, together in ((within, False), (behind, True)):
+        step = methods.find("forward:structure=activity,at=block").prepare(model, cross_entropy, 0)
+        step(tiny_batch(), 0.0)
+        assert step.derivatives.shape == (1, 1 if together else len(tiny_batch()[1]))
+        assert (TOGETHER in step.notes()) == together
+    shared = methods.find("forward:structure=activity,noise=batch,at=block")
+    shared.prepare(within, cross_entropy, 0)(tiny_batch(), 0.0)
+    with pytest.raises(UsageError, match="leave noise=batch out"):
+        shared.prepare(behind, cross_entropy, 0)(tiny_batch(), 0.0)
+
+
+def test_batches_of_another_size_have_noise_of_their_own():
+    step = methods.find("forward:structure=activity,at=block").prepare(net(), cross_entropy, 0)
+    x, y = tiny_batch()
+    for size in (len(x), 2, len(x)):
+        step((x[:size], y[:size]), 0.1)
+        assert [len(noise[0]) for noise in step.drawn] == [size, size]
+
+
+def test_statistics_are_updated_once():
+    model, other = net(nn.BatchNorm1d(12)), net(nn.BatchNorm1d(12))
+    methods.find("forward:structure=activity,at=block").prepare(model, cross_entropy, 0)(tiny_batch(), 0.1)
+    other(tiny_batch()[0])
+    assert torch.allclose(model[2].running_mean, other[2].running_mean)
+    assert int(model[2].num_batches_tracked) == 1
+
+
+@pytest.mark.parametrize(
+    ("model", "said"),
+    [(nn.Linear(16, 3), "needs an nn.Sequential"), (nn.Sequential(nn.Flatten()), "needs a trained layer")],
+    ids=["no sequence", "nothing trained"],
+)
+def test_a_model_that_cannot_be_cut_is_refused(model, said):
+    with pytest.raises(UsageError, match=f"forward:at=block {said}"):
+        methods.find("forward:structure=activity,at=block").prepare(model.double(), cross_entropy, 0)
