@@ -136,6 +136,16 @@ def workers_that_start_at_once():
         yield
 
 
+@pytest.fixture(autouse=True, scope="session")
+def brief_readings_of_rates():
+    """Half a second for each method whose floor is asked for; its own tests measure as long as they want."""
+    from fgbench.measurement import rates
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(rates, "MEASURED_SECONDS", warm_workers.BRIEF)
+        yield
+
+
 @pytest.fixture
 def short_blocks(monkeypatch):
     """Timed blocks of a tenth of a millisecond: for tests of what is timed, not of how long."""
