@@ -55,6 +55,18 @@ REDUCTIONS = {
     "others by numpy's names": lambda h, x: h.sum(axis=1, keepdims=True) + h.var(axis=0, keepdims=True),
     "topk and its places": lambda h, x: h.gather(1, h.topk(2, 1).indices),
 }
+LENGTHS, OFFSETS = torch.tensor([[1, 0, 2], [3, 0, 0]]), torch.tensor([0, 2, 2])
+REDUCTIONS |= {
+    "sum of segments": lambda h, x: torch.segment_reduce(h, "sum", lengths=LENGTHS, axis=1),
+    "mean of segments": lambda h, x: torch.segment_reduce(h, "mean", offsets=OFFSETS, initial=3.0) * x[0],
+    "largest of segments": lambda h, x: torch.segment_reduce(h, "max", offsets=OFFSETS, initial=-9),
+    "smallest of equals": lambda h, x: torch.segment_reduce(
+        ties(h), "min", lengths=LENGTHS, axis=-2, unsafe=True, initial=0.1
+    ),
+    "product of segments": lambda h, x: torch.segment_reduce(
+        data=ties(h), reduce="prod", lengths=LENGTHS, axis=1, initial=2
+    ),
+}
 WRITTEN = {
     "scatter": lambda h, x: h.scatter(1, PLACES.unsqueeze(-1), h[:, :, :1] * 2),
     "scatter a number": lambda h, x: h.scatter(1, PLACES[:, :1].unsqueeze(-1), 3.0),

@@ -125,6 +125,23 @@ def test_bags_of_embeddings(options):
     ruled(Apply(bags, nn.Linear(4, 4)), normal(5, 4))
 
 
+@pytest.mark.parametrize(
+    "options", [{}, {"padding_idx": 3}, {"include_last_offset": True}, {"max_norm": 1.0}]
+)
+def test_the_largest_of_bags_of_embeddings(options):
+    torch.manual_seed(0)
+    offsets = torch.tensor([0, 2, 2, 4, 6])  # the second bag is empty
+    index = torch.tensor([0, 3, 3, 3, 1, 4])
+
+    def bags(table, x):
+        return F.embedding_bag(index, table, offsets, mode="max", **options)
+
+    if "include_last_offset" not in options:
+        ruled(nn.Sequential(nn.EmbeddingBag(5, 4, mode="max", **options), nn.Linear(4, 2)), index.view(2, 3))
+    if "max_norm" not in options:  # which writes into the table
+        ruled(Apply(bags, nn.Linear(4, 4)), normal(5, 4))
+
+
 def test_bags_of_weighed_embeddings():
     class Weighed(nn.Module):
         def __init__(self) -> None:

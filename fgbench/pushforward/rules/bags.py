@@ -1,4 +1,4 @@
-"""Bags of embeddings: sums and means of looked-up rows, linear in the table and in the weights."""
+"""Bags of embeddings: sums and means of rows, linear in table and weights, and the largest of them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from fgbench.pushforward.context import Context
-from fgbench.pushforward.dual import Dual, primal_of
+from fgbench.pushforward.dual import Dual, dual_of, primal_of
 from fgbench.pushforward.rules import RULES, NoRuleError
 
 
@@ -25,8 +25,10 @@ def embedding_bag(
     **options: Any,
 ) -> Dual:
     """[bags, features]; torch gives all but the first two arguments by name."""
-    if mode == "max" or scale_grad_by_freq:
-        raise NoRuleError("not linear, or with a gradient of its own")
+    if scale_grad_by_freq:
+        raise NoRuleError("a gradient of its own")
+    if mode == "max":
+        return _largest(index, weight, max_norm, options)
     table, shares = primal_of(weight).detach(), primal_of(per_sample_weights)
     options = {**options, "mode": mode, "sparse": False}
 
@@ -40,6 +42,21 @@ def embedding_bag(
     if isinstance(per_sample_weights, Dual):
         moved += torch.stack([bags(table, own) for own in per_sample_weights.tangents])
     return Dual(torch.cat([value.unsqueeze(0), moved]), spare=True)
+
+
+def _largest(index: Tensor, weight: Dual, max_norm: float | None, options: dict[str, Any]) -> Dual:
+    """Each entry is one of a row of the table, and has its tangents; those of an empty bag stand still."""
+    table, offsets = weight.primal.detach(), options["offsets"]
+    if index.dim() == 2:
+        offsets = torch.arange(0, index.numel(), index.shape[1], device=index.device)
+        index = index.reshape(-1)
+    if max_norm is not None:
+        torch.embedding_renorm_(table, index, max_norm, options["norm_type"])
+    last, padding = options["include_last_offset"], options["padding_idx"]
+    value, _, sizes, rows = torch.embedding_bag(table, index, offsets, False, 2, False, None, last, padding)
+    filled = (sizes[: len(rows)] > 0).unsqueeze(1)
+    rows = rows.clamp(min=0).expand(weight.count, *rows.shape)  # an empty bag's may be -1
+    return dual_of(value, weight.tangents.gather(1, rows) * filled)
 
 
 # Not of torch.embedding_bag, which has other arguments.
