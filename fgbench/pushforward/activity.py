@@ -7,7 +7,7 @@ another sample, each has a derivative d_b of its own, which the other samples' n
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -151,7 +151,7 @@ class ActivityContext(Context):
         Raises:
             NotImplementedError: another operation has this number in the pass that `order` tells of.
         """
-        given = [leaf for leaf in (*arguments, *options.values()) if isinstance(leaf, nn.Parameter)]
+        given = list(_parameters((*arguments, *options.values())))
         if function in LAYERS:
             owner = next((id(p) for p in given if p.requires_grad), None)
             if owner is None:
@@ -167,6 +167,15 @@ class ActivityContext(Context):
                 return _standing(function) if any(id(p) in self.tangents for p in given) else None
         self.free.update(id(p) for p in given if p.requires_grad)
         return None
+
+
+def _parameters(arguments: Iterable[Any]) -> Iterator[nn.Parameter]:
+    """The parameters among arguments, also in lists, as those of a recurrent layer or of `torch.stack`."""
+    for leaf in arguments:
+        if isinstance(leaf, nn.Parameter):
+            yield leaf
+        elif isinstance(leaf, tuple | list):
+            yield from _parameters(leaf)
 
 
 @cache

@@ -585,3 +585,27 @@ def test_a_weight_computed_from_what_each_pass_changes_is_checked(options):
     model = nn.Sequential(nn.Flatten(), spectral_norm(nn.Linear(16, 8)), nn.Tanh(), nn.Linear(8, 3)).double()
     method = methods.find(f"forward:structure=activity{options}")
     check_step(method, model, cross_entropy, tiny_batch(), 0)
+
+
+class Listed(nn.Module):
+    """A recurrent layer, and two parameters of no layer: torch is given all of these in lists."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.network, self.head = nn.GRU(4, 3, batch_first=True), nn.Linear(3, 3)
+        self.one, self.other = nn.Parameter(torch.randn(3, 3)), nn.Parameter(torch.randn(3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.network(x.view(len(x), 4, 4))[0][:, -1]
+        return self.head(h @ torch.stack([self.one, self.other]).sum(0))
+
+
+@pytest.mark.parametrize("options", ["", ",tangents=3,combine=projection", ",layers=one,tangents=8"])
+def test_parameters_that_are_given_in_a_list_are_trained(options):
+    torch.manual_seed(0)
+    model, method = Listed().double(), methods.find(f"forward:structure=activity{options}")
+    check_step(method, model, cross_entropy, tiny_batch(), 0)
+    step = method.prepare(copy.deepcopy(model), cross_entropy, 0)
+    for _ in range(20):
+        step(tiny_batch(), 0.01)
+    assert not any(torch.equal(p, q) for p, q in zip(model.parameters(), step.parameters, strict=True))
