@@ -39,6 +39,10 @@ SHARED = (
     "forward:noise=batch needs a derivative of each sample, and here samples depend on each other, as "
     "through batch statistics, or have no rows of their own in the loss: leave noise=batch out."
 )
+UNSEEN = (
+    "forward:structure=activity cannot see what the model does with {name}, as where a torch.jit.script is "
+    "given it, and would leave it untrained: use another structure, as structure=rank-one."
+)
 
 
 class ActivityStep(Step):
@@ -90,6 +94,7 @@ class ActivityStep(Step):
         met = self.pushforward.met(batch[0], self.layouts)
         self.order = met.met
         self.drawer.parameters = {n: p for n, p in self.by_name.items() if id(p) in met.free}
+        self.seen = met.free.union(*(map(id, site.parameters) for site in met.sites))
         self._prepare(batch[0], met.sites)
         self.ready = True
 
@@ -200,7 +205,15 @@ class ActivityStep(Step):
         return reduce(torch.add, grams + [tangent.gram().unsqueeze(0) for tangent in self.free.values()])
 
     def expected(self, gradient: Sequence[Tensor], model: nn.Module, batch: Batch) -> list[Tensor]:
-        """What this step's estimate should be: the same noise, weighed by reverse mode's ∂f/∂z."""
+        """What this step's estimate should be: the same noise, weighed by reverse mode's ∂f/∂z.
+
+        Raises:
+            NotImplementedError: a parameter has a gradient, but neither it nor its layer was seen.
+        """
+        seen = self.seen.union(*(map(id, site.parameters) for site in self.sites))
+        for (name, parameter), slope in zip(self.by_name.items(), gradient, strict=False):
+            if id(parameter) not in seen and slope.any():
+                raise NotImplementedError(UNSEEN.format(name=name))
         again = draws_again(batch[0].device, bool(self.free))
         buffers = {name: b.clone() for name, b in model.named_buffers()} if self.free else {}
         kept = frozen_kept(model) if self.free else nullcontext()  # for the passes of `_by_sample`

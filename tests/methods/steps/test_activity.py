@@ -609,3 +609,22 @@ def test_parameters_that_are_given_in_a_list_are_trained(options):
     for _ in range(20):
         step(tiny_batch(), 0.01)
     assert not any(torch.equal(p, q) for p, q in zip(model.parameters(), step.parameters, strict=True))
+
+
+@torch.jit.script
+def scripted(weight: Tensor) -> Tensor:
+    return torch.tanh(weight)
+
+
+class Hidden(Shifted):
+    """A parameter that is used below Python alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x.flatten(1)) + scripted(self.shift)
+
+
+@pytest.mark.parametrize("options", ["", ",layers=one"])
+def test_a_parameter_whose_use_is_not_seen_is_not_left_untrained_in_silence(options):
+    method = methods.find(f"forward:structure=activity{options}")
+    with pytest.raises(NotImplementedError, match="cannot see what the model does with shift"):
+        check_step(method, Hidden().double(), cross_entropy, tiny_batch(), 0)
