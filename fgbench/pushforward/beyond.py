@@ -7,22 +7,33 @@ Python that it was made of.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 from torch._functorch import apis
+from torch._functorch.vmap import vmap_impl
 from torch.autograd import Function
-from torch.overrides import _get_current_function_mode, handle_torch_function, has_torch_function
+from torch.overrides import (
+    TorchFunctionMode,
+    _get_current_function_mode,
+    handle_torch_function,
+    has_torch_function,
+)
 from torch.utils import checkpoint
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 from torch.utils.hooks import BackwardHook
 
-from fgbench.pushforward.course import Course
-from fgbench.pushforward.watch import LOST
+from fgbench.pushforward.course import Course, Face
+from fgbench.pushforward.kinds import STILL
 
 COMPILED = "what torch.compile made in the model: its own Python"
+NOT_GIVEN = (
+    "a function that the model runs by torch.vmap uses weights, or what is computed from weights, without "
+    "being given them: make them its arguments, with in_dims=None where all share them."
+)
 
 
 @contextmanager
@@ -37,7 +48,7 @@ def running(course: Course) -> Iterator[None]:
             torch.enable_grad(),
             _uncompiled(),
             _own_functions_met(),
-            _vmap_keeps(course),
+            _vmap_met(course),
             plain_checkpoints(),
             _no_backward_hooks(),
             watch or nullcontext(),
@@ -70,21 +81,24 @@ def _own_functions_met() -> Iterator[None]:
 
 
 @contextmanager
-def _vmap_keeps(course: Course) -> Iterator[None]:
-    """Inside, a vmap of the model's own is refused where it would lose tangents.
-
-    What it hands to its function is another tensor, so that a parameter is not known there.
-    """
+def _vmap_met(course: Course) -> Iterator[None]:
+    """Inside, a vmap of the model's own that is given what moves runs as one function without a rule."""
 
     def vmapped(*given: Any, **named: Any) -> Any:
         if _get_current_function_mode() is not course:  # it is the engine's own
             return before(*given, **named)
         if course.moves((given, named)):
-            raise NotImplementedError(LOST.format(operation="vmap"))
-        try:
+            leaves, spec = tree_flatten((given, named))
+            of_output: list[Any] = []
+            found = handle_torch_function(vmap, leaves, spec, of_output.append, *leaves)
+            if course.record is not None:  # its function may read what the model changes
+                course.record.refuse("it runs a function of its own by torch.vmap")
+            return tree_unflatten(found, of_output[-1])
+        if not torch.is_grad_enabled():
             return before(*given, **named)
-        except Exception as error:  # as where its function returns what moves
-            raise NotImplementedError(LOST.format(operation="vmap")) from error
+        given, named = tree_map(_no_parameter, (given, named))
+        with _Apart():
+            return before(*given, **named)
 
     before = apis.vmap_impl
     apis.vmap_impl = vmapped
@@ -92,6 +106,35 @@ def _vmap_keeps(course: Course) -> Iterator[None]:
         yield
     finally:
         apis.vmap_impl = before
+
+
+def vmap(spec: Any, tell: Callable[[Any], None], *leaves: Any) -> tuple[Any, ...]:
+    """The leaves of what a vmap gives, from those of its arguments; how its output is nested is told."""
+    given, named = tree_unflatten(map(_no_parameter, leaves), spec)
+    with _Apart():
+        found, of_output = tree_flatten(vmap_impl(*given, **named))
+    tell(of_output)
+    return tuple(found)
+
+
+def _no_parameter(leaf: Any) -> Any:
+    return leaf.detach() if isinstance(leaf, nn.Parameter) else leaf
+
+
+class _Apart(TorchFunctionMode):
+    """While in force, refuses what a function under vmap is not given: weights, and what is computed of them.
+
+    What it is given are other tensors, so that these would have no tangents there.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in STILL and any(map(_may_move, tree_leaves((args, kwargs)))):
+            raise NotImplementedError(NOT_GIVEN)
+        return func(*args, **(kwargs or {}))
+
+
+def _may_move(leaf: Any) -> bool:
+    return isinstance(leaf, Face) or (isinstance(leaf, nn.Parameter) and leaf.requires_grad)
 
 
 @contextmanager

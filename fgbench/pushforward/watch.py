@@ -12,8 +12,8 @@ from torch.utils._pytree import tree_leaves
 
 aten = torch.ops.aten
 LOST = (
-    "what runs below Python, as torch.jit.script, and vmap and grad of torch.func do, was given a value with "
-    "tangents, and would lose them in {operation}: leave it out of the model."
+    "what runs below Python, as torch.jit.script and grad of torch.func do, was given a value with tangents, "
+    "and would lose them in {operation}: leave it out of the model."
 )
 LOOK = {torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape}
 

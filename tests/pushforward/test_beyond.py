@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
+from types import SimpleNamespace
+
 import pandas as pd
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 from torch.autograd import Function
+from torch.func import functional_call
 from torch.utils.checkpoint import checkpoint
 
 import fgbench
@@ -15,7 +19,7 @@ from fgbench import methods
 from fgbench.methods.steps.oracle import check_step
 from fgbench.pushforward.engine import Pushforward
 from tests.builders import only_here
-from tests.pushforward.checks import drawn, steps_are_right
+from tests.pushforward.checks import check, drawn, steps_are_right
 from tests.pushforward.test_course import SPECS, Of, batches
 
 
@@ -154,6 +158,62 @@ def test_hooks_on_a_modules_gradients_are_left_out(spec):
     steps_are_right(spec, model, given=batches(3))
 
 
+def _ensemble(model, h, x):
+    """Members that share a bias."""
+    weights = torch.stack([model.other.weight, model.other.weight.t() * 2])
+    own = OrderedDict(weight=weights, bias=model.other.bias)
+    shared = OrderedDict(weight=0, bias=None)
+
+    def member(own, h):
+        return torch.tanh(functional_call(model.other, own, (h,)))
+
+    return torch.vmap(member, in_dims=(shared, None))(own, h).sum(0)
+
+
+def _by_name(model, h, x):
+    found = torch.vmap(lambda a, b: {"sum": a + b, "more": (a * b, a.sum())})(h[:, :4], b=h[0, 4:])
+    return h * found["more"][1][:, None] + torch.cat([found["sum"], found["more"][0]], 1)
+
+
+HELD = SimpleNamespace()
+
+
+def _read_elsewhere(row):
+    return row * HELD.x.sum()
+
+
+def _with_what_changes(model, h, x):
+    HELD.x = x
+    return torch.vmap(_read_elsewhere)(h)
+
+
+VMAPPED = {
+    "an ensemble": _ensemble,
+    "a function of each sample": lambda model, h, x: torch.vmap(lambda r: r.tanh() * r.sum())(h),
+    "one in another": lambda model, h, x: torch.vmap(torch.vmap(lambda e: e * e))(h),
+    "a computed weight": lambda model, h, x: torch.vmap(lambda w: x @ w)(2 * model.inner.weight).t(),
+    "arguments and results by name": _by_name,
+    "what changes elsewhere": _with_what_changes,
+}
+
+
+@pytest.mark.parametrize("spec", [*SPECS, "forward:layers=one"])
+@pytest.mark.parametrize("name", VMAPPED)
+def test_vmap_runs_as_a_function_without_a_rule(name, spec):
+    torch.manual_seed(0)
+    step = steps_are_right(spec, Of(VMAPPED[name]).double(), given=batches(4))
+    assert any("function vmap: torch.func.jvp" in note for note in step.notes())
+    assert set(step.pushforward.settled.values()) <= {"it runs a function of its own by torch.vmap"}
+
+
+@pytest.mark.parametrize("randomness", ["same", "different"])
+@pytest.mark.parametrize("count", [1, 2])
+def test_vmap_drops_the_units_that_it_drops_in_reverse_mode(count, randomness):
+    torch.manual_seed(0)
+    dropped = torch.vmap(lambda row: F.dropout(row, 0.5), randomness=randomness)
+    check(Of(lambda model, h, x: dropped(h)), batches(1)[0][0], count=count)
+
+
 @torch.jit.script
 def scripted(h: Tensor) -> Tensor:
     return torch.tanh(h) * 2
@@ -165,18 +225,17 @@ REFUSED = {
         lambda model, h, x: torch.autograd.grad(h.tanh().sum(), h, create_graph=True)[0] * h,
         "gradients by reverse mode",
     ),
-    "vmap": (lambda model, h, x: torch.func.vmap(lambda r: r.tanh() * r.sum())(h), "would lose them"),
-    "vmap of a weight": (
-        lambda model, h, x: torch.func.vmap(lambda w: h.detach() @ w, out_dims=1)(model.other.weight),
-        "would lose them in vmap",
+    "vmap of a weight that its function is not given": (
+        lambda model, h, x: torch.func.vmap(lambda row: row @ model.other.weight)(h),
+        "a function that the model runs by torch.vmap uses weights",
     ),
-    "vmap of a computed weight": (
-        lambda model, h, x: torch.func.vmap(lambda w: x @ w)(2 * model.inner.weight).t(),
-        "would lose them in vmap",
+    "vmap of a value that its function is not given": (
+        lambda model, h, x: torch.func.vmap(lambda w: h @ w, out_dims=1)(model.other.weight),
+        "a function that the model runs by torch.vmap uses weights",
     ),
     "vmap of a layer": (
         lambda model, h, x: torch.func.vmap(model.inner)(x),
-        "would lose them",
+        "a function that the model runs by torch.vmap uses weights",
     ),
     "grad": (lambda model, h, x: torch.func.grad(lambda r: r.tanh().sum())(h), "would lose them"),
     "a script": (lambda model, h, x: scripted(h), "would lose them"),

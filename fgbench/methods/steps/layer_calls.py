@@ -31,7 +31,7 @@ class Layers(TorchFunctionMode):
         if body is not None:
             with self:
                 return body(*args, **(kwargs or {}))
-        if func in LAYERS and torch.is_grad_enabled():
+        if func in LAYERS and torch.is_grad_enabled() and not _under_vmap():
             return self.layer(func, args, kwargs or {})
         return func(*args, **(kwargs or {}))
 
@@ -43,6 +43,12 @@ class Layers(TorchFunctionMode):
         """Whether the current operation is one of those wanted; each call counts one operation as met."""
         self.met += 1
         return self.wanted is None or self.met - 1 in self.wanted
+
+
+def _under_vmap() -> bool:
+    """Whether a vmap is running, whose function gets other tensors than the parameters: it has no layers."""
+    innermost = torch._C._functorch.peek_interpreter_stack()
+    return innermost is not None and innermost.key() == torch._C._functorch.TransformType.Vmap
 
 
 @dataclass(frozen=True)
