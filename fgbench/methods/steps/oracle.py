@@ -26,6 +26,10 @@ TRIES = 3
 REPLAYS = 2  # how many replays of a captured step are checked: the first may repeat what was captured
 SAME_DIRECTION = 0.9999  # two updates with a cosine above this had the same tangents
 SMALLEST = 1e-300  # avoids a division by zero
+UNTRAINED = (
+    "no gradient reaches any parameter of the model, as where its forward detaches them, which "
+    "torch.func.stack_module_state does and torch.stack does not. It was not timed."
+)
 
 
 class WrongStepError(Exception):
@@ -223,6 +227,8 @@ def _reverse_mode(
     for parameter in parameters:
         parameter.grad = None
     value.backward()  # as in training: torch.utils.checkpoint refuses torch.autograd.grad
+    if all(p.grad is None for p in parameters):
+        raise WrongStepError(UNTRAINED)
     return float(value.detach()), [_dense(p) for p in parameters]
 
 

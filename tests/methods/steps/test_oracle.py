@@ -6,7 +6,7 @@ import math
 import subprocess
 import sys
 import weakref
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from inspect import signature
@@ -15,6 +15,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
+from torch.func import functional_call, stack_module_state
 from torch.utils.checkpoint import checkpoint
 
 from fgbench import architectures, methods
@@ -403,3 +404,33 @@ def test_a_model_whose_own_loss_or_gradient_is_not_finite_is_said_to_be_so(defec
 
     with pytest.raises(WrongStepError, match=said):
         check_step(methods.find("backprop"), tiny_mlp(), loss, tiny_batch(), 0)
+
+
+class Members(nn.Module):
+    """An ensemble that stacks its members' weights in its forward, with `stack` or with torch's function."""
+
+    def __init__(self, stack: Callable[[list[nn.Module]], dict[str, Tensor]]) -> None:
+        super().__init__()
+        self.stack, self.members = stack, nn.ModuleList([nn.Linear(16, 3) for _ in range(2)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        def member(own: dict[str, Tensor], x: Tensor) -> Tensor:
+            return functional_call(self.members[0], own, (x,))
+
+        return torch.vmap(member, in_dims=(0, None))(self.stack(list(self.members)), x.flatten(1)).mean(0)
+
+
+def _stacked(members: list[nn.Module]) -> dict[str, Tensor]:
+    held = [dict(m.named_parameters()) for m in members]
+    return {name: torch.stack([own[name] for own in held]) for name in held[0]}
+
+
+def _detached(members: list[nn.Module]) -> dict[str, Tensor]:
+    return stack_module_state(members)[0]
+
+
+@pytest.mark.parametrize("spec", ["backprop", "forward", "forward:structure=activity", "spsa"])
+def test_a_model_of_which_nothing_is_trained_is_said_to_be_so(spec):
+    check_step(methods.find(spec), Members(_stacked).double(), cross_entropy, tiny_batch(), 0)
+    with pytest.raises(WrongStepError, match="no gradient reaches any parameter"):
+        check_step(methods.find(spec), Members(_detached).double(), cross_entropy, tiny_batch(), 0)
