@@ -133,8 +133,23 @@ def build(name: str, depth: int, width: int, in_shape: Shape, classes: int) -> n
         raise UsageError(f"{name}: build must give a torch.nn.Module, not {type(model).__name__}.")
     if not any(p.requires_grad for p in model.parameters()):
         raise UsageError(f"{name}: the model has no parameter that can be trained.")
+    refuse_without_values(name, model)
     _check_output(name, model, in_shape, classes)
     return model
+
+
+def refuse_without_values(name: str, model: nn.Module) -> None:
+    """Refuse a model with parameters on the meta device, as of a module that lends others its shape.
+
+    Raises:
+        UsageError: it has one; `name` is what the message begins with.
+    """
+    without = next((own for own, p in model.named_parameters() if p.is_meta), "")
+    if without:
+        raise UsageError(
+            f"{name}: the parameter {without} is on the meta device, and has no values: keep its module out "
+            "of the model's parts, as in a list of one."
+        )
 
 
 def _check_output(name: str, model: nn.Module, in_shape: Shape, classes: int) -> None:

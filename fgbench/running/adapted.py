@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
+from fgbench.architectures import refuse_without_values
 from fgbench.errors import UsageError, in_one_line
 from fgbench.methods import Batch, Loss, trainable
 from fgbench.pushforward.context import OF_TORCH, attributes_kept, buffers_kept, draws_again, state_kept
@@ -94,9 +95,11 @@ def adapted(model: nn.Module, loss: Loss | None, batch: Any) -> tuple[nn.Module,
 
     Raises:
         UsageError: the batch is no pair, there are no labels, the tensors differ in their number of samples,
-            the loss does not take the model's output, or it learns, remembers or takes parameters besides.
+            a parameter has no values, the loss does not take the model's output, or it learns, remembers or
+            takes parameters besides.
     """
     inputs, target = _inputs(batch, loss is None)
+    refuse_without_values("compare", model)
     model = _without_history(model)
     if isinstance(inputs, Tensor):
         x = inputs

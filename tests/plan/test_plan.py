@@ -193,6 +193,12 @@ class TestUsersOwnArchitecture:
                 "the model fails on a batch",
             ),
             (
+                "from torch import nn\ndef build(*a):\n"
+                "    model = nn.Sequential(nn.Flatten(), nn.Linear(36, 4))\n"
+                "    model.shape_of = nn.Linear(3, 3, device='meta')\n    return model",
+                "the parameter shape_of.weight is on the meta device",
+            ),
+            (
                 "import torch\nclass Energy(torch.nn.Linear):\n    def forward(self, x):\n"
                 "        x = x.flatten(1).requires_grad_()\n"
                 "        return torch.autograd.grad(super().forward(x).sum(), x)[0]\n"

@@ -121,6 +121,13 @@ def test_what_does_not_fit_is_said_in_a_line(loss, batch, line):
     assert "\n" not in str(caught.value)
 
 
+def test_a_parameter_without_values_is_named():
+    model = TwoByName()
+    model.shape_of = nn.Linear(3, 3, device="meta")
+    with pytest.raises(UsageError, match=r"^compare: the parameter shape_of.weight is on the meta device"):
+        adapted(model, None, of_two(labels=LABELS))
+
+
 class Remembers(nn.Module):
     """Cross-entropy over its own running mean, which is kept in a buffer or in a plain attribute."""
 
