@@ -31,6 +31,7 @@ from fgbench.running.task import Task
 
 WORKER = "fgbench.running.worker"
 TRACEBACK = "Traceback (most recent call last):"
+REVERSE = "reverse mode, by which its step is checked"
 KILLED = "killed (signal 9), as the kernel does when memory runs out"
 
 
@@ -162,24 +163,28 @@ def lines_of(order: Order, worker: str = WORKER) -> Generator[str, None, None]:
                     yield line
         except WorkerDiedError as died:
             rest = order.without(seen.method) if seen.method and not seen.found else None
+            if rest is None and seen.checking:
+                raise WorkerDiedError(died.status, f"in {REVERSE}: {died}") from died
             if rest is None:
                 raise
-            yield encode(Failed(seen.method, died.status, f"it ended its process: {died}"))
+            what = f"its process ended in {REVERSE}" if seen.checking else "it ended its process"
+            yield encode(Failed(seen.method, died.status, f"{what}: {died}"))
             order = rest
 
 
 class Seen:
-    """What a worker's lines tell: which method it makes ready, and whether it has found anything yet."""
+    """What a worker's lines tell: which method it makes ready or checks, and whether anything was found."""
 
     def __init__(self) -> None:
-        self.method, self.found = "", False
+        self.method, self.checking, self.found = "", False, False
 
     def note(self, line: str) -> None:
         """Take account of a line; only those before the first finding matter."""
         if not self.found:
             with suppress(MalformedMessageError):  # whoever reads the line says so
                 event = decode(line, EVERYWHERE)
-                self.method = event.method if isinstance(event, Began) else self.method
+                if isinstance(event, Began):
+                    self.method, self.checking = event.method, event.checking
                 return
             self.found = True
 

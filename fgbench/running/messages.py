@@ -46,9 +46,13 @@ class Built(Message):
 
 @dataclass(frozen=True)
 class Began(Message):
-    """A method is made ready: if the worker ends now, it ended of this method. Of none if it is empty."""
+    """A method is made ready: if the worker ends now, it ended of this method. Of none if it is empty.
+
+    While `checking`, reverse mode runs to check the method's step, so that the worker ends of that.
+    """
 
     method: str
+    checking: bool = False
 
 
 @dataclass(frozen=True)

@@ -33,6 +33,14 @@ def blamed(report: Report, method: str) -> Iterator[None]:
     report(Began(""))
 
 
+@contextmanager
+def checking(report: Report, method: str) -> Iterator[None]:
+    """Within `blamed`: if the worker ends inside, it ended of reverse mode, by which a step is checked."""
+    report(Began(method, checking=True))
+    yield
+    report(Began(method))
+
+
 def _device_answers() -> bool:
     try:
         if torch.cuda.is_initialized():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 import textwrap
@@ -154,6 +155,16 @@ def test_a_method_that_ends_its_worker_has_failed_and_another_worker_does_the_ot
         FirstCall("first", 1.0),
         FirstCall("last", 1.0),
     ]
+
+
+def test_reverse_mode_that_ends_the_worker_is_named_in_the_place_of_the_method_that_it_checks(program):
+    checks = MAKES_READY.replace('"Began", method=method', '"Began", method=method, checking=True')
+    program(checks.replace("AFTER", ""))
+    said = "reverse mode, by which its step is checked: killed (signal 11, Segmentation fault)"
+    failed = [event for event in work(TASK, request(methods=METHODS)) if isinstance(event, Failed)]
+    assert failed == [Failed("deadly", "error", f"its process ended in {said}")]
+    with pytest.raises(WorkerDiedError, match=re.escape(f"in {said}")):
+        list(work(TASK, request(methods=("deadly",))))
 
 
 @pytest.mark.parametrize(

@@ -35,7 +35,7 @@ from fgbench.training.loop import STRETCH, Budget, Grid, Point, Trainee
 from fgbench.training.pacing import JUDGED_POINTS, LEAST_POINTS, POINTS, Pace, evaluation_grid, short_grid
 from fgbench.training.search import TRIAL_SHARE
 from fgbench.training.target import FURTHER
-from tests.builders import tiny_matched
+from tests.builders import cross_entropy, tiny_matched
 from tests.simulated_cuda import simulate
 
 SPECS = ("backprop", "forward")
@@ -118,6 +118,19 @@ class TestTiming:
                 ("method", "forward"),
             ]
             assert [s["position"] for s in facts["samples"]] == [0, 1, 2, 3]
+
+    def test_while_reverse_mode_checks_a_step_it_is_blamed_and_not_the_method(self):
+        reports, blames = Reports(), []
+
+        def loss(output, target):
+            value = cross_entropy(output, target)
+            if value.requires_grad:
+                value.register_hook(lambda _: blames.append(reports.of("Began")[-1]))
+            return value
+
+        time_methods(replace(problem(), loss=loss), ("forward",), "forward", 0, 0.01, reports)
+        assert blames == [{"method": "forward", "checking": True}]
+        assert [event["checking"] for event in reports.of("Began")] == [False, True, False, False]
 
     def test_rounds_are_announced_before_the_first_of_them_and_kept_to(self):
         reports = self.timed()

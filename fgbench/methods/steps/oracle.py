@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -37,12 +37,18 @@ class WrongStepError(Exception):
 
 
 def check_step(
-    method: Method, model: nn.Module, loss: Loss, batch: Batch, seed: int, conditions: Conditions = PLAIN
+    method: Method,
+    model: nn.Module,
+    loss: Loss,
+    batch: Batch,
+    seed: int,
+    conditions: Conditions = PLAIN,
+    during: Callable[[], AbstractContextManager[None]] = nullcontext,
 ) -> None:
     """Check one step, exactly as it will be timed, against reverse mode at the same weights.
 
     The step must report the true loss, and must change the weights by the estimate that `Step.expected`
-    derives from the true gradient.
+    derives from the true gradient. What `during` gives is in force while reverse mode runs.
 
     Raises:
         WrongStepError: it fails in each of a few tries with different random numbers.
@@ -53,7 +59,7 @@ def check_step(
             break
         for attempt in range(TRIES):
             error, tolerance = _error_of_step(
-                method, model, loss, batch, seed + attempt, conditions, by_index
+                method, model, loss, batch, seed + attempt, conditions, by_index, during
             )
             if error <= tolerance:
                 return
@@ -105,6 +111,7 @@ def _error_of_step(
     seed: int,
     conditions: Conditions,
     by_index: bool,
+    during: Callable[[], AbstractContextManager[None]],
 ) -> tuple[float, float]:
     """The relative error of a step, and the tolerance for it.
 
@@ -117,7 +124,7 @@ def _error_of_step(
         model = copy.deepcopy(model)
         for module in (*trained.modules(), *model.modules()):
             _without_dropout(module)
-    with PrecisionsMet() as precisions:
+    with during(), PrecisionsMet() as precisions:
         true_loss, gradient = _reverse_mode(copy.deepcopy(model), loss, batch, seed, by_index)
     _check_finite(true_loss, gradient)
     step.get_ready(batch)  # now the length of its cycle is known

@@ -42,7 +42,7 @@ from fgbench.running.group_run import GroupRun
 from fgbench.running.matched import Matched
 from fgbench.running.messages import Failed, FirstCall, Message, Noted, Report
 from fgbench.running.phase import STARTUP_SECONDS, OfGroup, Phase, Row, Tables, every_row
-from fgbench.running.reporting import blamed, failures_reported
+from fgbench.running.reporting import blamed, checking, failures_reported
 from fgbench.specs.options import OR
 from fgbench.store.schema import Role
 from fgbench.summary.live import LiveRatios
@@ -279,8 +279,15 @@ def _checked_step(problem: Problem, spec: str, process: int, report: Report) -> 
     start = perf_counter()
     step = method_step(problem, spec, process)
     report(FirstCall(spec, perf_counter() - start))
-    method, conditions = methods.find(spec), problem.conditions_of(spec)
-    check_step(method, problem.model, problem.loss, problem.batches[0], problem.seed, conditions)
+    check_step(
+        methods.find(spec),
+        problem.model,
+        problem.loss,
+        problem.batches[0],
+        problem.seed,
+        problem.conditions_of(spec),
+        partial(checking, report, spec),
+    )
     if notes := step.notes():
         report(Noted(spec, tuple(notes)))
     return step
