@@ -12,6 +12,14 @@ from fgbench.store.schema import one_line
 ALL = "all"  # every parameter is trained
 
 
+def name_of(arch: str, depth: int, width: int, batch: int) -> str:
+    """The name of a matched group of these."""
+    source, _, function = arch.rpartition(":")
+    stem = Path(source).stem if source.endswith(".py") else source
+    short = f"{stem}.{function}".replace(":", ".") if source else arch  # no file's name has a colon
+    return one_line(f"{short}-d{depth}-w{width}-b{batch}")
+
+
 @dataclass(frozen=True)
 class Group:
     """A matched group: all that its jobs have in common; only the method differs.
@@ -54,10 +62,7 @@ class Group:
     @property
     def name(self) -> str:
         """A short name, unique within a run, and the same in `run.json` as in the cells of a table."""
-        source, _, function = self.arch.rpartition(":")
-        stem = Path(source).stem if source.endswith(".py") else source
-        arch = f"{stem}.{function}".replace(":", ".") if source else self.arch  # no file's name has a colon
-        return one_line(f"{arch}-d{self.depth}-w{self.width}-b{self.batch}")
+        return name_of(self.arch, self.depth, self.width, self.batch)
 
     @property
     def sentence(self) -> str:

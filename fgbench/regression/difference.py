@@ -12,7 +12,7 @@ import pandas as pd
 from fgbench.measurement.statistics import NOTHING, Estimate
 from fgbench.regression.checking import change_of
 from fgbench.regression.entries import entries_of, independent
-from fgbench.regression.entry import IDENTITY, Entry, another_contract, chosen_otherwise, differing
+from fgbench.regression.entry import IDENTITY, Entry, another_contract, chosen_otherwise, differing, label_of
 from fgbench.report.figures import target_words
 from fgbench.store.run_folder import RunFolder
 from fgbench.summary.ratios import estimate
@@ -223,7 +223,7 @@ def _left_out(figure: str, row: _Row, others: Sequence[_Row], alone: str) -> Dif
 
 
 def _label(row: _Row) -> str:
-    return f"{row.summary['group']} {row.summary['method']}"
+    return label_of(["" if pd.isna(value) else value for value in row.identity])
 
 
 def _over(a: Estimate, b: Estimate) -> Estimate:

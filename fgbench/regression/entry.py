@@ -12,7 +12,7 @@ from typing import Any
 from fgbench.measurement.statistics import NOTHING, Estimate, t_quantile
 from fgbench.methods import PLAIN
 from fgbench.plan.config import REFERENCE
-from fgbench.plan.group import ALL
+from fgbench.plan.group import ALL, name_of
 from fgbench.store.run_folder import NAMES
 
 # IDENTITY says which ratio a row holds; CONDITIONS have to be equal for two rows to be comparable.
@@ -103,22 +103,31 @@ class Entry:
 
     @property
     def label(self) -> str:
-        """Its name in tables and messages; what is as usual of the group is left out, and the dataset."""
-        unusual = (
-            f"training {self.trained}" if self.trained != ALL else "",
-            f"with {self.optimizer}" if self.optimizer != PLAIN.optimizer else "",
-            f"over {self.reference}" if self.reference != REFERENCE else "",
-            f"from {Path(self.start).name}" if self.start else "",
-            f"within {int(self.memory_budget) / 2**20:.4g} MiB" if self.memory_budget else "",
-        )
-        name = f"{self.arch}-d{self.depth}-w{self.width}-b{self.batch} {self.method}"
-        return ", ".join([name, *filter(None, unusual)])
+        """Its name in tables and messages."""
+        return label_of(self.identity)
 
     @property
     def where(self) -> str:
         """What its label leaves out: the data, the machine, and how it was used."""
         threads = self.threads and f"{self.threads} thread{'s' * (self.threads != '1')}"
         return ", ".join(filter(None, (self.dataset, self.device, threads, self.dtype, self.execution)))
+
+
+def label_of(identity: Sequence[Any]) -> str:
+    """A ratio's name in tables and messages; what is as usual of the group is left out, and the dataset."""
+    own = dict(zip(IDENTITY, identity, strict=True))
+    optimizer, reference, start, budget = (
+        own[name] for name in ("optimizer", "reference", "start", "memory_budget")
+    )
+    unusual = (
+        f"training {own['trained']}" if own["trained"] != ALL else "",
+        f"with {optimizer}" if optimizer != PLAIN.optimizer else "",
+        f"over {reference}" if reference != REFERENCE else "",
+        f"from {Path(start).name}" if start else "",
+        f"within {int(budget) / 2**20:.4g} MiB" if budget else "",
+    )
+    group = name_of(*(own[name] for name in ("arch", "depth", "width", "batch")))
+    return ", ".join([f"{group} {own['method']}", *filter(None, unusual)])
 
 
 def differing(then: Entry, now: Entry) -> list[tuple[str, str, str]]:

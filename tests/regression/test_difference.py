@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -168,6 +169,23 @@ def test_every_format_has_the_figures(tmp_path):
         text = differences_as(format, found)
         assert METHODS[1] in text
         assert "the same" in text
+
+
+@pytest.mark.parametrize(
+    ("own", "name"),
+    [
+        ({"arch": "nets/own.py:build"}, "own.build-d8-w512-b64"),
+        ({"optimizer": "sgd:momentum=0.9", "memory_budget": 2**21}, "mlp-d8-w512-b64"),
+    ],
+)
+def test_a_group_has_one_name_whatever_the_figure(tmp_path, own, name):
+    whole, alone = replace(group(8), **own), replace(group(8), **own, batch=32)
+    a, b = complete(tmp_path / "a", whole), complete(tmp_path / "b", alone)
+    for one, other in ((a, a), (a, b), (b, a)):
+        found = differences([one], [other])
+        labels = {figure: {d.label for d in found if d.figure == figure} for figure in (RUNTIME, MEMORY)}
+        assert labels[RUNTIME] <= labels[MEMORY], "of backprop there is no ratio"
+        assert any(label.startswith(f"{name} {METHODS[1]}") for label in labels[RUNTIME])
 
 
 def test_a_target_that_is_not_reached_any_more_is_said(tmp_path):
