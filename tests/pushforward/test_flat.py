@@ -8,6 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import nn
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 
 from fgbench import methods
 from fgbench.pushforward import engine
@@ -93,6 +94,19 @@ def test_what_straight_line_code_would_lose_runs_by_rules(kind):
         estimate = step.expected(gradient, before, batch())
         for old, new, e in zip(before.parameters(), model.parameters(), estimate, strict=True):
             assert torch.allclose(old - 0.1 * e, new, rtol=0, atol=1e-9)
+
+
+def test_an_update_looks_where_weights_are_only_after_a_pass_that_may_move_them():
+    model = nn.Linear(4, 3).double()
+    step = methods.find("forward:structure=rank-one").prepare(model, F.cross_entropy, 0)
+    for _ in range(3):
+        step(batch(), 0.1)
+    step.update.places = []  # which it would not find again
+    step(batch(), 0.1)
+    assert step.update.traces == 1
+    vector_to_parameters(parameters_to_vector(model.parameters()), model.parameters())
+    step(batch(), 0.1)
+    assert step.update.traces == 2
 
 
 def test_views_of_what_stays_are_taken_once():

@@ -54,6 +54,7 @@ class PushforwardStep(ForwardStep):
         self.straight: dict[Any, Callable[..., Any] | None] = {}
         self.fixed = [*model.parameters(), *model.buffers()]
         self.places: list[int] = []  # in memory, of what is fixed, where straight-line code reads and writes
+        self.stayed = False  # whether this step's pass was straight-line code, which moves nothing
         self.graph = OneGraph(self._evaluate_tensors, model)
         self.update = Update(self.parameters, conditions)
         self.optimizer = self.update.optimizer
@@ -77,7 +78,9 @@ class PushforwardStep(ForwardStep):
             self.straight = {}
         kind = x.shape, x.stride(), x.dtype, y.shape, y.dtype, self.pushforward.model.training
         straight = self.straight.get(kind)
+        self.stayed = False
         if straight is not None and self.tangents.by_name is self.drawer.kept:
+            self.stayed = True
             return straight(None, x, y)  # type: ignore[no-any-return]
         found = self._evaluate(batch, tangents)
         if kind not in self.straight and self._stays():
@@ -127,7 +130,8 @@ class PushforwardStep(ForwardStep):
         self.measured = along = self.tangents.directional(self.derivatives)
         coefficients = self.tangents.onto_drawn(self._weigh(along))
         if self.straight and self.tangents.by_name is self.drawer.kept:
-            self.update.in_place(self.tangents.by_name, coefficients, learning_rate)
+            own = self.tangents.by_name
+            self.update.in_place(own, coefficients, learning_rate, stayed=self.stayed)
         else:
             self.update(self.tangents.by_name, coefficients, learning_rate, self._perturbed())
 

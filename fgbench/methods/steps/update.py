@@ -84,18 +84,20 @@ class Update:
         self.by_gradients(gradients, learning_rate, parameters)
 
     @torch.no_grad()
-    def in_place(self, tangents: Mapping[str, Tangent], coefficients: Tensor, learning_rate: float) -> None:
+    def in_place(
+        self, tangents: Mapping[str, Tangent], coefficients: Tensor, learning_rate: float, *, stayed: bool
+    ) -> None:
         """Update all parameters by tangents that are at the same place in memory at every step.
 
         Parameters may get other memory, as by `vector_to_parameters`; where they do again and again, as in a
-        forward that sets `data`, no straight-line code is made any more.
+        forward that sets `data`, no straight-line code is made any more. They are not looked at if it is
+        known that they `stayed` where the last call found them.
         """
         if self.optimizer is not None:
             self(tangents, coefficients, learning_rate)
             return
         scaled = coefficients * -learning_rate
-        places = [p.data_ptr() for p in self.parameters]
-        if places != self.places:
+        if not stayed and self.places != (places := [p.data_ptr() for p in self.parameters]):
             self.places, self.straight = places, None
             if self.traces < MOST_TRACES:
                 self.traces += 1
