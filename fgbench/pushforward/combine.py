@@ -33,6 +33,16 @@ def coefficients(way: str, derivatives: Tensor, tangents: Tangents) -> Tensor:
     return (scale * solved).to(derivatives.dtype)
 
 
+def of_samples(way: str, derivatives: Tensor, gram: Tensor | None) -> Tensor:
+    """c, [k, B], such that each sample's estimate is Σ c_i v_i, from its derivatives, [k, B].
+
+    For `projection` there are the tangents' inner products, as `onto_spans` takes them.
+    """
+    if gram is not None:
+        return onto_spans(derivatives, gram)
+    return derivatives / len(derivatives) if way == "mean" else derivatives
+
+
 def onto_spans(derivatives: Tensor, gram: Tensor) -> Tensor:
     """c, [k, B], such that Σ c_i v_i is the projection of each sample's gradient on the span of its tangents.
 

@@ -21,7 +21,7 @@ from fgbench.methods.steps.update import Update
 from fgbench.pushforward.activity import ActivityContext, Site
 from fgbench.pushforward.additions import Outer, additions
 from fgbench.pushforward.beyond import plain_checkpoints
-from fgbench.pushforward.combine import onto_spans
+from fgbench.pushforward.combine import of_samples
 from fgbench.pushforward.context import draws_again, writes_frozen
 from fgbench.pushforward.engine import Pushforward, by_samples
 from fgbench.pushforward.fallback import PaddingStill
@@ -190,7 +190,8 @@ class ActivityStep(Step):
         if self.layouts is None:
             by_sample = by_sample.sum(1, keepdim=True)
         self.measured = by_sample
-        return weights_of(self.options, by_sample, self.gram if self.projected else None)
+        gram = self.gram if self.projected else None
+        return of_samples(self.options.combine, self.options.clipped(by_sample), gram)
 
     def _weigh_whole(self, by_sample: Tensor) -> Tensor:
         """The same for parameters that were perturbed for the whole batch at once, [k]."""
@@ -290,21 +291,6 @@ class ActivityStep(Step):
         """The functions that the engine had no rule for, and a note if samples depend on each other."""
         meet = self.ready and self.layouts is None
         return [TOGETHER, *self.pushforward.fallbacks] if meet else self.pushforward.fallbacks
-
-
-def weights_of(options: ForwardOptions, by_sample: Tensor, gram: Tensor | None) -> Tensor:
-    """The weights of the noise in the estimate, of the derivatives' shape, [k, B] or [k, 1].
-
-    Args:
-        options: how they are combined, and whether they are clipped.
-        by_sample: the derivatives of each sample, or of all.
-        gram: inner products of the tangents, as `onto_spans` takes them, for a projection.
-    """
-    if options.clip:
-        by_sample = by_sample.clamp(-options.clip, options.clip)
-    if gram is not None:
-        return onto_spans(by_sample, gram)
-    return by_sample / (options.tangents if options.combine == "mean" else 1)
 
 
 def _by_jvp(

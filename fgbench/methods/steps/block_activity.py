@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from fgbench.errors import UsageError
 from fgbench.methods import Batch, Conditions, Loss
-from fgbench.methods.steps.activity import SHARED, TOGETHER, weights_of
+from fgbench.methods.steps.activity import SHARED, TOGETHER
 from fgbench.methods.steps.blocks import State, activation, each
 from fgbench.methods.steps.blockwise import Block, BlockwiseStep, in_order
 from fgbench.methods.steps.options import ForwardOptions
 from fgbench.methods.steps.spaces import samples_meet
+from fgbench.pushforward.combine import of_samples
 from fgbench.pushforward.context import Context, draws_again, state_kept
 from fgbench.pushforward.dual import Dual, dual_of, moving
 from fgbench.pushforward.structures import Fill
@@ -103,7 +104,7 @@ class BlockActivityStep(BlockwiseStep):
     def _weigh(self, derivatives: Tensor) -> Tensor:
         """The weights of the noise in the estimate, [k, B] or [k, 1]."""
         gram = self._gram(derivatives.shape[1]) if self.options.combine == "projection" else None
-        return weights_of(self.options, derivatives, gram)
+        return of_samples(self.options.combine, self.options.clipped(derivatives), gram)
 
     def _gram(self, samples: int) -> Tensor:
         """Inner products of the k tangents over all blocks, [B, k, k], or [1, k, k] if samples share them."""

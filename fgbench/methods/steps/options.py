@@ -3,12 +3,15 @@
 from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 from fgbench.errors import UsageError
 from fgbench.methods import Conditions, Method
 from fgbench.methods.steps.micro_batches import accumulate_option, counts
 from fgbench.specs.options import option
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 FLOOR = 0.1
 
@@ -144,6 +147,10 @@ class ForwardOptions(Method):
     floor: float = floor_option()
     bound: float = bound_option()
     accumulate: int = accumulate_option()
+
+    def clipped(self, derivatives: "Tensor") -> "Tensor":
+        """Directional derivatives within the limit, if there is one."""
+        return derivatives.clamp(-self.clip, self.clip) if self.clip else derivatives
 
     def variants(self, conditions: Conditions, samples: int) -> Iterator[Method]:
         """Combinations of micro-batches, chunks of tangents, and tangents drawn again instead of kept."""

@@ -141,8 +141,7 @@ class PushforwardStep(ForwardStep):
 
     def _weigh(self, derivatives: Tensor) -> Tensor:
         """The coefficients c, [k], of the estimate Σ c_i v_i, from the derivatives along the v_i, [k]."""
-        if self.options.clip:
-            derivatives = derivatives.clamp(-self.options.clip, self.options.clip)
+        derivatives = self.options.clipped(derivatives)
         found = coefficients(self.options.combine, derivatives, self.tangents)
         return found if self.factor == 1 else self.factor * found
 
