@@ -80,7 +80,7 @@ class Pushforward:
             if again and (self.carrying or not self.settled):
                 attributes = attributes_kept(self.model, where=lambda: bool(self.carrying))
             kept = buffers_kept(self.model, again)
-            with draws_again(batch[0].device, again, numpy=numpy), kept, attributes:
+            with draws_again(batch[0].device, again, numpy=numpy), attributes, kept:
                 part = _part(by_id, start, min(start + size, count))
                 value, along = _along(part.count, self._run(part, batch))
                 found.append(along)
@@ -177,8 +177,9 @@ class Pushforward:
         """The record of a trial run, after which random numbers, buffers and attributes are as before."""
         record = Record()
         buffers, drawn = list(map(id, self.model.buffers())), states()
-        with draws_again(batch[0].device, numpy=True), buffers_kept(self.model):
-            with seedings() as seeded, attributes_kept(self.model) as record.changed:
+        attributes = attributes_kept(self.model)
+        with draws_again(batch[0].device, numpy=True), attributes as record.changed, buffers_kept(self.model):
+            with seedings() as seeded:
                 self._followed(context.again(), batch, record)
             if seeded or states() != drawn or _own_generator(self.model):
                 record.refuse(DRAWS)

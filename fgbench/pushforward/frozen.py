@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-_WRITTEN: WeakKeyDictionary[nn.Module, list[Tensor]] = WeakKeyDictionary()
+_WRITTEN: WeakKeyDictionary[nn.Module, list[Tensor]] = WeakKeyDictionary()  # by the first pass
+_KEPT: WeakKeyDictionary[nn.Module, list[Tensor]] = WeakKeyDictionary()  # in all others
 
 
 @contextmanager
@@ -20,14 +21,18 @@ def frozen_kept(model: nn.Module) -> Iterator[None]:
     """Set frozen parameters that are written into back at the end.
 
     Which these are is found out at the first pass, as few models write into any, and a copy of all of them
-    would take as much memory as the model. What is written later only is not set back.
+    would take as much memory as the model. All are set back in a model that counts its passes: it may write
+    at every tenth. What another model writes later only is not set back.
     """
     if model not in _WRITTEN:
-        with _found(model) as found:
+        frozen = _frozen(model)
+        counts = _numbers(model) if frozen else {}
+        with _found(frozen) as found:
             yield
         _WRITTEN[model] = found
+        _KEPT[model] = frozen if frozen and _counted(counts, _numbers(model)) else found
         return
-    before = [(p, p.data, p.detach().clone()) for p in _WRITTEN[model]]
+    before = [(p, p.data, p.detach().clone()) for p in _KEPT[model]]
     try:
         yield
     finally:
@@ -42,10 +47,40 @@ def written_frozen(model: nn.Module) -> list[Tensor] | None:
     return _WRITTEN.get(model)
 
 
+def _frozen(model: nn.Module) -> list[Tensor]:
+    return [p for p in model.parameters() if not p.requires_grad and _can_be_written(p)]
+
+
+def _numbers(model: nn.Module) -> dict[Any, float]:
+    """The numbers in a model's attributes and buffers that may count its passes; batch norm has some too."""
+    held = [
+        (path, m) for path, m in model.named_modules() if not isinstance(m, nn.modules.batchnorm._NormBase)
+    ]
+    return {
+        (path, name, place): float(leaf)
+        for path, module in held
+        for name, value in vars(module).items()
+        for place, leaf in enumerate(tree_leaves(value))
+        if _is_number(leaf)
+    }
+
+
+def _is_number(leaf: Any) -> bool:
+    if _can_be_written(leaf):
+        return leaf.numel() == 1 and not leaf.is_complex() and not leaf.requires_grad
+    return isinstance(leaf, int | float) and not isinstance(leaf, bool)
+
+
+def _counted(before: dict[Any, float], after: dict[Any, float]) -> bool:
+    """Whether some number went up by a whole one."""
+    return any(
+        after[key] > old and (after[key] - old) % 1 == 0 for key, old in before.items() if key in after
+    )
+
+
 @contextmanager
-def _found(model: nn.Module) -> Iterator[list[Tensor]]:
+def _found(frozen: Sequence[Tensor]) -> Iterator[list[Tensor]]:
     """Set frozen parameters that are written into back at the end, and list them."""
-    frozen = [p for p in model.parameters() if not p.requires_grad and _can_be_written(p)]
     places, writes = [p.data for p in frozen], _Writes(frozen)
     found: list[Tensor] = []
     try:

@@ -72,6 +72,50 @@ def test_a_slow_copy_moves_once_a_step(spec, move):
             assert torch.allclose(moved, wanted, atol=1e-3 if spec == "spsa" else 1e-12)
 
 
+class AtEveryThird(Teacher):
+    """Moves the copy in every third pass; what counts them is an attribute or a buffer."""
+
+    def __init__(self, move, counter: str) -> None:
+        super().__init__(lambda teacher, student: move(teacher, student) if self.calls % 3 == 0 else None)
+        if counter == "buffer":
+            self.register_buffer("calls", torch.zeros((), dtype=torch.int64))
+        else:
+            self.calls = 0
+
+    def forward(self, x):
+        self.calls += 1
+        return super().forward(x)
+
+
+@pytest.mark.parametrize("counter", ["attribute", "buffer"])
+@pytest.mark.parametrize("move", [by_data, by_other_data])
+@pytest.mark.parametrize(
+    "spec",
+    [
+        "forward",
+        "forward:tangents=3,chunk=1",
+        "forward:layers=one",
+        "forward:structure=activity,layers=one",
+        "spsa",
+    ],
+)
+def test_a_slow_copy_that_moves_at_every_third_step_moves_once_then(spec, move, counter):
+    torch.manual_seed(0)
+    model = AtEveryThird(move, counter).double()
+    check_step(methods.find(spec), model, cross_entropy, batch(), 0)
+    model = AtEveryThird(move, counter).double()
+    step = methods.find(spec).prepare(model, cross_entropy, 0)
+    begun = copy.deepcopy(model.teacher.state_dict())
+    for number in range(1, 7):
+        before = model.teacher.weight.detach().clone()
+        student = model.student.weight.detach().clone()
+        step(batch(), 1e-3)
+        moved = 0.9 * before + 0.1 * student if number % 3 == 0 else before
+        assert torch.allclose(model.teacher.weight, moved, atol=1e-3 if spec == "spsa" else 1e-12)
+        assert int(model.calls) == number
+    assert not torch.equal(model.teacher.weight, begun["weight"])
+
+
 @pytest.mark.parametrize("move", [in_place, by_other_data])
 def test_pytorchs_forward_mode_is_refused_where_it_may_end_the_process(move):
     model = Teacher(move).double()
