@@ -5,16 +5,19 @@ from __future__ import annotations
 import shutil
 import tempfile
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from time import monotonic, sleep
 from typing import Any
 
 from fgbench.cluster.answers import until_death
-from fgbench.cluster.engines import ENDED, Engine, Seen, Wave, engine_for, why_it_failed
+from fgbench.cluster.engines import ENDED, Engine, Local, Seen, Wave, engine_for, why_it_failed
 from fgbench.cluster.node import PART, NodeTask
 from fgbench.errors import UsageError
+from fgbench.measurement.lock import timing_lock
 from fgbench.plan import Config, Plan, make_plan
+from fgbench.plan.machine import resolve_device
 from fgbench.running import client
 from fgbench.running.client import Order, WorkerDiedError, events_of
 from fgbench.running.messages import Message, Refused, Report
@@ -73,6 +76,23 @@ def survey(
             a scheduler that does not take the task.
     """
     engine, task = engine_for(cluster, out), Survey()
+    with _undisturbed(engine, config, watcher):
+        return _surveyed(engine, task, config, out, watcher)
+
+
+def _undisturbed(engine: Engine, config: Config, watcher: Watcher) -> AbstractContextManager[None]:
+    """Inside, nothing is timed here, as a task of an earlier runner might be, which a survey would slow down.
+
+    A scheduler gives a survey a node of its own.
+    """
+    if not isinstance(engine, Local):
+        return nullcontext()
+    return timing_lock(resolve_device(config.device), watcher.note)
+
+
+def _surveyed(
+    engine: Engine, task: Survey, config: Config, out: Path, watcher: Watcher
+) -> tuple[Plan, dict[str, Any]]:
     try:
         out.mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(dir=out, prefix=".survey-")).absolute()
