@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
+from contextlib import nullcontext
 
 import torch
 from torch import Tensor, nn
@@ -16,7 +17,7 @@ from fgbench.methods.steps.blockwise import Block, BlockwiseStep, in_order
 from fgbench.methods.steps.options import ForwardOptions
 from fgbench.methods.steps.spaces import samples_meet
 from fgbench.pushforward.combine import of_samples
-from fgbench.pushforward.context import Context, draws_again, state_kept
+from fgbench.pushforward.context import Context, attributes_kept, buffers_kept, draws_again
 from fgbench.pushforward.dual import Dual, dual_of, moving
 from fgbench.pushforward.structures import Fill
 
@@ -41,6 +42,7 @@ class BlockActivityStep(BlockwiseStep):
         self.shared = options.noise == "batch"
         self.noise: dict[torch.Size, list[Tensor]] = {}
         self.together: bool | None = None
+        self.carries = False  # whether passes change what the model holds in attributes
 
     def roles(self) -> dict[str, bool]:
         """No auxiliary networks."""
@@ -53,11 +55,13 @@ class BlockActivityStep(BlockwiseStep):
         if x.shape in self.noise:
             return
         outputs, meet, state = [], [], x
-        with draws_again(x.device), state_kept(self.model):
+        attributes, buffers = attributes_kept(self.model), buffers_kept(self.model)
+        with draws_again(x.device), attributes as changed, buffers:
             for block in self.blocks:
                 meet.append(self.together is None and samples_meet(block.pushforward, state))
                 state = block.module(state)
                 outputs.append(activation(state))
+        self.carries = self.carries or bool(changed)
         k, first = self.options.tangents, 1 if self.shared else 0  # the first dimension counts samples
         shapes = [(k, *output.shape[first:]) for output in outputs]
         self.noise[x.shape] = [output.new_empty(shape) for output, shape in zip(outputs, shapes, strict=True)]
@@ -70,17 +74,23 @@ class BlockActivityStep(BlockwiseStep):
 
     def _forward(self, batch: Batch) -> None:
         context = Context(self.options.tangents, {}, first=False)
-        x, moved, self.outputs = batch[0], None, []
+        moved: State = None
+        x, self.outputs = batch[0], []
         for block, noise in zip(self.blocks, self.drawn, strict=True):
-            # Both passes through a block drop the same units, and only the first updates its buffers.
-            with draws_again(batch[0].device, moved is not None), torch.enable_grad():
+            carried = None if moved is None else self._push(block, context, moved)
+            with torch.enable_grad():
                 output = block.module(x)
             self.outputs.append(output)
             x = each(torch.Tensor.detach, output)
-            carried = x if moved is None else block.pushforward.push(context, moved)
-            moved = _noisy(carried, self._for_all(noise))
+            moved = _noisy(x if carried is None else carried, self._for_all(noise))
         self.value, by_row = self.last.pushforward.derivatives(context, moved, batch[1])
         self.derivatives = self._by_sample(by_row, len(batch[0]))
+
+    def _push(self, block: Block, context: Context, moved: State) -> State:
+        """A block's output with tangents; the next pass finds buffers, attributes and draws as this did."""
+        attributes = attributes_kept(block.module) if self.carries else nullcontext()
+        with draws_again(activation(moved).stack.device), attributes:
+            return block.pushforward.push(context, moved)
 
     def _by_sample(self, by_row: Tensor, samples: int) -> Tensor:
         """The derivatives of each sample, [k, B], from those of the loss's rows; or the batch's, [k, 1]."""

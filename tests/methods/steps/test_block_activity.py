@@ -7,6 +7,7 @@ from torch import nn
 from fgbench import methods
 from fgbench.errors import UsageError
 from fgbench.methods.steps.activity import TOGETHER
+from fgbench.methods.steps.oracle import check_step
 from tests.builders import cross_entropy, flat, tiny_batch, updates
 
 
@@ -79,3 +80,27 @@ def test_statistics_are_updated_once():
 def test_a_model_that_cannot_be_cut_is_refused(model, said):
     with pytest.raises(UsageError, match=f"forward:at=block {said}"):
         methods.find("forward:structure=activity,at=block").prepare(model.double(), cross_entropy, 0)
+
+
+class Counting(nn.Linear):
+    """A layer that counts its passes, and whose output depends on their number."""
+
+    count = 0
+
+    def forward(self, x):
+        self.count = self.count + 1
+        return super().forward(x) * self.count
+
+
+def test_both_passes_through_a_block_begin_with_the_same_state():
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        *net(),
+        nn.utils.parametrizations.spectral_norm(nn.Linear(3, 3)),
+        nn.ReLU(),
+        Counting(3, 3),
+    ).double()
+    method = methods.find("forward:structure=activity,at=block")
+    check_step(method, model, cross_entropy, tiny_batch(), 0)
+    method.prepare(model, cross_entropy, 0)(tiny_batch(), 0.1)
+    assert model[-1].count == 1
