@@ -182,7 +182,7 @@ class BlockwiseStep(Step):
         blocks, inputs, outputs, state = self.cut(model), [], [], batch[0]
         for block in blocks:
             inputs.append(each(torch.Tensor.detach, state))
-            state = block.module(state)
+            state = block.module(each(torch.clone, state))  # it may begin by overwriting what it is given
             outputs.append(state)
         return blocks, inputs, outputs
 

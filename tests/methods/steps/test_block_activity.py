@@ -104,3 +104,11 @@ def test_both_passes_through_a_block_begin_with_the_same_state():
     check_step(method, model, cross_entropy, tiny_batch(), 0)
     method.prepare(model, cross_entropy, 0)(tiny_batch(), 0.1)
     assert model[-1].count == 1
+
+
+@pytest.mark.parametrize("spec", ["forward:structure=activity,at=block", "local-losses"])
+def test_a_block_may_begin_by_overwriting_what_the_block_before_it_gave(spec):
+    torch.manual_seed(0)
+    overwriting = nn.Sequential(nn.Linear(16, 12), nn.Flatten(), nn.ReLU(inplace=True), nn.Linear(12, 3))
+    model = nn.Sequential(nn.Flatten(), overwriting).double()
+    check_step(methods.find(spec), model, cross_entropy, tiny_batch(), 0)
