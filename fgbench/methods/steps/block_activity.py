@@ -119,14 +119,14 @@ class BlockActivityStep(BlockwiseStep):
     def _gram(self, samples: int) -> Tensor:
         """Inner products of the k tangents over all blocks, [B, k, k], or [1, k, k] if samples share them."""
         one = self.shared or samples == 1
-        flat = [(n.unsqueeze(1) if one else n).flatten(2).transpose(0, 1).double() for n in self.drawn]
+        flat = [_by_row(n.unsqueeze(1) if one else n).transpose(0, 1).double() for n in self.drawn]
         return torch.stack([rows @ rows.mT for rows in flat]).sum(0)
 
     def _estimate(self, block: Block, output: State, noise: Tensor, weights: Tensor) -> Sequence[Tensor]:
         """The chain rule through the block alone."""
         activated, weights = activation(output), weights.to(noise.dtype)
         if self.shared:
-            cotangent = (weights.t() @ noise.flatten(1)).view(-1, *noise.shape[1:])
+            cotangent = (weights.t() @ noise.view(len(noise), -1)).view(-1, *noise.shape[1:])
         else:
             cotangent = (weights.reshape(*weights.shape, *[1] * (noise.dim() - 2)) * noise).sum(0)
         return torch.autograd.grad(activated, block.parameters, cotangent, retain_graph=True)
@@ -137,7 +137,7 @@ class BlockActivityStep(BlockwiseStep):
         value = self.loss(outputs[-1], batch[1])
         slopes = torch.autograd.grad(value, list(map(activation, outputs)), retain_graph=True)
         products = [self._for_all(n) * s for n, s in zip(self.drawn, slopes, strict=True)]
-        by_sample = torch.stack([p.flatten(2).sum(2) for p in products]).sum(0)
+        by_sample = torch.stack([_by_row(p).sum(2) for p in products]).sum(0)
         if self.derivatives.shape[1] == 1:
             by_sample = by_sample.sum(1, keepdim=True)
         weights = self._weigh(by_sample)
@@ -149,6 +149,11 @@ class BlockActivityStep(BlockwiseStep):
         """The functions that the engine had no rule for, and a note if samples depend on each other."""
         fallen = {text for block in self.blocks for text in block.pushforward.fallbacks}
         return [*[TOGETHER] * bool(self.together), *sorted(fallen)]
+
+
+def _by_row(tensor: Tensor) -> Tensor:
+    """[k, B, …] as [k, B, entries]; each sample of [k, B] has one entry."""
+    return tensor.reshape(*tensor.shape[:2], -1)
 
 
 def _noisy(state: State, noise: Tensor) -> State:

@@ -112,3 +112,11 @@ def test_a_block_may_begin_by_overwriting_what_the_block_before_it_gave(spec):
     overwriting = nn.Sequential(nn.Linear(16, 12), nn.Flatten(), nn.ReLU(inplace=True), nn.Linear(12, 3))
     model = nn.Sequential(nn.Flatten(), overwriting).double()
     check_step(methods.find(spec), model, cross_entropy, tiny_batch(), 0)
+
+
+@pytest.mark.parametrize("more", ["", "noise=batch,", "tangents=3,noise=batch,combine=projection,"])
+def test_a_model_may_give_one_number_for_each_sample(more):
+    model = nn.Sequential(*net(), nn.ReLU(), nn.Linear(3, 1), nn.Flatten(0)).double()
+    method = methods.find(f"forward:{more}structure=activity,at=block")
+    x, y = tiny_batch()
+    check_step(method, model, nn.functional.mse_loss, (x, y.double()), 0)
