@@ -66,7 +66,7 @@ class BlockActivityStep(BlockwiseStep):
         shapes = [(k, *output.shape[first:]) for output in outputs]
         self.noise[x.shape] = [output.new_empty(shape) for output, shape in zip(outputs, shapes, strict=True)]
         if self.together is None:
-            self.together = any(meet[1:])
+            self.together = any(meet[1:]) or any(len(output) != len(x) for output in outputs)
 
     def _draw(self, batch: Batch) -> None:
         self.get_ready(batch)
@@ -127,6 +127,7 @@ class BlockActivityStep(BlockwiseStep):
         activated, weights = activation(output), weights.to(noise.dtype)
         if self.shared:
             cotangent = (weights.t() @ noise.view(len(noise), -1)).view(-1, *noise.shape[1:])
+            cotangent = cotangent.expand_as(activated)  # of one sample, all rows have the same
         else:
             cotangent = (weights.reshape(*weights.shape, *[1] * (noise.dim() - 2)) * noise).sum(0)
         return torch.autograd.grad(activated, block.parameters, cotangent, retain_graph=True)
@@ -137,9 +138,10 @@ class BlockActivityStep(BlockwiseStep):
         value = self.loss(outputs[-1], batch[1])
         slopes = torch.autograd.grad(value, list(map(activation, outputs)), retain_graph=True)
         products = [self._for_all(n) * s for n, s in zip(self.drawn, slopes, strict=True)]
-        by_sample = torch.stack([_by_row(p).sum(2) for p in products]).sum(0)
+        rows = [_by_row(p).sum(2) for p in products]
         if self.derivatives.shape[1] == 1:
-            by_sample = by_sample.sum(1, keepdim=True)
+            rows = [r.sum(1, keepdim=True) for r in rows]
+        by_sample = torch.stack(rows).sum(0)
         weights = self._weigh(by_sample)
         of_blocks = zip(blocks, outputs, self.drawn, strict=True)
         found = [self._estimate(block, output, noise, weights) for block, output, noise in of_blocks]

@@ -120,3 +120,27 @@ def test_a_model_may_give_one_number_for_each_sample(more):
     method = methods.find(f"forward:{more}structure=activity,at=block")
     x, y = tiny_batch()
     check_step(method, model, nn.functional.mse_loss, (x, y.double()), 0)
+
+
+def test_blocks_that_fold_samples_into_each_other_share_a_derivative():
+    model = nn.Sequential(
+        nn.Linear(4, 8),
+        nn.Flatten(0, 1),
+        nn.Linear(8, 8),
+        nn.ReLU(),
+        nn.Linear(8, 8),
+        nn.Unflatten(0, (6, 4)),
+        nn.Flatten(),
+        nn.Linear(32, 3),
+    ).double()
+    x, y = tiny_batch()
+    batch = x.view(6, 4, 4), y
+    for more in ("", "tangents=3,combine=projection,"):
+        method = methods.find(f"forward:{more}structure=activity,at=block")
+        check_step(method, model, cross_entropy, batch, 0)
+    step = method.prepare(model, cross_entropy, 0)
+    step(batch, 0.1)
+    assert TOGETHER in step.notes()
+    with pytest.raises(UsageError, match="leave noise=batch out"):
+        shared = methods.find("forward:structure=activity,noise=batch,at=block")
+        shared.prepare(model, cross_entropy, 0)(batch, 0.1)
