@@ -84,7 +84,7 @@ class BlockActivityStep(BlockwiseStep):
             x = each(torch.Tensor.detach, output)
             moved = _noisy(x if carried is None else carried, self._for_all(noise))
         self.value, by_row = self.last.pushforward.derivatives(context, moved, batch[1])
-        self.derivatives = self._by_sample(by_row, len(batch[0]))
+        self.measured = self.derivatives = self._by_sample(by_row, len(batch[0]))
 
     def _push(self, block: Block, context: Context, moved: State) -> State:
         """A block's output with tangents; the next pass finds buffers, attributes and draws as this did."""

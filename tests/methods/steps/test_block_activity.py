@@ -144,3 +144,12 @@ def test_blocks_that_fold_samples_into_each_other_share_a_derivative():
     with pytest.raises(UsageError, match="leave noise=batch out"):
         shared = methods.find("forward:structure=activity,noise=batch,at=block")
         shared.prepare(model, cross_entropy, 0)(batch, 0.1)
+
+
+@pytest.mark.parametrize("k", [1, 3])
+def test_derivatives_are_told_before_they_are_clipped(k):
+    spec = f"forward:tangents={k},structure=activity,clip=1e-6,at=block"
+    step = methods.find(spec).prepare(net(), cross_entropy, 0)
+    step(tiny_batch(), 0.1)
+    assert step.measured.shape == (k, 6)
+    assert (step.measured.abs() > 1e-6).any()
