@@ -96,6 +96,7 @@ class BlockActivityStep(BlockwiseStep):
         """The derivatives of each sample, [k, B], from those of the loss's rows; or the batch's, [k, 1]."""
         if by_row.shape[1] == samples and not self.together:
             return by_row
+        self.together = True  # which a note tells
         if self.shared and samples > 1:
             raise UsageError(SHARED)
         return by_row.sum(1, keepdim=True)

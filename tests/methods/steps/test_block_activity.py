@@ -153,3 +153,17 @@ def test_derivatives_are_told_before_they_are_clipped(k):
     step(tiny_batch(), 0.1)
     assert step.measured.shape == (k, 6)
     assert (step.measured.abs() > 1e-6).any()
+
+
+def test_a_loss_with_other_rows_than_samples_is_said_to_have_one_derivative():
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 3)).double()
+    x, _ = tiny_batch()
+    batch = x.view(6, 4, 4), torch.zeros(6, 4, dtype=torch.long)
+
+    def loss(output, target):
+        return cross_entropy(output.flatten(0, 1), target.flatten())
+
+    step = methods.find("forward:structure=activity,at=block").prepare(model, loss, 0)
+    step(batch, 0.1)
+    assert step.derivatives.shape == (1, 1)
+    assert TOGETHER in step.notes()
