@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fgbench.errors import UsageError
-from fgbench.methods import Batch, Conditions, Loss
+from fgbench.methods import Batch, Conditions, Loss, trainable
 from fgbench.methods.steps.activity import SHARED, TOGETHER
 from fgbench.methods.steps.blocks import State, activation, each
 from fgbench.methods.steps.blockwise import Block, BlockwiseStep, in_order
@@ -20,6 +20,11 @@ from fgbench.pushforward.combine import of_samples
 from fgbench.pushforward.context import Context, attributes_kept, buffers_kept, draws_again
 from fgbench.pushforward.dual import Dual, dual_of, moving
 from fgbench.pushforward.structures import Fill
+
+MISSED = (
+    "forward:at=block has its noise on the first tensor that a block gives, which does not depend on {name}, "
+    "and would leave {name} untrained: use another structure, as structure=rank-one."
+)
 
 
 class BlockActivityStep(BlockwiseStep):
@@ -131,11 +136,21 @@ class BlockActivityStep(BlockwiseStep):
             cotangent = cotangent.expand_as(activated)  # of one sample, all rows have the same
         else:
             cotangent = (weights.reshape(*weights.shape, *[1] * (noise.dim() - 2)) * noise).sum(0)
-        return torch.autograd.grad(activated, block.parameters, cotangent, retain_graph=True)
+        return torch.autograd.grad(
+            activated, block.parameters, cotangent, retain_graph=True, materialize_grads=True
+        )
 
     def expected(self, gradient: Sequence[Tensor], model: nn.Module, batch: Batch) -> list[Tensor]:
-        """The estimate from the same noise, weighed by reverse mode's gradients of the blocks' outputs."""
+        """The estimate from the same noise, weighed by reverse mode's gradients of the blocks' outputs.
+
+        Raises:
+            NotImplementedError: a parameter has a gradient, but the noise on its block's output misses it.
+        """
         blocks, _, outputs = self.by_reverse_mode(model, batch)
+        missed = set().union(*map(_missed, blocks, outputs))
+        for (name, parameter), slope in zip(trainable(model).items(), gradient, strict=True):
+            if id(parameter) in missed and slope.any():
+                raise NotImplementedError(MISSED.format(name=name))
         value = self.loss(outputs[-1], batch[1])
         slopes = torch.autograd.grad(value, list(map(activation, outputs)), retain_graph=True)
         products = [self._for_all(n) * s for n, s in zip(self.drawn, slopes, strict=True)]
@@ -152,6 +167,13 @@ class BlockActivityStep(BlockwiseStep):
         """The functions that the engine had no rule for, and a note if samples depend on each other."""
         fallen = {text for block in self.blocks for text in block.pushforward.fallbacks}
         return [*[TOGETHER] * bool(self.together), *sorted(fallen)]
+
+
+def _missed(block: Block, output: State) -> set[int]:
+    """The ids of a block's parameters on which its output, where the noise is, does not depend."""
+    total = activation(output).sum()
+    found = torch.autograd.grad(total, block.parameters, retain_graph=True, allow_unused=True)
+    return {id(p) for p, slope in zip(block.parameters, found, strict=True) if slope is None}
 
 
 def _by_row(tensor: Tensor) -> Tensor:

@@ -167,3 +167,38 @@ def test_a_loss_with_other_rows_than_samples_is_said_to_have_one_derivative():
     step(batch, 0.1)
     assert step.derivatives.shape == (1, 1)
     assert TOGETHER in step.notes()
+
+
+class Halves(nn.Module):
+    """Two layers; what becomes of the second one is left to subclasses."""
+
+    def __init__(self):
+        super().__init__()
+        self.first, self.second = nn.Linear(16, 12), nn.Linear(16, 12)
+
+    def forward(self, x):
+        return self.first(x)
+
+
+class Pair(Halves):
+    def forward(self, x):
+        return self.first(x), self.second(x)
+
+
+class Sum(nn.Linear):
+    def forward(self, pair):
+        return super().forward(pair[0] + pair[1])
+
+
+def test_a_parameter_that_nothing_uses_stays():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), Halves(), nn.ReLU(), nn.Linear(12, 3)).double()
+    check_step(methods.find("forward:structure=activity,at=block"), model, cross_entropy, tiny_batch(), 0)
+
+
+def test_a_parameter_that_the_noise_cannot_reach_is_refused_by_name():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Flatten(), Pair(), Sum(12, 3)).double()
+    method = methods.find("forward:structure=activity,at=block")
+    with pytest.raises(NotImplementedError, match=r"1\.second\.weight untrained"):
+        check_step(method, model, cross_entropy, tiny_batch(), 0)
