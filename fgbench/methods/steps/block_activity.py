@@ -136,9 +136,10 @@ class BlockActivityStep(BlockwiseStep):
             cotangent = cotangent.expand_as(activated)  # of one sample, all rows have the same
         else:
             cotangent = (weights.reshape(*weights.shape, *[1] * (noise.dim() - 2)) * noise).sum(0)
-        return torch.autograd.grad(
+        found = torch.autograd.grad(
             activated, block.parameters, cotangent, retain_graph=True, materialize_grads=True
         )
+        return [f.to_dense() if f.layout == torch.sparse_coo else f for f in found]
 
     def expected(self, gradient: Sequence[Tensor], model: nn.Module, batch: Batch) -> list[Tensor]:
         """The estimate from the same noise, weighed by reverse mode's gradients of the blocks' outputs.

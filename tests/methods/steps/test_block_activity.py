@@ -6,6 +6,7 @@ from torch import nn
 
 from fgbench import methods
 from fgbench.errors import UsageError
+from fgbench.methods import Conditions
 from fgbench.methods.steps.activity import TOGETHER
 from fgbench.methods.steps.oracle import check_step
 from tests.builders import cross_entropy, flat, tiny_batch, updates
@@ -202,3 +203,13 @@ def test_a_parameter_that_the_noise_cannot_reach_is_refused_by_name():
     method = methods.find("forward:structure=activity,at=block")
     with pytest.raises(NotImplementedError, match=r"1\.second\.weight untrained"):
         check_step(method, model, cross_entropy, tiny_batch(), 0)
+
+
+@pytest.mark.parametrize("optimizer", ["sgd", "sgd:momentum=0.9", "adam"])
+def test_an_embedding_with_sparse_gradients_is_trained_by_any_optimiser(optimizer):
+    torch.manual_seed(0)
+    embedding = nn.Embedding(20, 4, sparse=True)
+    model = nn.Sequential(embedding, nn.Flatten(), nn.Linear(24, 3)).double()
+    batch = torch.arange(18).view(3, 6), torch.arange(3)
+    method = methods.find("forward:structure=activity,at=block")
+    check_step(method, model, cross_entropy, batch, 0, Conditions(optimizer=optimizer))
