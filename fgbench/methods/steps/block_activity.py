@@ -128,8 +128,10 @@ class BlockActivityStep(BlockwiseStep):
         flat = [_by_row(n.unsqueeze(1) if one else n).transpose(0, 1).double() for n in self.drawn]
         return torch.stack([rows @ rows.mT for rows in flat]).sum(0)
 
-    def _estimate(self, block: Block, output: State, noise: Tensor, weights: Tensor) -> Sequence[Tensor]:
-        """The chain rule through the block alone."""
+    def _estimate(
+        self, block: Block, output: State, noise: Tensor, weights: Tensor, *, again: bool = False
+    ) -> Sequence[Tensor]:
+        """The chain rule through the block alone, whose graph is freed if it is not needed `again`."""
         activated, weights = activation(output), weights.to(noise.dtype)
         if self.shared:
             cotangent = (weights.t() @ noise.view(len(noise), -1)).view(-1, *noise.shape[1:])
@@ -137,7 +139,7 @@ class BlockActivityStep(BlockwiseStep):
         else:
             cotangent = (weights.reshape(*weights.shape, *[1] * (noise.dim() - 2)) * noise).sum(0)
         found = torch.autograd.grad(
-            activated, block.parameters, cotangent, retain_graph=True, materialize_grads=True
+            activated, block.parameters, cotangent, retain_graph=again, materialize_grads=True
         )
         return [f.to_dense() if f.layout == torch.sparse_coo else f for f in found]
 
@@ -161,7 +163,7 @@ class BlockActivityStep(BlockwiseStep):
         by_sample = torch.stack(rows).sum(0)
         weights = self._weigh(by_sample)
         of_blocks = zip(blocks, outputs, self.drawn, strict=True)
-        found = [self._estimate(block, output, noise, weights) for block, output, noise in of_blocks]
+        found = [self._estimate(*of_block, weights, again=True) for of_block in of_blocks]
         return in_order(model, blocks, found)
 
     def notes(self) -> list[str]:
