@@ -9,13 +9,15 @@ call is the arithmetic.
 from __future__ import annotations
 
 import operator
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from itertools import count
 from types import FunctionType
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor, fx, nn
+from torch.fx.experimental import proxy_tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from fgbench.pushforward.program import Instruction, Record, Slot
@@ -34,8 +36,31 @@ def flat(function: Callable[..., Any], *tensors: Tensor) -> Callable[..., Any]:
     The code is called with a context (or None) and tensors of the same shapes. The function may write into
     its arguments and into tensors that it closes over; the latter must stay where they are in memory.
     """
-    graph = make_fx(function)(*(t.detach().clone() for t in tensors))
+    with _shapes_alone():
+        graph = make_fx(function)(*(t.detach().clone() for t in tensors))
     return _Straight(graph).code()
+
+
+@contextmanager
+def _shapes_alone() -> Iterator[None]:
+    """Inside, a trace notes of each value where its entries would be, which is all that is read here.
+
+    torch notes a fake tensor, and makes a mode for each: three quarters of the time of a trace.
+    """
+    before = proxy_tensor.extract_val
+
+    def noted(value: Any, *given: Any, **named: Any) -> Any:
+        if type(value) in (list, tuple):
+            return type(value)(map(noted, value))
+        if type(value) not in (Tensor, nn.Parameter) or value.layout != torch.strided:
+            return before(value, *given, **named)
+        return torch.empty_strided(value.shape, value.stride(), dtype=value.dtype, device="meta")
+
+    proxy_tensor.extract_val = noted  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        proxy_tensor.extract_val = before
 
 
 class _Straight:
