@@ -128,6 +128,12 @@ def test_a_part_that_is_absent_is_named(tmp_path: Path, monkeypatch: pytest.Monk
     assert drawn[1].reason == "no training in mlp-d8-w512-b8-digits-a-processor-2-threads"
 
 
+@pytest.mark.parametrize("arch", ["models/own.py:build", "models.own:build"])
+def test_a_users_own_model_is_called_by_its_files_name_and_its_function(tmp_path: Path, arch: str) -> None:
+    (comparison,) = comparisons([made_up.run(tmp_path, [group(4, arch=arch)])])
+    assert comparison.slug.startswith("own.build-d4")
+
+
 def setups(*runs: RunFolder) -> list[list[int]]:
     return [comparison.depths for comparison in comparisons(runs)]
 

@@ -212,4 +212,5 @@ def _headlines(targets: pd.DataFrame) -> pd.DataFrame:
 def _arch(spec: str) -> str:
     """The architecture's name; for a user's own, the last part of its file or package, and the function."""
     source, _, function = spec.rpartition(":")
-    return f"{Path(source).stem}.{function}" if source else spec
+    own = Path(source).stem if source.endswith(".py") else source.rpartition(".")[2]
+    return f"{own}.{function}" if source else spec
