@@ -64,8 +64,9 @@ Like = Annotated[
 Resume = Annotated[
     Path | None,
     typer.Option(
-        help="Continue a run that was cut off, where it stopped; takes no other options than --json, "
-        "--verbose and --dry-run. (default: none)",
+        help="Continue a run that was cut off, where it stopped, or add seeds to one that is done, as in "
+        "--seeds 7; takes no other options than --seeds, --slurm, --json, --verbose and --dry-run. "
+        "(default: none)",
         rich_help_panel=OUTPUT,
     ),
 ]

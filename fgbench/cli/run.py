@@ -87,12 +87,12 @@ def run(
         raise UsageError("--dry-run prints a plan and --json a result: leave one of them out.")
     given = {name for name in ctx.params if ctx.get_parameter_source(name).name == "COMMANDLINE"}  # type: ignore[union-attr]
     if resume is not None:
-        if given - {"resume", "slurm", "json_", "verbose", "dry_run"}:
+        if given - {"resume", "seeds", "slurm", "json_", "verbose", "dry_run"}:
             raise UsageError(
-                "--resume continues with the options that the run began with: give no others than --slurm, "
-                "--json, --verbose or --dry-run."
+                "--resume continues with the options that the run began with: give no others than --seeds, "
+                "to add some, --slurm, --json, --verbose or --dry-run."
             )
-        _resume(resume, slurm, dry_run, as_json=json_, detail=verbose)
+        _resume(resume, seeds, slurm, dry_run, as_json=json_, detail=verbose)
         return
     if repeat > 1 and json_:
         raise UsageError("--json prints one object for one run: leave --repeat out.")
@@ -182,8 +182,10 @@ def _learning_rate(asked: str) -> float | tuple[float, ...] | None:
     return rates if len(rates) > 1 else next(iter(rates), None)
 
 
-def _resume(path: Path, slurm: Sequence[str], dry_run: bool, **shown: bool) -> None:
+def _resume(path: Path, seeds: int | None, slurm: Sequence[str], dry_run: bool, **shown: bool) -> None:
     folder, config = stored.begun(path)
+    if seeds is not None:
+        config = stored.with_more_seeds(folder, config, seeds)
     if dry_run and "cluster" in folder.facts():  # whose plan is made by a task of the cluster
         cluster_resumed(folder.facts()["cluster"], slurm)
         _show_plan(config)
@@ -192,9 +194,11 @@ def _resume(path: Path, slurm: Sequence[str], dry_run: bool, **shown: bool) -> N
     if dry_run:
         _show_plan(config)
         return
-    if slurm:
-        with folder.held():
+    with folder.held():
+        if slurm:
             folder.note(cluster=cluster)
+        if seeds is not None:
+            folder.ask_for_seeds(seeds)
     _run(plan, folder, contracts, **shown)
 
 

@@ -1,4 +1,4 @@
-"""Runs that begin from stored ones: `--like` another, or `--resume` of one that was cut off."""
+"""Runs that begin from stored ones: `--like` another, or `--resume` of one that was cut off or gets seeds."""
 
 from __future__ import annotations
 
@@ -112,6 +112,24 @@ def begun(path: Path) -> tuple[RunFolder, Config]:
             f"with that version, or start a new run with --like {path}."
         )
     return folder, Config.from_facts(facts["config"])
+
+
+def with_more_seeds(folder: RunFolder, config: Config, seeds: int) -> Config:
+    """A stored run's config with more seeds than it had.
+
+    Raises:
+        UsageError: they are not more, or the run trains nothing.
+    """
+    import dataclasses
+
+    path = folder.path
+    if not config.train:
+        raise UsageError(f"--seeds: {path} was made with --time-only and trains nothing: leave it out.")
+    if seeds <= config.seeds:
+        raise UsageError(
+            f"--seeds {seeds}: {path} has {config.seeds} already; give more to add to them, or leave it out."
+        )
+    return dataclasses.replace(config, seeds=seeds)
 
 
 def resumed(

@@ -68,7 +68,7 @@ def collect(source: Path) -> Found:
 
 def doubts_of(run: RunFolder) -> list[str]:
     """The warnings of a run's report."""
-    return doubts(summarise(run), run.read("ratios"), run.read("samples"))
+    return doubts(summarise(run), run.read("ratios"), run.read("samples"), run.seeds_before)
 
 
 def environment(run: RunFolder) -> list[tuple[str, str]]:

@@ -64,7 +64,7 @@ def show(folder: RunFolder, *, as_json: bool = False, detail: bool = False) -> b
         detail: print all columns, the parts of a step and every doubt.
     """
     summary = summarise(folder)
-    warnings = doubts(summary, folder.read("ratios"), folder.read("samples"))
+    warnings = doubts(summary, folder.read("ratios"), folder.read("samples"), folder.seeds_before)
     curves = curves_to_the_end(within_budget(folder.read("curves")), folder.read("jobs"))
     found = aa_rows(folder), split(folder), by_target(folder), curves, variants_of(folder)
     result = _Result(summary, *found, folder.facts()["config"].get("memory_budget"), warnings)

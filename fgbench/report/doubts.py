@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import astuple
 
 import pandas as pd
@@ -26,13 +26,16 @@ PRODUCT = 1.1  # the ratio while training may be beyond the timed one's interval
 ARM = ["group", "role", "method", "process"]
 
 
-def doubts(summary: pd.DataFrame, ratios: pd.DataFrame, samples: pd.DataFrame) -> list[str]:
+def doubts(
+    summary: pd.DataFrame, ratios: pd.DataFrame, samples: pd.DataFrame, seeds_before: Sequence[int] = ()
+) -> list[str]:
     """The warnings, as whole sentences, the most important first.
 
     Args:
         summary: a row for each method of each group, as of `summarise`.
         ratios: rows of ratios.csv, including the A/A repeats.
         samples: rows of samples.csv.
+        seeds_before: how many seeds the run had before more were added, each time.
     """
     timed = samples[~samples["warm_up"].astype(bool) & (samples["role"] != Role.ALONE)]
     # A reader may see only the first few.
@@ -46,7 +49,7 @@ def doubts(summary: pd.DataFrame, ratios: pd.DataFrame, samples: pd.DataFrame) -
         *_alone_doubts(ratios),
         *_product_doubts(summary),
         *_resolution_doubts(summary),
-        *_seed_doubts(summary),
+        *_seed_doubts(summary, seeds_before),
     ]
 
 
@@ -206,12 +209,19 @@ def _resolution_doubts(summary: pd.DataFrame) -> Iterator[str]:
         )
 
 
-def _seed_doubts(summary: pd.DataFrame) -> Iterator[str]:
+def _seed_doubts(summary: pd.DataFrame, before: Sequence[int]) -> Iterator[str]:
+    if before:
+        yield (
+            f"seeds were added to the {' and then the '.join(map(str, before))} that this run had: an "
+            "interval that is looked at again until it decides is wrong more often than it says; where that "
+            "matters, settle the number beforehand."
+        )
     runs = summary["runs"].dropna()
     if len(runs) and runs.max() < FEW_SEEDS:
         yield (
             f"{int(runs.max())} seed{'s are' if runs.max() > 1 else ' is'} few for a time to target; "
-            f"--seeds {FEW_SEEDS} or more narrows its interval."
+            f"--seeds {FEW_SEEDS} or more narrows its interval, and --resume RUN --seeds {FEW_SEEDS} "
+            "adds them."
         )
 
 

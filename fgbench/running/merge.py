@@ -96,6 +96,7 @@ def merge(runs: Sequence[RunFolder], out: Path, keep: str, watcher: Watcher) -> 
             **{key: facts[-1][key] for key in ("command", "reference", "environment")},
             "config": _config([own["config"] for own in facts]),
             "groups": list(groups.values()),
+            **_seeds_before(facts),
             "merged": [named(run, own) for run, own in zip(runs, facts, strict=True)],
         },
     )
@@ -153,6 +154,12 @@ def _config(configs: Sequence[Row]) -> Row:
     own = every(max, "seeds", "processes") | every(any, "time", "train", "isolated")
     lists = {n: union(n) for n in ("archs", "depths") if n in configs[-1]}
     return {**configs[-1], **own, **lists, "shard": ""}
+
+
+def _seeds_before(facts: Sequence[Row]) -> Row:
+    """To how many seeds more were added in any of the runs; nothing where none were."""
+    before = {count for own in facts for count in own.get("seeds_before", ())}
+    return {"seeds_before": sorted(before)} if before else {}
 
 
 # ---- one group in several runs

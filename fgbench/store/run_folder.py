@@ -127,6 +127,21 @@ class RunFolder:
         """
         self._write({**self.facts(), **facts})
 
+    @property
+    def seeds_before(self) -> list[int]:
+        """How many seeds the run had each time that more were asked for."""
+        found: list[int] = self.facts().get("seeds_before", [])
+        return found
+
+    def ask_for_seeds(self, seeds: int) -> None:
+        """Put another number of seeds into the config, and note what it was; the caller must hold the run.
+
+        Raises:
+            ResultsError: it cannot be written.
+        """
+        config = self.facts()["config"]
+        self.note(config={**config, "seeds": seeds}, seeds_before=[*self.seeds_before, config["seeds"]])
+
     def append(self, table: str, *rows: Mapping[str, Any]) -> None:
         """Append rows to a table; they are on their way to the disk when this returns."""
         with _writing(self._file(table)) as file:

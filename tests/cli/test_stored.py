@@ -8,9 +8,10 @@ import pytest
 
 from fgbench.cli.stored import LISTED, like, the_run
 from fgbench.errors import ResultsError, UsageError
-from fgbench.plan import Config
+from fgbench.plan import Config, make_plan
+from fgbench.running.start import new_run
 from fgbench.store.run_folder import find_runs
-from tests.builders import run_folder
+from tests.builders import config, run_folder
 from tests.cli.test_commands import fgbench_says
 from tests.cli.test_run import SMALL, refused
 
@@ -49,8 +50,22 @@ def test_where_there_is_no_run_a_line_says_so(tmp_path: Path) -> None:
 
 
 def test_what_resume_takes_is_what_its_line_says(main: Path) -> None:
-    line = refused("--resume", str(main), "--seeds", "9")
-    assert "give no others than --slurm, --json, --verbose or --dry-run" in line
+    line = refused("--resume", str(main), "--width", "9")
+    assert "give no others than --seeds, to add some, --slurm, --json, --verbose or --dry-run" in line
+
+
+def test_seeds_can_only_be_added_and_only_to_a_run_that_trains(tmp_path: Path) -> None:
+    run, _ = new_run(make_plan(config(seeds=3)), tmp_path)
+    for number in ("2", "3"):
+        line = refused("--resume", str(run.path), "--seeds", number)
+        assert f"--seeds {number}: {run.path} has 3 already; give more to add to them" in line
+    done = fgbench_says("run", "--resume", str(run.path), "--seeds", "4", "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert run.facts()["config"]["seeds"] == 3, "a dry run adds none"
+    run.note(config={**run.facts()["config"], "train": False})
+    assert "was made with --time-only and trains nothing" in refused(
+        "--resume", str(run.path), "--seeds", "4"
+    )
 
 
 def test_a_dry_run_of_a_resume_sends_no_task_to_the_cluster(main: Path, monkeypatch) -> None:

@@ -30,10 +30,14 @@ def said(
     summary: pd.DataFrame | None = None,
     ratios: pd.DataFrame | None = None,
     blocks: list[dict[str, object]] | None = None,
+    seeds_before: tuple[int, ...] = (),
 ) -> list[str]:
     none = ratio_rows()
     return doubts(
-        group() if summary is None else summary, none if ratios is None else ratios, samples(*(blocks or ()))
+        group() if summary is None else summary,
+        none if ratios is None else ratios,
+        samples(*(blocks or ())),
+        seeds_before,
     )
 
 
@@ -195,3 +199,9 @@ def test_alone_and_interleaved_that_disagree_are_both_shown(low: float, high: fl
     assert len(found) == differs
     if differs:
         assert "[2.9, 3.1]" in found[0] or "[2.90, 3.10]" in found[0]
+
+
+def test_that_seeds_were_added_is_said() -> None:
+    (line,) = said(seeds_before=(3, 5))
+    assert "added to the 3 and then the 5 that this run had" in line
+    assert "looked at again until it decides" in line

@@ -187,7 +187,10 @@ class TestTheSameGroup:
         assert set(folder.read("ratios")["processes"]) == {4}
 
     def test_has_each_seed_once_and_says_so(self, run, merged):
-        folder, notes = merged(run("a", time=False, seeds=3), run("b", time=False))
+        more = run("a", time=False, seeds=3)
+        more.note(seeds_before=[2])
+        folder, notes = merged(more, run("b", time=False))
+        assert folder.seeds_before == [2], "that seeds were added is not forgotten"
         curves = folder.read("curves")
         assert set(curves["seed"]) == {1, 2, 3}
         assert not curves.duplicated(["method", "seed", "iteration"]).any()

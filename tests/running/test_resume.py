@@ -5,6 +5,7 @@ The workers are scripted, the runner and its files are real, in a process of its
 
 from __future__ import annotations
 
+import dataclasses
 import multiprocessing
 import random
 import resource
@@ -243,6 +244,19 @@ def test_tuning_and_training_whose_worker_died_are_done_again_and_nothing_else(
     trained = folder.read("jobs").query("phase == 'train'").groupby(["group", "seed"])["method"].agg(set)
     assert all(found == set(METHODS) for found in trained)
     assert len(trained) == 2 * 3
+
+
+def test_a_run_with_seeds_added_is_one_that_had_them_from_the_beginning(whole, tmp_path, monkeypatch):
+    expected, _ = whole
+    folder = new_folder(tmp_path)
+    monkeypatch.setattr(group_run, "work", Faulty())
+    contracts = {g.name: "c0" for g in PLAN.groups}
+    fewer = dataclasses.replace(PLAN, config=dataclasses.replace(PLAN.config, seeds=2))
+    run_plan(fewer, folder, contracts, Recorder())
+    assert rows(folder) != expected
+    script = resumed(folder, monkeypatch)
+    assert rows(folder) == expected
+    assert {request["phase"] for request in script.requests} == {"train"}, "nothing else is done again"
 
 
 def test_the_checkpoint_of_a_seed_whose_worker_died_stays_until_it_is_finished(tmp_path, monkeypatch):

@@ -196,7 +196,7 @@ def test_whoever_does_not_hold_a_run_changes_nothing_in_it(tmp_path, monkeypatch
         monkeypatch.setattr(stored, "resumed", lambda *_arguments: (Plan(config(), ()), {}, None))
         monkeypatch.setattr("fgbench.running.duration.expected_seconds", lambda plan: 1.0)
         with pytest.raises(UsageError, match="another fgbench is writing"):
-            _resume(folder.path, (), as_json=False, dry_run=False)
+            _resume(folder.path, None, (), as_json=False, dry_run=False)
         assert folder.facts() == before
 
 
