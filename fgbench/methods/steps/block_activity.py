@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from fgbench.errors import UsageError
 from fgbench.methods import Batch, Conditions, Loss, trainable
 from fgbench.methods.steps.activity import SHARED, TOGETHER
-from fgbench.methods.steps.blocks import State, activation, each
+from fgbench.methods.steps.blocks import State, activation, check_state, each
 from fgbench.methods.steps.blockwise import Block, BlockwiseStep, in_order
 from fgbench.methods.steps.options import ForwardOptions
 from fgbench.methods.steps.spaces import samples_meet
@@ -62,9 +62,10 @@ class BlockActivityStep(BlockwiseStep):
         outputs, meet, state = [], [], x
         attributes, buffers = attributes_kept(self.model), buffers_kept(self.model)
         with draws_again(x.device), attributes as changed, buffers:
-            for block in self.blocks:
-                meet.append(self.together is None and samples_meet(block.pushforward, state))
-                state = block.module(state)
+            for number, block in enumerate(self.blocks, 1):
+                given, state = state, block.module(state)
+                check_state(state, number, self.name)
+                meet.append(self.together is None and samples_meet(block.pushforward, given))
                 outputs.append(activation(state))
         self.carries = self.carries or bool(changed)
         k, first = self.options.tangents, 1 if self.shared else 0  # the first dimension counts samples

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from itertools import chain, pairwise
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from fgbench.errors import UsageError
@@ -29,6 +29,25 @@ def each(change: Callable[..., Any], *states: State) -> State:
 def activation(state: State) -> Any:
     """The activation in a state, without the input that skips the layers."""
     return state[0] if isinstance(state, tuple) else state
+
+
+def check_state(state: State, number: int, method: str) -> None:
+    """Check that a block gives what goes from block to block.
+
+    Args:
+        state: what it gave.
+        number: the block's place, from 1.
+        method: the method's name, for the message.
+
+    Raises:
+        UsageError: it is no tensor, and no pair of them.
+    """
+    parts = state if isinstance(state, tuple) else (state,)
+    if not all(isinstance(part, Tensor) for part in parts):
+        raise UsageError(
+            f"{method} hands one tensor from block to block, but block {number} gives a "
+            f"{type(state).__name__}: let its last layer give a tensor."
+        )
 
 
 def cut(model: nn.Module, count: int, method: str) -> list[nn.Module]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from fgbench.errors import UsageError
 from fgbench.methods import Batch, Conditions, Loss, Part, Step, trainable
 from fgbench.methods.steps.auxiliary import Auxiliaries
-from fgbench.methods.steps.blocks import State, activation, cut, each
+from fgbench.methods.steps.blocks import State, activation, check_state, cut, each
 from fgbench.methods.steps.call_with import CallWith
 from fgbench.methods.steps.update import Update
 from fgbench.pushforward.context import draws_again, state_kept
@@ -134,8 +134,9 @@ class BlockwiseStep(Step):
         """The shapes of the inner blocks' outputs for one sample, and the number of logits."""
         shapes, state = [], x
         with draws_again(x.device), state_kept(self.model):
-            for block in self.blocks:
+            for number, block in enumerate(self.blocks, 1):
                 state = block.module(state)
+                check_state(state, number, self.name)
                 shapes.append(list(activation(state).shape[1:]))
         return shapes[:-1], shapes[-1][0]
 

@@ -83,6 +83,21 @@ def test_a_model_that_cannot_be_cut_is_refused(model, said):
         methods.find("forward:structure=activity,at=block").prepare(model.double(), cross_entropy, 0)
 
 
+class Named(nn.Linear):
+    """A layer that gives its output by name, and takes it so."""
+
+    def forward(self, x):
+        return {"hidden": super().forward(x["hidden"] if isinstance(x, dict) else x)}
+
+
+@pytest.mark.parametrize("spec", ["forward:structure=activity,at=block", "local-guess", "local-losses"])
+def test_a_block_that_gives_no_tensor_is_refused_with_what_it_gives(spec):
+    model = nn.Sequential(nn.Flatten(), nn.Linear(16, 12), Named(12, 12), Named(12, 3)).double()
+    step = methods.find(spec).prepare(model, cross_entropy, 0)
+    with pytest.raises(UsageError, match=r"hands one tensor from block to block, but block 2 gives a dict"):
+        step(tiny_batch(), 0.0)
+
+
 class Counting(nn.Linear):
     """A layer that counts its passes, and whose output depends on their number."""
 
