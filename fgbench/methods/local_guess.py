@@ -46,7 +46,8 @@ class LocalGuess(Method):
     space: str = option(
         "batch-weight",
         "what is perturbed. weight: weights of each sample's own; batch-weight: the weights that the batch "
-        "shares; activation: the block's output",
+        "shares, all of a block together; batch-tensor: the same, but each weight tensor by itself, with a "
+        "derivative of its own, as in the authors' code; activation: the block's output",
         choices=tuple(SPACES),
     )
     aux: str = option("linear", HELP, choices=KINDS)
@@ -55,7 +56,8 @@ class LocalGuess(Method):
     summary: ClassVar[str] = "forward gradient along a guess from each block's own loss, or a random one"
     source: ClassVar[str] = "Fournier et al. 2023 (arXiv 2306.06968)"
     costs: ClassVar[str] = (
-        "1 product a layer, those of the guess, and with target=global the tangents of all blocks before"
+        "1 product a layer, those of the guess, and with target=global the tangents of all blocks before; "
+        "space=batch-tensor has as many tangents as a block has weight tensors, elsewhere it has one"
     )
     worth: ClassVar[str] = (
         "no formula but for random guesses: along n numbers of a block, cosine about √(1/n)"
@@ -69,11 +71,12 @@ class LocalGuess(Method):
     @property
     def queries(self) -> int:
         """1 for the value; 2 for reverse mode within the blocks, or 1 if only the last block needs it; and
-        the tangents, each of which goes through the blocks behind its own, on average half the model.
+        the tangents, each of which goes through the blocks behind its own, on average half the model: one a
+        block, or with space=batch-tensor one a weight tensor, for which two a block are counted.
         """
         back = 1 if self.guess in ENTRIES and self.space != "activation" else 2
         along = -(-self.blocks // 2) if self.target == "global" else 1
-        return 1 + back + along
+        return 1 + back + along * (2 if self.space == "batch-tensor" else 1)
 
     def prepare(self, model: nn.Module, loss: Loss, seed: int, conditions: Conditions = PLAIN) -> Step:
         """Bind to a model; random guesses and auxiliary networks depend on `seed` alone."""
@@ -159,16 +162,17 @@ class LocalGuessStep(BlockwiseStep):
             elif moved is None:
                 moved = own
             else:
-                earlier = block.pushforward.push(Context(index, {}, first=False), moved)
+                behind = Context(len(activation(moved).tangents), {}, first=False)
+                earlier = block.pushforward.push(behind, moved)
                 moved = each(_joined, earlier, own)
             x = each(primal_of, own)
             self.outputs.append(output if self.space.records else None)
         with draws_again(batch[0].device, moved is not None):
             self._forward_last(x, batch[1])
         if moved is not None:
-            context, last = Context(len(self.inner), {}, first=False), self.last.pushforward
+            context, last = Context(len(activation(moved).tangents), {}, first=False), self.last.pushforward
             _, found = last.derivatives(context, last.push(context, moved), batch[1])
-            self.derivatives = list(found)
+            self.derivatives = list(found.split(list(map(self.space.tangents, self.inner))))
 
     def _look(self, index: int, block: Block, x: State, target: Tensor, *, again: bool) -> State:
         """Run a block without tangents, and find its guess; None where that is not needed."""
@@ -192,14 +196,16 @@ class LocalGuessStep(BlockwiseStep):
         self.outputs = []
 
     def _estimate(self, index: int, block: Block, output: State, derivatives: Tensor) -> list[Tensor]:
-        """The estimate for a block's parameters, from the derivatives along its guess, [batch] or [1]."""
+        """The estimate for a block's parameters, from derivatives along its guess, [k, batch] or [k, 1]."""
         guess = self.guesses[index]
         squared = self.space.inner(guess, guess)
         assert self.together is not None
-        if self.together[index] or len(derivatives) < len(squared):
-            derivatives, squared = derivatives.sum(0, keepdim=True), squared.sum(0, keepdim=True)
-        elif not self.space.by_sample:
-            derivatives = derivatives.sum(0, keepdim=True)
+        if not self.space.by_sample:
+            derivatives = derivatives.sum(1)
+        elif self.together[index] or derivatives.shape[1] < len(squared):
+            derivatives, squared = derivatives.sum(1), squared.sum(0, keepdim=True)
+        else:
+            (derivatives,) = derivatives
         weights = derivatives / (squared + torch.finfo(squared.dtype).tiny)
         return self.space.estimate(block, output, guess, weights)
 
@@ -209,6 +215,7 @@ class LocalGuessStep(BlockwiseStep):
         found = by_block(model, blocks, gradient)
         for index, target in enumerate(targets):
             products = self.space.inner(target, self.guesses[index])
+            products = products.unsqueeze(0 if self.space.by_sample else 1)
             found[index] = self._estimate(index, blocks[index], outputs[index], products)
         return in_order(model, blocks, found)
 
@@ -243,7 +250,7 @@ class LocalGuessStep(BlockwiseStep):
 
 
 def _joined(earlier: Dual, own: Dual) -> Dual:
-    """Append the block's own tangent to those of earlier blocks."""
+    """Append the block's own tangents to those of earlier blocks."""
     return Dual(torch.cat([earlier.stack, own.tangents]))
 
 

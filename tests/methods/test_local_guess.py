@@ -25,7 +25,8 @@ from tests.methods.blockwise import (
 
 TARGETS = ("global", "local")
 GUESSES = ("random", "rademacher", "local", "ntk", "fixed-ntk")
-SPACES = ("weight", "batch-weight", "activation")
+SPACES = ("weight", "batch-weight", "batch-tensor", "activation")
+SHARED = ("batch-weight", "batch-tensor")  # the whole batch has the same weights
 RATE = 0.5
 
 
@@ -51,7 +52,7 @@ def convnet_by_hand(model: nn.Module) -> list[nn.Module]:
 
 def gradient_in(space: str, part: nn.Module, x: Tensor, loss) -> list[Tensor]:
     """Of `loss(output)` with respect to a part's weights, every sample's own weights, or its output."""
-    if space == "batch-weight":
+    if space in SHARED:
         return list(torch.autograd.grad(loss(part(x)), list(part.parameters())))
     if space == "activation":
         output = part(x).detach().requires_grad_()
@@ -64,16 +65,16 @@ def gradient_in(space: str, part: nn.Module, x: Tensor, loss) -> list[Tensor]:
 
 def projected(space: str, part: nn.Module, x: Tensor, target, guess, together: bool) -> list[Tensor]:
     """⟨T, G⟩ / ‖G‖² · G as a gradient of the part's weights."""
-    samples = (
-        [slice(None)] if together or space == "batch-weight" else [slice(i, i + 1) for i in range(len(x))]
-    )
+    if space == "batch-tensor":
+        return [(t * g).sum() / g.square().sum() * g for t, g in zip(target, guess, strict=True)]
+    samples = [slice(None)] if together or space in SHARED else [slice(i, i + 1) for i in range(len(x))]
     along = [torch.zeros_like(g) for g in guess]
     for rows in samples:
         product = sum(float((t[rows] * g[rows]).sum()) for t, g in zip(target, guess, strict=True))
         squared = sum(float(g[rows].square().sum()) for g in guess)
         for into, g in zip(along, guess, strict=True):
             into[rows] = product / squared * g[rows]
-    if space == "batch-weight":
+    if space in SHARED:
         return along
     if space == "weight":
         return [a.sum(0) for a in along]
@@ -131,14 +132,14 @@ def test_its_estimate_is_that_of_the_simulation(target, guess, space):
             assert off < 1e-9, (build.__name__, aux)
 
 
-@pytest.mark.parametrize("space", ["batch-weight", "activation"])
+@pytest.mark.parametrize("space", ["batch-weight", "batch-tensor", "activation"])
 @pytest.mark.parametrize("guess", ["rademacher", "local"])
 def test_samples_share_a_derivative_just_where_batch_statistics_are_behind_the_block(guess, space):
     spec, model = spec_of(guess=guess, space=space), small_convnet(normalised=True)
     assert off_simulation(spec, model, convnet_by_hand, [True, False]) < 1e-9
 
 
-@pytest.mark.parametrize("space", ["batch-weight", "activation"])
+@pytest.mark.parametrize("space", ["batch-weight", "batch-tensor", "activation"])
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("blocks", [2, 4])
 def test_residual_networks_and_their_halves(blocks, target, space):
@@ -165,7 +166,7 @@ def test_what_torch_fx_cannot_trace_runs_all_the_same(space):
 
 
 @pytest.mark.parametrize("guess", ["rademacher", "local"])
-@pytest.mark.parametrize("space", ["batch-weight", "activation"])
+@pytest.mark.parametrize("space", ["batch-weight", "batch-tensor", "activation"])
 @pytest.mark.parametrize("target", TARGETS)
 def test_dropout_drops_the_same_units_on_every_way_through_a_block(target, space, guess):
     torch.manual_seed(0)
@@ -177,7 +178,7 @@ def test_dropout_drops_the_same_units_on_every_way_through_a_block(target, space
 
 
 @pytest.mark.parametrize("guess", ["random", "local"])
-@pytest.mark.parametrize("space", ["batch-weight", "activation"])
+@pytest.mark.parametrize("space", ["batch-weight", "batch-tensor", "activation"])
 @pytest.mark.parametrize("target", TARGETS)
 def test_running_statistics_move_once_a_step(target, space, guess):
     model, reference = small_resnet(), small_resnet()
@@ -306,6 +307,7 @@ def test_notes_say_that_samples_depend_on_each_other_only_where_they_have_deriva
         (spec_of(guess="random"), 1 + 1 + 4),
         (spec_of(guess="random", space="activation", blocks=16), 1 + 2 + 8),
         (spec_of("local"), 1 + 2 + 1),
+        (spec_of(space="batch-tensor"), 1 + 2 + 8),
     ],
 )
 def test_queries_are_the_value_reverse_mode_and_the_tangents_way(spec, queries):

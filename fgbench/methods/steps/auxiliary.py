@@ -95,10 +95,11 @@ class Auxiliaries:
         return slope
 
     def derivatives(self, index: int, state: State, target: Tensor) -> Tensor:
-        """Derivatives of the auxiliary loss along a state's only tangent, in forward mode: [batch] or [1]."""
-        context, pushforward = Context(1, {}), self.pushforwards[index]
-        output = pushforward.push(context, activation(state))
-        return pushforward.derivatives(context, output, target)[1][0]
+        """Derivatives of the auxiliary loss along k tangents by forward mode, [k, batch] or [k, 1]."""
+        moved = activation(state)
+        context, pushforward = Context(len(moved.tangents), {}), self.pushforwards[index]
+        output = pushforward.push(context, moved)
+        return pushforward.derivatives(context, output, target)[1]
 
     def owe(self, learning_rate: float) -> None:
         """Mark the networks' own update as due; it waits for the next step, so that this can be checked."""

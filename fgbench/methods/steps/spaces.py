@@ -2,7 +2,8 @@
 
 A guess is a list of tensors: one for each trained parameter of the block, of shape [*shape], or
 [batch, *shape] where each sample has weights of its own; or one for the block's output, [batch, …].
-Derivatives are [batch] where each sample has its own, and [1] where samples share one.
+Derivatives are [batch] where each sample has its own, [1] where samples share one, and [parameters] where
+each parameter has its own.
 """
 
 from __future__ import annotations
@@ -42,6 +43,10 @@ class Space(ABC):
         """The shapes of a guess; `output` is the shape of the block's output for one sample."""
         return [(samples, *p.shape) for p in block.parameters]
 
+    def tangents(self, block: Block) -> int:
+        """How many tangents a block's guess is."""
+        return 1
+
     @abstractmethod
     def of_slope(self, block: Block, x: State, output: State, slope: Tensor) -> list[Tensor]:
         """A loss's gradient in this space, by reverse mode in the block alone.
@@ -55,7 +60,7 @@ class Space(ABC):
 
     @abstractmethod
     def push(self, block: Block, x: State, output: State, guess: Guess, *, first: bool) -> State:
-        """The block's output with the guess as its one tangent, by forward mode.
+        """The block's output with the guess as its tangents, by forward mode.
 
         `output` is the block's output for `x` if it ran before. If it did not, `first` is true, and running
         statistics are updated now.
@@ -97,6 +102,32 @@ class BatchWeight(Space):
     def inner(self, one: Guess, other: Guess) -> Tensor:
         """The inner product over all parameters of the block, [1]."""
         return torch.stack([(a * b).sum() for a, b in zip(one, other, strict=True)]).sum(0, keepdim=True)
+
+
+class BatchTensor(BatchWeight):
+    """Weights that the whole batch shares, each parameter by itself: a tangent for each."""
+
+    def tangents(self, block: Block) -> int:
+        """The number of the block's parameters."""
+        return len(block.parameters)
+
+    def push(self, block: Block, x: State, output: State, guess: Guess, *, first: bool) -> State:
+        """As of `Space`; the tangents have zeros for all parameters but one each."""
+        count, along = len(guess), {}
+        for index, (parameter, own) in enumerate(zip(block.parameters, guess, strict=True)):
+            entries = own.new_zeros(count, *own.shape)
+            entries[index] = own
+            along[id(parameter)] = Full(entries)
+        moved = block.pushforward.push(Context(count, along, first=first), x)
+        return each(lambda part: moving(part, count), moved)
+
+    def estimate(self, block: Block, output: State, guess: Guess, weights: Tensor) -> list[Tensor]:
+        """Each parameter's guess, scaled by its own weight."""
+        return [weight * own for weight, own in zip(weights, guess, strict=True)]
+
+    def inner(self, one: Guess, other: Guess) -> Tensor:
+        """The inner product of each parameter's, [parameters]."""
+        return torch.stack([(a * b).sum() for a, b in zip(one, other, strict=True)])
 
 
 class Weight(Space):
@@ -155,6 +186,7 @@ class Activation(Space):
 SPACES: dict[str, Callable[[], Space]] = {
     "weight": Weight,
     "batch-weight": BatchWeight,
+    "batch-tensor": BatchTensor,
     "activation": Activation,
 }
 
