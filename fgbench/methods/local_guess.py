@@ -50,6 +50,12 @@ class LocalGuess(Method):
         "derivative of its own, as in the authors' code; activation: the block's output",
         choices=tuple(SPACES),
     )
+    scale: str = option(
+        "projection",
+        "how the estimate is scaled. projection: ⟨T, G⟩ / ‖G‖² · G, as in the paper; none: ⟨T, G⟩ · G, "
+        "whose mean is T for random guesses, for which the authors' code has it",
+        choices=("projection", "none"),
+    )
     aux: str = option("linear", HELP, choices=KINDS)
     blocks: int = option(8, "how many blocks the model is cut into, or as many as it has", minimum=1)
 
@@ -63,10 +69,18 @@ class LocalGuess(Method):
         "no formula but for random guesses: along n numbers of a block, cosine about √(1/n)"
     )
 
+    def __post_init__(self) -> None:
+        """Refuse options that contradict each other, before anything runs."""
+        if self.scale == "none" and self.guess not in ENTRIES:
+            raise UsageError(
+                "local-guess: scale=none is for guess=random and guess=rademacher, and "
+                f"guess={self.guess} has a length of its own: leave it out."
+            )
+
     @property
     def unbiased(self) -> bool:
-        """Biased: even for random guesses of n numbers the mean is the gradient divided by n."""
-        return False
+        """Random guesses of the end-to-end gradient are, unless scaled: then their mean is 1/n of it."""
+        return self.scale == "none" and self.target == "global"
 
     @property
     def queries(self) -> int:
@@ -206,6 +220,8 @@ class LocalGuessStep(BlockwiseStep):
             derivatives, squared = derivatives.sum(1), squared.sum(0, keepdim=True)
         else:
             (derivatives,) = derivatives
+        if self.options.scale == "none":
+            return self.space.estimate(block, output, guess, derivatives)
         weights = derivatives / (squared + torch.finfo(squared.dtype).tiny)
         return self.space.estimate(block, output, guess, weights)
 

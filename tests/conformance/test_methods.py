@@ -53,6 +53,7 @@ AT_BLOCKS = (
 PARTICULAR = ("local-losses", "local-guess", "dfa", "fdfa", *MICRO_BATCHES, *SHARED_NOISE, *AT_BLOCKS)
 REFUSED_ALONE = (
     *("forward:noise=batch", "forward:at=block", "forward:entries=gaussian", "backprop:segments=sqrt"),
+    "local-guess:scale=none",
     *(f"{name}:sampling={s}" for name in ("forward", "spsa") for s in ("uniform", "adaptive")),
 )
 
@@ -63,6 +64,7 @@ TOGETHER = [
     "forward:tangents=3,structure=fixed-angle,angle=30",
     "forward:tangents=5,structure=sphere,chunk=2,store=seed",
     "forward:tangents=3,combine=sum",
+    *(f"local-guess:guess=random,scale=none,space={s}" for s in ("batch-tensor", "activation")),
     "forward:tangents=3,clip=0.01",
     "forward:tangents=3,scale=variance",
     "forward:structure=rank-one,entries=gaussian",

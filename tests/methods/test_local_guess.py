@@ -63,15 +63,17 @@ def gradient_in(space: str, part: nn.Module, x: Tensor, loss) -> list[Tensor]:
     return [torch.stack(by_sample[i :: len(own[0])]) for i in range(len(own[0]))]
 
 
-def projected(space: str, part: nn.Module, x: Tensor, target, guess, together: bool) -> list[Tensor]:
-    """⟨T, G⟩ / ‖G‖² · G as a gradient of the part's weights."""
+def projected(options, part: nn.Module, x: Tensor, target, guess, together: bool) -> list[Tensor]:
+    """⟨T, G⟩ / ‖G‖² · G as a gradient of the part's weights; with scale=none not divided by ‖G‖²."""
+    space, divided = options.space, options.scale == "projection"
     if space == "batch-tensor":
-        return [(t * g).sum() / g.square().sum() * g for t, g in zip(target, guess, strict=True)]
+        along = [(t * g).sum() * g for t, g in zip(target, guess, strict=True)]
+        return [a / g.square().sum() if divided else a for a, g in zip(along, guess, strict=True)]
     samples = [slice(None)] if together or space in SHARED else [slice(i, i + 1) for i in range(len(x))]
     along = [torch.zeros_like(g) for g in guess]
     for rows in samples:
         product = sum(float((t[rows] * g[rows]).sum()) for t, g in zip(target, guess, strict=True))
-        squared = sum(float(g[rows].square().sum()) for g in guess)
+        squared = sum(float(g[rows].square().sum()) for g in guess) if divided else 1.0
         for into, g in zip(along, guess, strict=True):
             into[rows] = product / squared * g[rows]
     if space in SHARED:
@@ -100,7 +102,7 @@ def simulated(step, model: nn.Module, parts: list[nn.Module], batch: Batch, toge
         if options.guess not in ("random", "rademacher"):
             role = TRAINED if options.guess == "local" else STILL
             guess = gradient_in(options.space, part, x, auxiliary(role))
-        found += projected(options.space, part, x, target, guess, together[index])
+        found += projected(options, part, x, target, guess, together[index])
         x = part(x).detach()
     found += torch.autograd.grad(cross_entropy(parts[-1](x), y), list(parts[-1].parameters()))
     return flat(found)
@@ -130,6 +132,15 @@ def test_its_estimate_is_that_of_the_simulation(target, guess, space):
             spec = spec_of(target, guess, space, aux=aux)
             off = off_simulation(spec, build(), by_hand, [target == "local"] * 3)
             assert off < 1e-9, (build.__name__, aux)
+
+
+@pytest.mark.parametrize("space", SPACES)
+@pytest.mark.parametrize("guess", ["random", "rademacher"])
+def test_random_guesses_that_are_not_scaled_are_those_of_the_simulation(guess, space):
+    for target in TARGETS:
+        spec = spec_of(target, guess, space, scale="none")
+        assert off_simulation(spec, small_convnet(), convnet_by_hand, [target == "local"] * 3) < 1e-9
+        assert methods.find(spec).unbiased == (target == "global")
 
 
 @pytest.mark.parametrize("space", ["batch-weight", "batch-tensor", "activation"])
@@ -280,6 +291,13 @@ def test_weights_of_each_sample_want_samples_that_do_not_meet(layer):
     step = prepared(spec_of(space="weight"), nn.Sequential(nn.Flatten(), *layers).double())
     with pytest.raises(UsageError, match="space=batch-weight or space=activation"):
         step(small_batch(), 0.1)
+
+
+def test_guesses_that_have_a_length_of_their_own_are_scaled() -> None:
+    with pytest.raises(
+        UsageError, match="scale=none is for guess=random and guess=rademacher, and guess=ntk"
+    ):
+        methods.find(spec_of(guess="ntk", scale="none"))
 
 
 @pytest.mark.parametrize("execution", ["compile", "cudagraph"])
