@@ -121,6 +121,7 @@ class LocalGuessStep(BlockwiseStep):
         self.records = self.space.records or not (self.drawn or self.space.by_sample)
         self.looks = self.space.records or not self.drawn or not self.end_to_end
         self.together: list[bool] | None = None
+        self.alone = False  # whether all batches so far had a single sample, of which nothing can be told
 
     def roles(self) -> dict[str, bool]:
         """Trained auxiliary networks for a local guess or target; untrained ones for the guesses `…ntk`."""
@@ -131,8 +132,8 @@ class LocalGuessStep(BlockwiseStep):
     def get_ready(self, batch: Batch) -> None:
         """Make the auxiliary networks, and find out behind which blocks samples depend on each other."""
         super().get_ready(batch)
-        if self.together is None:
-            self.together = self._meetings(batch[0])
+        if self.together is None or self.alone:
+            self.together, self.alone = self._meetings(batch[0]), len(batch[0]) == 1
 
     def _draw(self, batch: Batch) -> None:
         super()._draw(batch)

@@ -150,6 +150,15 @@ def test_samples_share_a_derivative_just_where_batch_statistics_are_behind_the_b
     assert off_simulation(spec, model, convnet_by_hand, [True, False]) < 1e-9
 
 
+def test_a_first_batch_of_one_sample_does_not_make_later_ones_share_a_derivative():
+    step, (x, y) = prepared(spec_of(guess="random", space="activation"), small_mlp()), small_batch()
+    seen = []
+    for size in (1, len(x)):
+        step((x[:size], y[:size]), 0.1)
+        seen.append(step.together)
+    assert seen == [[True] * 3, [False] * 3]
+
+
 @pytest.mark.parametrize("space", ["batch-weight", "batch-tensor", "activation"])
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("blocks", [2, 4])

@@ -60,18 +60,19 @@ class BlockActivityStep(BlockwiseStep):
         if x.shape in self.noise:
             return
         outputs, meet, state = [], [], x
+        unknown = self.together is None and len(x) > 1  # of a single sample it cannot be told
         attributes, buffers = attributes_kept(self.model), buffers_kept(self.model)
         with draws_again(x.device), attributes as changed, buffers:
             for number, block in enumerate(self.blocks, 1):
                 given, state = state, block.module(state)
                 check_state(state, number, self.name)
-                meet.append(self.together is None and samples_meet(block.pushforward, given))
+                meet.append(unknown and samples_meet(block.pushforward, given))
                 outputs.append(activation(state))
         self.carries = self.carries or bool(changed)
         k, first = self.options.tangents, 1 if self.shared else 0  # the first dimension counts samples
         shapes = [(k, *output.shape[first:]) for output in outputs]
         self.noise[x.shape] = [output.new_empty(shape) for output, shape in zip(outputs, shapes, strict=True)]
-        if self.together is None:
+        if unknown:
             self.together = any(meet[1:]) or any(len(output) != len(x) for output in outputs)
 
     def _draw(self, batch: Batch) -> None:

@@ -65,6 +65,14 @@ def test_batches_of_another_size_have_noise_of_their_own():
         assert [len(noise[0]) for noise in step.drawn] == [size, size]
 
 
+def test_a_first_batch_of_one_sample_does_not_make_later_ones_share_a_derivative():
+    step = methods.find("forward:structure=activity,at=block").prepare(net(), cross_entropy, 0)
+    x, y = tiny_batch()
+    for size in (1, len(x)):
+        step((x[:size], y[:size]), 0.1)
+        assert step.derivatives.shape == (1, size)
+
+
 def test_statistics_are_updated_once():
     model, other = net(nn.BatchNorm1d(12)), net(nn.BatchNorm1d(12))
     methods.find("forward:structure=activity,at=block").prepare(model, cross_entropy, 0)(tiny_batch(), 0.1)
