@@ -30,6 +30,7 @@ MOST_PROGRAMS = 256
 # small, and tracing it takes seconds.
 LONGEST_FLAT = 3_200
 DRAWS = "it draws random numbers by itself"  # why a course is not settled
+FOLLOWED = "the model's Python runs in every step ({why}), which takes longer than straight-line code"
 
 
 class UntraceableError(Exception):
@@ -53,6 +54,12 @@ class Pushforward:
     def fallbacks(self) -> list[str]:
         """The functions that ran without a rule of their own so far, in words."""
         return sorted(self._fallbacks)
+
+    @property
+    def followed(self) -> list[str]:
+        """In words, why passes so far run the model's own Python; empty where none does."""
+        programs = (program for program in self.programs.values() if isinstance(program, str))
+        return [FOLLOWED.format(why=why) for why in sorted({*self.settled.values(), *programs}) if why]
 
     @torch.no_grad()
     def __call__(

@@ -241,6 +241,9 @@ def test_a_course_is_settled_where_only_shapes_decide_it(ask, settled):
 
     pushforward = check(Asks(), inputs())
     assert [why == "" for why in pushforward.settled.values()] == [settled]
+    assert [note.partition(" (")[0] for note in pushforward.followed] == [
+        "the model's Python runs in every step"
+    ] * (not settled)
     model = pushforward.model
     for batch in ((1000 * inputs(), inputs()), (inputs(3), inputs(3))):
         tangents = drawn(model, 2)

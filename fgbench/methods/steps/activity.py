@@ -288,9 +288,9 @@ class ActivityStep(Step):
         return [self.fill.generator, *self.drawer.generators]
 
     def notes(self) -> list[str]:
-        """The functions that the engine had no rule for, and a note if samples depend on each other."""
+        """Functions without a rule, why Python runs in each step, and if samples depend on each other."""
         meet = self.ready and self.layouts is None
-        return [TOGETHER, *self.pushforward.fallbacks] if meet else self.pushforward.fallbacks
+        return [*[TOGETHER] * meet, *self.pushforward.fallbacks, *self.pushforward.followed]
 
 
 def _by_jvp(

@@ -158,8 +158,8 @@ class PushforwardStep(ForwardStep):
         return self.drawer.generators
 
     def notes(self) -> list[str]:
-        """Which functions had no rule, and ran by PyTorch's forward mode."""
-        return self.pushforward.fallbacks
+        """Functions without a rule, which ran by PyTorch's forward mode, and why Python runs in each step."""
+        return [*self.pushforward.fallbacks, *self.pushforward.followed]
 
 
 def _factor(options: ForwardOptions, size: int, count: int) -> float:
