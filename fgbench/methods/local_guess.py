@@ -63,7 +63,7 @@ class LocalGuess(Method):
     source: ClassVar[str] = "Fournier et al. 2023 (arXiv 2306.06968)"
     costs: ClassVar[str] = (
         "1 product a layer, those of the guess, and with target=global the tangents of all blocks before; "
-        "space=batch-tensor has as many tangents as a block has weight tensors, elsewhere it has one"
+        "a block has one, or with space=batch-tensor one for each of its weight tensors"
     )
     worth: ClassVar[str] = (
         "no formula but for random guesses: along n numbers of a block, cosine about √(1/n)"
