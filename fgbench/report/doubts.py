@@ -213,7 +213,7 @@ def _seed_doubts(summary: pd.DataFrame, before: Sequence[int]) -> Iterator[str]:
     if before:
         yield (
             f"seeds were added to the {' and then the '.join(map(str, before))} that this run had: an "
-            "interval that is looked at again until it decides is wrong more often than once in 20 times; where "
+            "interval that is looked at again until it decides is wrong more often than once in 20; where "
             "that matters, settle the number beforehand."
         )
     runs = summary["runs"].dropna()
