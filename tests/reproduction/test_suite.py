@@ -70,7 +70,9 @@ def test_the_multi_tangent_paper_is_followed_at_its_rates_for_its_epochs():
         found = jobs.configs(fc.settings(scale))
         assert [config.width for config in found.values()] == list(widths)
         for config in found.values():
-            assert (config.batches, config.seeds, config.patience, config.optimizer) == ((64,), 3, 10, "sgd")
+            # The paper has three seeds, which leave its losses of width 256 undecided.
+            assert config.seeds == (7 if (scale, config.width) == ("paper", 256) else 3)
+            assert (config.batches, config.patience, config.optimizer) == ((64,), 10, "sgd")
             assert config.max_iterations == 200 * (50_000 // 64)
             forward = [methods.find(spec) for spec in config.methods[1:]]
             assert {(m.structure, m.noise, m.entries) for m in forward} == {("activity", "batch", "gaussian")}
