@@ -195,7 +195,7 @@ def _resume(path: Path, seeds: int | None, slurm: Sequence[str], dry_run: bool, 
         _show_plan(config)
         return
     with folder.held():
-        if slurm:
+        if cluster is not None:
             folder.note(cluster=cluster)
         if seeds is not None:
             folder.ask_for_seeds(seeds)

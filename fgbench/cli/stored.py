@@ -155,7 +155,9 @@ def resumed(
     if cluster is None:
         plan = make_plan(config)
     else:
-        plan, environment = planned(config, {**cluster}, folder.path.parent)
+        now = {**cluster}  # the jobs keep the name that they were submitted with
+        plan, environment = planned(config, now, folder.path.parent)
+        cluster = {**cluster, "units": now["units"]}
     if changed := what_changed(facts, plan, environment):
         raise UsageError(
             f"--resume {folder.path}: it would not be the same run any more ({changed}); start a new run "

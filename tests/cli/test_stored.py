@@ -6,10 +6,12 @@ from pathlib import Path
 
 import pytest
 
+from fgbench.cli import stored
 from fgbench.cli.stored import LISTED, like, the_run
+from fgbench.cluster.run import units_of
 from fgbench.errors import ResultsError, UsageError
 from fgbench.plan import Config, make_plan
-from fgbench.running.start import new_run
+from fgbench.running.start import environment_for, new_run
 from fgbench.store.run_folder import find_runs
 from tests.builders import config, run_folder
 from tests.cli.test_commands import fgbench_says
@@ -66,6 +68,20 @@ def test_seeds_can_only_be_added_and_only_to_a_run_that_trains(tmp_path: Path) -
     assert "was made with --time-only and trains nothing" in refused(
         "--resume", str(run.path), "--seeds", "4"
     )
+
+
+def test_seeds_added_to_a_run_on_a_cluster_are_units_of_it(tmp_path: Path, monkeypatch) -> None:
+    def planned(config, cluster, _out):
+        plan = make_plan(config)
+        cluster |= {"name": "another", "units": units_of(plan)}
+        return plan, environment_for(plan)
+
+    monkeypatch.setattr(stored, "planned", planned)
+    first = {"on": "local", "options": {}, "setup": [], "name": "first", "units": {}}
+    run, _ = new_run(make_plan(config(seeds=2)), tmp_path, cluster=first)
+    plan, _, cluster = stored.resumed(run, stored.with_more_seeds(run, config(seeds=2), 4))
+    assert plan.config.seeds == cluster["units"]["train"][0] == 4
+    assert cluster["name"] == "first", "its jobs are found by that"
 
 
 def test_a_dry_run_of_a_resume_sends_no_task_to_the_cluster(main: Path, monkeypatch) -> None:
