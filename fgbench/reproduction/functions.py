@@ -256,7 +256,7 @@ def _run(case: Case, spec: str, seed: int, dtype: torch.dtype) -> Iterator[dict[
         begin = perf_counter()
         for _ in range(iteration - done):
             losses.append(step(batch, rate))
-        spent += perf_counter() - begin
+        spent += perf_counter() - begin if losses else 0.0
         done = iteration
         value = loss(model(batch[0]), batch[1]).detach()
         best = min(best, _lowest([*losses, value]))
