@@ -212,18 +212,14 @@ class LocalGuessStep(BlockwiseStep):
 
     def _estimate(self, index: int, block: Block, output: State, derivatives: Tensor) -> list[Tensor]:
         """The estimate for a block's parameters, from derivatives along its guess, [k, batch] or [k, 1]."""
-        guess = self.guesses[index]
-        squared = self.space.inner(guess, guess)
+        guess, by_sample = self.guesses[index], self.space.by_sample
         assert self.together is not None
-        if not self.space.by_sample:
-            derivatives = derivatives.sum(1)
-        elif self.together[index] or derivatives.shape[1] < len(squared):
-            derivatives, squared = derivatives.sum(1), squared.sum(0, keepdim=True)
-        else:
-            (derivatives,) = derivatives
-        if self.options.scale == "none":
-            return self.space.estimate(block, output, guess, derivatives)
-        weights = derivatives / (squared + torch.finfo(squared.dtype).tiny)
+        shared = by_sample and (self.together[index] or derivatives.shape[1] < len(guess[0]))
+        weights = derivatives[0] if by_sample and not shared else derivatives.sum(1)
+        if self.options.scale == "projection":
+            squared = self.space.inner(guess, guess)
+            squared = squared.sum(0, keepdim=True) if shared else squared
+            weights = weights / (squared + torch.finfo(squared.dtype).tiny)
         return self.space.estimate(block, output, guess, weights)
 
     def expected(self, gradient: Sequence[Tensor], model: nn.Module, batch: Batch) -> list[Tensor]:
