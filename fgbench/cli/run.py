@@ -58,7 +58,7 @@ def run(
     target_loss: ask.TargetLoss = Config.target_loss,
     target_accuracy: ask.TargetAccuracy = Config.target_accuracy,
     lr: ask.LearningRate = ask.SEARCH,
-    lr_decay: ask.LrDecay = Config.lr_decay,
+    lr_decay: ask.LrDecay = "0",
     optimizer: ask.Optimizer = [Config.optimizer],  # noqa: B006
     max_train_seconds: ask.MaxTrainSeconds = None,
     max_iterations: ask.MaxIterations = None,
@@ -129,7 +129,7 @@ def run(
         train=not time_only,
         isolated=isolated,
         shard=shard,
-        lr_decay=lr_decay,
+        lr_decay=_number_or_text(lr_decay),
         target_accuracy=target_accuracy,
         max_iterations=max_iterations,
         max_queries=max_queries,
@@ -180,6 +180,13 @@ def _learning_rate(asked: str) -> float | tuple[float, ...] | None:
     except ValueError:
         raise UsageError(f"--lr {asked}: must be a number, several with commas, or {ask.SEARCH}.") from None
     return rates if len(rates) > 1 else next(iter(rates), None)
+
+
+def _number_or_text(asked: str) -> float | str:
+    try:
+        return float(asked)
+    except ValueError:
+        return asked
 
 
 def _resume(path: Path, seeds: int | None, slurm: Sequence[str], dry_run: bool, **shown: bool) -> None:

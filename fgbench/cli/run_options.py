@@ -243,10 +243,12 @@ LearningRate = Annotated[
     ),
 ]
 LrDecay = Annotated[
-    float,
+    str,
     typer.Option(
-        min=0.0,
-        help="Multiply the learning rate by exp(-lr_decay · i) at step i.",
+        help="How the learning rate decays: a number d, which multiplies it by exp(-d · i) at step i; "
+        "step:every=1000,factor=0.1; or cosine:warmup=0, which ends at 0 with the last step. "
+        "(default: it stays)",
+        show_default=False,
         rich_help_panel=TRAINING,
     ),
 ]

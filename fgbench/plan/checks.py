@@ -6,6 +6,7 @@ from fgbench.errors import UsageError
 from fgbench.methods import BEST, check_execution
 from fgbench.plan.config import DTYPES, TF32, Config
 from fgbench.specs.options import OR
+from fgbench.training.decay import decay_of
 from fgbench.training.target import WORDS, share_asked
 
 COUNTS = ("width", "validation_size", "seeds", "processes")
@@ -94,8 +95,11 @@ def _check_numbers(config: Config) -> None:
     for rate in rates if isinstance(rates, tuple) else (rates,):
         if rate is not None:
             _positive("--lr", rate)
-    if not 0 <= config.lr_decay < float("inf"):
-        raise UsageError(f"--lr-decay {config.lr_decay:g}: must be 0 or a positive number.")
+    endless = config.max_iterations is None and config.max_queries is None
+    if decay_of(config.lr_decay).needs_an_end and endless:
+        raise UsageError(
+            f"--lr-decay {config.lr_decay}: ends with the last step; give --max-iterations or --max-queries."
+        )
 
 
 def _check_targets(config: Config) -> None:

@@ -47,7 +47,8 @@ class Config:
             be several.
         target_loss, target_accuracy: several are separated by commas.
         learning_rate: None for a rate that is searched for each method.
-        lr_decay: multiplies the learning rate by exp(-lr_decay · i) at step i.
+        lr_decay: a number d, which multiplies the learning rate by exp(-d · i) at step i; or a spec, as in
+            `fgbench.training.decay`.
         optimizer: several are separated by `|`; each method's search chooses one.
         max_train_seconds, max_iterations, max_queries: limits of one training job; a query is an evaluation
             of the model, of which a step counts as a method's `queries`.
@@ -89,7 +90,7 @@ class Config:
     train: bool = True
     isolated: bool = False
     shard: str = ""
-    lr_decay: float = 0.0
+    lr_decay: float | str = 0.0
     target_accuracy: str = ""
     max_iterations: int | None = None
     max_queries: int | None = None

@@ -10,6 +10,7 @@ from fgbench.measurement.clock import clock_for
 from fgbench.plan import Config
 from fgbench.running.arms import LEARNING_RATE
 from fgbench.running.matched import Matched
+from fgbench.training.decay import decay_of
 from fgbench.training.loop import STRETCH, Budget, Grid, Rate, Trainee
 from fgbench.training.pacing import Pace
 
@@ -22,13 +23,13 @@ class Protocol:
 
     Attributes:
         budget: the limits of a job.
-        decay: decay of the learning rate per step, as in `Rate`.
+        decay: how the learning rate decays, as in `--lr-decay`.
         every: most steps between evaluations; None where that is still to be found.
         first: fewest steps between evaluations, as at the start.
     """
 
     budget: Budget
-    decay: float = 0.0
+    decay: float | str = 0.0
     every: int | None = None
     first: int = STRETCH
 
@@ -51,16 +52,16 @@ def trainee(matched: Matched, spec: str, rate: float, protocol: Protocol) -> Tra
     conditions = matched.conditions_of(spec)
     method = methods.chosen(spec, conditions)
     step = methods.prepare(method, model, matched.loss, matched.seed, conditions)
-    patience = protocol.budget.patience
+    patience, most_steps = protocol.budget.patience, protocol.budget.steps(method.queries)
     return Trainee(
         model,
         step,
         matched.loss,
-        Rate(rate, protocol.decay),
+        Rate(rate, decay_of(protocol.decay), most_steps),
         matched.data,
         matched.order,
         clock_for(matched.device),
-        protocol.budget.steps(method.queries),
+        most_steps,
         math.inf if patience is None else patience * matched.order.epoch,
     )
 

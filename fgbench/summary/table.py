@@ -18,6 +18,7 @@ from fgbench.summary.losses import LOSSES, losses_of_runs
 from fgbench.summary.ratios import cells
 from fgbench.summary.targets import chance_of, headline, target_cells, with_endings
 from fgbench.summary.worth import ALL, worth_cells
+from fgbench.training.decay import decay_of
 
 GROUP_COLUMNS = (
     "arch",
@@ -122,7 +123,7 @@ def _of_group(tables: Mapping[str, pd.DataFrame], group: str) -> dict[str, pd.Da
 
 def protocol(config: Mapping[str, Any]) -> str:
     """How learning rates were found and what ended a training job, in words, from a stored config."""
-    rate, decay = config.get("learning_rate"), config.get("lr_decay") or 0
+    rate, decay = config.get("learning_rate"), decay_of(config.get("lr_decay", 0.0)).in_words()
     rates = "learning rates searched for each method alike"
     if rate is not None:
         several = isinstance(rate, list | tuple)
@@ -137,11 +138,7 @@ def protocol(config: Mapping[str, Any]) -> str:
         )
         if config.get(name)
     ]
-    return (
-        rates
-        + (f", · exp(−{decay:g} i) at step i" if decay else "")
-        + f"; {' or '.join(limits)} a run" * bool(limits)
-    )
+    return rates + (f", {decay}" * bool(decay)) + f"; {' or '.join(limits)} a run" * bool(limits)
 
 
 def aa_rows(run: RunFolder) -> pd.DataFrame:

@@ -18,6 +18,7 @@ from fgbench.measurement.clock import Clock
 from fgbench.methods import Batch, Loss, Step
 from fgbench.training.batches import BatchOrder
 from fgbench.training.beginning import Beginning
+from fgbench.training.decay import STAYS, Decay
 from fgbench.training.randomness import OwnRandomness
 
 EVALUATION_BATCH = 1024  # most samples in a batch of an evaluation
@@ -119,14 +120,15 @@ class Grid:
 
 @dataclass(frozen=True)
 class Rate:
-    """A learning rate that decays: initial · exp(-decay · i) at step i, as in Baydin et al. 2022."""
+    """A learning rate, and how it decays over a job of at most `steps` steps."""
 
     initial: float
-    decay: float = 0.0
+    decay: Decay = STAYS
+    steps: float = math.inf
 
     def at(self, iteration: int) -> float:
         """The learning rate of a step, counted from 0."""
-        return self.initial * math.exp(-self.decay * iteration)
+        return self.initial * self.decay.at(iteration, self.steps)
 
 
 class Trainee:

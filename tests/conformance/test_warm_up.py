@@ -22,6 +22,7 @@ from fgbench.measurement.clock import Reading
 from fgbench.methods import Conditions
 from fgbench.specs import registry
 from fgbench.training.batches import BatchOrder
+from fgbench.training.decay import Exponential
 from fgbench.training.loop import Rate, Trainee
 from tests.builders import built_model, cross_entropy, tiny_data
 
@@ -82,7 +83,9 @@ def trainee(spec: str, arch: str, clock: Any = None, **conditions: str) -> Train
     except UsageError as error:
         pytest.skip(str(error))
     order = BatchOrder(32, 8, 0)
-    return Trainee(model, step, cross_entropy, Rate(RATE, 0.01), data, order, clock or QuietClock())
+    return Trainee(
+        model, step, cross_entropy, Rate(RATE, Exponential(0.01)), data, order, clock or QuietClock()
+    )
 
 
 def doubled(images: torch.Tensor) -> torch.Tensor:

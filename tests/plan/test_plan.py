@@ -94,7 +94,11 @@ class TestBadInput:
             ({"target_loss": "1.0,low"}, "--target-loss low: must be a number, a share of"),
             ({"target_accuracy": "90"}, "--target-accuracy 90: must be above 0 and at most 1"),
             ({"target_accuracy": "0.5,x"}, "--target-accuracy x: must be a number"),
-            ({"lr_decay": -1e-4}, "--lr-decay -0.0001: must be 0 or a positive number"),
+            (
+                {"lr_decay": -1e-4},
+                "--lr-decay -0.0001: must be a number from 0 on, step:every=1000,factor=0.1",
+            ),
+            ({"lr_decay": "cosine"}, "--lr-decay cosine: ends with the last step; give --max-iterations or"),
             ({"max_iterations": 0}, "--max-iterations 0: must be at least 1"),
             ({"max_queries": 0}, "--max-queries 0: must be at least 1"),
             ({"patience": 0}, "--patience 0: must be at least 1"),

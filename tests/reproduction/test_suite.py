@@ -12,6 +12,7 @@ from fgbench.reproduction.loading import load, names
 from fgbench.reproduction.scale import SCALES
 from fgbench.specs import registry
 from fgbench.specs.options import split_spec
+from fgbench.training.decay import decay_of
 
 EXPERIMENTS = [(paper, e) for paper in names() for e in load(paper).experiments]
 IDS = [f"{paper}-{e.name}" for paper, e in EXPERIMENTS]
@@ -100,6 +101,19 @@ def test_the_first_paper_is_followed_for_its_steps():
         }
         assert {c.learning_rate for c in trained} == rates
         assert {len(c.methods) for c in trained} == {4}
+
+
+def test_the_third_papers_rate_is_divided_by_5_after_every_30_of_its_epochs():
+    (table,) = load("fournier2023").only(["table"])
+    epoch = 50_000 // 128
+    for config in jobs.configs(table.settings("full")).values():
+        decay, steps = decay_of(config.lr_decay), config.max_iterations
+        assert steps == 100 * epoch
+        firsts = [0, 30 * epoch, 60 * epoch, 90 * epoch]
+        assert [decay.at(i, steps) for i in firsts] == pytest.approx([1, 0.2, 0.04, 0.008])
+        assert [decay.at(i - 1, steps) for i in (*firsts[1:], steps)] == pytest.approx([1, 0.2, 0.04, 0.008])
+    for scale in ("laptop", "paper"):
+        assert all(c.max_iterations < 30 * epoch for c in jobs.configs(table.settings(scale)).values())
 
 
 def test_only_takes_names_that_there_are():

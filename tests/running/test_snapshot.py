@@ -34,7 +34,7 @@ SPECS = (
     "local-guess:guess=ntk,target=local",
 )
 KINDS = (Evaluated, Failed)
-PROTOCOL = Protocol(Budget(600.0, iterations=30), decay=0.01, every=3, first=3)
+PROTOCOL = Protocol(Budget(600.0, iterations=30), decay="cosine:warmup=5", every=3, first=3)
 
 
 class StoppedError(Exception):

@@ -15,6 +15,7 @@ from torch import nn
 from fgbench import methods
 from fgbench.training import loop
 from fgbench.training.batches import BatchOrder
+from fgbench.training.decay import Exponential
 from fgbench.training.loop import (
     EVALUATION_BATCH,
     STEPS_PER_READING,
@@ -175,7 +176,7 @@ def test_the_learning_rate_decays_as_in_the_first_paper():
             return torch.tensor(1.0)
 
     one = trainee(step=Recording())
-    one.rate = Rate(2e-4, 1e-4)
+    one.rate = Rate(2e-4, Exponential(1e-4))
     one.advance(3)
     one.advance(STEPS_PER_READING + 1)
     assert seen == [2e-4 * math.exp(-1e-4 * i) for i in range(STEPS_PER_READING + 4)]
