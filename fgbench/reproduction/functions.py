@@ -13,7 +13,6 @@ import math
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from time import perf_counter
@@ -25,7 +24,6 @@ import torch
 from torch import Tensor
 
 from fgbench import functions, methods
-from fgbench.errors import UsageError
 from fgbench.measurement.clock import HostClock
 from fgbench.measurement.interleave import (
     MINIMUM_ROUNDS,
@@ -39,6 +37,7 @@ from fgbench.measurement.interleave import (
 from fgbench.measurement.statistics import Estimate, median_interval
 from fgbench.methods.steps.oracle import check_step
 from fgbench.plan.config import REFERENCE
+from fgbench.reproduction._function_cases import Case, cases_of, dtype_of
 from fgbench.reproduction.suite import Note
 from fgbench.running.messages import Failed, Message
 from fgbench.running.reporting import failures_reported
@@ -48,48 +47,11 @@ KEY = ["function", "n", "method"]
 CURVE_COLUMNS = [*KEY, "seed", "iteration", "seconds", "value", "best", "x0", "x1"]
 TIMING_COLUMNS = [*KEY, "round", "position", "warm_up", "steps", "seconds"]
 FIGURES = ("final", "best", "time_ratio")
-DTYPES = {"float32": torch.float32, "float64": torch.float64}
 POINTS = {True: 200, False: 40}  # of a curve; more for n = 2, where it is also drawn as a path
+WHOLE_CURVES = 160  # so many seeds keep their curve; of those beyond, which narrow an interval, the two ends
 # Short blocks in many rounds: in a long block the scheduler would let other programs in again and again.
 BLOCK_SECONDS, MAXIMUM_ROUNDS, WARM_UP_SHARE = 5e-4, 300, 0.2
 STEP_SECONDS = {True: 0.5e-3, False: 0.2e-3}  # by whether the method draws; on one core, eager
-
-
-@dataclass(frozen=True)
-class Case:
-    """One function in n dimensions.
-
-    Attributes:
-        function: the function's registered name.
-        n: the number of dimensions.
-        learning_rates: by method spec; only these methods are run.
-        iterations: the steps of every run.
-        seeds: how many runs a method that draws has; None for as many as the experiment's other cases.
-    """
-
-    function: str
-    n: int
-    learning_rates: Mapping[str, float]
-    iterations: int
-    seeds: int | None = None
-
-    @property
-    def name(self) -> str:
-        """The beginning of its figure keys."""
-        return f"{self.function}/{self.n}"
-
-    def problem(self, dtype: torch.dtype) -> tuple[functions.Point, methods.Loss, methods.Batch]:
-        """The point, loss and batch of `functions.as_problem`."""
-        return functions.as_problem(functions.find(self.function), self.n, dtype)
-
-    def seeds_of(self, spec: str, usual: int) -> range:
-        """The seeds to run a method with; a method that draws nothing needs only one."""
-        return range((self.seeds or usual) if self.draws(spec) else 1)
-
-    def draws(self, spec: str) -> bool:
-        """Whether a method's steps depend on a seed."""
-        model, loss, _ = self.problem(torch.float64)
-        return bool(methods.find(spec).prepare(model, loss, 0).generators())
 
 
 def seconds(settings: Mapping[str, Any]) -> float:
@@ -101,19 +63,19 @@ def seconds(settings: Mapping[str, Any]) -> float:
     Raises:
         UsageError: as `measure` does.
     """
-    return sum(_case_seconds(case, settings) for case in _cases(settings))
+    return sum(_case_seconds(case, settings) for case in cases_of(settings))
 
 
 def measure(settings: Mapping[str, Any], folder: Path, note: Note) -> None:
     """Run every method of every case, and time their steps side by side.
 
     Writes `functions.csv.gz`, a thinned curve for each run (value, lowest value so far, seconds of the
-    steps alone, the point's first two coordinates), and `timing.csv.gz`, every timed block. A run whose
-    value is no longer finite ends there, with the value inf.
+    steps alone; for n = 2 the point), and `timing.csv.gz`, every timed block. A run whose value is no longer
+    finite ends there, with the value inf.
 
     Args:
         settings: `cases` (tables of `function`, `n`, `learning_rates` by method spec, `iterations`, and of
-            its own `seeds` where it has more or fewer), `seeds`, `dtype` (float64 where left out),
+            its own `seeds`, as in `Case`), `seeds`, `dtype` (float64 where left out),
             `timing_seconds` for each case.
         folder: an existing folder.
         note: is told what is being done and the share that is done.
@@ -122,12 +84,12 @@ def measure(settings: Mapping[str, Any], folder: Path, note: Note) -> None:
         UsageError: a function, a size, a method or a dtype is unknown; raised before anything runs.
     """
     total, done = seconds(settings), 0.0
-    dtype = _dtype(settings)
+    dtype = dtype_of(settings)
     with (
         _table(folder, "functions", CURVE_COLUMNS) as add_curve,
         _table(folder, "timing", TIMING_COLUMNS) as add_samples,
     ):
-        for case in _cases(settings):
+        for case in cases_of(settings):
             for spec in case.learning_rates:
                 runs = case.seeds_of(spec, settings["seeds"])
                 for seed in runs:
@@ -147,7 +109,7 @@ def figure_names(settings: Mapping[str, Any]) -> set[str]:
     """The keys that `figures` gives; raises as `measure`."""
     return {
         f"{case.name}/{spec}/{figure}"
-        for case in _cases(settings)
+        for case in cases_of(settings)
         for spec in case.learning_rates
         for figure in FIGURES
     }
@@ -192,9 +154,9 @@ def draw(folder: Path, out: Path, claims: Mapping[str, float]) -> list[Path]:
     from fgbench.reproduction._function_curves import curves_chart
     from fgbench.reproduction._function_figures import figures_chart
 
-    found, charts = figures(folder), {}
+    found, charts, curves = figures(folder), {}, _read(folder, "functions")
     with print_style():
-        for function, rows in _read(folder, "functions").groupby("function", sort=False):
+        for function, rows in curves[curves["seed"] < WHOLE_CURVES].groupby("function", sort=False):
             name, sizes = str(function), sorted({int(n) for n in rows["n"]})
             for n in sorted({sizes[-1], *(n for n in sizes if n == 2)}):
                 charts[f"curves_{name}_n{n}"] = curves_chart(name, n, rows[rows["n"] == n], claims)
@@ -209,29 +171,6 @@ def draw(folder: Path, out: Path, claims: Mapping[str, float]) -> list[Path]:
 def _read(folder: Path, table: str) -> pd.DataFrame:
     packed = folder / f"{table}.csv.gz"
     return pd.read_csv(packed if packed.exists() else packed.with_suffix(""))  # as older versions wrote it
-
-
-def _cases(settings: Mapping[str, Any]) -> list[Case]:
-    found: list[Case] = []
-    for table in settings["cases"]:
-        try:
-            case = Case(**table)
-        except TypeError as error:
-            raise UsageError(f"case {dict(table)}: {error}") from error
-        if case.name in (other.name for other in found):
-            raise UsageError(f"case {case.name} is given twice: give all its methods in one case.")
-        case.problem(_dtype(settings))
-        for spec in case.learning_rates:
-            methods.find(spec)
-        found.append(case)
-    return found
-
-
-def _dtype(settings: Mapping[str, Any]) -> torch.dtype:
-    name = settings.get("dtype", "float64")
-    if name not in DTYPES:
-        raise UsageError(f"dtype {name}: must be one of {', '.join(DTYPES)}.")
-    return DTYPES[name]
 
 
 def _case_seconds(case: Case, settings: Mapping[str, Any]) -> float:
@@ -251,7 +190,8 @@ def _run(case: Case, spec: str, seed: int, dtype: torch.dtype) -> Iterator[dict[
     step = methods.find(spec).prepare(model, loss, seed)
     step(batch, 0.0)  # a step of size zero: tracing and allocations are done before the clock runs
     rate, done, spent, best = case.learning_rates[spec], 0, 0.0, math.inf
-    for iteration in _thinned(case.iterations, POINTS[case.n == 2]):
+    points = _thinned(case.iterations, POINTS[case.n == 2])
+    for iteration in points if seed < WHOLE_CURVES else (0, case.iterations):
         losses: list[Tensor] = []
         begin = perf_counter()
         for _ in range(iteration - done):
@@ -261,7 +201,7 @@ def _run(case: Case, spec: str, seed: int, dtype: torch.dtype) -> Iterator[dict[
         value = loss(model(batch[0]), batch[1]).detach()
         best = min(best, _lowest([*losses, value]))
         finite = bool(value.isfinite())
-        x = [float(c) for c in model.x.detach()[:2]]
+        x = [float(c) for c in model.x.detach()] if case.n == 2 else []
         yield {
             "function": case.function,
             "n": case.n,

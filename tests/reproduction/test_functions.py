@@ -180,9 +180,28 @@ class TestMeasuring:
         more = experiment.seconds(changed(seeds=11)) - experiment.seconds(changed())
         assert more == pytest.approx((11 - 6) * 1000 * experiment.STEP_SECONDS[True])
 
+    def test_a_method_may_have_more_seeds_than_the_others(self):
+        more = experiment.seconds(changed(seeds={"forward": 11})) - experiment.seconds(changed())
+        assert more == pytest.approx((11 - 6) * 1000 * experiment.STEP_SECONDS[True])
+
+    def test_of_many_seeds_the_last_keep_only_the_ends_of_their_curves(
+        self, curves, found, tmp_path, monkeypatch
+    ):
+        monkeypatch.setattr(experiment, "WHOLE_CURVES", 4)
+        experiment.measure(SETTINGS, tmp_path, lambda *_: None)
+        few = pd.read_csv(tmp_path / "functions.csv.gz")
+        assert set(few[few["seed"] >= 4]["iteration"]) == {0, 200, 1000}
+        values = ["iteration", "value", "best"]
+        first, same = (table[table["seed"] < 4][values].reset_index(drop=True) for table in (few, curves))
+        assert first.equals(same)
+        again = experiment.figures(tmp_path)
+        ends = [key for key in found if not key.endswith("time_ratio")]
+        assert {key: again[key] for key in ends} == {key: found[key] for key in ends}
+
     @pytest.mark.parametrize(
         ("settings", "says"),
         [
+            (changed(seeds={"spsa": 9}), "case beale/2: seeds of spsa, which has no learning rate"),
             (changed(function="nonsense"), "no function 'nonsense'"),
             (changed(n=3), "has exactly 2 dimensions"),
             (changed(learning_rates={"nonsense": 1.0}), "no method 'nonsense'"),
