@@ -25,6 +25,7 @@ from fgbench.running.messages import (
     Message,
     decode,
     encode,
+    is_of,
     to_json,
 )
 from fgbench.running.task import Task
@@ -144,8 +145,8 @@ def events_of(lines: Iterable[str], task: Task) -> Iterator[Message]:
 def lines_of(order: Order, worker: str = WORKER) -> Generator[str, None, None]:
     """Start a worker, send it an order and give its whole lines; it ends with this generator.
 
-    If it ends while it makes a method ready, before it has found anything, the method has failed, and another
-    worker does the others.
+    If it ends at a method, before it has found anything, the method has failed, and another worker does the
+    others.
 
     Args:
         order: what it is to do.
@@ -163,30 +164,34 @@ def lines_of(order: Order, worker: str = WORKER) -> Generator[str, None, None]:
                     yield line
         except WorkerDiedError as died:
             rest = order.without(seen.method) if seen.method and not seen.found else None
-            if rest is None and seen.checking:
-                raise WorkerDiedError(died.status, f"in {REVERSE}: {died}") from died
             if rest is None:
-                raise
+                raise WorkerDiedError(died.status, f"{seen.place}{died}") from died
             what = f"its process ended in {REVERSE}" if seen.checking else "it ended its process"
             yield encode(Failed(seen.method, died.status, f"{what}: {died}"))
             order = rest
 
 
 class Seen:
-    """What a worker's lines tell: which method it makes ready or checks, and whether anything was found."""
+    """What a worker's lines tell: which method it is at or checks, and whether anything was found before."""
 
     def __init__(self) -> None:
         self.method, self.checking, self.found = "", False, False
 
+    @property
+    def place(self) -> str:
+        """Where the worker is, for the words of its end."""
+        at = self.method and f"at {self.method}"
+        return f"{at}, in {REVERSE}: " if self.checking else at and f"{at}: "
+
     def note(self, line: str) -> None:
-        """Take account of a line; only those before the first finding matter."""
-        if not self.found:
-            with suppress(MalformedMessageError):  # whoever reads the line says so
-                event = decode(line, EVERYWHERE)
-                if isinstance(event, Began):
-                    self.method, self.checking = event.method, event.checking
-                return
-            self.found = True
+        """Take account of a line."""
+        if not is_of(line, Began):
+            self.found = self.found or not any(is_of(line, kind) for kind in EVERYWHERE)
+            return
+        with suppress(MalformedMessageError):  # whoever reads the line says so
+            began = decode(line, (Began,))
+            assert isinstance(began, Began)
+            self.method, self.checking = began.method, began.checking
 
 
 def _lines_of_one(order: Order, worker: str) -> Generator[str, None, None]:
@@ -267,7 +272,9 @@ def _death(code: int, errors: IO[str]) -> WorkerDiedError:
     if code == -9:
         return WorkerDiedError("oom", KILLED)
     errors.seek(0)
-    detail = _last_words(errors.read()) or _ending(code)
+    words = _last_words(errors.read())
+    # What a process that was killed wrote last may have nothing to do with its end.
+    detail = ": ".join(filter(None, (_ending(code), words))) if code < 0 else words or _ending(code)
     return WorkerDiedError("oom" if says_out_of_memory(detail) else "error", detail)
 
 

@@ -46,7 +46,7 @@ class Built(Message):
 
 @dataclass(frozen=True)
 class Began(Message):
-    """A method is made ready: if the worker ends now, it ended of this method. Of none if it is empty.
+    """The worker is at a method: if it ends now, it ended of this method. Of none if it is empty.
 
     While `checking`, reverse mode runs to check the method's step, so that the worker ends of that.
     """
@@ -123,6 +123,11 @@ def from_json(kind: type[M], text: str) -> M:
 def encode(event: Message) -> str:
     """The event as one line, with a newline at its end."""
     return f'{{"kind": "{type(event).__name__}", "facts": {to_json(event)}}}\n'
+
+
+def is_of(line: str, kind: type[Message]) -> bool:
+    """Whether a line that `encode` gave is an event of this kind; found without reading the whole line."""
+    return line.startswith(f'{{"kind": "{kind.__name__}"')
 
 
 def decode(line: str, kinds: Iterable[type[Message]]) -> Message:

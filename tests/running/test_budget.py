@@ -16,7 +16,7 @@ from fgbench.running.client import WorkerDiedError
 from fgbench.running.matched import build_matched
 from fgbench.running.phases import budget
 from fgbench.running.phases.budget import Variant, measure_variants
-from fgbench.running.phases.memory import measure_memory
+from fgbench.running.phases.memory import PeakFound, measure_memory
 from fgbench.running.run import run_plan
 from fgbench.specs.options import canonical
 from fgbench.store.run_folder import RunFolder, find_runs
@@ -137,6 +137,7 @@ def test_every_variant_is_measured_and_the_chosen_one_has_that_peak_in_the_memor
     )
     peaks = []
     measure_memory(taken, ("spsa",), peaks.append)
+    peaks = [event for event in peaks if isinstance(event, PeakFound)]
     (peak,) = [p.bytes for p in peaks if (p.method, p.kind) == ("spsa", "peak_allocated")]
     assert peak == rows["spsa:accumulate=8"].peak_bytes
     assert BASE in {p.method for p in peaks}

@@ -18,6 +18,9 @@ from fgbench.running.client import KILLED, Order, WorkerDiedError, lines_of, sta
 from fgbench.running.messages import Began, Built, Failed, FirstCall, Refused
 from fgbench.running.phase import OfGroup
 from fgbench.running.phases import find
+from fgbench.running.phases.train import Evaluated, TrainRequest
+from fgbench.running.trainees import Protocol
+from fgbench.training.loop import Budget
 from tests.builders import ASCII, tiny_group
 
 
@@ -111,6 +114,11 @@ def test_an_event_that_is_unknown_or_malformed_ends_the_worker_and_is_named(prog
         ),
         ("os.kill(os.getpid(), 9)", "oom", KILLED),
         ("os.kill(os.getpid(), 11)", "error", "killed (signal 11, Segmentation fault)"),
+        (
+            "print('a log', file=sys.stderr, flush=True); os.kill(os.getpid(), 11)",
+            "error",
+            "killed (signal 11, Segmentation fault): a log",
+        ),
         ('sys.stdout.write(\'{"event": "tor\'); sys.stdout.flush(); os.kill(os.getpid(), 9)', "oom", KILLED),
     ],
 )
@@ -163,23 +171,24 @@ def test_reverse_mode_that_ends_the_worker_is_named_in_the_place_of_the_method_t
     said = "reverse mode, by which its step is checked: killed (signal 11, Segmentation fault)"
     failed = [event for event in work(TASK, request(methods=METHODS)) if isinstance(event, Failed)]
     assert failed == [Failed("deadly", "error", f"its process ended in {said}")]
-    with pytest.raises(WorkerDiedError, match=re.escape(f"in {said}")):
+    with pytest.raises(WorkerDiedError, match=re.escape(f"at deadly, in {said}")):
         list(work(TASK, request(methods=("deadly",))))
 
 
 @pytest.mark.parametrize(
-    ("methods", "after"),
+    ("methods", "after", "place"),
     [
-        (("deadly",), ""),
-        (METHODS, 'say("PeakFound", method=method, kind="parameters", bytes=1)'),
-        (("first",), "os.kill(os.getpid(), 11)"),
+        (("deadly",), "", "at deadly: "),
+        (METHODS, 'say("PeakFound", method=method, kind="parameters", bytes=1)', "at deadly: "),
+        (("first",), "os.kill(os.getpid(), 11)", ""),
     ],
-    ids=["the only method", "something was found", "none is made ready"],
+    ids=["the only method", "something was found", "it is at none"],
 )
-def test_otherwise_all_of_its_methods_end_with_the_worker(program, methods, after):
+def test_otherwise_all_methods_end_with_the_worker_and_it_is_said_where(program, methods, after, place):
     started = program(MAKES_READY.replace("AFTER", after))
-    with pytest.raises(WorkerDiedError, match="signal 11, Segmentation fault"):
+    with pytest.raises(WorkerDiedError) as died:
         list(work(TASK, request(methods=methods)))
+    assert died.value.detail == f"{place}killed (signal 11, Segmentation fault)"
     assert len(started) == 1
 
 
@@ -215,11 +224,47 @@ def test_the_worker_dies_with_the_generator(program):
 
 def test_a_real_worker_reports_what_it_built_and_bad_input_in_one_line():
     events = list(work(TASK, request()))
-    assert [type(e).__name__ for e in events] == ["Built", *["PeakFound"] * 11]
+    assert [type(e).__name__ for e in events if not isinstance(e, Began)] == ["Built", *["PeakFound"] * 11]
     bad = list(work(TASK, request(tiny_group(arch="nonsense"))))
     (refused,) = bad
     assert isinstance(refused, Refused)
     assert "no architecture 'nonsense'" in refused.message
+
+
+DEADLY = """
+import os
+from torch import equal, is_grad_enabled, nn
+
+class Deadly(nn.Sequential):  # of a method that moves its weights and looks again, without a graph
+    def forward(self, x):
+        seen = self.__dict__.setdefault("seen", self[1].weight.detach().clone())
+        if self.training and not is_grad_enabled() and not equal(seen, self[1].weight):
+            os.kill(os.getpid(), 11)
+        return super().forward(x)
+
+def build(depth, width, in_shape, classes):
+    return Deadly(nn.Flatten(), nn.Linear(36, classes))
+"""
+
+
+def test_a_method_that_ends_its_worker_while_it_warms_up_is_left_out_and_the_others_are_trained(tmp_path):
+    (tmp_path / "deadly.py").write_text(DEADLY)
+    group, rates = tiny_group(arch=f"{tmp_path}/deadly.py:build"), {"backprop": 0.1, "spsa": 0.1}
+    plain = {"data_dir": "nowhere", "seed": 0, "choices": Choices(), "snapshot": f"{tmp_path}/state.pt"}
+    protocol = Protocol(Budget(60.0, iterations=3), every=3)
+    train = TrainRequest(group=group, methods=tuple(rates), protocol=protocol, learning_rates=rates, **plain)
+    events = list(work(find("train"), train))
+    (failed,) = (e for e in events if isinstance(e, Failed))
+    assert failed.method == "spsa"
+    assert failed.detail.startswith("it ended its process: killed (signal 11, Segmentation fault)")
+    assert {e.method for e in events if isinstance(e, Evaluated)} == {"backprop"}
+
+
+def test_the_method_at_whose_memory_the_worker_ended_is_named(tmp_path):
+    (tmp_path / "deadly.py").write_text(DEADLY)
+    group = tiny_group(arch=f"{tmp_path}/deadly.py:build")
+    with pytest.raises(WorkerDiedError, match=r"^at spsa: killed \(signal 11, Segmentation fault\)"):
+        list(work(TASK, request(group, methods=("backprop", "spsa"))))
 
 
 def test_a_worker_and_its_runner_speak_utf_8_whatever_the_locale(monkeypatch):

@@ -18,7 +18,7 @@ from fgbench.running.matched import Matched
 from fgbench.running.messages import Message, Report
 from fgbench.running.phase import STARTUP_SECONDS, OfGroup, Phase, Tables, every_row
 from fgbench.running.phases.time import store_ratios
-from fgbench.running.reporting import failures_reported
+from fgbench.running.reporting import blamed, failures_reported
 
 LOAD_SHARE = 0.5  # at most so much of the timing budget, in addition to it
 
@@ -103,7 +103,7 @@ def measure_load(problem: Problem, specs: Sequence[str], seconds: float, report:
     """Report what a step of each method costs the GPU, in a window of `seconds` for each."""
     clock = CudaClock(problem.device, gauge_for(problem.device))
     for spec in specs:
-        with failures_reported(report, spec):
+        with failures_reported(report, spec), blamed(report, spec):
             arm = step_arm(spec, problem, method_step(problem, spec, process=0))
             (arm,) = with_blocks([arm], problem, clock, seconds)
             report(Loaded(spec, **asdict(under_load(arm, clock, seconds))))

@@ -23,7 +23,7 @@ from fgbench.running.group_run import GroupRun
 from fgbench.running.matched import Matched
 from fgbench.running.messages import Message, Report
 from fgbench.running.phase import STARTUP_SECONDS, OfGroup, Phase, Tables, every_row
-from fgbench.running.reporting import failures_reported
+from fgbench.running.reporting import blamed, failures_reported
 from fgbench.store.schema import BASE
 
 BATCHES = 2
@@ -81,7 +81,7 @@ def measure_memory(matched: Matched, specs: Sequence[str], report: Report) -> No
     report(PeakFound(BASE, "parameters", size))
     batches = matched.batches(BATCHES)
     for spec in (BASE, *specs):
-        with failures_reported(report, spec):
+        with failures_reported(report, spec), blamed(report, spec):
             made: list[Step] = []
             peak = peak_of_step(partial(prepared_step, matched, spec, batches, made), matched.device)
             for kind, amount in _kinds(peak, size, made).items():

@@ -17,7 +17,7 @@ from fgbench.running.matched import Matched
 from fgbench.running.messages import Failed, Message, Report
 from fgbench.running.phase import STARTUP_SECONDS, OfGroup, Phase, Tables, every_row
 from fgbench.running.phases.tune import EVALUATION_SHARE, Tuning, tuning
-from fgbench.running.reporting import failures_reported, report_failure
+from fgbench.running.reporting import blamed, failures_reported, report_failure
 from fgbench.running.snapshot import Snapshot, Unreadable
 from fgbench.running.trainees import Protocol, trainee
 from fgbench.running.weights import KeptWeights
@@ -143,7 +143,8 @@ class Train(Phase):
         """Train all methods with one seed."""
         snapshot = Snapshot(Path(asked.snapshot), (Evaluated, Failed))
         weights = KeptWeights(Path(asked.weights) if asked.weights else None)
-        train(matched, asked.learning_rates, asked.protocol, report, snapshot, weights)
+        rates = {method: asked.learning_rates[method] for method in asked.methods}
+        train(matched, rates, asked.protocol, report, snapshot, weights)
 
 
 def _seconds_of_one(budget: float) -> float:
@@ -200,13 +201,13 @@ def train(
     tell = kept.telling(report)
     trainees = {}
     for spec, rate in rates.items():
-        with failures_reported(report, spec):
+        with failures_reported(report, spec), blamed(report, spec):
             trainees[spec] = trainee(matched, spec, rate, protocol)
     alive = kept.restore(trainees, rng, report)
     weights.begin(trainees, protocol.budget)
     ready = {}
     for spec in _captured_first(matched, trainees if alive is None else alive):
-        with failures_reported(tell, spec):
+        with failures_reported(tell, spec), blamed(report, spec):
             trainees[spec].warm_up()
             ready[spec] = trainees[spec]
 
