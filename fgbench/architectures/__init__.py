@@ -86,6 +86,19 @@ def find(name: str) -> Architecture:
     return _user_architecture(name) if ":" in name else registry.find("architectures", name)
 
 
+def short_name(name: str) -> str:
+    """A name that tells models apart at a glance, in files and charts.
+
+    Of a user's own it is the last part of its file or package with the function, as in `own.build`; of one of
+    Hugging Face's its class.
+    """
+    if name.startswith(HUGGING_FACE):
+        return name.split(":")[1]
+    source, _, function = name.rpartition(":")
+    last = Path(source).stem if source.endswith(".py") else source.rpartition(".")[2]
+    return f"{last}.{function}" if source else name
+
+
 def source_digest(name: str) -> str | None:
     """A hash of a user's file or module and all local ones that it imports; None for other architectures."""
     if ":" not in name or name.startswith(HUGGING_FACE):

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from fgbench import datasets
-from fgbench.architectures import HUGGING_FACE, source_digest
+from fgbench.architectures import short_name, source_digest
 from fgbench.measurement.environment import conditions, describe_environment
 from fgbench.plan import Config, Plan
 from fgbench.plan.contract import contract
@@ -97,17 +97,10 @@ def environment_for(plan: Plan) -> dict[str, Any]:
 
 
 def _label(config: Config) -> str:
-    archs = "-".join(_short(arch) for arch in config.archs)
+    archs = "-".join(short_name(arch) for arch in config.archs)
     depths = "-".join(f"d{d}" for d in config.depths or ())
     batches = "-".join(f"b{b}" for b in config.batches if len(config.batches) > 1)
     label = "-".join(filter(None, (archs, depths, batches)))
     if len(label) > 40:
         label = f"{len(config.archs)}x{len(config.depths or (0,))}x{len(config.batches)}-groups"
     return label + (f"-shard{config.shard.replace('/', 'of')}" if config.shard else "")
-
-
-def _short(arch: str) -> str:
-    """An architecture's name; of a user's own, that of its file; of a Hugging Face model, its class."""
-    if arch.startswith(HUGGING_FACE):
-        return arch.split(":")[1]
-    return Path(arch.rpartition(":")[0] or arch).stem

@@ -8,10 +8,10 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 
 import pandas as pd
 
+from fgbench.architectures import short_name
 from fgbench.charts.drawing.style import Look, looks_of
 from fgbench.measurement.environment import conditions
 from fgbench.report.figures import device_words, model_words
@@ -84,7 +84,7 @@ class Comparison:
         """What was compared on what, for the title."""
         s = self.setup
         depth = f"depth {self.depths[0]}, " if len(self.depths) == 1 else ""
-        model = f"{_arch(s['arch'])}, {depth}width {s['width']}, batch {s['batch']}"
+        model = f"{short_name(s['arch'])}, {depth}width {s['width']}, batch {s['batch']}"
         mode = ", ".join([s["dtype"], *self._odd])
         known = model_words(s if len(self.depths) == 1 else s.drop("parameters", errors="ignore"))
         parts = [model, known, s["dataset"], mode, device_words(s), f"torch {s['torch']}", self.run]
@@ -106,7 +106,7 @@ class Comparison:
             *self._odd,
             s["trained"] if s["trained"] != "all" else "",
         ]
-        model = [_arch(s["arch"]), depth, f"w{s['width']}", f"b{s['batch']}", s["dataset"]]
+        model = [short_name(s["arch"]), depth, f"w{s['width']}", f"b{s['batch']}", s["dataset"]]
         return re.sub(
             r"[^a-z0-9.]+", "-", "-".join([*model, *odd, device_words(s), self.run, self.mark]).lower()
         ).strip("-")
@@ -207,10 +207,3 @@ def _tables(runs: Iterable[RunFolder]) -> dict[str, pd.DataFrame]:
 def _headlines(targets: pd.DataFrame) -> pd.DataFrame:
     own = [headline(rows) for _, rows in targets.groupby(["run", "group"], sort=False)]
     return pd.concat(own, ignore_index=True) if own else targets
-
-
-def _arch(spec: str) -> str:
-    """The architecture's name; for a user's own, the last part of its file or package, and the function."""
-    source, _, function = spec.rpartition(":")
-    own = Path(source).stem if source.endswith(".py") else source.rpartition(".")[2]
-    return f"{own}.{function}" if source else spec
