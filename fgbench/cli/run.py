@@ -191,6 +191,8 @@ def _number_or_text(asked: str) -> float | str:
 
 def _resume(path: Path, seeds: int | None, slurm: Sequence[str], dry_run: bool, **shown: bool) -> None:
     folder, config = stored.begun(path)
+    if seeds == config.seeds and folder.facts()["status"] != "done":
+        seeds = None  # they were asked for before the run was interrupted
     if seeds is not None:
         config = stored.with_more_seeds(folder, config, seeds)
     if dry_run and "cluster" in folder.facts():  # whose plan is made by a task of the cluster

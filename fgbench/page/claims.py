@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from fgbench.errors import ResultsError
 
 VERDICTS = ("reproduced", "not reproduced", "not comparable")
-CELLS = 5  # experiment, claim, in the paper, measured here, verdict
+CELLS = 5  # experiment, claim, expected, measured here, verdict
+BEYOND = "(beyond the paper)"  # in the place of where the paper says it: it does not
 
 
 @dataclass(frozen=True)
@@ -19,7 +21,7 @@ class Claim:
 
     experiment: str
     text: str
-    paper: str
+    expected: str
     measured: str
     verdict: str
     why: str
@@ -36,9 +38,28 @@ class Paper:
 
     @property
     def counts(self) -> str:
-        """How many claims have each verdict, in words."""
-        found = Counter(claim.verdict for claim in self.claims)
-        return ", ".join(f"{found[verdict]} {verdict}" for verdict in VERDICTS if verdict in found)
+        """How many claims have each verdict, in words, as `counted` tells them."""
+        return counted((claim.expected, claim.verdict) for claim in self.claims)
+
+
+def counted(claims: Iterable[tuple[str, str]]) -> str:
+    """How many claims have each verdict, in words; apart from the paper's own those that are not.
+
+    Args:
+        claims: what was expected, with its place and mark as in claims.md, and the verdict.
+    """
+    kinds = {kind: Counter[str]() for kind in ("", "of computed values", "of what is asked beyond the paper")}
+    own, computed, beyond = kinds.values()
+    for expected, verdict in claims:
+        kind = computed if expected.endswith("[C]") else beyond if BEYOND in expected else own
+        kind[verdict] += 1
+    told = [
+        f"{kind} ".lstrip()
+        + ", ".join(f"{found[verdict]} {verdict}" for verdict in VERDICTS if found[verdict])
+        for kind, found in kinds.items()
+        if found
+    ]
+    return "; ".join(told)
 
 
 def find_papers(source: Path) -> list[Paper]:
@@ -68,5 +89,5 @@ def _claim(line: str) -> Claim:
     verdict, _, why = cells[-1].partition(": ")
     if len(cells) != CELLS or verdict not in VERDICTS:
         raise ValueError(f"not a row of claims: {line[:60]}")
-    experiment, text, paper, measured, _ = cells
-    return Claim(experiment, text, paper, measured, verdict, why)
+    experiment, text, expected, measured, _ = cells
+    return Claim(experiment, text, expected, measured, verdict, why)

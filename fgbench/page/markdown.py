@@ -116,10 +116,16 @@ def _target(row: pd.Series) -> str:
 
 
 def _claims(found: Found) -> Iterator[list[str]]:
-    heads = ("experiment", "claim", "in the paper", "measured here", "verdict")
+    heads = ("experiment", "claim", "expected", "measured here", "verdict")
     for paper in found.papers:
         cells = [
-            (c.experiment, c.text, c.paper, c.measured, f"**{c.verdict}**" + (f": {c.why}" if c.why else ""))
+            (
+                c.experiment,
+                c.text,
+                c.expected,
+                c.measured,
+                f"**{c.verdict}**" + (f": {c.why}" if c.why else ""),
+            )
             for c in paper.claims
         ]
         yield [

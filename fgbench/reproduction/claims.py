@@ -55,6 +55,9 @@ ONE_DECIDES = {
         "no interval says how far seeds differ, and a single one may decide it: it takes more of them",
     ),
 }
+# Figures whose interval is over seeds; the interval of any other is over what was timed.
+OVER_SEEDS = (*ONE_DECIDES, "final", "best", "steps_ratio")
+STILL = 1e-3  # a loss that fell by less than this share of itself has not left its start
 
 
 def judge(
@@ -118,6 +121,7 @@ def _not_comparable(claim: Claim, figures: Mapping[str, Estimate], scale: str, t
         _of_one_seed(claim.figure, measured)
         or _of_one_seed(claim.than, against)
         or _no_better_than_chance(claim, figures)
+        or _stood_still(claim, figures)
     )
 
 
@@ -138,6 +142,17 @@ def _no_better_than_chance(claim: Claim, figures: Mapping[str, Estimate]) -> str
         return ""
     best = min(figures[name].value for name in (claim.figure, claim.than))
     return f"nothing was learned: no loss is below chance, {chance:.3g}" if best >= chance else ""
+
+
+def _stood_still(claim: Claim, figures: Mapping[str, Estimate]) -> str:
+    """Why runs that are compared decide nothing; empty where the losses of all left their start."""
+    for figure in filter(None, (claim.figure, claim.than)):
+        stem, _, last = figure.rpartition("/")
+        fall, lowest = (figures.get(f"{stem}/{name}", NOTHING).value for name in ("fall", "lowest_loss"))
+        if last in ONE_DECIDES and fall < STILL * lowest:
+            method = stem.rpartition("/")[2]
+            return f"in runs as short as these the loss of {method} does not leave its start"
+    return ""
 
 
 def _of_one_seed(figure: str, found: Estimate) -> str:
@@ -161,7 +176,7 @@ def _near(claim: Claim, measured: Estimate) -> Said:
         whose = "the paper's" if claim.of_the_paper else "the computed value"
         return Verdict.NOT_REPRODUCED, f"beyond {100 * claim.tolerance:g}% of {whose}"
     if low < least or high > most:
-        return Verdict.NOT_COMPARABLE, "the interval reaches beyond the tolerance: measure longer"
+        return Verdict.NOT_COMPARABLE, f"the interval reaches beyond the tolerance: {_more(claim, measured)}"
     return Verdict.REPRODUCED, ""
 
 
@@ -173,9 +188,17 @@ def _beyond(claim: Claim, measured: Estimate, bound: Estimate) -> Said:
     if high < least:
         return Verdict.REPRODUCED, ""
     if low >= most:
-        return Verdict.NOT_REPRODUCED, "the other way round" if low > most else "it is exactly that"
+        exactly = "they are equal" if claim.than else f"it is {claim.bound:g}"
+        return Verdict.NOT_REPRODUCED, "the other way round" if low > most else exactly
     why = "the intervals overlap" if claim.than else f"the interval contains {claim.bound:g}"
-    return Verdict.NOT_COMPARABLE, f"{why}: measure longer"
+    return Verdict.NOT_COMPARABLE, f"{why}: {_more(claim, measured)}"
+
+
+def _more(claim: Claim, measured: Estimate) -> str:
+    """What would decide a claim that an interval leaves open."""
+    if math.isinf(measured.value):
+        return "no run of it reached the target, and each takes longer than it had"
+    return "it takes more seeds" if claim.figure.rpartition("/")[2] in OVER_SEEDS else "measure longer"
 
 
 def _difference(claim: Claim, by_seed: BySeed) -> Estimate | None:

@@ -45,7 +45,7 @@ SETTLED: Mapping[str, Any] = {
 }
 PLAIN = (  # figures without an interval
     *("peak_bytes", "activation_bytes", "flop_ratio", "learning_rate", "validation_accuracy"),
-    *("diverged_share", "non_finite", "chance_loss"),
+    *("diverged_share", "non_finite", "chance_loss", "fall"),
 )
 PRETRAINING_SECONDS = 0.25  # about what a step of the byte transformer of 1M parameters takes
 PRETRAIN = "pretrain"  # this setting says how to make the weights that every run begins from

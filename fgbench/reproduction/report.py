@@ -1,4 +1,4 @@
-"""Report a reproduction: a row for each claim, with the paper's number beside the one measured here."""
+"""Report a reproduction: a row for each claim, with what is expected beside what was measured here."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from rich.table import Table
 from fgbench.charts.drawing.parts import ROW_INCHES, beside, log_axis, name_rows, reference_line
 from fgbench.charts.drawing.style import BLUE, COLOURS, GREY, new_figure, print_style, save
 from fgbench.measurement.statistics import Estimate
+from fgbench.page.claims import counted
 from fgbench.report.figures import interval, json_ready, number
 from fgbench.reproduction.claims import JudgedClaim, Verdict
 from fgbench.reproduction.suite import MARKS, Experiment, Suite
@@ -35,13 +36,13 @@ SHADES_OF_DOTS = {
 DOTS = "Dots: what was measured here over the value that was claimed, with 95 % intervals."
 LONGER = " Triangles: it is more than that."
 BY_SEED = "Difference by seed: the first figure less the second, of runs with the same seed."
-HEADINGS = ("claim", "in the paper", "measured here", "verdict")
+HEADINGS = ("claim", "expected", "measured here", "verdict")
 Found = Mapping[str, Sequence[JudgedClaim]]
 """Judged claims by the experiment's name."""
 
 
 def rows_of(judged: Sequence[JudgedClaim]) -> list[tuple[str, str, str, str]]:
-    """The cells of each row: claim, the paper's value with its place and mark, measured value, verdict."""
+    """The cells of each row: claim, the expected value with its place and mark, measured value, verdict."""
     rows = []
     for outcome in judged:
         claim = outcome.claim
@@ -98,9 +99,9 @@ def show(suite: Suite, found: Found, scale: str, console: Console) -> None:
 
 def summary_line(found: Found) -> str:
     """How many claims have each verdict, in words."""
-    given = [outcome.verdict for judged in found.values() for outcome in judged]
-    counts = (f"{given.count(verdict)} {verdict.value}" for verdict in Verdict if verdict in given)
-    return ", ".join(counts) or "no claims"
+    every = [outcome for judged in found.values() for outcome in judged]
+    expected = [row[1] for row in rows_of(every)]
+    return counted(zip(expected, (o.verdict.value for o in every), strict=True)) or "no claims"
 
 
 def markdown(found: Found) -> str:

@@ -16,7 +16,11 @@ from fgbench.measurement.statistics import Estimate
 
 STRICT = ConfigDict(extra="forbid", strict=True)
 KindName = Literal["jobs", "functions", "approximation", "alignment"]
-MARKS = {"R": "read in the source", "D": "digitised from a figure, ±3 %", "C": "computed, an oracle"}
+MARKS = {
+    "R": "read in the source",
+    "D": "digitised from a figure, ±3 %",
+    "C": "computed, not printed there",
+}
 
 Note = Callable[[str, float], None]
 """Called with what is being done and the share that is done, from 0 to 1."""

@@ -58,6 +58,9 @@ def test_what_resume_takes_is_what_its_line_says(main: Path) -> None:
 
 def test_seeds_can_only_be_added_and_only_to_a_run_that_trains(tmp_path: Path) -> None:
     run, _ = new_run(make_plan(config(seeds=3)), tmp_path)
+    again = fgbench_says("run", "--resume", str(run.path), "--seeds", "3", "--dry-run")
+    assert again.returncode == 0, "the same command goes on with a run that was interrupted"
+    run.note(status="done")
     for number in ("2", "3"):
         line = refused("--resume", str(run.path), "--seeds", number)
         assert f"--seeds {number}: {run.path} has 3 already; give more to add to them" in line

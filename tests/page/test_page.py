@@ -16,6 +16,7 @@ from fgbench.charts import draw_all
 from fgbench.cli import app
 from fgbench.errors import ResultsError, UsageError
 from fgbench.page import write_markdown, write_page
+from fgbench.page.claims import counted
 from fgbench.page.collecting import _flat
 from fgbench.page.drawing import inline, with_shared_styles
 from fgbench.page.template import HERE, _plain, _time, breakable
@@ -121,6 +122,18 @@ def test_claims_have_their_verdicts_in_words_and_colour(page):
     for verdict in ("reproduced", "not reproduced", "not comparable"):
         assert f'<strong class="{verdict.replace(" ", "-")}">{verdict}</strong>' in page
     assert "1 reproduced, 1 not reproduced, 1 not comparable" in page
+
+
+def test_values_that_are_computed_and_what_the_paper_does_not_ask_are_counted_apart():
+    own, computed, beyond = "0.5 (text) [R]", "1 (§4.1, predicted) [C]", "(beyond the paper)"
+    yes, no = "reproduced", "not reproduced"
+    assert counted([(own, yes), (computed, yes), (own, no), (beyond, no), (computed, yes)]) == (
+        "1 reproduced, 1 not reproduced; of computed values 2 reproduced; of what is asked beyond the paper "
+        "1 not reproduced"
+    )
+    assert counted([("(text)", yes)]) == "1 reproduced"
+    assert counted([(beyond, no)]) == "of what is asked beyond the paper 1 not reproduced"
+    assert counted([]) == ""
 
 
 def test_a_chart_follows_the_scheme_and_shares_no_name():

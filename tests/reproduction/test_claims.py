@@ -17,7 +17,8 @@ YES, NO, OPEN = Verdict.REPRODUCED, Verdict.NOT_REPRODUCED, Verdict.NOT_COMPARAB
 
 
 def claim(test: str, **more) -> Claim:
-    return Claim("a claim", "a table", "figure", test, "R" if "value" in more else "", **more)
+    figure = more.pop("figure", "figure")
+    return Claim("a claim", "a table", figure, test, "R" if more.get("value") is not None else "", **more)
 
 
 def verdict(claim: Claim, measured: Estimate, scale: str = "laptop", **others: Estimate) -> Verdict:
@@ -113,7 +114,54 @@ def test_what_is_undecided_says_what_it_was_compared_with():
 
 def test_a_figure_that_is_exactly_the_bound_is_not_beyond_it():
     never = judge(claim("above", bound=0.0), {"figure": Estimate(0.0, 0.0, 0.0)}, "laptop")
-    assert (never.verdict, never.why) == (NO, "it is exactly that")
+    assert (never.verdict, never.why) == (NO, "it is 0")
+    same = {"figure": Estimate(2.0), "other": Estimate(2.0)}
+    assert judge(claim("above", than="other"), same, "laptop").why == "they are equal"
+
+
+@pytest.mark.parametrize(
+    ("last", "more"),
+    [
+        ("ratio", "measure longer"),
+        ("validation_loss", "it takes more seeds"),
+        ("best", "it takes more seeds"),
+    ],
+)
+def test_what_would_decide_depends_on_what_the_interval_is_over(last, more):
+    figures = {f"a/{last}": Estimate(0.9, 0.8, 1.1)}
+    for test, value in (("near", 1.0), ("below", None)):
+        found = judge(claim(test, value=value, figure=f"a/{last}", tolerance=0.05), figures, "laptop")
+        assert (found.verdict, found.why.endswith(f": {more}")) == (OPEN, True), found.why
+
+
+def test_a_time_without_an_upper_end_needs_longer_runs():
+    never = {"a/t_ratio": Estimate(math.inf, 0.2, math.inf)}
+    for test, value in (("near", 0.5), ("above", None)):
+        found = judge(claim(test, value=value, figure="a/t_ratio"), never, "laptop")
+        assert found.verdict is OPEN
+        assert found.why.endswith(": no run of it reached the target, and each takes longer than it had")
+
+
+def test_a_method_whose_loss_did_not_leave_its_start_decides_nothing():
+    """A run of seconds at a tiny rate stands still, whatever the method could do in hours."""
+    asked = claim("below", figure="g/backprop/validation_loss", than="g/forward/validation_loss")
+    figures = {
+        "g/backprop/validation_loss": Estimate(2.28, 2.26, 2.29),
+        "g/backprop/lowest_loss": Estimate(2.28),
+        "g/backprop/fall": Estimate(0.06),
+        "g/forward/validation_loss": Estimate(2.34, 2.339, 2.341),
+        "g/forward/lowest_loss": Estimate(2.34),
+        "g/forward/fall": Estimate(4e-7),
+    }
+    still = judge(asked, figures, "laptop")
+    assert still.verdict is OPEN
+    assert still.why == "in runs as short as these the loss of forward does not leave its start"
+    sooner, never = claim("above", figure="g/forward/t_ratio"), Estimate(math.inf, 1.4, math.inf)
+    assert judge(sooner, {**figures, "g/forward/t_ratio": never}, "laptop").why == still.why
+    ratio = {**figures, "g/forward/ratio": Estimate(1.5, 1.4, 1.6)}
+    assert judge(claim("above", figure="g/forward/ratio"), ratio, "laptop").verdict is YES, "a step is a step"
+    moved = {**figures, "g/forward/fall": Estimate(0.01)}
+    assert judge(asked, moved, "laptop").verdict is YES
 
 
 def test_a_figure_may_be_the_bound():
