@@ -1,4 +1,4 @@
-"""Tables of the experiments on fgbench itself: what the engine costs, and how well ratios are predicted.
+"""Tables of the experiments on fgbench itself: what it tells apart, what the engine costs, what is predicted.
 
 Each experiment of `fgbench/experiments/` stores one CSV; what is shown of it is listed here.
 """
@@ -6,7 +6,7 @@ Each experiment of `fgbench/experiments/` stores one CSV; what is shown of it is
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,19 +14,30 @@ from typing import Any
 import pandas as pd
 
 from fgbench.errors import ResultsError
+from fgbench.regression.checking import Answer
 from fgbench.report.figures import NOTHING, interval, missing, number
 
 Row = dict[Any, Any]
+ANSWERS = tuple(answer.value for answer in Answer if answer is not Answer.NEW)
+KINDS = {"aa": "identical steps", "known": "steps with a known difference"}
+
+
+def _all(table: pd.DataFrame) -> Iterable[Row]:
+    return table.to_dict("records")
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """What the results page shows of an experiment's CSV; a row without cells is left out."""
+    """What the results page shows of an experiment's CSV; a row without cells is left out.
+
+    `rows` are the rows that are shown: the table's, or a row for many of them.
+    """
 
     file: str
     heading: str
     heads: Sequence[str]
     cells: Callable[[Row], Sequence[Any]]
+    rows: Callable[[pd.DataFrame], Iterable[Row]] = _all
 
     def tables(self, source: Path) -> Iterator[tuple[Path, list[Sequence[Any]]]]:
         """Each folder at or below `source` that holds the CSV, and the table's rows.
@@ -36,7 +47,7 @@ class Experiment:
         """
         for path in sorted(source.rglob(self.file)):
             try:
-                rows = [cells for row in pd.read_csv(path).to_dict("records") if (cells := self.cells(row))]
+                rows = [cells for row in self.rows(pd.read_csv(path)) if (cells := self.cells(row))]
             except (OSError, ValueError, KeyError) as error:
                 raise ResultsError(f"{path}: is not a table of this experiment ({error!r}).") from error
             yield path.parent, rows
@@ -107,12 +118,50 @@ def _prediction(row: Row) -> Sequence[Any]:
     return row["model"], f"`{row['method']}`", *figures, f"{row['error']:+.0%}"
 
 
+def _intervals(table: pd.DataFrame) -> Iterable[Row]:
+    """A row for each true ratio: how many comparisons there were, and whose interval holds it."""
+    for (kind, truth), own in table.groupby(["kind", "truth"], sort=False):
+        held = own["low"].le(truth) & own["high"].ge(truth)
+        half = (own["high"] / own["low"]).pow(0.5).median() - 1
+        yield {"kind": KINDS[str(kind)], "truth": truth, "count": len(own), "held": held.mean(), "half": half}
+
+
+def _noise(row: Row) -> Sequence[Any]:
+    return row["kind"], f"{row['truth']:g}", row["count"], f"{row['held']:.1%}", f"±{row['half']:.2%}"
+
+
+def _changes(table: pd.DataFrame) -> Iterable[Row]:
+    """A row for each known slowdown: how often the check on real runs gave each answer."""
+    for slowed, own in table[table["source"] == "run"].groupby("slowed"):
+        counts = own["answer"].value_counts()
+        yield {"slowed": slowed, "count": len(own), **{name: counts.get(name, 0) for name in ANSWERS}}
+
+
+def _gate(row: Row) -> Sequence[Any]:
+    what = f"slower by {row['slowed']:.0%}" if row["slowed"] else "unchanged"
+    return what, row["count"], *(row[name] for name in ANSWERS)
+
+
 EXPERIMENTS = (
     Experiment(
         "main_job.csv",
         "The default job, time after time: how long it takes, and its least precise ratio's interval",
         ("job", "time", "processes", "interval", "notes"),
         _main_job,
+    ),
+    Experiment(
+        "noise.csv",
+        "Noise: how often the 95 % interval of a run holds a ratio that is known",
+        ("compared", "true ratio", "comparisons", "hold it", "median interval"),
+        _noise,
+        _intervals,
+    ),
+    Experiment(
+        "gate.csv",
+        "fgbench check on code that is unchanged, and on code that is slower: how often it gave each answer",
+        ("code", "checks", *ANSWERS),
+        _gate,
+        _changes,
     ),
     Experiment(
         "engine.csv",

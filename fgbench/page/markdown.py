@@ -13,11 +13,22 @@ from fgbench.page.collecting import Found
 from fgbench.page.experiments import EXPERIMENTS, Experiment
 from fgbench.report.figures import NOTHING, bound_words, interval, missing, number, size, target_words
 
-NEVER = "never"  # T of runs that all diverged
+LEGEND = (
+    "Intervals are 95 %, and speak of the run that they were measured in: runs of the same job hours apart "
+    "differ by more. Each table's folder holds its CSVs and charts."
+)
+FLOORS = (
+    "Its floor: the least time that the machine needs for the method's step over that for backprop's. Of "
+    "floor: the least time over the time measured. A method that is nearer to its floor than backprop has a "
+    "ratio below it. Steps ratio predicted: by SGD at its best rate, were the loss equally curved in all "
+    "directions; where it is curved in few, or rates are lower than the best, fewer steps are enough."
+)
 TIMES = (
-    f"T: expected training seconds to the target; a run's other targets are in its targets.csv. "
+    "T: expected training seconds to the target. The target is the lowest loss that every method reached "
+    "with some seed, failing that the lowest that several did; a run's other targets are in its targets.csv. "
     f"{bound_words('the reference')}."
 )
+NEVER = "never"  # T of runs that all diverged
 WORTH = (
     *("method", "depth", "ratio", "its floor", "of floor", "cosine", "variance ×"),
     *("steps ratio predicted", "steps ratio"),
@@ -30,11 +41,14 @@ def markdown(found: Found) -> str:
         *((e.heading, list(_experiment(found, e))) for e in EXPERIMENTS),
         ("Step time over the reference's, by depth", list(_by_depth(found, "ratio"))),
         ("Peak memory, by depth", list(_by_depth(found, "peak_bytes"))),
-        ("What a step costs at the least, and what it is worth", list(_worth(found))),
+        (
+            "What a step costs at the least, and what it is worth",
+            [[FLOORS], *of_steps] if (of_steps := list(_worth(found))) else [],
+        ),
         ("Time to target", [[TIMES], *of_targets] if (of_targets := list(_targets(found))) else []),
         ("The papers' claims", list(_claims(found))),
     ]
-    lines = ["# What was measured", "", "Intervals are 95 %. Each table's folder holds its CSVs and charts."]
+    lines = ["# What was measured", "", LEGEND]
     for heading, blocks in sections:
         if blocks:
             lines += ["", f"## {heading}", *(line for block in blocks for line in ("", *block))]

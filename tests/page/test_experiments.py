@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from fgbench.errors import ResultsError
-from fgbench.page.experiments import EXPERIMENTS
+from fgbench.page.experiments import ANSWERS, EXPERIMENTS
 
-MAIN_JOB, ENGINE, TRANSFORMERS, OVERHEAD, WAYS, LAYERS, STEADYING, READINGS, PREDICTION = EXPERIMENTS
+MAIN_JOB, NOISE, GATE, ENGINE, TRANSFORMERS, OVERHEAD, WAYS, LAYERS, STEADYING, READINGS, PREDICTION = (
+    EXPERIMENTS
+)
 
 
 def rows_of(experiment, folder, header, *lines):
@@ -23,6 +25,23 @@ def test_a_default_job_has_its_time_its_precision_and_how_many_notes_it_printed(
     lines = "1,172.8,11,0.0199,0,one thing | another", "2,139.1,8,0.0178,0,"
     rows = rows_of(MAIN_JOB, tmp_path, header, *lines)
     assert rows == [(1, "173 s", 11, "±2.0%", 2), (2, "139 s", 8, "±1.8%", 0)]
+
+
+def test_comparisons_of_a_kind_are_one_row_with_the_share_whose_interval_holds_the_truth(tmp_path):
+    header = "set,kind,truth,ratio,low,high"
+    lines = ("0,aa,1.0,1.0,0.99,1.01", "1,aa,1.0,1.02,1.01,1.03", "0,known,1.05,1.05,1.05,1.06")
+    assert rows_of(NOISE, tmp_path, header, *lines) == [
+        ("identical steps", "1", 2, "50.0%", "±1.00%"),
+        ("steps with a known difference", "1.05", 1, "100.0%", "±0.48%"),
+    ]
+
+
+def test_answers_of_the_check_on_real_runs_are_counted_for_each_slowdown(tmp_path):
+    runs = ("0,run,0,PASS", "1,run,0,INVALID", "0,run,0.1,REGRESSED", "1,run,0.1,REGRESSED")
+    assert rows_of(GATE, tmp_path, "number,source,slowed,answer", "0,data,0.1,PASS", *runs) == [
+        ("unchanged", 2, *(1 if name in ("PASS", "INVALID") else 0 for name in ANSWERS)),
+        ("slower by 10%", 2, *(2 if name == "REGRESSED" else 0 for name in ANSWERS)),
+    ]
 
 
 def test_a_figure_stands_beside_its_target_where_it_has_one(tmp_path):
