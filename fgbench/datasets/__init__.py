@@ -23,7 +23,7 @@ class Dataset:
 
     Attributes:
         train_x: images [samples, channels, height, width], normalised by the training split's own mean and
-            standard deviation; or tokens [samples, context], class indices.
+            standard deviation unless its source is asked not to; or tokens [samples, context], class indices.
         train_y: [samples], class indices; for text [samples, context], the token that follows each position.
         validation_x: as `train_x`; held out, never trained on.
         validation_y: as `train_y`.

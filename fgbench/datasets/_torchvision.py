@@ -11,6 +11,7 @@ import torch
 from fgbench.datasets import Dataset, Source, normalised
 from fgbench.errors import UsageError
 from fgbench.optional import torchvision
+from fgbench.specs.options import option
 
 HELD_OUT = 10_000  # the last of the training images; the test images stay untouched
 
@@ -26,6 +27,12 @@ class TorchvisionSource(Source):
 
     name: ClassVar[str]
     folder: ClassVar[str]
+
+    pixels: str = option(
+        "normalised",
+        "normalised: of mean 0 and variance 1 over the training images; unit: in [0, 1]",
+        choices=("normalised", "unit"),
+    )
 
     def load(self, data_dir: Path) -> Dataset:
         """Read the training images under `data_dir`, after downloading them if they are missing."""
@@ -43,4 +50,5 @@ class TorchvisionSource(Source):
         pixels = pixels.unsqueeze(1) if pixels.dim() == 3 else pixels.movedim(-1, 1).contiguous()
         images = pixels.to(torch.float32) / 255
         train, held = slice(None, -HELD_OUT), slice(-HELD_OUT, None)
-        return normalised(images[train], labels[train], images[held], labels[held], classes=10)
+        split = images[train], labels[train], images[held], labels[held]
+        return Dataset(*split, classes=10) if self.pixels == "unit" else normalised(*split, classes=10)

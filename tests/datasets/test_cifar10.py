@@ -45,6 +45,16 @@ def test_the_last_training_images_are_held_out_and_the_test_images_stay_untouche
     assert data.validation_y.dtype == torch.int64
 
 
+def test_pixels_stay_in_the_unit_interval_if_that_is_asked_for(pixels, tmp_path):
+    data = datasets.load("cifar10:pixels=unit", tmp_path, validation_size=10**9)
+    raw = torch.from_numpy(pixels[:BATCHES]).reshape(BATCHES, SAMPLES, 3, 32, 32).float() / 255
+    assert torch.equal(data.train_x, raw[:-1].flatten(0, 1))
+    assert torch.equal(data.validation_x, raw[-1])
+    assert datasets.load_whole("cifar10:pixels=unit", tmp_path).contents == (
+        datasets.load_whole("cifar10", tmp_path).contents
+    ), "the same images"
+
+
 def test_images_lie_in_memory_as_other_datasets_do(pixels, tmp_path):
     data = datasets.load("cifar10", tmp_path, validation_size=4)
     assert data.train_x.is_contiguous()
