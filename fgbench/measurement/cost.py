@@ -224,8 +224,8 @@ class _Counter(TorchDispatchMode):
             self.product_bytes += traffic
         else:
             self.other_bytes += traffic
-        if torch.Tag.nondeterministic_seeded in func.tags:
-            self.random_numbers += sum(tensor.numel() for tensor in outputs.values())
+        if torch.Tag.nondeterministic_seeded in func.tags and not _drops_nothing(func, args, kwargs):
+            self.random_numbers += next(_tensors(found)).numel()  # others are masks and states
         for address, tensor in inputs.items():
             if address not in self.made:
                 table = self.written if address in changed else self.read
@@ -237,6 +237,15 @@ class _Counter(TorchDispatchMode):
 def _tensors(tree: Any) -> Iterator[Tensor]:
     """The tensors that are somewhere: a missing tangent is a tensor of zeros without memory."""
     return (leaf for leaf in tree_leaves(tree) if isinstance(leaf, Tensor) and not leaf._is_zerotensor())
+
+
+def _drops_nothing(func: Any, args: Sequence[Any], kwargs: Mapping[str, Any]) -> bool:
+    """Whether it is an attention or a recurrent layer without dropout, which draws no random numbers."""
+    for place, argument in enumerate(func._schema.arguments):
+        if argument.name in ("dropout_p", "dropout"):
+            given = args[place] if place < len(args) else argument.default_value
+            return not kwargs.get(argument.name, given)
+    return False
 
 
 def _address(tensor: Tensor) -> int:

@@ -89,13 +89,23 @@ class Nvml:
         nvml, handle = self.nvml, self.handle
         return State(
             self._told(lambda: float(nvml.nvmlDeviceGetClockInfo(handle, nvml.NVML_CLOCK_SM))),
-            None if self.sliced else self._told(lambda: nvml.nvmlDeviceGetPowerUsage(handle) / 1e3),
+            None if self.sliced else self._told(self._watts),
             self._told(lambda: float(nvml.nvmlDeviceGetTemperature(handle, nvml.NVML_TEMPERATURE_GPU))),
             self._throttle(),
             None
             if self.sliced
             else self._told(lambda: nvml.nvmlDeviceGetTotalEnergyConsumption(handle) / 1e3),
         )
+
+    def _watts(self) -> float:
+        """The power of this moment; a GPU that does not tell it gives a mean, of a second since Ampere."""
+        field = getattr(self.nvml, "NVML_FI_DEV_POWER_INSTANT", None)
+        if field is not None:
+            with suppress(self.nvml.NVMLError):
+                (found,) = self.nvml.nvmlDeviceGetFieldValues(self.handle, [field])
+                if found.nvmlReturn == self.nvml.NVML_SUCCESS:
+                    return float(found.value.uiVal / 1e3)
+        return float(self.nvml.nvmlDeviceGetPowerUsage(self.handle) / 1e3)
 
     def _throttle(self) -> str | None:
         """The reasons for throttling; older libraries and drivers know only the second of the two names."""

@@ -8,7 +8,7 @@ work are timed as they are.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -53,10 +53,15 @@ def product_rate(
     return max(found)
 
 
+def _operand(shape: Sequence[int], device: torch.device, dtype: torch.dtype) -> Tensor:
+    """Random numbers, as a GPU at its limit of power is faster on equal ones."""
+    operand = torch.empty(*shape, device=device, dtype=dtype)
+    return operand.normal_(generator=torch.Generator(device))
+
+
 def _matrix_rate(shape: Shape, device: torch.device, dtype: torch.dtype, clock: Clock) -> float:
     rows, inner, columns = shape
-    a = torch.ones(rows, inner, device=device, dtype=dtype)
-    b = torch.ones(inner, columns, device=device, dtype=dtype)
+    a, b = (_operand(shape, device, dtype) for shape in ((rows, inner), (inner, columns)))
     out = torch.empty(rows, columns, device=device, dtype=dtype)
     return 2 * rows * inner * columns / _best_seconds(lambda: torch.mm(a, b, out=out), clock)
 
@@ -64,8 +69,8 @@ def _matrix_rate(shape: Shape, device: torch.device, dtype: torch.dtype, clock: 
 def _convolution_rate(
     done: Convolution, batch: int, device: torch.device, dtype: torch.dtype, clock: Clock
 ) -> float:
-    inputs = torch.ones(batch, *done.inputs, device=device, dtype=dtype)
-    weight = torch.ones(done.weight, device=device, dtype=dtype)
+    inputs = _operand((batch, *done.inputs), device, dtype)
+    weight = _operand(done.weight, device, dtype)
 
     def run() -> Tensor:
         return torch.convolution(inputs, weight, None, *done.options)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import torch
+
 from fgbench.errors import UsageError
 from fgbench.methods import BEST, check_execution
 from fgbench.plan.config import DTYPES, TF32, Config
@@ -9,6 +11,7 @@ from fgbench.specs.options import OR
 from fgbench.training.decay import decay_of
 from fgbench.training.target import WORDS, share_asked
 
+AMPERE = (8, 0)  # its compute capability
 COUNTS = ("width", "validation_size", "seeds", "processes")
 LIMITS = ("max_iterations", "max_queries", "evaluate_every", "patience", "memory_budget")
 AMOUNTS = ("max_train_seconds", "max_measure_seconds", "precision")
@@ -56,6 +59,13 @@ def check_device(config: Config, device: str) -> None:
         )
     if config.dtype == TF32 and not device.startswith("cuda"):
         raise UsageError("--dtype tf32: only a GPU rounds to TF32; use float32 or bfloat16 on a CPU.")
+    if config.dtype == TF32 and _capability(device) < AMPERE:
+        raise UsageError("--dtype tf32: this GPU has no TF32, which came with Ampere; use float32.")
+
+
+def _capability(device: str) -> tuple[int, int]:
+    """A GPU's compute capability; where there is none, as on a cluster's login node, one that can do all."""
+    return torch.cuda.get_device_capability(device) if torch.cuda.is_available() else AMPERE
 
 
 def at_least(option: str, value: int, least: int) -> None:

@@ -26,10 +26,10 @@ def blamed(report: Report, method: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
-        if not _device_answers():
-            raise UnusableDeviceError(in_one_line(error)) from error
+        device_must_answer(error)
         report(Began(""))
         raise
+    device_must_answer()  # also to what it has queued
     report(Began(""))
 
 
@@ -41,13 +41,22 @@ def checking(report: Report, method: str) -> Iterator[None]:
     report(Began(method))
 
 
-def _device_answers() -> bool:
+def device_must_answer(error: Exception | None = None, method: str = "") -> None:
+    """Do nothing, unless a GPU answers no more.
+
+    Args:
+        error: what was raised before this; without one, the device's own words are told.
+        method: of which it was, where the runner cannot tell.
+
+    Raises:
+        UnusableDeviceError: nothing runs on the GPU any more.
+    """
     try:
         if torch.cuda.is_initialized():
             torch.cuda.synchronize()
-    except RuntimeError:
-        return False
-    return True
+    except RuntimeError as fault:
+        told = in_one_line(error or fault)
+        raise UnusableDeviceError(f"{method}: {told}" if method else told) from fault
 
 
 @contextmanager
@@ -60,7 +69,12 @@ def failures_reported(report: Report, method: str) -> Iterator[None]:
 
 
 def report_failure(report: Report, method: str, error: Exception) -> None:
-    """Report an exception as status `oom` or `error` with one line of detail."""
+    """Report an exception as status `oom` or `error` with one line of detail.
+
+    Raises:
+        UnusableDeviceError: it has left a GPU on which nothing runs any more, so that others cannot go on.
+    """
     detail = in_one_line(error)
     out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError) or says_out_of_memory(detail)
     report(Failed(method, "oom" if out_of_memory else "error", detail))
+    device_must_answer(error, method)

@@ -65,15 +65,20 @@ class Snapshot:
             return None
         try:
             state = torch.load(self.path, weights_only=True)
+        except (MemoryError, torch.OutOfMemoryError):  # the file is good, and stays for another try
+            raise
         except Exception as error:  # whatever unpickling raises; the next state replaces the file
             report(Unreadable(in_one_line(error)))
             return None
         rng.setstate(state["rng"])
-        for name, own in state["trainees"].items():
-            trainees[name].restore(own)
+        going_on = [name for name in state["trainees"] if name in trainees]  # others have failed since then
+        for name in going_on:
+            trainees[name].restore(state["trainees"][name])
         for line in state["told"]:
-            self.telling(report)(decode(line, self.kinds))
-        return list(state["trainees"])
+            event = decode(line, self.kinds)
+            if getattr(event, "method", None) in trainees:
+                self.telling(report)(event)
+        return going_on
 
     def keep(self, trainees: Mapping[str, Trainee], alive: Sequence[str], rng: random.Random) -> None:
         """Store the state, if the last snapshot is old enough."""

@@ -21,7 +21,10 @@ class OwnRandomness:
     def __init__(self, seed: int, device: torch.device) -> None:
         self.devices = [device] if device.type == "cuda" else []
         with torch.random.fork_rng(self.devices):
-            torch.manual_seed(seed)
+            torch.default_generator.manual_seed(seed)  # torch.manual_seed would seed every GPU
+            for one in self.devices:
+                with torch.cuda.device(one):
+                    torch.cuda.manual_seed(seed)
             self.python, self.numpy = seeded(seed)
             self._keep()
 

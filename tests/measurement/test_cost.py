@@ -89,6 +89,15 @@ def test_numbers_drawn_are_counted_however_they_are_drawn():
     into = torch.empty(10)
     work = count(lambda: (torch.randn(5), into.uniform_(), nn.functional.dropout(into, 0.5)))
     assert work.random_numbers == 5 + 10 + 10
+    # The dropout of a GPU, which gives its mask too.
+    assert count(lambda: torch.native_dropout(into, 0.5, True)).random_numbers == 10
+
+
+def test_attention_without_dropout_draws_no_numbers():
+    q = torch.zeros(1, 2, 4, 8)
+    assert count(lambda: nn.functional.scaled_dot_product_attention(q, q, q)).random_numbers == 0
+    attention = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu
+    assert count(lambda: attention(q, q, q, dropout_p=0.0)).random_numbers == 0
 
 
 BATCH, IN, WIDTH, OUT = 8, 36, 16, 4

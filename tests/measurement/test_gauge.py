@@ -40,8 +40,11 @@ def nvml(**answers: Any) -> SimpleNamespace:
 
         return call
 
+    numbers = {name: answers.pop(name) for name in list(answers) if name.startswith("NVML_")}
+    told = {name: answer for name, answer in told.items() if name not in numbers}
     return SimpleNamespace(
         **{name: function(answer) for name, answer in told.items()},
+        **numbers,
         NVML_CLOCK_SM=1,
         NVML_TEMPERATURE_GPU=0,
         NVMLError=NotSupportedError,
@@ -60,6 +63,25 @@ def library(monkeypatch):
 def test_units_are_those_of_the_names(library):
     library()
     assert Nvml(CUDA).read() == State(1980.0, 412.5, 61.0, "power+thermal", 7.25)
+
+
+@pytest.mark.parametrize(
+    ("told", "watts"),
+    [
+        (0, 287.5),
+        (3, 412.5),  # as by a GPU that does not know the field
+        (NotSupportedError(), 412.5),  # as by an older driver
+    ],
+)
+def test_power_is_that_of_the_moment_where_the_gpu_tells_it(library, told, watts):
+    def values(handle: str, fields: list[int]) -> list[SimpleNamespace]:
+        assert (handle, fields) == ("GPU-1234", [186])
+        if isinstance(told, Exception):
+            raise told
+        return [SimpleNamespace(nvmlReturn=told, value=SimpleNamespace(uiVal=287_500))]
+
+    library(nvmlDeviceGetFieldValues=values, NVML_FI_DEV_POWER_INSTANT=186, NVML_SUCCESS=0)
+    assert Nvml(CUDA).read().power_watts == watts
 
 
 def test_the_device_is_found_by_its_uuid(library):

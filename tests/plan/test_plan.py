@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import sys
+from contextlib import nullcontext
 from typing import ClassVar
 
 import pytest
@@ -132,6 +133,15 @@ class TestBadInput:
     )
     def test_is_said_in_one_line_with_what_would_be_right(self, changes, line):
         assert line in message(**changes)
+
+    @pytest.mark.parametrize("capability", [(7, 5), (8, 0), (9, 0)])
+    def test_tf32_is_refused_where_a_gpu_would_round_nothing(self, capability, monkeypatch):
+        monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+        monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
+        refused = pytest.raises(UsageError, match="--dtype tf32: this GPU has no TF32")
+        with refused if capability < (8, 0) else nullcontext():
+            check_device(config(dtype="tf32"), "cuda:0")
+        check_device(config(), "cuda:0")
 
     def test_a_cuda_graph_holds_one_learning_rate(self):
         for execution in ("cudagraph", "best"):

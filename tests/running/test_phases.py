@@ -577,6 +577,21 @@ class TestReporting:
         with pytest.raises(KeyboardInterrupt), failures_reported(Reports(), "m"):
             raise KeyboardInterrupt
 
+    def test_a_method_that_ruins_the_gpu_is_told_before_the_worker_ends(self, monkeypatch):
+        """As in training, where the others would go on and fail for a fault of this one's."""
+
+        def synchronize() -> None:
+            raise RuntimeError("CUDA error: device-side assert triggered")
+
+        monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+        monkeypatch.setattr(torch.cuda, "synchronize", synchronize)
+        reports = Reports()
+        with pytest.raises(UnusableDeviceError, match="m: IndexError: out of bounds"):
+            report_failure(reports, "m", IndexError("out of bounds"))
+        assert [event["method"] for event in reports.of("Failed")] == ["m"]
+        with pytest.raises(UnusableDeviceError, match="device-side assert"), blamed(reports, "late"):
+            pass  # what was queued inside fails after it
+
     @pytest.mark.parametrize("lost", [False, True])
     def test_a_gpu_on_which_nothing_runs_any_more_ends_the_worker(self, lost, monkeypatch):
         """Otherwise the methods that follow would fail for a fault of this one's."""

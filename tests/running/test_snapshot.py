@@ -97,6 +97,31 @@ def test_an_empty_or_torn_state_begins_anew_and_says_so(tmp_path, share):
     assert curve(path, rates=rates) == whole, "the next state has taken its place"
 
 
+def test_a_state_that_does_not_fit_into_memory_now_stays_for_another_try(tmp_path, monkeypatch):
+    path, rates = tmp_path / "state.pt", {"backprop": 0.05}
+    whole = curve(path, rates=rates)
+    really, content = torch.load, path.read_bytes()
+
+    def full(*arguments: Any, **options: Any) -> Any:
+        raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    monkeypatch.setattr(torch, "load", full)
+    with pytest.raises(torch.OutOfMemoryError):
+        curve(path, rates=rates)
+    assert path.read_bytes() == content
+    monkeypatch.setattr(torch, "load", really)
+    assert curve(path, rates=rates) == whole
+
+
+def test_a_method_that_failed_since_then_is_left_out_of_what_goes_on(tmp_path):
+    path, rates = tmp_path / "state.pt", {"backprop": 0.05, "spsa": 0.05}
+    with pytest.raises(StoppedError):
+        curve(path, 9, rates=rates)
+    rest = curve(path, rates={"backprop": 0.05})
+    assert {facts["method"] for _, facts in rest} == {repr("backprop")}
+    assert rest == [event for event in curve(None, rates=rates) if event[1]["method"] == repr("backprop")]
+
+
 def test_times_go_on_too(tmp_path):
     seconds: list[float] = []
 

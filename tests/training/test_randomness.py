@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 
 import numpy as np
+import pytest
 import torch
 
 from fgbench.training.randomness import OwnRandomness
@@ -21,6 +22,12 @@ def test_two_of_the_same_seed_draw_the_same_whoever_draws_between_them():
     torch.rand(5)
     assert all(torch.equal(x, y) for x, y in zip(first, [drawn(b), drawn(b)], strict=True))
     assert not torch.equal(*first)
+
+
+def test_no_other_gpu_is_seeded(monkeypatch):
+    """Its state would not be put back."""
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", lambda seed: pytest.fail("all are seeded"))
+    OwnRandomness(3, torch.device("cpu"))
 
 
 def test_the_callers_state_stays_as_it_was():

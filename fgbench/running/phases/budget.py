@@ -23,7 +23,7 @@ from fgbench.running.matched import Matched
 from fgbench.running.messages import Message, Report
 from fgbench.running.phase import STARTUP_SECONDS, OfGroup, Phase, Tables, every_row
 from fgbench.running.phases.memory import BATCHES, bytes_of_model, prepared_step
-from fgbench.running.reporting import in_one_line
+from fgbench.running.reporting import device_must_answer, in_one_line
 from fgbench.specs.options import canonical, split_spec
 from fgbench.store.csv_table import records
 from fgbench.store.jobs import OVER_BUDGET
@@ -121,6 +121,7 @@ def measure_variants(matched: Matched, specs: Sequence[str], seconds: float, rep
             try:
                 peaks[variant] = _peak(matched, spec, variant)
             except Exception as error:
+                device_must_answer(error, variant)
                 report(Variant(spec, variant, detail=in_one_line(error)))
         names = list(peaks)
         times: dict[str, tuple[float, float]] = {}
@@ -160,6 +161,7 @@ def _times(
         try:
             arms.append(step_arm(variant, own, method_step(own, spec, process=0)))
         except Exception as error:
+            device_must_answer(error, variant)
             report(Variant(spec, variant, detail=in_one_line(error)))
     rounds: dict[str, list[float]] = defaultdict(list)
     timed = with_blocks(arms, problem, problem.clock, seconds)

@@ -14,12 +14,12 @@ from fgbench.measurement.cost import COUNTS, Work, all_convolutions, all_product
 from fgbench.measurement.rates import Rates, byte_rate, launch_seconds, product_rate, random_rate
 from fgbench.methods import Conditions
 from fgbench.plan import Config
-from fgbench.running.arms import LEARNING_RATE, Problem, base_step, method_step
+from fgbench.running.arms import LEARNING_RATE, Problem, base_step, free_dropped, method_step
 from fgbench.running.group_run import GroupRun
 from fgbench.running.matched import Matched
 from fgbench.running.messages import Message, Report
 from fgbench.running.phase import STARTUP_SECONDS, OfGroup, Phase, Tables, every_row
-from fgbench.running.reporting import blamed, failures_reported
+from fgbench.running.reporting import blamed, failures_reported, report_failure
 from fgbench.store.schema import BASE, Role
 
 BELOW = 0.97  # a step timed below this share of its floor shows that the floor is wrong
@@ -116,10 +116,15 @@ def measure_cost(
     for spec in (BASE, *specs):
         with failures_reported(report, spec), blamed(report, spec):
             works[spec] = _count(problem, spec)
-    rates = _rates(problem, works, timed or {})
-    dtype = _dtype(problem)
-    numbers = random_rate(problem.device, dtype, problem.clock)
-    launch = launch_seconds(problem.device, problem.clock)
+    free_dropped()  # the last step, of which the memory is needed here
+    try:
+        rates = _rates(problem, works, timed or {})
+        numbers = random_rate(problem.device, _dtype(problem), problem.clock)
+        launch = launch_seconds(problem.device, problem.clock)
+    except Exception as error:
+        for spec in works:
+            report_failure(report, spec, error)
+        return
     for spec, work in works.items():
         report(
             Counted(

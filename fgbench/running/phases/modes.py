@@ -25,6 +25,7 @@ from fgbench.running.group_run import GroupRun
 from fgbench.running.matched import Matched
 from fgbench.running.messages import Message, Report
 from fgbench.running.phase import STARTUP_SECONDS, OfGroup, Phase, Tables, every_row
+from fgbench.running.reporting import device_must_answer
 from fgbench.specs.options import OR
 from fgbench.store.csv_table import records
 from fgbench.store.schema import BASE
@@ -185,6 +186,7 @@ def _timed(problem: Problem, ways: Sequence[Way], seconds: float, process: int) 
         try:
             arms.append(_arm(problem, way, process))
         except Exception as error:
+            device_must_answer(error, way.method)
             yield Mode(way.method, **way.facts, seconds=None, detail=in_one_line(error))
     if arms:
         found = _median_seconds(with_blocks(arms, problem, clock, seconds), clock, seconds, process)

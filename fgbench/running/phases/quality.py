@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from time import perf_counter
 from typing import ClassVar
 
 from torch import Tensor
 
+from fgbench.measurement.clock import Clock
 from fgbench.measurement.quality import ALL, Draws, Quality, Slope
 from fgbench.measurement.steps_ratio import Mean
 from fgbench.methods import Batch
@@ -188,9 +188,9 @@ def measure_quality(problem: Problem, points: Sequence[WeightsPoint], seconds: f
     for spec in points[0].methods:
         with failures_reported(report, spec), blamed(report, spec):
             reader = Reader(problem, spec)
-            taken[spec] = _seconds(partial(judge.rehearse, reader, points[0]))
+            taken[spec] = _seconds(partial(judge.rehearse, reader, points[0]), problem.clock)
             readers[spec] = reader
-    backward = _seconds(partial(judge.gradient, points[0].batch(0), 0))
+    backward = _seconds(partial(judge.gradient, points[0].batch(0), 0), problem.clock)
     wanted = [replace(p, methods=[m for m in p.methods if m in readers]) for p in points]
     for some in (wanted, wanted[:1]):
         large = len(some) * len(problem.batches) * backward
@@ -208,12 +208,10 @@ def measure_quality(problem: Problem, points: Sequence[WeightsPoint], seconds: f
                 report(row)
 
 
-def _seconds(run: Callable[[], object]) -> float:
-    """Seconds of a second call; the first one also does what is done only once."""
+def _seconds(run: Callable[[], object], clock: Clock) -> float:
+    """Seconds of a second call, with its work on the device; the first also does what is done only once."""
     run()
-    begun = perf_counter()
-    run()
-    return perf_counter() - begun
+    return clock.time(run).seconds
 
 
 def _rows(

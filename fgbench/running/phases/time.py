@@ -16,7 +16,7 @@ import torch
 
 from fgbench import methods
 from fgbench.errors import UsageError, in_one_line
-from fgbench.measurement.clock import Clock
+from fgbench.measurement.clock import Clock, clock_for
 from fgbench.measurement.interleave import MINIMUM_ROUNDS, Arm, round_seconds
 from fgbench.measurement.slowed import slowed
 from fgbench.measurement.statistics import two_stage_size
@@ -241,7 +241,8 @@ def time_methods(
     Raises:
         UsageError: the base fails or its loss is wrong, so that no R can be computed.
     """
-    clock = problem.clock
+    # What is as short as a single part is timed without a gauge, which takes some microseconds to ask.
+    clock, bare = problem.clock, clock_for(problem.device)
     try:
         arms = [base_arm(problem)]
     except Exception as error:
@@ -260,14 +261,14 @@ def time_methods(
     if slowed_by:
         for spec in [s for s in steps if s != reference]:
             step = method_step(problem, spec, process)
-            slower = slowed(over(problem.batches, step), slowed_by, clock, problem.device)
+            slower = slowed(over(problem.batches, step), slowed_by, bare, problem.device)
             arms.append(Arm(ArmKey(Role.SLOWED, spec), slower, cycle=step.cycle))
     arms = with_blocks(arms, problem, clock, seconds)
     # The process is part of the seed, so that every process runs the arms in other orders.
     rng = random.Random(f"{problem.seed}/{process}")
     for samples in timed_rounds(arms, clock, seconds, rng, report):
         report(Samples.of(samples))
-    report(Parts(time_parts(steps, problem, clock, seconds * PARTS_SHARE)))
+    report(Parts(time_parts(steps, problem, bare, seconds * PARTS_SHARE)))
     for arm in arms:
         diverged = not torch.isfinite(arm.step()).all()  # type: ignore[arg-type]
         if diverged and arm.key.role == Role.METHOD:
