@@ -14,6 +14,7 @@ from fgbench.measurement.interleave import Arm, K, repeat
 WINDOW_SECONDS = 5.0  # NVML's energy counter moves 10 to 50 times a second: in 5 s it is known to a percent
 QUEUED_STEPS = 32  # at most so many steps are queued behind a sleep; fewer if the launch queue is short
 REPEATS = 3  # how often steps are queued behind a sleep
+LONGEST_QUEUEING = 0.4  # seconds; a GPU with a display ends a kernel, as the sleep, after about two
 
 
 @runtime_checkable
@@ -95,7 +96,7 @@ def queued_seconds(
     Returns:
         The seconds; None where not even one call fits.
     """
-    times = most
+    times = min(most, max(1, int(LONGEST_QUEUEING / max(enqueue_seconds, 1e-9))))
     while times:
         block = partial(repeat, run, times)
         found = [clock.busy_seconds(block, times * enqueue_seconds) for _ in range(REPEATS)]

@@ -12,7 +12,7 @@ import torch
 from fgbench.measurement.clock import CudaClock, Reading
 from fgbench.measurement.gauge import Blind, State
 from fgbench.measurement.interleave import Arm
-from fgbench.measurement.load import WINDOW_SECONDS, Load, under_load
+from fgbench.measurement.load import REPEATS, WINDOW_SECONDS, Load, queued_seconds, under_load
 from fgbench.summary.table import DEVICE, HOST, UNKNOWN, _load_cells
 from tests.simulated_queue import CAPACITY, SimulatedQueue
 
@@ -96,3 +96,18 @@ def test_what_a_device_does_not_tell_is_missing(monkeypatch):
     load = under_load(Arm("a", queue.step(1, 1.0)), CudaClock(torch.device("cuda:0"), Blind()), 6.0)
     told = (load.sm_clock_mhz, load.power_watts, load.temperature_celsius, load.throttle, load.joules)
     assert told == (None,) * 5
+
+
+@pytest.mark.parametrize(("enqueue_seconds", "times"), [(1e-4, 32), (0.05, 8), (3.0, 1), (0.0, 32)])
+def test_steps_are_queued_behind_a_sleep_that_no_gpu_cuts_short(enqueue_seconds, times):
+    asked, calls = [], []
+
+    class Device:
+        def busy_seconds(self, block, seconds):
+            asked.append(seconds)
+            block()
+            return 0.25 * times
+
+    assert queued_seconds(lambda: calls.append(1), 32, Device(), enqueue_seconds) == 0.25
+    assert asked == [times * enqueue_seconds] * REPEATS
+    assert len(calls) == times * REPEATS
