@@ -28,6 +28,7 @@ TIMES = (
     "with some seed, failing that the lowest that several did; a run's other targets are in its targets.csv. "
     f"{bound_words('the reference')}."
 )
+ONE_PROCESS = "Intervals are over the rounds of one process, and so too narrow."
 NEVER = "never"  # T of runs that all diverged
 WORTH = (
     *("method", "depth", "ratio", "its floor", "of floor", "cosine", "variance ×"),
@@ -72,7 +73,8 @@ def _by_depth(found: Found, name: str) -> Iterator[list[str]]:
             figures = [_depth_cell(own, depth, name) for depth in comparison.depths]
             cells.append((f"`{method}`", *figures))
         heads = ("method", *(f"depth {depth}" for depth in comparison.depths))
-        yield [_title(found, comparison), "", *_table(heads, cells)]
+        alone = [ONE_PROCESS, ""] if name == "ratio" and rows["processes"].max() == 1 else []
+        yield [_title(found, comparison), "", *alone, *_table(heads, cells)]
 
 
 def _depth_cell(own: pd.DataFrame, depth: int, name: str) -> str:

@@ -9,6 +9,7 @@ import re
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
+import pandas as pd
 import pytest
 from typer.testing import CliRunner
 
@@ -96,6 +97,21 @@ def test_it_is_said_where_other_targets_are_and_what_the_bound_of_a_ratio_is(pag
     for text in (page, (tmp_path / "README.md").read_text()):
         assert "other targets are in its targets.csv" in " ".join(text.split())
         assert "over the upper end of the reference" in text
+
+
+def test_ratios_of_a_single_process_are_said_to_have_intervals_that_are_too_narrow(tmp_path):
+    results(tmp_path)
+    said = "Intervals are over the rounds of one process, and so too narrow."
+    write_markdown(tmp_path, tmp_path / "README.md")
+    assert said not in (tmp_path / "README.md").read_text()
+    (ratios,) = tmp_path.rglob("ratios.csv")
+    table = pd.read_csv(ratios)
+    table.assign(processes=1).to_csv(ratios, index=False)
+    write_markdown(tmp_path, tmp_path / "README.md")
+    text = (tmp_path / "README.md").read_text()
+    times, memory = text.index("## Step time"), text.index("## Peak memory")
+    assert text.count(said) == 1
+    assert times < text.index(said) < memory
 
 
 def test_a_methods_name_is_broken_after_a_colon_or_comma_alone():
