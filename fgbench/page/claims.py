@@ -53,13 +53,11 @@ def counted(claims: Iterable[tuple[str, str]]) -> str:
     for expected, verdict in claims:
         kind = computed if expected.endswith("[C]") else beyond if BEYOND in expected else own
         kind[verdict] += 1
-    told = [
-        f"{kind} ".lstrip()
-        + ", ".join(f"{found[verdict]} {verdict}" for verdict in VERDICTS if found[verdict])
+    told = {
+        kind: ", ".join(f"{found[verdict]} {verdict}" for verdict in VERDICTS if found[verdict])
         for kind, found in kinds.items()
-        if found
-    ]
-    return "; ".join(told)
+    }
+    return "; ".join(f"{kind} {counts}".strip() for kind, counts in told.items() if counts)
 
 
 def find_papers(source: Path) -> list[Paper]:

@@ -56,7 +56,7 @@ ONE_DECIDES = {
     ),
 }
 # Figures whose interval is over seeds; the interval of any other is over what was timed.
-OVER_SEEDS = (*ONE_DECIDES, "final", "best", "steps_ratio")
+OVER_SEEDS = (*ONE_DECIDES, "final", "best")
 STILL = 1e-3  # a loss that fell by less than this share of itself has not left its start
 
 
