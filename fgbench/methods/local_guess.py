@@ -229,6 +229,8 @@ class LocalGuessStep(BlockwiseStep):
         for index, target in enumerate(targets):
             products = self.space.inner(target, self.guesses[index])
             products = products.unsqueeze(0 if self.space.by_sample else 1)
+            if self.derivatives[index].shape[1] < products.shape[1]:  # no rows of the samples' own
+                products = products.sum(1, keepdim=True)
             found[index] = self._estimate(index, blocks[index], outputs[index], products)
         return in_order(model, blocks, found)
 

@@ -118,6 +118,7 @@ def _error_of_step(
     The error is the largest among the replays of a captured step, or in a cycle of steps that differ in kind.
     With `by_index` the step and reverse mode drop units in the order of their indices, not of memory.
     """
+    model = _within_norms(model)
     trained = copy.deepcopy(model)
     step = prepare(method, trained, loss, seed, conditions)
     if step.masks_of_its_own:
@@ -152,6 +153,22 @@ def _error_of_step(
     if conditions.captured and error <= tolerance:
         _check_draws(step, estimates)
     return error, tolerance
+
+
+def _within_norms(model: nn.Module) -> nn.Module:
+    """The model; where a forward pass shortens rows of an embedding (`max_norm`), a copy with short ones.
+
+    A step would otherwise change weights by more than its update.
+    """
+    limited = (nn.Embedding, nn.EmbeddingBag)
+    if not any(isinstance(m, limited) and m.max_norm is not None for m in model.modules()):
+        return model
+    own = copy.deepcopy(model)
+    for module in own.modules():
+        if isinstance(module, limited) and module.max_norm is not None:
+            weight = module.weight.data
+            weight.copy_(torch.renorm(weight, module.norm_type, 0, module.max_norm))
+    return own
 
 
 def _check_finite(true_loss: float, gradient: Sequence[Tensor]) -> None:

@@ -177,6 +177,28 @@ class Recomputed(nn.Module):
         return self.out(checkpoint(lambda h: torch.tanh(self.part(h)), h, use_reentrant=True))
 
 
+class Bag(nn.Module):
+    def __init__(self, kind: type[nn.Module]) -> None:
+        super().__init__()
+        self.words, self.head = kind(11, 8, max_norm=1.0), nn.Linear(8, 4)
+        with torch.no_grad():
+            self.words.weight.mul_(3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        found = self.words(x)
+        return self.head(found if found.dim() == 2 else found.mean(1))
+
+
+@pytest.mark.parametrize("spec", ["backprop", "forward", "forward:structure=rank-one", "spsa"])
+@pytest.mark.parametrize("kind", [nn.Embedding, nn.EmbeddingBag])
+def test_an_embedding_whose_rows_a_pass_shortens_passes(kind, spec):
+    torch.manual_seed(0)
+    model, x = Bag(kind).double(), torch.randint(11, (4, 7))
+    before = model.words.weight.clone()
+    check_step(methods.find(spec), model, cross_entropy, (x, torch.tensor([0, 3, 1, 1])), seed=0)
+    assert torch.equal(model.words.weight, before), "the model is as it was"
+
+
 def test_a_model_that_is_partly_computed_again_passes():
     forward = "forward", "forward:structure=rank-one,tangents=2", "forward:structure=activity"
     for spec in ("backprop", "spsa", *forward):
