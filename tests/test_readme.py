@@ -47,6 +47,16 @@ def test_how_much_sooner_backprop_is_at_the_second_papers_protocol_is_what_was_m
     assert [round(min(ratios)), round(max(ratios))] == [int(end) for end in said.groups()]
 
 
+def test_how_soon_forward_gradients_are_at_the_first_papers_rate_is_what_was_measured():
+    found = load(README.parent / "results/reference-baydin2022-paper/mlp/unit2e-4").set_index("method")
+    said = re.search(
+        r"in ([\d.]+) of its time \(0\.229 there\), rank-one tangents in ([\d.]+)\.", README.read_text()
+    )
+    assert said is not None
+    ratios = (found["t_ratio"][spec] for spec in ("forward", "forward:structure=rank-one"))
+    assert [f"{ratio:.2f}" for ratio in ratios] == list(said.groups())
+
+
 def test_at_equal_memory_forward_modes_step_is_the_shorter_one_as_measured():
     found = load(README.parent / "results/reference-panchal2025/memory", "ratios")
     budgets = load(README.parent / "results/reference-panchal2025/memory", "variants")["run"].unique()
