@@ -6,7 +6,9 @@ import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import astuple
+from functools import partial
 from pathlib import Path
+from textwrap import fill
 from typing import Any
 
 from matplotlib.figure import Figure
@@ -27,6 +29,7 @@ from fgbench.store.csv_table import replace_text
 SHADES = {Verdict.REPRODUCED: "green", Verdict.NOT_REPRODUCED: "red", Verdict.NOT_COMPARABLE: "yellow"}
 PLAIN = (0.01, 1000)  # numbers between these are written without an exponent
 WIDE = 3  # an axis is logarithmic if the largest figure is more than so many times the smallest
+LONGEST_NAME = 44  # characters in a line of a claim's text
 MOST_TICKS = 6  # between long texts at both sides the axis may be an inch wide
 SHADES_OF_DOTS = {
     Verdict.REPRODUCED: BLUE,
@@ -170,7 +173,7 @@ def _figure(experiment: Experiment, judged: Sequence[JudgedClaim], source: str) 
             ax.errorbar([at], [place], xerr=reach, color=shade, marker=marker, zorder=3)
         ends += [end for end in (over, low, high) if math.isfinite(end)]
         beside(ax, place, f"{_short(outcome.measured)} / {value:.3g}  {outcome.verdict.value}")
-    name_rows(ax, [outcome.claim.text for outcome in judged])
+    name_rows(ax, [outcome.claim.text for outcome in judged], partial(fill, width=LONGEST_NAME))
     if max(ends) > WIDE * min(ends) > 0:
         log_axis(ax, "x", ends, MOST_TICKS)
     reference_line(ax, 1.0, "as claimed", vertical=True)

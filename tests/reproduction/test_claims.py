@@ -7,6 +7,7 @@ from dataclasses import replace
 
 import pytest
 
+from fgbench.charts.drawing.style import print_style, save
 from fgbench.measurement.statistics import NOTHING, Estimate, mean_interval
 from fgbench.reproduction import report
 from fgbench.reproduction.claims import Verdict, judge, lacking
@@ -308,3 +309,18 @@ def test_ticks_of_a_narrow_axis_of_claims_are_few():
     judged = [judge(one, {"a": Estimate(0.3), "b": Estimate(4.0)}, "laptop") for one in own]
     figure = report._figure(Experiment("wide", "Far apart", "jobs", {}, ()), judged, "a paper")
     assert [tick.get_text() for tick in figure.axes[0].get_xticklabels()] == ["0.5", "1", "2"]
+
+
+def test_long_texts_of_claims_are_folded_into_the_chart(tmp_path):
+    long = "at 2e-4 a forward gradient needs 0.383 of backprop's steps, with pixels of mean 0 and variance 1"
+    outcome = judge(
+        replace(claim("near", value=3.0), text=long), {"figure": Estimate(6.0, 5.0, 7.0)}, "laptop"
+    )
+    with print_style():
+        figure = _figure(Experiment("apart", "A time", "jobs", {}, ()), [outcome] * 6, "a paper")
+        save(figure, tmp_path / "claims.png")
+    (ax,) = figure.axes
+    inside = figure.bbox
+    for text in (*ax.get_yticklabels(), *ax.texts):
+        extent = text.get_window_extent()
+        assert inside.x0 <= extent.x0 and extent.x1 <= inside.x1, text.get_text()

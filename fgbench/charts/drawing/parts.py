@@ -165,10 +165,10 @@ def stacked_bars(
     figure.legend(loc="outside lower center", ncols=min(len(present), 5), frameon=False)
 
 
-def name_rows(ax: Axes, methods: Sequence[str]) -> None:
-    """Name the rows on the y axis, the first method on top."""
-    ax.set_yticks(range(len(methods)), [folded(method) for method in methods])
-    ax.set_ylim(len(methods) - 0.5, -0.5)
+def name_rows(ax: Axes, names: Sequence[str], fold: Callable[[str], str] = folded) -> None:
+    """Name the rows on the y axis, the first on top; long ones are folded, as those of methods by default."""
+    ax.set_yticks(range(len(names)), [fold(name) for name in names])
+    ax.set_ylim(len(names) - 0.5, -0.5)
     ax.tick_params(axis="y", length=0)
     ax.spines["left"].set_visible(False)
     ax.grid(axis="x")
