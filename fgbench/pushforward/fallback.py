@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
+from torch._ops import OpOverload, OpOverloadPacket
 from torch.autograd import Function
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -27,6 +28,7 @@ NO_WAY = (
     "{name} has no {what}, and its backward pass is not made of differentiable functions of torch{advice}."
 )
 LACKING = "Trying to use forward AD with"  # how PyTorch begins to say that a function has no forward mode
+OF_PYTORCH = ("aten", "prims", "prim")  # namespaces of operations
 _WITHOUT: set[Any] = set()  # the functions of which it said so
 
 
@@ -34,7 +36,7 @@ def by_jvp(context: Context, function: Callable[..., Any], arguments: tuple[Any,
     """Run a function on duals by `torch.func.jvp`: all tangents in one vmap, or one by one where it fails.
 
     Attention is computed by its definition, as PyTorch's fused kernels have no forward mode. What else has
-    none, such as `grid_sample` and `cdist`, runs by its backward pass.
+    none, such as `grid_sample`, `cdist` and the operations of other libraries, runs by its backward pass.
     """
     if _by_its_backward(function):
         return by_backward(context, function, arguments, options)
@@ -170,7 +172,21 @@ def by_what(function: Any) -> str:
 
 
 def _by_its_backward(function: Any) -> bool:
-    return function in _WITHOUT or (is_own(function) and not _has_jvp(function))
+    return function in _WITHOUT or _is_custom(function) or (is_own(function) and not _has_jvp(function))
+
+
+def _is_custom(function: Any) -> bool:
+    """Whether it is an operation of a library of its own, whose forward mode PyTorch takes to be zero.
+
+    One that is composed of PyTorch's has theirs.
+    """
+    if isinstance(function, OpOverloadPacket):
+        function = getattr(function, function.overloads()[0])
+    return (
+        isinstance(function, OpOverload)
+        and function.namespace not in OF_PYTORCH
+        and not function.has_kernel_for_dispatch_key(torch._C.DispatchKey.CompositeImplicitAutograd)
+    )
 
 
 def _all_at_once(context: Context, one: Callable[..., Any], tangents: list[Tensor]) -> tuple[Any, Any]:
