@@ -14,7 +14,7 @@ from fgbench.methods import PLAIN, Batch, Conditions, Loss, Method, Step
 from fgbench.methods.steps.auxiliary import HELP, KINDS
 from fgbench.methods.steps.blocks import State, activation, each
 from fgbench.methods.steps.blockwise import Block, BlockwiseStep, by_block, in_order
-from fgbench.methods.steps.spaces import SPACES, Guess, drops, samples_meet
+from fgbench.methods.steps.spaces import SPACES, Guess, drops, loss_meets, samples_meet
 from fgbench.pushforward.context import Context, draws_again, state_kept
 from fgbench.pushforward.dual import Dual, primal_of
 from fgbench.pushforward.structures import Fill
@@ -133,7 +133,7 @@ class LocalGuessStep(BlockwiseStep):
         """Make the auxiliary networks, and find out behind which blocks samples depend on each other."""
         super().get_ready(batch)
         if self.together is None or self.alone:
-            self.together, self.alone = self._meetings(batch[0]), len(batch[0]) == 1
+            self.together, self.alone = self._meetings(batch), len(batch[0]) == 1
 
     def _draw(self, batch: Batch) -> None:
         super()._draw(batch)
@@ -150,10 +150,10 @@ class LocalGuessStep(BlockwiseStep):
         return [self.fill(like.new_empty(shape, requires_grad=False)) for shape in shapes]
 
     @torch.no_grad()
-    def _meetings(self, x: Tensor) -> list[bool]:
+    def _meetings(self, batch: Batch) -> list[bool]:
         """For each block but the last, whether all samples share a derivative."""
-        meet, state = [], x
-        with draws_again(x.device), state_kept(self.model):
+        meet, state = [], batch[0]
+        with draws_again(state.device), state_kept(self.model):
             for block in self.blocks:
                 meet.append(samples_meet(block.pushforward, state))
                 state = block.module(state)
@@ -162,7 +162,8 @@ class LocalGuessStep(BlockwiseStep):
                 "local-guess:space=weight runs each sample by itself, but batch norm and dropout need a "
                 "whole batch: use space=batch-weight or space=activation."
             )
-        return [not self.end_to_end or any(meet[i + 1 :]) for i in range(len(self.inner))]
+        together = not self.end_to_end or loss_meets(self.last.pushforward, state, batch[1])
+        return [together or any(meet[i + 1 :]) for i in range(len(self.inner))]
 
     def _forward(self, batch: Batch) -> None:
         x, moved, self.outputs, self.derivatives = batch[0], None, [], []

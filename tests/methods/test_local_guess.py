@@ -185,25 +185,6 @@ def test_what_torch_fx_cannot_trace_runs_all_the_same(space):
     oracle.check_step(methods.find(spec_of(space=space)), model, cross_entropy, small_batch(), 1)
 
 
-def dice(output: Tensor, target: Tensor) -> Tensor:
-    return 1 - output.softmax(1)[range(len(target)), target].sum() / output.exp().sum()
-
-
-def regrouped(output: Tensor, target: Tensor) -> Tensor:
-    return cross_entropy(output.view(-1, 2, output.shape[1]).transpose(1, 2), target.view(-1, 2))
-
-
-@pytest.mark.parametrize("space", ["weight", "activation"])
-@pytest.mark.parametrize("guess", ["local", "random"])
-@pytest.mark.parametrize("loss", [dice, regrouped])
-def test_a_loss_without_rows_of_the_samples_own_has_one_derivative_for_all(loss, guess, space):
-    torch.manual_seed(0)
-    layers = nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 4)
-    batch = torch.randn(4, 8, dtype=torch.float64), torch.tensor([0, 3, 1, 1])
-    method = methods.find(spec_of(guess=guess, space=space))
-    oracle.check_step(method, nn.Sequential(*layers).double(), loss, batch, 1)
-
-
 @pytest.mark.parametrize("guess", ["rademacher", "local"])
 @pytest.mark.parametrize("space", ["batch-weight", "batch-tensor", "activation"])
 @pytest.mark.parametrize("target", TARGETS)

@@ -15,7 +15,7 @@ from fgbench.methods.steps.activity import SHARED, TOGETHER
 from fgbench.methods.steps.blocks import State, activation, check_state, each
 from fgbench.methods.steps.blockwise import Block, BlockwiseStep, in_order
 from fgbench.methods.steps.options import ForwardOptions
-from fgbench.methods.steps.spaces import samples_meet
+from fgbench.methods.steps.spaces import loss_meets, samples_meet
 from fgbench.pushforward.combine import of_samples
 from fgbench.pushforward.context import Context, attributes_kept, buffers_kept, draws_again
 from fgbench.pushforward.dual import Dual, dual_of, moving
@@ -73,7 +73,8 @@ class BlockActivityStep(BlockwiseStep):
         shapes = [(k, *output.shape[first:]) for output in outputs]
         self.noise[x.shape] = [output.new_empty(shape) for output, shape in zip(outputs, shapes, strict=True)]
         if unknown:
-            self.together = any(meet[1:]) or any(len(output) != len(x) for output in outputs)
+            own = all(len(output) == len(x) for output in outputs) and not any(meet[1:])
+            self.together = not own or loss_meets(self.last.pushforward, state, batch[1])
 
     def _draw(self, batch: Batch) -> None:
         self.get_ready(batch)

@@ -191,12 +191,37 @@ SPACES: dict[str, Callable[[], Space]] = {
 }
 
 
+def loss_meets(pushforward: Pushforward, output: State, target: Tensor) -> bool:
+    """Whether the loss has no rows of the samples' own, in their order.
+
+    Where it has, and each sample's tangent is multiplied by a number of its own, so is the derivative of its
+    row.
+    """
+    activated = activation(output)
+    numbers = torch.randn(len(activated), generator=torch.Generator().manual_seed(0)).to(activated)
+
+    def moved(part: Tensor) -> Dual:
+        tangent = _slope(part).expand_as(part)
+        return dual_of(part, torch.stack([tangent, tangent * _spread(numbers, part)]))
+
+    _, by_row = pushforward.derivatives(Context(2, {}, first=False), each(moved, output), target)
+    if by_row.shape[1] != len(activated):
+        return True
+    off = (by_row[1] - numbers * by_row[0]).abs().max()
+    return bool(off > torch.finfo(by_row.dtype).eps ** 0.5 * by_row.abs().max())
+
+
+def _slope(part: Tensor) -> Tensor:
+    """A tangent of one sample, [1, …], in which all entries differ."""
+    return torch.linspace(0.5, 1.5, part[0].numel()).to(part).view_as(part[:1])
+
+
 def samples_meet(pushforward: Pushforward, x: State) -> bool:
     """Whether samples depend on each other: whether the first one's tangent reaches the others' outputs."""
 
     def on_the_first(part: Tensor) -> Dual:
         tangent = torch.zeros_like(part).unsqueeze(0)
-        tangent[0, 0] = torch.linspace(0.5, 1.5, part[0].numel()).view_as(part[0])
+        tangent[0, :1] = _slope(part)
         return dual_of(part, tangent)
 
     first = activation(x)
