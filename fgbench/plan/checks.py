@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import torch
-
 from fgbench.errors import UsageError
 from fgbench.methods import BEST, check_execution
 from fgbench.plan.config import DTYPES, TF32, Config
@@ -65,6 +63,8 @@ def check_device(config: Config, device: str) -> None:
 
 def _capability(device: str) -> tuple[int, int]:
     """A GPU's compute capability; where there is none, as on a cluster's login node, one that can do all."""
+    import torch
+
     return torch.cuda.get_device_capability(device) if torch.cuda.is_available() else AMPERE
 
 
