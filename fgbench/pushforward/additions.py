@@ -57,7 +57,7 @@ def _of_site(site: Site, weights: Tensor) -> list[Addition]:
         x, weight, *bias = site.arguments
         left, right, rows = _rows(site, x, weights)
         return _trained([(weight, Outer(left, right))], rows, [*bias, site.options.get("bias")])
-    if site.function in ADDMM and len(site.arguments) == 3:
+    if site.function in ADDMM and len(site.arguments) == 3 and not site.options:  # no alpha, no beta
         bias_, x, weight = site.arguments
         left, right, rows = _rows(site, x, weights)
         return _trained([(weight, Outer(right, left))], rows, [bias_])

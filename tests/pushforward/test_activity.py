@@ -8,7 +8,7 @@ import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812
 from scipy import stats
-from torch import nn
+from torch import Tensor, nn
 
 from fgbench import methods
 from fgbench.methods.steps.oracle import check_step
@@ -168,3 +168,22 @@ def test_batches_of_other_sizes_have_noise_of_their_own():
     first = [n.clone() for n in step.noise[x[:4].shape].values()]
     step((x, target), 0.1)
     assert not any(torch.equal(a, b) for a, b in zip(first, step.noise[x.shape].values(), strict=True))
+
+
+class Scaled(nn.Module):
+    def __init__(self, **options: float) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.weight, self.bias = nn.Parameter(torch.randn(8, 8)), nn.Parameter(torch.randn(8))
+        self.head, self.options = nn.Linear(8, 4), options
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.head(torch.tanh(torch.addmm(self.bias, x, self.weight, **self.options)))
+
+
+@pytest.mark.parametrize("more", ["", ",layers=one"])
+@pytest.mark.parametrize("options", [{}, {"alpha": 0.5}, {"beta": 0.5}, {"alpha": 2.0, "beta": 3.0}], ids=str)
+def test_a_product_whose_terms_are_scaled_has_estimates_of_its_own(options, more):
+    batch = torch.randn(4, 8, dtype=torch.float64), torch.tensor([0, 3, 1, 1])
+    method = methods.find(f"forward:structure=activity{more}")
+    check_step(method, Scaled(**options).double(), cross_entropy, batch, seed=0)
