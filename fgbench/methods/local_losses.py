@@ -61,7 +61,8 @@ class LocalLossesStep(BlockwiseStep):
             with torch.enable_grad():
                 output = block.module(x)
             slope = self.auxiliaries["own"].slope(index, output, batch[1], learn=True)
-            self._keep(block, torch.autograd.grad(activation(output), block.parameters, slope))
+            pulled = torch.autograd.grad(activation(output), block.parameters, slope, materialize_grads=True)
+            self._keep(block, pulled)
             x = each(torch.Tensor.detach, output)
             del output
         self._forward_last(x, batch[1])
@@ -72,7 +73,8 @@ class LocalLossesStep(BlockwiseStep):
         found = by_block(model, blocks, gradient)
         for index, (block, output) in enumerate(zip(blocks[:-1], outputs, strict=False)):
             value = self.loss(self.auxiliaries["own"].networks[index](activation(output)), batch[1])
-            found[index] = list(torch.autograd.grad(value, block.parameters, retain_graph=True))
+            own = torch.autograd.grad(value, block.parameters, retain_graph=True, materialize_grads=True)
+            found[index] = list(own)
         return in_order(model, blocks, found)
 
 

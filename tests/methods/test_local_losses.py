@@ -239,3 +239,48 @@ def test_other_execution_modes_are_refused(execution):
 def test_training_lowers_the_loss():
     _, _, _, losses = trained_on_digits("local-losses", 150, 0.1)
     assert losses[-1] < 0.3 * losses[0], losses[-1]
+
+
+class WithASpare(nn.Module):
+    """A block with parameters that nothing uses."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.used, self.spare = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    def forward(self, x):
+        return x + torch.tanh(self.used(x))
+
+
+BLOCKWISE = (
+    "local-losses",
+    "local-guess",
+    *(f"local-guess:space={space}" for space in ("weight", "batch-tensor", "activation")),
+)
+
+
+@pytest.mark.parametrize("spec", BLOCKWISE)
+@pytest.mark.parametrize("last", [False, True])
+def test_parameters_that_nothing_uses_stay(spec, last):
+    torch.manual_seed(0)
+    layers = [nn.Linear(8, 8), WithASpare(), nn.Linear(8, 4)]
+    model = nn.Sequential(*(layers[:2] if last else layers)).double()
+    batch = torch.randn(4, 8).double(), torch.tensor([0, 3, 1, 1])
+    oracle.check_step(methods.find(spec), model, cross_entropy, batch, 1)
+
+
+@pytest.mark.parametrize("spec", BLOCKWISE)
+def test_a_model_that_gives_one_number_a_sample_is_refused_in_a_line(spec):
+    model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1), nn.Flatten(0)).double()
+    step = methods.find(spec).prepare(model, lambda output, target: (output - target).square().mean(), 0)
+    with pytest.raises(UsageError, match="has to be a row of them, not a single number"):
+        step.get_ready((torch.randn(4, 8).double(), torch.randn(4).double()))
+
+
+@pytest.mark.parametrize("space", ["weight", "batch-weight", "batch-tensor", "activation"])
+def test_random_guesses_have_no_auxiliary_networks_and_take_such_a_model(space):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1), nn.Flatten(0)).double()
+    batch = torch.randn(4, 8).double(), torch.randn(4).double()
+    method = methods.find(f"local-guess:guess=random,space={space}")
+    oracle.check_step(method, model, lambda output, target: (output - target).square().mean(), batch, 1)

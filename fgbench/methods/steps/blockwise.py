@@ -117,7 +117,8 @@ class BlockwiseStep(Step):
 
     def _backward(self) -> None:
         """Compute the last block's true gradient."""
-        self._keep(self.last, torch.autograd.grad(self.recorded, self.last.parameters))
+        last = self.last
+        self._keep(last, torch.autograd.grad(self.recorded, last.parameters, materialize_grads=True))
         del self.recorded
 
     def _keep(self, block: Block, gradients: Sequence[Tensor]) -> None:
@@ -138,11 +139,17 @@ class BlockwiseStep(Step):
                 state = block.module(state)
                 check_state(state, number, self.name)
                 shapes.append(list(activation(state).shape[1:]))
-        return shapes[:-1], shapes[-1][0]
+        return shapes[:-1], next(iter(shapes[-1]), 0)
 
     def _make(self, shapes: list[list[int]], classes: int) -> None:
         self.shapes, self.classes = shapes, classes
-        for role, trained in self.roles().items() if shapes else ():
+        roles = self.roles() if shapes else {}
+        if roles and not classes:
+            raise UsageError(
+                f"{self.name} gives its auxiliary networks as many outputs as the model has for a sample, "
+                "which has to be a row of them, not a single number."
+            )
+        for role, trained in roles.items():
             self.auxiliaries[role] = Auxiliaries(
                 self.aux,
                 shapes,

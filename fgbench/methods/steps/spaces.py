@@ -240,7 +240,11 @@ def drops(module: nn.Module) -> bool:
 
 
 def _pulled(block: Block, output: State, cotangent: Tensor) -> list[Tensor]:
-    return list(torch.autograd.grad(activation(output), block.parameters, cotangent, retain_graph=True))
+    return list(
+        torch.autograd.grad(
+            activation(output), block.parameters, cotangent, retain_graph=True, materialize_grads=True
+        )
+    )
 
 
 def _held(block: Block) -> dict[str, Tensor]:
