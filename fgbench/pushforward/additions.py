@@ -53,6 +53,9 @@ def additions(sites: Sequence[Site], weights: Tensor) -> list[Addition]:
 
 def _of_site(site: Site, weights: Tensor) -> list[Addition]:
     """Apply the operation's chain rule to the weighted noise; frozen parameters are left out."""
+    first = 1 if site.function in ADDMM else 0
+    if any(isinstance(x, nn.Parameter) and x.requires_grad for x in site.arguments[first : first + 1]):
+        return _by_vjp(site, site.weighted(weights))  # the input is trained too, as learned queries are
     if site.function in LINEAR and len(site.arguments) > 1:
         x, weight, *bias = site.arguments
         left, right, rows = _rows(site, x, weights)

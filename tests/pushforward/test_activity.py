@@ -187,3 +187,43 @@ def test_a_product_whose_terms_are_scaled_has_estimates_of_its_own(options, more
     batch = torch.randn(4, 8, dtype=torch.float64), torch.tensor([0, 3, 1, 1])
     method = methods.find(f"forward:structure=activity{more}")
     check_step(method, Scaled(**options).double(), cross_entropy, batch, seed=0)
+
+
+class Queries(nn.Module):
+    """Learned queries, which are the input of a layer, behind batch statistics by which samples meet."""
+
+    def __init__(self, queries: Tensor, layer: nn.Module) -> None:
+        super().__init__()
+        self.queries, self.layer = nn.Parameter(queries), layer
+        self.norm, self.head = nn.BatchNorm1d(8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        asked = self.layer(self.queries)
+        return self.head(self.norm(x) * asked.reshape(-1, 8, asked[0].numel() // 8).mean((0, 2)))
+
+
+class Product(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight, self.bias = nn.Parameter(torch.randn(8, 8)), nn.Parameter(torch.randn(8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.addmm(self.bias, x, self.weight)
+
+
+@pytest.mark.parametrize("more", ["", ",tangents=3,combine=projection", ",layers=one"])
+@pytest.mark.parametrize("kind", ["linear", "convolution", "product"])
+def test_parameters_that_are_the_input_of_a_layer_are_trained(kind, more):
+    torch.manual_seed(0)
+    made = {
+        "linear": (torch.randn(3, 8), nn.Linear(8, 8)),
+        "convolution": (torch.randn(1, 3, 4, 4), nn.Conv2d(3, 8, 3)),
+        "product": (torch.randn(3, 8), Product()),
+    }
+    model = Queries(*made[kind]).double()
+    batch = torch.randn(4, 8, dtype=torch.float64), torch.tensor([0, 3, 1, 1])
+    method = methods.find(f"forward:structure=activity{more}")
+    check_step(method, model, cross_entropy, batch, seed=0)
+    before = model.queries.detach().clone()
+    method.prepare(model, cross_entropy, 0)(batch, 1.0)
+    assert more == ",layers=one" or not torch.equal(model.queries, before)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization
 
+from fgbench import methods
 from fgbench.pushforward import rules
 from fgbench.pushforward.context import Context
 from fgbench.pushforward.dual import Dual
@@ -848,3 +849,18 @@ def test_every_function_that_the_engine_promises_has_a_rule():
         F.scaled_dot_product_attention, torch.addmm, torch.einsum, F.cross_entropy, F.mse_loss,
     ]  # fmt: skip
     assert all(function in rules.read_all() for function in promised)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16, torch.float16])
+def test_a_norm_of_tiny_numbers_is_pytorchs_in_every_precision(dtype):
+    """PyTorch computes narrower numbers as float32, whose smallest one is the norm's, and not theirs."""
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8), nn.RMSNorm(8), nn.Linear(8, 4)).to(dtype)
+    with torch.no_grad():
+        model[0].weight.mul_(0.1)
+        model[0].bias.mul_(0.1)
+    batch = torch.randn(4, 8).to(dtype), torch.tensor([0, 3, 1, 1])
+    with torch.no_grad():
+        loss = F.cross_entropy(model(batch[0]), batch[1])
+    value = methods.find("forward").prepare(model, F.cross_entropy, 0)(batch, 0.0)
+    assert float(value) == pytest.approx(float(loss), rel=4 * torch.finfo(dtype).eps)

@@ -184,7 +184,8 @@ def rms_norm(context: Context, x: Any, normalized_shape: Any, weight: Any = None
     _no_duals(weight)
     x, dims = context.dual(x), [-1 - i for i in range(len(normalized_shape))]
     primal = primal_of(x)
-    eps = torch.finfo(primal.dtype).eps if eps is None else eps
+    if eps is None:  # PyTorch computes narrower numbers as float32
+        eps = torch.finfo(torch.promote_types(primal.dtype, torch.float32)).eps
     scale = (primal.square().mean(dims, keepdim=True) + eps).rsqrt()
     normal = primal * scale
     value = normal if weight is None else normal * weight
