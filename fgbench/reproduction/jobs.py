@@ -20,7 +20,7 @@ from fgbench.plan.group import ALL
 from fgbench.plan.plan import groups_of
 from fgbench.reproduction import pilot
 from fgbench.reproduction.reach import hours_of
-from fgbench.reproduction.suite import Note
+from fgbench.reproduction.suite import Note, run_of
 from fgbench.running.duration import expected_seconds, seconds_of
 from fgbench.running.pretraining import begin
 from fgbench.running.run import run_plan
@@ -59,7 +59,8 @@ def configs(settings: Mapping[str, Any]) -> dict[str, Config]:
     The keys of a run are the fields of `Config`, with lists for tuples. A table `learning_rates` names the
     methods and gives each a rate; a learning_rate of "search" has the rates searched. The setting `pretrain`
     belongs to no run: it gives the dataset and the number of steps on which a model like the first run's is
-    trained beforehand.
+    trained beforehand. A run `name+part` is a part of the run `name` that is measured on its own, as the
+    whole takes many hours; its figures are those of `name`.
 
     Raises:
         UsageError: an option is no field of `Config`.
@@ -133,10 +134,10 @@ def measure(settings: Mapping[str, Any], folder: Path, note: Note) -> None:
         start = str(_pretrained(settings[PRETRAIN], next(iter(found.values())), folder, note))
         found = {name: replace(config, start=start) for name, config in found.items()}
     plans = {name: make_plan(config) for name, config in found.items()}
-    whole = sum(expected_seconds(plan) for plan in plans.values())
+    total = sum(expected_seconds(plan) for plan in plans.values())
     done = 0.0
     for name, plan in plans.items():
-        share = expected_seconds(plan) / whole
+        share = expected_seconds(plan) / total
         run, contracts = _begun(plan, folder / name)
         if run.facts()["status"] != "done":
             run_plan(plan, run, contracts, _Told(note, done, share, expected_seconds(plan)))
@@ -180,7 +181,7 @@ def figure_names(settings: Mapping[str, Any]) -> set[str]:
         UsageError: an option, a method or an architecture is unknown.
     """
     return {
-        f"{name}/{group.name}/{method}/{figure}"
+        f"{run_of(name)}/{group.name}/{method}/{figure}"
         for name, config in configs(settings).items()
         for group in groups_of(config, "cpu", 1)
         for method in canonical_specs(config.methods)
@@ -193,7 +194,7 @@ def figures(folder: Path) -> dict[str, Estimate]:
     found: dict[str, Estimate] = {}
     for name, run in _runs(folder):
         for _, row in summarise(run).iterrows():
-            stem = f"{name}/{row['group']}/{row['method']}"
+            stem = f"{run_of(name)}/{row['group']}/{row['method']}"
             for figure in (*FIGURES, *PLAIN):
                 ends = (figure, f"{figure}_low", f"{figure}_high")[: 1 if figure in PLAIN else 3]
                 cells = [math.nan if pd.isna(row[end]) else float(row[end]) for end in ends]
@@ -210,17 +211,18 @@ def by_seed(folder: Path) -> dict[str, dict[int, float]]:
         for (group, method), own in curves.groupby(["group", "method"], sort=False):
             last = losses_of_runs(own).set_index("seed")[list(LOSSES)]
             if np.isfinite(last["validation_loss"]).all():
-                found |= {f"{name}/{group}/{method}/{figure}": dict(last[figure]) for figure in LOSSES}
+                stem = f"{run_of(name)}/{group}/{method}"
+                found |= {f"{stem}/{figure}": dict(last[figure]) for figure in LOSSES}
     return found
 
 
 def takes(figure: str, settings: Mapping[str, Any], folder: Path) -> str:
     """How long a figure with these settings would take, by the steps that were timed; empty if not known."""
     name, group, method, _ = figure.split("/")
-    config = configs(settings).get(name)
-    if config is None or method not in canonical_specs(config.methods):
-        return ""
-    return hours_of(config, group, method, [run for _, run in _runs(folder)])
+    for part, config in configs(settings).items():
+        if run_of(part) == name and method in canonical_specs(config.methods):
+            return hours_of(config, group, method, [run for _, run in _runs(folder)])
+    return ""
 
 
 def draw(folder: Path, out: Path, claims: Mapping[str, float]) -> list[Path]:

@@ -16,6 +16,7 @@ from fgbench.measurement.statistics import Estimate
 
 STRICT = ConfigDict(extra="forbid", strict=True)
 KindName = Literal["jobs", "functions", "approximation", "alignment"]
+PART = "+"  # `name+part` is a part of the run `name`
 MARKS = {
     "R": "read in the source",
     "D": "digitised from a figure, ±3 %",
@@ -98,7 +99,7 @@ class Experiment:
         name, title, claims: what it is called, what it does, and what the paper says of it.
         kind: the module of this package that measures it.
         scales: its settings, by scale.
-        runs: the names of those of its runs that are to be measured; empty for all.
+        runs: the names of those of its runs that are to be measured, with all their parts; empty for all.
     """
 
     name: str
@@ -119,10 +120,11 @@ class Experiment:
             return settings
         known = settings.get("runs", {})
         for run in self.runs:
-            if run not in known:
+            if run not in {*known, *map(run_of, known)}:
                 has = ", ".join(f"{self.name}/{k}" for k in known) or "no parts"
                 raise UsageError(f"--only {self.name}/{run}: {self.name} has {has} at the scale {scale}.")
-        return {**settings, "runs": {run: known[run] for run in self.runs}}
+        asked = {run: own for run, own in known.items() if {run, run_of(run)} & set(self.runs)}
+        return {**settings, "runs": asked}
 
     def seconds_here(self, scale: str) -> float:
         """About how long it takes on this machine at most; of jobs, by a few steps of each."""
@@ -170,6 +172,11 @@ class Suite:
             if name.partition("/")[0] not in known:
                 raise UsageError(f"--only {name}: {self.name} has {', '.join(known)}.")
         return [replace(e, runs=_runs(e.name, names)) for e in self.experiments if _asked(e.name, names)]
+
+
+def run_of(run: str) -> str:
+    """The name of the run that a run is a part of; its own where it is none."""
+    return run.partition(PART)[0]
 
 
 def _asked(experiment: str, names: Sequence[str]) -> bool:

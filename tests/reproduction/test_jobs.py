@@ -55,6 +55,18 @@ def test_the_figures_are_the_summary_s_by_run_group_and_method(tmp_path):
     assert (peak.value, peak.has_interval) == (made_up.peak_bytes(METHODS[0], 8), False)
 
 
+def test_figures_of_the_parts_of_a_run_are_the_run_s(tmp_path):
+    shared = {"archs": ["mlp"], "depths": [1], "width": 8, "dataset": "digits", "time": False, "threads": 1}
+    shared |= {"max_iterations": 4, "evaluate_every": 2, "seeds": 2, "learning_rate": 0.1}
+    settings = {**shared, "runs": {"a+one": {"methods": ["backprop"]}, "a+two": {"methods": ["forward"]}}}
+    jobs.measure(settings, tmp_path, lambda text, share: None)
+    stem, found = "a/mlp-d1-w8-b64", jobs.figures(tmp_path)
+    assert {f"{stem}/backprop/validation_loss", f"{stem}/forward/validation_loss"} <= set(found)
+    assert set(found) <= jobs.figure_names(settings)
+    assert set(jobs.by_seed(tmp_path)[f"{stem}/forward/lowest_loss"]) == {1, 2}
+    assert "its steps as timed here" in jobs.takes(f"{stem}/forward/validation_loss", settings, tmp_path)
+
+
 def test_losses_are_told_by_seed_of_methods_that_never_diverged(tmp_path):
     made_up.run(tmp_path / "one", [group(8)])
     found, figures = jobs.by_seed(tmp_path), jobs.figures(tmp_path)
