@@ -118,7 +118,7 @@ class DfaStep(Step):
 
     def _fed_back(self, error: Tensor) -> list[Tensor]:
         """The cotangents of the hidden pieces' outputs."""
-        rows, hidden = error.flatten(1), self.outputs[:-1]
+        rows, hidden = rows_of(error), self.outputs[:-1]
         return [(rows @ b).view_as(h) for b, h in zip(self.feedback, hidden, strict=True)]
 
     def _begun(self, matrix: Tensor) -> Tensor:
@@ -145,7 +145,7 @@ class DfaStep(Step):
         errors: list[Tensor] = []
 
         def replaced(slope: Tensor, b: Tensor) -> Tensor:
-            return (errors[0].flatten(1) @ b).view_as(slope)
+            return (rows_of(errors[0]) @ b).view_as(slope)
 
         def watch(layer: nn.Module, inputs: tuple[Tensor, ...], b: Tensor) -> None:
             inputs[0].register_hook(partial(replaced, b=b))
@@ -156,6 +156,11 @@ class DfaStep(Step):
         output.register_hook(errors.append)
         value = self.loss(output, batch[1])
         return list(torch.autograd.grad(value, list(trainable(model).values()), materialize_grads=True))
+
+
+def rows_of(values: Tensor) -> Tensor:
+    """Values of any shape [batch, …], a single number a sample too, as rows [batch, features]."""
+    return values.reshape(len(values), -1)
 
 
 method = Dfa

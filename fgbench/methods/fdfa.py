@@ -12,7 +12,7 @@ from torch.autograd import forward_ad
 
 from fgbench.errors import UsageError
 from fgbench.methods import PLAIN, Batch, Conditions, Loss, Method, Part, Step
-from fgbench.methods.dfa import DfaStep
+from fgbench.methods.dfa import DfaStep, rows_of
 from fgbench.methods.steps.pieces import cut
 from fgbench.pushforward.context import draws_again
 from fgbench.pushforward.structures import Fill
@@ -113,8 +113,8 @@ class FdfaStep(DfaStep):
         self.feedback = [
             torch.addmm(
                 b,
-                self.tangent.flatten(1).t(),
-                u.flatten(1),
+                rows_of(self.tangent).t(),
+                rows_of(u),
                 beta=self.momentum,
                 alpha=(1 - self.momentum) / len(u),
             )
@@ -140,7 +140,7 @@ class FdfaStep(DfaStep):
             _, moved = torch.func.jvp(  # type: ignore[misc]
                 output_at, (zero,), (torch.ones_like(zero),)
             )
-        estimates = [torch.einsum("bc,bf->cf", moved.flatten(1), u.flatten(1)) / len(u) for u in self.noise]
+        estimates = [torch.einsum("bc,bf->cf", rows_of(moved), rows_of(u)) / len(u) for u in self.noise]
         learnt = [
             self.momentum * b + (1 - self.momentum) * estimate.detach()
             for b, estimate in zip(self.before, estimates, strict=True)

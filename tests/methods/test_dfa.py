@@ -111,6 +111,14 @@ def test_a_forward_of_its_own_with_dropout_and_pooling(spec):
 
 
 @pytest.mark.parametrize("spec", BOTH)
+def test_a_model_may_give_one_number_a_sample(spec):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 1), nn.Flatten(0)).double()
+    batch = torch.randn(4, 6).double(), torch.randn(4).double()
+    oracle.check_step(methods.find(spec), model, functional.mse_loss, batch, 1)
+
+
+@pytest.mark.parametrize("spec", BOTH)
 def test_a_frozen_layer_belongs_to_the_piece_before_it(spec):
     torch.manual_seed(0)
     model = nn.Sequential(

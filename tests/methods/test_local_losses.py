@@ -270,11 +270,12 @@ def test_parameters_that_nothing_uses_stay(spec, last):
 
 
 @pytest.mark.parametrize("spec", BLOCKWISE)
-def test_a_model_that_gives_one_number_a_sample_is_refused_in_a_line(spec):
-    model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1), nn.Flatten(0)).double()
+@pytest.mark.parametrize(("last", "shape"), [(nn.Flatten(0), ()), (nn.Unflatten(1, (1, 1, 1)), (1, 1, 1))])
+def test_a_model_that_gives_one_number_or_an_image_is_refused_in_a_line(spec, last, shape):
+    model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), nn.Linear(8, 1), last).double()
     step = methods.find(spec).prepare(model, lambda output, target: (output - target).square().mean(), 0)
-    with pytest.raises(UsageError, match="has to be a row of them, not a single number"):
-        step.get_ready((torch.randn(4, 8).double(), torch.randn(4).double()))
+    with pytest.raises(UsageError, match="has to be a row of them: not a single number, and no image"):
+        step.get_ready((torch.randn(4, 8).double(), torch.randn(4, *shape).double()))
 
 
 @pytest.mark.parametrize("space", ["weight", "batch-weight", "batch-tensor", "activation"])

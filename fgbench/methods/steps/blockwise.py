@@ -139,7 +139,8 @@ class BlockwiseStep(Step):
                 state = block.module(state)
                 check_state(state, number, self.name)
                 shapes.append(list(activation(state).shape[1:]))
-        return shapes[:-1], next(iter(shapes[-1]), 0)
+        last = shapes[-1]
+        return shapes[:-1], last[0] if len(last) == 1 else 0
 
     def _make(self, shapes: list[list[int]], classes: int) -> None:
         self.shapes, self.classes = shapes, classes
@@ -147,7 +148,7 @@ class BlockwiseStep(Step):
         if roles and not classes:
             raise UsageError(
                 f"{self.name} gives its auxiliary networks as many outputs as the model has for a sample, "
-                "which has to be a row of them, not a single number."
+                "which has to be a row of them: not a single number, and no image."
             )
         for role, trained in roles.items():
             self.auxiliaries[role] = Auxiliaries(
