@@ -18,7 +18,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from fgbench.pushforward.context import Context
 from fgbench.pushforward.dual import Dual, Rows, primal_of
 from fgbench.pushforward.fallback import by_jvp, by_what, is_own
-from fgbench.pushforward.kinds import OF_ITSELF, READS, STILL, SWITCHES, TURNED, deciding
+from fgbench.pushforward.kinds import ITSELF, OF_ITSELF, READS, STILL, SWITCHES, TURNED, deciding
 from fgbench.pushforward.rules import RAW, NoRuleError, by_position, read_all, takes
 from fgbench.pushforward.rules.activations import into
 from fgbench.pushforward.watch import Watch
@@ -94,6 +94,10 @@ class Course(TorchFunctionMode):
         given, named = self._bare(args), self._bare(kwargs) if kwargs else kwargs
         if getattr(func, "__name__", "") == "__get__" and func.__self__.__name__ not in TURNED:
             return self._attribute(func, given)
+        if func in ITSELF and isinstance(given[0], nn.Parameter):
+            cast = func(*_map(primal_of, given), **_map(primal_of, named))
+            if cast is given[0]:  # else a rule would give tangents in another form, and a layer would be hidden
+                return cast
         noisy = self._noisy(func, given, named) if self.context.noisy and moves else None
         moving = self._moves((given, named))
         if noisy is not None:

@@ -40,6 +40,9 @@ _PLAIN = """
 """
 PLAIN = set(of_names(*_PLAIN.split()))
 INDEXED, SPLIT = set(of_names("__getitem__", "__setitem__")), set(of_names("tensor_split"))
+# Functions that may give their first argument itself, as a cast to the dtype that it has.
+_ITSELF = "to type type_as float double half bfloat16 cpu cuda contiguous"
+ITSELF = set(of_names(*_ITSELF.split()))
 # Attributes that are the same for every value with tangents.
 OF_ITSELF = {"requires_grad": True, "is_leaf": False, "grad": None, "grad_fn": None, "_base": None}
 TURNED = {"T", "mT", "H", "mH", "real", "imag"}

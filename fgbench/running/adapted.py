@@ -208,17 +208,17 @@ def _fitting(loss: Loss, output: Any, target: Tensor) -> Loss:
 @contextmanager
 def _no_state(loss: Loss) -> Iterator[None]:
     """Refuse a loss that learns, or that remembers what it is given inside: methods would share its state."""
-    if not isinstance(loss, nn.Module):
-        yield
-        return
-    if learned := list(trainable(loss)):
+    owner: Any = loss
+    holder = nn.Module()  # keeps what an object of any class remembers, as it does for a model
+    holder.loss = getattr(owner, "__self__", owner)
+    if learned := [name.removeprefix("loss.") for name in trainable(holder)]:
         raise UsageError(STATE.format(what=f"parameters to train, as {learned[0]}"))
-    buffers = [(name, buffer, buffer._version) for name, buffer in loss.named_buffers()]
-    with buffers_kept(loss), attributes_kept(loss) as changed:
+    buffers = [(name, buffer, buffer._version) for name, buffer in holder.named_buffers()]
+    with buffers_kept(holder), attributes_kept(holder) as changed:
         yield
-        own = dict(loss.named_buffers())
+        own = dict(holder.named_buffers())
         moved = [name for name, b, version in buffers if own.get(name) is not b or b._version != version]
-    if moved := [*moved, *changed]:
+    if moved := [name.removeprefix("loss.") for name in (*moved, *changed)]:
         raise UsageError(STATE.format(what=f"state that each call changes, as {moved[0]}"))
 
 

@@ -189,6 +189,68 @@ def test_a_product_whose_terms_are_scaled_has_estimates_of_its_own(options, more
     check_step(method, Scaled(**options).double(), cross_entropy, batch, seed=0)
 
 
+CASTS = {
+    "to": lambda weight, x: weight.to(x.dtype),
+    "type_as": lambda weight, x: weight.type_as(x),
+    "double": lambda weight, x: weight.double(),
+    "contiguous": lambda weight, x: weight.contiguous(),
+}
+
+
+class Casting(nn.Module):
+    """Casts its weights to the dtype of what it gets, as layers for mixed precision do."""
+
+    def __init__(self, cast: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.cast, self.first, self.head = cast, nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in (self.first, self.head):
+            x = F.linear(torch.tanh(x), *(CASTS[self.cast](p, x) for p in (layer.weight, layer.bias)))
+        return x
+
+
+@pytest.mark.parametrize("cast", CASTS)
+def test_a_cast_that_changes_nothing_hides_no_layer(cast):
+    model = Casting(cast).double()
+    batch = torch.randn(4, 8, dtype=torch.float64), torch.tensor([0, 3, 1, 1])
+    step = methods.find("forward:structure=activity").prepare(model, cross_entropy, 0)
+    step(batch, 0.0)
+    assert [site.function for site in step.sites] == [F.linear, F.linear]
+    assert not step.free
+
+
+@pytest.mark.parametrize("structure", ["activity", "rank-one", "gaussian"])
+def test_a_cast_that_changes_the_precision_keeps_the_derivatives(structure):
+    model = Casting("double").double()
+    model.head.float()
+    batch = torch.randn(4, 8, dtype=torch.float64), torch.tensor([0, 3, 1, 1])
+    check_step(methods.find(f"forward:structure={structure}"), model, cross_entropy, batch, seed=0)
+
+
+class Token(nn.Module):
+    """A parameter of no layer, which moves the output also through a part that is not differentiated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.token = nn.Parameter(torch.randn(8))
+        self.first, self.head = nn.Linear(8, 8), nn.Linear(8, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            scale = torch.tanh(self.token)
+        return self.head(torch.tanh(self.first(x) * scale + self.token))
+
+
+@pytest.mark.parametrize("more", ["", ",tangents=3,combine=projection", ",layers=one"])
+def test_what_stands_still_for_reverse_mode_does_so_for_the_check(more):
+    batch = torch.randn(4, 8, dtype=torch.float64), torch.tensor([0, 3, 1, 1])
+    method = methods.find(f"forward:structure=activity{more}")
+    check_step(method, Token().double(), cross_entropy, batch, seed=0)
+
+
 class Queries(nn.Module):
     """Learned queries, which are the input of a layer, behind batch statistics by which samples meet."""
 

@@ -147,6 +147,17 @@ class Remembers(nn.Module):
         return loss / self.mean
 
 
+class Counts:
+    """Cross-entropy that warms up by the number of its calls, an object and no module."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, output, target):
+        self.calls += 1
+        return F.cross_entropy(output, target) * min(1.0, self.calls / 10)
+
+
 class Learns(nn.Module):
     """Cross-entropy of logits that it scales."""
 
@@ -164,6 +175,8 @@ class Learns(nn.Module):
         (Learns(), "parameters to train, as scale"),
         (Remembers("buffer"), "state that each call changes, as mean"),
         (Remembers("attribute"), "state that each call changes, as mean"),
+        (Counts(), "state that each call changes, as calls"),
+        (Counts().__call__, "state that each call changes, as calls"),
     ],
 )
 def test_a_loss_whose_state_methods_would_share_is_refused(loss, what):

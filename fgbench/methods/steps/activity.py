@@ -22,7 +22,7 @@ from fgbench.pushforward.activity import ActivityContext, Site
 from fgbench.pushforward.additions import Outer, additions
 from fgbench.pushforward.beyond import plain_checkpoints
 from fgbench.pushforward.combine import of_samples
-from fgbench.pushforward.context import draws_again, writes_frozen
+from fgbench.pushforward.context import draws_again
 from fgbench.pushforward.engine import Pushforward, by_samples
 from fgbench.pushforward.fallback import PaddingStill
 from fgbench.pushforward.frozen import frozen_kept
@@ -270,9 +270,8 @@ class ActivityStep(Step):
 
         for index in range(self.options.tangents):
             tangents = {n: t.full()[index] for n, t in self.free.items()}
-            way = _by_backward if writes_frozen(model, batch[0]) else _by_jvp
             with sdpa_kernel(SDPBackend.MATH), draws_again(batch[0].device), frozen_kept(model):
-                values, moves = way(output_of, moved, tangents)
+                values, moves = _pushed(output_of, moved, tangents)
             values = [v.detach().requires_grad_() for v in values]
             supply = iter(values)
             output = tree_unflatten([next(supply) if _floating(v) else v for v in rest[0]], rest[1])
@@ -293,18 +292,22 @@ class ActivityStep(Step):
         return [*[TOGETHER] * meet, *self.pushforward.fallbacks, *self.pushforward.followed]
 
 
-def _by_jvp(
+def _pushed(
     function: Callable[[dict[str, Tensor]], tuple[Tensor, ...]],
     given: dict[str, Tensor],
     tangents: dict[str, Tensor],
 ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-    """`torch.func.jvp`, or by the backward pass where something has no forward mode in PyTorch."""
+    """A function's values, and J ẋ, by the backward pass; by `torch.func.jvp` if that has no derivative.
+
+    PyTorch's forward mode goes through `no_grad`, and gives zeros behind operations of other libraries.
+    """
     try:
-        with PaddingStill(), draws_again(next(iter(given.values())).device):
+        with draws_again(next(iter(given.values())).device):
+            return _by_backward(function, given, tangents)
+    except RuntimeError:
+        with PaddingStill():
             values, moves = torch.func.jvp(function, (given,), (tangents,))  # type: ignore[misc]
         return values, moves
-    except RuntimeError:
-        return _by_backward(function, given, tangents)
 
 
 def _by_backward(
@@ -312,7 +315,7 @@ def _by_backward(
     given: dict[str, Tensor],
     tangents: dict[str, Tensor],
 ) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-    """What `torch.func.jvp` gives, by the backward pass: Jᵀu is linear in u, and by u, along ẋ, gives J ẋ."""
+    """J ẋ by the backward pass: Jᵀu is linear in u, and its derivative by u, along ẋ, is J ẋ."""
     with torch.enable_grad():
         given = {name: tensor.detach().requires_grad_() for name, tensor in given.items()}
         values = function(given)
