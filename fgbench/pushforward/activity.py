@@ -50,6 +50,11 @@ OTHER_LAYERS = (
     "other passes, as where layers are left out at random: turn that off, or use another structure, as "
     "structure=rank-one."
 )
+IN_LOSS = (
+    "forward:structure=activity knows the layers of the model, and here the loss runs one too, with a "
+    "parameter that the model gives it: make that a part of the model, or use another structure, as "
+    "structure=rank-one."
+)
 EMBEDDING = set(of_names("embedding"))
 
 
@@ -159,7 +164,8 @@ class ActivityContext(Context):
             number = len(self.met)
             self.met.append(owner)
             if self.order is not None and self.order[number : number + 1] != [owner]:
-                raise NotImplementedError(OTHER_LAYERS)
+                within = number < len(self.order) or owner in self.order
+                raise NotImplementedError(OTHER_LAYERS if within else IN_LOSS)
             if self.layouts is None or number in self.layouts:
                 if self.wanted is None or number in self.wanted:
                     return _perturbed(function, number)

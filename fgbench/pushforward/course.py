@@ -96,13 +96,14 @@ class Course(TorchFunctionMode):
             return self._attribute(func, given)
         if func in ITSELF and isinstance(given[0], nn.Parameter):
             cast = func(*_map(primal_of, given), **_map(primal_of, named))
-            if cast is given[0]:  # else a rule would give tangents in another form, and a layer would be hidden
+            if cast is given[0]:  # a rule would give its tangents another form, and hide a layer
                 return cast
-        noisy = self._noisy(func, given, named) if self.context.noisy and moves else None
+        how = self._noisy(func, given, named) if self.context.noisy and moves else None
         moving = self._moves((given, named))
-        if noisy is not None:
-            out = noisy(self.context, *given, **named)
-            return self._shown(func, noisy, True, args, given, named, out)
+        if moving and (not moves or func in STILL):
+            how = _still_of(func)
+        if how is not None:
+            return self._shown(func, how, True, args, given, named, how(self.context, *given, **named))
         if moves and (moving or self.context.noisy):
             body = body_of(func)
             if body is not None and func not in STILL:
@@ -110,9 +111,6 @@ class Course(TorchFunctionMode):
                     return body(*args, **kwargs)
         if not moving:
             return self._shown(func, func, False, args, given, named, func(*given, **named))
-        if not moves or func in STILL:
-            how = _still_of(func)
-            return self._shown(func, how, True, args, given, named, how(self.context, *given, **named))
         if _in_place(func) and given and getattr(given[0], "_base", None) is not None:
             given = (self.written.opened(given[0]), *given[1:])
         how, given, named, out = self._by_rule(func, given, named)

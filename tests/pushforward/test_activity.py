@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -249,6 +250,55 @@ def test_what_stands_still_for_reverse_mode_does_so_for_the_check(more):
     batch = torch.randn(4, 8, dtype=torch.float64), torch.tensor([0, 3, 1, 1])
     method = methods.find(f"forward:structure=activity{more}")
     check_step(method, Token().double(), cross_entropy, batch, seed=0)
+
+
+@dataclass
+class Given:
+    logits: Tensor
+
+
+class GivesADataclass(Token):
+    def forward(self, x: Tensor) -> Given:
+        return Given(super().forward(x))
+
+
+class GivesItsHead(nn.Module):
+    """Leaves its last layer to the loss, as where logits are made a part at a time."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.head = nn.Linear(8, 8), nn.Parameter(torch.randn(4, 8))
+        self.token = nn.Parameter(torch.randn(8))
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return torch.tanh(self.first(x) + self.token), self.head
+
+
+def head_in_loss(output, target):
+    return F.cross_entropy(F.linear(*output), target)
+
+
+@pytest.mark.parametrize("more", ["", ",tangents=3,combine=projection"])
+@pytest.mark.parametrize(
+    ("model", "loss"),
+    [
+        (GivesADataclass, lambda output, target: F.cross_entropy(output.logits, target)),
+        (GivesItsHead, head_in_loss),
+    ],
+)
+def test_the_check_follows_what_the_loss_is_given(model, loss, more):
+    batch = torch.randn(4, 8, dtype=torch.float64), torch.tensor([0, 3, 1, 1])
+    check_step(methods.find(f"forward:structure=activity{more}"), model().double(), loss, batch, seed=0)
+
+
+def test_one_layer_a_step_refuses_a_layer_in_the_loss_in_a_line():
+    batch = torch.randn(4, 8, dtype=torch.float64), torch.tensor([0, 3, 1, 1])
+    step = methods.find("forward:structure=activity,layers=one").prepare(
+        GivesItsHead().double(), head_in_loss, 0
+    )
+    with pytest.raises(NotImplementedError, match="here the loss runs one too"):
+        step(batch, 0.1)
 
 
 class Queries(nn.Module):

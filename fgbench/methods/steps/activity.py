@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import is_dataclass, replace
 from functools import partial, reduce
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from fgbench.errors import UsageError
 from fgbench.methods import Batch, Conditions, Loss, Part, Step, trainable
 from fgbench.methods.steps.call_with import CallWith
+from fgbench.methods.steps.jvp_by_reverse import pushed
 from fgbench.methods.steps.layer_calls import Calls, Still
 from fgbench.methods.steps.options import ForwardOptions
 from fgbench.methods.steps.update import Update
@@ -24,7 +26,6 @@ from fgbench.pushforward.beyond import plain_checkpoints
 from fgbench.pushforward.combine import of_samples
 from fgbench.pushforward.context import draws_again
 from fgbench.pushforward.engine import Pushforward, by_samples
-from fgbench.pushforward.fallback import PaddingStill
 from fgbench.pushforward.frozen import frozen_kept
 from fgbench.pushforward.samples import Layout
 from fgbench.pushforward.structures import Drawer, Fill
@@ -219,8 +220,8 @@ class ActivityStep(Step):
         buffers = {name: b.clone() for name, b in model.named_buffers()} if self.free else {}
         kept = frozen_kept(model) if self.free else nullcontext()  # for the passes of `_by_sample`
         with again, kept, plain_checkpoints(), Calls(self._perturbed()) as calls:
-            output = model(batch[0])
-        value, outputs = self.pushforward.loss(output, batch[1]), [c.output for c in calls.calls]
+            value = self.pushforward.loss(model(batch[0]), batch[1])  # which may run a layer too
+        outputs = [c.output for c in calls.calls]
         slopes = torch.autograd.grad(value, outputs, materialize_grads=True) if outputs else ()
         by_sample = self._by_sample(model, batch, slopes, buffers)
         weights = self._weigh(by_sample)
@@ -265,16 +266,17 @@ class ActivityStep(Step):
             with plain_checkpoints(), Still(own, trained | own.keys(), self.layouts):
                 own_buffers = {name: buffer.clone() for name, buffer in buffers.items()}
                 output = call({**held, **own_buffers, **free}, batch[0])
-            rest[:] = tree_flatten(output)
+            rest[:] = *tree_flatten(vars(output) if _is_plain_dataclass(output) else output), output
             return tuple(filter(_floating, rest[0]))
 
         for index in range(self.options.tangents):
             tangents = {n: t.full()[index] for n, t in self.free.items()}
             with sdpa_kernel(SDPBackend.MATH), draws_again(batch[0].device), frozen_kept(model):
-                values, moves = _pushed(output_of, moved, tangents)
+                values, moves = pushed(output_of, moved, tangents)
             values = [v.detach().requires_grad_() for v in values]
             supply = iter(values)
             output = tree_unflatten([next(supply) if _floating(v) else v for v in rest[0]], rest[1])
+            output = replace(rest[2], **output) if _is_plain_dataclass(rest[2]) else output
             loss = self.pushforward.loss(output, batch[1])
             slopes = torch.autograd.grad(loss, values, materialize_grads=True)
             for slope, tangent in zip(slopes, moves, strict=True):
@@ -292,44 +294,9 @@ class ActivityStep(Step):
         return [*[TOGETHER] * meet, *self.pushforward.fallbacks, *self.pushforward.followed]
 
 
-def _pushed(
-    function: Callable[[dict[str, Tensor]], tuple[Tensor, ...]],
-    given: dict[str, Tensor],
-    tangents: dict[str, Tensor],
-) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-    """A function's values, and J ẋ, by the backward pass; by `torch.func.jvp` if that has no derivative.
-
-    PyTorch's forward mode goes through `no_grad`, and gives zeros behind operations of other libraries.
-    """
-    try:
-        with draws_again(next(iter(given.values())).device):
-            return _by_backward(function, given, tangents)
-    except RuntimeError:
-        with PaddingStill():
-            values, moves = torch.func.jvp(function, (given,), (tangents,))  # type: ignore[misc]
-        return values, moves
-
-
-def _by_backward(
-    function: Callable[[dict[str, Tensor]], tuple[Tensor, ...]],
-    given: dict[str, Tensor],
-    tangents: dict[str, Tensor],
-) -> tuple[Sequence[Tensor], Sequence[Tensor]]:
-    """J ẋ by the backward pass: Jᵀu is linear in u, and its derivative by u, along ẋ, is J ẋ."""
-    with torch.enable_grad():
-        given = {name: tensor.detach().requires_grad_() for name, tensor in given.items()}
-        values = function(given)
-        moving = [value for value in values if value.requires_grad]
-        moves: Sequence[Tensor] = ()
-        if moving:
-            slopes = [torch.ones_like(value).requires_grad_() for value in moving]
-            pulled = torch.autograd.grad(
-                moving, list(given.values()), slopes, create_graph=True, materialize_grads=True
-            )
-            along = [(p * t).sum() for p, t in zip(pulled, tangents.values(), strict=True)]
-            moves = torch.autograd.grad(torch.stack(along).sum(), slopes, materialize_grads=True)
-    supply = iter(moves)
-    return values, [next(supply) if value.requires_grad else torch.zeros_like(value) for value in values]
+def _is_plain_dataclass(output: Any) -> bool:
+    """Whether a model's output is a dataclass that PyTorch does not take apart, as it does Hugging Face's."""
+    return is_dataclass(output) and not isinstance(output, Mapping)
 
 
 def _floating(value: Any) -> bool:
