@@ -292,6 +292,16 @@ def test_a_model_with_batch_norm_can_be_hashed_copied_and_evaluated_after_a_step
     assert torch.isfinite(model.eval()(tiny_batch()[0])).all()
 
 
+def test_stock_forward_mode_leaves_padding_rows_still():
+    """PyTorch's gives them tangents, where reverse mode gives them no gradient."""
+    torch.manual_seed(0)
+    words = nn.Embedding(9, 6, padding_idx=0)
+    nn.init.normal_(words.weight)
+    model = nn.Sequential(words, nn.Flatten(), nn.Linear(24, 3)).double()
+    batch = torch.tensor([[0, 1, 0, 2], [3, 0, 4, 5]]), torch.tensor([0, 2])
+    oracle.check_step(methods.find("forward:engine=stock"), model, cross_entropy, batch, 1)
+
+
 def test_dropout_drops_anew_in_every_step():
     step = methods.find("forward").prepare(with_dropout(), cross_entropy, seed=0)
     losses = {float(step(tiny_batch(), 0.0)) for _ in range(5)}

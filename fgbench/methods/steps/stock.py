@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -15,6 +16,7 @@ from fgbench.methods.steps.call_with import CallWith
 from fgbench.methods.steps.compiling import compiled
 from fgbench.methods.steps.update import ForwardStep, Update
 from fgbench.pushforward.context import writes_frozen
+from fgbench.pushforward.fallback import PaddingStill
 from fgbench.pushforward.structures import Drawer, Tangents
 
 
@@ -28,6 +30,7 @@ class StockStep(ForwardStep):
     ) -> None:
         self.model, self.call, self.loss = model, CallWith(model), loss
         self.ready = False
+        self.pads = any(isinstance(m, nn.Embedding) and m.padding_idx is not None for m in model.modules())
         by_name = trainable(model)
         self.parameters = list(by_name.values())
         # Each tangent is a tensor of its own, not a view: dual numbers copy one whose memory is not laid
@@ -78,7 +81,8 @@ class StockStep(ForwardStep):
     def _loss(self, parameters: dict[str, Tensor], x: Tensor, y: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
         # Buffers are copied, as batch norm's running statistics would become dual numbers otherwise.
         buffers = {name: buffer.clone() for name, buffer in self.buffers.items()}
-        output = self.call({**parameters, **buffers}, x)
+        with PaddingStill() if self.pads else nullcontext():
+            output = self.call({**parameters, **buffers}, x)
         value = self.loss(output, y)
         return value.reshape(()) if value.dim() else value, buffers
 
