@@ -531,6 +531,31 @@ def as_wide_as_torch(model, x, loss=smooth, target=None, tolerance=1e-5):
         torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance, check_dtype=one.dim() == 0)
 
 
+class Experts(nn.Module):
+    """Weights [experts, out, in] as Hugging Face's, each for some of the rows, and one for none."""
+
+    def __init__(self, trained: bool, moves: bool) -> None:
+        super().__init__()
+        self.first = nn.Linear(16, 16).requires_grad_(moves)
+        self.experts = nn.Parameter(torch.randn(3, 8, 16) / 4, requires_grad=trained)
+        self.last = nn.Linear(8, 4)
+
+    def forward(self, x):
+        ends = torch.tensor([2, 2, len(x)], dtype=torch.int32)
+        return self.last(torch._grouped_mm(torch.tanh(self.first(x)), self.experts.mT, offs=ends))
+
+
+@pytest.mark.parametrize(("trained", "moves"), [(True, True), (True, False), (False, True)])
+def test_groups_of_rows_have_matrices_of_their_own(trained, moves):
+    """In float32, as PyTorch has no such products in float64."""
+    torch.manual_seed(0)
+    model = Experts(trained, moves)
+    as_wide_as_torch(model, torch.randn(5, 16))
+    engine = Pushforward(model, smooth)
+    derivatives(engine, drawn(model, 2), (torch.randn(5, 16), torch.zeros(5)))
+    assert not engine.fallbacks
+
+
 SCALED = {
     "divide": lambda h, x, p: h / p,
     "divided": lambda h, x, p: p / (2 + h.abs()),
