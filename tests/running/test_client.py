@@ -18,6 +18,7 @@ from fgbench.running.client import KILLED, Order, WorkerDiedError, lines_of, sta
 from fgbench.running.messages import Began, Built, Failed, FirstCall, Refused
 from fgbench.running.phase import OfGroup
 from fgbench.running.phases import find
+from fgbench.running.phases.modes import ModesRequest
 from fgbench.running.phases.train import Evaluated, TrainRequest
 from fgbench.running.trainees import Protocol
 from fgbench.training.loop import Budget
@@ -258,6 +259,16 @@ def test_a_method_that_ends_its_worker_while_it_warms_up_is_left_out_and_the_oth
     assert failed.method == "spsa"
     assert failed.detail.startswith("it ended its process: killed (signal 11, Segmentation fault)")
     assert {e.method for e in events if isinstance(e, Evaluated)} == {"backprop"}
+
+
+def test_a_method_that_ends_the_worker_that_looks_for_ways_is_named(tmp_path):
+    (tmp_path / "deadly.py").write_text(DEADLY)
+    group, plain = tiny_group(arch=f"{tmp_path}/deadly.py:build"), {"seconds": 0.1, "best": True, "number": 1}
+    asked = ModesRequest(
+        group=group, data_dir="nowhere", seed=0, methods=("spsa", "backprop"), choices=Choices(), **plain
+    )
+    with pytest.raises(WorkerDiedError, match=r"^at spsa: killed \(signal 11, Segmentation fault\)"):
+        list(work(find("modes"), asked))
 
 
 def test_the_method_at_whose_memory_the_worker_ended_is_named(tmp_path):

@@ -25,7 +25,7 @@ from fgbench.running.group_run import GroupRun
 from fgbench.running.matched import Matched
 from fgbench.running.messages import Message, Report
 from fgbench.running.phase import STARTUP_SECONDS, OfGroup, Phase, Tables, every_row
-from fgbench.running.reporting import device_must_answer
+from fgbench.running.reporting import blamed, device_must_answer
 from fgbench.specs.options import OR
 from fgbench.store.csv_table import records
 from fgbench.store.schema import BASE
@@ -175,8 +175,9 @@ def find_modes(
     ways = list(_ways(problem, specs, modes, optimizers))
     for method in dict.fromkeys(way.method for way in ways):
         own = [way for way in ways if way.method == method]
-        for told in _timed(problem, own, seconds * len(own) / len(ways), process):
-            report(told)
+        with blamed(report, method):
+            for told in _timed(problem, own, seconds * len(own) / len(ways), process):
+                report(told)
 
 
 def _timed(problem: Problem, ways: Sequence[Way], seconds: float, process: int) -> Iterator[Mode]:
