@@ -531,6 +531,36 @@ def as_wide_as_torch(model, x, loss=smooth, target=None, tolerance=1e-5):
         torch.testing.assert_close(one, other, rtol=tolerance, atol=tolerance, check_dtype=one.dim() == 0)
 
 
+OF_ONE_NUMBER = {
+    "cumsum": lambda h: h.cumsum(0),
+    "sum": lambda h: h.sum(0),
+    "softmax": lambda h: h.softmax(-1) * h,
+    "log_softmax": lambda h: h.log_softmax(0) + h,
+    "max": lambda h: h.max(0).values,
+    "squeeze": lambda h: h.squeeze(0),
+    "transpose": lambda h: h.transpose(0, -1),
+    "movedim": lambda h: h.movedim(0, 0),
+    "gather": lambda h: h.gather(0, torch.tensor(0)),
+    "index_select": lambda h: h.index_select(0, torch.tensor([0])),
+    "round a quotient": lambda h: h * (3.3 * h).div(2, rounding_mode="floor"),
+    "round a quotient in place": lambda h: h * (3.3 * h).div_(2, rounding_mode="floor"),
+}
+
+
+class OneNumber(nn.Module):
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        self.name, self.number = name, nn.Parameter(torch.tensor(0.7))
+
+    def forward(self, x):
+        return OF_ONE_NUMBER[self.name](torch.sin(self.number)) * x
+
+
+@pytest.mark.parametrize("name", OF_ONE_NUMBER)
+def test_a_single_number_has_a_first_and_a_last_dimension(name):
+    check(OneNumber(name).double(), torch.randn(3, 2, dtype=torch.float64), count=2)
+
+
 class Experts(nn.Module):
     """Weights [experts, out, in] as Hugging Face's, each for some of the rows, and one for none."""
 

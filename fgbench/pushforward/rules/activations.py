@@ -11,7 +11,7 @@ import torch.nn.functional as F  # noqa: N812
 from torch import Tensor
 
 from fgbench.pushforward.context import Context
-from fgbench.pushforward.dual import Dual, dual_of, empty_dual
+from fgbench.pushforward.dual import Dual, dual_of, empty_dual, moving
 from fgbench.pushforward.rules import NoRuleError, rule
 
 aten = torch.ops.aten
@@ -201,7 +201,7 @@ def real(x: Tensor) -> Tensor:
 @rule("softmax")
 def softmax(context: Context, x: Dual, dim: Any = None, *rest: Any, **options: Any) -> Dual:
     """ṡ = s (ẋ − ⟨s, ẋ⟩)."""
-    x, dim = _cast(x, (*rest, *options.values())), no_rule_unless_int(dim)
+    x, dim = _cast(x, (*rest, *options.values())), _dimension(dim, x)
     value = torch.softmax(x.primal, dim)
     return dual_of(value, softmax_tangents(x.tangents, value, dim))
 
@@ -209,7 +209,7 @@ def softmax(context: Context, x: Dual, dim: Any = None, *rest: Any, **options: A
 @rule("log_softmax")
 def log_softmax(context: Context, x: Dual, dim: Any = None, *rest: Any, **options: Any) -> Dual:
     """The tangent is ẋ − ⟨softmax(x), ẋ⟩."""
-    x, dim = _cast(x, (*rest, *options.values())), no_rule_unless_int(dim)
+    x, dim = _cast(x, (*rest, *options.values())), _dimension(dim, x)
     value = torch.log_softmax(x.primal, dim)
     along = dim % x.primal.dim() + 1
     mean = (x.tangents * value.exp()).sum(along, keepdim=True)
@@ -223,12 +223,15 @@ def softmax_tangents(tangents: Tensor, value: Tensor, dim: int) -> Tensor:
     return weighted.addcmul_(value, weighted.sum(along, keepdim=True), value=-1)
 
 
-def into(x: Dual, out: Dual) -> Dual:
+def into(x: Dual, out: Dual | Tensor) -> Dual:
     """Write the result of an operation in place into the memory of its argument, and give that.
+
+    A result that does not move, as a rounded one, leaves tangents of zero there.
 
     Raises:
         NotImplementedError: the result has another shape, as after `unsqueeze_`.
     """
+    out = out if isinstance(out, Dual) else moving(out, x.count)
     if x.stack.shape != out.stack.shape:
         raise NotImplementedError("an operation in place that changes the shape of what moves")
     x.stack.copy_(out.stack)
@@ -241,12 +244,12 @@ def _cast(x: Dual, given: tuple[Any, ...]) -> Dual:
     return x if wanted == x.stack.dtype else Dual(x.stack.to(wanted))
 
 
-def no_rule_unless_int(dim: Any) -> int:
+def _dimension(dim: Any, x: Dual) -> int:
     """The dimension of a softmax, which torch lets the caller leave out, but the rule does not.
 
     Raises:
-        NoRuleError: the dimension is left out.
+        NoRuleError: the dimension is left out, or x is a single number, which has none.
     """
-    if not isinstance(dim, int):
+    if not isinstance(dim, int) or x.stack.dim() == 1:
         raise NoRuleError(f"dim={dim}")
     return dim

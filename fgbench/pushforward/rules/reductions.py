@@ -70,6 +70,8 @@ _picks("topk")
 
 
 def _picked(x: Dual, found: Any, dim: int) -> Dual:
+    if x.stack.dim() == 1:
+        raise NoRuleError("a single number")
     index = found.indices.expand(x.count, *found.indices.shape)
     return dual_of(found.values, x.tangents.gather(_on(dim, x), index))
 

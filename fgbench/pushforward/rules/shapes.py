@@ -14,8 +14,15 @@ from fgbench.pushforward.rules import RULES, NoRuleError, rule
 
 
 def on_stack(dim: int, of: Dual, more: int = 0) -> int:
-    """The dimension of the stack for a dimension of the value; `more` dimensions are about to be added."""
-    return dim % (of.stack.dim() - 1 + more) + 1 if of.stack.dim() - 1 + more else 1
+    """The dimension of the stack for a dimension of the value; `more` dimensions are about to be added.
+
+    Raises:
+        NoRuleError: the value is a single number, which has a first and a last dimension for torch alone.
+    """
+    dims = of.stack.dim() - 1 + more
+    if not dims:
+        raise NoRuleError("a single number")
+    return dim % dims + 1
 
 
 def sizes_of(given: tuple[Any, ...]) -> tuple[Any, ...]:
