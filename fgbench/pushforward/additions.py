@@ -15,6 +15,7 @@ from fgbench.pushforward.rules import of_names
 aten = torch.ops.aten
 
 LINEAR, ADDMM = (set(of_names(name)) for name in ("linear", "addmm"))
+LAYER_NORM = set(of_names("layer_norm"))
 CONVOLUTIONS = set(of_names("conv1d", "conv2d", "conv3d"))
 
 
@@ -64,13 +65,19 @@ def _of_site(site: Site, weights: Tensor) -> list[Addition]:
         bias_, x, weight = site.arguments
         left, right, rows = _rows(site, x, weights)
         return _trained([(weight, Outer(right, left))], rows, [bias_])
-    cotangent = site.weighted(weights)
+    return _of_other(site, site.weighted(weights))
+
+
+def _of_other(site: Site, cotangent: Tensor) -> list[Addition]:
+    """The estimates for an operation that is no product of rows and a matrix."""
     if site.function in EMBEDDING and not site.options.get("scale_grad_by_freq") and len(site.arguments) < 6:
         index, weight = site.arguments[:2]
         rows = cotangent.reshape(-1, cotangent.shape[-1])
         return [(weight, torch.zeros_like(weight).index_add_(0, index.reshape(-1), rows))]
     if site.function in CONVOLUTIONS and not site.options and _numbers(site.arguments[3:]):
         return _of_convolution(site, cotangent)
+    if site.function in LAYER_NORM:
+        return _of_layer_norm(cotangent, *site.arguments, **site.options)
     return _by_vjp(site, cotangent)
 
 
@@ -106,6 +113,25 @@ def _of_convolution(site: Site, cotangent: Tensor) -> list[Addition]:
     )
     pairs = ((weight, kernel), (bias, shift))
     return [(p, g) for p, g in pairs if g is not None and isinstance(p, nn.Parameter) and p.requires_grad]
+
+
+def _of_layer_norm(
+    cotangent: Tensor,
+    input: Tensor,
+    normalized_shape: Any,
+    weight: Any = None,
+    bias: Any = None,
+    eps: float = 1e-5,
+    *_: Any,
+    **__: Any,
+) -> list[Addition]:
+    """The gradients of scale and shift alone."""
+    shape = list(normalized_shape)
+    _, mean, scale = aten.native_layer_norm(input, shape, None, None, eps)
+    wanted = [False, weight is not None, bias is not None]
+    given = cotangent.contiguous(), input.contiguous(), shape, mean, scale, weight, bias
+    _, *found = aten.native_layer_norm_backward(*given, wanted)
+    return _trained(list(zip((weight, bias), found, strict=True)), cotangent, [])
 
 
 def _by_vjp(site: Site, cotangent: Tensor) -> list[Addition]:

@@ -252,6 +252,36 @@ def test_what_stands_still_for_reverse_mode_does_so_for_the_check(more):
     check_step(method, Token().double(), cross_entropy, batch, seed=0)
 
 
+NORMS = {
+    "by names": lambda x, scale, shift: F.layer_norm(x, (2, 4), weight=scale, bias=shift, eps=1e-3),
+    "by place": lambda x, scale, shift: torch.layer_norm(x, (2, 4), scale, shift, 1e-3, False),
+    "scaled alone": lambda x, scale, shift: F.layer_norm(x, (2, 4), scale) + shift,
+    "shifted alone": lambda x, scale, shift: scale * F.layer_norm(x, (2, 4), None, shift),
+    "of a transposed input": lambda x, *given: F.layer_norm(x.mT.contiguous().mT, (2, 4), *given),
+    "with a frozen scale": lambda x, scale, shift: F.layer_norm(x, (2, 4), scale.detach(), shift),
+}
+
+
+class Normed(nn.Module):
+    def __init__(self, name: str) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.name, self.first, self.head = name, nn.Linear(8, 8), nn.Linear(8, 4)
+        self.scale, self.shift = nn.Parameter(torch.randn(2, 4)), nn.Parameter(torch.randn(2, 4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = torch.tanh(self.first(x)).unflatten(1, (2, 4))
+        return self.head(NORMS[self.name](x, self.scale, self.shift).flatten(1))
+
+
+@pytest.mark.parametrize("more", ["", ",tangents=3,combine=projection,noise=batch"])
+@pytest.mark.parametrize("name", NORMS)
+def test_the_scale_and_shift_of_a_norm_are_estimated_by_its_chain_rule(name, more):
+    batch = torch.randn(4, 8, dtype=torch.float64), torch.tensor([0, 3, 1, 1])
+    method = methods.find(f"forward:structure=activity{more}")
+    check_step(method, Normed(name).double(), cross_entropy, batch, seed=0)
+
+
 @dataclass
 class Given:
     logits: Tensor

@@ -100,7 +100,7 @@ def layer_norm(
     elif not begun:
         tangents.zero_()
     if weight is None:
-        out.stack[0] = normal
+        out.stack[0] = normal if bias is None else normal + bias
     elif bias is None:
         torch.mul(normal, weight, out=out.stack[0])
     else:
