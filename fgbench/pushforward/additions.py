@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812
 from torch import Tensor, nn
 
 from fgbench.pushforward.activity import EMBEDDING, Site
@@ -78,6 +79,8 @@ def _of_other(site: Site, cotangent: Tensor) -> list[Addition]:
         return _of_convolution(site, cotangent)
     if site.function in LAYER_NORM:
         return _of_layer_norm(cotangent, *site.arguments, **site.options)
+    if site.function is F.batch_norm:  # torch.batch_norm has its arguments in another order
+        return _of_batch_norm(cotangent, *site.arguments, **site.options)
     return _by_vjp(site, cotangent)
 
 
@@ -131,6 +134,26 @@ def _of_layer_norm(
     wanted = [False, weight is not None, bias is not None]
     given = cotangent.contiguous(), input.contiguous(), shape, mean, scale, weight, bias
     _, *found = aten.native_layer_norm_backward(*given, wanted)
+    return _trained(list(zip((weight, bias), found, strict=True)), cotangent, [])
+
+
+def _of_batch_norm(
+    cotangent: Tensor,
+    input: Tensor,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    weight: Any = None,
+    bias: Any = None,
+    training: bool = False,
+    momentum: float = 0.1,
+    eps: float = 1e-5,
+) -> list[Addition]:
+    """The same, with the statistics that the forward pass had; running ones are left alone."""
+    running = (None, None) if training else (running_mean, running_var)
+    _, mean, scale = aten.native_batch_norm(input, None, None, *running, training, 0.0, eps)
+    wanted = [False, weight is not None, bias is not None]
+    kept = *running, mean, scale, training, eps, wanted
+    _, *found = aten.native_batch_norm_backward(cotangent, input, weight, *kept)
     return _trained(list(zip((weight, bias), found, strict=True)), cotangent, [])
 
 

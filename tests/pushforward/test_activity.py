@@ -282,6 +282,39 @@ def test_the_scale_and_shift_of_a_norm_are_estimated_by_its_chain_rule(name, mor
     check_step(method, Normed(name).double(), cross_entropy, batch, seed=0)
 
 
+class AsTorchHasIt(nn.BatchNorm1d):
+    """By the function of torch whose arguments are in another order."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        given = self.weight, self.bias, self.running_mean, self.running_var
+        return torch.batch_norm(x, *given, self.training, 0.1, self.eps, False)
+
+
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("affine", ["both", "scale", "shift"])
+@pytest.mark.parametrize("kind", [nn.BatchNorm1d, AsTorchHasIt])
+def test_the_scale_and_shift_of_a_batch_norm_are_estimated_by_its_chain_rule(kind, affine, training):
+    torch.manual_seed(0)
+    norm = kind(8)
+    model = nn.Sequential(nn.Linear(8, 8), nn.Tanh(), norm, nn.Linear(8, 4)).double()
+    nn.init.normal_(norm.weight)
+    nn.init.uniform_(norm.running_var, 0.5, 2.0)
+    if affine != "both":
+        norm.register_parameter("bias" if affine == "scale" else "weight", None)
+    model.train(training)
+    batch = torch.randn(4, 8, dtype=torch.float64), torch.tensor([0, 3, 1, 1])
+    method = methods.find("forward:structure=activity")
+    check_step(method, model, cross_entropy, batch, seed=0)
+    before = norm.running_mean.clone()
+    step = method.prepare(model, cross_entropy, 0)
+    step(batch, 0.0)
+    assert norm.running_mean.equal(before) != training
+    plain = nn.BatchNorm1d(8, affine=False).double().train(training)
+    plain.running_mean.copy_(before)
+    plain(torch.tanh(model[0](batch[0])))
+    torch.testing.assert_close(norm.running_mean, plain.running_mean)
+
+
 @dataclass
 class Given:
     logits: Tensor
