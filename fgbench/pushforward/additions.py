@@ -130,7 +130,7 @@ def _of_layer_norm(
 ) -> list[Addition]:
     """The gradients of scale and shift alone."""
     shape = list(normalized_shape)
-    _, mean, scale = aten.native_layer_norm(input, shape, None, None, eps)
+    _, mean, scale = aten.native_layer_norm(input, shape, weight, bias, eps)
     wanted = [False, weight is not None, bias is not None]
     given = cotangent.contiguous(), input.contiguous(), shape, mean, scale, weight, bias
     _, *found = aten.native_layer_norm_backward(*given, wanted)
@@ -150,7 +150,7 @@ def _of_batch_norm(
 ) -> list[Addition]:
     """The same, with the statistics that the forward pass had; running ones are left alone."""
     running = (None, None) if training else (running_mean, running_var)
-    _, mean, scale = aten.native_batch_norm(input, None, None, *running, training, 0.0, eps)
+    _, mean, scale = aten.native_batch_norm(input, weight, bias, *running, training, 0.0, eps)
     wanted = [False, weight is not None, bias is not None]
     kept = *running, mean, scale, training, eps, wanted
     _, *found = aten.native_batch_norm_backward(cotangent, input, weight, *kept)

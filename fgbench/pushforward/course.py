@@ -94,7 +94,7 @@ class Course(TorchFunctionMode):
         given, named = self._bare(args), self._bare(kwargs) if kwargs else kwargs
         if getattr(func, "__name__", "") == "__get__" and func.__self__.__name__ not in TURNED:
             return self._attribute(func, given)
-        if func in ITSELF and isinstance(given[0], nn.Parameter):
+        if func in ITSELF and given and isinstance(given[0], nn.Parameter):
             cast = func(*_map(primal_of, given), **_map(primal_of, named))
             if cast is given[0]:  # a rule would give its tangents another form, and hide a layer
                 return cast

@@ -282,6 +282,16 @@ def test_the_scale_and_shift_of_a_norm_are_estimated_by_its_chain_rule(name, mor
     check_step(method, Normed(name).double(), cross_entropy, batch, seed=0)
 
 
+@pytest.mark.parametrize("norm", [nn.LayerNorm, nn.BatchNorm1d])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32], ids=str)
+def test_a_norm_s_parameters_may_be_wider_than_its_input(norm, dtype):
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(8, 8).to(dtype), norm(8), nn.Linear(8, 4).to(dtype))
+    batch = torch.randn(4, 8, dtype=dtype), torch.tensor([0, 3, 1, 1])
+    method = methods.find("forward:structure=activity")
+    check_step(method, model, lambda output, target: cross_entropy(output.float(), target), batch, seed=0)
+
+
 class AsTorchHasIt(nn.BatchNorm1d):
     """By the function of torch whose arguments are in another order."""
 
