@@ -19,7 +19,7 @@ LONGEST = 350  # lines of a file
 
 # From the ground up. A room imports rooms of the storeys below its own, and itself.
 STOREYS = (
-    ("errors", "version"),
+    ("errors", "version", "ending"),
     ("optional",),
     ("specs", "measurement", "pushforward"),
     ("architectures", "datasets", "methods"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import atexit
-import gc
 import os
 import signal
 import sys
@@ -31,6 +30,7 @@ from fgbench.cli.run import run
 from fgbench.cli.run_options import HelpLast
 from fgbench.cli.signals import OrderlyStop
 from fgbench.cli.status import status
+from fgbench.ending import end_quickly
 from fgbench.errors import UsageError
 from fgbench.version import __version__
 
@@ -85,7 +85,7 @@ def main() -> None:
     """
     if isinstance(sys.stdout, TextIOWrapper):  # what a terminal cannot show must not end a command
         sys.stdout.reconfigure(errors="replace")  # standard error never fails for it
-    atexit.register(gc.freeze)  # or Python would look for garbage in all of torch before it ends
+    atexit.register(end_quickly)
     stop = OrderlyStop()
     try:
         with stop:

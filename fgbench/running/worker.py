@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import json
 import os
@@ -10,6 +11,7 @@ import warnings
 from importlib import import_module
 from typing import TextIO
 
+from fgbench.ending import end_quickly
 from fgbench.running.lifeline import tie_to_runner, watch
 from fgbench.running.messages import READY
 
@@ -17,6 +19,7 @@ from fgbench.running.messages import READY
 def main() -> None:
     """Do one task; the last event is `Done`, after `Refused` if the user has to change something."""
     pipe = tie_to_runner()
+    atexit.register(end_quickly)
     # Only reports go to the pipe; whatever a user's model prints goes to standard error.
     channel = os.fdopen(os.dup(sys.stdout.fileno()), "w", buffering=1, encoding="utf-8")
     os.dup2(sys.stderr.fileno(), sys.stdout.fileno())
