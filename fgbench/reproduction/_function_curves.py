@@ -124,5 +124,5 @@ def _contours(ax: Axes, function: functions.Function, low: np.ndarray, high: np.
     grid = torch.from_numpy(np.stack(np.meshgrid(x, y), axis=-1).reshape(-1, 2))
     above = torch.func.vmap(function.value)(grid).numpy() - function.minimum(2)
     above = above.clip(FLOOR).reshape(GRID, GRID)
-    levels = np.geomspace(np.quantile(above, 0.002), above.max(), CONTOURS)
+    levels = np.geomspace(np.quantile(above, 0.002), np.max(above), CONTOURS)
     ax.contour(x, y, above, levels=levels, colors=GREY, linewidths=0.5, alpha=0.7, zorder=1)

@@ -65,6 +65,11 @@ def found(folder) -> dict[str, Estimate]:
     return experiment.figures(folder)
 
 
+def in_words(figures: dict[str, Estimate]) -> dict[str, str]:
+    """Figures that can be compared, as no nan equals itself."""
+    return {name: str(found) for name, found in figures.items()}
+
+
 def changed(**changes) -> dict:
     case = {**SETTINGS["cases"][0], **changes}
     return {**SETTINGS, "cases": [case]}
@@ -162,7 +167,7 @@ class TestMeasuring:
     def test_tables_of_older_versions_are_read_too(self, folder, found, tmp_path):
         for table in ("functions", "timing"):
             pd.read_csv(folder / f"{table}.csv.gz").to_csv(tmp_path / f"{table}.csv", index=False)
-        assert experiment.figures(tmp_path) == found
+        assert in_words(experiment.figures(tmp_path)) == in_words(found)
 
     def test_says_how_far_it_is(self, notes, folder):
         shares = [share for _, share in notes]
@@ -196,7 +201,7 @@ class TestMeasuring:
         assert first.equals(same)
         again = experiment.figures(tmp_path)
         ends = [key for key in found if not key.endswith("time_ratio")]
-        assert {key: again[key] for key in ends} == {key: found[key] for key in ends}
+        assert in_words({key: again[key] for key in ends}) == in_words({key: found[key] for key in ends})
 
     @pytest.mark.parametrize(
         ("settings", "says"),

@@ -99,7 +99,8 @@ def test_within_is_what_a_single_process_would_claim():
 
 def test_warm_up_is_left_out():
     plain = ratios(samples([ONE, ONE]), "backprop", pilot=2)
-    assert ratios(samples([ONE, ONE], warm_up=50.0), "backprop", pilot=2) == plain
+    warm = ratios(samples([ONE, ONE], warm_up=50.0), "backprop", pilot=2)
+    assert str(warm) == str(plain)  # as words: no nan equals itself
 
 
 def test_warm_up_alone_is_nothing():
