@@ -20,8 +20,9 @@ class ResultsError(UsageError):
 
 
 def in_one_line(error: Exception) -> str:
-    """An exception's kind and message in one line of limited length."""
-    return " ".join(f"{type(error).__name__}: {error}".split())[:LONGEST_DETAIL]
+    """An exception's kind and message in one line of limited length, without torch's advice on its logs."""
+    message, _, _ = str(error).partition("Set TORCHDYNAMO_VERBOSE=1")
+    return " ".join(f"{type(error).__name__}: {message}".split())[:LONGEST_DETAIL]
 
 
 def says_out_of_memory(detail: str) -> bool:

@@ -184,6 +184,10 @@ class Method(ABC):
 
         return Theory()
 
+    def refuses(self, execution: str) -> str:
+        """Why its steps cannot run in an execution mode, as a line for the user; empty if they can."""
+        return ""
+
     def updates(self, conditions: Conditions) -> tuple[str, ...]:
         """The updates to choose the fastest from, as values of `conditions.update`; none if it is fixed."""
         return ()
@@ -208,7 +212,7 @@ class Method(ABC):
             conditions: the group's.
 
         Raises:
-            UsageError: the method cannot work under these conditions.
+            UsageError: the method cannot work with this model.
         """
 
 
@@ -238,12 +242,19 @@ def prepare(method: Method, model: nn.Module, loss: Loss, seed: int, conditions:
         UsageError: the method cannot work under these conditions.
     """
     own = find(conditions.variant) if conditions.variant else method
+    if why := own.refuses(conditions.execution):
+        raise UsageError(why)
     step = own.prepare(model, loss, seed, conditions)
     if not conditions.captured:
         return step
     from fgbench.methods.steps.cudagraph import CapturedStep
 
     return CapturedStep(step, model)
+
+
+def eager_alone(name: str, execution: str) -> str:
+    """What a method `refuses` whose steps run eagerly and in no other mode."""
+    return "" if execution == PLAIN.execution else f"{name} runs eagerly: leave --exec out."
 
 
 def check_execution(name: str, execution: str, device: str, more: Sequence[str] = ()) -> None:

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from fgbench.errors import UsageError
 from fgbench.measurement.quality import Slope, Theory
-from fgbench.methods import BEST, PLAIN, Batch, Conditions, Loss, Method, Part, Step, trainable
+from fgbench.methods import BEST, PLAIN, Batch, Conditions, Loss, Method, Part, Step, eager_alone, trainable
 from fgbench.methods.steps.checkpointing import Checkpointed
 from fgbench.methods.steps.compiling import compiled
 from fgbench.methods.steps.micro_batches import (
@@ -98,10 +98,12 @@ class Backprop(Method):
                     if count == self.accumulate or update != IN_BACKWARD:
                         yield Backprop(update, checkpoint, segments, count)
 
+    def refuses(self, execution: str) -> str:
+        """All modes but eager, with checkpoints."""
+        return eager_alone("backprop:checkpoint=true", execution) if self.checkpoint else ""
+
     def prepare(self, model: nn.Module, loss: Loss, seed: int, conditions: Conditions = PLAIN) -> Step:
         """Bind to a model; `seed` is not used, as nothing is drawn."""
-        if self.checkpoint and conditions.execution != "eager":
-            raise UsageError("backprop:checkpoint=true runs eagerly: leave --exec out.")
         refuse_batch_statistics(model, self.accumulate)
         call = Checkpointed(model, self.segments) if self.checkpoint else model
         update = (conditions.update or FUSED) if self.update == BEST else self.update

@@ -10,8 +10,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from fgbench.errors import UsageError
-from fgbench.methods import PLAIN, Batch, Conditions, Loss, Method, Part, Step, trainable
+from fgbench.methods import PLAIN, Batch, Conditions, Loss, Method, Part, Step, eager_alone, trainable
 from fgbench.methods.steps.pieces import cut
 from fgbench.methods.steps.update import Update
 from fgbench.pushforward.context import draws_again
@@ -38,11 +37,15 @@ class Dfa(Method):
         """2: the forward pass, and backprop's products for the weights without those for the inputs."""
         return 2
 
+    def refuses(self, execution: str) -> str:
+        """All modes but eager."""
+        return eager_alone("dfa", execution)
+
     def prepare(self, model: nn.Module, loss: Loss, seed: int, conditions: Conditions = PLAIN) -> Step:
         """Bind to a model; the feedback matrices depend on `seed` alone.
 
         Raises:
-            UsageError: the execution mode is not eager, or `cut` refuses the model.
+            UsageError: `cut` refuses the model.
         """
         return DfaStep("dfa", model, loss, seed, conditions)
 
@@ -57,8 +60,6 @@ class DfaStep(Step):
     """
 
     def __init__(self, name: str, model: nn.Module, loss: Loss, seed: int, conditions: Conditions) -> None:
-        if conditions.execution != "eager":
-            raise UsageError(f"{name} runs eagerly: leave --exec out.")
         self.name, self.loss = name, loss
         self.pieces = cut(model, name)
         self.parameters = list(trainable(model).values())

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.autograd import forward_ad
 
 from fgbench.errors import UsageError
-from fgbench.methods import PLAIN, Batch, Conditions, Loss, Method, Part, Step
+from fgbench.methods import PLAIN, Batch, Conditions, Loss, Method, Part, Step, eager_alone
 from fgbench.methods.dfa import DfaStep, rows_of
 from fgbench.methods.steps.pieces import cut
 from fgbench.pushforward.context import draws_again
@@ -57,11 +57,15 @@ class Fdfa(Method):
         """3: direct feedback alignment's 2, and the derivative along the noise."""
         return 3
 
+    def refuses(self, execution: str) -> str:
+        """All modes but eager."""
+        return eager_alone("fdfa", execution)
+
     def prepare(self, model: nn.Module, loss: Loss, seed: int, conditions: Conditions = PLAIN) -> Step:
         """Bind to a model; the noise depends on `seed` alone.
 
         Raises:
-            UsageError: the execution mode is not eager, or `cut` refuses the model.
+            UsageError: `cut` refuses the model.
         """
         return FdfaStep(model, loss, seed, self, conditions)
 

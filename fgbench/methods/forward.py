@@ -7,7 +7,7 @@ from typing import ClassVar
 from torch import nn
 
 from fgbench.measurement.quality import Slope, Theory
-from fgbench.methods import PLAIN, Conditions, Loss, Step
+from fgbench.methods import PLAIN, Conditions, Loss, Step, eager_alone
 from fgbench.methods.steps.options import ForwardOptions
 from fgbench.methods.steps.theory import of_forward
 
@@ -44,6 +44,25 @@ class Forward(ForwardOptions):
     def theory(self, slopes: Sequence[Slope]) -> Theory:
         """Expected quality of the estimate, by structure, number of tangents and their combination."""
         return of_forward(self, slopes)
+
+    def refuses(self, execution: str) -> str:
+        """What a mode cannot do: compile noise on activities, or draw layers in a CUDA graph."""
+        graph, compiled = execution == "cudagraph", execution == "compile"
+        if self.at == "block":
+            return eager_alone("forward:at=block", execution)
+        if self.layers == "one" and graph:
+            return (
+                "forward:layers=one draws layers on the host, which a CUDA graph cannot do: use --exec eager "
+                "or compile."
+            )
+        if self.sampling == "adaptive" and self.tangents > 1 and compiled:
+            return (
+                "sampling=adaptive with several tangents cannot be compiled, as any set of layers can be "
+                "drawn: use --exec eager."
+            )
+        if self.structure == "activity" and compiled:
+            return "forward:structure=activity cannot be compiled, and runs eagerly: leave --exec out."
+        return eager_alone("forward:store=seed", execution) if self.store == "seed" else ""
 
     def prepare(self, model: nn.Module, loss: Loss, seed: int, conditions: Conditions = PLAIN) -> Step:
         """Bind to a model and its loss; the tangents depend on `seed` alone."""

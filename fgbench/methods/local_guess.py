@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from fgbench.errors import UsageError
-from fgbench.methods import PLAIN, Batch, Conditions, Loss, Method, Step
+from fgbench.methods import PLAIN, Batch, Conditions, Loss, Method, Step, eager_alone
 from fgbench.methods.steps.auxiliary import HELP, KINDS
 from fgbench.methods.steps.blocks import State, activation, each
 from fgbench.methods.steps.blockwise import Block, BlockwiseStep, by_block, in_order
@@ -91,6 +91,10 @@ class LocalGuess(Method):
         back = 1 if self.guess in ENTRIES and self.space != "activation" else 2
         along = -(-self.blocks // 2) if self.target == "global" else 1
         return 1 + back + along * (2 if self.space == "batch-tensor" else 1)
+
+    def refuses(self, execution: str) -> str:
+        """All modes but eager, as blocks run one after the other."""
+        return eager_alone("local-guess", execution)
 
     def prepare(self, model: nn.Module, loss: Loss, seed: int, conditions: Conditions = PLAIN) -> Step:
         """Bind to a model; random guesses and auxiliary networks depend on `seed` alone."""

@@ -9,7 +9,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from fgbench.methods import PLAIN, Batch, Conditions, Loss, Method, Step
+from fgbench.methods import PLAIN, Batch, Conditions, Loss, Method, Step, eager_alone
 from fgbench.methods.steps.auxiliary import HELP, KINDS
 from fgbench.methods.steps.blocks import activation, each
 from fgbench.methods.steps.blockwise import BlockwiseStep, by_block, in_order
@@ -40,6 +40,10 @@ class LocalLosses(Method):
     def queries(self) -> int:
         """3, as for backprop: a pass forward and one back, in pieces; auxiliary networks are not counted."""
         return 3
+
+    def refuses(self, execution: str) -> str:
+        """All modes but eager, as blocks run one after the other."""
+        return eager_alone("local-losses", execution)
 
     def prepare(self, model: nn.Module, loss: Loss, seed: int, conditions: Conditions = PLAIN) -> Step:
         """Bind to a model; auxiliary networks depend on `seed` alone."""

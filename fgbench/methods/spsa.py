@@ -80,10 +80,13 @@ class Spsa(Method):
         for count in counts(samples) if self.accumulate == 1 else (self.accumulate,):
             yield replace(self, accumulate=count)
 
+    def refuses(self, execution: str) -> str:
+        """A CUDA graph."""
+        graph = execution == "cudagraph"
+        return "spsa draws from seeds on the host, as no CUDA graph can: use --exec eager." if graph else ""
+
     def prepare(self, model: nn.Module, loss: Loss, seed: int, conditions: Conditions = PLAIN) -> Step:
         """Bind to a model; z depends on `seed` alone."""
-        if conditions.captured:
-            raise UsageError("spsa draws from seeds on the host, as no CUDA graph can: use --exec eager.")
         return SpsaStep(model, loss, seed, self, conditions)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from fgbench.errors import UsageError
-from fgbench.methods import BEST, check_execution
+from fgbench.methods import BEST, check_execution, find
 from fgbench.plan.config import DTYPES, TF32, Config
 from fgbench.specs.options import OR
 from fgbench.training.decay import decay_of
@@ -47,10 +47,14 @@ def check_device(config: Config, device: str) -> None:
     """Check a config against the device (torch's name) that it will run on.
 
     Raises:
-        UsageError: the device cannot do the execution mode, the dtype or the learning-rate decay.
+        UsageError: the device or a method cannot do the execution mode, or the device not the dtype or the
+            learning-rate decay.
     """
     if config.execution != BEST:
         check_execution("--exec", config.execution, device, more=(BEST,))
+        for why in (find(spec).refuses(config.execution) for spec in config.methods):
+            if why:
+                raise UsageError(f"--exec {config.execution}: {why}")
     if config.lr_decay and config.execution in ("cudagraph", BEST) and device.startswith("cuda"):
         raise UsageError(
             "--lr-decay: a CUDA graph cannot change its learning rate; use --exec eager or compile."

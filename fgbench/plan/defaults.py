@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from fgbench.methods import BEST, PLAIN
+from fgbench.methods import BEST, PLAIN, find
 from fgbench.plan.config import Config
 
 
@@ -29,17 +29,20 @@ def settled(config: Config, device: str) -> Config:
     """The config, with everything that it leaves open set to the device's default.
 
     Args:
-        config: a config that may leave open its batch, dataset and execution mode.
+        config: a config that may leave open its batch, dataset and execution mode; of the usual methods, it
+            keeps those that run in its mode.
         device: torch's name of the device.
     """
     own = GPU if device.startswith("cuda") else CPU
     # The best mode may be a CUDA graph, which cannot change its learning rate; variants under a memory budget
     # are compared in one mode.
     plain = config.lr_decay or config.memory_budget is not None
-    execution = PLAIN.execution if plain else own.execution
+    execution = config.execution or (PLAIN.execution if plain else own.execution)
+    usual = config.methods == Config.methods and not isinstance(config.learning_rate, tuple)
     return replace(
         config,
+        methods=tuple(m for m in config.methods if not (usual and find(m).refuses(execution))),
         batch=config.batch or own.batch,
         dataset=config.dataset or own.dataset,
-        execution=config.execution or execution,
+        execution=execution,
     )

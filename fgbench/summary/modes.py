@@ -68,6 +68,19 @@ def choices(modes: pd.DataFrame) -> Iterator[Choice]:
             yield Choice(method, best[0], mode, best[2], others)
 
 
+def unusable(modes: pd.DataFrame) -> Iterator[tuple[str, str, str]]:
+    """Methods and execution modes in which nothing ran in every process, and the first reason.
+
+    Args:
+        modes: rows of modes.csv, of one matched group.
+    """
+    filled = modes.fillna({"optimizer": "", "update": ""})
+    for (method, execution), own in filled.groupby(["method", "execution"], sort=False):
+        failed = own["seconds"].isna()
+        if failed.groupby([own["optimizer"], own["update"]]).any().all():
+            yield str(method), str(execution), str(own[failed]["detail"].iloc[0])
+
+
 def _seconds(modes: pd.DataFrame) -> dict[str, dict[tuple[str, str, str], dict[int, float]]]:
     """The seconds of each method's candidates, by process; without those that failed there."""
     found: dict[str, dict[tuple[str, str, str], dict[int, float]]] = {}

@@ -200,7 +200,7 @@ def test_a_batch_that_lies_otherwise_in_memory_has_a_program_of_its_own(executio
 )
 def test_what_cannot_be_compiled_says_so(spec):
     with pytest.raises(UsageError, match="runs eagerly"):
-        methods.find(spec).prepare(tiny_mlp(), cross_entropy, 0, Conditions("compile"))
+        methods.prepare(methods.find(spec), tiny_mlp(), cross_entropy, 0, Conditions("compile"))
 
 
 @pytest.mark.parametrize("spec", METHODS)

@@ -31,7 +31,7 @@ RATE = 0.5
 
 
 def prepared(spec: str, model: nn.Module, seed: int = 0, **conditions: str):
-    return methods.find(spec).prepare(model, cross_entropy, seed, Conditions(**conditions))
+    return methods.prepare(methods.find(spec), model, cross_entropy, seed, Conditions(**conditions))
 
 
 def spec_of(target: str = "global", guess: str = "local", space: str = "batch-weight", **more: object) -> str:

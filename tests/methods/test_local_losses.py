@@ -28,7 +28,7 @@ MODELS = {"mlp": small_mlp, "convnet": small_convnet, "resnet": small_resnet}
 
 
 def prepared(spec: str, model: nn.Module, **conditions: str):
-    return methods.find(spec).prepare(model, cross_entropy, 0, Conditions(**conditions))
+    return methods.prepare(methods.find(spec), model, cross_entropy, 0, Conditions(**conditions))
 
 
 # ---- cutting

@@ -28,7 +28,7 @@ def test_a_gpu_gets_a_job_that_is_not_launch_bound_and_a_cpu_one_that_it_can_fin
 
 
 def test_what_is_asked_for_is_not_replaced():
-    asked = Config(batch=8, dataset=TINY_DATA, execution="compile", width=4)
+    asked = Config(batch=8, dataset=TINY_DATA, execution="compile", width=4, methods=(REFERENCE,))
     assert settled(asked, "cuda:0") == settled(asked, "cpu") == asked
 
 
@@ -39,6 +39,14 @@ def test_a_decaying_learning_rate_is_not_put_into_a_cuda_graph():
 
 def test_variants_under_a_memory_budget_are_compared_in_one_mode():
     assert settled(Config(memory_budget=2**26), "cuda:0").execution == CPU.execution
+
+
+def test_of_the_usual_methods_those_are_kept_that_run_in_the_mode():
+    kept = settled(Config(execution="compile"), "cpu")
+    assert kept.methods == (REFERENCE, PUBLISHED), "BEST_FORWARD cannot be compiled"
+    for execution in ("eager", "best"):
+        assert settled(Config(execution=execution), "cpu").methods == Config.methods
+    assert settled(Config(execution="cudagraph"), "cuda:0").methods == Config.methods
 
 
 def test_each_batch_is_a_group():

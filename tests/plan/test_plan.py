@@ -123,6 +123,10 @@ class TestBadInput:
             ({"dtype": "tf32"}, "--dtype tf32: only a GPU rounds to TF32"),
             ({"execution": "fast"}, "--exec fast: must be one of eager, compile, cudagraph, best"),
             ({"execution": "cudagraph"}, "--exec cudagraph: needs a GPU, and this is cpu"),
+            (
+                {"execution": "compile", "methods": ("forward:structure=activity",)},
+                "--exec compile: forward:structure=activity cannot be compiled, and runs eagerly: leave",
+            ),
             ({"shard": "3/2"}, "--shard 3/2: must be i/n"),
             ({"shard": "1"}, "--shard 1: must be i/n"),
             ({"shard": "2/2"}, "--shard 2/2: there are only 1 groups"),

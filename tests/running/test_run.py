@@ -278,6 +278,21 @@ class TestModes:
         chosen = {r["method"]: r["execution"] for r in done.rows("modes") if r["chosen"]}
         assert chosen == found
 
+    def test_a_mode_that_nothing_ran_in_is_said_once_and_what_one_method_lacks_of_that_method(self, ran):
+        def modes(request: dict[str, Any]) -> Events:
+            for method in ("base", *request["methods"]):
+                for mode in ("eager", "compile", "cudagraph"):
+                    lacks = mode == "compile" or (mode == "cudagraph" and method == "forward")
+                    facts = {"seconds": None, "detail": f"no {mode}"} if lacks else {"seconds": 1.0}
+                    yield event("Mode", method=method, execution=mode, optimizer="sgd", update="", **facts)
+
+        notes = [n for n in ran(Script(modes=modes), execution="best").watcher.notes if "left out" in n]
+        said = "did not run with --exec {mode}, which is left out: no {mode}"
+        assert [note.partition(", ")[2] for note in notes] == [
+            f"base: {said.format(mode='compile')}",
+            f"forward: {said.format(mode='cudagraph')}",
+        ]
+
     def test_without_best_the_mode_is_the_groups(self, ran):
         done = ran(execution="compile")
         assert not any(request["best"] for request in done.script.of_phase("modes"))

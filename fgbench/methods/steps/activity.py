@@ -59,8 +59,6 @@ class ActivityStep(Step):
     def __init__(
         self, model: nn.Module, loss: Loss, seed: int, options: ForwardOptions, conditions: Conditions
     ) -> None:
-        if conditions.compiled:
-            raise UsageError("forward:structure=activity runs eagerly: leave --exec out.")
         self.model, self.options = model, options
         self.by_name = trainable(model)
         self.parameters = list(self.by_name.values())

@@ -60,8 +60,6 @@ class BlockwiseStep(Step):
     def __init__(
         self, model: nn.Module, loss: Loss, seed: int, blocks: int, aux: str, conditions: Conditions
     ) -> None:
-        if conditions.execution != "eager":
-            raise UsageError(f"{self.name} runs eagerly, block by block: leave --exec out.")
         self.model, self.loss, self.aux, self.conditions = model, loss, aux, conditions
         self.asked = blocks
         self.blocks = self.cut(model)

@@ -30,9 +30,6 @@ from fgbench.methods import Batch, Step, trainable
 from fgbench.methods.steps.options import LayerOptions
 from fgbench.pushforward.context import attributes_kept, buffers_kept, draws_again, state_kept
 
-ON_THE_HOST = (
-    "forward:layers=one draws layers on the host, which a CUDA graph cannot do: use --exec eager or compile."
-)
 LONGEST_CYCLE = 16  # steps; that is enough, as neighbouring layers cost about the same
 SHORTEST_CYCLE = 4  # steps; squared estimates then reach the host before the next cycle needs them
 NEWEST = 0.05  # the latest estimate's share in a running mean of squares, once there are 20

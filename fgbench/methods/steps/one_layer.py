@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fgbench.errors import UsageError
 from fgbench.methods import Batch, Conditions, Loss, Part
 from fgbench.methods.steps.compiling import OneGraph
-from fgbench.methods.steps.layers import ON_THE_HOST, Draw, Sampler, costs, each_outcome, filled, units_of
+from fgbench.methods.steps.layers import Draw, Sampler, costs, each_outcome, filled, units_of
 from fgbench.methods.steps.options import ForwardOptions
 from fgbench.methods.steps.pushforward import PushforwardStep
 
@@ -28,8 +27,6 @@ class OneLayerStep(PushforwardStep):
     def __init__(
         self, model: nn.Module, loss: Loss, seed: int, options: ForwardOptions, conditions: Conditions
     ) -> None:
-        if conditions.captured:
-            raise UsageError(ON_THE_HOST)
         super().__init__(model, loss, seed, options, conditions)
         self.model = model
         self.sampler = Sampler(units_of(model), self.count, options, seed)
@@ -44,18 +41,9 @@ class OneLayerStep(PushforwardStep):
         return super().parts(batch, learning_rate)
 
     def get_ready(self, batch: Batch) -> None:
-        """Make a program for each possible draw; with adaptive sampling, first count each layer's cost.
-
-        Raises:
-            UsageError: programs are to be compiled for k > 1 adaptive tangents, which have too many draws.
-        """
+        """Make a program for each possible draw; with adaptive sampling, first count each layer's cost."""
         if self.ready:
             return
-        if self.conditions.compiled and self.sampler.adaptive and self.count > 1:
-            raise UsageError(
-                "sampling=adaptive with several tangents cannot be compiled, as any set of layers can be "
-                "drawn: use --exec eager."
-            )
         self.ready = True
         if self.sampler.adaptive:
             self.sampler.costs = costs(self.model, batch[0], self.sampler.units)

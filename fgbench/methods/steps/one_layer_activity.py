@@ -8,10 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fgbench.errors import UsageError
 from fgbench.methods import Batch, Conditions, Loss
 from fgbench.methods.steps.activity import ActivityStep
-from fgbench.methods.steps.layers import ON_THE_HOST, Draw, Sampler, Unit, costs, each_outcome, joined
+from fgbench.methods.steps.layers import Draw, Sampler, Unit, costs, each_outcome, joined
 from fgbench.methods.steps.options import ForwardOptions
 from fgbench.pushforward.activity import Site
 
@@ -26,8 +25,6 @@ class OneLayerActivityStep(ActivityStep):
     def __init__(
         self, model: nn.Module, loss: Loss, seed: int, options: ForwardOptions, conditions: Conditions
     ) -> None:
-        if conditions.captured:
-            raise UsageError(ON_THE_HOST)
         super().__init__(model, loss, seed, options, conditions)
         self.seed = seed
         self.sampler: Sampler | None = None  # until a first batch shows the layers

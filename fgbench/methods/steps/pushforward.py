@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from fgbench.errors import UsageError
 from fgbench.methods import Batch, Conditions, Loss, trainable
 from fgbench.methods.steps.compiling import OneGraph, tensors_of, with_tensors
 from fgbench.methods.steps.micro_batches import micro_batches, refuse_batch_statistics
@@ -35,8 +34,6 @@ class PushforwardStep(ForwardStep):
         self.options, self.conditions = options, conditions
         self.masks_of_its_own = options.accumulate > 1
         size = sum(p.numel() for p in self.parameters)
-        if conditions.execution != "eager" and options.store == "seed":
-            raise UsageError("forward:store=seed runs eagerly: leave --exec out.")
         spanning = options.combine == "projection" or options.structure == "orthonormal"
         self.count = min(options.tangents, size) if spanning else options.tangents
         self.drawer = Drawer(

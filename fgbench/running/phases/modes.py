@@ -29,7 +29,7 @@ from fgbench.running.reporting import blamed, device_must_answer
 from fgbench.specs.options import OR
 from fgbench.store.csv_table import records
 from fgbench.store.schema import BASE
-from fgbench.summary.modes import choices, marked
+from fgbench.summary.modes import choices, marked, unusable
 
 MODES = {"cpu": ("eager", "compile"), "cuda": ("eager", "compile", "cudagraph")}
 MODES_SHARE = 0.2  # of the timing budget, in addition to it, to find execution modes
@@ -126,8 +126,21 @@ def _seconds(config: Config) -> float:
     return (MODES_SHARE if config.execution == BEST else UPDATES_SHARE) * config.max_measure_seconds
 
 
+def _note_unusable(group: GroupRun) -> None:
+    """Say which modes were not to be had; only of the base where it has not even that."""
+    for_all: set[str] = set()
+    for method, mode, why in unusable(group.rows("modes")):
+        if method == BASE:
+            for_all.add(mode)
+        elif mode in for_all or methods.find(method).refuses(mode):
+            continue
+        group.note(f"did not run with --exec {mode}, which is left out: {why}", method)
+
+
 def _choose(group: GroupRun) -> None:
     own = group.choices
+    if group.plan.config.execution == BEST:
+        _note_unusable(group)
     executions, updates = dict(own.executions), {m: dict(found) for m, found in own.updates.items()}
     for choice in choices(group.rows("modes")):
         if group.plan.config.execution == BEST:

@@ -373,8 +373,7 @@ def test_after_it_is_made_ready_no_layers_pass_is_recorded(structure, options, m
 )
 def test_what_cannot_run_in_a_mode_is_refused_in_a_line(spec, execution, said):
     with pytest.raises(UsageError, match=said) as caught:
-        step = methods.find(spec).prepare(tiny_mlp(), cross_entropy, 0, Conditions(execution=execution))
-        step.get_ready(tiny_batch())
+        methods.prepare(methods.find(spec), tiny_mlp(), cross_entropy, 0, Conditions(execution=execution))
     assert "\n" not in str(caught.value)
 
 
