@@ -59,7 +59,8 @@ Method = Annotated[
     list[str],
     typer.Option(
         help="The method of training, with options as in forward:structure=rademacher. Repeatable; replaces "
-        "the default: backprop, forward as published, and the best forward method known.",
+        "the default: backprop, forward as published, and the best forward method known, if it runs with "
+        "--exec.",
         autocompletion=lambda: registry.names("methods"),
         rich_help_panel=COMPARED,
     ),

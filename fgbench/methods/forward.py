@@ -46,7 +46,7 @@ class Forward(ForwardOptions):
         return of_forward(self, slopes)
 
     def refuses(self, execution: str) -> str:
-        """What a mode cannot do: compile noise on activities, or draw layers in a CUDA graph."""
+        """What a mode cannot do: compile noise on activities, draw layers in a CUDA graph, and the like."""
         graph, compiled = execution == "cudagraph", execution == "compile"
         if self.at == "block":
             return eager_alone("forward:at=block", execution)

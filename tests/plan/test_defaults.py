@@ -47,6 +47,8 @@ def test_of_the_usual_methods_those_are_kept_that_run_in_the_mode():
     for execution in ("eager", "best"):
         assert settled(Config(execution=execution), "cpu").methods == Config.methods
     assert settled(Config(execution="cudagraph"), "cuda:0").methods == Config.methods
+    rates = Config(execution="compile", learning_rate=(0.1, 0.2, 0.3))
+    assert settled(rates, "cpu").methods == Config.methods, "each rate belongs to a method"
 
 
 def test_each_batch_is_a_group():
